@@ -1,0 +1,133 @@
+"""The outside world: clock, randomness and files. Tests put a fake in its place.
+
+Files are encrypted before they come here and addressed by the SHA-256 of what is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from engine.errors import NotFound, SealBroken, StorageError
+
+
+class Host:
+    """One machine's clock, randomness and blob folder.
+
+    Args:
+        root: Folder for blobs; made on first use, mode 0700.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def now(self) -> datetime:
+        """UTC with microseconds, without a time zone object, as the catalog stores it."""
+        return datetime.now(UTC).replace(tzinfo=None)
+
+    def ticks_ms(self) -> float:
+        """Monotonic milliseconds for durations; never compared with :meth:`now`."""
+        return time.perf_counter() * 1000.0
+
+    def random(self, count: int) -> bytes:
+        """Bytes from the operating system's generator, fit for keys."""
+        return secrets.token_bytes(count)
+
+    def token(self, prefix: str) -> str:
+        """A new opaque identifier: prefix and 96 random bits in hex."""
+        return f"{prefix}_{self.random(12).hex()}"
+
+    def write_blob(self, data: bytes) -> str:
+        """Write once, atomically and durably; the same bytes twice are one file.
+
+        Returns:
+            SHA-256 of the bytes in hex: the address.
+
+        Raises:
+            StorageError: Disk full, read-only or gone. Nothing is left behind.
+        """
+        address = hashlib.sha256(data).hexdigest()
+        path = self._path(address)
+        try:
+            if path.exists():
+                return address
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_durably(path, data)
+        except OSError as err:
+            raise StorageError(
+                "The data folder cannot be written: check free space and permissions.",
+                errno=err.errno,
+            ) from err
+        return address
+
+    def read_blob(self, address: str) -> bytes:
+        """Read and check against the address.
+
+        Raises:
+            NotFound: The file is gone.
+            SealBroken: The file is not what was written.
+        """
+        try:
+            data = self._path(address).read_bytes()
+        except FileNotFoundError as err:
+            raise NotFound(
+                "A stored file is missing: restore it from a backup.", blob=address
+            ) from err
+        except OSError as err:
+            raise StorageError(
+                "A stored file cannot be read.", blob=address, errno=err.errno
+            ) from err
+        if hashlib.sha256(data).hexdigest() != address:
+            raise SealBroken("A stored file was changed: restore it from a backup.", blob=address)
+        return data
+
+    def delete_blob(self, address: str) -> None:
+        """Remove the file; one that is gone already is fine."""
+        with contextlib.suppress(FileNotFoundError):
+            self._path(address).unlink()
+
+    def blobs(self) -> Iterator[str]:
+        """Addresses of all files there are."""
+        if self.root.is_dir():
+            for folder in sorted(self.root.iterdir()):
+                if len(folder.name) == 2 and folder.is_dir():
+                    yield from (p.name for p in sorted(folder.iterdir()) if len(p.name) == 64)
+
+    def blob_age_seconds(self, address: str) -> float:
+        """Seconds since the file was written; a young orphan may be an upload under way."""
+        return max(0.0, time.time() - self._path(address).stat().st_mtime)
+
+    def _path(self, address: str) -> Path:
+        if len(address) != 64 or not set(address) <= set("0123456789abcdef"):
+            raise ValueError("not a blob address")
+        return self.root / address[:2] / address
+
+
+def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a file so that after a crash it is there whole or not at all.
+
+    Temporary name in the same folder, fsync, rename, fsync of the folder.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,180 @@
+"""Settings: environment, then file, then default; read once and frozen.
+
+Refuses unknown names in the file, values out of range, and secrets in the file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from engine.errors import SettingsError
+
+PREFIX = "MEDSEC_"
+
+
+class Secret(str):
+    """A string that does not show itself in a repr, a log or a traceback."""
+
+    def __repr__(self) -> str:
+        return "Secret('**********')"
+
+
+def _setting(
+    default: Any, help: str, check: Callable[[Any], bool] | None = None, unit: str = ""
+) -> Any:
+    return field(default=default, metadata={"help": help, "check": check, "unit": unit})
+
+
+def _unit_interval(value: float) -> bool:
+    return 0.0 <= value <= 1.0
+
+
+def _positive(value: float) -> bool:
+    return value > 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every knob. The environment name is ``MEDSEC_`` plus the field in capitals.
+
+    Raises:
+        SettingsError: A value is of the wrong type or out of range.
+    """
+
+    data: Path = _setting(Path("data"), "Folder of the catalog and the encrypted files")
+    key_file: Path | None = _setting(
+        None,
+        "Root keys file, mode 0600, outside the data folder; by default ~/.config/medsec/root.key",
+    )
+    key: Secret | None = _setting(
+        None, "Root keys themselves, instead of a file (environment only)"
+    )
+    key_passphrase: Secret | None = _setting(
+        None, "Passphrase from which the root key is derived, instead of a file (environment only)"
+    )
+    checkpoint_dir: Path | None = _setting(
+        None, "Folder outside the data folder where signed audit checkpoints are written"
+    )
+    profile: str = _setting("general", "Specialty profile that an upload starts with")
+    confidence: float = _setting(
+        0.25, "Boxes of at least this confidence are sealed", _unit_interval
+    )
+    proposal_confidence: float = _setting(
+        0.10,
+        "Boxes from here up to the one above are proposals and make a person look",
+        _unit_interval,
+    )
+    iou: float = _setting(
+        0.45, "Boxes of a class that overlap more are merged (NMS IoU)", _unit_interval
+    )
+    padding: float = _setting(
+        0.04, "Padding of a box as a share of its longer side", _unit_interval
+    )
+    padding_min_px: int = _setting(4, "Padding of a box, at least", lambda v: v >= 0, "px")
+    device: str = _setting(
+        "auto", "Where networks run: auto, cpu or cuda", lambda v: v in ("auto", "cpu", "cuda")
+    )
+    threads: int = _setting(0, "Processor threads for networks; 0 takes all", lambda v: v >= 0)
+    picture_limit_mb: int = _setting(20, "Largest picture file", _positive, "MB")
+    dicom_limit_mb: int = _setting(256, "Largest DICOM file", _positive, "MB")
+    max_side_px: int = _setting(32_768, "Longest side of an image", _positive, "px")
+    max_decoded_mb: int = _setting(
+        1024, "Largest image once decoded, all frames together", _positive, "MB"
+    )
+    restore_minutes: float = _setting(
+        5.0, "How long a restoration stays in memory", lambda v: 0 < v <= 60, "min"
+    )
+    restore_memory_mb: int = _setting(
+        2048, "Memory for all restorations that are open at once", _positive, "MB"
+    )
+    session_idle_minutes: float = _setting(
+        15.0, "A session ends after this idle time", _positive, "min"
+    )
+    session_hours: float = _setting(
+        8.0, "A session ends after this time at the latest", _positive, "h"
+    )
+    bcrypt_cost: int = _setting(12, "Cost of a password hash", lambda v: 4 <= v <= 18)
+    password_min_length: int = _setting(
+        12, "Shortest password (NIST SP 800-63B asks for 8 and advises more)", lambda v: v >= 8
+    )
+    write_wait_seconds: float = _setting(
+        10.0, "How long a write waits for its turn", _positive, "s"
+    )
+    host: str = _setting("127.0.0.1", "Address that the server binds to")
+    port: int = _setting(8501, "Port that the server binds to", lambda v: 0 <= v < 65536)
+    demo: bool = _setting(False, "Show that this is a demo with invented patients")
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            check = f.metadata["check"]
+            value = getattr(self, f.name)
+            if check is not None and not check(value):
+                raise SettingsError(
+                    f"{PREFIX}{f.name.upper()} = {value!r} is out of range: {f.metadata['help']}."
+                )
+        if self.proposal_confidence > self.confidence:
+            raise SettingsError(
+                "MEDSEC_PROPOSAL_CONFIDENCE must not be above MEDSEC_CONFIDENCE:"
+                " what is sealed cannot be less certain than what is proposed."
+            )
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str], **override: Any) -> Settings:
+        """Read ``MEDSEC_*`` variables, then the TOML file ``MEDSEC_CONFIG``, then defaults.
+
+        Args:
+            environ: Usually ``os.environ``.
+            override: Values that win over all three, for command-line flags.
+
+        Raises:
+            SettingsError: Unknown name, wrong type, out of range, or a secret in the file.
+        """
+        known = {f.name: f for f in fields(cls)}
+        values: dict[str, Any] = {}
+        config = environ.get(PREFIX + "CONFIG")
+        if config:
+            values.update(_from_file(Path(config), known))
+        for name in known:
+            raw = environ.get(PREFIX + name.upper())
+            if raw is not None:
+                values[name] = _parse(name, raw, known[name].type)
+        values.update({k: v for k, v in override.items() if v is not None})
+        return cls(**values)
+
+
+def _from_file(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as err:
+        raise SettingsError(f"The settings file {path} cannot be read: {err}.") from err
+    values = {}
+    for name, raw in table.items():
+        if name not in known:
+            raise SettingsError(f"The settings file {path} has an unknown setting {name!r}.")
+        if "Secret" in known[name].type:
+            raise SettingsError(
+                f"The setting {name!r} is a secret and may only come from the environment."
+            )
+        values[name] = _parse(name, str(raw), known[name].type)
+    return values
+
+
+def _parse(name: str, raw: str, kind: str) -> Any:
+    """Turn text into the type of a field (annotations are strings here)."""
+    try:
+        if kind.startswith("bool"):
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}[
+                raw.strip().lower()
+            ]  # fmt: skip
+        if kind.startswith("Path"):
+            return Path(raw).expanduser() if raw else None
+        if kind.startswith("Secret"):
+            return Secret(raw) if raw else None
+        return {"int": int, "float": float, "str": str}[kind](raw)
+    except (KeyError, ValueError) as err:
+        shown = "the value" if "Secret" in kind else repr(raw)
+        raise SettingsError(f"{PREFIX}{name.upper()}: {shown} is not a valid {kind}.") from err
