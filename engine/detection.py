@@ -1,0 +1,379 @@
+"""Finding what must not be seen: profiles say what, networks say where.
+
+Promises that a network named by a profile runs or an error is raised; nothing is skipped
+in silence. Refuses unknown profile keys, unknown networks and unrecorded weights.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import DetectorError, SettingsError
+from engine.networks import Finding, ModelInfo, Network
+from engine.records import Detection, Region
+from engine.settings import Settings
+
+PROFILES = Path(__file__).parent.parent / "model" / "profiles"
+
+Frame = Callable[[int], np.ndarray]
+Progress = Callable[[str, float], None]
+
+
+def _open_text(settings: Settings) -> Network:
+    from engine.text import TextNetwork
+
+    return TextNetwork(settings)
+
+
+def _open_faces(settings: Settings) -> Network:
+    from engine.faces import FaceNetwork
+
+    return FaceNetwork(settings)
+
+
+def _open_codes(settings: Settings) -> Network:
+    from engine.codes import CodeReader
+
+    return CodeReader(settings)
+
+
+#: Every network there is, by the name that profiles use.
+NETWORKS: dict[str, Callable[[Settings], Network]] = {
+    "ppocr": _open_text,
+    "centerface": _open_faces,
+    "zxing": _open_codes,
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is looked for in the images of one specialty, and how.
+
+    Args:
+        name: Short, as in the file's name.
+        title: For people.
+        classes: Labels that are sealed; all else that a network finds is left out.
+        networks: Names of those that run.
+        confidence: Boxes of at least this confidence are sealed.
+        proposal_confidence: Boxes from here up to ``confidence`` make a person look.
+        iou: Boxes of a class that overlap more are merged.
+        padding: Share of a box's longer side; None takes the setting.
+        padding_min_px: Padding at least; None takes the setting.
+        rescan: Look at the masked image a second time.
+        description: A sentence on what it is for and what it cannot do.
+    """
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    networks: tuple[str, ...]
+    confidence: float = 0.25
+    proposal_confidence: float = 0.10
+    iou: float = 0.45
+    padding: float | None = None
+    padding_min_px: int | None = None
+    rescan: bool = True
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        shares = (self.confidence, self.proposal_confidence, self.iou, self.padding or 0.0)
+        if not all(0.0 <= share <= 1.0 for share in shares) or (self.padding_min_px or 0) < 0:
+            raise SettingsError(f"The profile {self.name!r} has a number that is out of range.")
+        if self.proposal_confidence > self.confidence:
+            raise SettingsError(
+                f"The profile {self.name!r} would seal what it is less certain of than a proposal."
+            )
+        if not self.classes or not self.networks:
+            raise SettingsError(f"The profile {self.name!r} names no classes or no networks.")
+        unknown = sorted(set(self.networks) - set(NETWORKS))
+        if unknown:
+            raise SettingsError(
+                f"The profile {self.name!r} names networks that MedSec does not know: {unknown}."
+            )
+
+    @classmethod
+    def from_table(
+        cls, name: str, table: Mapping[str, Any], settings: Settings | None = None
+    ) -> Profile:
+        """Build a profile from a TOML table or a catalog row.
+
+        Args:
+            settings: Where thresholds come from that the table leaves out; by default the
+                defaults.
+
+        Raises:
+            SettingsError: A key is unknown, missing, of the wrong type or out of range.
+        """
+        settings = settings or Settings()
+        kinds: dict[str, type | tuple[type, ...]] = {
+            "title": str, "description": str, "classes": list, "networks": list,
+            "confidence": (int, float), "proposal_confidence": (int, float),
+            "iou": (int, float), "padding": (int, float), "padding_min_px": int, "rescan": bool,
+        }  # fmt: skip
+        values: dict[str, Any] = {
+            key: getattr(settings, key) for key in ("confidence", "proposal_confidence", "iou")
+        }
+        for key, value in table.items():
+            if key not in kinds:
+                raise SettingsError(f"The profile {name!r} has an unknown key {key!r}.")
+            right = isinstance(value, kinds[key]) and (key == "rescan" or value is not True)
+            if not right or (
+                isinstance(value, list) and not all(isinstance(v, str) for v in value)
+            ):
+                raise SettingsError(f"The profile {name!r} has a wrong value for {key!r}.")
+            values[key] = tuple(value) if isinstance(value, list) else value
+        missing = {"title", "classes", "networks"} - set(values)
+        if missing:
+            raise SettingsError(f"The profile {name!r} lacks {sorted(missing)}.")
+        return cls(name=name, **values)
+
+
+def load_profiles(folder: Path, settings: Settings | None = None) -> dict[str, Profile]:
+    """Read every ``*.toml`` in a folder; the file's name is the profile's.
+
+    Raises:
+        SettingsError: A file cannot be read, or a profile is not valid.
+    """
+    profiles = {}
+    for path in sorted(folder.glob("*.toml")):
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as err:
+            raise SettingsError(f"The profile {path.stem!r} cannot be read: {err}.") from err
+        profiles[path.stem] = Profile.from_table(path.stem, table, settings)
+    if not profiles:
+        raise SettingsError("There is no profile: install MedSec again.")
+    return profiles
+
+
+def iou(a: Region, b: Region) -> float:
+    """Shared area over common area on one frame, 0 to 1; 0 where they share no frame."""
+    shared = a.intersection_px(b)
+    return shared / (a.area_px + b.area_px - shared)
+
+
+def hull(a: Region, b: Region) -> Region:
+    """The smallest region that holds both."""
+    return Region(
+        min(a.x1, b.x1), min(a.y1, b.y1), max(a.x2, b.x2), max(a.y2, b.y2),
+        min(a.frame, b.frame), max(a.frame_end, b.frame_end),
+    )  # fmt: skip
+
+
+def merge(detections: Iterable[Detection], threshold: float = 0.45) -> list[Detection]:
+    """Non-maximum suppression by class that loses no pixel.
+
+    From the most certain down, a box that overlaps a kept one of its label and its frames by
+    more than ``threshold`` (IoU), or lies wholly inside it, is dropped. Where the two come
+    from different networks, the kept box grows to hold both: each network may have seen an
+    end of a line that the other cut off.
+
+    Args:
+        detections: Any order, any labels.
+        threshold: IoU from 0 to 1.
+
+    Returns:
+        Most certain first. ``source`` is the network that was most certain.
+    """
+    kept: list[Detection] = []
+    sources: list[str] = []
+    for d in sorted(detections, key=lambda d: (-d.confidence, d.label, d.region)):
+        for i, k in enumerate(kept):
+            same_frames = (k.region.frame, k.region.frame_end) == (
+                d.region.frame,
+                d.region.frame_end,
+            )
+            if k.label != d.label or not same_frames:
+                continue
+            inside = k.region.intersection_px(d.region) == d.region.area_px
+            if inside or iou(k.region, d.region) > threshold:
+                if d.source != sources[i]:
+                    kept[i] = replace(k, region=hull(k.region, d.region))
+                break
+        else:
+            kept.append(d)
+            sources.append(d.source)
+    return kept
+
+
+class Detector:
+    """Runs the networks of a profile and merges what they find. Safe in several threads.
+
+    Networks are opened on first use and kept; each serialises its own inference.
+    """
+
+    def __init__(self, settings: Settings, profiles: Mapping[str, Profile]) -> None:
+        self._settings = settings
+        self.profiles = dict(profiles)
+        self._networks: dict[str, Network] = {}
+        self._opening = threading.Lock()
+
+    @classmethod
+    def open(cls, settings: Settings, profiles_folder: Path | None = None) -> Detector:
+        """Read the profiles. Weights are read when a network is first needed.
+
+        Raises:
+            SettingsError: A profile is not valid, or the settings name one that is not there.
+        """
+        profiles = load_profiles(profiles_folder or PROFILES, settings)
+        if settings.profile not in profiles:
+            raise SettingsError(
+                f"MEDSEC_PROFILE names the profile {settings.profile!r}, which is not there."
+            )
+        return cls(settings, profiles)
+
+    @property
+    def models(self) -> tuple[ModelInfo, ...]:
+        """The networks of the profile that uploads start with, and all others in use."""
+        for name in self.profiles[self._settings.profile].networks:
+            self._network(name)
+        return tuple(self._networks[name].info for name in sorted(self._networks))
+
+    def detect(
+        self,
+        frame: Frame,
+        frames: int,
+        profile: Profile,
+        progress: Progress | None = None,
+    ) -> list[Detection]:
+        """Look at every frame with every network of the profile.
+
+        Args:
+            frame: Gives frame ``i`` as a person sees it: shape (H, W, 3), uint8, RGB.
+            frames: How many there are, at least 1.
+            profile: What to look for.
+            progress: Told the stage and the share done, 0 to 1.
+
+        Returns:
+            Boxes of the profile's classes with at least its ``proposal_confidence``, before
+            padding, inside the image, most certain first. What stays in place over frames is
+            one detection with a range of frames.
+
+        Raises:
+            DetectorError: A network is missing, altered or failed.
+        """
+        networks = [(name, self._network(name)) for name in profile.networks]
+        found: list[Detection] = []
+        for i in range(frames):
+            if progress:
+                progress("looking for text, faces and codes", i / frames)
+            found += self._look(networks, frame(i), i, profile)
+        if progress:
+            progress("looking for text, faces and codes", 1.0)
+        return link(found, profile.iou)
+
+    def rescan(
+        self, frame: Frame, frames: int, hidden: Sequence[Region], profile: Profile
+    ) -> list[Detection]:
+        """Look at the masked image for what is still to be seen outside the masks.
+
+        Args:
+            frame: Gives frame ``i`` of the *masked* image, as in :meth:`detect`.
+            hidden: The regions that are masked, as they were masked.
+
+        Returns:
+            As :meth:`detect`, without what lies inside ``hidden``.
+        """
+
+        def without_masks(i: int) -> np.ndarray:
+            picture = frame(i).copy()
+            for region in hidden:
+                if region.frame <= i < region.frame_end:
+                    picture[region.slices[1:]] = _surroundings(picture, region)
+            return picture
+
+        return [
+            d
+            for d in self.detect(without_masks, frames, profile)
+            if _hidden_share(d.region, hidden) < 0.5
+        ]
+
+    def _network(self, name: str) -> Network:
+        with self._opening:
+            if name not in self._networks:
+                if name not in NETWORKS:
+                    raise DetectorError(f"There is no network {name!r}.", network=name)
+                self._networks[name] = NETWORKS[name](self._settings)
+            return self._networks[name]
+
+    def _look(
+        self,
+        networks: Sequence[tuple[str, Network]],
+        picture: np.ndarray,
+        index: int,
+        profile: Profile,
+    ) -> list[Detection]:
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            raise ValueError(f"expected (H, W, 3) uint8, got {picture.shape} {picture.dtype}")
+        found = []
+        for name, network in networks:
+            for finding in network.look(picture, profile.proposal_confidence):
+                region = whole_pixels(finding, picture.shape[1], picture.shape[0], index)
+                if region is not None and finding.label in profile.classes:
+                    found.append(Detection(region, finding.label, finding.confidence, name))
+        return merge(found, profile.iou)
+
+
+def whole_pixels(finding: Finding, width: int, height: int, frame: int) -> Region | None:
+    """A finding rounded outward and clipped to the image; None where nothing is left."""
+    x1, y1 = max(0, math.floor(finding.x1)), max(0, math.floor(finding.y1))
+    x2, y2 = min(width, math.ceil(finding.x2)), min(height, math.ceil(finding.y2))
+    if x1 >= x2 or y1 >= y2:
+        return None
+    return Region(x1, y1, x2, y2, frame)
+
+
+def link(detections: Iterable[Detection], threshold: float = 0.45) -> list[Detection]:
+    """Join boxes of a label that stay in place over frames.
+
+    A box that overlaps one of an earlier frame by more than ``threshold`` continues it: the
+    box grows to hold both, and frames in between, where it was not found, belong to it too.
+
+    Args:
+        detections: In the order of their frames.
+
+    Returns:
+        Most certain first.
+    """
+    tracks: list[Detection] = []
+    for d in detections:
+        for i, track in enumerate(tracks):
+            here = replace(track.region, frame=d.region.frame, frame_end=d.region.frame_end)
+            if track.label == d.label and iou(here, d.region) > threshold:
+                best = max(track, d, key=lambda d: d.confidence)
+                tracks[i] = replace(best, region=hull(track.region, d.region))
+                break
+        else:
+            tracks.append(d)
+    return sorted(tracks, key=lambda d: (-d.confidence, d.label, d.region))
+
+
+def _hidden_share(region: Region, hidden: Sequence[Region]) -> float:
+    covered = np.zeros((region.height, region.width), dtype=bool)
+    for h in hidden:
+        if region.intersection_px(h):
+            covered[
+                max(0, h.y1 - region.y1) : max(0, h.y2 - region.y1),
+                max(0, h.x1 - region.x1) : max(0, h.x2 - region.x1),
+            ] = True
+    return float(covered.mean())
+
+
+def _surroundings(picture: np.ndarray, region: Region) -> np.ndarray:
+    """The median colour of the pixels just outside a region."""
+    outer = picture[
+        max(0, region.y1 - 3) : region.y2 + 3, max(0, region.x1 - 3) : region.x2 + 3
+    ].astype(np.float32)
+    top, left = region.y1 - max(0, region.y1 - 3), region.x1 - max(0, region.x1 - 3)
+    outer[top : top + region.height, left : left + region.width] = np.nan
+    values = outer.reshape(-1, 3)
+    values = values[~np.isnan(values[:, 0])]
+    return np.median(values, axis=0) if len(values) else np.zeros(3)

@@ -1,0 +1,202 @@
+"""Neural networks as files that run: weights checked by digest, inference on the CPU.
+
+Refuses weights whose SHA-256 is not the recorded one, in whatever format they come.
+Nothing here imports a runtime before a network is opened, so the engine starts without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.errors import DetectorError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the About line says of a network.
+
+    Args:
+        sha256: Digest of its weights in hex; empty for a decoder without weights.
+        classes: What it can find.
+        source: Who made it and where the file comes from.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    licence: str
+    classes: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A box in pixels of the picture that was looked at, not yet rounded or clipped."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    label: str
+    confidence: float
+
+
+class Network(Protocol):
+    """What the detector asks of every network. ``look`` may be called from any thread."""
+
+    info: ModelInfo
+
+    def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
+        """Find what this network knows.
+
+        Args:
+            picture: Shape (H, W, 3), uint8, RGB.
+            floor: Lowest confidence that is reported, 0 to 1.
+        """
+        ...
+
+
+def packaged(package: str, *parts: str) -> Path:
+    """A file inside an installed package, without importing the package.
+
+    Raises:
+        DetectorError: The package is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise DetectorError(
+            f"The package {package}, which carries a network, is not installed: run make install.",
+            package=package,
+        )
+    return Path(spec.origin).parent.joinpath(*parts)
+
+
+def version(package: str) -> str:
+    """The installed version of a package."""
+    import importlib.metadata
+
+    return importlib.metadata.version(package)
+
+
+def read_weights(path: Path, sha256: str) -> bytes:
+    """Read a weight file and compare it with the digest it must have.
+
+    Raises:
+        DetectorError: Missing, or not the file that was recorded.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        raise DetectorError(
+            "A network's weight file is missing or unreadable: install MedSec again.",
+            errno=err.errno,
+        ) from err
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise DetectorError(
+            "A network's weight file is not the one that was recorded: install MedSec again.",
+            expected=sha256,
+            found=found,
+        )
+    return data
+
+
+class CpuModel:
+    """An ONNX network compiled by OpenVINO for this processor.
+
+    One inference runs at a time and takes all threads it may have: two at once would be no
+    faster, and would need twice the memory.
+
+    Args:
+        onnx: The model, serialised.
+        threads: Processor threads; 0 takes all.
+        shape: Input shape where the file's own is too narrow; -1 is any size.
+        precision: ``f32``, or ``bf16`` where the processor computes it natively.
+
+    Raises:
+        DetectorError: Not a network, or one that this runtime cannot run.
+    """
+
+    def __init__(
+        self,
+        onnx: bytes,
+        threads: int,
+        shape: Sequence[int] | None = None,
+        precision: str = "f32",
+    ) -> None:
+        import openvino  # type: ignore[import-untyped]
+
+        properties: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision,
+        }
+        if threads:
+            properties["INFERENCE_NUM_THREADS"] = threads
+        try:
+            core = openvino.Core()
+            model = core.read_model(model=onnx, weights=b"")
+            if shape is not None:
+                model.reshape(openvino.PartialShape(list(shape)))
+            self.metadata = _metadata(model)
+            self._request = core.compile_model(model, "CPU", properties).create_infer_request()
+        except RuntimeError as err:
+            raise DetectorError(
+                "A network could not be loaded: install MedSec again, or ask for support."
+            ) from err
+        self._lock = threading.Lock()
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run once.
+
+        Args:
+            batch: Shape (N, 3, H, W), float32.
+
+        Returns:
+            All outputs in the model's order, float32.
+
+        Raises:
+            DetectorError: The runtime failed, for instance for lack of memory.
+        """
+        with self._lock:
+            try:
+                self._request.infer([batch], share_inputs=True)
+            except RuntimeError as err:
+                raise DetectorError(
+                    "A network failed while looking at an image: it needs a person's look."
+                ) from err
+            return [np.array(t.data) for t in self._request.output_tensors]
+
+
+def _metadata(model: Any) -> dict[str, str]:
+    """Texts that the ONNX file carries beside its weights, such as an alphabet."""
+    info = model.get_rt_info()
+    if "framework" not in info:
+        return {}
+    return {key: str(text.value) for key, text in info["framework"].items()}
+
+
+def resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Shape (height, width, 3): by area when smaller, so that thin strokes fade but never
+    vanish between samples; linear when larger."""
+    import cv2
+
+    h, w = picture.shape[:2]
+    if (w, h) == (width, height):
+        return picture
+    smaller = width * height < w * h
+    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    return cv2.resize(picture, (width, height), interpolation=how)
+
+
+def batch(picture: np.ndarray, mean: float, scale: float) -> np.ndarray:
+    """Shape (1, 3, H, W), float32: ``(value - mean) * scale``."""
+    values = (picture.astype(np.float32) - np.float32(mean)) * np.float32(scale)
+    return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
