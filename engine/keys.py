@@ -11,40 +11,22 @@ keys that are plainly not random, and to invent a key where one is missing.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import os
-import re
-import stat
-import tomllib
-import unicodedata
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+import hmac
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.keywrap import (
     InvalidUnwrap,
     aes_key_unwrap_with_padding,
     aes_key_wrap_with_padding,
 )
 
+from engine import rootkeys, shares
 from engine.errors import SealBroken, SettingsError, UnknownKey
 from engine.host import write_durably
 from engine.settings import Settings
 from engine.vault import KEY_BYTES, Randomness, derive
-
-DEFAULT_KEY_FILE = Path("~/.config/medsec/root.key")
-SALT_RECORD = "root-key.toml"
-PASSPHRASE_MIN_CHARACTERS = 16
-
-_KEY_ID = re.compile(r"r([1-9][0-9]{0,4})-([0-9a-f]{8})")
-_FILE_HEAD = """\
-# MedSec root keys, oldest first: the newest wraps, all unwrap.
-# Whoever holds this file can open everything; without it nothing opens.
-# Keep copies apart from the data folder and from its backups.
-"""
 
 
 def new_key(randomness: Randomness) -> bytes:
@@ -91,84 +73,60 @@ def unwrap_key(kek: bytes, wrapped: bytes, context: str = "") -> bytes:
         ) from None
 
 
+def recover(texts: Sequence[str], file: Path) -> str:
+    """Write the root key that recovery shares give to a new key file.
+
+    Returns:
+        Id of the key. Whether it is the right one for a data folder, :meth:`Keyring.verify`
+        tells at the next start.
+
+    Raises:
+        InputError: Mistyped, too few or mixed shares.
+        SealBroken: They do not give the key that is named on them.
+        SettingsError: The file is there already, or cannot be made.
+    """
+    key_id, key = _recovered(texts)
+    rootkeys.create_file(rootkeys.resolved(file), rootkeys.FILE_HEAD + rootkeys.line_of(key))
+    return key_id
+
+
+def _recovered(texts: Sequence[str]) -> tuple[str, bytes]:
+    key_id, key = shares.combine(texts)
+    if rootkeys.key_id_of(key) != key_id:
+        raise SealBroken(
+            "These recovery shares do not give the key that is named on them: one of them"
+            " was altered.",
+            key_id=key_id,
+        )
+    return key_id, key
+
+
 def _bound(kek: bytes, context: str) -> bytes:
     return derive(kek, f"wrap/{context}") if context else kek
-
-
-def check_value(key: bytes) -> str:
-    """Sixteen hex digits that tell a wrong key from the right one and nothing else."""
-    return derive(key, "root/check", 8).hex()
-
-
-@dataclass(frozen=True)
-class PassphraseCost:
-    """What one guess at the passphrase costs: Argon2id parameters.
-
-    The default takes four times the memory of RFC 9106's second recommendation. It is paid
-    once per start. Recorded values below the smallest that OWASP names are refused, since
-    whoever can write the data folder could otherwise make guessing cheap.
-    """
-
-    memory_kib: int = 262_144
-    iterations: int = 3
-    lanes: int = 4
-
-    def __post_init__(self) -> None:
-        if not (
-            19_456 <= self.memory_kib <= 1 << 22
-            and 2 <= self.iterations <= 64
-            and 1 <= self.lanes <= 64
-        ):
-            raise SettingsError(
-                "The recorded cost of the passphrase is out of range: restore"
-                f" {SALT_RECORD} in the data folder from a backup."
-            )
-
-    def derive(self, passphrase: str, salt: bytes) -> bytes:
-        """32 bytes; the passphrase is taken in Unicode form NFKC, as keyboards differ."""
-        secret = unicodedata.normalize("NFKC", passphrase).encode()
-        kdf = Argon2id(
-            salt=salt,
-            length=KEY_BYTES,
-            iterations=self.iterations,
-            lanes=self.lanes,
-            memory_cost=self.memory_kib,
-        )
-        return kdf.derive(secret)
 
 
 class Keyring:
     """Root keys by id, oldest first.
 
-    An id such as ``r2-1f0c93ab`` is the key's number and the start of its check value: safe
-    to print.
+    An id such as ``r1-1f0c93ab`` is the start of the key's check value: safe to print.
 
     Args:
-        keys: Ids and 32-byte keys, oldest first; see :meth:`load` for the usual way.
+        keys: 32 bytes each, oldest first; see :meth:`load` for the usual way.
         file: Where :meth:`add` appends; None where the keys came from elsewhere.
         warnings: Sentences for the administrator about how the keys are kept.
 
     Raises:
-        SettingsError: No key, one twice, one that is not random, or one under a wrong id.
+        SettingsError: No key, or one twice.
     """
 
     def __init__(
-        self,
-        keys: Iterable[tuple[str, bytes]],
-        file: Path | None = None,
-        warnings: tuple[str, ...] = (),
+        self, keys: Iterable[bytes], file: Path | None = None, warnings: tuple[str, ...] = ()
     ) -> None:
         self._keys: dict[str, bytes] = {}
-        for key_id, key in keys:
-            if key_id != _id(_number(key_id), key):
-                raise SettingsError(f"The root key {key_id} does not match its id: mistyped?")
-            if len(set(key)) < KEY_BYTES // 2:
-                raise SettingsError(
-                    f"The root key {key_id} is not random: make one with"
-                    " `head -c 32 /dev/urandom | base64`."
-                )
-            if key in self._keys.values():
-                raise SettingsError(f"The root key {key_id} is listed twice.")
+        for key in keys:
+            key_id = rootkeys.key_id_of(key)
+            if key_id in self._keys:
+                raise SettingsError(f"The root key {key_id} is there twice.")
             self._keys[key_id] = key
         if not self._keys:
             raise SettingsError("There is no root key: nothing could be sealed or opened.")
@@ -181,7 +139,7 @@ class Keyring:
         settings: Settings,
         randomness: Randomness,
         create: bool = False,
-        cost: PassphraseCost | None = None,
+        cost: rootkeys.PassphraseCost | None = None,
     ) -> Keyring:
         """Collect the root keys from passphrase, environment and key file, in this order.
 
@@ -196,21 +154,26 @@ class Keyring:
         Raises:
             SettingsError: No key, one that is no key, or one that is kept badly.
         """
-        found: list[tuple[str, bytes]] = []
+        found: list[bytes] = []
         warnings: list[str] = []
         if settings.key_passphrase:
-            record = settings.data / SALT_RECORD
-            key = _from_passphrase(
-                settings.key_passphrase, record, randomness, create, cost or PassphraseCost()
+            record = settings.data / rootkeys.SALT_RECORD
+            found.append(
+                rootkeys.from_passphrase(
+                    settings.key_passphrase,
+                    record,
+                    randomness,
+                    create,
+                    cost or rootkeys.PassphraseCost(),
+                )
             )
-            found.append((_id(1, key), key))
         if settings.key:
-            found += _parse(settings.key, "MEDSEC_KEY")
+            found += rootkeys.parse(settings.key, "MEDSEC_KEY")
         path = settings.key_file
         if path is None and not found:
-            path = DEFAULT_KEY_FILE
+            path = rootkeys.DEFAULT_KEY_FILE
         if path is not None:
-            path = _resolved(path)
+            path = rootkeys.resolved(path)
             if path.is_relative_to(settings.data.resolve()):
                 if settings.key_file is None:
                     raise SettingsError(
@@ -223,9 +186,9 @@ class Keyring:
                     " open everything in it. Move the key file elsewhere."
                 )
             if create and not path.exists():
-                key = new_key(randomness)
-                _create(path, _FILE_HEAD + _line(_id(1, key), key))
-            found += _parse(_read(path), str(path))
+                line = rootkeys.line_of(new_key(randomness))
+                rootkeys.create_file(path, rootkeys.FILE_HEAD + line)
+            found += rootkeys.parse(rootkeys.read_file(path), str(path))
         return cls(found, path, tuple(warnings))
 
     def __repr__(self) -> str:
@@ -245,8 +208,9 @@ class Keyring:
         return self.ids[-1]
 
     def check_value(self, key_id: str) -> str:
-        """What the catalog records to know this key again; see :func:`check_value`."""
-        return check_value(self._root(key_id))
+        """What the catalog records to know this key again; see
+        :func:`engine.rootkeys.check_value`."""
+        return rootkeys.check_value(self._root(key_id))
 
     def verify(self, known: Mapping[str, str]) -> None:
         """Are these the keys that the catalog was sealed under?
@@ -321,16 +285,44 @@ class Keyring:
                 " beside MEDSEC_KEY or MEDSEC_KEY_PASSPHRASE: its key then wraps, and the old"
                 " one is no longer needed when rotation is through."
             )
-        text = _read(self._file)
-        on_file = _parse(text, str(self._file))
-        if any(self._keys.get(key_id) != key for key_id, key in on_file):
-            raise SettingsError("The key file was changed since the start: restart first.")
-        if on_file[-1][0] != self.newest_id:
-            raise SettingsError("The key file lost a key since the start: restore it first.")
+        text = rootkeys.read_file(self._file)
+        on_file = rootkeys.parse(text, str(self._file))
+        here = list(self._keys.values())
+        if here[-len(on_file) :] != on_file:
+            raise SettingsError(
+                "The key file is not what it was at the start: restart MedSec, then try again."
+            )
         key = new_key(randomness)
-        key_id = _id(1 + max(map(_number, self._keys)), key)
-        write_durably(self._file, (text.rstrip("\n") + "\n" + _line(key_id, key)).encode())
-        self._keys = {**self._keys, key_id: key}
+        longer = Keyring([*here, key])  # refuses a key that is there already, before it is written
+        whole = text.rstrip("\n") + "\n" + rootkeys.line_of(key)
+        write_durably(self._file, whole.encode())
+        self._keys = longer._keys
+        return self.newest_id
+
+    def split(
+        self, key_id: str, randomness: Randomness, needed: int = 2, total: int = 3
+    ) -> tuple[str, ...]:
+        """Printable recovery shares of one root key; see :func:`engine.shares.split`.
+
+        Split the newest one once a rotation is through, and every one that still wraps
+        something: a key without shares is lost with its file.
+        """
+        return shares.split(key_id, self._root(key_id), randomness, needed, total)
+
+    def drill(self, texts: Sequence[str]) -> str:
+        """Prove that these shares give back a key of this ring, without showing it.
+
+        Returns:
+            Id of the key.
+
+        Raises:
+            InputError: Mistyped, too few or mixed shares.
+            SealBroken: They give another key.
+            UnknownKey: They are for a key that is not at hand.
+        """
+        key_id, key = _recovered(texts)
+        if not hmac.compare_digest(key, self._root(key_id)):
+            raise SealBroken("These recovery shares give another key.", key_id=key_id)
         return key_id
 
     def _root(self, key_id: str) -> bytes:
@@ -342,122 +334,3 @@ class Keyring:
                 " or restore it from its recovery shares.",
                 key_id=key_id,
             ) from None
-
-
-def _id(number: int, key: bytes) -> str:
-    return f"r{number}-{check_value(key)[:8]}"
-
-
-def _number(key_id: str) -> int:
-    match = _KEY_ID.fullmatch(key_id)
-    if match is None:
-        raise SettingsError("A root key has an id that is none: expected one like r1-1f0c93ab.")
-    return int(match[1])
-
-
-def _line(key_id: str, key: bytes) -> str:
-    return f"{key_id}:{base64.b64encode(key).decode()}\n"
-
-
-def _parse(text: str, where: str) -> list[tuple[str, bytes]]:
-    """Entries ``id:base64`` or ``base64``, parted by commas or white space, oldest first."""
-    lines = (line for line in text.splitlines() if not line.lstrip().startswith("#"))
-    keys: list[tuple[str, bytes]] = []
-    for entry in re.split(r"[\s,]+", " ".join(lines).strip()):
-        key_id, _, encoded = entry.rpartition(":")
-        try:
-            key = base64.b64decode(encoded, validate=True)
-        except (binascii.Error, ValueError):
-            key = b""
-        if len(key) != KEY_BYTES:
-            # The entry itself is not shown: it may be most of a key.
-            raise SettingsError(
-                f"{where}: entry {len(keys) + 1} is no root key. Expected 32 bytes in base64,"
-                " 44 characters, with or without an id in front."
-            ) from None
-        keys.append((key_id or _id(_number(keys[-1][0]) + 1 if keys else 1, key), key))
-    return keys
-
-
-def _resolved(path: Path) -> Path:
-    try:
-        return path.expanduser().resolve()
-    except RuntimeError:
-        raise SettingsError(
-            "There is no home folder for the root key: set MEDSEC_KEY_FILE."
-        ) from None
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise SettingsError(f"The root key {path} is not a file.")
-            if mode & 0o077:
-                raise SettingsError(
-                    f"The root key {path} can be read by others (mode {mode & 0o777:04o})."
-                    f" Run `chmod 600 {path}`, and rotate the key if somebody else was"
-                    " on this machine."
-                )
-            return file.read().decode("ascii")
-    except FileNotFoundError:
-        raise SettingsError(
-            f"There is no root key at {path}. Put the right one there, or name its place in"
-            " MEDSEC_KEY_FILE. A new one opens nothing that is sealed already."
-        ) from None
-    except OSError as err:
-        raise SettingsError(f"The root key {path} cannot be read: {err.strerror}.") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"The root key {path} is not a text of base64 keys.") from None
-
-
-def _create(path: Path, text: str) -> None:
-    """Write a file that is not there yet; never over one that somebody else just made."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as err:
-        raise SettingsError(f"{path} cannot be made: {err.strerror}.") from None
-
-
-def _from_passphrase(
-    passphrase: str, record: Path, randomness: Randomness, create: bool, cost: PassphraseCost
-) -> bytes:
-    if len(passphrase) < PASSPHRASE_MIN_CHARACTERS:
-        raise SettingsError(
-            f"MEDSEC_KEY_PASSPHRASE has fewer than {PASSPHRASE_MIN_CHARACTERS} characters:"
-            " take six random words or more."
-        )
-    if create and not record.exists():
-        numbers = "".join(f"{name} = {value}\n" for name, value in asdict(cost).items())
-        _create(
-            record,
-            "# Not secret, but needed: without this salt the passphrase gives another key.\n"
-            f'kdf = "argon2id"\nsalt = "{randomness(16).hex()}"\n{numbers}',
-        )
-    try:
-        table = tomllib.loads(record.read_text(encoding="ascii"))
-        kdf, salt = table.pop("kdf"), bytes.fromhex(table.pop("salt"))
-        recorded = PassphraseCost(**{name: int(value) for name, value in table.items()})
-    except FileNotFoundError:
-        raise SettingsError(
-            f"{SALT_RECORD} is missing from the data folder: without its salt the"
-            " passphrase gives another key. Restore it from a backup."
-        ) from None
-    except (OSError, KeyError, TypeError, ValueError):
-        kdf, salt, recorded = "", b"", cost
-    if kdf != "argon2id" or len(salt) < 16:
-        raise SettingsError(
-            f"{SALT_RECORD} in the data folder cannot be understood: restore it from a backup."
-        ) from None
-    return recorded.derive(passphrase, salt)
