@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -160,6 +161,11 @@ def decrypt(data_key: bytes, identity: RegionIdentity, sealed: Buffer) -> bytes:
     return _open(data_key, _Kind.REGION, identity.encode(), sealed)
 
 
+def without_header(sealed: bytes) -> bytes:
+    """IV, ciphertext and tag: the part that must look random. For measuring, not for opening."""
+    return sealed[sealed[7] :]
+
+
 def seal_field(
     data_key: bytes,
     context: str,
@@ -196,10 +202,8 @@ def blind_index(index_key: bytes, context: str, value: str | Buffer) -> bytes:
         16 bytes: HMAC-SHA256, truncated.
     """
     raw = value.encode() if isinstance(value, str) else value
-    mac = HMAC(_checked(index_key), SHA256())
-    mac.update(pack(b"medsec index v1", context.encode()))
-    mac.update(raw)
-    return mac.finalize()[:16]
+    head = pack(b"medsec index v1", context.encode())
+    return hmac_sha256(_checked(index_key), head, raw)[:16]
 
 
 def derive(key: bytes, context: str, length: int = KEY_BYTES) -> bytes:
@@ -210,6 +214,14 @@ def derive(key: bytes, context: str, length: int = KEY_BYTES) -> bytes:
 def hkdf(key: bytes, info: bytes, length: int, salt: bytes | None = None) -> bytes:
     """HKDF-SHA256, extract and expand. Source: RFC 5869."""
     return HKDF(SHA256(), length, salt, info).derive(key)
+
+
+def hmac_sha256(key: bytes, *parts: Buffer) -> bytes:
+    """HMAC-SHA256 over the parts, one after the other. Source: RFC 2104."""
+    mac = HMAC(key, SHA256())
+    for part in parts:
+        mac.update(part)
+    return mac.finalize()
 
 
 def pack(*parts: Buffer) -> bytes:
@@ -316,14 +328,14 @@ def _seal(
     out = memoryview(sealed)
     pieces = (piece for part in (content[:whole], memoryview(tail)) for piece in _chunks(part))
     if scheme is Scheme.CBC_HMAC:
-        cipher = Cipher(AES256(encryption_key), modes.CBC(iv)).encryptor()
+        cipher = _cipher(scheme, encryption_key, iv).encryptor()
         mac = _mac(mac_key, header, binding)
         mac.update(iv)
         for written in _stream(cipher, pieces, out[start:]):
             mac.update(written)
         sealed[end:] = mac.finalize()
     else:
-        aead = Cipher(AES256(encryption_key), modes.GCM(iv)).encryptor()
+        aead = _cipher(scheme, encryption_key, iv).encryptor()
         aead.authenticate_additional_data(pack(header, binding))
         for _ in _stream(aead, pieces, out[start:]):
             pass
@@ -364,16 +376,22 @@ def _verified(data_key: bytes, kind: _Kind, binding: bytes, sealed: memoryview) 
         mac.verify(tag)  # constant time, and before the first block is decrypted
         if len(body) % _BLOCK:
             raise ValueError
-        cipher = Cipher(AES256(encryption_key), modes.CBC(iv)).decryptor()
+        cipher = _cipher(scheme, encryption_key, iv).decryptor()
         plain = _collect(cipher, body)
         unpadder = PKCS7(_BLOCK * 8).unpadder()
         last = unpadder.update(plain[-_BLOCK:]) + unpadder.finalize()
         return plain[: len(plain) - _BLOCK + len(last)]
-    aead = Cipher(AES256(encryption_key), modes.GCM(iv, tag)).decryptor()
+    aead = _cipher(scheme, encryption_key, iv, tag).decryptor()
     aead.authenticate_additional_data(pack(header, binding))
     plain = _collect(aead, body)
     aead.finalize()  # a wrong tag raises here, before the plaintext leaves this function
     return plain
+
+
+def _cipher(scheme: Scheme, key: bytes, iv: bytes, tag: bytes | None = None) -> Any:
+    """AES-256 without padding; GCM takes the tag to compare with when it decrypts."""
+    mode = modes.CBC(iv) if scheme is Scheme.CBC_HMAC else modes.GCM(iv, tag)
+    return Cipher(AES256(key), mode)
 
 
 def _mac(mac_key: bytes, header: bytes, binding: bytes) -> HMAC:
