@@ -207,13 +207,11 @@ class SealedRegion:
     """One region after sealing. The box, class and frame are bound by its tag.
 
     Args:
-        blob: SHA-256 (hex) of the sealed bytes, which is also their address.
         size_bytes: Length of the sealed bytes.
     """
 
     region_id: str
     detection: Detection
-    blob: str
     size_bytes: int
     encrypt_ms: float
 
@@ -354,3 +352,23 @@ class Assessment:
     masked_share: float  # share of pixels under boxes
     fingerprint: Fingerprint
     regions: Sequence[Mapping[str, float]] = ()  # per region: entropy before and after
+    entropy_sealed_low_bits: float = math.nan  # 99.9 % of random bytes of that length
+    entropy_sealed_high_bits: float = math.nan  # lie between these two
+
+
+@dataclass(frozen=True)
+class Session:
+    """Proof of a sign-in. The token is shown once and stored only as a digest."""
+
+    token: str = field(repr=False)
+    account: Account
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
+class File:
+    """Something to hand out."""
+
+    name: str
+    media_type: str
+    data: bytes = field(repr=False)

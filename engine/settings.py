@@ -163,13 +163,14 @@ def _from_file(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+_TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
+
+
 def _parse(name: str, raw: str, kind: str) -> Any:
     """Turn text into the type of a field (annotations are strings here)."""
     try:
         if kind.startswith("bool"):
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}[
-                raw.strip().lower()
-            ]  # fmt: skip
+            return _TRUTH[raw.strip().lower()]
         if kind.startswith("Path"):
             return Path(raw).expanduser() if raw else None
         if kind.startswith("Secret"):

@@ -1,0 +1,206 @@
+"""The audit log: append-only rows, each bound to the one before by SHA-256.
+
+A row is appended inside the transaction of the change it records, so neither exists
+without the other. The chain shows edits, insertions and removals inside it; a log cut
+off at its end or set back as a whole shows only against a signed checkpoint kept
+elsewhere. Reasons are free text and may name a patient: they are sealed on disk.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from engine.database import Cursor, Database, Row
+from engine.errors import AuditBroken, SealBroken
+from engine.host import Host
+from engine.records import AuditEntry, Caller
+from engine.vault import Signer, open_field, seal_field
+
+GENESIS = "0" * 64
+#: The columns that the digest covers, in this order. Every one is text in the database.
+_COVERED = (
+    "occurred_at", "actor", "role", "action", "outcome", "patient_id", "image_id",
+    "region_id", "reason", "origin", "detail",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened, to be appended. Ids only: no names, no secrets."""
+
+    action: str
+    outcome: str = "ok"
+    patient_id: str = ""
+    image_id: str = ""
+    region_id: str = ""
+    reason: str = ""
+    detail: Mapping[str, Any] | None = None
+
+
+class AuditLog:
+    """The chain in one database.
+
+    Args:
+        reason_key: 32 bytes under which reasons are sealed.
+    """
+
+    def __init__(self, database: Database, host: Host, reason_key: bytes) -> None:
+        self._database = database
+        self._host = host
+        self._key = reason_key
+
+    def append(self, tx: Cursor, caller: Caller, *events: Event) -> None:
+        """Append events in the caller's transaction (see :meth:`Database.write`)."""
+        last = tx.one("SELECT sequence, digest FROM audit ORDER BY sequence DESC LIMIT 1")
+        sequence, digest = (last["sequence"], last["digest"]) if last else (0, GENESIS)
+        for event in events:
+            sequence += 1
+            row = {
+                "sequence": sequence,
+                "occurred_at": self._host.now().isoformat(timespec="microseconds"),
+                "actor": caller.username,
+                "role": str(caller.role),
+                "action": event.action,
+                "outcome": event.outcome,
+                "patient_id": event.patient_id,
+                "image_id": event.image_id,
+                "region_id": event.region_id,
+                "reason": self._seal_reason(sequence, event.reason),
+                "origin": caller.origin,
+                "detail": json.dumps(event.detail or {}, sort_keys=True, separators=(",", ":")),
+            }
+            digest = _digest(digest, row)
+            tx.run(
+                "INSERT INTO audit VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13)",
+                *row.values(),
+                digest,
+            )
+
+    def record(self, caller: Caller, *events: Event) -> None:
+        """Append events in a transaction of their own."""
+        with self._database.write() as tx:
+            self.append(tx, caller, *events)
+
+    def entries(
+        self, *, query: str = "", image_id: str = "", limit: int = 200, offset: int = 0
+    ) -> list[AuditEntry]:
+        """Newest first. The query matches actor, action, outcome and ids, not reasons."""
+        rows = self._database.read().all(
+            "SELECT * FROM audit WHERE ($1 = '' OR image_id = $1) AND ($2 = '' OR"
+            " contains(lower(concat_ws(' ', actor, role, action, outcome, patient_id, image_id,"
+            " region_id, origin)), lower($2))) ORDER BY sequence DESC LIMIT $3 OFFSET $4",
+            image_id,
+            query,
+            limit,
+            offset,
+        )
+        return [self._entry(row) for row in rows]
+
+    def verify(self) -> int:
+        """Recompute the whole chain in one pass inside the database.
+
+        Returns:
+            Number of entries, all of which verify.
+
+        Raises:
+            AuditBroken: With ``facts['sequence']`` of the first entry that does not fit.
+        """
+        fields = ("sequence::VARCHAR", "before", *_COVERED)
+        text = " || ".join(f"strlen({f}) || ':' || {f}" for f in fields)
+        broken = self._database.read().one(
+            f"SELECT sequence FROM (SELECT *, sha256({text}) AS computed FROM ("  # noqa: S608
+            f"SELECT *, coalesce(lag(digest) OVER (ORDER BY sequence), '{GENESIS}') AS before,"
+            " row_number() OVER (ORDER BY sequence) AS place FROM audit))"
+            " WHERE sequence <> place OR digest <> computed ORDER BY sequence LIMIT 1"
+        )
+        if broken is not None:
+            raise AuditBroken(
+                f"The audit log was altered at entry {broken['sequence']}.",
+                sequence=broken["sequence"],
+            )
+        return self._database.read().count("SELECT count(*) FROM audit")
+
+    def checkpoint(self, signer: Signer, log_id: str) -> bytes:
+        """A signed statement of the log's length and head, to be kept elsewhere."""
+        self.verify()
+        last = self._database.read().one(
+            "SELECT sequence, digest FROM audit ORDER BY sequence DESC LIMIT 1"
+        )
+        body = json.dumps(
+            {
+                "log": log_id,
+                "size": last["sequence"] if last else 0,
+                "head": last["digest"] if last else GENESIS,
+                "signed_at": self._host.now().isoformat(timespec="seconds"),
+            },
+            sort_keys=True,
+        )
+        signature = base64.b64encode(signer.sign(body.encode())).decode()
+        public = base64.b64encode(signer.public_bytes).decode()
+        return json.dumps({"body": body, "signature": signature, "public_key": public}).encode()
+
+    def verify_checkpoint(self, checkpoint: bytes, public_key: bytes) -> int:
+        """Check that the log still continues a checkpoint that was signed earlier.
+
+        Returns:
+            The number of entries that the checkpoint covers.
+
+        Raises:
+            AuditBroken: Bad signature, or the log is shorter or differs from it.
+        """
+        try:
+            outer = json.loads(checkpoint)
+            signature = base64.b64decode(outer["signature"], validate=True)
+            Signer.verify(public_key, outer["body"].encode(), signature)
+            body = json.loads(outer["body"])
+            size, head = int(body["size"]), str(body["head"])
+        except (ValueError, KeyError, TypeError, SealBroken) as err:
+            raise AuditBroken("The checkpoint is not one that this system signed.") from err
+        self.verify()
+        row = self._database.read().one("SELECT digest FROM audit WHERE sequence = $1", size)
+        if size and (row is None or row["digest"] != head):
+            raise AuditBroken(
+                "The audit log was cut off or rewritten since the checkpoint.", sequence=size
+            )
+        return size
+
+    def _entry(self, row: Row) -> AuditEntry:
+        return AuditEntry(
+            sequence=row["sequence"],
+            occurred_at=datetime.fromisoformat(row["occurred_at"]),
+            actor=row["actor"],
+            role=row["role"],
+            action=row["action"],
+            outcome=row["outcome"],
+            patient_id=row["patient_id"] or None,
+            image_id=row["image_id"] or None,
+            region_id=row["region_id"] or None,
+            reason=self._open_reason(row["sequence"], row["reason"]),
+            origin=row["origin"],
+            detail=json.loads(row["detail"]),
+            digest=row["digest"],
+        )
+
+    def _seal_reason(self, sequence: int, reason: str) -> str:
+        if not reason:
+            return ""
+        sealed = seal_field(self._key, f"audit/{sequence}", reason.encode(), self._host.random)
+        return base64.b64encode(sealed).decode()
+
+    def _open_reason(self, sequence: int, sealed: str) -> str:
+        if not sealed:
+            return ""
+        return open_field(self._key, f"audit/{sequence}", base64.b64decode(sealed)).decode()
+
+
+def _digest(before: str, row: Mapping[str, Any]) -> str:
+    """SHA-256 over the entry and the digest before it, each field with its byte length."""
+    values = (str(row["sequence"]), before, *(row[c] for c in _COVERED))
+    text = "".join(f"{len(v.encode())}:{v}" for v in values)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,234 @@
+"""The one DuckDB file: who may read, who may write, and how the tables came to be.
+
+One process holds the file for its life. Each thread reads through a cursor of its own;
+``write()`` is exclusive, because two overlapping transactions would both append after
+the same audit row and both commit. There are no foreign keys (DuckDB leaves orphans and
+hangs on some migrations with them): the rules live in the engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import duckdb
+
+from engine.errors import StorageBusy, StorageError
+from engine.host import Host
+
+#: Numbered, additive steps. A step that was released never changes; a new one is appended.
+MIGRATIONS: tuple[tuple[str, str], ...] = (
+    (
+        "0001 keys, people, patients, images, audit",
+        """
+        CREATE TABLE root_keys (key_id VARCHAR PRIMARY KEY, check_value VARCHAR NOT NULL,
+            added_at TIMESTAMP NOT NULL);
+        CREATE TABLE system_keys (name VARCHAR PRIMARY KEY, root_key_id VARCHAR NOT NULL,
+            wrapped_key BLOB NOT NULL);
+        CREATE TABLE accounts (username VARCHAR PRIMARY KEY, name VARCHAR NOT NULL,
+            role VARCHAR NOT NULL, password_hash VARCHAR NOT NULL, enabled BOOLEAN NOT NULL,
+            created_at TIMESTAMP NOT NULL, last_sign_in_at TIMESTAMP);
+        CREATE TABLE sign_in_failures (name_digest VARCHAR PRIMARY KEY,
+            failures INTEGER NOT NULL, failed_at TIMESTAMP NOT NULL, locked_until TIMESTAMP);
+        CREATE TABLE sessions (token_digest VARCHAR PRIMARY KEY, session_id VARCHAR NOT NULL,
+            username VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL,
+            seen_at TIMESTAMP NOT NULL, expires_at TIMESTAMP NOT NULL, ended_at TIMESTAMP,
+            origin VARCHAR NOT NULL);
+        CREATE TABLE patients (patient_id VARCHAR PRIMARY KEY, root_key_id VARCHAR,
+            wrapped_key BLOB, id_index BLOB UNIQUE, record BLOB, created_at TIMESTAMP NOT NULL,
+            updated_at TIMESTAMP NOT NULL, erased_at TIMESTAMP);
+        CREATE TABLE patient_tokens (patient_id VARCHAR NOT NULL, token BLOB NOT NULL);
+        CREATE TABLE patient_history (patient_id VARCHAR NOT NULL, changed_at TIMESTAMP NOT NULL,
+            changed_by VARCHAR NOT NULL, record BLOB NOT NULL);
+        CREATE TABLE images (image_id VARCHAR PRIMARY KEY, patient_id VARCHAR NOT NULL,
+            state VARCHAR NOT NULL, version INTEGER NOT NULL, wrapped_key BLOB,
+            duplicate_index BLOB, format VARCHAR NOT NULL, modality VARCHAR NOT NULL,
+            profile VARCHAR NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
+            frames INTEGER NOT NULL, size_bytes BIGINT NOT NULL, stored_bytes BIGINT NOT NULL,
+            uploaded_at TIMESTAMP NOT NULL, uploaded_by VARCHAR NOT NULL, sealed_at TIMESTAMP,
+            sealed_by VARCHAR, reasons VARCHAR NOT NULL, confidence DOUBLE,
+            region_count INTEGER NOT NULL, times_ms VARCHAR NOT NULL,
+            draft_blob VARCHAR, masked_blob VARCHAR, sealed_blob VARCHAR, grid_blob VARCHAR,
+            thumbnail_blob VARCHAR, facts BLOB, tag BLOB);
+        CREATE TABLE regions (region_id VARCHAR PRIMARY KEY, image_id VARCHAR NOT NULL,
+            place INTEGER NOT NULL, label VARCHAR NOT NULL, confidence DOUBLE NOT NULL,
+            source VARCHAR NOT NULL, x1 INTEGER NOT NULL, y1 INTEGER NOT NULL,
+            x2 INTEGER NOT NULL, y2 INTEGER NOT NULL, frame INTEGER NOT NULL,
+            frame_end INTEGER NOT NULL, start BIGINT NOT NULL, size_bytes BIGINT NOT NULL,
+            encrypt_ms DOUBLE NOT NULL);
+        CREATE TABLE notes (note_id VARCHAR PRIMARY KEY, patient_id VARCHAR NOT NULL,
+            image_id VARCHAR, author VARCHAR NOT NULL, written_at TIMESTAMP NOT NULL,
+            text BLOB NOT NULL);
+        CREATE TABLE erasures (subject_id VARCHAR PRIMARY KEY, kind VARCHAR NOT NULL,
+            erased_at TIMESTAMP NOT NULL);
+        CREATE TABLE audit (sequence BIGINT PRIMARY KEY, occurred_at VARCHAR NOT NULL,
+            actor VARCHAR NOT NULL, role VARCHAR NOT NULL, action VARCHAR NOT NULL,
+            outcome VARCHAR NOT NULL, patient_id VARCHAR NOT NULL, image_id VARCHAR NOT NULL,
+            region_id VARCHAR NOT NULL, reason VARCHAR NOT NULL, origin VARCHAR NOT NULL,
+            detail VARCHAR NOT NULL, digest VARCHAR NOT NULL);
+        CREATE TABLE audit_guard (refusal VARCHAR);
+        CREATE TRIGGER audit_no_update AFTER UPDATE ON audit FOR EACH STATEMENT
+            INSERT INTO audit_guard SELECT error('the audit log is append only');
+        CREATE TRIGGER audit_no_delete AFTER DELETE ON audit FOR EACH STATEMENT
+            INSERT INTO audit_guard SELECT error('the audit log is append only');
+        """,
+    ),
+)
+
+_CONFIG = {
+    "enable_external_access": False,
+    "lock_configuration": True,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
+
+Row = dict[str, Any]
+
+
+class Cursor:
+    """A DuckDB cursor that answers with dictionaries and raises named errors."""
+
+    def __init__(self, raw: duckdb.DuckDBPyConnection) -> None:
+        self._raw = raw
+
+    def run(self, sql: str, *values: Any) -> None:
+        """Execute a statement; values stand for ``$1``, ``$2``, ..."""
+        try:
+            self._raw.execute(sql, list(values))
+        except duckdb.Error as err:
+            _translate(err)
+
+    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Execute a statement once per row; no rows are fine."""
+        if rows:
+            try:
+                self._raw.executemany(sql, [list(r) for r in rows])
+            except duckdb.Error as err:
+                _translate(err)
+
+    def all(self, sql: str, *values: Any) -> list[Row]:
+        """Every row of a query."""
+        self.run(sql, *values)
+        names = [d[0] for d in self._raw.description or ()]
+        try:
+            return [dict(zip(names, row, strict=True)) for row in self._raw.fetchall()]
+        except duckdb.Error as err:
+            _translate(err)
+
+    def one(self, sql: str, *values: Any) -> Row | None:
+        """The first row of a query, or None."""
+        rows = self.all(sql, *values)
+        return rows[0] if rows else None
+
+    def count(self, sql: str, *values: Any) -> int:
+        """The single number of a query."""
+        self.run(sql, *values)
+        row = self._raw.fetchone()
+        return int(row[0]) if row and row[0] is not None else 0
+
+
+class Database:
+    """One open catalog file."""
+
+    def __init__(self, raw: duckdb.DuckDBPyConnection, wait_seconds: float) -> None:
+        self._raw = raw
+        self._wait = wait_seconds
+        self._write_lock = threading.Lock()
+        self._local = threading.local()
+
+    @classmethod
+    def open(cls, path: Path, host: Host, wait_seconds: float) -> Database:
+        """Open or make the file and bring its tables up to date.
+
+        Raises:
+            StorageBusy: Another process holds the file.
+            StorageError: It cannot be opened, or was written by a newer MedSec.
+        """
+        try:
+            raw = duckdb.connect(str(path), config=_CONFIG)
+        except duckdb.Error as err:
+            if "lock" in str(err).lower():
+                raise StorageBusy(
+                    "A running MedSec holds this data folder: stop it first, or use its pages."
+                ) from err
+            raise StorageError("The catalog cannot be opened: restore it from a backup.") from err
+        path.chmod(0o600)
+        database = cls(raw, wait_seconds)
+        try:
+            database._migrate(host)
+        except BaseException:
+            raw.close()
+            raise
+        return database
+
+    def close(self) -> None:
+        """Write everything into the file and let it go."""
+        with self._write_lock:
+            with contextlib.suppress(duckdb.Error):
+                self._raw.execute("CHECKPOINT")
+            self._raw.close()
+
+    def read(self) -> Cursor:
+        """This thread's own cursor: a shared connection silently mixes up rows."""
+        cursor = getattr(self._local, "cursor", None)
+        if cursor is None:
+            cursor = self._local.cursor = Cursor(self._raw.cursor())
+        return cursor
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Cursor]:
+        """One exclusive transaction: all of it or nothing.
+
+        Raises:
+            StorageBusy: The turn did not come in time.
+            StorageError: The database refused; nothing was changed.
+        """
+        if not self._write_lock.acquire(timeout=self._wait):
+            raise StorageBusy("The catalog is busy with another change: try again in a moment.")
+        try:
+            cursor = self.read()
+            cursor.run("BEGIN TRANSACTION")
+            try:
+                yield cursor
+                cursor.run("COMMIT")
+            except BaseException:
+                # COMMIT after an error returns normally and rolls back: never try it.
+                with contextlib.suppress(StorageError):
+                    cursor.run("ROLLBACK")
+                raise
+        finally:
+            self._write_lock.release()
+
+    def _migrate(self, host: Host) -> None:
+        with self.write() as tx:
+            tx.run(
+                "CREATE TABLE IF NOT EXISTS migrations (name VARCHAR PRIMARY KEY,"
+                " applied_at TIMESTAMP NOT NULL)"
+            )
+        done = {row["name"] for row in self.read().all("SELECT name FROM migrations")}
+        unknown = done - {name for name, _ in MIGRATIONS}
+        if unknown:
+            raise StorageError(
+                "This data folder was written by a newer MedSec: update the program first."
+            )
+        for name, sql in MIGRATIONS:
+            if name not in done:
+                with self.write() as tx:
+                    for statement in sql.split(";"):
+                        if statement.strip():
+                            tx.run(statement)
+                    tx.run("INSERT INTO migrations VALUES ($1, $2)", name, host.now())
+        if done != {name for name, _ in MIGRATIONS}:
+            self.read().run("CHECKPOINT")
+
+
+def _translate(err: duckdb.Error) -> NoReturn:
+    """Named errors only; DuckDB's own text may quote values, so it stays in the cause."""
+    if isinstance(err, duckdb.ConstraintException):
+        raise StorageError("The catalog already has such an entry.") from err
+    if isinstance(err, duckdb.FatalException):
+        raise StorageError("The catalog failed and must be restarted.", fatal=True) from err
+    raise StorageError("The catalog refused the request.", kind=type(err).__name__) from err

@@ -1,0 +1,174 @@
+"""The key hierarchy as it lies in the catalog: root wraps patient keys, those wrap image keys.
+
+Every key below the root is random and stored only wrapped (AES-KWP), so that it can be
+rotated by re-wrapping and erased by forgetting. Keys that belong to no patient (search
+index, audit reasons, signatures) are *system keys*, wrapped by the root as well.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from engine.database import Cursor, Database
+from engine.errors import UnknownKey
+from engine.host import Host
+from engine.keys import Keyring, new_key, unwrap_key, wrap_key
+from engine.vault import Signer
+
+ROTATION_BATCH = 500
+
+
+class Hierarchy:
+    """All keys of one catalog, opened with one keyring."""
+
+    def __init__(self, database: Database, keyring: Keyring, host: Host) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._host = host
+        self._system: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def root_key_ids(self) -> tuple[str, ...]:
+        """Ids of the root keys at hand, oldest first."""
+        return self._keyring.ids
+
+    @property
+    def log_id(self) -> str:
+        """Name of this installation's audit log, from its public signature key."""
+        return self.signer().public_bytes.hex()[:16]
+
+    def check(self) -> None:
+        """Compare the keyring with the check values recorded in the catalog.
+
+        Raises:
+            SettingsError: A root key is missing or is another one than before.
+        """
+        rows = self._database.read().all("SELECT key_id, check_value FROM root_keys")
+        known = {r["key_id"]: r["check_value"] for r in rows}
+        self._keyring.verify(known)
+        missing = [key_id for key_id in self._keyring.ids if key_id not in known]
+        if missing:
+            with self._database.write() as tx:
+                tx.run_many(
+                    "INSERT INTO root_keys VALUES ($1, $2, $3)",
+                    [(k, self._keyring.check_value(k), self._host.now()) for k in missing],
+                )
+
+    def system_key(self, name: str) -> bytes:
+        """A 32-byte key of the installation, made on first use."""
+        with self._lock:
+            if name not in self._system:
+                query = "SELECT * FROM system_keys WHERE name = $1"
+                row = self._database.read().one(query, name)
+                if row is None:
+                    with self._database.write() as tx:
+                        key_id, wrapped = self._keyring.wrap(
+                            new_key(self._host.random), f"system/{name}"
+                        )
+                        tx.run("INSERT INTO system_keys VALUES ($1, $2, $3)", name, key_id, wrapped)
+                        row = tx.one(query, name)
+                assert row is not None
+                self._system[name] = self._keyring.unwrap(
+                    row["root_key_id"], row["wrapped_key"], f"system/{name}"
+                )
+            return self._system[name]
+
+    def signer(self) -> Signer:
+        """The installation's Ed25519 key, for audit checkpoints and key exchange."""
+        return Signer(self.system_key("signature"))
+
+    def new_patient_key(self, patient_id: str) -> tuple[bytes, str, bytes]:
+        """A fresh key and how it is stored: (key, root key id, wrapped)."""
+        key = new_key(self._host.random)
+        key_id, wrapped = self._keyring.wrap(key, f"patient/{patient_id}")
+        return key, key_id, wrapped
+
+    def patient_key(self, tx: Cursor, patient_id: str) -> bytes:
+        """Unwrap a patient's key.
+
+        Raises:
+            UnknownKey: There is none, or it was destroyed.
+            SealBroken: The stored key was altered.
+        """
+        row = tx.one(
+            "SELECT root_key_id, wrapped_key FROM patients WHERE patient_id = $1", patient_id
+        )
+        if row is None or row["wrapped_key"] is None:
+            raise UnknownKey("This patient's key was destroyed.", patient_id=patient_id)
+        return self._keyring.unwrap(row["root_key_id"], row["wrapped_key"], f"patient/{patient_id}")
+
+    def new_image_key(self, patient_key: bytes, image_id: str) -> tuple[bytes, bytes]:
+        """A fresh data key and its wrapping under the patient's key."""
+        key = new_key(self._host.random)
+        return key, wrap_key(patient_key, key, f"image/{image_id}")
+
+    def image_key(self, tx: Cursor, image_id: str) -> bytes:
+        """Unwrap an image's data key by way of its patient's.
+
+        Raises:
+            UnknownKey: There is none, or it was destroyed.
+            SealBroken: A stored key was altered or moved.
+        """
+        row = tx.one("SELECT patient_id, wrapped_key FROM images WHERE image_id = $1", image_id)
+        if row is None or row["wrapped_key"] is None:
+            raise UnknownKey("This image's key was destroyed.", image_id=image_id)
+        patient_key = self.patient_key(tx, row["patient_id"])
+        return unwrap_key(patient_key, row["wrapped_key"], f"image/{image_id}")
+
+    def add_root_key(self) -> str:
+        """Append a new root key; from now on it wraps. Old ones still unwrap.
+
+        Returns:
+            The new key's id.
+        """
+        self._keyring.add(self._host.random)
+        self.check()
+        return self._keyring.newest_id
+
+    def rotation_left(self) -> int:
+        """How many keys are still wrapped by an older root key."""
+        newest = self._keyring.newest_id
+        return sum(
+            self._database.read().count(
+                f"SELECT count(*) FROM {table} WHERE wrapped_key IS NOT NULL"  # noqa: S608
+                " AND root_key_id <> $1",
+                newest,
+            )
+            for table in ("system_keys", "patients")
+        )
+
+    def rotate(self) -> Iterator[int]:
+        """Re-wrap keys batch by batch, each in one transaction; can stop and resume anywhere.
+
+        Yields:
+            How many keys are left after each batch. Images are not encrypted anew.
+        """
+        newest = self._keyring.newest_id
+        for table, key, kind in (
+            ("system_keys", "name", "system"),
+            ("patients", "patient_id", "patient"),
+        ):
+            while True:
+                with self._database.write() as tx:
+                    rows = tx.all(
+                        f"SELECT {key} AS id, root_key_id, wrapped_key FROM {table}"  # noqa: S608
+                        " WHERE wrapped_key IS NOT NULL AND root_key_id <> $1 LIMIT $2",
+                        newest,
+                        ROTATION_BATCH,
+                    )
+                    for row in rows:
+                        key_id, wrapped = self._keyring.rewrap(
+                            row["root_key_id"], row["wrapped_key"], f"{kind}/{row['id']}"
+                        )
+                        tx.run(
+                            f"UPDATE {table} SET root_key_id = $2, wrapped_key = $3"  # noqa: S608
+                            f" WHERE {key} = $1",
+                            row["id"],
+                            key_id,
+                            wrapped,
+                        )
+                if not rows:
+                    break
+                yield self.rotation_left()

@@ -1,0 +1,328 @@
+"""Patients and notes: rows whose every personal word is sealed under the patient's own key.
+
+Search without names on disk: for each word of a name the catalog keeps keyed hashes of
+its first 3, 4 and 5 letters and of the whole word. A query's words are hashed alike, and
+what matches is opened and compared in memory. So search finds beginnings of words from
+three letters on; a thief without keys sees which records share a beginning, not which.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Any
+
+from engine.database import Cursor, Database, Row
+from engine.errors import InputError, NotFound
+from engine.hierarchy import Hierarchy
+from engine.host import Host
+from engine.records import Note, Patient
+from engine.vault import blind_index, open_field, seal_field
+
+ID_LENGTH = 50
+NAME_LENGTH = 100
+NOTE_LENGTH = 10_000
+MAX_AGE = 130
+SHORTEST_QUERY = 3
+_PREFIXES = (3, 4, 5)
+
+
+class Patients:
+    """Patient rows of one catalog."""
+
+    def __init__(self, database: Database, hierarchy: Hierarchy, host: Host) -> None:
+        self._database = database
+        self._hierarchy = hierarchy
+        self._host = host
+
+    def create(self, tx: Cursor, *, id: str, name: str, age: int | None, note: str) -> Patient:
+        """Add a patient under a fresh key.
+
+        Raises:
+            InputError: A field is too long, empty or taken.
+        """
+        fields = validated(id=id, name=name, age=age, note=note)
+        patient_id = self._host.token("pt")
+        key, root_key_id, wrapped = self._hierarchy.new_patient_key(patient_id)
+        index = self._id_index(fields["id"])
+        self._refuse_taken(tx, index, patient_id)
+        now = self._host.now()
+        tx.run(
+            "INSERT INTO patients VALUES ($1, $2, $3, $4, $5, $6, $6, NULL)",
+            patient_id,
+            root_key_id,
+            wrapped,
+            index,
+            self._seal(key, patient_id, fields),
+            now,
+        )
+        self._write_tokens(tx, patient_id, fields["name"])
+        return self.get(tx, patient_id)
+
+    def update(self, tx: Cursor, patient_id: str, changed_by: str, **changes: Any) -> Patient:
+        """Change fields; the record before goes to the history.
+
+        Raises:
+            InputError: A field is too long, empty or taken.
+            NotFound: No such patient.
+        """
+        row = self._row(tx, patient_id)
+        key = self._hierarchy.patient_key(tx, patient_id)
+        before = self._open(key, row)
+        fields = validated(**{**before, **changes})
+        if fields == before:
+            return self.get(tx, patient_id)
+        index = self._id_index(fields["id"])
+        self._refuse_taken(tx, index, patient_id)
+        now = self._host.now()
+        tx.run(
+            "INSERT INTO patient_history VALUES ($1, $2, $3, $4)",
+            patient_id,
+            now,
+            changed_by,
+            row["record"],
+        )
+        tx.run(
+            "UPDATE patients SET record = $2, updated_at = $3 WHERE patient_id = $1",
+            patient_id,
+            self._seal(key, patient_id, fields),
+            now,
+        )
+        if index != row["id_index"]:
+            tx.run("UPDATE patients SET id_index = $2 WHERE patient_id = $1", patient_id, index)
+        tx.run("DELETE FROM patient_tokens WHERE patient_id = $1", patient_id)
+        self._write_tokens(tx, patient_id, fields["name"])
+        return self.get(tx, patient_id)
+
+    def get(self, tx: Cursor, patient_id: str) -> Patient:
+        """One patient, opened.
+
+        Raises:
+            NotFound: No such patient, or erased.
+        """
+        row = self._row(tx, patient_id)
+        fields = self._open(self._hierarchy.patient_key(tx, patient_id), row)
+        images = tx.count(
+            "SELECT count(*) FROM images WHERE patient_id = $1 AND state <> 'erased'", patient_id
+        )
+        return _patient(row, fields, images)
+
+    def find_id(self, tx: Cursor, id: str) -> str | None:
+        """The opaque key of the patient with this hospital number, if there is one."""
+        row = tx.one("SELECT patient_id FROM patients WHERE id_index = $1", self._id_index(id))
+        return None if row is None else str(row["patient_id"])
+
+    def search(self, query: str, limit: int, offset: int) -> list[Patient]:
+        """Patients whose number equals the query or whose name has words beginning with it.
+
+        Args:
+            query: Empty for all, most recently changed first.
+
+        """
+        tx = self._database.read()
+        words = _words(query)
+        if not query.strip():
+            rows = tx.all(
+                "SELECT * FROM patients WHERE erased_at IS NULL ORDER BY updated_at DESC,"
+                " patient_id LIMIT $1 OFFSET $2",
+                limit,
+                offset,
+            )
+            return self._opened(tx, rows, [])
+        exact = self.find_id(tx, query)
+        found = [] if exact is None else [self.get(tx, exact)]
+        # Shorter words are found only as whole names ("Li"), unless a longer word narrows enough.
+        searchable = [w for w in words if len(w) >= SHORTEST_QUERY] or words
+        tokens = [self._token(w) for w in searchable]
+        rows = tx.all(
+            "SELECT * FROM patients WHERE erased_at IS NULL AND patient_id IN (SELECT patient_id"
+            " FROM patient_tokens WHERE token IN (SELECT unnest($1::BLOB[])) GROUP BY patient_id"
+            " HAVING count(DISTINCT token) = $2) ORDER BY updated_at DESC, patient_id",
+            tokens,
+            len(set(tokens)),
+        )
+        matches = [p for p in self._opened(tx, rows, words) if p.patient_id != exact]
+        return (found + matches)[offset : offset + limit]
+
+    def history(self, tx: Cursor, patient_id: str) -> list[dict[str, Any]]:
+        """Earlier versions of a record, newest first: changed_at, changed_by and the fields."""
+        key = self._hierarchy.patient_key(tx, patient_id)
+        rows = tx.all(
+            "SELECT * FROM patient_history WHERE patient_id = $1 ORDER BY changed_at DESC",
+            patient_id,
+        )
+        return [
+            {
+                "changed_at": r["changed_at"],
+                "changed_by": r["changed_by"],
+                **self._open(key, r),
+            }
+            for r in rows
+        ]
+
+    def erase(self, tx: Cursor, patient_id: str) -> None:
+        """Destroy the patient's key and everything that could be searched for.
+
+        Raises:
+            NotFound: No such patient.
+        """
+        self._row(tx, patient_id)
+        now = self._host.now()
+        tx.run(
+            "UPDATE patients SET wrapped_key = NULL, root_key_id = NULL, id_index = NULL,"
+            " record = NULL, erased_at = $2, updated_at = $2 WHERE patient_id = $1",
+            patient_id,
+            now,
+        )
+        for table in ("patient_tokens", "patient_history", "notes"):
+            tx.run(f"DELETE FROM {table} WHERE patient_id = $1", patient_id)  # noqa: S608
+        tx.run("INSERT INTO erasures VALUES ($1, 'patient', $2)", patient_id, now)
+
+    def add_note(
+        self, tx: Cursor, patient_id: str, image_id: str | None, author: str, text: str
+    ) -> Note:
+        """Append a note; notes are never changed.
+
+        Raises:
+            InputError: Empty or too long.
+            NotFound: No such patient.
+        """
+        text = text.strip()
+        if not 1 <= len(text) <= NOTE_LENGTH:
+            raise InputError(f"A note has 1 to {NOTE_LENGTH} characters.")
+        self._row(tx, patient_id)
+        key = self._hierarchy.patient_key(tx, patient_id)
+        note_id = self._host.token("no")
+        now = self._host.now()
+        sealed = seal_field(key, f"note/{note_id}", text.encode(), self._host.random)
+        tx.run(
+            "INSERT INTO notes VALUES ($1, $2, $3, $4, $5, $6)",
+            note_id,
+            patient_id,
+            image_id,
+            author,
+            now,
+            sealed,
+        )
+        return Note(note_id, patient_id, image_id, author, now, text)
+
+    def notes(self, tx: Cursor, patient_id: str, image_id: str | None) -> list[Note]:
+        """Notes of a patient, or of one image, newest first."""
+        rows = tx.all(
+            "SELECT * FROM notes WHERE patient_id = $1 AND ($2 IS NULL OR image_id = $2)"
+            " ORDER BY written_at DESC, note_id",
+            patient_id,
+            image_id,
+        )
+        key = self._hierarchy.patient_key(tx, patient_id) if rows else b""
+        return [
+            Note(
+                r["note_id"],
+                r["patient_id"],
+                r["image_id"],
+                r["author"],
+                r["written_at"],
+                open_field(key, f"note/{r['note_id']}", r["text"]).decode(),
+            )
+            for r in rows
+        ]
+
+    def _opened(self, tx: Cursor, rows: list[Row], words: list[str]) -> list[Patient]:
+        """Open rows and keep those whose name has, for each word, a word beginning with it."""
+        counts = {
+            r["patient_id"]: r["n"]
+            for r in tx.all(
+                "SELECT patient_id, count(*) AS n FROM images WHERE state <> 'erased'"
+                " AND patient_id IN (SELECT unnest($1::VARCHAR[])) GROUP BY patient_id",
+                [r["patient_id"] for r in rows],
+            )
+        }
+        found = []
+        for row in rows:
+            fields = self._open(self._hierarchy.patient_key(tx, row["patient_id"]), row)
+            name_words = _words(fields["name"])
+            if all(any(n.startswith(w) for n in name_words) for w in words):
+                found.append(_patient(row, fields, counts.get(row["patient_id"], 0)))
+        return found
+
+    def _row(self, tx: Cursor, patient_id: str) -> Row:
+        row = tx.one(
+            "SELECT * FROM patients WHERE patient_id = $1 AND erased_at IS NULL", patient_id
+        )
+        if row is None:
+            raise NotFound("There is no such patient.")
+        return row
+
+    def _refuse_taken(self, tx: Cursor, index: bytes, patient_id: str) -> None:
+        taken = tx.one("SELECT patient_id FROM patients WHERE id_index = $1", index)
+        if taken is not None and taken["patient_id"] != patient_id:
+            raise InputError(
+                "There is a patient with this number already.", patient_id=taken["patient_id"]
+            )
+
+    def _write_tokens(self, tx: Cursor, patient_id: str, name: str) -> None:
+        tokens = set()
+        for word in _words(name):
+            tokens |= {self._hash(word[:n]) for n in _PREFIXES if len(word) >= n}
+            if len(word) < SHORTEST_QUERY:
+                tokens.add(self._hash(word))
+        tx.run_many(
+            "INSERT INTO patient_tokens VALUES ($1, $2)", [(patient_id, t) for t in sorted(tokens)]
+        )
+
+    def _token(self, word: str) -> bytes:
+        """The stored token that every name with a word beginning like this one has."""
+        return self._hash(word[: max(_PREFIXES)])
+
+    def _hash(self, text: str) -> bytes:
+        return blind_index(self._hierarchy.system_key("index"), "patient/name", text)
+
+    def _id_index(self, id: str) -> bytes:
+        return blind_index(self._hierarchy.system_key("index"), "patient/id", id.strip().casefold())
+
+    def _seal(self, key: bytes, patient_id: str, fields: dict[str, Any]) -> bytes:
+        text = json.dumps(fields, ensure_ascii=False).encode()
+        return seal_field(key, f"patient/{patient_id}", text, self._host.random)
+
+    def _open(self, key: bytes, row: Row) -> dict[str, Any]:
+        text = open_field(key, f"patient/{row['patient_id']}", row["record"])
+        fields: dict[str, Any] = json.loads(text)
+        return fields
+
+
+def validated(*, id: str, name: str, age: int | None, note: str) -> dict[str, Any]:
+    """The fields of a record, trimmed and within F39's limits.
+
+    Raises:
+        InputError: Which field, and what it may be.
+    """
+    id, name, note = id.strip(), " ".join(name.split()), (note or "").strip()
+    if not 1 <= len(id) <= ID_LENGTH or any(unicodedata.category(c) == "Cc" for c in id):
+        raise InputError(f"A patient number has 1 to {ID_LENGTH} characters.")
+    if not 1 <= len(name) <= NAME_LENGTH or any(unicodedata.category(c) == "Cc" for c in name):
+        raise InputError(f"A patient's name has 1 to {NAME_LENGTH} characters.")
+    if age is not None and (isinstance(age, bool) or not 0 <= age <= MAX_AGE):
+        raise InputError(f"An age is a whole number from 0 to {MAX_AGE}.")
+    if len(note) > NOTE_LENGTH:
+        raise InputError(f"A patient's note has at most {NOTE_LENGTH} characters.")
+    return {"id": id, "name": name, "age": age, "note": note}
+
+
+def _words(text: str) -> list[str]:
+    """Words without case and accents, so that Müller is found as muller."""
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    plain = "".join(c if c.isalnum() else " " for c in plain if not unicodedata.combining(c))
+    return plain.split()
+
+
+def _patient(row: Row, fields: dict[str, Any], images: int) -> Patient:
+    return Patient(
+        patient_id=row["patient_id"],
+        id=fields["id"],
+        name=fields["name"],
+        age=fields["age"],
+        note=fields["note"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        image_count=images,
+    )

@@ -1,0 +1,114 @@
+"""The Engine: one method per user action, each with its permission and its audit rows.
+
+Doors (pages, API, command line) hold an Engine and a token and nothing else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from datetime import timedelta
+from typing import Self
+
+from engine.accounts import Accounts, Rules
+from engine.audit import AuditLog, Event
+from engine.catalog import Catalog
+from engine.database import Database
+from engine.detection import Detector
+from engine.errors import PermissionDenied, StorageError
+from engine.hierarchy import Hierarchy
+from engine.host import Host
+from engine.images import Limits
+from engine.keys import Keyring
+from engine.patients import Patients
+from engine.permissions import Role
+from engine.records import Caller
+from engine.service.files import Files
+from engine.service.people import People
+from engine.service.reports import Reports
+from engine.settings import Settings
+from engine.viewings import Viewings
+
+
+class Engine(People, Files, Reports):
+    """An open data folder with its keys, networks and people."""
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings,
+        host: Host | None = None,
+        *,
+        detector: Detector | None = None,
+        operator: bool = False,
+    ) -> Self:
+        """Open the data folder, or make it on first use.
+
+        Args:
+            host: The outside world; by default this machine's.
+            detector: By default the networks of the settings.
+            operator: Allow :meth:`operator_token`, for the command line only.
+
+        Raises:
+            SettingsError: A root key is missing, wrong or badly kept.
+            StorageBusy: A running MedSec holds the folder.
+            StorageError: The folder cannot be used.
+        """
+        self = cls()
+        self.settings = settings
+        folder = settings.data
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as err:
+            raise StorageError("The data folder cannot be made: check MEDSEC_DATA.") from err
+        self.host = host or Host(folder / "blobs")
+        fresh = not (folder / "catalog.duckdb").exists()
+        # A lost key file must not be replaced by a new one: that would be a wrong key.
+        keyring = Keyring.load(settings, self.host.random, create=fresh)
+        self.database = Database.open(
+            folder / "catalog.duckdb", self.host, settings.write_wait_seconds
+        )
+        try:
+            self._assemble(keyring, detector, operator)
+        except BaseException:
+            self.database.close()
+            raise
+        return self
+
+    def _assemble(self, keyring: Keyring, detector: Detector | None, operator: bool) -> None:
+        settings, host = self.settings, self.host
+        self.hierarchy = Hierarchy(self.database, keyring, host)
+        self.hierarchy.check()
+        rules = Rules(
+            settings.bcrypt_cost,
+            settings.password_min_length,
+            timedelta(minutes=settings.session_idle_minutes),
+            timedelta(hours=settings.session_hours),
+        )
+        self.accounts_ = Accounts(self.database, host, rules)
+        self.audit = AuditLog(self.database, host, self.hierarchy.system_key("audit"))
+        self.catalog = Catalog(self.database)
+        self.patients_ = Patients(self.database, self.hierarchy, host)
+        self.detector = detector or Detector.open(settings)
+        self.viewings = Viewings(
+            host,
+            timedelta(minutes=settings.restore_minutes),
+            settings.restore_memory_mb * 1024 * 1024,
+        )
+        self.limits = Limits.of(settings)
+        self._masked = OrderedDict()
+        self._masked_lock = threading.Lock()
+        self._operator_token = host.token("operator") if operator else None
+        self.sweep()
+        system = Caller("system", Role.OPERATOR, "", "start")
+        self.audit.record(system, Event("system.start"))
+
+    def operator_token(self) -> str:
+        """The token of this machine's operator. Raises PermissionDenied in a server."""
+        if self._operator_token is None:
+            raise PermissionDenied("Only the command line acts as the operator.")
+        return self._operator_token
+
+    def close(self) -> None:
+        """Let the data folder go; opened pictures are forgotten."""
+        self.database.close()

@@ -1,0 +1,130 @@
+"""Patients, their history and notes: the part of the Engine about records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from engine.audit import Event
+from engine.errors import InputError, NotFound
+from engine.permissions import Permission, allowed
+from engine.records import Caller, Note, Patient
+from engine.service.guard import Core, needs
+
+
+class Files(Core):
+    """Methods of the Engine."""
+
+    @needs(Permission.LIST_PATIENTS)
+    def patients(
+        self, caller: Caller, query: str = "", limit: int = 50, offset: int = 0
+    ) -> list[Patient]:
+        """Patients by number or by the beginnings of words of their name (see Patients)."""
+        found = self.patients_.search(query, limit, offset)
+        return [self._shown(caller, p) for p in found]
+
+    @needs(Permission.LIST_PATIENTS)
+    def patient(self, caller: Caller, patient_id: str) -> Patient:
+        """One patient, by opaque key or hospital number. Raises NotFound."""
+        tx = self.database.read()
+        patient = self.patients_.get(tx, self.resolve_patient(patient_id))
+        self.audit.record(caller, Event("patient.read", patient_id=patient.patient_id))
+        return self._shown(caller, patient)
+
+    @needs(Permission.EDIT_PATIENTS)
+    def create_patient(
+        self, caller: Caller, id: str, name: str, age: int | None = None, note: str = ""
+    ) -> Patient:
+        """Add a patient. Raises InputError."""
+        with self.database.write() as tx:
+            patient = self.patients_.create(tx, id=id, name=name, age=age, note=note)
+            self.audit.append(tx, caller, Event("patient.create", patient_id=patient.patient_id))
+        return self._shown(caller, patient)
+
+    @needs(Permission.EDIT_PATIENTS)
+    def update_patient(self, caller: Caller, patient_id: str, **changes: Any) -> Patient:
+        """Change id, name, age or note; what was before is kept. Raises InputError, NotFound."""
+        unknown = set(changes) - {"id", "name", "age", "note"}
+        if unknown:
+            raise InputError("A patient has the fields id, name, age and note.")
+        with self.database.write() as tx:
+            patient = self.patients_.update(tx, patient_id, caller.username, **changes)
+            self.audit.append(
+                tx,
+                caller,
+                Event("patient.update", patient_id=patient_id, detail={"fields": sorted(changes)}),
+            )
+        return self._shown(caller, patient)
+
+    @needs(Permission.ERASE_PATIENTS)
+    def erase_patient(self, caller: Caller, patient_id: str, reason: str) -> None:
+        """Destroy a patient's key: record, notes and images are unrecoverable from here on.
+
+        Raises:
+            InputError: No reason given.
+            NotFound: No such patient.
+        """
+        if not reason.strip():
+            raise InputError("Erasing a patient needs a reason.")
+        with self.database.write() as tx:
+            blobs = []
+            images = self.catalog.of_patient(tx, patient_id)
+            for image_id in images:
+                blobs += self.catalog.erase(tx, image_id, self.host.now())
+            self.patients_.erase(tx, patient_id)
+            self.audit.append(
+                tx,
+                caller,
+                Event("patient.erase", patient_id=patient_id, reason=reason.strip()),
+                *(Event("image.erase", patient_id=patient_id, image_id=i) for i in images),
+            )
+        for image_id in images:
+            self.viewings.close_subject(image_id)
+        for blob in blobs:
+            self.host.delete_blob(blob)
+
+    @needs(Permission.READ_HISTORY)
+    def patient_history(self, caller: Caller, patient_id: str) -> list[dict[str, Any]]:
+        """Earlier versions of a patient's record, newest first."""
+        self.audit.record(caller, Event("patient.history", patient_id=patient_id))
+        return self.patients_.history(self.database.read(), patient_id)
+
+    @needs(Permission.READ_NOTES)
+    def notes(
+        self, caller: Caller, image_id: str | None = None, patient_id: str | None = None
+    ) -> list[Note]:
+        """Notes of a patient or of one image, newest first."""
+        tx = self.database.read()
+        if patient_id is None:
+            if image_id is None:
+                raise InputError("Name a patient or an image.")
+            patient_id = self.catalog.row(tx, image_id)["patient_id"]
+        return self.patients_.notes(tx, patient_id, image_id)
+
+    @needs(Permission.WRITE_NOTES)
+    def add_note(
+        self, caller: Caller, patient_id: str, text: str, image_id: str | None = None
+    ) -> Note:
+        """Append a note. Raises InputError, NotFound."""
+        with self.database.write() as tx:
+            if image_id is not None and self.catalog.row(tx, image_id)["patient_id"] != patient_id:
+                raise NotFound("This patient has no such image.")
+            note = self.patients_.add_note(tx, patient_id, image_id, caller.username, text)
+            self.audit.append(
+                tx,
+                caller,
+                Event("note.write", patient_id=patient_id, image_id=image_id or ""),
+            )
+        return note
+
+    def resolve_patient(self, name: str) -> str:
+        """Opaque key for an opaque key or a hospital number; unknown ones stay as they are."""
+        if name.startswith("pt_"):
+            return name
+        return self.patients_.find_id(self.database.read(), name) or name
+
+    def _shown(self, caller: Caller, patient: Patient) -> Patient:
+        """Without the note for those who may not read it (F25)."""
+        if allowed(caller.role, Permission.READ_PATIENT_NOTE):
+            return patient
+        return replace(patient, note=None)

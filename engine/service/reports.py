@@ -1,0 +1,202 @@
+"""Statistics, health, keys and upkeep: the part of the Engine about the whole system."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from engine.audit import Event
+from engine.database import Row
+from engine.detection import ModelInfo
+from engine.errors import EngineError, SettingsError, UnknownKey
+from engine.host import write_durably
+from engine.permissions import Permission
+from engine.records import Caller, ImageState
+from engine.service.guard import needs
+from engine.service.viewing import Viewing
+
+ORPHAN_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Numbers of all released images, without a patient, a name or an image id.
+
+    Args:
+        images: One row an image, in no order that tells which; see :mod:`ui.charts`.
+        regions: One row a sealed region.
+        totals: Counts and sums over everything.
+    """
+
+    images: pd.DataFrame
+    regions: pd.DataFrame
+    totals: Mapping[str, float]
+
+
+class Reports(Viewing):
+    """Methods of the Engine."""
+
+    def about(self) -> tuple[ModelInfo, ...]:
+        """The networks in use, with version, licence and checksum."""
+        return self.detector.models
+
+    @needs(Permission.VIEW_HEALTH)
+    def health(self, caller: Caller) -> dict[str, Any]:
+        """State of the system for its administrator. No patient data."""
+        usage = shutil.disk_usage(self.settings.data)
+        tx = self.database.read()
+        states = tx.all("SELECT state, count(*) AS n FROM images GROUP BY state")
+        return {
+            "images": {r["state"]: r["n"] for r in states},
+            "patients": tx.count("SELECT count(*) FROM patients WHERE erased_at IS NULL"),
+            "accounts": tx.count("SELECT count(*) FROM accounts WHERE enabled"),
+            "audit_entries": tx.count("SELECT count(*) FROM audit"),
+            "stored_bytes": tx.count("SELECT sum(stored_bytes) FROM images"),
+            "disk_free_bytes": usage.free,
+            "root_keys": list(self.hierarchy.root_key_ids),
+            "keys_to_rotate": self.hierarchy.rotation_left(),
+        }
+
+    @needs(Permission.MANAGE_KEYS)
+    def rotate_keys(self, caller: Caller, *, new_root: bool = True) -> Iterator[int]:
+        """Add a root key and re-wrap every key under it; yields how many are left.
+
+        Can be stopped anywhere: called again with ``new_root=False`` it goes on.
+
+        Raises:
+            SettingsError: The root keys do not come from a file that can be added to.
+        """
+        if new_root:
+            key_id = self.hierarchy.add_root_key()
+            self.audit.record(caller, Event("key.add", detail={"key_id": key_id}))
+        return self._rotation(caller)
+
+    def _rotation(self, caller: Caller) -> Iterator[int]:
+        yield from self.hierarchy.rotate()
+        left = self.hierarchy.rotation_left()
+        self.audit.record(caller, Event("key.rotate", detail={"left": left}))
+
+    @needs(Permission.READ_AUDIT)
+    def write_checkpoint(self, caller: Caller) -> str:
+        """Write a signed statement of the audit log's head outside the data folder.
+
+        Raises:
+            SettingsError: MEDSEC_CHECKPOINT_DIR is not set.
+            AuditBroken: The log does not verify.
+        """
+        folder = self.settings.checkpoint_dir
+        if folder is None:
+            raise SettingsError("Set MEDSEC_CHECKPOINT_DIR to a folder outside the data folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = self.audit.checkpoint(self.hierarchy.signer(), self.hierarchy.log_id)
+        name = f"audit-{self.host.now():%Y%m%dT%H%M%S%f}.json"
+        write_durably(folder / name, checkpoint)
+        self.audit.record(caller, Event("audit.checkpoint"))
+        return name
+
+    @needs(Permission.READ_AUDIT)
+    def check_checkpoint(self, caller: Caller, checkpoint: bytes) -> int:
+        """Does the log still continue this checkpoint? Says how many entries it covers.
+
+        Raises:
+            AuditBroken: It does not, or the checkpoint is not ours.
+        """
+        return self.audit.verify_checkpoint(checkpoint, self.hierarchy.signer().public_bytes)
+
+    @needs(Permission.MANAGE_BACKUPS)
+    def verify_images(self, caller: Caller) -> Iterator[tuple[str, str | None]]:
+        """Check the catalog entry and every file of every image without opening pictures.
+
+        Yields:
+            Image id, and None or the code of the error that was found.
+        """
+        tx = self.database.read()
+        rows = tx.all("SELECT image_id FROM images WHERE state <> 'erased' ORDER BY image_id")
+        for image_id in [r["image_id"] for r in rows]:
+            try:
+                key = self.hierarchy.image_key(tx, image_id)
+                row = self.catalog.verify(tx, key, image_id)
+                self.open_facts(key, row)
+                for address in self.catalog.addresses(row):
+                    self.host.read_blob(address)
+            except EngineError as err:
+                yield image_id, err.code
+            else:
+                yield image_id, None
+
+    def sweep(self) -> int:
+        """Delete files that no row needs and that are too old to belong to an upload under way.
+
+        Returns:
+            How many were deleted.
+        """
+        needed = self.catalog.blobs(self.database.read())
+        swept = 0
+        for address in list(self.host.blobs()):
+            if address not in needed and self.host.blob_age_seconds(address) > ORPHAN_SECONDS:
+                self.host.delete_blob(address)
+                swept += 1
+        return swept
+
+    @needs(Permission.STATISTICS)
+    def statistics(self, caller: Caller) -> Statistics:
+        """Measured numbers of all released images, without any identifier."""
+        tx = self.database.read()
+        rows = tx.all(
+            "SELECT * FROM images WHERE state = $1 ORDER BY hash(image_id)",
+            str(ImageState.RELEASED),
+        )
+        pictures, regions = [], []
+        for row in rows:
+            try:
+                key = self.hierarchy.image_key(tx, row["image_id"])
+            except UnknownKey:
+                continue  # erased while we were reading
+            picture, its_regions = self._numbers(row, self.open_facts(key, row))
+            pictures.append(picture)
+            regions += its_regions
+        totals = {
+            "images": float(len(rows)),
+            "regions": float(sum(r["region_count"] for r in rows)),
+            "original_bytes": float(sum(r["size_bytes"] for r in rows)),
+            "stored_bytes": float(sum(r["stored_bytes"] for r in rows)),
+        }
+        return Statistics(pd.DataFrame(pictures), pd.DataFrame(regions), totals)
+
+    def _numbers(
+        self, row: Row, facts: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """One image's measurements as a table row, and one row for each of its regions."""
+        assessment = dict(facts["assessment"])
+        measured = assessment.pop("regions")
+        assessment.pop("fingerprint")
+        picture = {
+            # The day, not the moment: a time of day would find the image in a work list.
+            "uploaded_at": row["uploaded_at"].replace(hour=0, minute=0, second=0, microsecond=0),
+            "modality": row["modality"] or row["format"],
+            "profile": row["profile"],
+            "format": row["format"],
+            "region_count": row["region_count"],
+            "confidence": row["confidence"],
+            "size_bytes": row["size_bytes"],
+            "stored_bytes": row["stored_bytes"],
+            **assessment,
+            **{f"{stage}_ms": ms for stage, ms in json.loads(row["times_ms"]).items()},
+        }
+        sealed = [r for r, _ in self.catalog.regions(self.database.read(), row["image_id"])]
+        regions = [
+            {
+                "label": region.detection.label,
+                "confidence": region.detection.confidence,
+                "by_person": region.detection.source == "person",
+                "encrypt_ms": region.encrypt_ms,
+                **numbers,
+            }
+            for region, numbers in zip(sealed, measured, strict=True)
+        ]
+        return picture, regions

@@ -1,0 +1,131 @@
+"""Opened pictures: plaintext in memory, bound to one session, for minutes and no longer.
+
+A viewing belongs to the session that asked for it; any other session is told that there
+is none. Memory is bounded: the oldest viewings close first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from engine.errors import NotFound, StorageBusy
+from engine.host import Host
+from engine.records import Image
+
+
+@dataclass(frozen=True)
+class Viewing:
+    """One opened picture.
+
+    Args:
+        handle: Opaque name; useless in another session.
+        subject_id: The image it shows.
+        about: What the door returned when it was opened (a record without pixels).
+    """
+
+    handle: str
+    session_id: str
+    subject_id: str
+    image: Image = field(repr=False)
+    about: Any = field(repr=False)
+    expires_at: datetime
+
+
+class Viewings:
+    """All pictures that are open.
+
+    Args:
+        lifetime: From opening to closing, however often it is looked at.
+        memory_bytes: For all together.
+    """
+
+    def __init__(self, host: Host, lifetime: timedelta, memory_bytes: int) -> None:
+        self._host = host
+        self._lifetime = lifetime
+        self._memory = memory_bytes
+        self._open: OrderedDict[str, Viewing] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def expiry(self) -> datetime:
+        """When a viewing opened now will close."""
+        return self._host.now() + self._lifetime
+
+    def add(
+        self, session_id: str, handle: str, subject_id: str, image: Image, about: Any
+    ) -> Viewing:
+        """Keep a picture open.
+
+        Raises:
+            StorageBusy: It alone is larger than the memory set aside.
+        """
+        size = _size(image)
+        if size > self._memory:
+            raise StorageBusy(
+                "This image is larger than the memory for opened pictures:"
+                " raise MEDSEC_RESTORE_MEMORY_MB."
+            )
+        viewing = Viewing(handle, session_id, subject_id, image, about, self.expiry())
+        with self._lock:
+            self._sweep()
+            while self._open and sum(_size(v.image) for v in self._open.values()) + size > (
+                self._memory
+            ):
+                self._open.popitem(last=False)
+            self._open[handle] = viewing
+        return viewing
+
+    def get(self, session_id: str, handle: str) -> Viewing:
+        """The viewing, if this session opened it and it has not expired.
+
+        Raises:
+            NotFound: Otherwise; ask for it again.
+        """
+        with self._lock:
+            self._sweep()
+            viewing = self._open.get(handle)
+        if viewing is None or viewing.session_id != session_id:
+            raise NotFound("This picture is no longer open: ask for it again.")
+        return viewing
+
+    def find(self, session_id: str, subject_id: str, kind: type) -> Viewing | None:
+        """A viewing of this image that this session has open already."""
+        with self._lock:
+            self._sweep()
+            for viewing in self._open.values():
+                wanted = (viewing.session_id, viewing.subject_id) == (session_id, subject_id)
+                if wanted and isinstance(viewing.about, kind):
+                    return viewing
+        return None
+
+    def close(self, session_id: str, handle: str) -> None:
+        """Close one; another session's stays as it is."""
+        with self._lock:
+            viewing = self._open.get(handle)
+            if viewing is not None and viewing.session_id == session_id:
+                del self._open[handle]
+
+    def close_session(self, session_id: str) -> None:
+        """Close everything a session has open."""
+        with self._lock:
+            for handle in [h for h, v in self._open.items() if v.session_id == session_id]:
+                del self._open[handle]
+
+    def close_subject(self, subject_id: str) -> None:
+        """Close an image everywhere: it was sealed, withdrawn or erased."""
+        with self._lock:
+            for handle in [h for h, v in self._open.items() if v.subject_id == subject_id]:
+                del self._open[handle]
+
+    def _sweep(self) -> None:
+        now = self._host.now()
+        for handle, viewing in list(self._open.items()):
+            if now >= viewing.expires_at:
+                del self._open[handle]
+
+
+def _size(image: Image) -> int:
+    return int(image.pixels.nbytes) + len(image.data)

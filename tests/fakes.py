@@ -1,0 +1,79 @@
+"""Stand-ins for the outside world: a host with a clock to turn and repeatable randomness."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from engine.detection import Detector, Profile
+from engine.errors import DetectorError
+from engine.host import Host
+from engine.records import Detection, Region
+from engine.settings import Settings
+
+
+class FakeHost(Host):
+    """Real files, but a clock and randomness that tests control."""
+
+    def __init__(self, root: Path, seed: str = "seed") -> None:
+        super().__init__(root)
+        self.clock = datetime(2026, 1, 1, 12, 0, 0)  # noqa: DTZ001 (UTC without zone, as stored)
+        self._seed = seed
+        self._drawn = 0
+
+    def now(self) -> datetime:
+        return self.clock
+
+    def advance(self, **delta: float) -> None:
+        self.clock += timedelta(**delta)
+
+    def random(self, count: int) -> bytes:
+        out = b""
+        while len(out) < count:
+            self._drawn += 1
+            out += hashlib.sha256(f"{self._seed}/{self._drawn}".encode()).digest()
+        return out[:count]
+
+
+class ScriptedDetector(Detector):
+    """Finds what a test tells it to, so that the rules around a detector can be tested.
+
+    Args:
+        found: What ``detect`` answers; an exception class makes it fail.
+        left: What ``rescan`` answers, one list per call; then nothing.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        found: Sequence[Detection] | type[DetectorError] = (),
+        left: Sequence[Sequence[Detection]] = (),
+    ) -> None:
+        super().__init__(settings, Detector.open(settings).profiles)
+        self.found = found
+        self.left = list(left)
+
+    def detect(
+        self,
+        frame: Callable[[int], np.ndarray],
+        frames: int,
+        profile: Profile,
+        progress: Callable[[str, float], None] | None = None,
+    ) -> list[Detection]:
+        if isinstance(self.found, type):
+            raise self.found("The network does not run.")
+        assert frame(0).dtype == np.uint8
+        return list(self.found)
+
+    def rescan(
+        self,
+        frame: Callable[[int], np.ndarray],
+        frames: int,
+        hidden: Sequence[Region],
+        profile: Profile,
+    ) -> list[Detection]:
+        return list(self.left.pop(0)) if self.left else []

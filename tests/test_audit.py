@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from engine.audit import AuditLog, Event
+from engine.database import Database
+from engine.errors import AuditBroken, StorageError
+from engine.permissions import Role
+from engine.records import Caller
+from engine.vault import Signer
+from tests.fakes import FakeHost
+
+WHO = Caller("doctor", Role.DOCTOR, "se_1", "127.0.0.1")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return Database.open(tmp_path / "c.duckdb", FakeHost(tmp_path), 5)
+
+
+@pytest.fixture
+def audit(database: Database, tmp_path: Path) -> AuditLog:
+    return AuditLog(database, FakeHost(tmp_path), b"k" * 32)
+
+
+def unguarded(database: Database) -> None:
+    """What somebody with the file and the program could do."""
+    with database.write() as tx:
+        tx.run("DROP TRIGGER audit_no_update ON audit")
+        tx.run("DROP TRIGGER audit_no_delete ON audit")
+
+
+def fill(audit: AuditLog, count: int = 5) -> None:
+    for i in range(count):
+        audit.record(WHO, Event("image.restore", image_id=f"im_{i}", reason=f"Grüße {i}"))
+
+
+def test_entries_come_back_newest_first_with_their_reasons(audit: AuditLog) -> None:
+    fill(audit)
+    entries = audit.entries()
+    assert [e.image_id for e in entries] == ["im_4", "im_3", "im_2", "im_1", "im_0"]
+    assert entries[0].reason == "Grüße 4"
+    assert audit.verify() == 5
+
+
+def test_reasons_are_not_readable_on_disk(audit: AuditLog, database: Database) -> None:
+    audit.record(WHO, Event("x", reason="because of Erika Musterfrau"))
+    stored = database.read().one("SELECT reason FROM audit")
+    assert stored is not None
+    assert "Erika" not in stored["reason"]
+
+
+@pytest.mark.parametrize("sql", [
+    "UPDATE audit SET actor = 'x'",
+    "UPDATE audit SET actor = 'x' WHERE sequence = 99",
+    "DELETE FROM audit WHERE sequence = 1",
+    "TRUNCATE audit",
+])  # fmt: skip
+def test_the_database_itself_refuses_changes(audit: AuditLog, database: Database, sql: str) -> None:
+    fill(audit)
+    with pytest.raises(StorageError), database.write() as tx:
+        tx.run(sql)
+    assert audit.verify() == 5
+
+
+@pytest.mark.parametrize("column", [
+    "occurred_at", "actor", "role", "action", "outcome", "patient_id", "image_id", "region_id",
+    "reason", "origin", "detail", "digest",
+])  # fmt: skip
+def test_a_changed_column_is_found_where_it_is(
+    audit: AuditLog, database: Database, column: str
+) -> None:
+    fill(audit)
+    unguarded(database)
+    with database.write() as tx:
+        tx.run(f"UPDATE audit SET {column} = {column} || ' ' WHERE sequence = 3")  # noqa: S608
+    with pytest.raises(AuditBroken) as caught:
+        audit.verify()
+    assert caught.value.facts["sequence"] == 3
+
+
+@pytest.mark.parametrize(
+    ("sql", "first_bad"),
+    [
+        ("DELETE FROM audit WHERE sequence = 2", 3),
+        ("DELETE FROM audit WHERE sequence = 1", 2),
+        ("UPDATE audit SET sequence = 9 WHERE sequence = 5", 9),
+    ],
+)
+def test_a_missing_or_moved_entry_is_found(
+    audit: AuditLog, database: Database, sql: str, first_bad: int
+) -> None:
+    fill(audit)
+    unguarded(database)
+    with database.write() as tx:
+        tx.run(sql)
+    with pytest.raises(AuditBroken) as caught:
+        audit.verify()
+    assert caught.value.facts["sequence"] == first_bad
+
+
+def test_fields_cannot_be_shifted_into_each_other(audit: AuditLog, database: Database) -> None:
+    audit.record(WHO, Event("ab", "c"))
+    unguarded(database)
+    with database.write() as tx:
+        tx.run("UPDATE audit SET action = 'a', outcome = 'bc'")
+    with pytest.raises(AuditBroken):
+        audit.verify()
+
+
+def test_many_threads_make_one_chain(audit: AuditLog) -> None:
+    threads = [threading.Thread(target=fill, args=(audit, 15)) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert audit.verify() == 120
+
+
+def test_a_cut_off_tail_shows_only_against_a_checkpoint(
+    audit: AuditLog, database: Database
+) -> None:
+    fill(audit)
+    signer = Signer(b"s" * 32)
+    checkpoint = audit.checkpoint(signer, "log")
+    fill(audit, 2)
+    assert audit.verify_checkpoint(checkpoint, signer.public_bytes) == 5
+    unguarded(database)
+    with database.write() as tx:
+        tx.run("DELETE FROM audit WHERE sequence > 3")
+    assert audit.verify() == 3  # the chain alone cannot tell
+    with pytest.raises(AuditBroken):
+        audit.verify_checkpoint(checkpoint, signer.public_bytes)
+
+
+def test_a_checkpoint_of_somebody_else_or_a_forged_one_is_refused(audit: AuditLog) -> None:
+    fill(audit)
+    signer = Signer(b"s" * 32)
+    checkpoint = audit.checkpoint(signer, "log")
+    with pytest.raises(AuditBroken):
+        audit.verify_checkpoint(checkpoint, Signer(b"t" * 32).public_bytes)
+    forged = json.loads(checkpoint)
+    forged["body"] = forged["body"].replace('"size": 5', '"size": 3')
+    with pytest.raises(AuditBroken):
+        audit.verify_checkpoint(json.dumps(forged).encode(), signer.public_bytes)
+
+
+def test_search_matches_ids_and_actions_but_not_reasons(audit: AuditLog) -> None:
+    fill(audit)
+    assert [e.image_id for e in audit.entries(query="IM_2")] == ["im_2"]
+    assert audit.entries(query="Grüße") == []
