@@ -201,6 +201,15 @@ class Viewing(Intake):
         return restoration
 
     @needs(Permission.RESTORE)
+    def restoration(self, caller: Caller, handle: str) -> Restoration:
+        """A restoration of this session again, without pixels, as long as it is open.
+
+        Raises:
+            NotFound: Expired, closed or another session's.
+        """
+        return self._restoration(caller, handle)[1]
+
+    @needs(Permission.RESTORE)
     def restored_frame(
         self,
         caller: Caller,
