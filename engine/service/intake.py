@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -31,6 +31,9 @@ REASONS: Mapping[str, str] = {
     "detector-failed": "The detector could not run: draw every box yourself.",
     "still-visible": "After masking, something can still be read: box it, or say why it may stay.",
 }
+
+#: How often an unwatched batch looks again before it asks a person.
+_ROUNDS = 3
 
 _OPEN = (ImageState.DRAFT, ImageState.REVIEW)
 
@@ -231,6 +234,7 @@ class Intake(Core):
         detections: Sequence[Detection],
         removed: Mapping[int, str] | None = None,
         confirm: str = "",
+        adopt: bool = False,
         progress: Progress | None = None,
     ) -> ImageRecord:
         """Seal a draft: from here on nobody without permission sees what is under a box.
@@ -241,6 +245,8 @@ class Intake(Core):
             removed: For each found box that is not among them, its place in the draft's
                 list and the reason why it may stay visible.
             confirm: A person's reason to go on although the draft says they must look.
+            adopt: Seal too what the second look finds, and look again, instead of asking
+                a person each time: for batches that nobody watches.
 
         Raises:
             ReviewNeeded: A person must look (again): ``facts['reasons']``, and what the
@@ -266,11 +272,18 @@ class Intake(Core):
         profile = self.profile(row["profile"])
         subject, wrapped = self._subject(row)
         tell("sealing", 0.1)
-        planned = pipeline.plan(image, detections, *self._padding(profile))
-        sealed = pipeline.seal(image, planned, subject, self.host, self.limits)
-        tell("looking again", 0.5)
-        with watch.stage("rescan"):
-            self._look_again(caller, row, draft_key, facts, profile, planned, sealed)
+        wanted = list(detections)
+        for rounds_left in reversed(range(_ROUNDS if adopt else 1)):
+            planned = pipeline.plan(image, wanted, *self._padding(profile))
+            sealed = pipeline.seal(image, planned, subject, self.host, self.limits)
+            tell("looking again", 0.5)
+            with watch.stage("rescan"):
+                new = self._still_visible(row, facts, profile, planned, sealed)
+            if not new:
+                break
+            if not rounds_left:
+                self._back_to_review(caller, row, draft_key, facts, new)
+            wanted += new
         tell("measuring", 0.8)
         with watch.stage("assess"):
             assessment = self._assess(image, sealed)
@@ -333,20 +346,17 @@ class Intake(Core):
             return detections, ["proposals"]
         return detections, []
 
-    def _look_again(
+    def _still_visible(
         self,
-        caller: Caller,
         row: Row,
-        draft_key: bytes,
-        facts: dict[str, Any],
+        facts: Mapping[str, Any],
         profile: Profile,
         planned: Sequence[Detection],
         sealed: Sealed,
-    ) -> None:
-        """Search the masked picture; what is new goes to a person and the draft stays."""
+    ) -> list[Detection]:
+        """Search the masked picture for what no person has been shown yet."""
         if not profile.rescan:
-            return
-        image_id = row["image_id"]
+            return []
         masked = sealed.masked_image
         try:
             left = self.detector.rescan(
@@ -357,15 +367,26 @@ class Intake(Core):
             )
         except DetectorError as err:
             if "detector-failed" in json.loads(row["reasons"]):
-                return  # a person has drawn and confirmed every box, knowing that none could run
+                return []  # a person drew and confirmed every box, knowing that none could run
             raise ReviewNeeded(
-                REASONS["detector-failed"], image_id=image_id, reasons=["detector-failed"]
+                REASONS["detector-failed"],
+                image_id=row["image_id"],
+                reasons=["detector-failed"],
             ) from err
         # What a person was shown before and left visible with a reason is theirs to release.
         seen = [detection_from_json(d) for d in facts["detections"] + facts["still_visible"]]
-        new = [d for d in left if not any(d.label == s.label and _overlap(d, s) for s in seen)]
-        if not new:
-            return
+        return [d for d in left if not any(d.label == s.label and _overlap(d, s) for s in seen)]
+
+    def _back_to_review(
+        self,
+        caller: Caller,
+        row: Row,
+        draft_key: bytes,
+        facts: dict[str, Any],
+        new: Sequence[Detection],
+    ) -> NoReturn:
+        """Keep what is still visible with the draft and ask a person."""
+        image_id = row["image_id"]
         facts["still_visible"] += [detection_to_json(d) for d in new]
         reasons = sorted({*json.loads(row["reasons"]), "still-visible"})
         with self.database.write() as tx:
@@ -526,7 +547,7 @@ class Intake(Core):
         text = json.dumps(facts, ensure_ascii=False).encode()
         return seal_field(key, f"image/{image_id}/{version}/facts", text, self.host.random)
 
-    def open_facts(self, key: bytes, row: Row) -> dict[str, Any]:
+    def open_facts(self, key: bytes, row: Mapping[str, Any]) -> dict[str, Any]:
         """What is known of hidden pixels; only for methods that may."""
         context = f"image/{row['image_id']}/{row['version']}/facts"
         facts: dict[str, Any] = json.loads(open_field(key, context, row["facts"]))

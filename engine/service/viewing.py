@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import images, pipeline
+from engine import images, package, pipeline
 from engine.audit import Event
 from engine.catalog import record
 from engine.database import Cursor, Row
@@ -316,25 +316,74 @@ class Viewing(Intake):
             )
         self.viewings.close_subject(image_id)
 
+    @needs(Permission.EXPORT)
+    def export_package(self, caller: Caller, image_id: str) -> File:
+        """The sealed package of a released image; opens only with this system's keys."""
+        tx = self.database.read()
+        self._released(tx, image_id)
+        row = self.catalog.verify(tx, self.hierarchy.image_key(tx, image_id), image_id)
+        content = package.write(
+            package.Package(
+                image_id,
+                row["version"],
+                row["facts"],
+                tuple(self.catalog.regions(tx, image_id)),
+                self.host.read_blob(row["sealed_blob"]),
+            )
+        )
+        self.audit.record(
+            caller, Event("package.export", patient_id=row["patient_id"], image_id=image_id)
+        )
+        return File(f"{image_id}{package.SUFFIX}", "application/octet-stream", content)
+
+    @needs(Permission.RESTORE)
+    def restore_package(
+        self, caller: Caller, masked: bytes, sealed: bytes, reason: str
+    ) -> tuple[File, str]:
+        """Make the original from a masked file and its package.
+
+        Returns:
+            The original under its own name, and the proof: ``bytes`` or ``pixels``.
+
+        Raises:
+            UnknownKey: The image is not of this system, or its key was destroyed.
+            SealError: The package or the masked file was altered; nothing is shown.
+        """
+        if not reason.strip():
+            raise InputError("Say why you need to see the original.")
+        taken = package.read(sealed)
+        where = {"image_id": taken.image_id}
+        requested = Event("package.restore", "requested", reason=reason.strip(), **where)
+        self.audit.record(caller, requested)
+        try:
+            subject = self._sealed_subject(self.database.read(), taken.image_id, taken.version)
+            facts = self.open_facts(subject.key, vars(taken))
+            restored = self._restored(subject, facts, masked, taken.container, taken.regions)
+        except EngineError as err:
+            failed = Event("package.restore", "failed", detail={"why": err.code}, **where)
+            self.audit.record(caller, failed)
+            raise
+        self.audit.record(
+            caller,
+            *(Event("region.decrypt", region_id=r, **where) for r in restored.opened),
+            Event("package.restore", "completed", **where),
+        )
+        image = restored.image
+        return File(facts["name"], _MEDIA_TYPES[image.format], image.data), restored.proof
+
     def _open(self, caller: Caller, image_id: str, began: float) -> tuple[Restoration, Image]:
         tx = self.database.read()
-        key = self.hierarchy.image_key(tx, image_id)
-        row = self.catalog.verify(tx, key, image_id)
-        facts = self.open_facts(key, row)
-        patient_key = self.hierarchy.patient_key(tx, row["patient_id"])
-        subject = Subject(image_id, row["version"], key, derive(patient_key, "pseudonyms"))
+        subject = self._sealed_subject(tx, image_id)
+        row = self.catalog.verify(tx, subject.key, image_id)
+        facts = self.open_facts(subject.key, row)
         regions = self.catalog.regions(tx, image_id)
-        restored = pipeline.restore(
-            open_field(key, subject.context("masked"), self.host.read_blob(row["masked_blob"])),
+        masked = self.host.read_blob(row["masked_blob"])
+        restored = self._restored(
+            subject,
+            facts,
+            open_field(subject.key, subject.context("masked"), masked),
             self.host.read_blob(row["sealed_blob"]),
             regions,
-            facts["remainder_start"],
-            subject,
-            bytes.fromhex(facts["pixel_digest"]),
-            bytes.fromhex(facts["file_digest"]),
-            facts["name"],
-            self.host,
-            self.limits,
         )
         assessment = None
         if allowed(caller.role, Permission.VIEW_METRICS):
@@ -356,6 +405,39 @@ class Viewing(Intake):
             expires_at=self.viewings.expiry(),
         )
         return restoration, restored.image
+
+    def _sealed_subject(self, tx: Cursor, image_id: str, version: int | None = None) -> Subject:
+        """Keys of a sealed image; by default of the version that the catalog holds."""
+        row = self.catalog.row(tx, image_id)
+        key = self.hierarchy.image_key(tx, image_id)
+        patient_key = self.hierarchy.patient_key(tx, row["patient_id"])
+        return Subject(
+            image_id,
+            row["version"] if version is None else version,
+            key,
+            derive(patient_key, "pseudonyms"),
+        )
+
+    def _restored(
+        self,
+        subject: Subject,
+        facts: Mapping[str, Any],
+        masked: bytes,
+        container: bytes,
+        regions: Sequence[tuple[SealedRegion, int]],
+    ) -> pipeline.Restored:
+        return pipeline.restore(
+            masked,
+            container,
+            regions,
+            facts["remainder_start"],
+            subject,
+            bytes.fromhex(facts["pixel_digest"]),
+            bytes.fromhex(facts["file_digest"]),
+            facts["name"],
+            self.host,
+            self.limits,
+        )
 
     def _restoration(self, caller: Caller, handle: str) -> tuple[Image, Restoration]:
         viewing = self.viewings.get(caller.session_id, handle)

@@ -1,0 +1,283 @@
+"""MedSec without a browser, for the operator of one machine. Every action is in the audit log.
+
+    python cli.py seal FILE... --out DIR      masked files, each with its sealed package
+    python cli.py restore DIR --out DIR2      originals, proven, under their own names
+    python cli.py detect FILE... --json OUT   what would be found; keeps nothing
+
+Exit status: 0 all done, 1 some failed or need a person, 2 wrong usage or refused to start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from engine import (
+    Engine,
+    Finder,
+    ImageRecord,
+    Settings,
+    errors,
+    write_durably,
+)
+
+SUFFIX = ".medsec"
+UNASSIGNED = "unassigned"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; see the module's text."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except errors.EngineError as err:
+        print(f"medsec: {err.message}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--data", type=Path, help="data folder (default: MEDSEC_DATA or ./data)")
+    common.add_argument(
+        "--key", type=Path, help="root key file, made on first use (default: ~/.config/medsec)"
+    )
+    parser = argparse.ArgumentParser(prog="cli.py", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    seal = commands.add_parser("seal", parents=[common], help="seal files")
+    seal.add_argument("files", nargs="+", type=Path, metavar="FILE", help="image, or a folder")
+    seal.add_argument("--out", required=True, type=Path, metavar="DIR")
+    seal.add_argument("--patient", default=UNASSIGNED, help="hospital number of the patient")
+    seal.add_argument("--profile", help="specialty profile")
+    seal.add_argument(
+        "--accept-empty",
+        action="store_true",
+        help="release images in which nothing was found; they are marked as unreviewed",
+    )
+    seal.add_argument(
+        "--seal-proposals",
+        action="store_true",
+        help="seal uncertain boxes too, instead of keeping the image for a person",
+    )
+    seal.set_defaults(command=_seal)
+
+    restore = commands.add_parser("restore", parents=[common], help="make the originals again")
+    restore.add_argument("folder", type=Path, metavar="DIR")
+    restore.add_argument("--out", required=True, type=Path, metavar="DIR2")
+    restore.add_argument("--reason", default="restored on the command line")
+    restore.set_defaults(command=_restore)
+
+    detect = commands.add_parser("detect", help="find regions; no keys, nothing is kept")
+    detect.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    detect.add_argument("--json", required=True, type=Path, metavar="OUT")
+    detect.add_argument("--profile", help="specialty profile (default: every class there is)")
+    detect.add_argument(
+        "--proposals", action="store_true", help="also what is too uncertain to be sealed"
+    )
+    detect.set_defaults(command=_detect)
+
+    verify = commands.add_parser("verify", parents=[common], help="check log, catalog and files")
+    verify.add_argument("--checkpoint", type=Path, help="a signed checkpoint to check against")
+    verify.set_defaults(command=_verify)
+
+    rotate = commands.add_parser("rotate", parents=[common], help="new root key, keys re-wrapped")
+    rotate.add_argument("--resume", action="store_true", help="go on with one that was interrupted")
+    rotate.set_defaults(command=_rotate)
+    return parser
+
+
+def _open(arguments: argparse.Namespace) -> tuple[Engine, str]:
+    settings = Settings.load(os.environ, data=arguments.data, key_file=arguments.key)
+    engine = Engine.open(settings, operator=True)
+    return engine, engine.operator_token()
+
+
+def _seal(arguments: argparse.Namespace) -> int:
+    files = list(_files(arguments.files))
+    _refuse_overwriting(files, arguments.out)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    engine, token = _open(arguments)
+    try:
+        patient_id = _patient(engine, token, arguments.patient)
+        failed = 0
+        for path in files:
+            try:
+                done = _seal_one(engine, token, patient_id, path, arguments)
+                print(f"{path.name}: {done}")
+            except errors.EngineError as err:
+                failed += 1
+                print(f"{path.name}: {_said(err)}", file=sys.stderr)
+        return 1 if failed else 0
+    finally:
+        engine.close()
+
+
+def _seal_one(
+    engine: Engine, token: str, patient_id: str, path: Path, arguments: argparse.Namespace
+) -> str:
+    try:
+        draft = engine.upload(token, patient_id, path.name, _read(path), arguments.profile)
+        image_id = draft.image_id
+    except errors.DuplicateImage as err:
+        # Run again after a kill: what is sealed is written out again, what is not goes on.
+        image_id = err.facts["image_id"]
+    record = _finish(engine, token, image_id, arguments)
+    package = engine.export_package(token, image_id)
+    write_durably(arguments.out / (path.name + SUFFIX), package.data)
+    write_durably(arguments.out / path.name, engine.masked_file(token, image_id).data)
+    labels = Counter(r.detection.label for r in engine.regions(token, image_id))
+    found = ", ".join(f"{n} {label}" for label, n in sorted(labels.items())) or "nothing"
+    unreviewed = " (released without review)" if "nothing-found" in record.reasons else ""
+    return f"sealed {found}{unreviewed}"
+
+
+def _finish(
+    engine: Engine, token: str, image_id: str, arguments: argparse.Namespace
+) -> ImageRecord:
+    """Seal a draft, or find it sealed already."""
+    drafts = {r.image_id: r for r in engine.drafts(token, limit=1_000_000)}
+    if image_id not in drafts:
+        return engine.image(token, image_id)
+    view = engine.open_draft(token, image_id)
+    try:
+        certain = [d for d in view.detections if d.confidence >= view.sealed_from]
+        confirm = ""
+        if view.reasons == ("nothing-found",) and arguments.accept_empty:
+            confirm = "nothing found; released without review (--accept-empty)"
+        elif view.reasons == ("proposals",) and arguments.seal_proposals:
+            certain = list(view.detections)
+            confirm = "uncertain boxes sealed without review (--seal-proposals)"
+        return engine.seal(token, image_id, certain, confirm=confirm, adopt=True)
+    finally:
+        engine.close_viewing(token, view.handle)
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    packages = sorted(arguments.folder.glob(f"*{SUFFIX}"))
+    if not packages:
+        print(f"medsec: there is no sealed package in {arguments.folder}", file=sys.stderr)
+        return 2
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    engine, token = _open(arguments)
+    failed = 0
+    try:
+        for path in packages:
+            masked = path.with_name(path.name[: -len(SUFFIX)])
+            try:
+                file, proof = engine.restore_package(
+                    token, _read(masked), _read(path), arguments.reason
+                )
+                target = arguments.out / file.name
+                if target.exists() and target.read_bytes() != file.data:
+                    raise errors.InputError("A different file of this name is in the way.")
+                write_durably(target, file.data)
+                same = "the very same file" if proof == "bytes" else "identical pixels"
+                print(f"{file.name}: restored, {same}")
+            except errors.EngineError as err:
+                failed += 1
+                print(f"{masked.name}: {_said(err)}", file=sys.stderr)
+    finally:
+        engine.close()
+    return 1 if failed else 0
+
+
+def _detect(arguments: argparse.Namespace) -> int:
+    finder = Finder(Settings.load(os.environ), arguments.profile)
+    found: dict[str, list[dict[str, object]]] = {}
+    failed = 0
+    for path in arguments.files:
+        try:
+            found[path.name] = finder.find(
+                path.name, _read(path), proposals=arguments.proposals
+            )
+        except errors.EngineError as err:
+            failed += 1
+            print(f"{path.name}: {_said(err)}", file=sys.stderr)
+    arguments.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return 1 if failed else 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    engine, token = _open(arguments)
+    try:
+        print(f"audit log: {engine.verify_audit(token)} entries, unbroken")
+        if arguments.checkpoint:
+            size = engine.check_checkpoint(token, _read(arguments.checkpoint))
+            print(f"audit log: continues the checkpoint at entry {size}")
+        broken = 0
+        total = 0
+        for image_id, problem in engine.verify_images(token):
+            total += 1
+            if problem:
+                broken += 1
+                print(f"{image_id}: {problem}", file=sys.stderr)
+        print(f"images: {total} checked, {broken} broken")
+        return 1 if broken else 0
+    finally:
+        engine.close()
+
+
+def _rotate(arguments: argparse.Namespace) -> int:
+    engine, token = _open(arguments)
+    try:
+        for left in engine.rotate_keys(token, new_root=not arguments.resume):
+            print(f"{left} keys left to re-wrap")
+        print("every key is wrapped by the newest root key")
+        return 0
+    finally:
+        engine.close()
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(p for p in path.rglob("*") if p.is_file())
+        else:
+            yield path
+
+
+def _refuse_overwriting(files: Sequence[Path], out: Path) -> None:
+    """A masked file has its original's name: it must never take its place."""
+    inputs = {p.resolve() for p in files}
+    names = Counter(p.name for p in files)
+    for path in files:
+        if (out / path.name).resolve() in inputs:
+            raise errors.InputError("The folder for masked files must not be that of the originals.")
+        if names[path.name] > 1:
+            raise errors.InputError(
+                "Two of the files have the same name: seal them into different folders."
+            )
+
+
+def _patient(engine: Engine, token: str, number: str) -> str:
+    try:
+        return engine.patient(token, number).patient_id
+    except errors.NotFound:
+        name = "Images without a patient" if number == UNASSIGNED else number
+        return engine.create_patient(token, number, name).patient_id
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise errors.InputError("The file cannot be read.", errno=err.errno) from err
+
+
+def _said(err: errors.EngineError) -> str:
+    if isinstance(err, errors.ReviewNeeded):
+        why = ", ".join(err.facts.get("reasons", []))
+        return f"needs review ({why}): it waits in the review queue"
+    return f"failed ({err.code}): {err.message}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

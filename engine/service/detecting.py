@@ -1,0 +1,65 @@
+"""Detection alone: what would be found in a file. Needs no keys and keeps nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from engine import images
+from engine.detection import Detector, Profile
+from engine.errors import InputError
+from engine.images import Limits
+from engine.pipeline import detection_to_json
+from engine.settings import Settings
+
+
+class Finder:
+    """A detector with one profile, for many files.
+
+    Args:
+        profile: Name of a specialty profile; None looks for every class there is.
+
+    Raises:
+        InputError: There is no such profile.
+        SettingsError: A profile is not valid.
+    """
+
+    def __init__(self, settings: Settings, profile: str | None = None) -> None:
+        self._detector = Detector.open(settings)
+        self._limits = Limits.of(settings)
+        profiles = self._detector.profiles
+        if profile is not None and profile not in profiles:
+            raise InputError(f"There is no such profile; there are {', '.join(sorted(profiles))}.")
+        self.profile = profiles[profile] if profile else _everything(profiles)
+
+    def find(self, name: str, data: bytes, *, proposals: bool = False) -> list[dict[str, Any]]:
+        """Regions of a file in its own pixels, before padding.
+
+        Args:
+            proposals: Also those that are too uncertain to be sealed without a person.
+
+        Returns:
+            Per region class, x1, y1, x2, y2 (exclusive), confidence, frame, frame_end, source.
+
+        Raises:
+            InputError: The file cannot be read.
+            DetectorError: A network failed.
+        """
+        image = images.decode(name, data, self._limits)
+        found = self._detector.detect(
+            lambda i: images.render(image, i), image.frames, self.profile
+        )
+        least = 0.0 if proposals else self.profile.confidence
+        return [detection_to_json(d) for d in found if d.confidence >= least]
+
+
+def _everything(profiles: dict[str, Profile]) -> Profile:
+    """All classes and networks of all profiles, with the general thresholds."""
+    every = list(profiles.values())
+    return replace(
+        profiles.get("general", every[0]),
+        name="everything",
+        title="Everything",
+        classes=tuple(dict.fromkeys(c for p in every for c in p.classes)),
+        networks=tuple(dict.fromkeys(n for p in every for n in p.networks)),
+    )
