@@ -19,6 +19,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -201,14 +202,14 @@ class _Pending:
     exchange_id: str
     agreement: _Agreement
     offered: bytes
-    until_ms: float
+    until: datetime
 
 
 @dataclass(frozen=True)
 class _Open:
     channel: Channel
     session_id: str
-    until_ms: float
+    until: datetime
 
 
 class Exchanges:
@@ -246,7 +247,7 @@ class Exchanges:
         pair = agreement(group)
         exchange_id = self._host.token("ex")
         offered = _offered(exchange_id, session_id, group, pair.public, self._offer_seconds)
-        until = self._host.ticks_ms() + 1000.0 * self._offer_seconds
+        until = self._host.now() + timedelta(seconds=self._offer_seconds)
         with self._lock:
             self._sweep()
             self._pending[session_id] = _Pending(exchange_id, pair, offered, until)
@@ -282,7 +283,7 @@ class Exchanges:
         transcript = pack(_LABEL + b" transcript", pending.offered, public)
         key, confirmation = _agree(pending.agreement.shared(public), transcript)
         confirmed = _confirmed(transcript, confirmation, self._channel_seconds)
-        until = self._host.ticks_ms() + 1000.0 * self._channel_seconds
+        until = self._host.now() + timedelta(seconds=self._channel_seconds)
         channel = Channel(exchange_id, key, "server", self._host.random)
         with self._lock:
             mine = [i for i, held in self._open.items() if held.session_id == session_id]
@@ -317,9 +318,9 @@ class Exchanges:
                 del self._open[i]
 
     def _sweep(self) -> None:
-        now = self._host.ticks_ms()
-        self._pending = {s: p for s, p in self._pending.items() if now < p.until_ms}
-        self._open = {i: o for i, o in self._open.items() if now < o.until_ms}
+        now = self._host.now()
+        self._pending = {s: p for s, p in self._pending.items() if now < p.until}
+        self._open = {i: o for i, o in self._open.items() if now < o.until}
 
 
 class Client:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import base64
+import hashlib
 import inspect
 import itertools
 import os
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -29,7 +33,8 @@ from engine.vault import (
     pad_length,
     seal_field,
 )
-from tests import peer
+from tests import peer, vectors
+from tests.vectors.make import seeded
 
 KEY = bytes(range(32))
 HERE = RegionIdentity("im_1", "rg_1", "text", 10, 20, 110, 60, 0, 1, 1)
@@ -430,3 +435,44 @@ def test_a_signer_shows_only_its_public_key() -> None:
     signer = Signer(KEY)
     assert signer.public_bytes.hex() in repr(signer)
     assert KEY.hex() not in repr(signer)
+
+
+#: SHA-256 of what was frozen. A change here means that files in archives no longer open.
+FROZEN = {
+    "sealed-v1.json": "c116db6a488674e5ba3e99d7c0c57e8d1faef998ba8966998f4efa505ff3e5dc",
+    "keys-v1.json": "71c239d8764c31fd120df91962d2dcc0405cc191bf00765e1798a83afcbbfb7d",
+    "exchange-v1.json": "d655461309867338df51845be0365d22965f737ffba1e58a22501fca4db7db42",
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_frozen_vectors_are_the_ones_that_were_frozen(name: str) -> None:
+    data = (Path(vectors.__file__).parent / name).read_bytes()
+    assert hashlib.sha256(data).hexdigest() == FROZEN[name]
+
+
+def opened(case: dict[str, Any]) -> bytes:
+    key, sealed = bytes.fromhex(case["data_key"]), base64.b64decode(case["sealed"])
+    if case["kind"] == "field":
+        return open_field(key, case["context"], sealed)
+    return decrypt(key, RegionIdentity(**case["identity"]), sealed)
+
+
+@pytest.mark.parametrize("case", vectors.load("sealed-v1"), ids=lambda c: c["name"])
+def test_sealed_vectors_have_the_outcome_that_they_name(case: dict[str, Any]) -> None:
+    if case["outcome"] == "broken":
+        with pytest.raises(SealBroken):
+            opened(case)
+        return
+    assert case["outcome"] == "opens"
+    plaintext = bytes.fromhex(case["plaintext"])
+    assert opened(case) == plaintext
+    # ... and the same randomness still gives the same bytes.
+    key, random = bytes.fromhex(case["data_key"]), seeded(case["name"])
+    scheme, floor = Scheme[case["scheme"]], case["floor_bytes"]
+    if case["kind"] == "field":
+        again = seal_field(key, case["context"], plaintext, random, scheme, floor)
+    else:
+        identity = RegionIdentity(**case["identity"])
+        again = encrypt(key, identity, plaintext, random, case["key_id"], scheme, floor)
+    assert base64.b64encode(again).decode() == case["sealed"]
