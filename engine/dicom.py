@@ -1,0 +1,189 @@
+"""DICOM in, DICOM out: decode, mask stored values, de-identify, and the file as it was.
+
+The masked file is a DICOM in the original's transfer syntax, de-identified to PS3.15. The
+restored file is byte for byte the original: its header travels sealed, native pixels and
+JPEG coefficients are put back in place, and of other compressed frames that were touched
+the original bytes travel sealed as well, because no encoder writes another's bytes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from engine import dicom_frames, dicom_native, dicom_view, jpeg, patches
+from engine.dicom_file import DicomFile, number, parse, text
+from engine.dicom_header import shows_head
+from engine.dicom_pixels import (
+    JPEG_DCT,
+    LOSSY,
+    NATIVE,
+    Layout,
+    decode_frames,
+    display_of,
+    layout_of,
+    native,
+    payload,
+)
+from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
+from engine.records import Dissection, Format, Image, Region
+
+
+def decode(name: str, data: bytes, max_side_px: int, max_decoded_bytes: int) -> Image:
+    """Read a DICOM file.
+
+    Raises:
+        CorruptImage, UnsupportedFormat: With what is wrong and what to do.
+        ImageTooLarge: The header promises more than the limits; nothing was decoded.
+    """
+    file = parse(data, max_decoded_bytes)
+    layout = layout_of(file)
+    if max(layout.rows, layout.columns) > max_side_px or layout.decoded_bytes > max_decoded_bytes:
+        raise ImageTooLarge(
+            f"This picture is {layout.columns} x {layout.rows} px with {layout.frames} frames:"
+            f" at most {max_side_px} px a side and {max_decoded_bytes >> 20} MB decoded are taken.",
+            width=layout.columns,
+            height=layout.rows,
+            frames=layout.frames,
+        )
+    grid = (2, 1) if layout.halved else (1, 1)
+    if file.syntax in NATIVE:
+        pixels = native(file.value, layout)
+    else:
+        frames, _ = payload(file)
+        if len(frames) != layout.frames:
+            raise CorruptImage(
+                "This DICOM file is damaged: it has another number of frames than it says.",
+                expected=layout.frames,
+                found=len(frames),
+            )
+        pixels = np.empty((layout.frames, *layout.shape), layout.dtype)
+        for index, frame in enumerate(decode_frames(frames, layout, file.syntax)):
+            pixels[index] = frame
+        if file.syntax in LOSSY:
+            grid = _block_grid(frames[0], file)
+    return Image(name, Format.DICOM, data, pixels, grid, _properties(file, layout))
+
+
+def _block_grid(frame: bytes, file: DicomFile) -> tuple[int, int]:
+    if file.syntax in JPEG_DCT:
+        try:
+            return jpeg.parse(frame).mcu
+        except (CorruptImage, UnsupportedFormat):
+            return (8, 8)  # 12 bit, which only the frame decoder reads
+    return (8, 8)
+
+
+def _properties(file: DicomFile, layout: Layout) -> dict[str, Any]:
+    header = file.header
+    spacing = None
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        values = header.get(keyword) if keyword in header else None
+        if values is not None and not isinstance(values, str) and len(values) == 2:
+            spacing = (float(values[0]), float(values[1]))
+            break
+    displays = display_of(header)
+    return {
+        "bits": layout.stored,
+        "colour": layout.photometric,
+        "modality": text(header, "Modality")[:16],
+        "spacing_mm": spacing,
+        "lossy": file.syntax in LOSSY or text(header, "LossyImageCompression") == "01",
+        "transfer_syntax": str(file.syntax),
+        "transfer_syntax_name": file.syntax.name,
+        "frame_time_ms": number(header, "FrameTime"),
+        "windows": _windows(displays[0]),
+        "recognizable_head": shows_head(header),
+        "display": displays,
+    }
+
+
+def _windows(display: Any) -> tuple[tuple[float, float], ...]:
+    """The file's own windows as (centre, width)."""
+    found = []
+    try:
+        centres, widths = display.get("WindowCenter"), display.get("WindowWidth")
+        if centres is not None and widths is not None:
+            for centre, width in zip(np.atleast_1d(centres), np.atleast_1d(widths), strict=False):
+                found.append((float(centre), float(width)))
+    except (TypeError, ValueError):
+        return ()
+    return tuple(found)
+
+
+def render(image: Image, frame: int, window: tuple[float, float] | None) -> np.ndarray:
+    """One frame as a person would see it: shape (height, width, 3), uint8, RGB."""
+    displays = image.properties["display"]
+    display = displays[min(frame, len(displays) - 1)]
+    return dicom_view.render(image.pixels[frame], display, window)
+
+
+def patient_hints(data: bytes) -> dict[str, Any]:
+    """Who the header says it is, for filling in a record. Sensitive.
+
+    Returns:
+        ``id``, ``name``, ``age``, ``birth_date``, ``sex``; only what is there.
+    """
+    header = parse(data).header
+    hints: dict[str, Any] = {
+        "id": text(header, "PatientID")[:50],
+        "name": ", ".join(
+            part.strip() for part in text(header, "PatientName").split("=")[0].split("^")[:2]
+            if part.strip()
+        )[:100],
+        "birth_date": text(header, "PatientBirthDate"),
+        "sex": text(header, "PatientSex"),
+        "age": _age_years(text(header, "PatientAge")),
+    }  # fmt: skip
+    if hints["age"] is None:
+        born, seen = text(header, "PatientBirthDate"), text(header, "StudyDate")
+        if len(born) == 8 and len(seen) == 8 and born.isdigit() and seen.isdigit():
+            years = (int(seen) - int(born)) // 10_000
+            hints["age"] = years if 0 <= years < 150 else None
+    return {key: value for key, value in hints.items() if value not in ("", None)}
+
+
+def _age_years(age: str) -> int | None:
+    if len(age) == 4 and age[:3].isdigit() and age[3] in "DWMY":
+        return int(age[:3]) if age[3] == "Y" else int(age[:3]) // {"D": 365, "W": 52, "M": 12}[age[3]]  # fmt: skip
+    return None
+
+
+def dissect(image: Image, regions: Sequence[Region], identity_key: bytes) -> Dissection:
+    """Mask stored values, de-identify, and keep what restoration needs.
+
+    Raises:
+        ValueError: A region is not on the image's grid.
+    """
+    file = parse(image.data)
+    layout = layout_of(file)
+    if file.syntax in NATIVE:
+        masked, coded, parts = dicom_native.dissect(file, layout, image.pixels, regions, identity_key)  # fmt: skip
+    else:
+        masked, coded, parts = dicom_frames.dissect(file, layout, image.pixels, regions, identity_key)  # fmt: skip
+    return Dissection(masked, coded, patches.pack(parts))
+
+
+def assemble(
+    masked: bytes,
+    regions: Sequence[Region],
+    coded: Mapping[int, bytes],
+    parts: Mapping[str, bytes] | None,
+) -> bytes:
+    """Put patches back; with all of them and the remainder's parts, the original file.
+
+    Raises:
+        SealBroken: A part does not belong to this image.
+    """
+    if parts is not None and "whole" in parts:
+        return parts["whole"]
+    try:
+        file = parse(masked)
+        layout = layout_of(file)
+    except (CorruptImage, UnsupportedFormat) as err:
+        raise SealBroken("The masked file is not what was stored.") from err
+    if file.syntax in NATIVE:
+        return dicom_native.assemble(file, layout, regions, coded, parts)
+    return dicom_frames.assemble(file, layout, regions, coded, parts)

@@ -1,0 +1,330 @@
+"""The anatomy of a DICOM file: where its header ends, where its pixels are, byte by byte.
+
+pydicom reads the data set; this module knows the offsets, so that the original bytes can
+be put together again. Refuses what has no picture, ends too early, or inflates to more
+than is allowed.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom import config
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from engine.errors import CorruptImage, UnsupportedFormat
+
+# Odd values of vendors must pass as they are, and a warning about one would quote it.
+config.settings.reading_validation_mode = config.IGNORE
+config.settings.writing_validation_mode = config.IGNORE
+
+PIXEL_TAGS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}  # fmt: skip
+_LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))  # fmt: skip
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _DELIMITER = 0xFFFEE000, 0xFFFEE0DD
+_CUT = "This DICOM file ends too early: send the complete file."
+_BROKEN = "This DICOM file is damaged: its data elements cannot be read."
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """pydicom's warnings quote values of the header: nobody may read them in a log."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@dataclass(frozen=True)
+class PixelElement:
+    """Where the pixel data element lies in the body.
+
+    Args:
+        start: First byte of its tag.
+        value, end: First byte of its value and first byte after it (for encapsulated data
+            the items with their delimiter).
+        fragments: For encapsulated data, (start, end) of each item's bytes; the first is
+            the basic offset table. Empty for native data.
+    """
+
+    tag: int
+    vr: str
+    start: int
+    value: int
+    end: int
+    fragments: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def keyword(self) -> str:
+        return PIXEL_TAGS[self.tag]
+
+    @property
+    def encapsulated(self) -> bool:
+        return bool(self.fragments)
+
+
+@dataclass(frozen=True)
+class DicomFile:
+    """A file taken to pieces without touching its pixels.
+
+    Args:
+        data: The file.
+        meta_end: First byte of the data set in ``data``.
+        meta: File meta information; empty where the file has none.
+        syntax: Transfer syntax, guessed where the file does not say it.
+        body: What offsets count in: the file itself, or for a deflated one the inflated
+            data set.
+        header: Data set up to the pixels. Sensitive.
+    """
+
+    data: bytes
+    meta_end: int
+    meta: FileMetaDataset
+    syntax: UID
+    body: bytes
+    header: Dataset
+    pixel: PixelElement
+
+    @property
+    def deflated(self) -> bool:
+        return self.syntax == DeflatedExplicitVRLittleEndian
+
+    @property
+    def value(self) -> memoryview:
+        return memoryview(self.body)[self.pixel.value : self.pixel.end]
+
+
+def looks_like(data: bytes) -> bool:
+    """Whether this may be DICOM: by its magic, or by a first element that makes sense."""
+    if data[128:132] == b"DICM":
+        return True
+    if len(data) < 16:
+        return False
+    little, big = struct.unpack_from("<HH", data), struct.unpack_from(">HH", data)
+    if little[0] in (2, 8) and little[1] <= 0x20:
+        order = "<"
+    elif big[0] == 8 and big[1] <= 0x20:
+        order = ">"
+    else:
+        return False
+    if data[4:6].isalpha() and data[4:6].isupper():
+        return True
+    (length,) = struct.unpack_from(order + "I", data, 4)
+    return bool(length <= 128)
+
+
+def parse(data: bytes, max_decoded_bytes: int = 1 << 30) -> DicomFile:
+    """Read header and offsets.
+
+    Raises:
+        CorruptImage: Damaged or cut off.
+        UnsupportedFormat: No picture in it, or an unknown transfer syntax.
+    """
+    try:
+        with quiet():
+            return _parse(data, max_decoded_bytes)
+    except (CorruptImage, UnsupportedFormat):
+        raise
+    except (MemoryError, RecursionError) as err:
+        raise CorruptImage(_BROKEN) from err
+    except Exception as err:
+        raise CorruptImage(_BROKEN) from err
+
+
+def _parse(data: bytes, max_decoded_bytes: int) -> DicomFile:
+    meta_start = 132 if data[128:132] == b"DICM" else 0
+    meta_end = _skip_meta(data, meta_start)
+    meta = FileMetaDataset()
+    if meta_end > meta_start:
+        meta = FileMetaDataset(
+            read_dataset(
+                io.BytesIO(data[meta_start:meta_end]), is_implicit_VR=False, is_little_endian=True
+            )
+        )
+    syntax = UID(str(meta.get("TransferSyntaxUID", "")).strip())
+    if not syntax:
+        syntax = _guess_syntax(data, meta_end)
+    if not syntax.is_transfer_syntax:
+        raise UnsupportedFormat(
+            "This DICOM file uses a transfer syntax that is not known:"
+            " export it uncompressed (Explicit VR Little Endian)."
+        )
+    body, offset = data, meta_end
+    if syntax == DeflatedExplicitVRLittleEndian:
+        engine = zlib.decompressobj(-15)
+        body, offset = engine.decompress(data[meta_end:], max_decoded_bytes), 0
+        if engine.unconsumed_tail or not engine.eof:
+            raise CorruptImage(_CUT)
+    implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+    stream = io.BytesIO(body)
+    stream.seek(offset)
+    header = read_dataset(
+        stream,
+        is_implicit_VR=implicit,
+        is_little_endian=little,
+        stop_when=lambda tag, vr, length: int(tag) in PIXEL_TAGS,
+    )
+    header.file_meta = meta
+    header.set_original_encoding(implicit, little, header._character_set)
+    pixel = _pixel_element(body, stream.tell(), implicit, "<" if little else ">")
+    if pixel is None:
+        raise UnsupportedFormat(
+            "This DICOM file holds no picture (it may be a report, a plan or a presentation state)."
+        )
+    return DicomFile(data, meta_end, meta, syntax, body, header, pixel)
+
+
+def _skip_meta(data: bytes, at: int) -> int:
+    """First byte after group 0002, which is always explicit little endian."""
+    while at + 8 <= len(data) and data[at : at + 2] == b"\x02\x00":
+        vr = data[at + 4 : at + 6]
+        if vr in _LONG_VRS:
+            if at + 12 > len(data):
+                raise CorruptImage(_CUT)
+            at += 12 + int.from_bytes(data[at + 8 : at + 12], "little")
+        else:
+            at += 8 + int.from_bytes(data[at + 6 : at + 8], "little")
+    if at > len(data):
+        raise CorruptImage(_CUT)
+    return at
+
+
+def _guess_syntax(data: bytes, at: int) -> UID:
+    vr = data[at + 4 : at + 6]
+    if not (vr.isalpha() and vr.isupper()):
+        return ImplicitVRLittleEndian
+    (group,) = struct.unpack_from("<H", data, at)
+    return ExplicitVRBigEndian if group >= 0x0100 and data[at] == 0 else ExplicitVRLittleEndian
+
+
+def _pixel_element(body: bytes, at: int, implicit: bool, order: str) -> PixelElement | None:
+    if at + 8 > len(body):
+        return None
+    group, element = struct.unpack_from(order + "HH", body, at)
+    tag = group << 16 | element
+    if tag not in PIXEL_TAGS:
+        return None
+    vr = b"OW" if implicit else body[at + 4 : at + 6]
+    if implicit:
+        (length,) = struct.unpack_from(order + "I", body, at + 4)
+        value = at + 8
+    elif vr in _LONG_VRS:
+        if at + 12 > len(body):
+            raise CorruptImage(_CUT)
+        (length,) = struct.unpack_from(order + "I", body, at + 8)
+        value = at + 12
+    else:
+        (length,) = struct.unpack_from(order + "H", body, at + 6)
+        value = at + 8
+    name = vr.decode("ascii", "replace")
+    if length == _UNDEFINED:
+        fragments, end = _items(body, value, order)
+        return PixelElement(tag, name, at, value, end, fragments)
+    if value + length > len(body):
+        raise CorruptImage(_CUT)
+    if not length:
+        raise UnsupportedFormat("This DICOM file holds no picture: its pixel data are empty.")
+    return PixelElement(tag, name, at, value, value + length)
+
+
+def _items(body: bytes, at: int, order: str) -> tuple[tuple[tuple[int, int], ...], int]:
+    """Spans of the encapsulated items, and the first byte after the delimiter."""
+    spans = []
+    while at + 8 <= len(body):
+        group, element, length = struct.unpack_from(order + "HHI", body, at)
+        tag = group << 16 | element
+        at += 8
+        if tag == _DELIMITER:
+            break
+        if tag != _ITEM:
+            raise CorruptImage("This DICOM file is damaged: its compressed frames are broken.")
+        if at + length > len(body):
+            raise CorruptImage(_CUT)
+        spans.append((at, at + length))
+        at += length
+    if len(spans) < 2:
+        raise CorruptImage("This DICOM file is damaged: it has no compressed frame.")
+    return tuple(spans), at
+
+
+def write_header(header: Dataset, meta: FileMetaDataset, syntax: UID) -> tuple[bytes, bytes]:
+    """A new preamble with file meta information, and the data set without pixels."""
+    with quiet():
+        meta.TransferSyntaxUID = syntax
+        front = DicomBytesIO()
+        front.write(b"\0" * 128 + b"DICM")
+        write_file_meta_info(front, meta, enforce_standard=True)
+        back = DicomBytesIO()
+        back.is_implicit_VR = syntax == ImplicitVRLittleEndian
+        back.is_little_endian = syntax != ExplicitVRBigEndian
+        write_dataset(back, header)
+        return bytes(front.getvalue()), bytes(back.getvalue())
+
+
+def element(tag: int, vr: str, length: int | None, syntax: UID) -> bytes:
+    """Tag, VR and length of a pixel data element; length None for encapsulated data."""
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    size = _UNDEFINED if length is None else length
+    head = struct.pack(order + "HH", tag >> 16, tag & 0xFFFF)
+    if syntax == ImplicitVRLittleEndian:
+        return head + struct.pack(order + "I", size)
+    return head + vr.encode("ascii") + b"\0\0" + struct.pack(order + "I", size)
+
+
+def encapsulate(frames: list[bytes]) -> bytes:
+    """One item per frame behind an empty offset table, with the delimiter."""
+    out = [struct.pack("<HHI", 0xFFFE, 0xE000, 0)]
+    for frame in frames:
+        padded = frame + b"\0" * (len(frame) % 2)
+        out += [struct.pack("<HHI", 0xFFFE, 0xE000, len(padded)), padded]
+    return b"".join([*out, struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)])
+
+
+def deflate(body: bytes, level: int = 6) -> bytes:
+    """The deflated transfer syntax: raw deflate, padded to even length."""
+    engine = zlib.compressobj(level, zlib.DEFLATED, -15)
+    stream = engine.compress(body) + engine.flush()
+    return stream + b"\0" * (len(stream) % 2)
+
+
+def text(header: Dataset, keyword: str) -> str:
+    """A value as trimmed text; empty where it is missing or unreadable."""
+    try:
+        with quiet():
+            value: Any = header.get(keyword, "")
+            return "" if value is None else str(value).strip("\0 ")
+    except Exception:  # noqa: BLE001 - values of vendors raise anything
+        return ""
+
+
+def number(header: Dataset, keyword: str, default: float | None = None) -> float | None:
+    """A value (the first of several) as a number, or the default."""
+    try:
+        with quiet():
+            value: Any = header.get(keyword)
+            if value is None or value == "":
+                return default
+            if isinstance(value, bytes):
+                return default
+            if hasattr(value, "__len__") and not isinstance(value, str):
+                value = value[0]
+            result = float(value)
+            return result if abs(result) < 1e300 else default
+    except Exception:  # noqa: BLE001 - values of vendors raise anything
+        return default

@@ -1,0 +1,303 @@
+"""Compressed DICOM: only the frames that a box is on are taken apart.
+
+Frames under no box keep their bytes, but for comments in the codestream, which may hold
+anything. JPEG (DCT) frames are masked in their coefficients. Frames of a lossless or wavelet
+syntax are decoded, masked and encoded again without loss; their original bytes are sealed.
+Where the syntax has no such encoder (12-bit JPEG), the masked file is uncompressed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from pydicom.uid import ExplicitVRLittleEndian
+
+from engine import dicom_native, jpeg, mask, patches
+from engine.dicom_file import DicomFile, encapsulate
+from engine.dicom_pixels import (
+    JPEG_DCT,
+    Layout,
+    decode_frames,
+    display_of,
+    encode_frame,
+    payload,
+    store_native,
+)
+from engine.errors import CorruptImage, SealBroken, UnsupportedFormat
+from engine.records import Region
+
+
+def dissect(
+    file: DicomFile,
+    layout: Layout,
+    pixels: np.ndarray,
+    regions: Sequence[Region],
+    identity_key: bytes,
+) -> tuple[bytes, tuple[bytes, ...], dict[str, bytes]]:
+    """The masked file, a patch per region, and the parts of the remainder."""
+    dicom_native.check_inside(layout, regions)
+    frames, _ = payload(file)
+    touched = sorted({f for r in regions for f in range(r.frame, r.frame_end)})
+    spans: dict[str, bytes] = {}
+    originals: dict[str, bytes] = {}
+    masked: list[bytes] = []
+    for index, frame in enumerate(frames):
+        bare, removed = strip(frame)
+        if index not in touched and removed:
+            spans[str(index)] = removed
+        masked.append(bare)
+    if file.syntax in JPEG_DCT and _is_8_bit(frames):
+        coded, bones = _dissect_jpeg(frames, masked, regions, touched, originals)
+    else:
+        cells = _masked_frames(pixels, layout, file, regions, touched)
+        for index in touched:
+            made = encode_frame(cells[index], layout, file.syntax)
+            if made is None:
+                return _decompressed(file, layout, pixels, regions, identity_key)
+            masked[index] = made
+            if encode_frame(pixels[index], layout, file.syntax) != frames[index]:
+                originals[str(index)] = frames[index]
+        coded = tuple(patches.encode(mask.lift(pixels, regions, i)) for i in range(len(regions)))
+        bones = b""
+    value = encapsulate(masked)
+    file_out = dicom_native.build(
+        file, layout, identity_key, file.syntax, value, None, encapsulated=True
+    )
+    table, *fragments = file.pixel.fragments
+    parts = {
+        "head": file.body[: file.pixel.value],
+        "table": file.body[table[0] : table[1]],
+        "lengths": np.array([b - a for a, b in fragments], "<u4").tobytes(),
+        "tail": file.body[fragments[-1][1] :],
+        "sizes": np.array([len(f) for f in frames], "<u8").tobytes(),
+        "spans": patches.pack(spans),
+        "bones": bones,
+        "frames": patches.pack(originals),
+    }
+    return file_out, coded, parts
+
+
+def _is_8_bit(frames: Sequence[bytes]) -> bool:
+    try:
+        return all(jpeg.parse(frame).sof in (0xC0, 0xC1) for frame in frames)
+    except (CorruptImage, UnsupportedFormat):
+        return False
+
+
+def _on_frame(regions: Sequence[Region], frame: int) -> list[tuple[int, Region]]:
+    return [
+        (number, replace(r, frame=0, frame_end=1))
+        for number, r in enumerate(regions)
+        if r.frame <= frame < r.frame_end
+    ]
+
+
+def _dissect_jpeg(
+    frames: Sequence[bytes],
+    masked: list[bytes],
+    regions: Sequence[Region],
+    touched: Sequence[int],
+    originals: dict[str, bytes],
+) -> tuple[tuple[bytes, ...], bytes]:
+    """Mask coefficients of the touched frames, in ``masked``."""
+    scans: list[dict[str, bytes]] = [{} for _ in regions]
+    bones = {}
+    for index in touched:
+        here = _on_frame(regions, index)
+        boxes = [r for _, r in here]
+        made = jpeg.dissect(frames[index], boxes)
+        masked[index] = made.data
+        for (number, _), patch in zip(here, made.patches, strict=True):
+            scans[number][str(index)] = patch
+        back = jpeg.assemble(made.data, boxes, dict(enumerate(made.patches)), made.bones)
+        if back == frames[index]:
+            bones[str(index)] = made.bones
+        else:
+            originals[str(index)] = frames[index]
+    return tuple(patches.pack(s) for s in scans), patches.pack(bones)
+
+
+def _masked_frames(
+    pixels: np.ndarray,
+    layout: Layout,
+    file: DicomFile,
+    regions: Sequence[Region],
+    touched: Sequence[int],
+) -> dict[int, np.ndarray]:
+    """Copies of the touched frames with the fill in them."""
+    displays = display_of(file.header)
+    out = {}
+    for index in touched:
+        frame = pixels[index : index + 1].copy()
+        here = [r for _, r in _on_frame(regions, index)]
+        dicom_native.fill(frame, layout, displays[min(index, len(displays) - 1) :], here)
+        out[index] = frame[0]
+    return out
+
+
+def _decompressed(
+    file: DicomFile,
+    layout: Layout,
+    pixels: np.ndarray,
+    regions: Sequence[Region],
+    identity_key: bytes,
+) -> tuple[bytes, tuple[bytes, ...], dict[str, bytes]]:
+    """An uncompressed masked file; the original is sealed whole."""
+    cells = pixels.copy()
+    plain = replace(layout, planar=0, photometric=_decoded_photometric(layout), swapped=False, halved=False)
+    dicom_native.fill(cells, plain, display_of(file.header), regions)
+    coded = tuple(patches.encode(mask.lift(pixels, regions, i)) for i in range(len(regions)))
+    header = file.header
+    original = header.get("PhotometricInterpretation")
+    try:
+        header.PhotometricInterpretation = plain.photometric
+        if layout.samples > 1:
+            header.PlanarConfiguration = 0
+        opened = replace(file, pixel=replace(file.pixel, vr="OB" if layout.allocated == 8 else "OW"))  # fmt: skip
+        masked = dicom_native.build(
+            opened, plain, identity_key, ExplicitVRLittleEndian, store_native(cells, plain),
+            dicom_native.extremes(cells, plain),
+        )  # fmt: skip
+    finally:
+        header.PhotometricInterpretation = original
+    return masked, coded, {"whole": file.data}
+
+
+def _decoded_photometric(layout: Layout) -> str:
+    if layout.photometric in ("YBR_RCT", "YBR_ICT"):
+        return "RGB"
+    return "YBR_FULL" if layout.photometric == "YBR_FULL_422" else layout.photometric
+
+
+def assemble(
+    file: DicomFile,
+    layout: Layout,
+    regions: Sequence[Region],
+    coded: Mapping[int, bytes],
+    parts: Mapping[str, bytes] | None,
+) -> bytes:
+    """Put patches back into a masked compressed file."""
+    frames, _ = payload(file)
+    touched = sorted({f for i in coded for f in range(regions[i].frame, regions[i].frame_end)})
+    if parts is None:
+        for index in touched:
+            frames[index] = _open_frame(frames, index, layout, file, regions, coded)
+        head, tail = file.body[: file.pixel.value], file.body[file.pixel.end :]
+        return b"".join([head, encapsulate(frames), tail])
+    originals = patches.unpack(parts["frames"])
+    bones = patches.unpack(parts["bones"]) if parts["bones"] else {}
+    spans = patches.unpack(parts["spans"])
+    sizes = np.frombuffer(parts["sizes"], "<u8")
+    for index in range(len(frames)):
+        name = str(index)
+        if name in originals:
+            frames[index] = originals[name]
+        elif name in bones:
+            here = _on_frame(regions, index)
+            scans = {
+                place: patches.unpack(coded[number])[name] for place, (number, _) in enumerate(here)
+            }
+            frames[index] = jpeg.assemble(frames[index], [r for _, r in here], scans, bones[name])
+        elif index in touched:
+            frames[index] = _open_frame(frames, index, layout, file, regions, coded)
+        elif name in spans:
+            frames[index] = unstrip(frames[index], spans[name])
+        frames[index] = frames[index][: int(sizes[index])]
+    stream, at = b"".join(frames), 0
+    out = [parts["head"], _item(parts["table"])]
+    for length in np.frombuffer(parts["lengths"], "<u4").tolist():
+        out.append(_item(stream[at : at + length]))
+        at += length
+    return b"".join([*out, parts["tail"]])
+
+
+def _item(body: bytes) -> bytes:
+    return b"\xfe\xff\x00\xe0" + len(body).to_bytes(4, "little") + body
+
+
+def _open_frame(
+    frames: Sequence[bytes],
+    index: int,
+    layout: Layout,
+    file: DicomFile,
+    regions: Sequence[Region],
+    coded: Mapping[int, bytes],
+) -> bytes:
+    """A masked frame with the patches that are there put back, in its own syntax."""
+    here = _on_frame(regions, index)
+    boxes = [r for _, r in here]
+    if file.syntax in JPEG_DCT:
+        scans = {
+            place: patches.unpack(coded[number])[str(index)]
+            for place, (number, _) in enumerate(here)
+            if number in coded
+        }
+        return jpeg.assemble(frames[index], boxes, scans, None)
+    cells = next(decode_frames(frames, layout, file.syntax, [index]))[None].copy()
+    for place, (number, _) in enumerate(here):
+        if number in coded:
+            part = patches.decode(coded[number])
+            start = index - regions[number].frame
+            dicom_native.lay(cells, boxes, place, part[start : start + 1])
+    made = encode_frame(cells[0], layout, file.syntax)
+    if made is None:
+        raise SealBroken("An opened frame cannot be written in the file's transfer syntax.")
+    return made
+
+
+# --- comments in codestreams ----------------------------------------------------------------
+
+
+def strip(frame: bytes) -> tuple[bytes, bytes]:
+    """A codestream without comments and application segments that a decoder can do without.
+
+    Returns:
+        The rest, and what :func:`unstrip` needs (empty where nothing was removed).
+    """
+    cuts = _jpeg_cuts(frame) if frame[:2] == b"\xff\xd8" else _wavelet_cuts(frame)
+    if not cuts:
+        return frame, b""
+    out, removed, at = [], {}, 0
+    for start, end in cuts:
+        out.append(frame[at:start])
+        removed[str(start)] = frame[start:end]
+        at = end
+    return b"".join([*out, frame[at:]]), patches.pack(removed)
+
+
+def unstrip(frame: bytes, removed: bytes) -> bytes:
+    """The codestream with its comments again."""
+    for start, body in patches.unpack(removed).items():  # ascending, as they were removed
+        frame = frame[: int(start)] + body + frame[int(start) :]
+    return frame
+
+
+def _jpeg_cuts(frame: bytes) -> list[tuple[int, int]]:
+    cuts, at = [], 2
+    while at + 4 <= len(frame) and frame[at] == 0xFF and frame[at + 1] != 0xDA:
+        marker, end = frame[at + 1], at + 2 + int.from_bytes(frame[at + 2 : at + 4])
+        body = frame[at + 4 : end]
+        needed = (
+            (marker == 0xE0 and body[:5] == b"JFIF\0" and len(body) == 14)
+            or (marker == 0xEE and body[:5] == b"Adobe" and len(body) == 12)
+            or (marker == 0xE8 and body[:4] == b"mrfx")  # colour transform of JPEG-LS
+        )
+        if (0xE0 <= marker <= 0xEF or marker == 0xFE) and not needed:
+            cuts.append((at, end))
+        at = end
+    return cuts
+
+
+def _wavelet_cuts(frame: bytes) -> list[tuple[int, int]]:
+    """Comment segments in the main header of a JPEG 2000 codestream."""
+    cuts, at = [], 2
+    if frame[:2] != b"\xff\x4f":
+        return cuts
+    while at + 4 <= len(frame) and frame[at] == 0xFF and frame[at + 1] != 0x90:
+        end = at + 2 + int.from_bytes(frame[at + 2 : at + 4])
+        if frame[at + 1] == 0x64:
+            cuts.append((at, end))
+        at = end
+    return cuts

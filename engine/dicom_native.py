@@ -1,0 +1,255 @@
+"""Uncompressed DICOM: stored values masked in place, and the same bytes again.
+
+Works on one copy of the pixel data, whatever the number of frames. Bits of a cell that hold
+no pixel value (overlays of old, garbage) are cleared in the masked file and come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import imagecodecs
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from engine import mask, patches
+from engine.dicom_file import DicomFile, deflate, element, number, quiet, write_header
+from engine.dicom_header import deidentify, file_meta
+from engine.dicom_pixels import Layout, display_of, native, store_native
+from engine.dicom_view import palette_luma
+from engine.errors import SealBroken
+from engine.records import Region
+
+
+def dissect(
+    file: DicomFile,
+    layout: Layout,
+    pixels: np.ndarray,
+    regions: Sequence[Region],
+    identity_key: bytes,
+) -> tuple[bytes, tuple[bytes, ...], dict[str, bytes]]:
+    """The masked file, a patch per region, and the parts of the remainder."""
+    check_inside(layout, regions)
+    coded = tuple(patches.encode(mask.lift(pixels, regions, i)) for i in range(len(regions)))
+    value = bytearray(file.value[: layout.value_bytes])
+    cells = _writable(value, layout)
+    unused = _clear_unused(cells, layout, regions)
+    fill(cells, layout, display_of(file.header), regions)
+    if not _in_place(layout):
+        value = bytearray(store_native(cells, layout))
+    masked = build(file, layout, identity_key, file.syntax, value, extremes(cells, layout))
+    end = file.pixel.value + layout.value_bytes
+    parts = {
+        "head": file.body[: file.pixel.value] if file.deflated else file.data[: file.pixel.value],
+        "tail": file.body[end:],
+        "unused": unused,
+    }
+    if file.deflated:
+        parts["meta"] = file.data[: file.meta_end]
+        parts["deflate"] = _deflate_level(file)
+    return masked, coded, parts
+
+
+def assemble(
+    file: DicomFile,
+    layout: Layout,
+    regions: Sequence[Region],
+    coded: Mapping[int, bytes],
+    parts: Mapping[str, bytes] | None,
+) -> bytes:
+    """Put patches back into a masked native file."""
+    value = bytearray(file.value[: layout.value_bytes])
+    cells = _writable(value, layout)
+    for index, patch in coded.items():
+        lay(cells, regions, index, patches.decode(patch))
+    if parts is not None and parts["unused"]:
+        for name, packed in patches.unpack(parts["unused"]).items():
+            frame = cells[int(name)]
+            residual = np.frombuffer(imagecodecs.zstd_decode(packed), f"<u{layout.dtype.itemsize}")
+            frame[...] = (frame.astype(layout.dtype).view(residual.dtype) ^ residual.reshape(frame.shape)).view(layout.dtype)  # fmt: skip
+    body = bytes(value) if _in_place(layout) else store_native(cells, layout)
+    if parts is None:
+        whole = b"".join([file.body[: file.pixel.value], body, file.body[file.pixel.value + len(body) :]])  # fmt: skip
+        return file.data[: file.meta_end] + deflate(whole) if file.deflated else whole
+    whole = b"".join([parts["head"], body, parts["tail"]])
+    if "meta" in parts:
+        return parts["meta"] + deflate(whole, parts["deflate"][0])
+    return whole
+
+
+def lay(cells: np.ndarray, regions: Sequence[Region], index: int, part: np.ndarray) -> None:
+    """Put one opened patch back in place.
+
+    Raises:
+        SealBroken: It does not fit.
+    """
+    target = cells[regions[index].slices]
+    same_type = (part.dtype.kind, part.dtype.itemsize) == (cells.dtype.kind, cells.dtype.itemsize)
+    if part.shape != target.shape or not same_type:
+        raise SealBroken("A sealed region does not fit the image it is put back into.")
+    mask.lay(cells, regions, index, part)
+
+
+def check_inside(layout: Layout, regions: Sequence[Region]) -> None:
+    """Regions must lie within the picture, and on even columns where chroma is shared."""
+    for region in regions:
+        inside = region.clipped(layout.columns, layout.rows, layout.frames) == region
+        if not inside or (layout.halved and (region.x1 % 2 or region.x2 % 2)):
+            raise ValueError(f"region {region.xyxy} is not inside or not aligned")
+
+
+def _in_place(layout: Layout) -> bool:
+    return not (layout.allocated == 1 or layout.halved or layout.swapped)
+
+
+def _writable(value: bytearray, layout: Layout) -> np.ndarray:
+    cells = native(value, layout)
+    return cells if cells.flags.writeable else cells.copy()
+
+
+def _clear_unused(cells: np.ndarray, layout: Layout, regions: Sequence[Region]) -> bytes:
+    """Clear bits beyond the stored ones, in place (sign bits are extended).
+
+    Returns:
+        Per frame what was there outside the regions, packed; empty where nothing was.
+    """
+    if not layout.unused_mask:
+        return b""
+    word = np.dtype(f"u{layout.dtype.itemsize}")
+    kept = {}
+    for index in range(len(cells)):
+        raw = np.ascontiguousarray(cells[index], dtype=layout.dtype).view(word)
+        plain = raw & word.type(~layout.unused_mask & ((1 << layout.allocated) - 1))
+        if layout.signed:
+            sign = (raw >> word.type(layout.high_bit)) & word.type(1)
+            above = layout.unused_mask & ~((1 << layout.high_bit) - 1)
+            plain |= sign * word.type(above)
+        residual = raw ^ plain
+        if not residual.any():
+            continue
+        cells[index] = plain.view(layout.dtype)
+        for region in regions:  # patches hold whole cells
+            if region.frame <= index < region.frame_end:
+                residual[region.slices[1:]] = 0
+        packed = imagecodecs.zstd_encode(residual.astype(word.newbyteorder("<")).tobytes(), 3)
+        kept[str(index)] = bytes(packed)
+    return patches.pack(kept) if kept else b""
+
+
+def fill(
+    cells: np.ndarray, layout: Layout, displays: Sequence[Dataset], regions: Sequence[Region]
+) -> None:
+    """Draw the mask into stored values, in place."""
+    for region in regions:
+        display = displays[min(region.frame, len(displays) - 1)]
+        dark, light = _tones(cells, layout, display, regions, region.frame)
+        shape = mask.pattern(region.height, region.width)
+        tone = np.where(shape, light, dark)
+        target = cells[region.slices]
+        if layout.samples == 1:
+            target[...] = tone
+        elif layout.photometric.startswith("YBR") and layout.photometric not in ("YBR_RCT", "YBR_ICT"):  # fmt: skip
+            target[..., 0] = tone
+            target[..., 1:] = 1 << (layout.stored - 1)  # neutral colour
+        else:
+            target[...] = tone[..., None]
+
+
+def _tones(
+    cells: np.ndarray, layout: Layout, display: Dataset, regions: Sequence[Region], frame: int
+) -> tuple[float, float]:
+    """Darker and lighter stored value: from the window or from pixels outside every box."""
+    if layout.stored == 1:
+        return 0, 1
+    low, high = _range(layout)
+    if layout.photometric == "PALETTE COLOR":
+        luma = palette_luma(display)
+        if luma is not None:
+            first, shades = luma
+            dark, light = mask.tones(0.0, 1.0)
+            return first + int(abs(shades - dark).argmin()), first + int(abs(shades - light).argmin())  # fmt: skip
+    if layout.samples > 1:
+        dark, light = mask.tones(low, high)
+        return round(dark), round(light)
+    shown = _shown_range(cells, display, regions, frame)
+    if layout.dtype.kind == "f":
+        return mask.tones(*(shown or (0.0, 1.0)))
+    if shown is not None and shown[1] - shown[0] >= 4:
+        low, high = max(low, shown[0]), min(high, shown[1])
+    dark, light = mask.tones(low, high)
+    return round(dark), round(light)
+
+
+def _range(layout: Layout) -> tuple[float, float]:
+    if layout.dtype.kind == "f":
+        return 0.0, 1.0
+    half = 1 << (layout.stored - 1)
+    shift = layout.high_bit + 1 - layout.stored
+    if layout.signed:
+        return float(-half), float(half - 1)
+    return 0.0, float((2 * half - 1) << shift)
+
+
+def _shown_range(
+    cells: np.ndarray, display: Dataset, regions: Sequence[Region], frame: int
+) -> tuple[float, float] | None:
+    """Stored values that a viewer shows from black to white."""
+    centre, width = number(display, "WindowCenter"), number(display, "WindowWidth")
+    slope = number(display, "RescaleSlope", 1.0) or 1.0
+    intercept = number(display, "RescaleIntercept", 0.0) or 0.0
+    if centre is not None and width is not None and width > 1 and "ModalityLUTSequence" not in display:  # fmt: skip
+        ends = sorted(((centre + sign * width / 2) - intercept) / slope for sign in (-1, 1))
+        if ends[1] - ends[0] >= 4:
+            return ends[0], ends[1]
+    free = mask.outside(cells.shape[1:3], regions, frame)
+    seen = cells[frame][free]
+    seen = seen[np.isfinite(seen)] if seen.dtype.kind == "f" else seen
+    if not seen.size:
+        return None
+    low, high = np.percentile(seen, (1, 99))
+    return (float(low), float(high)) if high > low else None
+
+
+def extremes(cells: np.ndarray, layout: Layout) -> tuple[int, int] | None:
+    """Smallest and largest stored value of the masked pixels."""
+    if layout.keyword != "PixelData" or layout.allocated not in (8, 16):
+        return None
+    return int(cells.min()), int(cells.max())
+
+
+def build(
+    file: DicomFile,
+    layout: Layout,
+    identity_key: bytes,
+    syntax: UID,
+    value: bytes | bytearray,
+    least_most: tuple[int, int] | None,
+    *,
+    encapsulated: bool = False,
+) -> bytes:
+    """A de-identified file around masked pixel data."""
+    clean = deidentify(file.header, identity_key)
+    if least_most is not None:
+        vr = "SS" if layout.signed else "US"
+        for tag, found in zip((0x00280106, 0x00280107), least_most, strict=True):
+            if tag in file.header:
+                clean.add_new(tag, vr, found)
+    with quiet():
+        front, body = write_header(clean, file_meta(file.meta, clean), syntax)
+    vr = "OB" if encapsulated else file.pixel.vr if file.pixel.vr in ("OB", "OW", "OF", "OD") else "OW"  # fmt: skip
+    padded = bytes(value) + b"\0" * (len(value) % 2)
+    head = element(file.pixel.tag, vr, None if encapsulated else len(padded), syntax)
+    whole = b"".join([body, head, padded])
+    if syntax == DeflatedExplicitVRLittleEndian:
+        return front + deflate(whole)
+    return front + whole
+
+
+def _deflate_level(file: DicomFile) -> bytes:
+    """The level at which our deflate writes the original's stream again, as one byte."""
+    stream = file.data[file.meta_end :]
+    for level in (6, 9, 1, 2, 3, 4, 5, 7, 8, 0):
+        if deflate(file.body, level) == stream:
+            return bytes([level])
+    return b"\x06"

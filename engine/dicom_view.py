@@ -1,0 +1,141 @@
+"""What a person would see of a DICOM frame: grey or colour, 8 bit, from stored values.
+
+Modality LUT, then VOI LUT or window, then photometric interpretation (PS3.3 C.7.6.3, C.11.1,
+C.11.2). Without a window, the values between the 0.5th and the 99.5th percentile are shown.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.pixels.processing import (
+    apply_color_lut,
+    apply_modality_lut,
+    apply_voi_lut,
+    convert_color_space,
+)
+
+from engine.dicom_file import number, quiet, text
+
+
+def render(
+    stored: np.ndarray, display: Dataset, window: tuple[float, float] | None = None
+) -> np.ndarray:
+    """One frame as a person would see it.
+
+    Args:
+        stored: Shape (height, width) or (height, width, samples).
+        display: From :func:`engine.dicom_pixels.display_of`.
+        window: Centre and width in units of the modality; by default the file's own.
+
+    Returns:
+        Shape (height, width, 3), uint8, RGB.
+    """
+    with quiet():
+        photometric = text(display, "PhotometricInterpretation").upper()
+        if photometric == "PALETTE COLOR" and stored.ndim == 2:
+            return _eight_bit(_palette(stored, display))
+        if stored.ndim == 3:
+            return _colour(stored, display, photometric)
+        grey = _grey(stored, display, window)
+        if photometric == "MONOCHROME1":
+            grey = 255 - grey
+        return np.repeat(grey[..., None], 3, axis=2)
+
+
+def modality_values(stored: np.ndarray, display: Dataset) -> np.ndarray:
+    """Stored values in units of the modality (Hounsfield, optical density, ...), float64."""
+    with quiet():
+        try:
+            return np.asarray(apply_modality_lut(stored, display), dtype=np.float64)
+        except Exception:  # noqa: BLE001 - a broken table is shown as if it were not there
+            return stored.astype(np.float64)
+
+
+def _grey(stored: np.ndarray, display: Dataset, window: tuple[float, float] | None) -> np.ndarray:
+    values = modality_values(stored, display)
+    if window is not None:
+        return _windowed(values, *window)
+    try:
+        if display.get("VOILUTSequence"):
+            table = apply_voi_lut(values.astype(np.int32), display)
+            bits = int(display.VOILUTSequence[0].LUTDescriptor[2]) or 16
+            return _scaled(table.astype(np.float64), 0.0, float((1 << bits) - 1))
+    except Exception:  # noqa: BLE001, S110 - a broken table is shown as if it were not there
+        pass
+    centre, width = number(display, "WindowCenter"), number(display, "WindowWidth")
+    if centre is not None and width is not None and width > 0:
+        if text(display, "VOILUTFunction").upper() == "SIGMOID":
+            with np.errstate(over="ignore"):
+                return _scaled(1 / (1 + np.exp(-4 * (values - centre) / width)), 0.0, 1.0)
+        return _windowed(values, centre, width)
+    return _by_content(values, stored, display)
+
+
+def _by_content(values: np.ndarray, stored: np.ndarray, display: Dataset) -> np.ndarray:
+    padding = number(display, "PixelPaddingValue")
+    shown = values[np.isfinite(values)] if padding is None else values[stored != padding]
+    if not shown.size:
+        shown = values.reshape(-1)
+    low, high = np.percentile(shown, (0.5, 99.5))
+    if high <= low:
+        low, high = float(shown.min()), float(shown.max())
+    return _scaled(values, float(low), float(high))
+
+
+def _windowed(values: np.ndarray, centre: float, width: float) -> np.ndarray:
+    """The linear VOI function of PS3.3 C.11.2.1.2.1."""
+    if width <= 1:
+        return np.where(values <= centre - 0.5, 0, 255).astype(np.uint8)
+    return _scaled(values, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2)
+
+
+def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    if not np.isfinite(low) or not np.isfinite(high) or high <= low:
+        return np.full(values.shape, 0, np.uint8)
+    with np.errstate(invalid="ignore"):
+        unit = np.clip((np.nan_to_num(values) - low) / (high - low), 0, 1)
+    return np.round(unit * 255).astype(np.uint8)
+
+
+def _palette(stored: np.ndarray, display: Dataset) -> np.ndarray:
+    try:
+        return np.asarray(apply_color_lut(stored, display))[..., :3]
+    except Exception:  # noqa: BLE001 - a broken palette is shown as grey
+        grey = _by_content(stored.astype(np.float64), stored, display)
+        return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _colour(stored: np.ndarray, display: Dataset, photometric: str) -> np.ndarray:
+    bits = int(number(display, "BitsStored", 8 * stored.dtype.itemsize) or 8)
+    eight = stored[..., :3]
+    if bits != 8 or eight.dtype != np.uint8:
+        eight = _scaled(eight.astype(np.float64), 0.0, float((1 << bits) - 1))
+    if photometric in ("YBR_FULL", "YBR_FULL_422"):
+        return np.asarray(convert_color_space(eight, "YBR_FULL", "RGB"))
+    if photometric in ("YBR_PARTIAL_422", "YBR_PARTIAL_420"):
+        luma = (eight[..., :1].astype(np.float64) - 16) * 255 / 219
+        chroma = (eight[..., 1:].astype(np.float64) - 128) * 255 / 224 + 128
+        full = np.clip(np.concatenate([luma, chroma], axis=-1), 0, 255).round().astype(np.uint8)
+        return np.asarray(convert_color_space(full, "YBR_FULL", "RGB"))
+    return np.ascontiguousarray(eight)
+
+
+def _eight_bit(rgb: np.ndarray) -> np.ndarray:
+    if rgb.dtype == np.uint8:
+        return np.ascontiguousarray(rgb)
+    return (rgb.astype(np.uint32) >> 8).astype(np.uint8)
+
+
+def palette_luma(display: Dataset) -> tuple[int, np.ndarray] | None:
+    """First mapped value and the lightness (0 to 1) of each entry of a palette."""
+    try:
+        with quiet():
+            descriptor = display.RedPaletteColorLookupTableDescriptor
+            count, first = int(descriptor[0]) or 1 << 16, int(descriptor[1])
+            word = np.uint8 if first + count <= 256 else np.uint16
+            entries = np.arange(first, first + count).astype(word)[None]
+            rgb = _eight_bit(np.asarray(apply_color_lut(entries, display))[..., :3])[0]
+    except Exception:  # noqa: BLE001 - a broken palette is shown as grey
+        return None
+    return first, rgb.astype(np.float64) @ np.array([0.299, 0.587, 0.114]) / 255

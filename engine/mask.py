@@ -1,0 +1,103 @@
+"""The fill that stands where something was: flat, hatched, with a lock on it.
+
+It depends on the size of the box and on two tones, and the tones only on pixels outside
+every box (or on nothing but the bit depth): so it cannot tell what it hides. There is no
+blur and no pixelation here, because both can be undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from engine.records import Region
+
+PERIOD_PX = 16
+STROKE_PX = 4
+LOCK_FROM_PX = 20  # a smaller box has the hatch alone
+
+
+def pattern(height: int, width: int) -> np.ndarray:
+    """Which pixels of a box take the lighter tone.
+
+    Returns:
+        Shape (height, width), bool. Nobody takes it for anatomy: diagonal strokes, and on a
+        cleared plate in the middle a padlock.
+    """
+    y, x = np.ogrid[:height, :width]
+    light = (x + y) % PERIOD_PX < STROKE_PX
+    if min(height, width) >= LOCK_FROM_PX:
+        side = min(height, width, 96) * 3 // 5
+        top, left = (height - side) // 2, (width - side) // 2
+        light[top : top + side, left : left + side] = lock(side)
+    return light
+
+
+def lock(side: int) -> np.ndarray:
+    """A padlock on a plain plate, shape (side, side), bool."""
+    y, x = np.mgrid[:side, :side] / (side - 1)
+    body = (abs(x - 0.5) < 0.32) & (y > 0.46) & (y < 0.92)
+    ring = np.hypot(x - 0.5, np.minimum(y - 0.38, 0.0))
+    shackle = (ring > 0.14) & (ring < 0.25) & (y < 0.50) & (y > 0.08)
+    keyhole = (np.hypot(x - 0.5, y - 0.64) < 0.06) | (
+        (abs(x - 0.5) < 0.025) & (y > 0.64) & (y < 0.8)
+    )
+    return np.asarray((body | shackle) & ~keyhole)
+
+
+def tones(low: float, high: float) -> tuple[float, float]:
+    """The darker and the lighter tone for values that are shown from ``low`` to ``high``."""
+    return low + 0.30 * (high - low), low + 0.60 * (high - low)
+
+
+def outside(shape: tuple[int, ...], regions: Sequence[Region], frame: int) -> np.ndarray:
+    """Which pixels of one frame lie under no box: shape (height, width), bool."""
+    free = np.ones(shape[:2], dtype=bool)
+    for region in regions:
+        if region.frame <= frame < region.frame_end:
+            free[region.slices[1:]] = False
+    return free
+
+
+def own(regions: Sequence[Region], index: int) -> np.ndarray | None:
+    """Which pixels of a region are its own: those that no earlier region holds.
+
+    Returns:
+        Shape (frames, height, width), bool; None where all of them are.
+    """
+    region = regions[index]
+    overlapping = [other for other in regions[:index] if region.intersection_px(other)]
+    if not overlapping:
+        return None
+    mine = np.ones((region.frame_count, region.height, region.width), dtype=bool)
+    for other in overlapping:
+        mine[
+            max(0, other.frame - region.frame) : max(0, other.frame_end - region.frame),
+            max(0, other.y1 - region.y1) : max(0, other.y2 - region.y1),
+            max(0, other.x1 - region.x1) : max(0, other.x2 - region.x1),
+        ] = False
+    return mine
+
+
+def lift(pixels: np.ndarray, regions: Sequence[Region], index: int) -> np.ndarray:
+    """What is under one region: a copy, zero where an earlier region owns the pixel.
+
+    Args:
+        pixels: Shape (frames, height, width) or (frames, height, width, channels).
+    """
+    part = pixels[regions[index].slices].copy()
+    mine = own(regions, index)
+    if mine is not None:
+        part[~mine] = 0
+    return part
+
+
+def lay(pixels: np.ndarray, regions: Sequence[Region], index: int, part: np.ndarray) -> None:
+    """Put back in place what :func:`lift` took; pixels of earlier regions stay as they are."""
+    target = pixels[regions[index].slices]
+    mine = own(regions, index)
+    if mine is None:
+        target[...] = part
+    else:
+        target[mine] = part[mine]

@@ -1,0 +1,316 @@
+"""Pictures that are not DICOM: PNG and JPEG taken apart exactly, TIFF, BMP and WebP anew.
+
+PNG and JPEG have their own modules. Of TIFF, BMP and WebP the masked file is written anew
+without loss and without metadata, and the original is sealed whole, so that it comes back
+byte for byte. Refuses animations, CMYK and pages of different kinds.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import tifffile
+from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
+
+from engine import jpeg, mask, patches, png
+from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
+from engine.records import Dissection, Format, Image, Region
+
+_DAMAGED = "This file is damaged: its picture cannot be decoded."
+_COLOURS = {png.GREY: "grey", png.RGB: "rgb", png.PALETTE: "palette", png.GREY_ALPHA: "grey+alpha", png.RGBA: "rgba"}  # fmt: skip
+
+
+def check_size(
+    width: int, height: int, frames: int, pixel_bytes: int, max_side_px: int, max_bytes: int
+) -> None:
+    """Refuse what would be too large, before it is decoded.
+
+    Raises:
+        CorruptImage: No width or no height.
+        ImageTooLarge: Over a limit.
+    """
+    if width < 1 or height < 1 or frames < 1:
+        raise CorruptImage("This file says that its picture has no width or no height.")
+    if max(width, height) > max_side_px or width * height * frames * pixel_bytes > max_bytes:
+        raise ImageTooLarge(
+            f"This picture is {width} x {height} px with {frames} pages: at most {max_side_px} px"
+            f" a side and {max_bytes >> 20} MB decoded are taken.",
+            width=width,
+            height=height,
+            frames=frames,
+        )
+
+
+def decode(name: str, kind: Format, data: bytes, max_side_px: int, max_decoded_bytes: int) -> Image:
+    """Read a picture into stored values.
+
+    Raises:
+        CorruptImage, ImageTooLarge, UnsupportedFormat: With what is wrong and what to do.
+    """
+    readers = {
+        Format.PNG: _decode_png,
+        Format.JPEG: _decode_jpeg,
+        Format.TIFF: _decode_tiff,
+        Format.BMP: _decode_pillow,
+        Format.WEBP: _decode_pillow,
+    }
+    pixels, grid, properties = readers[kind](data, max_side_px, max_decoded_bytes)
+    facts: dict[str, Any] = {"modality": "", "spacing_mm": None, "lossy": False, "orientation": 1}
+    return Image(name, kind, data, pixels, grid, facts | properties)
+
+
+_Read = tuple[np.ndarray, tuple[int, int], dict[str, Any]]
+
+
+def _decode_png(data: bytes, max_side_px: int, max_bytes: int) -> _Read:
+    header = png.parse(data)
+    size = png.CHANNELS[header.colour] * (2 if header.depth == 16 else 1)
+    check_size(header.width, header.height, 1, size, max_side_px, max_bytes)
+    facts: dict[str, Any] = {"bits": header.depth, "colour": _COLOURS[header.colour]}
+    if header.colour == png.PALETTE:
+        facts |= {"palette": header.palette, "palette_alpha": header.alpha}
+    return png.samples(data, header)[None], (1, 1), facts
+
+
+def _decode_jpeg(data: bytes, max_side_px: int, max_bytes: int) -> _Read:
+    header = jpeg.parse(data)
+    channels = len(header.components)
+    check_size(header.width, header.height, 1, channels, max_side_px, max_bytes)
+    facts = {
+        "bits": 8,
+        "colour": "grey" if channels == 1 else "rgb",
+        "lossy": True,
+        "orientation": header.orientation,
+    }
+    return jpeg_pixels(data)[None], header.mcu, facts
+
+
+def jpeg_pixels(data: bytes) -> np.ndarray:
+    """Decoded samples of a JPEG: shape (height, width) or (height, width, 3), uint8.
+
+    Raises:
+        CorruptImage: It cannot be decoded.
+    """
+    try:
+        return np.asarray(imagecodecs.jpeg8_decode(data))
+    except (RuntimeError, ValueError) as err:
+        raise CorruptImage("This JPEG file is damaged: its picture cannot be decoded.") from err
+
+
+@contextmanager
+def _pillow_errors() -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Pillow.DecompressionBombError as err:
+        raise ImageTooLarge("This picture has too many pixels once decoded.") from err
+    except (CorruptImage, UnsupportedFormat, ImageTooLarge):
+        raise
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, EOFError) as err:
+        raise CorruptImage(_DAMAGED) from err
+    except Exception as err:
+        raise CorruptImage(_DAMAGED) from err
+
+
+def _decode_pillow(data: bytes, max_side_px: int, max_bytes: int) -> _Read:
+    with _pillow_errors():
+        picture = Pillow.open(io.BytesIO(data), formats=("BMP", "WEBP"))
+        if getattr(picture, "n_frames", 1) > 1:
+            raise UnsupportedFormat("Animated pictures are not supported: save each by itself.")
+        check_size(picture.width, picture.height, 1, 4, max_side_px, max_bytes)
+        modes = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA", "LA": "RGBA"}
+        if picture.mode not in modes:
+            raise UnsupportedFormat(f"Pictures of kind {picture.mode} are not supported.")
+        mode = modes[picture.mode]
+        pixels = np.asarray(picture.convert(mode))
+    lossy = data[8:12] == b"WEBP" and b"VP8 " in data[:64]
+    facts = {"bits": 8, "colour": {"L": "grey", "RGB": "rgb", "RGBA": "rgba"}[mode]}
+    return pixels[None], (16, 16) if lossy else (1, 1), facts | {"lossy": lossy}
+
+
+def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> _Read:
+    with _pillow_errors(), tifffile.TiffFile(io.BytesIO(data)) as file:
+        pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)]
+        if len(pages) != len(file.pages):
+            pages = [page.aspage() for page in file.pages]
+        if not pages:
+            raise CorruptImage("This TIFF file has no picture in it.")
+        first = pages[0]
+        kinds = {(p.imagelength, p.imagewidth, p.samplesperpixel, p.dtype) for p in pages}
+        if len(kinds) > 1:
+            raise UnsupportedFormat(
+                "This TIFF file has pages of different sizes or kinds: save each by itself."
+            )
+        if first.dtype is None or first.dtype.str.lstrip("<>|=") not in ("u1", "u2", "i1", "i2", "b1"):  # fmt: skip
+            raise UnsupportedFormat("TIFF files are taken with 1, 8 or 16 bits per sample.")
+        if first.samplesperpixel not in (1, 3, 4) or first.photometric == 5:
+            raise UnsupportedFormat("TIFF files are taken as grey, palette, RGB or RGBA.")
+        size = first.samplesperpixel * first.dtype.itemsize
+        check_size(first.imagewidth, first.imagelength, len(pages), size, max_side_px, max_bytes)
+        frames = []
+        for page in pages:
+            pixels = page.asarray()
+            if pixels.dtype == bool:
+                pixels = pixels.astype(np.uint8)
+            if page.planarconfig == 2 and page.samplesperpixel > 1:
+                pixels = np.moveaxis(pixels, 0, -1)
+            frames.append(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
+        facts: dict[str, Any] = {"bits": first.bitspersample, "colour": _tiff_colour(first)}
+        if first.photometric == 3 and first.colormap is not None:
+            facts["colormap"] = np.asarray(first.colormap)
+        lossy = first.compression in (6, 7, 34892, 34927, 50001)
+        stack = np.stack(frames) if len(frames) > 1 else frames[0][None]
+        return stack, (16, 16) if lossy else (1, 1), facts | {"lossy": lossy}
+
+
+def _tiff_colour(page: Any) -> str:
+    if page.photometric == 3:
+        return "palette"
+    if page.samplesperpixel == 1:
+        return "grey inverted" if page.photometric == 0 else "grey"
+    return "rgb" if page.samplesperpixel == 3 else "rgba"
+
+
+def render(image: Image, frame: int) -> np.ndarray:
+    """One page as a person would see it: shape (height, width, 3), uint8, RGB."""
+    pixels, facts = image.pixels[frame], image.properties
+    colour = facts["colour"]
+    if "palette" in facts:
+        return _on_black(png.expand(pixels, facts["palette"], facts["palette_alpha"]))
+    if "colormap" in facts:
+        table = (facts["colormap"].T >> 8).astype(np.uint8)
+        return np.ascontiguousarray(table[np.minimum(pixels, len(table) - 1)])
+    eight = _eight_bit(pixels, facts["bits"])
+    if eight.ndim == 2:
+        grey = 255 - eight if colour == "grey inverted" else eight
+        return np.repeat(grey[..., None], 3, axis=2)
+    if eight.shape[2] == 2:
+        return _on_black(np.concatenate([np.repeat(eight[..., :1], 3, 2), eight[..., 1:]], 2))
+    return _on_black(eight) if eight.shape[2] == 4 else np.ascontiguousarray(eight)
+
+
+def _eight_bit(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """Grey of more than 8 bits is shown from its darkest to its lightest value, since many
+    16-bit files use a small part of their range; colours are shown as they are."""
+    if pixels.dtype == np.uint8:
+        return pixels if bits == 8 else pixels * np.uint8(255 // ((1 << bits) - 1))
+    low, high = float(pixels.min()), float(pixels.max())
+    if pixels.ndim == 3 and pixels.dtype == np.uint16:
+        low, high = 0.0, 65535.0
+    if high <= low:
+        high = low + 1
+    return np.round((pixels - low) * (255.0 / (high - low))).astype(np.uint8)
+
+
+def _on_black(rgba: np.ndarray) -> np.ndarray:
+    alpha = rgba[..., 3:].astype(np.uint16)
+    return ((rgba[..., :3] * alpha + 127) // 255).astype(np.uint8)
+
+
+def dissect(image: Image, regions: Sequence[Region]) -> Dissection:
+    """Mask a picture; what each format keeps is said in its module."""
+    if image.format is Format.PNG:
+        masked, coded, parts = png.dissect(image.data, regions)
+        return Dissection(masked, coded, patches.pack(parts))
+    if image.format is Format.JPEG:
+        made = jpeg.dissect(image.data, regions)
+        return Dissection(made.data, made.patches, patches.pack({"bones": made.bones}))
+    coded = tuple(patches.encode(mask.lift(image.pixels, regions, i)) for i in range(len(regions)))
+    pixels = image.pixels.copy()
+    _fill(pixels, regions, image.properties)
+    masked = _write(image.format, pixels, image.properties)
+    return Dissection(masked, coded, patches.pack({"whole": image.data}))
+
+
+def _fill(pixels: np.ndarray, regions: Sequence[Region], facts: Mapping[str, Any]) -> None:
+    for region in regions:
+        low, high = 0.0, float((1 << min(int(facts["bits"]), 8 * pixels.dtype.itemsize)) - 1)
+        if pixels.dtype.kind == "i":
+            low, high = float(np.iinfo(pixels.dtype).min), float(np.iinfo(pixels.dtype).max)
+        if pixels.dtype.itemsize > 1 and "colormap" not in facts:
+            free = pixels[region.frame][mask.outside(pixels.shape[1:3], regions, region.frame)]
+            if free.size and int(free.max()) - int(free.min()) > 16:
+                low, high = float(free.min()), float(free.max())
+        dark, light = (round(t) for t in mask.tones(low, high))
+        if "colormap" in facts:
+            lightness = facts["colormap"].mean(axis=0) / 65535
+            dark, light = (int(abs(lightness - t).argmin()) for t in mask.tones(0, 1))
+        if facts["bits"] == 1:
+            dark, light = 0, 1
+        tone = np.where(mask.pattern(region.height, region.width), light, dark)
+        target = pixels[region.slices]
+        if pixels.ndim == 3:
+            target[...] = tone
+        else:
+            target[..., :3] = tone[..., None]
+            target[..., 3:] = np.iinfo(pixels.dtype).max
+
+
+def _write(kind: Format, pixels: np.ndarray, facts: Mapping[str, Any]) -> bytes:
+    """A new file of the format, without loss and without metadata."""
+    buffer = io.BytesIO()
+    if kind is Format.TIFF:
+        photometric = {"grey": 1, "grey inverted": 0, "palette": 3}.get(facts["colour"], 2)
+        with tifffile.TiffWriter(buffer) as file:
+            for page in pixels:
+                bilevel = facts["bits"] == 1 and page.dtype == np.uint8
+                file.write(
+                    page.astype(bool) if bilevel else page,
+                    photometric=photometric,
+                    compression="zlib",
+                    predictor=page.dtype.itemsize > 1 and not bilevel,
+                    colormap=facts.get("colormap"),
+                    metadata=None,
+                    software="",
+                    extrasamples=[2] if page.ndim == 3 and page.shape[2] == 4 else None,
+                )
+    elif kind is Format.BMP:
+        Pillow.fromarray(pixels[0]).save(buffer, "BMP")
+    else:
+        Pillow.fromarray(pixels[0]).save(buffer, "WEBP", lossless=True, quality=60, exact=True)
+    return buffer.getvalue()
+
+
+def assemble(
+    masked: bytes,
+    regions: Sequence[Region],
+    coded: Mapping[int, bytes],
+    parts: Mapping[str, bytes] | None,
+) -> bytes:
+    """Put patches back into a masked picture.
+
+    Raises:
+        SealBroken: A part does not belong to this image.
+    """
+    try:
+        if masked[:8] == png.SIGNATURE:
+            return png.assemble(masked, regions, coded, parts)
+        if masked[:2] == b"\xff\xd8":
+            return jpeg.assemble(masked, regions, coded, None if parts is None else parts["bones"])
+        kind = {b"RI": Format.WEBP, b"BM": Format.BMP}.get(masked[:2], Format.TIFF)
+        image = decode("", kind, masked, 1 << 30, 1 << 40)
+    except (CorruptImage, UnsupportedFormat, ImageTooLarge) as err:
+        raise SealBroken("The masked file is not what was stored.") from err
+    pixels = image.pixels.copy()
+    for index, patch in coded.items():
+        part = patches.decode(patch)
+        if part.shape != pixels[regions[index].slices].shape:
+            raise SealBroken("A sealed region does not fit the image it is put back into.")
+        mask.lay(pixels, regions, index, part)
+    return _write(kind, pixels, image.properties)
+
+
+def same_pixels(data: bytes, image: Image) -> bool:
+    """Whether a file decodes to exactly the pixels of an image."""
+    again = decode("", image.format, data, 1 << 30, 1 << 40)
+    return bool(
+        again.pixels.dtype == image.pixels.dtype and np.array_equal(again.pixels, image.pixels)
+    )
