@@ -163,7 +163,6 @@ def _unsigned(frame: np.ndarray) -> np.ndarray:
 def _rle(frame: np.ndarray) -> bytes:
     return get_encoder(RLELossless).encode(
         frame,
-        index=0,
         rows=frame.shape[0],
         columns=frame.shape[1],
         samples_per_pixel=frame.shape[2] if frame.ndim == 3 else 1,
