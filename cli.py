@@ -195,9 +195,7 @@ def _detect(arguments: argparse.Namespace) -> int:
     failed = 0
     for path in arguments.files:
         try:
-            found[path.name] = finder.find(
-                path.name, _read(path), proposals=arguments.proposals
-            )
+            found[path.name] = finder.find(path.name, _read(path), proposals=arguments.proposals)
         except errors.EngineError as err:
             failed += 1
             print(f"{path.name}: {_said(err)}", file=sys.stderr)
@@ -250,7 +248,9 @@ def _refuse_overwriting(files: Sequence[Path], out: Path) -> None:
     names = Counter(p.name for p in files)
     for path in files:
         if (out / path.name).resolve() in inputs:
-            raise errors.InputError("The folder for masked files must not be that of the originals.")
+            raise errors.InputError(
+                "The folder for masked files must not be that of the originals."
+            )
         if names[path.name] > 1:
             raise errors.InputError(
                 "Two of the files have the same name: seal them into different folders."

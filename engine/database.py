@@ -78,7 +78,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ),
 )
 
-_CONFIG = {
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": False,
     "lock_configuration": True,
     "autoinstall_known_extensions": False,
@@ -180,7 +180,7 @@ class Database:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Cursor]:
-        """One exclusive transaction: all of it or nothing.
+        """One exclusive transaction: all of it or nothing. Never one inside another.
 
         Raises:
             StorageBusy: The turn did not come in time.

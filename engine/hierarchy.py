@@ -7,7 +7,6 @@ index, audit reasons, signatures) are *system keys*, wrapped by the root as well
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 from engine.database import Cursor, Database
@@ -16,6 +15,8 @@ from engine.host import Host
 from engine.keys import Keyring, new_key, unwrap_key, wrap_key
 from engine.vault import Signer
 
+#: Keys of the installation: keyed hashes for search and duplicates, audit reasons, signatures.
+SYSTEM_KEYS = ("index", "audit", "signature")
 ROTATION_BATCH = 500
 
 
@@ -27,7 +28,6 @@ class Hierarchy:
         self._keyring = keyring
         self._host = host
         self._system: dict[str, bytes] = {}
-        self._lock = threading.Lock()
 
     @property
     def root_key_ids(self) -> tuple[str, ...]:
@@ -39,12 +39,16 @@ class Hierarchy:
         """Name of this installation's audit log, from its public signature key."""
         return self.signer().public_bytes.hex()[:16]
 
-    def check(self) -> None:
-        """Compare the keyring with the check values recorded in the catalog.
+    def open(self) -> None:
+        """Compare the keyring with the check values in the catalog and open the system keys.
 
         Raises:
             SettingsError: A root key is missing or is another one than before.
         """
+        self._record_root_keys()
+        self._open_system_keys()
+
+    def _record_root_keys(self) -> None:
         rows = self._database.read().all("SELECT key_id, check_value FROM root_keys")
         known = {r["key_id"]: r["check_value"] for r in rows}
         self._keyring.verify(known)
@@ -57,23 +61,27 @@ class Hierarchy:
                 )
 
     def system_key(self, name: str) -> bytes:
-        """A 32-byte key of the installation, made on first use."""
-        with self._lock:
-            if name not in self._system:
-                query = "SELECT * FROM system_keys WHERE name = $1"
-                row = self._database.read().one(query, name)
-                if row is None:
-                    with self._database.write() as tx:
-                        key_id, wrapped = self._keyring.wrap(
-                            new_key(self._host.random), f"system/{name}"
-                        )
-                        tx.run("INSERT INTO system_keys VALUES ($1, $2, $3)", name, key_id, wrapped)
-                        row = tx.one(query, name)
-                assert row is not None
-                self._system[name] = self._keyring.unwrap(
-                    row["root_key_id"], row["wrapped_key"], f"system/{name}"
-                )
-            return self._system[name]
+        """A 32-byte key of the installation, one of ``SYSTEM_KEYS``."""
+        return self._system[name]
+
+    def _open_system_keys(self) -> None:
+        """Made once, at the first start: a key made inside a change that is then rolled back
+        would seal data that nothing opens."""
+        rows = {r["name"]: r for r in self._database.read().all("SELECT * FROM system_keys")}
+        for name in SYSTEM_KEYS:
+            context = f"system/{name}"
+            if name in rows:
+                row = rows[name]
+                key = self._keyring.unwrap(row["root_key_id"], row["wrapped_key"], context)
+            else:
+                key = new_key(self._host.random)
+                with self._database.write() as tx:
+                    tx.run(
+                        "INSERT INTO system_keys VALUES ($1, $2, $3)",
+                        name,
+                        *self._keyring.wrap(key, context),
+                    )
+            self._system[name] = key
 
     def signer(self) -> Signer:
         """The installation's Ed25519 key, for audit checkpoints and key exchange."""
@@ -124,7 +132,7 @@ class Hierarchy:
             The new key's id.
         """
         self._keyring.add(self._host.random)
-        self.check()
+        self._record_root_keys()
         return self._keyring.newest_id
 
     def rotation_left(self) -> int:

@@ -141,7 +141,7 @@ class Settings:
         for name in known:
             raw = environ.get(PREFIX + name.upper())
             if raw is not None:
-                values[name] = _parse(name, raw, known[name].type)
+                values[name] = _parse(name, raw, str(known[name].type))
         values.update({k: v for k, v in override.items() if v is not None})
         return cls(**values)
 

@@ -78,7 +78,7 @@ class Engine(People, Files, Reports):
     def _assemble(self, keyring: Keyring, detector: Detector | None, operator: bool) -> None:
         settings, host = self.settings, self.host
         self.hierarchy = Hierarchy(self.database, keyring, host)
-        self.hierarchy.check()
+        self.hierarchy.open()
         rules = Rules(
             settings.bcrypt_cost,
             settings.password_min_length,

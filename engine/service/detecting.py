@@ -46,9 +46,7 @@ class Finder:
             DetectorError: A network failed.
         """
         image = images.decode(name, data, self._limits)
-        found = self._detector.detect(
-            lambda i: images.render(image, i), image.frames, self.profile
-        )
+        found = self._detector.detect(lambda i: images.render(image, i), image.frames, self.profile)
         least = 0.0 if proposals else self.profile.confidence
         return [detection_to_json(d) for d in found if d.confidence >= least]
 

@@ -42,7 +42,7 @@ class Files(Core):
         return self._shown(caller, patient)
 
     @needs(Permission.EDIT_PATIENTS)
-    def update_patient(self, caller: Caller, patient_id: str, **changes: Any) -> Patient:
+    def update_patient(self, caller: Caller, /, patient_id: str, **changes: Any) -> Patient:
         """Change id, name, age or note; what was before is kept. Raises InputError, NotFound."""
         unknown = set(changes) - {"id", "name", "age", "note"}
         if unknown:

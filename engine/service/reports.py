@@ -12,9 +12,9 @@ import pandas as pd
 
 from engine.audit import Event
 from engine.database import Row
-from engine.detection import ModelInfo
 from engine.errors import EngineError, SettingsError, UnknownKey
 from engine.host import write_durably
+from engine.networks import ModelInfo
 from engine.permissions import Permission
 from engine.records import Caller, ImageState
 from engine.service.guard import needs

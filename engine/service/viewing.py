@@ -352,21 +352,21 @@ class Viewing(Intake):
         if not reason.strip():
             raise InputError("Say why you need to see the original.")
         taken = package.read(sealed)
-        where = {"image_id": taken.image_id}
-        requested = Event("package.restore", "requested", reason=reason.strip(), **where)
+        image_id = taken.image_id
+        requested = Event("package.restore", "requested", image_id=image_id, reason=reason.strip())
         self.audit.record(caller, requested)
         try:
-            subject = self._sealed_subject(self.database.read(), taken.image_id, taken.version)
+            subject = self._sealed_subject(self.database.read(), image_id, taken.version)
             facts = self.open_facts(subject.key, vars(taken))
             restored = self._restored(subject, facts, masked, taken.container, taken.regions)
         except EngineError as err:
-            failed = Event("package.restore", "failed", detail={"why": err.code}, **where)
+            failed = Event("package.restore", "failed", image_id=image_id, detail={"why": err.code})
             self.audit.record(caller, failed)
             raise
         self.audit.record(
             caller,
-            *(Event("region.decrypt", region_id=r, **where) for r in restored.opened),
-            Event("package.restore", "completed", **where),
+            *(Event("region.decrypt", image_id=image_id, region_id=r) for r in restored.opened),
+            Event("package.restore", "completed", image_id=image_id),
         )
         image = restored.image
         return File(facts["name"], _MEDIA_TYPES[image.format], image.data), restored.proof

@@ -1,0 +1,46 @@
+# make run          the product on http://127.0.0.1:8501
+# make run DEMO=1   the same on a folder of its own, with accounts and sample images
+# make test         lint, types, architecture and tests
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export YOLO_OFFLINE := true
+export YOLO_AUTOINSTALL := false
+export YOLO_CONFIG_DIR := $(CURDIR)/runs/ultralytics
+export PYTHONUNBUFFERED := 1
+
+.PHONY: run test check format bench train soak clean
+
+run: $(STAMP)
+	$(BIN)/python serve.py $(if $(DEMO),--demo)
+
+test: check
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	for b in benchmarks/*.py; do nice $(BIN)/python -m benchmarks.$$(basename $$b .py) || exit 1; done
+
+train: $(STAMP)
+	$(BIN)/python -m model.train
+
+soak: $(STAMP)
+	$(BIN)/python -m pytest
+
+$(STAMP): requirements.txt requirements-dev.txt constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "MedSec needs Python 3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements-dev.txt --constraint constraints.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,1 @@
+"""The demo: invented patients on real pictures, sealed by the real pipeline."""
