@@ -1,0 +1,424 @@
+"""Tables in, figures out: no Streamlit, no numbers of its own.
+
+Charts of many images carry percentiles and counts, not rows, and neither the least nor the
+greatest value: what goes into a figure goes to a browser. Small groups are the caller's to
+suppress before.
+
+Every figure carries three texts in ``figure.layout.meta``: ``title`` for a heading,
+``explains``, one sentence on what it shows, and ``describes``, what is to be seen in it,
+for who cannot see it. Show it with ``st.plotly_chart(figure, theme=None, config=CONFIG)``
+and ``dark=st.context.theme.type == "dark"``.
+
+Tables are pandas DataFrames; a column that a chart needs and does not find is a
+``ValueError``, missing values (NaN) are left out.
+
+``images``, one row per image:
+
+=================================  =====================================================
+``uploaded_at``                    datetime, UTC
+``modality``                       text
+``size_bytes``, ``stored_bytes``   original file; all that is stored for it
+``entropy_original_bits``          bits per byte, with ``entropy_masked_bits``,
+                                   ``entropy_sealed_bits``, ``entropy_sealed_expected_bits``
+``entropy_sealed_low_bits``        optional, with ``entropy_sealed_high_bits``: the band in
+                                   which 99.9 % of random bytes of that length lie
+``ssim``, ``histogram_correlation``  -1 to 1
+``psnr_db``                        dB; infinite where nothing differs
+``average_hash_distance_bits``     0 to 64, with ``perceptual_hash_distance_bits``
+``*_ms``                           one column per stage, in the order of the work
+=================================  =====================================================
+
+``regions``, one row per region: ``label``, ``confidence`` (0 to 1), ``area_px``,
+``entropy_before_bits``, ``entropy_after_bits``, ``expected_bits`` (bits per byte), and
+optionally ``expected_low_bits``, ``expected_high_bits``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+import plotly.graph_objects as go  # type: ignore[import-untyped]
+from plotly.subplots import make_subplots  # type: ignore[import-untyped]
+
+from ui.chart_look import (
+    CONFIG,
+    DASHES,
+    GREY,
+    PALETTE,
+    SYMBOLS,
+    TEXT,
+    band,
+    empty,
+    fill,
+    finish,
+    grouped,
+    need,
+    summary,
+    threshold_line,
+)
+
+__all__ = ["CHARTS", "CONFIG", "confidence", "entropy", "image_regions", "similarity",
+           "stage_times", "storage", "thresholds", "volumes"]  # fmt: skip
+
+
+def entropy(images: pd.DataFrame, dark: bool = False) -> go.Figure:
+    """Entropy of original, masked and sealed data, and how far sealed is from random."""
+    title = "Entropy"
+    explains = (
+        "Shannon entropy per byte, box for the middle half of the images, whiskers for 90 %:"
+        " sealed data should be as unpredictable as random bytes of the same length, which"
+        " reach a little under 8 bits."
+    )
+    names = {
+        "entropy_original_bits": "Original",
+        "entropy_masked_bits": "Masked",
+        "entropy_sealed_bits": "Sealed",
+        "entropy_sealed_expected_bits": "Random bytes",
+    }
+    need(images, names)
+    table = images[list(names)].dropna(how="all")
+    if table.empty:
+        return empty(title, explains, "No image has been measured yet.", dark)
+    figure = make_subplots(rows=2, cols=1, row_heights=[0.68, 0.32], vertical_spacing=0.28)
+    for column, name in names.items():
+        colour = GREY if column == "entropy_sealed_expected_bits" else PALETTE[0]
+        summary(figure, name, table[column], row=1, colour=colour)
+    medians = table.median().dropna()
+    described = "; ".join(f"{names[c].lower()} {median:.3f}" for c, median in medians.items())
+    describes = f"Median bits per byte of {len(table)} images: {described}."
+    expected = images["entropy_sealed_expected_bits"]
+    distance = (images["entropy_sealed_bits"] - expected).dropna()
+    summary(figure, "Sealed minus<br>random", distance, row=2)
+    unit = "bits per byte"
+    if len(distance) and {"entropy_sealed_low_bits", "entropy_sealed_high_bits"} <= {*images}:
+        low, high = images["entropy_sealed_low_bits"], images["entropy_sealed_high_bits"]
+        edges = (low - expected).median(), (high - expected).median()
+        band(figure, *edges, row=2)
+        unit += "; shaded: 99.9 %<br>of random bytes (median band)"
+        reach = 1.3 * max(map(abs, (*edges, *distance.quantile([0.05, 0.95]))))
+        figure.update_xaxes(range=[-reach, reach], row=2, col=1)
+        inside = images["entropy_sealed_bits"].between(low, high).sum()
+        describes += (
+            f" {inside} of {len(distance)} sealed images lie in the band that holds 99.9 % of"
+            " random data of their length."
+        )
+    figure.update_xaxes(range=[0, 8.2], title="bits per byte", row=1, col=1)
+    figure.update_xaxes(title=unit, exponentformat="none", nticks=5, row=2, col=1)
+    figure.update_yaxes(autorange="reversed")
+    return finish(figure, title, explains, describes, 400, dark)
+
+
+def similarity(images: pd.DataFrame, dark: bool = False) -> go.Figure:
+    """Original against masked picture: SSIM, histogram, PSNR, hash distances."""
+    title = "Similarity of masked and original"
+    explains = (
+        "How much of the picture stays as it was: high similarity means that little was"
+        " covered, low that much was; neither is good or bad by itself."
+    )
+    panels = (
+        ("1 = alike", {"ssim": "SSIM", "histogram_correlation": "Histogram<br>correlation"}),
+        ("dB, higher = more alike", {"psnr_db": "PSNR"}),
+        (
+            "differing bits of 64",
+            {
+                "average_hash_distance_bits": "Average hash",
+                "perceptual_hash_distance_bits": "Perceptual hash",
+            },
+        ),
+    )
+    columns = [column for _, names in panels for column in names]
+    need(images, columns)
+    table = images[columns].astype(float).dropna(how="all")
+    if table.empty:
+        return empty(title, explains, "No image has been compared yet.", dark)
+    equal = np.isinf(table["psnr_db"])
+    figure = make_subplots(rows=3, cols=1, row_heights=[0.4, 0.2, 0.4], vertical_spacing=0.2)
+    described = []
+    for row, (unit, names) in enumerate(panels, 1):
+        for column, name in names.items():
+            finite = table[column].replace([np.inf, -np.inf], np.nan)
+            summary(figure, name, finite, row=row)
+            if finite.notna().any():
+                described.append(f"{name.replace('<br>', ' ')} {finite.median():.3g}")
+        figure.update_xaxes(title=unit, row=row, col=1)
+    lowest = table[["ssim", "histogram_correlation"]].quantile(0.05).min()
+    figure.update_xaxes(range=[min(0.0, 1.1 * lowest), 1.02], row=1, col=1)
+    figure.update_xaxes(range=[-1, 65], row=3, col=1)
+    figure.update_yaxes(autorange="reversed")
+    describes = f"Medians of {len(table)} images: {', '.join(described)}."
+    if equal.any():
+        describes += f" {equal.sum()} without any difference have no finite PSNR: not drawn."
+        figure.add_annotation(
+            text=f"{equal.sum()} unchanged, infinite: not drawn",
+            xref="x2 domain",
+            yref="y2 domain",
+            x=1,
+            y=1,
+            yanchor="bottom",
+            xanchor="right",
+            showarrow=False,
+            font={"size": 12},
+        )
+    return finish(figure, title, explains, describes, 520, dark)
+
+
+def confidence(
+    regions: pd.DataFrame,
+    threshold: float,
+    proposal_threshold: float | None = None,
+    dark: bool = False,
+) -> go.Figure:
+    """Confidence by class, with the threshold from which boxes are sealed."""
+    title = "Confidence by class"
+    explains = (
+        "How sure the detector was of each box: boxes right of the line are sealed by"
+        " themselves, those between the two lines make a person look."
+        if proposal_threshold is not None
+        else "How sure the detector was of each box: boxes right of the line are sealed by"
+        " themselves."
+    )
+    need(regions, ["label", "confidence"])
+    table = grouped(regions.dropna(subset=["confidence"]), "label")
+    if table.empty:
+        return empty(title, explains, "No region has been found yet.", dark)
+    figure = go.Figure()
+    groups = table.groupby("label")["confidence"]
+    order = groups.size().sort_values(ascending=False)
+    for label, size in order.items():
+        summary(figure, f"{label} ({size})", groups.get_group(label))
+    threshold_line(figure, threshold, "sealed", dark)
+    if proposal_threshold is not None:
+        threshold_line(figure, proposal_threshold, "proposed", dark, dash="dot")
+    figure.update_xaxes(range=[0, 1.02], title="confidence")
+    figure.update_yaxes(autorange="reversed")
+    described = ", ".join(
+        f"{label} {groups.get_group(label).median():.2f} of {size}" for label, size in order.items()
+    )
+    describes = f"Median confidence and number of boxes: {described}."
+    return finish(figure, title, explains, describes, 150 + 48 * len(order), dark)
+
+
+def thresholds(regions: pd.DataFrame, threshold: float, dark: bool = False) -> go.Figure:
+    """How many boxes of each class would be sealed at another threshold."""
+    title = "What another threshold would seal"
+    explains = (
+        "Boxes that reach each confidence: where a curve is steep beside the line, a small"
+        " change of the threshold seals many more or fewer."
+    )
+    need(regions, ["label", "confidence"])
+    table = grouped(regions.dropna(subset=["confidence"]), "label")
+    if table.empty:
+        return empty(title, explains, "No region has been found yet.", dark)
+    steps = np.linspace(0, 1, 101)
+    figure = go.Figure()
+    described = []
+    for i, (label, values) in enumerate(table.groupby("label")["confidence"]):
+        ranked = np.sort(values.to_numpy())
+        kept = ranked.size - np.searchsorted(ranked, steps - 1e-9)
+        figure.add_scatter(
+            x=steps,
+            y=kept,
+            name=str(label),
+            mode="lines+markers",
+            line={"color": PALETTE[i], "dash": DASHES[i], "width": 2},
+            marker={"symbol": SYMBOLS[i], "size": 8, "maxdisplayed": 11},
+            hovertemplate="%{y} boxes from %{x:.2f}<extra>" + str(label) + "</extra>",
+        )
+        now = ranked.size - int(np.searchsorted(ranked, threshold - 1e-9))
+        described.append(f"{label} {now} of {ranked.size}")
+    threshold_line(figure, threshold, "sealed", dark)
+    figure.update_xaxes(range=[0, 1.02], title="threshold")
+    figure.update_yaxes(rangemode="tozero", title="boxes")
+    describes = f"At the threshold of {threshold:g} are sealed: {', '.join(described)}."
+    return finish(figure, title, explains, describes, 380, dark)
+
+
+def stage_times(images: pd.DataFrame, dark: bool = False) -> go.Figure:
+    """Median, 95th and 99th percentile of every stage."""
+    title = "Time per stage"
+    explains = (
+        "What the clock said for each stage of the work: half of the images were done by the"
+        " circle, 95 % by the square, 99 % by the diamond."
+    )
+    columns = [column for column in images.columns if str(column).endswith("_ms")]
+    table = images[columns].dropna(axis=1, how="all")
+    if table.empty:
+        return empty(title, explains, "No time has been measured yet.", dark)
+    columns = list(table.columns)
+    rows = [str(c).removesuffix("_ms").replace("_", " ").capitalize() for c in columns]
+    # Linear interpolation between ranks, as engine.metrics.percentiles does.
+    ranks = table.quantile([0.5, 0.95, 0.99])
+    figure = go.Figure()
+    for i, column in enumerate(columns):
+        figure.add_scatter(
+            x=ranks[column],
+            y=[rows[i]] * 3,
+            mode="lines",
+            line={"color": GREY, "width": 2},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    for i, (share, name) in enumerate(((0.5, "median"), (0.95, "95 %"), (0.99, "99 %"))):
+        figure.add_scatter(
+            x=ranks.loc[share],
+            y=rows,
+            name=name,
+            mode="markers",
+            marker={"symbol": SYMBOLS[i], "size": 11, "color": PALETTE[i]},
+            hovertemplate="%{x:.1f} ms<extra>%{y}, " + name + "</extra>",
+        )
+    described = ", ".join(
+        f"{row.lower()} {ranks[c][0.5]:.1f}" for row, c in zip(rows, columns, strict=True)
+    )
+    describes = f"Median milliseconds over {len(table)} images: {described}."
+    figure.update_xaxes(rangemode="tozero", title="milliseconds")
+    figure.update_yaxes(autorange="reversed")
+    return finish(figure, title, explains, describes, 170 + 36 * len(rows), dark)
+
+
+def volumes(images: pd.DataFrame, by: str = "modality", dark: bool = False) -> go.Figure:
+    """Images over time, stacked by a column of text."""
+    title = "Images over time"
+    need(images, ["uploaded_at", by])
+    table = grouped(images.dropna(subset=["uploaded_at"]), by)
+    if table.empty:
+        return empty(
+            title, f"Images taken in over time, by {by}.", "No image has been taken in yet.", dark
+        )
+    uploaded = pd.to_datetime(table["uploaded_at"], utc=True).dt.tz_localize(None)
+    span = uploaded.max() - uploaded.min()
+    period, unit, width = (
+        ("D", "day", 86_400_000)
+        if span <= pd.Timedelta(days=62)
+        else ("W", "week", 7 * 86_400_000)
+        if span <= pd.Timedelta(days=366)
+        else ("M", "month", "M1")
+    )
+    counts = table.groupby([uploaded.dt.to_period(period).dt.start_time, by]).size()
+    counts = counts.unstack(fill_value=0)
+    figure = go.Figure()
+    for i, column in enumerate(counts.columns):
+        figure.add_bar(
+            x=counts.index,
+            y=counts[column],
+            name=str(column),
+            xperiod=width,
+            xperiodalignment="middle",
+            marker=fill(i),
+            hovertemplate="%{y} in the "
+            + unit
+            + " of %{x|%Y-%m-%d}<extra>%{fullData.name}</extra>",
+        )
+    figure.update_layout(barmode="stack", bargap=0.25)
+    figure.update_yaxes(rangemode="tozero", title=f"images per {unit}")
+    figure.update_xaxes(title="uploaded (UTC)")
+    described = ", ".join(f"{column} {counts[column].sum()}" for column in counts.columns)
+    return finish(
+        figure,
+        title,
+        f"Images taken in per {unit}, by {by}: the height of a bar is their number.",
+        f"{len(table)} images since {uploaded.min():%Y-%m-%d}: {described}.",
+        380,
+        dark,
+    )
+
+
+def storage(images: pd.DataFrame, dark: bool = False) -> go.Figure:
+    """Bytes of the files that came in and of all that is stored for them, by modality."""
+    title = "Storage"
+    explains = (
+        "Megabytes that came in and megabytes that are stored for them: masked file, pictures"
+        " and sealed regions together."
+    )
+    need(images, ["modality", "size_bytes", "stored_bytes"])
+    table = grouped(images.dropna(subset=["size_bytes", "stored_bytes"]), "modality")
+    if table.empty:
+        return empty(title, explains, "Nothing is stored yet.", dark)
+    sums = table.groupby("modality")[["size_bytes", "stored_bytes"]].sum() / 1e6
+    sums = sums.sort_values("size_bytes", ascending=False)
+    figure = go.Figure()
+    for i, (column, name) in enumerate((("size_bytes", "came in"), ("stored_bytes", "stored"))):
+        figure.add_bar(
+            x=sums[column],
+            y=sums.index.astype(str),
+            name=name,
+            orientation="h",
+            marker=fill(i),
+            text=[f"{value:,.1f}" for value in sums[column]],
+            textposition="outside",
+            cliponaxis=False,
+            hovertemplate="%{x:,.1f} MB<extra>%{y}, " + name + "</extra>",
+        )
+    figure.update_layout(barmode="group")
+    # Room for the numbers beside the longest bar, on a phone too.
+    figure.update_xaxes(range=[0, 1.3 * sums.max().max()], title="MB (10<sup>6</sup> bytes)")
+    figure.update_yaxes(autorange="reversed")
+    came, stored = sums["size_bytes"].sum(), sums["stored_bytes"].sum()
+    describes = f"{len(table)} images: {came:,.1f} MB came in, {stored:,.1f} MB are stored."
+    return finish(figure, title, explains, describes, 150 + 64 * len(sums), dark)
+
+
+def image_regions(regions: pd.DataFrame, dark: bool = False) -> go.Figure:
+    """The regions of one image, before and after sealing. For who may see its metrics."""
+    title = "Entropy of each region"
+    explains = (
+        "Shannon entropy per byte of what was under each box and of what is stored instead,"
+        " with what random bytes of that length reach."
+    )
+    before, after, expected = "entropy_before_bits", "entropy_after_bits", "expected_bits"
+    need(regions, ["label", before, after, expected])
+    if regions.empty:
+        return empty(title, explains, "Nothing was sealed in this image.", dark)
+    rows = [f"{i} {label}" for i, label in enumerate(regions["label"], 1)]
+    figure = go.Figure()
+    for i, (column, name) in enumerate(((before, "original"), (after, "sealed"))):
+        figure.add_bar(
+            x=regions[column],
+            y=rows,
+            name=name,
+            orientation="h",
+            marker=fill(i),
+            hovertemplate="%{x:.3f} bits per byte<extra>%{y}, " + name + "</extra>",
+        )
+    band = {}
+    if {"expected_low_bits", "expected_high_bits"} <= {*regions.columns}:
+        band["error_x"] = {
+            "type": "data",
+            "array": regions["expected_high_bits"] - regions[expected],
+            "arrayminus": regions[expected] - regions["expected_low_bits"],
+            "width": 8,
+            "color": TEXT[dark],
+        }
+    figure.add_scatter(
+        x=regions[expected],
+        y=rows,
+        name="random bytes of that length",
+        mode="markers",
+        marker={"symbol": "line-ns", "size": 22, "line": {"width": 2, "color": TEXT[dark]}},
+        hovertemplate="%{x:.3f} bits per byte<extra>%{y}, random bytes</extra>",
+        **band,
+    )
+    figure.update_layout(barmode="group")
+    figure.update_xaxes(range=[0, 8.2], title="bits per byte")
+    figure.update_yaxes(range=[len(rows) - 0.5, -0.5])
+    described = "; ".join(
+        f"{row}: {b:.2f} before, {a:.2f} sealed, {e:.2f} expected"
+        for row, b, a, e in zip(
+            rows, regions[before], regions[after], regions[expected], strict=True
+        )
+    )
+    describes = f"Bits per byte of {len(rows)} regions. {described}."
+    return finish(figure, title, explains, describes, 170 + 48 * len(rows), dark)
+
+
+#: Every chart, for pages that list them and for the test that asks each to explain itself.
+CHARTS = (
+    entropy,
+    similarity,
+    confidence,
+    thresholds,
+    stage_times,
+    volumes,
+    storage,
+    image_regions,
+)
