@@ -128,6 +128,12 @@ def test_without_data_a_sentence_says_so(chart):
 
 
 @each
+def test_a_table_without_columns_is_no_data_either(chart):
+    _, needs = WAYS[chart.__name__]
+    assert not chart(pd.DataFrame([]), **needs).data
+
+
+@each
 def test_rows_with_nothing_measured_are_no_data(chart):
     table, needs = WAYS[chart.__name__]
     blank = table(4)

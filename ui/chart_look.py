@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import pandas as pd  # type: ignore[import-untyped]
-import plotly.graph_objects as go  # type: ignore[import-untyped]
+import pandas as pd
+import plotly.graph_objects as go
 
 #: For ``st.plotly_chart(config=...)``: no toolbar, follows the width of the page.
 CONFIG = {"displayModeBar": False, "displaylogo": False, "responsive": True}
@@ -30,11 +30,19 @@ TEXT = {False: "#15232B", True: "#E4ECF0"}
 GRID = {False: "#DCE4E8", True: "#31424C"}
 
 
-def need(table: pd.DataFrame, columns: Iterable[str]) -> None:
-    """Refuse a table that lacks a column with a ``ValueError`` that names it."""
+def need(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """The table, if it has the columns; a table without rows gets them.
+
+    Raises:
+        ValueError: Columns are missing; says which.
+    """
+    columns = list(columns)
+    if table.empty:
+        return pd.DataFrame(columns=columns, dtype=float)
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise ValueError(f"the table lacks the columns {', '.join(missing)}")
+    return table
 
 
 def grouped(table: pd.DataFrame, column: str) -> pd.DataFrame:

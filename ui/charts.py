@@ -36,9 +36,9 @@ optionally ``expected_low_bits``, ``expected_high_bits``.
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
-import plotly.graph_objects as go  # type: ignore[import-untyped]
-from plotly.subplots import make_subplots  # type: ignore[import-untyped]
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from ui.chart_look import (
     CONFIG,
@@ -75,7 +75,7 @@ def entropy(images: pd.DataFrame, dark: bool = False) -> go.Figure:
         "entropy_sealed_bits": "Sealed",
         "entropy_sealed_expected_bits": "Random bytes",
     }
-    need(images, names)
+    images = need(images, names)
     table = images[list(names)].dropna(how="all")
     if table.empty:
         return empty(title, explains, "No image has been measured yet.", dark)
@@ -127,7 +127,7 @@ def similarity(images: pd.DataFrame, dark: bool = False) -> go.Figure:
         ),
     )
     columns = [column for _, names in panels for column in names]
-    need(images, columns)
+    images = need(images, columns)
     table = images[columns].astype(float).dropna(how="all")
     if table.empty:
         return empty(title, explains, "No image has been compared yet.", dark)
@@ -177,7 +177,7 @@ def confidence(
         else "How sure the detector was of each box: boxes right of the line are sealed by"
         " themselves."
     )
-    need(regions, ["label", "confidence"])
+    regions = need(regions, ["label", "confidence"])
     table = grouped(regions.dropna(subset=["confidence"]), "label")
     if table.empty:
         return empty(title, explains, "No region has been found yet.", dark)
@@ -205,7 +205,7 @@ def thresholds(regions: pd.DataFrame, threshold: float, dark: bool = False) -> g
         "Boxes that reach each confidence: where a curve is steep beside the line, a small"
         " change of the threshold seals many more or fewer."
     )
-    need(regions, ["label", "confidence"])
+    regions = need(regions, ["label", "confidence"])
     table = grouped(regions.dropna(subset=["confidence"]), "label")
     if table.empty:
         return empty(title, explains, "No region has been found yet.", dark)
@@ -279,7 +279,7 @@ def stage_times(images: pd.DataFrame, dark: bool = False) -> go.Figure:
 def volumes(images: pd.DataFrame, by: str = "modality", dark: bool = False) -> go.Figure:
     """Images over time, stacked by a column of text."""
     title = "Images over time"
-    need(images, ["uploaded_at", by])
+    images = need(images, ["uploaded_at", by])
     table = grouped(images.dropna(subset=["uploaded_at"]), by)
     if table.empty:
         return empty(
@@ -330,7 +330,7 @@ def storage(images: pd.DataFrame, dark: bool = False) -> go.Figure:
         "Megabytes that came in and megabytes that are stored for them: masked file, pictures"
         " and sealed regions together."
     )
-    need(images, ["modality", "size_bytes", "stored_bytes"])
+    images = need(images, ["modality", "size_bytes", "stored_bytes"])
     table = grouped(images.dropna(subset=["size_bytes", "stored_bytes"]), "modality")
     if table.empty:
         return empty(title, explains, "Nothing is stored yet.", dark)
@@ -366,7 +366,7 @@ def image_regions(regions: pd.DataFrame, dark: bool = False) -> go.Figure:
         " with what random bytes of that length reach."
     )
     before, after, expected = "entropy_before_bits", "entropy_after_bits", "expected_bits"
-    need(regions, ["label", before, after, expected])
+    regions = need(regions, ["label", before, after, expected])
     if regions.empty:
         return empty(title, explains, "Nothing was sealed in this image.", dark)
     rows = [f"{i} {label}" for i, label in enumerate(regions["label"], 1)]
