@@ -11,11 +11,9 @@ The figures themselves have modules of their own, which this one gathers:
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -55,7 +53,7 @@ from engine.randomness_tests import (
     plaintext_sensitivity,
     uaci_band_percent,
 )
-from engine.records import Assessment, Fingerprint, Region
+from engine.records import Assessment, Region
 from engine.similarity import (
     average_hash,
     check_pair,
@@ -80,8 +78,6 @@ __all__ = [
     "PrecisionRecall",
     "Throughput",
     "assess",
-    "assess_from_json",
-    "assess_to_json",
     "average_hash",
     "average_precision",
     "byte_entropy_band_bits",
@@ -254,31 +250,3 @@ def _region(
         "expected_low_bits": low,
         "expected_high_bits": high,
     }
-
-
-def assess_to_json(assessment: Assessment) -> dict[str, Any]:
-    """As JSON values. NaN and infinity, which JSON lacks, become ``"nan"`` and ``"inf"``.
-
-    Inverse: :func:`assess_from_json`.
-    """
-    return {
-        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in dataclasses.asdict(assessment).items()
-    }
-
-
-def assess_from_json(values: Mapping[str, Any]) -> Assessment:
-    """What :func:`assess_to_json` wrote, number for number.
-
-    Raises:
-        TypeError, KeyError: Not the fields of an assessment.
-    """
-    fields: dict[str, Any] = {
-        name: float(value) if isinstance(value, str) else value for name, value in values.items()
-    }
-    prints = values["fingerprint"]
-    fields["fingerprint"] = Fingerprint(
-        tuple(prints["colour_histogram"]), prints["average_hash"], prints["perceptual_hash"]
-    )
-    fields["regions"] = tuple(values["regions"])
-    return Assessment(**fields)

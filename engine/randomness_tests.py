@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special  # type: ignore[import-untyped]
+from scipy import special
 
 #: Share of byte positions in which two independent random strings differ, in percent.
 NPCR_IDEAL_PERCENT = 100 * 255 / 256
