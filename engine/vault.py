@@ -12,6 +12,7 @@ and any notion of "decrypt anyway".
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -323,42 +324,71 @@ def _seal(
 
     start = len(header) + len(iv)
     end = start + whole + len(tail)
-    sealed = bytearray(end + _TAG_BYTES[scheme])
-    sealed[:start] = header + iv
-    out = memoryview(sealed)
     pieces = (piece for part in (content[:whole], memoryview(tail)) for piece in _chunks(part))
+    sealed = io.BytesIO(bytes(end + _TAG_BYTES[scheme]))
+    out = sealed.getbuffer()
+    out[:start] = header + iv
+    associated = pack(header, binding)
     if scheme is Scheme.CBC_HMAC:
-        cipher = _cipher(scheme, encryption_key, iv).encryptor()
-        mac = _mac(mac_key, header, binding)
-        mac.update(iv)
-        for written in _stream(cipher, pieces, out[start:]):
-            mac.update(written)
-        sealed[end:] = mac.finalize()
+        out[end:] = _encrypt_cbc(encryption_key, mac_key, iv, associated, pieces, out[start:])
     else:
-        aead = _cipher(scheme, encryption_key, iv).encryptor()
-        aead.authenticate_additional_data(pack(header, binding))
-        for _ in _stream(aead, pieces, out[start:]):
-            pass
-        aead.finalize()
-        sealed[end:] = aead.tag
-    return bytes(sealed)
+        out[end:] = _encrypt_gcm(encryption_key, iv, associated, pieces, out[start:])
+    out.release()  # without a view on it, the buffer itself is the result and nothing is copied
+    return sealed.getvalue()
+
+
+def _encrypt_cbc(
+    encryption_key: bytes,
+    mac_key: bytes,
+    iv: bytes,
+    associated: bytes,
+    pieces: Iterator[memoryview],
+    out: memoryview,
+) -> bytes:
+    """Encrypt into a buffer and return the tag."""
+    mac = HMAC(mac_key, SHA256())
+    mac.update(associated + iv)
+    for written in _stream(_cipher(Scheme.CBC_HMAC, encryption_key, iv).encryptor(), pieces, out):
+        mac.update(written)
+    return mac.finalize()
+
+
+def _encrypt_gcm(
+    encryption_key: bytes,
+    iv: bytes,
+    associated: bytes,
+    pieces: Iterator[memoryview],
+    out: memoryview,
+) -> bytes:
+    """Encrypt into a buffer and return the tag."""
+    aead = _cipher(Scheme.GCM, encryption_key, iv).encryptor()
+    aead.authenticate_additional_data(associated)
+    for _ in _stream(aead, pieces, out):
+        pass
+    aead.finalize()
+    tag: bytes = aead.tag
+    return tag
 
 
 def _open(data_key: bytes, kind: _Kind, binding: bytes, sealed: Buffer) -> bytes:
     _checked(data_key)  # a mistake of the program, not of the data: stays a ValueError
     try:
-        padded = _verified(data_key, kind, binding, memoryview(sealed).cast("B"))
-        length = _LENGTH.unpack(padded[-_LENGTH.size :])[0]
-        if length > len(padded) - _LENGTH.size:
+        padded, end = _decrypted(data_key, kind, binding, memoryview(sealed).cast("B"))
+        end -= _LENGTH.size
+        (length,) = _LENGTH.unpack_from(padded.getbuffer(), end)
+        if length > end:
             raise ValueError
     except (InvalidSignature, InvalidTag, ValueError, IndexError, struct.error):
         # One error, one message, no cause chained: see _BROKEN.
         raise SealBroken(_BROKEN) from None
-    return bytes(padded[:length])
+    padded.truncate(length)
+    return padded.getvalue()
 
 
-def _verified(data_key: bytes, kind: _Kind, binding: bytes, sealed: memoryview) -> memoryview:
-    """Padded plaintext; raises before anything is decrypted or handed out."""
+def _decrypted(
+    data_key: bytes, kind: _Kind, binding: bytes, sealed: memoryview
+) -> tuple[io.BytesIO, int]:
+    """Padded plaintext and where it ends; raises before anything is decrypted or handed out."""
     if sealed[:5] != MAGIC + bytes((FORMAT_VERSION,)) or sealed[6] != kind or sealed[7] < 8:
         raise ValueError
     scheme = Scheme(sealed[5])
@@ -369,23 +399,26 @@ def _verified(data_key: bytes, kind: _Kind, binding: bytes, sealed: memoryview) 
         raise ValueError
     iv, body, tag = bytes(sealed[len(header) : start]), sealed[start:end], bytes(sealed[end:])
     encryption_key, mac_key = _keys(data_key, scheme, header, binding)
+    associated = pack(header, binding)
 
     if scheme is Scheme.CBC_HMAC:
-        mac = _mac(mac_key, header, binding)
+        mac = HMAC(mac_key, SHA256())
+        mac.update(associated)
         mac.update(sealed[len(header) : end])
         mac.verify(tag)  # constant time, and before the first block is decrypted
         if len(body) % _BLOCK:
             raise ValueError
         cipher = _cipher(scheme, encryption_key, iv).decryptor()
         plain = _collect(cipher, body)
+        start = max(0, len(body) - _BLOCK)
         unpadder = PKCS7(_BLOCK * 8).unpadder()
-        last = unpadder.update(plain[-_BLOCK:]) + unpadder.finalize()
-        return plain[: len(plain) - _BLOCK + len(last)]
+        last = unpadder.update(plain.getbuffer()[start : len(body)]) + unpadder.finalize()
+        return plain, start + len(last)
     aead = _cipher(scheme, encryption_key, iv, tag).decryptor()
-    aead.authenticate_additional_data(pack(header, binding))
+    aead.authenticate_additional_data(associated)
     plain = _collect(aead, body)
     aead.finalize()  # a wrong tag raises here, before the plaintext leaves this function
-    return plain
+    return plain, len(body)
 
 
 def _cipher(scheme: Scheme, key: bytes, iv: bytes, tag: bytes | None = None) -> Any:
@@ -394,17 +427,12 @@ def _cipher(scheme: Scheme, key: bytes, iv: bytes, tag: bytes | None = None) -> 
     return Cipher(AES256(key), mode)
 
 
-def _mac(mac_key: bytes, header: bytes, binding: bytes) -> HMAC:
-    mac = HMAC(mac_key, SHA256())
-    mac.update(pack(header, binding))
-    return mac
-
-
-def _collect(cipher: CipherContext, body: memoryview) -> memoryview:
-    out = memoryview(bytearray(len(body) + _BLOCK - 1))  # update_into asks for that margin
-    for _ in _stream(cipher, _chunks(body), out):
+def _collect(cipher: CipherContext, body: memoryview) -> io.BytesIO:
+    """What comes out of a cipher, and room behind it: update_into asks for that margin."""
+    out = io.BytesIO(bytes(len(body) + _BLOCK - 1))
+    for _ in _stream(cipher, _chunks(body), out.getbuffer()):
         pass
-    return out[: len(body)]
+    return out
 
 
 def _stream(

@@ -64,7 +64,7 @@ def wycheproof(folder: str, name: str) -> Iterator[tuple[dict[str, Any], dict[st
 def blocks(scheme: Scheme, key: bytes, iv: bytes, data: bytes, encrypt: bool) -> bytes:
     cipher = vault._cipher(scheme, key, iv)
     context = cipher.encryptor() if encrypt else cipher.decryptor()
-    return bytes(vault._collect(context, memoryview(data)))
+    return vault._collect(context, memoryview(data)).getvalue()[: len(data)]
 
 
 @pytest.mark.parametrize("name", ["GFSbox", "KeySbox", "MMT", "VarKey", "VarTxt"])
@@ -84,9 +84,9 @@ def test_aes_256_cbc_agrees_with_cavp(name: str) -> None:
 def gcm_open(key: bytes, iv: bytes, aad: bytes, sealed: bytes, tag: bytes) -> bytes:
     context = vault._cipher(Scheme.GCM, key, iv, tag).decryptor()
     context.authenticate_additional_data(aad)
-    plain = bytes(vault._collect(context, memoryview(sealed)))
+    plain = vault._collect(context, memoryview(sealed)).getvalue()
     context.finalize()
-    return plain
+    return plain[: len(sealed)]
 
 
 def test_aes_256_gcm_agrees_with_cavp() -> None:
