@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import dicom_frames, dicom_native, dicom_view, jpeg, patches
+from engine import dicom_frames, dicom_native, dicom_view, jpeg
 from engine.dicom_file import DicomFile, number, parse, text
 from engine.dicom_header import shows_head
 from engine.dicom_pixels import (
@@ -25,14 +25,18 @@ from engine.dicom_pixels import (
     display_of,
     layout_of,
     native,
+    pack_display,
     payload,
+    unpack_display,
 )
 from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
-from engine.records import Dissection, Format, Image, Region
+from engine.records import Image, Region
 
 
-def decode(name: str, data: bytes, max_side_px: int, max_decoded_bytes: int) -> Image:
-    """Read a DICOM file.
+def decode(
+    data: bytes, max_side_px: int, max_decoded_bytes: int
+) -> tuple[np.ndarray, tuple[int, int], dict[str, Any]]:
+    """Read a DICOM file: pixels, block grid and facts, as in an ``Image``.
 
     Raises:
         CorruptImage, UnsupportedFormat: With what is wrong and what to do.
@@ -64,7 +68,7 @@ def decode(name: str, data: bytes, max_side_px: int, max_decoded_bytes: int) -> 
             pixels[index] = frame
         if file.syntax in LOSSY:
             grid = _block_grid(frames[0], file)
-    return Image(name, Format.DICOM, data, pixels, grid, _properties(file, layout))
+    return pixels, grid, _properties(file, layout)
 
 
 def _block_grid(frame: bytes, file: DicomFile) -> tuple[int, int]:
@@ -96,7 +100,7 @@ def _properties(file: DicomFile, layout: Layout) -> dict[str, Any]:
         "frame_time_ms": number(header, "FrameTime"),
         "windows": _windows(displays[0]),
         "recognizable_head": shows_head(header),
-        "display": displays,
+        "display": tuple(pack_display(d) for d in displays),
     }
 
 
@@ -116,7 +120,7 @@ def _windows(display: Any) -> tuple[tuple[float, float], ...]:
 def render(image: Image, frame: int, window: tuple[float, float] | None) -> np.ndarray:
     """One frame as a person would see it: shape (height, width, 3), uint8, RGB."""
     displays = image.properties["display"]
-    display = displays[min(frame, len(displays) - 1)]
+    display = unpack_display(displays[min(frame, len(displays) - 1)])
     return dicom_view.render(image.pixels[frame], display, window)
 
 
@@ -151,19 +155,18 @@ def _age_years(age: str) -> int | None:
     return None
 
 
-def dissect(image: Image, regions: Sequence[Region], identity_key: bytes) -> Dissection:
-    """Mask stored values, de-identify, and keep what restoration needs.
+def dissect(
+    data: bytes, regions: Sequence[Region], identity_key: bytes
+) -> tuple[bytes, tuple[bytes, ...], dict[str, bytes]]:
+    """Mask stored values and de-identify: masked file, patches, and the remainder's parts.
 
     Raises:
-        ValueError: A region is not on the image's grid.
+        ValueError: A region is outside or not on the image's grid.
     """
-    file = parse(image.data)
+    file = parse(data)
     layout = layout_of(file)
-    if file.syntax in NATIVE:
-        masked, coded, parts = dicom_native.dissect(file, layout, image.pixels, regions, identity_key)  # fmt: skip
-    else:
-        masked, coded, parts = dicom_frames.dissect(file, layout, image.pixels, regions, identity_key)  # fmt: skip
-    return Dissection(masked, coded, patches.pack(parts))
+    part = dicom_native if file.syntax in NATIVE else dicom_frames
+    return part.dissect(file, layout, regions, identity_key)
 
 
 def assemble(

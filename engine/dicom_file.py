@@ -220,7 +220,9 @@ def _pixel_element(body: bytes, at: int, implicit: bool, order: str) -> PixelEle
     tag = group << 16 | element
     if tag not in PIXEL_TAGS:
         return None
-    vr = b"OW" if implicit else body[at + 4 : at + 6]
+    vr = body[at + 4 : at + 6]
+    if implicit or not (vr.isalpha() and vr.isupper()):  # some writers switch to implicit here
+        implicit, vr = True, b"OW"
     if implicit:
         (length,) = struct.unpack_from(order + "I", body, at + 4)
         value = at + 8
@@ -270,11 +272,40 @@ def write_header(header: Dataset, meta: FileMetaDataset, syntax: UID) -> tuple[b
         front = DicomBytesIO()
         front.write(b"\0" * 128 + b"DICM")
         write_file_meta_info(front, meta, enforce_standard=True)
-        back = DicomBytesIO()
-        back.is_implicit_VR = syntax == ImplicitVRLittleEndian
-        back.is_little_endian = syntax != ExplicitVRBigEndian
-        write_dataset(back, header)
-        return bytes(front.getvalue()), bytes(back.getvalue())
+        return bytes(front.getvalue()), write_data_set(header, syntax)
+
+
+def write_data_set(data_set: Dataset, syntax: UID) -> bytes:
+    """A data set in a transfer syntax; elements that cannot be written are left out."""
+    with quiet():
+        try:
+            return _written(data_set, syntax)
+        except Exception:  # noqa: BLE001 - values of vendors raise anything
+            return _written(_writable(data_set, syntax), syntax)
+
+
+def _written(header: Dataset, syntax: UID) -> bytes:
+    stream = DicomBytesIO()
+    stream.is_implicit_VR = syntax == ImplicitVRLittleEndian
+    stream.is_little_endian = syntax != ExplicitVRBigEndian
+    write_dataset(stream, header)
+    return bytes(stream.getvalue())
+
+
+def _writable(header: Dataset, syntax: UID) -> Dataset:
+    """The elements that can be written one by one; a broken one is left out."""
+    fresh = Dataset()
+    for tag in sorted(header.keys()):
+        alone = Dataset()
+        try:
+            alone.add(header[tag])
+            if "SpecificCharacterSet" in header:
+                alone.SpecificCharacterSet = header.SpecificCharacterSet
+            _written(alone, syntax)
+        except Exception:  # noqa: BLE001, S112 - values of vendors raise anything
+            continue
+        fresh.add(header[tag])
+    return fresh
 
 
 def element(tag: int, vr: str, length: int | None, syntax: UID) -> bytes:

@@ -30,11 +30,7 @@ from engine.records import Region
 
 
 def dissect(
-    file: DicomFile,
-    layout: Layout,
-    pixels: np.ndarray,
-    regions: Sequence[Region],
-    identity_key: bytes,
+    file: DicomFile, layout: Layout, regions: Sequence[Region], identity_key: bytes
 ) -> tuple[bytes, tuple[bytes, ...], dict[str, bytes]]:
     """The masked file, a patch per region, and the parts of the remainder."""
     dicom_native.check_inside(layout, regions)
@@ -51,16 +47,22 @@ def dissect(
     if file.syntax in JPEG_DCT and _is_8_bit(frames):
         coded, bones = _dissect_jpeg(frames, masked, regions, touched, originals)
     else:
-        cells = _masked_frames(pixels, layout, file, regions, touched)
-        for index in touched:
-            made = encode_frame(cells[index], layout, file.syntax)
+        lifted = _Lifted(layout, regions)
+        displays = display_of(file.header)
+        for index, pixels in zip(
+            touched, decode_frames(frames, layout, file.syntax, touched), strict=True
+        ):
+            lifted.take(index, pixels)
+            cells = pixels[None].copy()
+            here = [r for _, r in _on_frame(regions, index)]
+            dicom_native.fill(cells, layout, displays[min(index, len(displays) - 1) :], here)
+            made = encode_frame(cells[0], layout, file.syntax)
             if made is None:
-                return _decompressed(file, layout, pixels, regions, identity_key)
+                return _decompressed(file, layout, frames, regions, identity_key)
             masked[index] = made
-            if encode_frame(pixels[index], layout, file.syntax) != frames[index]:
+            if encode_frame(pixels, layout, file.syntax) != frames[index]:
                 originals[str(index)] = frames[index]
-        coded = tuple(patches.encode(mask.lift(pixels, regions, i)) for i in range(len(regions)))
-        bones = b""
+        coded, bones = lifted.patches(), b""
     value = encapsulate(masked)
     file_out = dicom_native.build(
         file, layout, identity_key, file.syntax, value, None, encapsulated=True
@@ -119,36 +121,41 @@ def _dissect_jpeg(
     return tuple(patches.pack(s) for s in scans), patches.pack(bones)
 
 
-def _masked_frames(
-    pixels: np.ndarray,
-    layout: Layout,
-    file: DicomFile,
-    regions: Sequence[Region],
-    touched: Sequence[int],
-) -> dict[int, np.ndarray]:
-    """Copies of the touched frames with the fill in them."""
-    displays = display_of(file.header)
-    out = {}
-    for index in touched:
-        frame = pixels[index : index + 1].copy()
-        here = [r for _, r in _on_frame(regions, index)]
-        dicom_native.fill(frame, layout, displays[min(index, len(displays) - 1) :], here)
-        out[index] = frame[0]
-    return out
+class _Lifted:
+    """What is under each region, gathered frame by frame so that one is decoded at a time."""
+
+    def __init__(self, layout: Layout, regions: Sequence[Region]) -> None:
+        self._regions = regions
+        self._parts = [
+            np.zeros((r.frame_count, r.height, r.width, *layout.shape[2:]), layout.dtype)
+            for r in regions
+        ]
+
+    def take(self, index: int, pixels: np.ndarray) -> None:
+        here = _on_frame(self._regions, index)
+        boxes = [r for _, r in here]
+        for place, (number, _) in enumerate(here):
+            part = mask.lift(pixels[None], boxes, place)
+            self._parts[number][index - self._regions[number].frame] = part[0]
+
+    def patches(self) -> tuple[bytes, ...]:
+        return tuple(patches.encode(part) for part in self._parts)
 
 
 def _decompressed(
     file: DicomFile,
     layout: Layout,
-    pixels: np.ndarray,
+    frames: Sequence[bytes],
     regions: Sequence[Region],
     identity_key: bytes,
 ) -> tuple[bytes, tuple[bytes, ...], dict[str, bytes]]:
     """An uncompressed masked file; the original is sealed whole."""
-    cells = pixels.copy()
-    plain = replace(layout, planar=0, photometric=_decoded_photometric(layout), swapped=False, halved=False)
+    cells = np.stack(list(decode_frames(frames, layout, file.syntax)))
+    plain = replace(
+        layout, planar=0, photometric=_decoded_photometric(layout), swapped=False, halved=False
+    )
+    coded = tuple(patches.encode(mask.lift(cells, regions, i)) for i in range(len(regions)))
     dicom_native.fill(cells, plain, display_of(file.header), regions)
-    coded = tuple(patches.encode(mask.lift(pixels, regions, i)) for i in range(len(regions)))
     header = file.header
     original = header.get("PhotometricInterpretation")
     try:

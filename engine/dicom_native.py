@@ -23,14 +23,11 @@ from engine.records import Region
 
 
 def dissect(
-    file: DicomFile,
-    layout: Layout,
-    pixels: np.ndarray,
-    regions: Sequence[Region],
-    identity_key: bytes,
+    file: DicomFile, layout: Layout, regions: Sequence[Region], identity_key: bytes
 ) -> tuple[bytes, tuple[bytes, ...], dict[str, bytes]]:
     """The masked file, a patch per region, and the parts of the remainder."""
     check_inside(layout, regions)
+    pixels = native(file.value, layout)
     coded = tuple(patches.encode(mask.lift(pixels, regions, i)) for i in range(len(regions)))
     value = bytearray(file.value[: layout.value_bytes])
     cells = _writable(value, layout)

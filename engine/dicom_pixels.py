@@ -6,6 +6,7 @@ decoding again, and in the transfer syntax that the file already has.
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import imagecodecs
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragmented_frames
+from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder, get_encoder
 from pydicom.pixels.utils import expand_ybr422
 from pydicom.uid import (
@@ -37,7 +39,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from engine.dicom_file import DicomFile, number, quiet, text
+from engine.dicom_file import DicomFile, encapsulate, number, quiet, text, write_data_set
 from engine.errors import CorruptImage, UnsupportedFormat
 
 NATIVE = frozenset(
@@ -169,10 +171,7 @@ def layout_of(file: DicomFile) -> Layout:
         photometric or ("RGB" if samples == 3 else "MONOCHROME2"),
         big and allocated == 8 and file.pixel.vr == "OW",
         big,
-        photometric == "YBR_FULL_422"
-        and samples == 3
-        and allocated == 8
-        and file.syntax in NATIVE,
+        photometric == "YBR_FULL_422" and samples == 3 and allocated == 8 and file.syntax in NATIVE,
     )
 
 
@@ -278,8 +277,6 @@ def decode_frames(
     }
     if layout.samples > 1:
         options["planar_configuration"] = layout.planar
-    from engine.dicom_file import encapsulate
-
     decoder = get_decoder(syntax)
     for index in range(len(frames)) if indices is None else indices:
         check_size(frames[index], layout)
@@ -289,10 +286,23 @@ def decode_frames(
                     encapsulate([frames[index]]), index=0, raw=True, **options
                 )
         except Exception as err:
-            raise CorruptImage(_DAMAGED, frame=index) from err
-        if pixels.shape != layout.shape:
+            other = _second_opinion(frames[index], layout, syntax)
+            if other is None:
+                raise CorruptImage(_DAMAGED, frame=index) from err
+            pixels = other
+        if pixels.shape != layout.shape or pixels.dtype != layout.dtype:
             raise CorruptImage(_DAMAGED, frame=index)
         yield pixels
+
+
+def _second_opinion(frame: bytes, layout: Layout, syntax: UID) -> np.ndarray | None:
+    """JPEG of 12 bits that pydicom's decoder finds too loosely written."""
+    if syntax != JPEGExtended12Bit or layout.samples != 1:
+        return None
+    try:
+        return np.asarray(imagecodecs.jpeg8_decode(frame)).astype(layout.dtype)
+    except (RuntimeError, ValueError):
+        return None
 
 
 def check_size(frame: bytes, layout: Layout) -> None:
@@ -410,6 +420,18 @@ def display_of(header: Dataset) -> tuple[Dataset, ...]:
             _take_groups(one, group)
             per_frame.append(one)
         return tuple(per_frame) or (common,)
+
+
+def pack_display(display: Dataset) -> bytes:
+    """The elements of one frame as explicit little endian bytes."""
+    return write_data_set(display, ExplicitVRLittleEndian)
+
+
+def unpack_display(packed: bytes) -> Dataset:
+    with quiet():
+        display = read_dataset(io.BytesIO(packed), is_implicit_VR=False, is_little_endian=True)
+        display.set_original_encoding(False, True, "iso8859")
+        return display
 
 
 def _items(data_set: Dataset, keyword: str) -> Sequence[Dataset]:

@@ -2,11 +2,14 @@
 
 The door of the image part: formats are found from content, limits are checked from headers
 before anything is decoded, and every refusal is a named error with a sentence that helps.
+What strangers sent is read in a :class:`~engine.sandbox.Sandbox` only.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +21,7 @@ from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFo
 from engine.patches import pack, unpack
 from engine.pictures import encode_jpeg, encode_png, enhance, grid_picture, thumbnail
 from engine.records import Dissection, Format, Image, Region
+from engine.sandbox import Sandbox
 from engine.settings import Settings
 
 __all__ = [
@@ -110,15 +114,25 @@ def decode(name: str, data: bytes, limits: Limits) -> Image:
             size_bytes=len(data),
             limit_bytes=limit,
         )
-    name = name[-255:]
-    if kind is Format.DICOM:
-        return dicom.decode(name, data, limits.max_side_px, limits.max_decoded_bytes)
-    return raster.decode(name, kind, data, limits.max_side_px, limits.max_decoded_bytes)
+    pixels, grid, facts = _SANDBOX.call(
+        "decode", str(kind), data, limits.max_side_px, limits.max_decoded_bytes
+    )
+    return Image(name[-255:], kind, data, pixels, grid, facts)
+
+
+def _decode(
+    kind: str, data: bytes, max_side_px: int, max_decoded_bytes: int
+) -> tuple[np.ndarray, tuple[int, int], dict[str, Any]]:
+    if kind == Format.DICOM:
+        return dicom.decode(data, max_side_px, max_decoded_bytes)
+    return raster.decode(Format(kind), data, max_side_px, max_decoded_bytes)
 
 
 def patient_hints(image: Image) -> dict[str, Any]:
     """Who the file says it shows, for filling in a record; empty but for DICOM. Sensitive."""
-    return dicom.patient_hints(image.data) if image.format is Format.DICOM else {}
+    if image.format is not Format.DICOM:
+        return {}
+    return dict(_SANDBOX.call("patient_hints", image.data))
 
 
 def alignment(image: Image) -> tuple[int, int]:
@@ -170,26 +184,42 @@ def dissect(image: Image, regions: Sequence[Region], identity_key: bytes) -> Dis
         clipped = region.aligned(image.grid).clipped(image.width, image.height, image.frames)
         if clipped != region:
             raise ValueError(f"region {region.xyxy} is not aligned to {image.grid}")
-    if image.format is Format.DICOM:
-        made = dicom.dissect(image, regions, identity_key)
+    boxes = [dataclasses.astuple(region) for region in regions]
+    masked, patches, remainder = _SANDBOX.call(
+        "dissect", str(image.format), image.data, boxes, identity_key
+    )
+    return Dissection(masked, patches, remainder)
+
+
+def _dissect(
+    kind: str, data: bytes, boxes: Sequence[tuple[int, ...]], identity_key: bytes
+) -> tuple[bytes, tuple[bytes, ...], bytes]:
+    regions = [Region(*box) for box in boxes]
+    if kind == Format.DICOM:
+        masked, patches, parts = dicom.dissect(data, regions, identity_key)
     else:
-        made = raster.dissect(image, regions)
-    return _proven(image, regions, made)
+        masked, patches, parts = raster.dissect(Format(kind), data, regions)
+    if not _comes_back(kind, data, regions, masked, patches, parts):
+        parts = {"whole": data}
+    return masked, patches, pack(parts)
 
 
-def _proven(image: Image, regions: Sequence[Region], made: Dissection) -> Dissection:
-    """The same, or with the original sealed whole where the way back is not exact."""
-    everything = dict(enumerate(made.patches))
+def _comes_back(
+    kind: str,
+    data: bytes,
+    regions: Sequence[Region],
+    masked: bytes,
+    patches: Sequence[bytes],
+    parts: Mapping[str, bytes],
+) -> bool:
+    """Try the way back: a lost image is worse than one that takes more room."""
+    if "whole" in parts:
+        return True
     try:
-        back = assemble(made.masked, regions, everything, made.remainder)
-        if back == image.data:
-            return made
-        exact = image.format in (Format.PNG, Format.JPEG) and raster.same_pixels(back, image)
-    except (SealBroken, CorruptImage, UnsupportedFormat, ValueError):
-        exact = False
-    if exact:
-        return made
-    return Dissection(made.masked, made.patches, pack({"whole": image.data}))
+        back = _assemble(masked, regions, dict(enumerate(patches)), parts)
+        return back == data or (kind != Format.DICOM and raster.same_pixels(kind, back, data))
+    except (SealBroken, CorruptImage, UnsupportedFormat, ValueError, KeyError, IndexError):
+        return False
 
 
 def assemble(
@@ -216,8 +246,23 @@ def assemble(
     if parts is not None and len(patches) < len(regions):
         raise ValueError("a remainder without all patches gives no picture")
     try:
-        if sniff(masked) is Format.DICOM:
-            return dicom.assemble(masked, regions, patches, parts)
-        return raster.assemble(masked, regions, patches, parts)
+        return _assemble(masked, regions, patches, parts)
     except (KeyError, IndexError) as err:
         raise SealBroken("A sealed part does not fit the image it is put back into.") from err
+
+
+def _assemble(
+    masked: bytes,
+    regions: Sequence[Region],
+    patches: Mapping[int, bytes],
+    parts: Mapping[str, bytes] | None,
+) -> bytes:
+    if sniff(masked) is Format.DICOM:
+        return dicom.assemble(masked, regions, patches, parts)
+    return raster.assemble(masked, regions, patches, parts)
+
+
+#: What the workers do. They read what strangers sent; putting together what was sealed here
+#: needs none, since every part of it carries our tag.
+OPERATIONS = {"decode": _decode, "dissect": _dissect, "patient_hints": dicom.patient_hints}
+_SANDBOX = Sandbox("engine.images", workers=min(4, os.cpu_count() or 1))

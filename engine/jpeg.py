@@ -26,6 +26,7 @@ from engine.records import Region
 SOI, EOI, SOS, DQT, DHT, DRI, DAC, COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xCC, 0xFE
 APP0, APP1, APP2, APP14 = 0xE0, 0xE1, 0xE2, 0xEE
 _SOFS = frozenset(range(0xC0, 0xD0)) - {DHT, 0xC8, DAC}
+_KNOWN = _SOFS | {DHT, DQT, DRI, SOS, COM} | frozenset(range(APP0, APP0 + 16))
 _KINDS = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
 CJpegLib.set_version("turbo210")
 
@@ -137,8 +138,8 @@ def parse(data: bytes) -> Header:
         if marker == EOI:
             end = at + 2
             break
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            raise CorruptImage("This JPEG file is damaged: a marker stands in a wrong place.")
+        if marker not in _KNOWN:  # the C library trips over some of the others
+            raise CorruptImage("This JPEG file is damaged: it has an unknown or misplaced marker.")
         if at + 4 > len(data):
             raise CorruptImage("This JPEG file ends too early: send the complete file.")
         length = int.from_bytes(data[at + 2 : at + 4])

@@ -21,8 +21,9 @@ from PIL import UnidentifiedImageError
 
 from engine import jpeg, mask, patches, png
 from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
-from engine.records import Dissection, Format, Image, Region
+from engine.records import Format, Image, Region
 
+Read = tuple[np.ndarray, tuple[int, int], dict[str, Any]]
 _DAMAGED = "This file is damaged: its picture cannot be decoded."
 _COLOURS = {png.GREY: "grey", png.RGB: "rgb", png.PALETTE: "palette", png.GREY_ALPHA: "grey+alpha", png.RGBA: "rgba"}  # fmt: skip
 
@@ -48,8 +49,8 @@ def check_size(
         )
 
 
-def decode(name: str, kind: Format, data: bytes, max_side_px: int, max_decoded_bytes: int) -> Image:
-    """Read a picture into stored values.
+def decode(kind: Format, data: bytes, max_side_px: int, max_decoded_bytes: int) -> Read:
+    """Read a picture into stored values: pixels, block grid and facts, as in an ``Image``.
 
     Raises:
         CorruptImage, ImageTooLarge, UnsupportedFormat: With what is wrong and what to do.
@@ -63,13 +64,10 @@ def decode(name: str, kind: Format, data: bytes, max_side_px: int, max_decoded_b
     }
     pixels, grid, properties = readers[kind](data, max_side_px, max_decoded_bytes)
     facts: dict[str, Any] = {"modality": "", "spacing_mm": None, "lossy": False, "orientation": 1}
-    return Image(name, kind, data, pixels, grid, facts | properties)
+    return pixels, grid, facts | properties
 
 
-_Read = tuple[np.ndarray, tuple[int, int], dict[str, Any]]
-
-
-def _decode_png(data: bytes, max_side_px: int, max_bytes: int) -> _Read:
+def _decode_png(data: bytes, max_side_px: int, max_bytes: int) -> Read:
     header = png.parse(data)
     size = png.CHANNELS[header.colour] * (2 if header.depth == 16 else 1)
     check_size(header.width, header.height, 1, size, max_side_px, max_bytes)
@@ -79,7 +77,7 @@ def _decode_png(data: bytes, max_side_px: int, max_bytes: int) -> _Read:
     return png.samples(data, header)[None], (1, 1), facts
 
 
-def _decode_jpeg(data: bytes, max_side_px: int, max_bytes: int) -> _Read:
+def _decode_jpeg(data: bytes, max_side_px: int, max_bytes: int) -> Read:
     header = jpeg.parse(data)
     channels = len(header.components)
     check_size(header.width, header.height, 1, channels, max_side_px, max_bytes)
@@ -120,7 +118,7 @@ def _pillow_errors() -> Iterator[None]:
         raise CorruptImage(_DAMAGED) from err
 
 
-def _decode_pillow(data: bytes, max_side_px: int, max_bytes: int) -> _Read:
+def _decode_pillow(data: bytes, max_side_px: int, max_bytes: int) -> Read:
     with _pillow_errors():
         picture = Pillow.open(io.BytesIO(data), formats=("BMP", "WEBP"))
         if getattr(picture, "n_frames", 1) > 1:
@@ -136,7 +134,7 @@ def _decode_pillow(data: bytes, max_side_px: int, max_bytes: int) -> _Read:
     return pixels[None], (16, 16) if lossy else (1, 1), facts | {"lossy": lossy}
 
 
-def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> _Read:
+def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> Read:
     with _pillow_errors(), tifffile.TiffFile(io.BytesIO(data)) as file:
         pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)]
         if len(pages) != len(file.pages):
@@ -215,19 +213,20 @@ def _on_black(rgba: np.ndarray) -> np.ndarray:
     return ((rgba[..., :3] * alpha + 127) // 255).astype(np.uint8)
 
 
-def dissect(image: Image, regions: Sequence[Region]) -> Dissection:
-    """Mask a picture; what each format keeps is said in its module."""
-    if image.format is Format.PNG:
-        masked, coded, parts = png.dissect(image.data, regions)
-        return Dissection(masked, coded, patches.pack(parts))
-    if image.format is Format.JPEG:
-        made = jpeg.dissect(image.data, regions)
-        return Dissection(made.data, made.patches, patches.pack({"bones": made.bones}))
-    coded = tuple(patches.encode(mask.lift(image.pixels, regions, i)) for i in range(len(regions)))
-    pixels = image.pixels.copy()
-    _fill(pixels, regions, image.properties)
-    masked = _write(image.format, pixels, image.properties)
-    return Dissection(masked, coded, patches.pack({"whole": image.data}))
+def dissect(
+    kind: Format, data: bytes, regions: Sequence[Region]
+) -> tuple[bytes, tuple[bytes, ...], dict[str, bytes]]:
+    """Mask a picture: the masked file, a patch per region, and the parts of the remainder."""
+    if kind is Format.PNG:
+        return png.dissect(data, regions)
+    if kind is Format.JPEG:
+        made = jpeg.dissect(data, regions)
+        return made.data, made.patches, {"bones": made.bones}
+    pixels, _, facts = decode(kind, data, 1 << 30, 1 << 40)
+    coded = tuple(patches.encode(mask.lift(pixels, regions, i)) for i in range(len(regions)))
+    pixels = pixels.copy()
+    _fill(pixels, regions, facts)
+    return _write(kind, pixels, facts), coded, {"whole": data}
 
 
 def _fill(pixels: np.ndarray, regions: Sequence[Region], facts: Mapping[str, Any]) -> None:
@@ -296,21 +295,20 @@ def assemble(
         if masked[:2] == b"\xff\xd8":
             return jpeg.assemble(masked, regions, coded, None if parts is None else parts["bones"])
         kind = {b"RI": Format.WEBP, b"BM": Format.BMP}.get(masked[:2], Format.TIFF)
-        image = decode("", kind, masked, 1 << 30, 1 << 40)
+        pixels, _, facts = decode(kind, masked, 1 << 30, 1 << 40)
     except (CorruptImage, UnsupportedFormat, ImageTooLarge) as err:
         raise SealBroken("The masked file is not what was stored.") from err
-    pixels = image.pixels.copy()
+    pixels = pixels.copy()
     for index, patch in coded.items():
         part = patches.decode(patch)
         if part.shape != pixels[regions[index].slices].shape:
             raise SealBroken("A sealed region does not fit the image it is put back into.")
         mask.lay(pixels, regions, index, part)
-    return _write(kind, pixels, image.properties)
+    return _write(kind, pixels, facts)
 
 
-def same_pixels(data: bytes, image: Image) -> bool:
-    """Whether a file decodes to exactly the pixels of an image."""
-    again = decode("", image.format, data, 1 << 30, 1 << 40)
-    return bool(
-        again.pixels.dtype == image.pixels.dtype and np.array_equal(again.pixels, image.pixels)
-    )
+def same_pixels(kind: str, one: bytes, other: bytes) -> bool:
+    """Whether two files decode to exactly the same pixels."""
+    a, _, _ = decode(Format(kind), one, 1 << 30, 1 << 40)
+    b, _, _ = decode(Format(kind), other, 1 << 30, 1 << 40)
+    return bool(a.dtype == b.dtype and np.array_equal(a, b))

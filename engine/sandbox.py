@@ -1,0 +1,260 @@
+"""Decoders run in another process: what crashes, hangs or grows there cannot take the server
+with it, and holds no key, no catalog and no other patient's data.
+
+A worker is started with an empty environment, so it inherits no secret, loads nothing of the
+engine but the image part, and may use a bounded amount of memory and time. Arguments and
+results travel through memory files that never touch a disk, as JSON with raw buffers: what
+comes back is never unpickled, since a worker that was taken over could send anything.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import json
+import mmap
+import os
+import resource
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine import errors
+from engine.errors import CorruptImage, EngineError
+
+SECONDS = 60.0  # for one call, and as much again per 32 MB of arguments
+_SECONDS_BYTES = 32 << 20
+MEMORY_BYTES = 6 << 30  # address space of a worker
+_ALIGN = 64
+_ERRORS = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, EngineError)
+}
+#: Runs in the worker. It keeps ``engine/__init__.py`` out, and with it vault and catalog.
+_BOOT = """
+import sys, types
+package = types.ModuleType("engine"); package.__path__ = [sys.argv[2]]; sys.modules["engine"] = package
+from engine import sandbox
+sandbox.serve(int(sys.argv[1]), sys.argv[3])
+"""
+
+
+# --- messages ------------------------------------------------------------------------------------
+
+
+def _encode(value: Any, buffers: list[memoryview]) -> Any:
+    """Plain values as JSON, bytes and arrays as references to buffers."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        buffers.append(memoryview(value).cast("B"))
+        return {"bytes": len(buffers) - 1}
+    if isinstance(value, np.ndarray):
+        dense = np.ascontiguousarray(value)
+        buffers.append(memoryview(dense.reshape(-1).view(np.uint8)))
+        return {"array": len(buffers) - 1, "type": dense.dtype.str, "shape": list(dense.shape)}
+    if isinstance(value, tuple | list):
+        return {"items": [_encode(v, buffers) for v in value]}
+    if isinstance(value, Mapping):
+        return {"pairs": [[_encode(k, buffers), _encode(v, buffers)] for k, v in value.items()]}
+    raise TypeError(f"a {type(value).__name__} does not travel")
+
+
+def _decode(value: Any, buffers: list[memoryview]) -> Any:
+    """What :func:`_encode` made; every sequence comes back as a tuple."""
+    if not isinstance(value, dict):
+        return value
+    if "bytes" in value:
+        return bytes(buffers[value["bytes"]])
+    if "array" in value:
+        dtype = np.dtype(value["type"])
+        if dtype.kind not in "uif":
+            raise ValueError("not an array of numbers")
+        return np.frombuffer(buffers[value["array"]], dtype).reshape(value["shape"])
+    if "items" in value:
+        return tuple(_decode(v, buffers) for v in value["items"])
+    return {_decode(k, buffers): _decode(v, buffers) for k, v in value["pairs"]}
+
+
+def _send(channel: socket.socket, value: Any) -> None:
+    buffers: list[memoryview] = []
+    text = json.dumps(_encode(value, buffers)).encode()
+    table = struct.pack(f"<I{len(buffers) + 1}Q", len(buffers), len(text), *map(len, buffers))
+    descriptor = os.memfd_create("medsec", os.MFD_CLOEXEC)
+    try:
+        at = 0
+        for part in (table, text, *buffers):
+            at = -(-at // _ALIGN) * _ALIGN
+            view = memoryview(part)
+            while view:
+                written = os.pwrite(descriptor, view[: 1 << 30], at)
+                view, at = view[written:], at + written
+        os.ftruncate(descriptor, max(at, 1))
+        socket.send_fds(channel, [struct.pack("<Q", max(at, 1))], [descriptor])
+    finally:
+        os.close(descriptor)
+
+
+def _receive(channel: socket.socket) -> Any:
+    """The next message.
+
+    Raises:
+        EOFError: The other side is gone.
+    """
+    head, descriptors, _, _ = socket.recv_fds(channel, 8, 1)
+    if len(head) < 8 or not descriptors:
+        raise EOFError
+    (size,) = struct.unpack("<Q", head)
+    try:
+        memory = memoryview(mmap.mmap(descriptors[0], size, flags=mmap.MAP_PRIVATE))
+    finally:
+        os.close(descriptors[0])
+    (count,) = struct.unpack_from("<I", memory)
+    sizes = struct.unpack_from(f"<{count + 1}Q", memory, 4)
+    at, parts = 4 + 8 * (count + 1), []
+    for length in sizes:
+        at = -(-at // _ALIGN) * _ALIGN
+        parts.append(memory[at : at + length])
+        at += length
+    return _decode(json.loads(bytes(parts[0])), parts[1:])
+
+
+# --- the worker's side -----------------------------------------------------------------------------
+
+
+def serve(descriptor: int, module: str) -> None:
+    """Answer calls to the operations of a module until the other side is gone."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump: it would hold pixels
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    operations: Mapping[str, Callable[..., Any]] = importlib.import_module(module).OPERATIONS
+    channel = socket.socket(fileno=descriptor)
+    while True:
+        try:
+            name, arguments = _receive(channel)
+        except EOFError:
+            return
+        try:
+            answer: Any = ("done", operations[name](*arguments))
+        except EngineError as err:
+            answer = ("refused", type(err).__name__, err.message, _plain(err.facts))
+        except Exception:  # noqa: BLE001 - a hostile file can raise anything in ten libraries
+            answer = ("failed",)
+        del arguments
+        _send(channel, answer)
+        del answer
+
+
+def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in facts.items() if isinstance(value, int | float | str)}
+
+
+# --- the engine's side -----------------------------------------------------------------------------
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
+
+    def stop(self) -> None:
+        self.channel.close()
+        self.process.kill()
+        self.process.wait()
+
+
+class Sandbox:
+    """A few workers that run the ``OPERATIONS`` of one module of the engine.
+
+    Args:
+        module: Full name of the module.
+        workers: How many calls run at once; further ones wait.
+        seconds: Time for one call, and as much again per 32 MB of arguments.
+    """
+
+    def __init__(self, module: str, workers: int, seconds: float = SECONDS) -> None:
+        self._module, self._workers, self._seconds = module, workers, seconds
+        self._reset()
+        atexit.register(self.close)
+
+    def _reset(self) -> None:
+        self._idle: list[_Worker] = []
+        self._slots = threading.BoundedSemaphore(self._workers)
+        self._lock = threading.Lock()
+        self._owner = os.getpid()
+
+    def call(self, operation: str, *arguments: Any) -> Any:
+        """Run one operation in a worker.
+
+        Raises:
+            EngineError: What the operation raised.
+            CorruptImage: It raised anything else, crashed, or used too much time or memory.
+        """
+        if os.getpid() != self._owner:  # a fork must not share its parent's workers
+            self._reset()
+        with self._slots:
+            with self._lock:
+                worker = self._idle.pop() if self._idle else None
+            worker = worker or self._start()
+            try:
+                worker.channel.settimeout(self._allowance(arguments))
+                _send(worker.channel, (operation, arguments))
+                answer = _receive(worker.channel)
+            except (EOFError, OSError, ValueError, KeyError, struct.error) as err:
+                worker.stop()
+                raise CorruptImage(
+                    "This file made its decoder fail or run too long: it is damaged or hostile."
+                    " Export it anew."
+                ) from err
+            except BaseException:
+                worker.stop()
+                raise
+            with self._lock:
+                self._idle.append(worker)
+        return _outcome(answer)
+
+    def _allowance(self, arguments: tuple[Any, ...]) -> float:
+        size = sum(len(a) for a in arguments if isinstance(a, bytes))
+        return self._seconds * (1 + size / _SECONDS_BYTES)
+
+    def _start(self) -> _Worker:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+                [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()),
+                 str(Path(__file__).parent), self._module],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # libraries quote values of the file there
+                env={"OMP_NUM_THREADS": "1"},
+                pass_fds=(theirs.fileno(),),
+            )  # fmt: skip
+        return _Worker(process, ours)
+
+    def close(self) -> None:
+        """Stop all idle workers."""
+        if os.getpid() != self._owner:
+            return
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            with contextlib.suppress(OSError):
+                worker.stop()
+
+
+def _outcome(answer: Any) -> Any:
+    match answer:
+        case ("done", value):
+            return value
+        case ("refused", str(name), str(message), dict(facts)) if name in _ERRORS:
+            raise _ERRORS[name](message, **facts)
+    raise CorruptImage("This file is damaged: it cannot be read.")
