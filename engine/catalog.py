@@ -20,7 +20,7 @@ from engine.vault import blind_index, derive
 
 #: Columns that carry the tag itself or the wrapped key, which has its own integrity.
 _UNTAGGED = ("tag", "wrapped_key")
-_BLOBS = ("draft_blob", "masked_blob", "sealed_blob", "grid_blob", "thumbnail_blob")
+_BLOBS = ("draft_blob", "masked_blob", "sealed_blob", "thumbnail_blob")
 
 
 class Catalog:

@@ -51,8 +51,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             uploaded_at TIMESTAMP NOT NULL, uploaded_by VARCHAR NOT NULL, sealed_at TIMESTAMP,
             sealed_by VARCHAR, reasons VARCHAR NOT NULL, confidence DOUBLE,
             region_count INTEGER NOT NULL, times_ms VARCHAR NOT NULL,
-            draft_blob VARCHAR, masked_blob VARCHAR, sealed_blob VARCHAR, grid_blob VARCHAR,
-            thumbnail_blob VARCHAR, facts BLOB, tag BLOB);
+            draft_blob VARCHAR, masked_blob VARCHAR, sealed_blob VARCHAR, thumbnail_blob VARCHAR, facts BLOB, tag BLOB);
         CREATE TABLE regions (region_id VARCHAR PRIMARY KEY, image_id VARCHAR NOT NULL,
             place INTEGER NOT NULL, label VARCHAR NOT NULL, confidence DOUBLE NOT NULL,
             source VARCHAR NOT NULL, x1 INTEGER NOT NULL, y1 INTEGER NOT NULL,

@@ -7,7 +7,7 @@ index, audit reasons, signatures) are *system keys*, wrapped by the root as well
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from engine.database import Cursor, Database
 from engine.errors import UnknownKey
@@ -134,6 +134,14 @@ class Hierarchy:
         self._keyring.add(self._host.random)
         self._record_root_keys()
         return self._keyring.newest_id
+
+    def split_newest(self, needed: int, total: int) -> tuple[str, ...]:
+        """Printable recovery shares of the newest root key. Raises ValueError."""
+        return self._keyring.split(self._keyring.newest_id, self._host.random, needed, total)
+
+    def drill(self, shares: Sequence[str]) -> str:
+        """Id of the root key that these shares give back; see :meth:`Keyring.drill`."""
+        return self._keyring.drill(shares)
 
     def rotation_left(self) -> int:
         """How many keys are still wrapped by an older root key."""

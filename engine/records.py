@@ -240,7 +240,7 @@ class ImageRecord:
     height: int
     frames: int
     size_bytes: int  # of the original file
-    stored_bytes: int  # masked + grid + thumbnail + sealed
+    stored_bytes: int  # masked file, thumbnail and sealed container
     uploaded_at: datetime
     uploaded_by: str
     sealed_at: datetime | None

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from engine import Engine, Role, Settings
+from engine import Detection, Engine, Role, Settings
+from tests import builders
 from tests.fakes import FakeHost, ScriptedDetector
 
 PASSWORD = "four unrelated words here"
+WHY = "second opinion"
 
 
 @pytest.fixture
@@ -57,3 +60,40 @@ class Team:
 @pytest.fixture
 def team(engine: Engine) -> Team:
     return Team(engine)
+
+
+@dataclass
+class Ward:
+    """An engine with its people and one patient."""
+
+    engine: Engine
+    team: Team
+    detector: ScriptedDetector
+    patient_id: str
+
+    def upload(
+        self, data: bytes, name: str = "scan.png", found: list[Detection] | None = None
+    ) -> str:
+        if found is not None:
+            self.detector.found = found
+        token = self.team.technician
+        return self.engine.upload(token, self.patient_id, name, data).image_id
+
+    def seal(
+        self, data: bytes, name: str = "scan.png", found: list[Detection] | None = None
+    ) -> str:
+        image_id = self.upload(data, name, found)
+        view = self.engine.open_draft(self.team.technician, image_id)
+        self.engine.seal(self.team.technician, image_id, view.detections)
+        return image_id
+
+
+@pytest.fixture
+def ward(engine: Engine, team: Team, detector: ScriptedDetector) -> Ward:
+    patient = engine.create_patient(team.technician, "P-1", "Erika Musterfrau", 61)
+    return Ward(engine, team, detector, patient.patient_id)
+
+
+def text_png() -> tuple[bytes, Detection]:
+    pixels, region = builders.labelled()
+    return builders.png(pixels), Detection(region, "text", 0.9, "scripted")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,47 +12,8 @@ from PIL import Image as Pillow
 from engine import Detection, Engine, ImageState, Region, Settings, errors
 from engine.errors import DetectorError
 from tests import builders
-from tests.conftest import PASSWORD, Team
+from tests.conftest import PASSWORD, WHY, Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
-
-WHY = "second opinion"
-
-
-@dataclass
-class Ward:
-    """An engine with its people and one patient."""
-
-    engine: Engine
-    team: Team
-    detector: ScriptedDetector
-    patient_id: str
-
-    def upload(
-        self, data: bytes, name: str = "scan.png", found: list[Detection] | None = None
-    ) -> str:
-        if found is not None:
-            self.detector.found = found
-        token = self.team.technician
-        return self.engine.upload(token, self.patient_id, name, data).image_id
-
-    def seal(
-        self, data: bytes, name: str = "scan.png", found: list[Detection] | None = None
-    ) -> str:
-        image_id = self.upload(data, name, found)
-        view = self.engine.open_draft(self.team.technician, image_id)
-        self.engine.seal(self.team.technician, image_id, view.detections)
-        return image_id
-
-
-@pytest.fixture
-def ward(engine: Engine, team: Team, detector: ScriptedDetector) -> Ward:
-    patient = engine.create_patient(team.technician, "P-1", "Erika Musterfrau", 61)
-    return Ward(engine, team, detector, patient.patient_id)
-
-
-def text_png() -> tuple[bytes, Detection]:
-    pixels, region = builders.labelled()
-    return builders.png(pixels), Detection(region, "text", 0.9, "scripted")
 
 
 def test_a_technician_seals_and_a_doctor_gets_the_very_same_file(ward: Ward) -> None:
@@ -465,7 +425,7 @@ def engine_operator(engine: Engine) -> str:
     ("images", "profile = 'chest'"),
     ("images", "confidence = 0.99"),
     ("images", "patient_id = 'pt_other'"),
-    ("images", "masked_blob = grid_blob"),
+    ("images", "masked_blob = thumbnail_blob"),
     ("images", "sealed_blob = masked_blob"),
     ("images", "facts = facts || '\\x00'::BLOB"),
     ("images", "wrapped_key = wrapped_key || '\\x00'::BLOB"),

@@ -16,6 +16,7 @@ from engine.catalog import Catalog
 from engine.database import Database
 from engine.detection import Detector
 from engine.errors import PermissionDenied, StorageError
+from engine.exchange import Exchanges
 from engine.hierarchy import Hierarchy
 from engine.host import Host
 from engine.images import Limits
@@ -95,6 +96,7 @@ class Engine(People, Files, Reports):
             timedelta(minutes=settings.restore_minutes),
             settings.restore_memory_mb * 1024 * 1024,
         )
+        self.exchanges = Exchanges(self.hierarchy.signer(), host)
         self.limits = Limits.of(settings)
         self._masked = OrderedDict()
         self._masked_lock = threading.Lock()

@@ -13,6 +13,7 @@ from engine.catalog import Catalog
 from engine.database import Database
 from engine.detection import Detector
 from engine.errors import NotSignedIn, PermissionDenied
+from engine.exchange import Exchanges
 from engine.hierarchy import Hierarchy
 from engine.host import Host
 from engine.images import Limits
@@ -38,6 +39,7 @@ class Core:
     patients_: Patients
     detector: Detector
     viewings: Viewings
+    exchanges: Exchanges
     limits: Limits
     _operator_token: str | None
 

@@ -258,7 +258,6 @@ class Intake(Core):
         tell = progress or (lambda stage, share: None)
         row, draft_key, facts = self._draft(self.database.read(), image_id)
         found = [detection_from_json(d) for d in facts["detections"] + facts["still_visible"]]
-        corrections = _corrections(row, found, detections, removed or {})
         reasons = json.loads(row["reasons"])
         if not detections and "nothing-found" not in reasons:
             reasons.append("nothing-found")
@@ -268,6 +267,7 @@ class Intake(Core):
                 image_id=image_id,
                 reasons=reasons,
             )
+        corrections = _corrections(row, found, detections, removed or {})
         image = self._draft_image(row, draft_key, facts)
         profile = self.profile(row["profile"])
         subject, wrapped = self._subject(row)
@@ -443,11 +443,7 @@ class Intake(Core):
         image_id = subject.image_id
         picture = images.render(sealed.masked_image, 0)
         boxes = [r.detection for r, _ in sealed.regions]
-        parts = {
-            "masked": sealed.masked,
-            "grid": images.grid_picture(picture, boxes),
-            "thumbnail": images.thumbnail(picture),
-        }
+        parts = {"masked": sealed.masked, "thumbnail": images.thumbnail(picture)}
         with watch.stage("store"):
             blobs = {"sealed_blob": self.host.write_blob(sealed.container)}
             stored = len(sealed.container)

@@ -91,6 +91,7 @@ class People(Core):
     def sign_out(self, caller: Caller) -> None:
         """End the session; its token and its opened pictures are gone."""
         self.viewings.close_session(caller.session_id)
+        self.exchanges.close(caller.session_id)
         with self.database.write() as tx:
             self.accounts_.end_session(tx, caller.session_id)
             self.audit.append(tx, caller, Event("session.sign-out"))

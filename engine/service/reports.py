@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,14 @@ from engine.database import Row
 from engine.errors import EngineError, SettingsError, UnknownKey
 from engine.host import write_durably
 from engine.networks import ModelInfo
-from engine.permissions import Permission
+from engine.permissions import Permission, allowed
 from engine.records import Caller, ImageState
+from engine.service.custody import Custody
 from engine.service.guard import needs
-from engine.service.viewing import Viewing
 
 ORPHAN_SECONDS = 3600.0
+#: Fewest patients that a number for researchers stands for (G13).
+SMALLEST_GROUP = 5
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Statistics:
     totals: Mapping[str, float]
 
 
-class Reports(Viewing):
+class Reports(Custody):
     """Methods of the Engine."""
 
     def about(self) -> tuple[ModelInfo, ...]:
@@ -61,25 +64,6 @@ class Reports(Viewing):
             "root_keys": list(self.hierarchy.root_key_ids),
             "keys_to_rotate": self.hierarchy.rotation_left(),
         }
-
-    @needs(Permission.MANAGE_KEYS)
-    def rotate_keys(self, caller: Caller, *, new_root: bool = True) -> Iterator[int]:
-        """Add a root key and re-wrap every key under it; yields how many are left.
-
-        Can be stopped anywhere: called again with ``new_root=False`` it goes on.
-
-        Raises:
-            SettingsError: The root keys do not come from a file that can be added to.
-        """
-        if new_root:
-            key_id = self.hierarchy.add_root_key()
-            self.audit.record(caller, Event("key.add", detail={"key_id": key_id}))
-        return self._rotation(caller)
-
-    def _rotation(self, caller: Caller) -> Iterator[int]:
-        yield from self.hierarchy.rotate()
-        left = self.hierarchy.rotation_left()
-        self.audit.record(caller, Event("key.rotate", detail={"left": left}))
 
     @needs(Permission.READ_AUDIT)
     def write_checkpoint(self, caller: Caller) -> str:
@@ -145,12 +129,21 @@ class Reports(Viewing):
 
     @needs(Permission.STATISTICS)
     def statistics(self, caller: Caller) -> Statistics:
-        """Measured numbers of all released images, without any identifier."""
+        """Measured numbers of all released images, without any identifier.
+
+        Who may not see single images (researchers, administrators) gets groups of at least
+        ``SMALLEST_GROUP`` patients: smaller ones of a month and modality are put together as
+        ``other``, and left out, totals included, where that is still too few.
+        """
         tx = self.database.read()
         rows = tx.all(
             "SELECT * FROM images WHERE state = $1 ORDER BY hash(image_id)",
             str(ImageState.RELEASED),
         )
+        groups = {r["image_id"]: r["modality"] or r["format"] for r in rows}
+        if not allowed(caller.role, Permission.VIEW_METRICS):
+            groups = _large_groups(rows, groups)
+        rows = [r for r in rows if r["image_id"] in groups]
         pictures, regions = [], []
         for row in rows:
             try:
@@ -158,7 +151,7 @@ class Reports(Viewing):
             except UnknownKey:
                 continue  # erased while we were reading
             picture, its_regions = self._numbers(row, self.open_facts(key, row))
-            pictures.append(picture)
+            pictures.append({**picture, "modality": groups[row["image_id"]]})
             regions += its_regions
         totals = {
             "images": float(len(rows)),
@@ -178,7 +171,6 @@ class Reports(Viewing):
         picture = {
             # The day, not the moment: a time of day would find the image in a work list.
             "uploaded_at": row["uploaded_at"].replace(hour=0, minute=0, second=0, microsecond=0),
-            "modality": row["modality"] or row["format"],
             "profile": row["profile"],
             "format": row["format"],
             "region_count": row["region_count"],
@@ -200,3 +192,18 @@ class Reports(Viewing):
             for region, numbers in zip(sealed, measured, strict=True)
         ]
         return picture, regions
+
+
+def _large_groups(rows: Sequence[Row], names: Mapping[str, str]) -> dict[str, str]:
+    """Image id to group name, for images in groups of enough patients."""
+    months = {r["image_id"]: f"{r['uploaded_at']:%Y-%m}" for r in rows}
+
+    def large(names: Mapping[str, str]) -> dict[str, str]:
+        patients: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for row in rows:
+            patients[months[row["image_id"]], names[row["image_id"]]].add(row["patient_id"])
+        enough = {key for key, people in patients.items() if len(people) >= SMALLEST_GROUP}
+        return {i: name for i, name in names.items() if (months[i], name) in enough}
+
+    kept = large(names)
+    return large({i: kept.get(i, "other") for i in names})

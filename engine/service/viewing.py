@@ -141,9 +141,17 @@ class Viewing(Intake):
         return images.enhance(rgb) if enhance else rgb
 
     @needs(Permission.VIEW_MASKED)
-    def grid_picture(self, caller: Caller, image_id: str) -> bytes:
-        """PNG of the masked image with numbered, labelled boxes. Never shows content."""
-        return self._part(image_id, "grid")
+    def grid_picture(self, caller: Caller, image_id: str, frame: int = 0) -> bytes:
+        """PNG of a masked frame with numbered, labelled boxes. Never shows content.
+
+        Drawn when asked for from the masked file and the box list: it holds nothing more.
+        """
+        picture = images.render(self._masked_image(image_id), frame)
+        sealed = self.catalog.regions(self.database.read(), image_id)
+        boxes = [r.detection for r, _ in sealed]
+        return images.grid_picture(
+            picture, [d for d in boxes if d.region.frame <= frame < d.region.frame_end]
+        )
 
     @needs(Permission.VIEW_MASKED)
     def thumbnail(self, caller: Caller, image_id: str) -> bytes:
@@ -241,6 +249,9 @@ class Viewing(Intake):
             InputError: Another format, or ``original`` of a partial restoration.
             NotFound: Expired, closed or another session's.
         """
+        return self._file_of(caller, handle, format, frame)
+
+    def _file_of(self, caller: Caller, handle: str, format: str, frame: int) -> File:
         image, about = self._restoration(caller, handle)
         if format not in ("original", "png", "jpeg"):
             raise InputError("A restoration comes as original, png or jpeg.")

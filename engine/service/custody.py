@@ -1,0 +1,153 @@
+"""Keys in use: rotation, recovery shares, key exchange, and what travels under one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from engine.audit import Event
+from engine.errors import InputError, NotFound
+from engine.exchange import Group
+from engine.permissions import Permission
+from engine.records import Caller
+from engine.service.guard import needs
+from engine.service.viewing import Viewing
+from engine.vault import decrypt
+
+
+class Custody(Viewing):
+    """Methods of the Engine."""
+
+    @needs(Permission.MANAGE_KEYS)
+    def rotate_keys(self, caller: Caller, *, new_root: bool = True) -> Iterator[int]:
+        """Add a root key and re-wrap every key under it; yields how many are left.
+
+        Can be stopped anywhere: called again with ``new_root=False`` it goes on.
+
+        Raises:
+            SettingsError: The root keys do not come from a file that can be added to.
+        """
+        if new_root:
+            key_id = self.hierarchy.add_root_key()
+            self.audit.record(caller, Event("key.add", detail={"key_id": key_id}))
+        return self._rotation(caller)
+
+    def _rotation(self, caller: Caller) -> Iterator[int]:
+        yield from self.hierarchy.rotate()
+        self.audit.record(caller, Event("key.rotate"))
+
+    @needs(Permission.MANAGE_KEYS)
+    def recovery_shares(self, caller: Caller, needed: int = 2, total: int = 3) -> tuple[str, ...]:
+        """Printable shares of the newest root key. Show each once, to a different holder.
+
+        Raises:
+            InputError: Not 2 <= needed <= total <= 16.
+        """
+        try:
+            shares = self.hierarchy.split_newest(needed, total)
+        except ValueError as err:
+            raise InputError("There are 2 to 16 shares, of which at least 2 are needed.") from err
+        detail = {"key_id": self.hierarchy.root_key_ids[-1], "needed": needed, "total": total}
+        self.audit.record(caller, Event("key.share", detail=detail))
+        return shares
+
+    @needs(Permission.MANAGE_KEYS)
+    def drill_shares(self, caller: Caller, shares: Sequence[str]) -> str:
+        """Prove that shares give back a root key, without showing it.
+
+        Returns:
+            Id of the key.
+
+        Raises:
+            InputError: Mistyped, too few, or of different keys.
+            SealError: They give another key than they say, or one that is not at hand.
+        """
+        key_id = self.hierarchy.drill(shares)
+        self.audit.record(caller, Event("key.drill", detail={"key_id": key_id}))
+        return key_id
+
+    @needs(None)
+    def offer_exchange(self, caller: Caller, group: str = Group.FFDHE3072) -> dict[str, Any]:
+        """Diffie-Hellman parameters and the server's signed public value, for one answer.
+
+        Raises:
+            InputError: A group that is not offered.
+        """
+        try:
+            chosen = Group(group)
+        except ValueError as err:
+            raise InputError(f"The groups are {', '.join(Group)}.") from err
+        return self.exchanges.offer(caller.session_id, chosen)
+
+    @needs(None)
+    def answer_exchange(self, caller: Caller, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """Take the client's public value; both sides then hold the same AES-256 key.
+
+        Raises:
+            ExchangeError: Used, expired, another session's, or a value that is not allowed.
+        """
+        confirmed = self.exchanges.accept(caller.session_id, answer)
+        self.audit.record(caller, Event("key.exchange"))
+        return confirmed
+
+    @needs(Permission.RESTORE)
+    def deliver_file(
+        self, caller: Caller, handle: str, exchange_id: str, format: str = "original"
+    ) -> bytes:
+        """A restoration of this session, readable only with this session's exchanged key.
+
+        Raises:
+            ExchangeError: There is no such exchange for this session.
+            NotFound: The restoration expired, was closed or is another session's.
+        """
+        channel = self.exchanges.channel(caller.session_id, exchange_id)
+        file = self._file_of(caller, handle, format, 0)
+        return channel.encrypt(file.data, f"restoration/{handle}/{format}")
+
+    @needs(Permission.RESTORE)
+    def deliver_region(
+        self, caller: Caller, image_id: str, region_id: str, reason: str, exchange_id: str
+    ) -> bytes:
+        """What one region seals, readable only with this session's exchanged key.
+
+        Returns:
+            The patch (see :class:`engine.records.Dissection`) under the channel's key.
+
+        Raises:
+            InputError: No reason.
+            NotFound: No such region of a released image.
+            SealError: It does not open; no such exchange for this session.
+        """
+        if not reason.strip():
+            raise InputError("Say why you need to see the original.")
+        channel = self.exchanges.channel(caller.session_id, exchange_id)
+        tx = self.database.read()
+        row = self._released(tx, image_id)
+        where = Event(
+            "region.decrypt",
+            "requested",
+            patient_id=row["patient_id"],
+            image_id=image_id,
+            region_id=region_id,
+            reason=reason.strip(),
+        )
+        self.audit.record(caller, where)
+        subject = self._sealed_subject(tx, image_id)
+        row = self.catalog.verify(tx, subject.key, image_id)
+        found = [(r, s) for r, s in self.catalog.regions(tx, image_id) if r.region_id == region_id]
+        if not found:
+            raise NotFound("There is no such region.")
+        [(region, start)] = found
+        sealed = self.host.read_blob(row["sealed_blob"])[start : start + region.size_bytes]
+        identity = subject.identity(region_id, region.detection.label, region.detection.region)
+        patch = decrypt(subject.key, identity, sealed)
+        self.audit.record(
+            caller,
+            Event(
+                "region.decrypt",
+                patient_id=row["patient_id"],
+                image_id=image_id,
+                region_id=region_id,
+            ),
+        )
+        return channel.encrypt(patch, f"region/{region_id}")

@@ -1,0 +1,144 @@
+"""Every engine method against every role: the table is complete, and the engine keeps it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import pytest
+
+from engine import Engine, Permission, Role, errors
+from engine.permissions import GRANTS, allowed
+from engine.service.guard import GUARDED
+from tests.conftest import Team
+
+T, D, R, A = Role.TECHNICIAN, Role.DOCTOR, Role.RESEARCHER, Role.ADMINISTRATOR
+EVERYBODY = {T, D, R, A}
+
+#: Who may call what. A new method without a row here fails the first test.
+MAY: dict[str, set[Role]] = {
+    "whoami": EVERYBODY,
+    "sign_out": EVERYBODY,
+    "change_password": EVERYBODY,
+    "close_viewing": EVERYBODY,
+    "offer_exchange": EVERYBODY,
+    "answer_exchange": EVERYBODY,
+    "accounts": {A},
+    "create_account": {A},
+    "set_account_role": {A},
+    "set_account_enabled": {A},
+    "reset_password": {A},
+    "audit_entries": {A},
+    "verify_audit": {A},
+    "write_checkpoint": {A},
+    "check_checkpoint": {A},
+    "health": {A},
+    "rotate_keys": {A},
+    "recovery_shares": {A},
+    "drill_shares": {A},
+    "verify_images": {A},
+    "statistics": {D, R, A},
+    "patients": {T, D},
+    "patient": {T, D},
+    "create_patient": {T},
+    "update_patient": {T},
+    "erase_patient": set(),
+    "patient_history": {D},
+    "notes": {D},
+    "add_note": {D},
+    "upload": {T},
+    "drafts": {T},
+    "open_draft": {T},
+    "draft_frame": {T},
+    "seal": {T},
+    "discard_draft": {T},
+    "images": {T, D},
+    "image": {T, D},
+    "regions": {T, D},
+    "masked_frame": {T, D},
+    "grid_picture": {T, D},
+    "thumbnail": {T, D},
+    "masked_file": {T, D},
+    "export_package": {T, D},
+    "image_history": {T, D},
+    "flag_missed": {T, D},
+    "restore": {D},
+    "restoration": {D},
+    "restored_frame": {D},
+    "restored_file": {D},
+    "restore_package": {D},
+    "deliver_file": {D},
+    "deliver_region": {D},
+    "assessment": {D},
+}
+
+#: Methods that need no session, and why.
+OPEN = {
+    "open": "makes the engine",
+    "close": "ends the engine",
+    "setup_needed": "the sign-in page must know",
+    "setup_code": "for the console; no door hands it out",
+    "create_first_administrator": "guarded by the console's code",
+    "sign_in": "how a session begins",
+    "may": "answers for the session itself",
+    "about": "names and licences of networks",
+    "profiles": "names of specialties",
+    "profile": "one of them",
+    "operator_token": "refused in a server",
+    "caller": "resolves a token",
+    "open_facts": "takes a key that only the engine holds",
+    "resolve_patient": "an opaque key for a number; shows nothing",
+    "sweep": "deletes what no row needs",
+}
+
+
+def test_the_table_is_complete() -> None:
+    public = {name for name, _ in inspect.getmembers(Engine, inspect.isroutine) if name[0] != "_"}
+    assert set(GUARDED) == set(MAY)
+    assert public == set(MAY) | set(OPEN)
+
+
+@pytest.mark.parametrize("method", sorted(MAY))
+@pytest.mark.parametrize("role", sorted(EVERYBODY))
+def test_the_permissions_say_what_the_table_says(method: str, role: Role) -> None:
+    permission = GUARDED[method]
+    assert (permission is None or allowed(role, permission)) == (role in MAY[method])
+
+
+def _call(engine: Engine, method: str, token: str) -> None:
+    """Call with arguments that fit the signature; what they name does not exist."""
+    bound: Callable = getattr(engine, method)
+    inner = inspect.signature(getattr(Engine, method))
+    given = [
+        p for p in list(inner.parameters.values())[2:]
+        if p.default is p.empty and p.kind is not p.VAR_KEYWORD
+    ]  # fmt: skip
+    result = bound(token, *["nothing-of-this-name"] * len(given))
+    if inspect.isgenerator(result):
+        next(result, None)
+
+
+@pytest.mark.parametrize("role", sorted(EVERYBODY))
+def test_every_method_refuses_those_who_may_not(engine: Engine, team: Team, role: Role) -> None:
+    token = team.token(role)
+    forbidden = [m for m, roles in MAY.items() if role not in roles]
+    for method in forbidden:
+        with pytest.raises(errors.PermissionDenied):
+            _call(engine, method, token)
+    refused = engine.audit_entries(team.administrator, query="refused", limit=1000)
+    me = engine.whoami(token).username
+    assert {e.detail["method"] for e in refused if e.actor == me} >= set(forbidden)
+
+
+@pytest.mark.parametrize("method", sorted(MAY))
+def test_every_method_refuses_visitors_without_a_session(engine: Engine, method: str) -> None:
+    for token in ("", "nonsense-nonsense-nonsense"):
+        with pytest.raises(errors.NotSignedIn):
+            _call(engine, method, token)
+
+
+def test_no_role_is_clinical_and_administrative_at_once() -> None:
+    clinical = {Permission.RESTORE, Permission.VIEW_MASKED, Permission.LIST_PATIENTS}
+    assert not clinical & GRANTS[Role.ADMINISTRATOR]
+    assert not clinical & GRANTS[Role.RESEARCHER]
+    assert Permission.RESTORE not in GRANTS[Role.TECHNICIAN]
