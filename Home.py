@@ -1,0 +1,88 @@
+"""One process: the pages, the HTTP door, and the one engine that both use.
+
+The server imports this file and finds ``app``; every visitor's run executes it as a script.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import streamlit as st
+from anyio import to_thread
+from starlette.middleware import Middleware
+from starlette.routing import Mount
+from streamlit import config
+from streamlit.runtime.pages_manager import PagesManager
+
+import api
+from engine import Engine, Permission, Settings
+from ui import gate, panes, state, theme, welcome
+
+PAGES = (
+    ("pages/1_Upload.py", "Upload", ":material/upload:", Permission.UPLOAD),
+    ("pages/2_Review.py", "Review", ":material/search:", Permission.VIEW_MASKED),
+    ("pages/3_Analytics.py", "Analytics", ":material/monitoring:", Permission.STATISTICS),
+    ("pages/4_Admin.py", "Admin", ":material/settings:", Permission.MANAGE_ACCOUNTS),
+)
+
+
+@asynccontextmanager
+async def lifespan(_app: st.App) -> AsyncIterator[None]:
+    """Open the engine before the first visitor and close it after the last."""
+    settings = Settings.load(os.environ)
+    # A picture limit above Streamlit's own would end in a broken upload instead of a sentence.
+    largest = max(settings.dicom_limit_mb, settings.picture_limit_mb) + 1
+    config.set_option("server.maxUploadSize", largest)
+    engine = await to_thread.run_sync(Engine.open, settings)
+    api.door.state.engine = engine
+    try:
+        if engine.setup_needed():
+            print(f"\n  Code for the first administrator: {engine.setup_code()}\n")  # noqa: T201
+        async with api.door.router.lifespan_context(api.door):
+            yield
+    finally:
+        await to_thread.run_sync(engine.close)
+
+
+if __name__ != "__main__":
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold plaintext
+    gate.keep_bodies_in_memory()
+    # Otherwise the first visitor of a fresh process runs any page without this file.
+    PagesManager.uses_pages_directory = False
+    app = st.App(
+        __file__,
+        routes=[Mount("/api", api.door)],
+        middleware=[Middleware(gate.Gate, engine=state.engine)],
+        lifespan=lifespan,
+    )
+
+
+def main() -> None:
+    """One run for one visitor."""
+    st.set_page_config(page_title="MedSec", page_icon=theme.MARK.strip(), layout="wide")
+    theme.apply()
+    who = state.account()
+    if who is None:
+        # Every known address leads to the sign-in, so that a link survives it.
+        paths = [title for _, title, _, _ in PAGES]
+        pages = [st.Page(welcome.sign_in, title="MedSec", default=True)]
+        pages += [st.Page(welcome.sign_in, title="MedSec", url_path=path) for path in paths]
+        st.navigation(pages, position="hidden").run()
+        return
+    pages = [st.Page(welcome.home, title="Home", icon=":material/home:", default=True)]
+    pages += [
+        st.Page(path, title=title, icon=icon)
+        for path, title, icon, permission in PAGES
+        if state.engine().may(state.token(), permission)
+    ]
+    page = st.navigation(pages)
+    welcome.sidebar(who)
+    with panes.banner():
+        page.run()
+
+
+if __name__ == "__main__":
+    main()

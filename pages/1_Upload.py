@@ -1,0 +1,29 @@
+"""Technician's day: choose the patient, drop files, correct what was found, seal."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from engine import ImageState, Permission
+from ui import intake, state
+
+token = state.page("Upload", Permission.UPLOAD)
+
+sealed = state.recall("sealed")
+draft = state.recall("draft")
+if draft:
+    intake.correct(token, draft)
+elif sealed:
+    intake.show_sealed(token, sealed)
+else:
+    patient = intake.choose_patient(token)
+    if patient is not None:
+        intake.take_in(token, patient)
+    intake.outcomes()
+
+waiting = [d for d in state.engine().drafts(token) if d.image_id != state.recall("draft")]
+look = [d for d in waiting if d.state is ImageState.REVIEW]
+st.subheader(f"Waiting to be sealed: {len(waiting)}")
+if waiting:
+    st.caption(f"{len(look)} of them need a person's look before they can be sealed.")
+    intake.queue(token, look + [d for d in waiting if d.state is not ImageState.REVIEW])

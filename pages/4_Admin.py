@@ -1,0 +1,24 @@
+"""Accounts, audit log, health, models and settings; no patient picture anywhere."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from engine import Permission
+from ui import admin, state
+
+token = state.page("Admin", Permission.MANAGE_ACCOUNTS)
+
+accounts, audit, health, models, settings = st.tabs(
+    ["Accounts", "Audit log", "Health", "Models", "Settings"], key="admin-tabs"
+)
+with accounts:
+    admin.accounts(token)
+with audit:
+    admin.audit(token)
+with health:
+    admin.health(token)
+with models:
+    admin.models()
+with settings:
+    admin.settings()

@@ -1,0 +1,144 @@
+"""The administrator's tabs; ``pages/4_Admin.py`` puts them in order."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import streamlit as st
+
+from engine import ACCOUNT_ROLES, Account
+from ui import panes, state
+
+
+def accounts(token: str) -> None:
+    """Who may sign in, as what."""
+    everybody = state.engine().accounts(token)
+    st.dataframe(
+        {
+            "User name": [a.username for a in everybody],
+            "Name": [a.name for a in everybody],
+            "Role": [str(a.role) for a in everybody],
+            "Open": [a.enabled for a in everybody],
+            "Created (UTC)": [a.created_at for a in everybody],
+            "Last sign-in (UTC)": [a.last_sign_in_at for a in everybody],
+        },
+        hide_index=True,
+    )
+    left, right = st.columns(2)
+    with left:
+        _new(token)
+    with right:
+        _change(token, {a.username: a for a in everybody})
+
+
+def _new(token: str) -> None:
+    with st.form(f"new-account-{state.turn('account')}"), panes.banner():
+        st.markdown("**New account**")
+        username = st.text_input("User name", autocomplete="off")
+        name = st.text_input("Name", autocomplete="off")
+        role = st.selectbox("Role", ACCOUNT_ROLES, format_func=str)
+        password = st.text_input("First password", type="password", autocomplete="new-password")
+        if st.form_submit_button("Create the account", type="primary"):
+            state.engine().create_account(token, username, name, role, password)
+            state.renew("account")  # a password does not stay in a form
+            state.say("The account was created.")
+            st.rerun()
+
+
+def _change(token: str, by_name: dict[str, Account]) -> None:
+    with st.container(border=True), panes.banner():
+        st.markdown("**Change an account**")
+        chosen = st.selectbox("Account", list(by_name))
+        account = by_name[chosen]
+        role = st.selectbox(
+            "New role",
+            ACCOUNT_ROLES,
+            index=ACCOUNT_ROLES.index(account.role),
+            format_func=str,
+            key=f"role-{chosen}",
+        )
+        with st.container(horizontal=True):
+            if st.button("Set the role", disabled=role == account.role):
+                state.engine().set_account_role(token, chosen, role)
+                state.say("The role was changed; it counts from the next click.")
+                st.rerun()
+            if st.button("Close the account" if account.enabled else "Open the account"):
+                state.engine().set_account_enabled(token, chosen, not account.enabled)
+                state.say("The account was changed; it counts at once.")
+                st.rerun()
+        password = st.text_input(
+            "New password",
+            type="password",
+            autocomplete="new-password",
+            key=f"reset-{chosen}-{state.turn('reset')}",
+        )
+        if st.button("Reset the password", disabled=not password):
+            state.engine().reset_password(token, chosen, password)
+            state.renew("reset")
+            state.say("The password was reset and the account's sessions have ended.")
+            st.rerun()
+
+
+def audit(token: str) -> None:
+    """Search the log and prove that nobody changed it."""
+    left, right = st.columns([3, 1], vertical_alignment="bottom")
+    query = left.text_input(
+        "Search", type="search", placeholder="Person, action, image or patient key"
+    )
+    if right.button("Verify the chain", icon=":material/link:", width="stretch"):
+        with panes.banner(), st.spinner("Checking every entry …"):
+            count = state.engine().verify_audit(token)
+            st.success(f"{count} entries form one unbroken chain.", icon=":material/verified:")
+    panes.history(state.engine().audit_entries(token, query=query, limit=500))
+    st.caption("The newest 500 that match. Names of files and patients are never in the log.")
+
+
+def health(token: str) -> None:
+    """State of the system."""
+    now = state.engine().health(token)
+    cells = st.columns(4)
+    cells[0].metric("Patients", now["patients"], border=True)
+    cells[1].metric("Images sealed", now["images"].get("released", 0), border=True)
+    cells[2].metric("Stored", panes.size(now["stored_bytes"]), border=True)
+    cells[3].metric("Free disk", panes.size(now["disk_free_bytes"]), border=True)
+    panes.facts(
+        [(f"Images: {name}", str(count)) for name, count in sorted(now["images"].items())]
+        + [
+            ("Open accounts", str(now["accounts"])),
+            ("Entries in the audit log", str(now["audit_entries"])),
+            ("Root keys, oldest first", ", ".join(now["root_keys"])),
+            ("Keys still to be wrapped anew", str(now["keys_to_rotate"])),
+        ]
+    )
+
+
+def models() -> None:
+    """The networks in use, by version and checksum."""
+    for model in state.engine().about():
+        with st.container(border=True):
+            st.markdown(f"**{panes.plain(model.name)}** {panes.plain(model.version)}")
+            panes.facts(
+                [
+                    ("Finds", ", ".join(model.classes)),
+                    ("Licence", model.licence),
+                    ("Source", model.source),
+                    ("SHA-256", model.sha256 or "a decoder without weights"),
+                ]
+            )
+
+
+def settings() -> None:
+    """Every setting as it is in force; changed in the environment or the settings file."""
+    held = state.engine().settings
+    rows = [f for f in fields(held) if "Secret" not in str(f.type)]
+    st.dataframe(
+        {
+            "Setting": [f"MEDSEC_{f.name.upper()}" for f in rows],
+            "Value": [str(getattr(held, f.name)) for f in rows],
+            "Unit": [f.metadata["unit"] for f in rows],
+            "Default": [str(f.default) for f in rows],
+            "Meaning": [f.metadata["help"] for f in rows],
+        },
+        hide_index=True,
+    )
+    st.caption("Secrets are not shown. A change takes effect when the server starts again.")

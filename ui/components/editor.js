@@ -1,0 +1,390 @@
+// The box editor: draw, move, resize, relabel and remove boxes by mouse, touch or keyboard.
+// A found box is never dropped silently: removing it asks why, and the row stays until sealing.
+
+const EDGES = { nw: [1, 1, 0, 0], ne: [0, 1, 1, 0], sw: [1, 0, 0, 1], se: [0, 0, 1, 1] };
+const REASONS = ["No identifying content", "Duplicate of another box", "Wrong place, drawn anew"];
+
+class Editor {
+  constructor(root, data, onchange) {
+    this.data = data;
+    this.onchange = onchange;
+    this.frame = 0;
+    this.drawing = false;
+    this.boxes = data.boxes.map((box, index) => ({ ...box, key: index, from: box.from || { ...box } }));
+    this.next = this.boxes.length;
+    this.past = [];
+    this.pane = new Pane("Draft, not sealed yet");
+    this.stage = new Stage([this.pane], data.width, data.height);
+    const stage = this.stage.element;
+    stage.setAttribute("role", "group");
+    stage.setAttribute("aria-label",
+      `${data.title}. D draws, N adds a box, Tab goes from box to box. On a box: arrow keys move,` +
+      " with Alt they resize, Shift makes larger steps, Delete removes.");
+    this.frames = frameControl(data.frames, (frame) => {
+      this.frame = frame;
+      this.load();
+      this.draw();
+    });
+    this.stage.turn = (step) => this.frames?.set(this.frame + step);
+    this.stage.grab = (event) => this.grab(event);
+    this.stage.drag = (event) => this.drag(event);
+    this.stage.drop = () => this.drop();
+    stage.addEventListener("keydown", (event) => this.key(event), { capture: true });
+    this.list = make("ol", { class: "list" });
+    this.said = make("p", { class: "note", role: "status" });
+    root.replaceChildren(make("div", { class: "editor" },
+      make("p", { class: "warning" }, "Not for primary diagnosis"),
+      this.toolbar(), this.said, make("div", { class: "work" }, stage, this.list)));
+    this.draw();
+    this.rows();
+    this.load();
+  }
+
+  toolbar() {
+    const button = (name, title, action) =>
+      make("button", { type: "button", title, onclick: action }, name);
+    this.pencil = button("Draw boxes", "Draw with mouse or finger (D)", () => this.pen(!this.drawing));
+    this.pencil.setAttribute("aria-pressed", "false");
+    this.back = button("Undo", "Undo the last change (Ctrl Z)", () => this.undo());
+    this.back.disabled = true;
+    return make("div", { class: "toolbar" },
+      make("span", { class: "group" }, this.pencil,
+        button("Add box", "Add a box in the middle (N)", () => this.add()), this.back),
+      this.stage.zoomButtons(), this.frames,
+      this.data.window && windowControl(this.data.window, (window) => {
+        this.window = window;
+        this.load();
+      }));
+  }
+
+  load() {
+    const view = this.window ? `?${new URLSearchParams(this.window)}` : "";
+    this.pane.show(this.data.picture.replace("{frame}", this.frame) + view);
+  }
+
+  // --- changes ----------------------------------------------------------------------------
+
+  /** Remember how it was, change it, show it and tell the page. */
+  change(action) {
+    this.past.push(JSON.stringify(this.boxes));
+    action();
+    this.done();
+  }
+
+  done() {
+    this.back.disabled = !this.past.length;
+    this.draw();
+    this.rows();
+    this.onchange(this.boxes.map(({ key, ...box }) => ({ ...box, strayed: this.strayed(box) })));
+  }
+
+  undo() {
+    if (!this.past.length) return;
+    this.boxes = JSON.parse(this.past.pop());
+    this.selected = null;
+    this.done();
+  }
+
+  /** Whole pixels, rounded outward and kept inside the picture. */
+  settle(box) {
+    const { width, height } = this.data;
+    const low = (a, b, most) => Math.min(most - 1, Math.max(0, Math.floor(Math.min(a, b))));
+    const high = (a, b, most) => Math.max(1, Math.min(most, Math.ceil(Math.max(a, b))));
+    const { x1, y1, x2, y2 } = box;
+    box.x1 = low(x1, x2, width);
+    box.x2 = Math.max(box.x1 + 1, high(x1, x2, width));
+    box.y1 = low(y1, y2, height);
+    box.y2 = Math.max(box.y1 + 1, high(y1, y2, height));
+  }
+
+  create(x1, y1, x2, y2) {
+    const box = {
+      key: this.next++, found: null, label: this.lastLabel || this.data.labels[0], confidence: 1,
+      x1, y1, x2, y2, frame: 0, frame_end: this.data.frames, removed: null, left: "",
+    };
+    this.settle(box);
+    this.boxes.push(box);
+    this.selected = box.key;
+    return box;
+  }
+
+  add() {
+    const view = this.stage.view;
+    const x = (view.width / 2 - this.stage.x) / this.stage.scale;
+    const y = (view.height / 2 - this.stage.y) / this.stage.scale;
+    const w = Math.max(8, this.data.width / 8), h = Math.max(8, this.data.height / 16);
+    this.change(() => this.create(x - w / 2, y - h / 2, x + w / 2, y + h / 2));
+    this.focusBox();
+  }
+
+  /** Has a found box left what it was found on? Then its old place needs a reason too. */
+  strayed({ found, from, x1, y1, x2, y2 }) {
+    if (found === null) return false;
+    const w = Math.min(x2, from.x2) - Math.max(x1, from.x1);
+    const h = Math.min(y2, from.y2) - Math.max(y1, from.y1);
+    const least = Math.min((x2 - x1) * (y2 - y1), (from.x2 - from.x1) * (from.y2 - from.y1));
+    return Math.max(0, w) * Math.max(0, h) * 2 < least;
+  }
+
+  remove(box) {
+    this.change(() => {
+      if (box.found === null) this.boxes = this.boxes.filter((b) => b !== box);
+      else box.removed = "";
+      this.selected = null;
+    });
+    if (box.found !== null) this.list.querySelector(`[data-key="${box.key}"] select`)?.focus();
+    else this.stage.element.focus();
+  }
+
+  // --- mouse and touch --------------------------------------------------------------------
+
+  pen(on) {
+    this.drawing = on;
+    this.pencil.setAttribute("aria-pressed", on);
+    this.stage.element.classList.toggle("drawing-boxes", on);
+  }
+
+  find(element) {
+    const key = element.closest?.(".box")?.dataset.key;
+    return key === undefined ? null : this.boxes.find((box) => box.key === Number(key));
+  }
+
+  grab(event) {
+    const at = this.stage.toPixels(event);
+    const box = this.find(event.target);
+    this.before = JSON.stringify(this.boxes);
+    if (box && !this.drawing) {
+      this.selected = box.key;
+      this.held = { box, at, from: { ...box }, edge: event.target.dataset.edge, moved: false };
+      this.draw();
+      this.rows();
+      return true;
+    }
+    if (!this.drawing) {
+      if (this.selected !== null) {
+        this.selected = null;
+        this.draw();
+        this.rows();
+      }
+      return false;
+    }
+    this.held = { box: null, at, moved: false };
+    return true;
+  }
+
+  drag(event) {
+    const held = this.held;
+    const now = this.stage.toPixels(event);
+    const dx = now.x - held.at.x, dy = now.y - held.at.y;
+    if (!held.moved && Math.hypot(dx, dy) * this.stage.scale < 4) return; // a click, not a drag
+    held.moved = true;
+    if (!held.box) {
+      held.box = this.create(held.at.x, held.at.y, now.x, now.y);
+      held.from = { ...held.box, x2: held.box.x1, y2: held.box.y1 };
+      held.drawn = true;
+    }
+    const { box, from } = held;
+    if (held.drawn) Object.assign(box, { x1: held.at.x, y1: held.at.y, x2: now.x, y2: now.y });
+    else this.moveBy(box, from, dx, dy, EDGES[held.edge] || [1, 1, 1, 1]);
+    this.settle(box);
+    this.draw();
+  }
+
+  moveBy(box, from, dx, dy, [left, top, right, bottom]) {
+    if (left && right) { // a move keeps its size at the border
+      dx = Math.max(-from.x1, Math.min(this.data.width - from.x2, dx));
+      dy = Math.max(-from.y1, Math.min(this.data.height - from.y2, dy));
+      dx = Math.round(dx);
+      dy = Math.round(dy);
+    }
+    Object.assign(box, {
+      x1: from.x1 + left * dx, y1: from.y1 + top * dy,
+      x2: from.x2 + right * dx, y2: from.y2 + bottom * dy,
+    });
+  }
+
+  drop() {
+    if (!this.held?.moved) return;
+    this.past.push(this.before);
+    this.held = null;
+    this.done();
+    this.focusBox();
+  }
+
+  // --- keyboard ---------------------------------------------------------------------------
+
+  key(event) {
+    if (event.target.closest("input, select")) return;
+    const box = this.find(event.target);
+    const step = event.shiftKey ? 10 : 1;
+    const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
+    const take = (action) => {
+      event.preventDefault();
+      event.stopPropagation();
+      action();
+    };
+    if ((event.ctrlKey || event.metaKey) && event.key === "z") return take(() => this.undo());
+    if (event.ctrlKey || event.metaKey) return;
+    if (event.key === "d" || event.key === "D") return take(() => this.pen(!this.drawing));
+    if (event.key === "n" || event.key === "N") return take(() => this.add());
+    if (!box) return;
+    if (event.key === "Delete" || event.key === "Backspace") return take(() => this.remove(box));
+    if (event.key === "Escape") return take(() => this.stage.element.focus());
+    const by = moves[event.key];
+    if (by) take(() => {
+      this.change(() => {
+        this.moveBy(box, { ...box }, ...by, event.altKey ? [0, 0, 1, 1] : [1, 1, 1, 1]);
+        this.settle(box);
+      });
+      this.focusBox();
+    });
+  }
+
+  focusBox() {
+    this.pane.drawing.querySelector(`[data-key="${this.selected}"]`)?.focus();
+  }
+
+  // --- what is shown ----------------------------------------------------------------------
+
+  draw() {
+    const focused = this.pane.drawing.querySelector(":focus")?.dataset.key;
+    this.pane.drawing.replaceChildren(...this.boxes
+      .filter((box) => box.removed === null && box.frame <= this.frame && this.frame < box.frame_end)
+      .map((box) => this.shape(box)));
+    if (focused) this.pane.drawing.querySelector(`[data-key="${focused}"]`)?.focus();
+  }
+
+  shape(box) {
+    const { x1, y1, x2, y2 } = box;
+    const selected = box.key === this.selected;
+    const name = `${this.boxes.indexOf(box) + 1} ${box.label}`;
+    const shape = make("svg:g", {
+      class: ["box", selected && "selected", this.proposed(box) && "proposed"].filter(Boolean).join(" "),
+      "data-key": box.key, tabindex: 0, role: "button", style: `--colour: ${this.colour(box)}`,
+      "aria-label": `Box ${name}, ${this.sure(box)}, from ${x1}, ${y1} to ${x2}, ${y2}`,
+      onfocus: () => {
+        if (this.selected === box.key) return;
+        this.selected = box.key;
+        this.draw();
+        this.rows();
+      },
+    },
+      make("svg:rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }),
+      make("svg:text", { x: x1, y: y1 }, name));
+    if (selected) for (const [edge, [left, top]] of Object.entries(EDGES))
+      shape.append(make("svg:circle", { "data-edge": edge, cx: left ? x1 : x2, cy: top ? y1 : y2 }));
+    return shape;
+  }
+
+  colour(box) {
+    return colourOf(box.label, this.data.labels);
+  }
+
+  proposed(box) {
+    return box.found !== null && box.confidence < this.data.threshold;
+  }
+
+  sure(box) {
+    if (box.found === null) return "drawn by a person";
+    const share = `${(box.confidence * 100).toFixed(0)} %`;
+    return this.proposed(box) ? `${share}, a proposal` : share;
+  }
+
+  rows() {
+    const kept = this.boxes.filter((box) => box.removed === null).length;
+    this.said.textContent = this.boxes.length
+      ? `${kept} ${kept === 1 ? "box" : "boxes"} will be sealed.` +
+        (kept < this.boxes.length ? ` ${this.boxes.length - kept} removed.` : "")
+      : "No boxes: nothing will be sealed.";
+    this.list.replaceChildren(...this.boxes.map((box, index) => this.row(box, index + 1)));
+  }
+
+  row(box, number) {
+    const row = make("li", { "data-key": box.key, class: box.key === this.selected ? "selected" : "" });
+    const show = make("button", { type: "button", class: "number", style: `--colour: ${this.colour(box)}`,
+      "aria-label": `Show box ${number}`, onclick: () => {
+        this.selected = box.key;
+        if (!(box.frame <= this.frame && this.frame < box.frame_end)) this.frames?.set(box.frame);
+        this.stage.focusOn(box);
+        this.draw();
+        this.rows();
+        this.focusBox();
+      } }, number);
+    if (box.removed !== null) row.append(...this.removedRow(box, number, show));
+    else row.append(show, this.labelChoice(box, number), make("span", { class: "sure" }, this.sure(box)),
+      ...this.frameRange(box, number),
+      make("button", { type: "button", "aria-label": `Remove box ${number}`,
+        onclick: () => this.remove(box) }, "Remove"),
+      ...(this.strayed(box) ? this.why(box, "left", `leaving the place where box ${number} was found`) : []));
+    return row;
+  }
+
+  labelChoice(box, number) {
+    const names = this.data.labels.includes(box.label) ? this.data.labels : [box.label, ...this.data.labels];
+    const choice = make("select", { "aria-label": `Class of box ${number}`, onchange: () => {
+      this.lastLabel = choice.value;
+      this.change(() => (box.label = choice.value));
+    } }, ...names.map((name) => make("option", { selected: name === box.label }, name)));
+    return choice;
+  }
+
+  frameRange(box, number) {
+    if (this.data.frames < 2) return [];
+    const input = (name, value, set) => make("input", { type: "number", min: 1, max: this.data.frames,
+      value, "aria-label": `${name} frame of box ${number}`, onchange: (event) => {
+        const frame = Math.min(this.data.frames, Math.max(1, Math.round(Number(event.target.value)) || 1));
+        this.change(() => set(frame));
+      } });
+    return [make("span", { class: "group" }, "frames ",
+      input("First", box.frame + 1, (f) => {
+        box.frame = f - 1;
+        box.frame_end = Math.max(box.frame_end, f);
+      }), "–",
+      input("Last", box.frame_end, (f) => {
+        box.frame_end = f;
+        box.frame = Math.min(box.frame, f - 1);
+      }))];
+  }
+
+  /** A reason: a usual one or a person's own words. */
+  why(box, field, what) {
+    const set = (reason) => this.change(() => (box[field] = reason.trim()));
+    const own = make("input", { type: "text", value: box[field], class: "reason", maxlength: 200,
+      "aria-label": `Reason for ${what}`, placeholder: "Why is it not needed there?",
+      onchange: () => set(own.value) });
+    const usual = make("select", { "aria-label": `Usual reasons for ${what}`,
+      onchange: () => { if (usual.value) set(usual.value); } },
+      make("option", { value: "" }, "Reason …"),
+      ...REASONS.map((reason) => make("option", { selected: reason === box[field] }, reason)));
+    return [usual, own];
+  }
+
+  removedRow(box, number, show) {
+    show.disabled = true;
+    return [show, make("s", {}, box.label), make("span", { class: "sure" }, this.sure(box)),
+      make("button", { type: "button", "aria-label": `Keep box ${number}`,
+        onclick: () => this.change(() => (box.removed = null)) }, "Keep"),
+      ...this.why(box, "removed", `removing box ${number}`)];
+  }
+
+  close() {
+    this.stage.close();
+  }
+}
+
+const editors = new WeakMap();
+
+export default function (component) {
+  const { data, parentElement, setStateValue } = component;
+  const root = parentElement.querySelector(".root");
+  const held = editors.get(root);
+  if (held?.data.id === data.id) held.data.picture = data.picture; // opened anew, same boxes
+  else {
+    held?.close();
+    editors.set(root, new Editor(root, data, (boxes) => setStateValue("boxes", boxes)));
+  }
+  return () => {
+    editors.get(root)?.close();
+    editors.delete(root);
+  };
+}

@@ -1,0 +1,202 @@
+// The viewer: sealed and original picture compared by slider or side by side, boxes linked to
+// their rows, frames and window. It never holds a picture longer than the restoration lasts.
+
+const MODES = [
+  ["slider", "Slider"], ["side", "Side by side"], ["masked", "Sealed"], ["original", "Original"],
+];
+
+function percent(share) {
+  return share === null || share === undefined ? "–" : `${(share * 100).toFixed(0)} %`;
+}
+
+class Viewer {
+  constructor(root, data) {
+    this.data = data;
+    this.frame = 0;
+    this.window = null;
+    this.labels = [...new Set(data.regions.map((region) => region.label))].sort();
+    this.masked = new Pane("Sealed");
+    this.original = data.original ? new Pane("Original") : null;
+    const panes = this.original ? [this.original, this.masked] : [this.masked];
+    this.stage = new Stage(panes, data.width, data.height);
+    this.stage.element.setAttribute("role", "group");
+    this.stage.element.setAttribute("aria-label",
+      `${data.title}. Arrow keys move, plus and minus zoom, 0 fits` +
+      (data.frames > 1 ? ", Page Up and Page Down change the frame." : "."));
+    this.frames = frameControl(data.frames, (frame) => this.turnTo(frame));
+    this.stage.turn = (step) => this.frames?.set(this.frame + step);
+    this.note = make("p", { class: "note", role: "status" });
+    this.captions = make("div", { class: "captions" },
+      make("span", {}, "Sealed"), this.original && make("span", {}, "Original"));
+    this.element = make("div", { class: "viewer" },
+      make("p", { class: "warning" }, "Not for primary diagnosis"),
+      this.toolbar(), this.captions, this.stage.element, this.note, this.table());
+    root.replaceChildren(this.element);
+    this.mode(this.original ? "slider" : "masked");
+    this.draw();
+    this.load();
+    if (data.expires) this.expiry = setTimeout(() => this.expire(), data.expires - Date.now());
+  }
+
+  // --- controls ---------------------------------------------------------------------------
+
+  toolbar() {
+    const bar = make("div", { class: "toolbar" });
+    if (this.original) {
+      this.modes = MODES.map(([mode, name]) =>
+        make("button", { type: "button", "data-mode": mode, onclick: () => this.mode(mode) }, name));
+      bar.append(make("span", { class: "group", role: "group", "aria-label": "Compare" },
+        ...this.modes));
+      this.split = make("input", {
+        type: "range", min: 0, max: 100, step: 0.5, value: 50, class: "split",
+        "aria-label": "Sealed left of here, original right of here",
+        oninput: () => this.stage.element.style.setProperty("--split", `${this.split.value}%`),
+      });
+      this.stage.element.append(make("span", { class: "divider" }), this.split);
+    }
+    bar.append(this.stage.zoomButtons());
+    if (this.frames) bar.append(this.frames);
+    if (this.data.regions.length) {
+      this.boxes = make("input", { type: "checkbox", checked: true, onchange: () => this.draw() });
+      bar.append(make("label", { class: "group" }, this.boxes, " Boxes"));
+    }
+    if (this.data.window) bar.append(windowControl(this.data.window, (window) => {
+      this.window = window;
+      this.load();
+    }));
+    this.enhance = make("input", { type: "checkbox", onchange: () => this.load() });
+    bar.append(make("label", { class: "group" }, this.enhance, " Enhance contrast"));
+    this.invert = make("input", { type: "checkbox", onchange: () => {
+      this.stage.element.classList.toggle("inverted", this.invert.checked);
+      this.say();
+    } });
+    bar.append(make("label", { class: "group" }, this.invert, " Invert"));
+    return bar;
+  }
+
+  mode(mode) {
+    this.stage.element.dataset.mode = this.captions.dataset.mode = mode;
+    this.modes?.forEach((b) => b.setAttribute("aria-pressed", b.dataset.mode === mode));
+    requestAnimationFrame(() => this.stage.fit());
+  }
+
+  // --- pictures ---------------------------------------------------------------------------
+
+  turnTo(frame) {
+    this.frame = frame;
+    this.load();
+    this.draw();
+  }
+
+  address(pattern, query) {
+    const address = pattern.replace("{frame}", this.frame);
+    return query.size ? `${address}?${query}` : address;
+  }
+
+  load() {
+    const view = new URLSearchParams(this.window || {});
+    if (this.enhance.checked) view.set("enhance", "true");
+    this.masked.show(this.address(this.data.masked, view));
+    if (this.original) {
+      this.original.show(this.address(this.data.original, view));
+    }
+    this.say();
+  }
+
+  /** Say what was done to the picture that is shown; what is stored never changes. */
+  say() {
+    const said = [];
+    if (this.window) said.push(`window ${this.window.center} / ${this.window.width}`);
+    if (this.enhance.checked) said.push("contrast enhanced (CLAHE)");
+    if (this.invert.checked) said.push("inverted");
+    this.note.textContent = [
+      this.data.note,
+      said.length ? `Changed for this view only: ${said.join(", ")}.` : "",
+    ].filter(Boolean).join(" ");
+  }
+
+  expire() {
+    this.original?.refuse("This restoration has ended. Restore the image again to see it.");
+    this.mode("masked");
+    this.modes?.forEach((button) => (button.disabled = button.dataset.mode !== "masked"));
+  }
+
+  // --- boxes and their rows ---------------------------------------------------------------
+
+  draw() {
+    const shown = this.boxes?.checked;
+    for (const pane of this.stage.panes) {
+      pane.drawing.replaceChildren(...(shown ? this.data.regions : [])
+        .filter((region) => region.frame <= this.frame && this.frame < region.frame_end)
+        .map((region) => this.box(region)));
+    }
+  }
+
+  box(region) {
+    const colour = colourOf(region.label, this.labels);
+    return make("svg:g", {
+      class: region.id === this.selected ? "box selected" : "box", "data-id": region.id,
+      style: `--colour: ${colour}`, onclick: () => this.select(region.id),
+    },
+      make("svg:rect", { x: region.x1, y: region.y1,
+        width: region.x2 - region.x1, height: region.y2 - region.y1 }),
+      make("svg:text", { x: region.x1, y: region.y1 }, `${region.number} ${region.label}`));
+  }
+
+  table() {
+    if (!this.data.regions.length)
+      return make("p", { class: "empty" }, "No region of this image is sealed.");
+    const titles = ["", "Class", "Confidence", "Box (px)", ...this.data.columns];
+    if (this.data.frames > 1) titles.splice(4, 0, "Frames");
+    this.rows = new Map();
+    const body = make("tbody", {}, ...this.data.regions.map((region) => {
+      const cells = [
+        make("button", { type: "button", class: "number", "aria-label": `Show region ${region.number}`,
+          style: `--colour: ${colourOf(region.label, this.labels)}`,
+          onclick: () => this.select(region.id, true) }, region.number),
+        region.label, percent(region.confidence),
+        `${region.x1}, ${region.y1} – ${region.x2}, ${region.y2}`, ...region.cells,
+      ];
+      if (this.data.frames > 1)
+        cells.splice(4, 0, `${region.frame + 1}–${region.frame_end}`);
+      const row = make("tr", {}, ...cells.map((cell) => make("td", {}, cell)));
+      this.rows.set(region.id, row);
+      return row;
+    }));
+    return make("div", { class: "rows", tabindex: "0", role: "region", "aria-label": "Sealed regions" },
+      make("table", {},
+        make("thead", {}, make("tr", {}, ...titles.map((t) => make("th", { scope: "col" }, t)))),
+        body));
+  }
+
+  select(id, travel = false) {
+    this.selected = id;
+    const region = this.data.regions.find((r) => r.id === id);
+    if (!(region.frame <= this.frame && this.frame < region.frame_end))
+      this.frames?.set(region.frame);
+    if (travel) this.stage.focusOn(region);
+    this.draw();
+    this.rows.forEach((row, key) => row.classList.toggle("selected", key === id));
+  }
+
+  close() {
+    clearTimeout(this.expiry);
+    this.stage.close();
+  }
+}
+
+const viewers = new WeakMap();
+
+export default function (component) {
+  const { data, parentElement } = component;
+  const root = parentElement.querySelector(".root");
+  const held = viewers.get(root);
+  if (held?.data.id !== data.id) {
+    held?.close();
+    viewers.set(root, new Viewer(root, data));
+  }
+  return () => {
+    viewers.get(root)?.close();
+    viewers.delete(root);
+  };
+}

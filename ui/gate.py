@@ -1,0 +1,119 @@
+"""What every request passes before it reaches Streamlit.
+
+Streamlit answers ``/media/<id>`` and takes uploads without asking who is there, and says more
+about itself than a stranger needs. Here the rule is the other way round: of Streamlit's own
+addresses only those that the sign-in page needs are open; the rest want a session.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import streamlit
+from anyio import to_thread
+from starlette.formparsers import MultiPartParser
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from streamlit import config
+
+import api
+from engine import Engine, Permission, errors
+
+UPLOADS = "/_stcore/upload_file/"
+OPEN = ("/_stcore/health", "/_stcore/host-config", "/_stcore/stream", "/_stcore/bidi-components/")
+GUARDED = ("/_stcore", "/media", "/component")
+
+
+def keep_bodies_in_memory() -> None:
+    """Stop Starlette from spooling request bodies over 1 MiB to a file on disk in plaintext.
+
+    The size of a body is bounded by ``server.maxUploadSize``, which Streamlit counts as it reads.
+    """
+    MultiPartParser.spool_max_size = 1 << 62
+
+
+def content_policy() -> str:
+    """Everything from this server only; Streamlit's one inline script is named by its hash."""
+    page = (Path(streamlit.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
+    inline = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in inline
+    )
+    return "; ".join(
+        (
+            "default-src 'self'",
+            f"script-src 'self' blob: {hashes}",  # blob: is how components v2 load
+            "style-src 'self' 'unsafe-inline'",  # Streamlit styles by inserted rules
+            "img-src 'self' data: blob:",
+            "font-src 'self' data:",
+            "connect-src 'self'",
+            "worker-src 'self' blob:",
+            "object-src 'none'",
+            "base-uri 'none'",
+            "form-action 'self'",
+            "frame-src 'none'",
+            "frame-ancestors 'none'",
+        )
+    )
+
+
+class Gate:
+    """ASGI middleware: the session before Streamlit's files and uploads, headers on everything.
+
+    Args:
+        app: What comes after.
+        engine: Gives the engine once the server has started.
+    """
+
+    def __init__(self, app: ASGIApp, engine: Callable[[], Engine]) -> None:
+        if config.get_option("server.baseUrlPath"):
+            raise errors.SettingsError(
+                "server.baseUrlPath is not supported: give MedSec an address of its own."
+            )
+        self.app = app
+        self.engine = engine
+        policy = content_policy()
+        self.headers = [
+            (b"content-security-policy", policy.encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"x-frame-options", b"DENY"),
+            (b"referrer-policy", b"no-referrer"),
+            (b"cross-origin-opener-policy", b"same-origin"),
+            (b"cross-origin-resource-policy", b"same-origin"),
+            (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message["headers"], *self.headers]
+                if scope["scheme"] == "https":
+                    headers.append((b"strict-transport-security", b"max-age=31536000"))
+                message = {**message, "headers": headers}
+            await send(message)
+
+        path: str = scope["path"]
+        if path.startswith(GUARDED) and not path.startswith(OPEN):
+            # The body has not been read yet: what is refused here is never stored.
+            cookie = HTTPConnection(scope).cookies.get(api.COOKIE, "")
+            try:
+                await to_thread.run_sync(self._check, cookie, path)
+            except errors.AccessError as err:
+                refusal = api.problem(err.status, err.code, err.message)
+                await refusal(scope, receive, send_with_headers)
+                return
+        await self.app(scope, receive, send_with_headers)
+
+    def _check(self, token: str, path: str) -> None:
+        engine = self.engine()
+        engine.whoami(token)
+        if path.startswith(UPLOADS) and not engine.may(token, Permission.UPLOAD):
+            raise errors.PermissionDenied("This account may not upload.")

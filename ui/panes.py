@@ -1,0 +1,250 @@
+"""What pages show: the error banner, the viewer, the box editor, cards and small tables.
+
+Pictures never pass through Streamlit, which would keep them at an address that asks nobody
+who they are. The browser fetches them from the HTTP door with the session's cookie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from engine import AuditEntry, Format, ImageRecord, SealedRegion, errors
+from ui import theme
+
+_HERE = Path(__file__).parent / "components"
+
+
+@cache
+def _component(name: str) -> Any:
+    """A component of ours, registered when it is first shown."""
+    styles, scripts, html = _PARTS[name]
+    return st.components.v2.component(
+        f"medsec_{name}",
+        html=html,
+        css=_read(styles) if styles else None,
+        js=_read(scripts) if scripts else None,
+    )
+
+
+def _read(names: Sequence[str]) -> str:
+    return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in names)
+
+
+_ROOT = '<div class="root"></div>'
+_PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
+    "viewer": (("stage.css", "viewer.css"), ("stage.js", "viewer.js"), _ROOT),
+    "editor": (("stage.css", "editor.css"), ("stage.js", "editor.js"), _ROOT),
+    "session": ((), ("session.js",), ""),
+    "story": ((), (), theme.STORY),
+}
+
+
+@contextmanager
+def banner() -> Iterator[None]:
+    """Show a refusal of the engine as its sentence and go on after the block."""
+    try:
+        yield
+    except errors.EngineError as err:
+        st.error(err.message, icon=":material/error:")
+
+
+def progress(start: str = "starting") -> Callable[[str, float], None]:
+    """A bar that the engine moves: it is told each stage and the share done."""
+    bar = st.progress(0.0, start)
+
+    def move(stage: str, share: float) -> None:
+        bar.progress(min(1.0, max(0.0, share)), stage)
+
+    return move
+
+
+# --- pictures ---------------------------------------------------------------------------------
+
+
+def viewer(data: Mapping[str, Any], key: str) -> None:
+    """Sealed and original picture with boxes and their rows; see ``viewer.js`` for the data."""
+    _component("viewer")(data=dict(data), key=key)
+
+
+def editor(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """The box editor; see ``editor.js`` for the data.
+
+    Returns:
+        The boxes as they stand: pixels of the image, rounded outward and inside it. ``found``
+        is the index of a found box or None; ``removed`` a reason, or None for a box to seal;
+        ``left`` is the reason of a found box that was moved away (``strayed``).
+    """
+    start = {"boxes": data["boxes"]}
+    result = _component("editor")(
+        data=dict(data), key=key, default=start, on_boxes_change=lambda: None
+    )
+    return list(result.boxes)
+
+
+def picture(address: str, description: str) -> None:
+    """A picture of the HTTP door, as wide as there is room."""
+    st.html(
+        f'<img src="{escape(address)}" alt="{escape(description)}"'
+        ' style="max-width:100%;border-radius:.4rem;display:block">'
+    )
+
+
+def story() -> None:
+    """What MedSec does, in one picture."""
+    _component("story")(key="story")
+
+
+def cards(records: Sequence[ImageRecord], key: str, names: Mapping[str, str] | None = None) -> str:
+    """Sealed images as thumbnails.
+
+    Returns:
+        The id of the one that was chosen in this run, or an empty string.
+    """
+    chosen = ""
+    for start in range(0, len(records), 4):
+        cells = st.columns(4)
+        for cell, record in zip(cells, records[start : start + 4], strict=False):
+            with cell, st.container(border=True):
+                title = (names or {}).get(record.patient_id, "")
+                what = f"{record.modality or record.format} of {when(record.uploaded_at)}"
+                picture(f"/api/images/{record.image_id}/thumbnail", f"Sealed {what}")
+                st.markdown(f"**{plain(title)}**  \n{what}" if title else what)
+                regions = "region" if record.region_count == 1 else "regions"
+                st.caption(f"{record.region_count} {regions} sealed")
+                if st.button("View", key=f"{key}-{record.image_id}", width="stretch"):
+                    chosen = record.image_id
+    return chosen
+
+
+# --- the session ------------------------------------------------------------------------------
+
+
+def trade_ticket(ticket: str) -> bool:
+    """Have the browser trade a ticket for the cookie and load the page anew.
+
+    Returns:
+        True if that failed.
+    """
+    result = _component("session")(
+        data={"ticket": ticket}, key="session", on_failed_change=lambda: None
+    )
+    return bool(result.failed)
+
+
+def end_session() -> None:
+    """Have the browser forget the cookie and go to the front page."""
+    _component("session")(data={"end": "now"}, key="session-end", on_failed_change=lambda: None)
+
+
+# --- words and tables -------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """Text from people, safe inside Markdown."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!|<>~$:" else c for c in text)
+
+
+def when(moment: datetime | None) -> str:
+    """A moment of the catalog, which counts in UTC."""
+    return "–" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that people read."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A measured number as it is; infinity is a word."""
+    if value is None:
+        return "–"
+    return "∞" if value == float("inf") else f"{value:.{digits}f}"
+
+
+def facts(pairs: Sequence[tuple[str, str]]) -> None:
+    """Names and values."""
+    rows = "".join(
+        f"<tr><th scope='row'>{escape(name)}</th><td>{escape(value)}</td></tr>"
+        for name, value in pairs
+    )
+    st.html(f"<table class='facts'>{rows}</table>")
+
+
+def history(entries: Sequence[AuditEntry]) -> None:
+    """Entries of the audit log, as a table that can be sorted and searched."""
+    st.dataframe(
+        {
+            "When (UTC)": [e.occurred_at for e in entries],
+            "Who": [e.actor for e in entries],
+            "Role": [e.role for e in entries],
+            "What": [e.action for e in entries],
+            "Outcome": [e.outcome for e in entries],
+            "Reason": [e.reason for e in entries],
+            "Image": [e.image_id or "" for e in entries],
+            "Patient": [e.patient_id or "" for e in entries],
+            "From": [e.origin for e in entries],
+            "No.": [e.sequence for e in entries],
+        },
+        hide_index=True,
+    )
+
+
+#: Usual windows of CT in Hounsfield units, as (name, centre, width).
+_CT = (("soft tissue", 40, 400), ("lung", -600, 1500), ("bone", 480, 2500), ("brain", 40, 80))
+
+
+def windows(
+    record: ImageRecord, own: Sequence[tuple[float, float]] = ()
+) -> list[dict[str, Any]] | None:
+    """Presets for the window controls; None where a file has no stored values to window."""
+    if record.format != Format.DICOM:
+        return None
+    named = [(f"file {i}: {c:g} / {w:g}", c, w) for i, (c, w) in enumerate(own, 1)]
+    if record.modality == "CT":
+        named += _CT
+    return [{"name": name, "center": center, "width": width} for name, center, width in named]
+
+
+def sealed_view(record: ImageRecord, regions: Sequence[SealedRegion]) -> dict[str, Any]:
+    """Data of the viewer for the sealed image alone; the Review page adds the original."""
+    return {
+        "id": f"{record.image_id}-{record.version}",
+        "title": "Sealed image",
+        "width": record.width,
+        "height": record.height,
+        "frames": record.frames,
+        "masked": f"/api/images/{record.image_id}/frames/{{frame}}",
+        "original": None,
+        "window": windows(record),
+        "expires": None,
+        "note": "",
+        "columns": [],
+        "regions": [
+            {
+                "id": r.region_id,
+                "number": number,
+                "label": r.detection.label,
+                "confidence": None if r.detection.source == "person" else r.detection.confidence,
+                "x1": r.detection.region.x1,
+                "y1": r.detection.region.y1,
+                "x2": r.detection.region.x2,
+                "y2": r.detection.region.y2,
+                "frame": r.detection.region.frame,
+                "frame_end": r.detection.region.frame_end,
+                "cells": [],
+            }
+            for number, r in enumerate(regions, 1)
+        ],
+    }

@@ -1,0 +1,267 @@
+"""The doctor's flow piece by piece; ``pages/2_Review.py`` puts the pieces in order."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import Any
+
+import streamlit as st
+
+from engine import ImageRecord, Permission, Restoration, errors
+from ui import panes, state
+
+_PAGE = 12
+
+
+# --- find -------------------------------------------------------------------------------------
+
+
+def search(token: str) -> None:
+    """Filters and the images that match all of them."""
+    left, middle, right = st.columns([3, 1, 1])
+    query = left.text_input(
+        "Patient", type="search", placeholder="Number or name", key="review-query"
+    )
+    modality = middle.text_input("Modality", placeholder="such as CT", key="review-modality")
+    labels = sorted({c for p in state.engine().profiles().values() for c in p.classes})
+    label = right.selectbox("Sealed class", labels, index=None, placeholder="Any")
+    asked = (query, modality, label)
+    if state.recall("asked-for") != asked:
+        state.keep("asked-for", asked)
+        state.keep("page", 0)
+    start = state.recall("page", 0) * _PAGE
+    found = state.engine().images(
+        token,
+        query=query or "",
+        modality=modality.strip().upper() or None,
+        label=label,
+        limit=_PAGE + 1,
+        offset=start,
+    )
+    if not found:
+        st.info("No sealed image matches.", icon=":material/search_off:")
+        return
+    names = {p.patient_id: f"{p.id} · {p.name}" for p in state.engine().patients(token, limit=1000)}
+    chosen = panes.cards(found[:_PAGE], "review", names)
+    if chosen:
+        open_image(chosen)
+        st.rerun()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if start and st.button("Newer"):
+            state.keep("page", state.recall("page") - 1)
+            st.rerun()
+        st.caption(f"{start + 1} to {start + len(found[:_PAGE])}")
+        if len(found) > _PAGE and st.button("Older"):
+            state.keep("page", state.recall("page", 0) + 1)
+            st.rerun()
+
+
+def open_image(image_id: str) -> None:
+    """Make an image the one that is looked at."""
+    state.keep("image", image_id)
+    state.take("restoration")
+
+
+def _close(token: str) -> None:
+    handle = state.take("restoration")
+    if handle:
+        state.engine().close_viewing(token, handle)
+    state.take("image")
+    st.query_params.clear()
+
+
+# --- look -------------------------------------------------------------------------------------
+
+
+def show(token: str, image_id: str) -> None:
+    """One image: sealed, or both side by side once it is restored."""
+    if st.button("Back to the list", icon=":material/arrow_back:"):
+        _close(token)
+        st.rerun()
+    try:
+        record = state.engine().image(token, image_id)
+    except errors.NotFound:
+        _close(token)
+        raise
+    patient = state.engine().patient(token, record.patient_id)
+    age = "" if patient.age is None else f", {patient.age} years"
+    st.subheader(f"{panes.plain(patient.name)}, {panes.plain(patient.id)}{age}")
+    st.caption(
+        f"{record.modality or record.format} {record.width}×{record.height}"
+        + (f", {record.frames} frames" if record.frames > 1 else "")
+        + f" · uploaded {panes.when(record.uploaded_at)} UTC"
+        + f" · sealed {panes.when(record.sealed_at)} UTC · version {record.version}"
+    )
+    restored = _restored(token)
+    if restored is None:
+        regions = state.engine().regions(token, image_id)
+        panes.viewer(panes.sealed_view(record, regions), f"viewer-{image_id}")
+        if state.engine().may(token, Permission.RESTORE):
+            _ask(token, image_id)
+        _downloads(token, record, None)
+    else:
+        _proof(restored)
+        panes.viewer(_comparison(restored), f"viewer-{restored.handle}")
+        _downloads(token, record, restored)
+        _numbers(restored)
+    _notes(token, record)
+    _more(token, record)
+
+
+def _restored(token: str) -> Restoration | None:
+    handle = state.recall("restoration")
+    if not handle:
+        return None
+    try:
+        return state.engine().restoration(token, handle)
+    except errors.NotFound:
+        state.take("restoration")
+        st.info("The restoration has ended; ask again to see it.", icon=":material/timer_off:")
+        return None
+
+
+def _ask(token: str, image_id: str) -> None:
+    minutes = state.engine().settings.restore_minutes
+    with st.form("restore", border=True), panes.banner():
+        reason = st.text_input(
+            "Why do you need to see the original?",
+            placeholder="such as: reading for the tumour board",
+            help="It is recorded with your name, before anything is decrypted.",
+        )
+        if st.form_submit_button(
+            "Restore the original", type="primary", icon=":material/lock_open:"
+        ):
+            with st.spinner("Decrypting and proving …"):
+                restored = state.engine().restore(token, image_id, reason)
+            state.keep("restoration", restored.handle)
+            st.rerun()
+        st.caption(f"It stays open for {minutes:g} minutes, in this session only.")
+
+
+def _proof(restored: Restoration) -> None:
+    if restored.partial:
+        st.warning(
+            f"Partial: {len(restored.opened)} of {len(restored.regions)} regions are open to your"
+            " role. Each opened region was verified by itself; this is not the whole original.",
+            icon=":material/lock:",
+        )
+        return
+    more = " The file is identical byte for byte." if restored.proof == "bytes" else ""
+    st.success(
+        f"Identical to the original: proven by SHA-256 of the pixels.{more}  \n`{restored.digest}`",
+        icon=":material/verified:",
+    )
+
+
+def _comparison(restored: Restoration) -> dict[str, Any]:
+    """Data of the viewer for both pictures."""
+    view = panes.sealed_view(restored.record, restored.regions)
+    measured = list(restored.assessment.regions) if restored.assessment else []
+    for place, (row, region) in enumerate(zip(view["regions"], restored.regions, strict=True)):
+        numbers = measured[place] if place < len(measured) else {}
+        row["cells"] = [
+            panes.number(numbers.get("entropy_before_bits")),
+            panes.number(numbers.get("entropy_after_bits")),
+            f"{region.encrypt_ms:.1f}",
+            panes.number(restored.decrypt_ms.get(region.region_id), 1),
+            panes.size(region.size_bytes),
+        ]
+    view.update(
+        id=restored.handle,
+        title="Sealed and original image",
+        original=f"/api/restorations/{restored.handle}/frames/{{frame}}",
+        window=panes.windows(restored.record, restored.properties.get("windows", ())),
+        expires=restored.expires_at.replace(tzinfo=UTC).timestamp() * 1000,
+        columns=["Entropy before", "after (bit/byte)", "Sealed (ms)", "Opened (ms)", "Size"],
+    )
+    return view
+
+
+def _downloads(token: str, record: ImageRecord, restored: Restoration | None) -> None:
+    with st.container(horizontal=True):
+        if state.engine().may(token, Permission.EXPORT):
+            st.link_button(
+                "Sealed file", f"/api/images/{record.image_id}/file", icon=":material/lock:"
+            )
+        if restored is None:
+            return
+        base = f"/api/restorations/{restored.handle}/file?format="
+        if not restored.partial:
+            st.link_button(
+                f"Original {record.format}", base + "original", icon=":material/download:"
+            )
+        st.link_button("PNG", base + "png", icon=":material/download:")
+        st.link_button("JPEG", base + "jpeg", icon=":material/download:")
+        if st.button("Close the restoration", icon=":material/lock:"):
+            state.engine().close_viewing(token, restored.handle)
+            state.take("restoration")
+            st.rerun()
+
+
+def _numbers(restored: Restoration) -> None:
+    """Measured numbers of this image, each as the engine defines it."""
+    a = restored.assessment
+    if a is None:
+        return
+    with st.expander("Measured", icon=":material/straighten:", expanded=True):
+        left, right = st.columns(2)
+        with left:
+            st.markdown("**Entropy**, bits per byte")
+            panes.facts(
+                [
+                    ("Original", panes.number(a.entropy_original_bits)),
+                    ("Sealed image", panes.number(a.entropy_masked_bits)),
+                    ("Encrypted regions", panes.number(a.entropy_sealed_bits)),
+                    ("Expected of random bytes", panes.number(a.entropy_sealed_expected_bits)),
+                ]
+            )
+            st.markdown("**Times**, ms")
+            times = [(n.replace("_", " "), f"{v:.1f}") for n, v in restored.record.times_ms.items()]
+            panes.facts([*times, ("restore, until proven", f"{restored.total_ms:.1f}")])
+        with right:
+            st.markdown("**Original against sealed image**")
+            panes.facts(
+                [
+                    ("Structural similarity (SSIM)", panes.number(a.ssim)),
+                    ("PSNR, dB", panes.number(a.psnr_db, 1)),
+                    ("Colour histogram correlation", panes.number(a.histogram_correlation)),
+                    ("Average hash distance, of 64 bits", str(a.average_hash_distance_bits)),
+                    ("Perceptual hash distance, of 64 bits", str(a.perceptual_hash_distance_bits)),
+                    ("Share of pixels under boxes", f"{a.masked_share:.2%}"),
+                ]
+            )
+
+
+# --- write and report -------------------------------------------------------------------------
+
+
+def _notes(token: str, record: ImageRecord) -> None:
+    if not state.engine().may(token, Permission.READ_NOTES):
+        return
+    st.subheader("Notes")
+    for note in state.engine().notes(token, image_id=record.image_id):
+        with st.container(border=True):
+            st.caption(f"{note.author}, {panes.when(note.written_at)} UTC")
+            st.text(note.text)
+    with st.form("note", clear_on_submit=True), panes.banner():
+        text = st.text_area("New note", max_chars=10_000)
+        if st.form_submit_button("Add the note"):
+            state.engine().add_note(token, record.patient_id, text, image_id=record.image_id)
+            st.rerun()
+
+
+def _more(token: str, record: ImageRecord) -> None:
+    with st.expander("What happened to this image", icon=":material/history:"):
+        panes.history(state.engine().image_history(token, record.image_id))
+    with (
+        st.expander("Something should have been sealed", icon=":material/flag:"),
+        st.form("flag"),
+        panes.banner(),
+    ):
+        reason = st.text_input("What was missed? Do not write the name itself.")
+        st.caption("The image is withdrawn from everyone at once until it is sealed anew.")
+        if st.form_submit_button("Withdraw the image"):
+            state.engine().flag_missed(token, record.image_id, reason)
+            _close(token)
+            state.say("The image was withdrawn. Thank you for looking.")
+            st.rerun()

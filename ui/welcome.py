@@ -1,0 +1,175 @@
+"""The way in: first administrator, sign-in, and what there is to do now for each role."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from engine import Account, ImageState, Role
+from ui import intake, panes, review, state
+from ui.signin import SignInForm
+
+
+def demo_banner() -> None:
+    """Say plainly that this is a demo."""
+    if state.engine().settings.demo:
+        st.html(
+            '<p class="demo-banner" role="note"><strong>Demo.</strong> Every patient here is'
+            " invented. Do not put real images into it.</p>"
+        )
+
+
+def sign_in() -> None:
+    """What a visitor without a session sees, whatever address they asked for."""
+    if state.engine().setup_needed():
+        first_administrator()
+        return
+    ticket = state.take("ticket")
+    if ticket is not None:
+        st.info("Signing in …")
+        if panes.trade_ticket(ticket):
+            st.error("The browser could not keep the session. Allow cookies for this address.")
+        return
+    left, right = st.columns([2, 3], gap="large", vertical_alignment="center")
+
+    def check(username: str, password: str) -> None:
+        with panes.banner():
+            state.sign_in(username, password)
+            st.rerun()
+
+    with left:
+        st.title("MedSec")
+        st.write(
+            "Finds what not everyone may see in a medical image, encrypts exactly that, and gives"
+            " doctors with permission the original back, pixel for pixel."
+        )
+        SignInForm(check).show()
+        demo_banner()
+        st.caption("Not for primary diagnosis. Every access is recorded.")
+    with right:
+        panes.story()
+
+
+def first_administrator() -> None:
+    """First start: the code from the console makes the first account."""
+    st.title("Welcome to MedSec")
+    st.write(
+        "There is no account yet. Make the first administrator with the code that the server"
+        " has printed on its console."
+    )
+    with st.form("setup", width=440), panes.banner():
+        code = st.text_input("Code from the console", autocomplete="off")
+        username = st.text_input("User name", autocomplete="username")
+        name = st.text_input("Your name", autocomplete="name")
+        password = st.text_input(
+            "Password",
+            type="password",
+            autocomplete="new-password",
+            help=f"At least {state.engine().settings.password_min_length} characters;"
+            " four unrelated words are fine.",
+        )
+        again = st.text_input("Password again", type="password", autocomplete="new-password")
+        if st.form_submit_button("Create the administrator", type="primary"):
+            if password != again:
+                st.error("The two passwords differ.", icon=":material/error:")
+            else:
+                state.engine().create_first_administrator(code, username, name, password)
+                state.sign_in(username, password)
+                st.rerun()
+
+
+def home() -> None:
+    """What this person has to do now."""
+    who = state.account()
+    if who is None:
+        sign_in()
+        return
+    st.title(f"Good day, {who.name}")
+    demo_banner()
+    with panes.banner():
+        _TODAY[who.role](state.token())
+    _account(who)
+
+
+def _technician(token: str) -> None:
+    drafts = state.engine().drafts(token)
+    look = [d for d in drafts if d.state is ImageState.REVIEW]
+    left, middle, right = st.columns(3)
+    left.metric("Need a person's look", len(look), border=True)
+    middle.metric("Found and ready to seal", len(drafts) - len(look), border=True)
+    with right:
+        if st.button("Upload images", type="primary", icon=":material/upload:", width="stretch"):
+            st.switch_page("pages/1_Upload.py")
+        if drafts and st.button("Work through the queue", width="stretch"):
+            intake.open_draft((look or drafts)[0].image_id)
+            st.switch_page("pages/1_Upload.py")
+    st.write(
+        "Drop files, look at what was found, correct it, seal it. From sealing on, nobody sees"
+        " what is under a box without the permission to restore it, and nor do you."
+    )
+
+
+def _doctor(token: str) -> None:
+    newest = state.engine().images(token, limit=4)
+    if st.button("Find an image", type="primary", icon=":material/search:"):
+        st.switch_page("pages/2_Review.py")
+    if not newest:
+        st.info("No sealed image yet: a technician has to upload and seal one.")
+        return
+    st.subheader("Sealed last")
+    chosen = panes.cards(newest, key="home")
+    if chosen:
+        review.open_image(chosen)
+        st.switch_page("pages/2_Review.py")
+
+
+def _researcher(token: str) -> None:
+    totals = state.engine().statistics(token).totals
+    left, right = st.columns(2)
+    left.metric("Sealed images", f"{totals['images']:.0f}", border=True)
+    right.metric("Sealed regions", f"{totals['regions']:.0f}", border=True)
+    if st.button("Open the analytics", type="primary", icon=":material/monitoring:"):
+        st.switch_page("pages/3_Analytics.py")
+
+
+def _administrator(token: str) -> None:
+    health = state.engine().health(token)
+    cells = st.columns(4)
+    waiting = sum(health["images"].get(s, 0) for s in (ImageState.DRAFT, ImageState.REVIEW))
+    cells[0].metric("Accounts", health["accounts"], border=True)
+    cells[1].metric("Images waiting for a person", waiting, border=True)
+    cells[2].metric("Withdrawn images", health["images"].get(ImageState.WITHDRAWN, 0), border=True)
+    cells[3].metric("Free disk", panes.size(health["disk_free_bytes"]), border=True)
+    if st.button("Open the administration", type="primary", icon=":material/settings:"):
+        st.switch_page("pages/4_Admin.py")
+
+
+_TODAY = {
+    Role.TECHNICIAN: _technician,
+    Role.DOCTOR: _doctor,
+    Role.RESEARCHER: _researcher,
+    Role.ADMINISTRATOR: _administrator,
+}
+
+
+def _account(who: Account) -> None:
+    with (
+        st.expander("Your account", icon=":material/account_circle:"),
+        st.form("password", clear_on_submit=True, width=440),
+        panes.banner(),
+    ):
+        st.write(f"{who.name} ({who.username}), {who.role}")
+        old = st.text_input("Present password", type="password", autocomplete="current-password")
+        new = st.text_input("New password", type="password", autocomplete="new-password")
+        if st.form_submit_button("Change the password"):
+            state.engine().change_password(state.token(), old, new)
+            st.success("Changed. Your other sessions have ended.", icon=":material/check:")
+
+
+def sidebar(who: Account) -> None:
+    """Who is signed in, and the way out."""
+    with st.sidebar:
+        st.caption(f"{who.name}  \n{who.role}")
+        if st.button("Sign out", icon=":material/logout:", width="stretch"):
+            panes.end_session()
+            state.sign_out()
+            st.stop()
