@@ -492,3 +492,21 @@ def test_sealed_vectors_have_the_outcome_that_they_name(case: dict[str, Any]) ->
         identity = RegionIdentity(**case["identity"])
         again = encrypt(key, identity, plaintext, random, case["key_id"], scheme, floor)
     assert base64.b64encode(again).decode() == case["sealed"]
+
+
+def test_the_worked_example_of_the_specification_is_true() -> None:
+    page = (Path(vectors.__file__).parents[2] / "FORMAT.md").read_text(encoding="utf-8")
+    block = page.split("### Worked example")[1].split("```")[1]
+    said = dict(line.split(maxsplit=1) for line in block.strip().splitlines())
+    identity = RegionIdentity("im_1", "rg_1", "text", 10, 20, 110, 60, 0, 1, 1)
+    assert said["identity"] == (
+        "image im_1, region rg_1, class text, box 10 20 110 60, frames 0 1, version 1"
+    )
+    raw = {n: bytes.fromhex(v) for n, v in said.items() if n not in ("identity", "floor", "data")}
+    key = bytes.fromhex(said["data"].removeprefix("key "))
+    sealed = encrypt(
+        key, identity, raw["plaintext"], lambda n: raw["iv"][:n], "im_1", floor_bytes=0
+    )
+    assert sealed == raw["header"] + raw["iv"] + raw["ciphertext"] + raw["tag"]
+    assert raw["binding"] == identity.encode()
+    assert (raw["encryption"], raw["mac"]) == peer.subkeys(key, raw["header"], raw["binding"])
