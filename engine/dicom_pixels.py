@@ -365,7 +365,7 @@ def _encoded(pixels: np.ndarray, layout: Layout, syntax: UID) -> bytes | None:
     if syntax == RLELossless or syntax in (JPEG2000, JPEG2000Lossless):
         return _by_pydicom(pixels, layout, syntax)
     if syntax in JPEG_LS:
-        return bytes(imagecodecs.jpegls_encode(plain))
+        return bytes(imagecodecs.jpegls_encode(plain, out=2 * plain.nbytes + 1024))
     if syntax in (HTJ2K, HTJ2KLossless):
         return bytes(imagecodecs.htj2k_encode(pixels, reversible=True))
     if syntax in JPEG_WHOLE:

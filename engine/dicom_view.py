@@ -107,7 +107,8 @@ def _palette(stored: np.ndarray, display: Dataset) -> np.ndarray:
 
 
 def _colour(stored: np.ndarray, display: Dataset, photometric: str) -> np.ndarray:
-    bits = int(number(display, "BitsStored", 8 * stored.dtype.itemsize) or 8)
+    most = 8 * stored.dtype.itemsize
+    bits = min(max(1, int(number(display, "BitsStored", most) or most)), most)
     eight = stored[..., :3]
     if bits != 8 or eight.dtype != np.uint8:
         eight = _scaled(eight.astype(np.float64), 0.0, float((1 << bits) - 1))

@@ -75,7 +75,7 @@ def sniff(data: bytes) -> Format:
         UnsupportedFormat: Not among those that MedSec takes.
     """
     if not data:
-        raise CorruptImage("This file is empty.")
+        raise CorruptImage("This file is empty: choose another one.")
     if data[:3] == b"\xff\xd8\xff":
         return Format.JPEG
     if data[:8] == png.SIGNATURE:
@@ -151,12 +151,16 @@ def render(image: Image, frame: int = 0, window: tuple[float, float] | None = No
 
     Raises:
         ValueError: No such frame.
+        CorruptImage: What the file says about its display makes no sense.
     """
     if not 0 <= frame < image.frames:
         raise ValueError(f"frame {frame} of {image.frames}")
-    if image.format is Format.DICOM:
-        return dicom.render(image, frame, window)
-    return raster.render(image, frame)
+    try:
+        if image.format is Format.DICOM:
+            return dicom.render(image, frame, window)
+        return raster.render(image, frame)
+    except Exception as err:  # tables and windows come from the file: they can be anything
+        raise CorruptImage("This picture cannot be shown: its header makes no sense.") from err
 
 
 def pixel_digest(pixels: np.ndarray) -> bytes:

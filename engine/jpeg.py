@@ -10,8 +10,10 @@ same pixels. Refuses CMYK, 12 bit, arithmetic, lossless and hierarchical files.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -262,8 +264,6 @@ def read(data: bytes, header: Header | None = None) -> Coefficients:
         with os.fdopen(os.dup(descriptor), "wb") as file:
             file.write(memoryview(data)[: header.end])
         padded = [p.ctypes.data for p in planes] + [None] * (4 - len(planes))
-        import ctypes
-
         pointers = [ctypes.c_void_p(p) for p in padded]
         CJpegLib.read_jpeg_dct(
             f"/proc/self/fd/{descriptor}",
@@ -419,7 +419,7 @@ def lift(coefficients: Coefficients, regions: Sequence[Region], index: int) -> b
     """The blocks of a region as a small scan with its own tables, blank where not its own.
 
     Layout: number of planes, per plane a table for DC and one for AC (the third plane has
-    the second's), then the entropy-coded scan.
+    the second's), the entropy-coded scan, and a CRC-32, since JPEG decoders forgive much.
     """
     header = coefficients.header
     planes = []
@@ -434,7 +434,8 @@ def lift(coefficients: Coefficients, regions: Sequence[Region], index: int) -> b
     for slot in range(min(4, 2 * len(planes))):
         table = tables[slot] or Table((0,) * 16, ())
         head += bytes([*table.counts, *table.symbols])
-    return head + entropy
+    body = head + entropy
+    return body + zlib.crc32(body).to_bytes(4)
 
 
 def lay(coefficients: Coefficients, regions: Sequence[Region], index: int, patch: bytes) -> None:
@@ -463,7 +464,8 @@ def lay(coefficients: Coefficients, regions: Sequence[Region], index: int, patch
 
 def _read_patch(header: Header, region: Region, patch: bytes) -> list[np.ndarray]:
     """Rebuild a small JPEG around the scan and read its coefficients."""
-    if not patch or patch[0] != len(header.components):
+    body, checksum = patch[:-4], patch[-4:]
+    if zlib.crc32(body).to_bytes(4) != checksum or body[:1] != bytes([len(header.components)]):
         raise SealBroken("A sealed region does not fit the image it is put back into.")
     out = [b"\xff\xd8", _segment(DQT, b"\0" + b"\x01" * 64)]
     frame = struct.pack(">BHHB", 8, region.height, region.width, len(header.components))
@@ -471,16 +473,16 @@ def _read_patch(header: Header, region: Region, patch: bytes) -> list[np.ndarray
         frame += bytes([c.id, c.h << 4 | c.v, 0])
     out.append(_segment(0xC0, frame))
     at = 1
-    for slot in range(min(4, 2 * patch[0])):
-        counts = patch[at : at + 16]
+    for slot in range(min(4, 2 * body[0])):
+        counts = body[at : at + 16]
         size = 16 + sum(counts)
         if sum(counts):
-            out.append(_segment(DHT, bytes([slot % 2 << 4 | slot // 2]) + patch[at : at + size]))
+            out.append(_segment(DHT, bytes([slot % 2 << 4 | slot // 2]) + body[at : at + size]))
         at += size
     selectors = b"".join(bytes([c.id, 0x11 * min(i, 1)]) for i, c in enumerate(header.components))
-    out.append(_segment(SOS, bytes([patch[0]]) + selectors + bytes([0, 63, 0])))
+    out.append(_segment(SOS, bytes([body[0]]) + selectors + bytes([0, 63, 0])))
     try:
-        return read(b"".join([*out, patch[at:], b"\xff\xd9"])).planes
+        return read(b"".join([*out, body[at:], b"\xff\xd9"])).planes
     except (CorruptImage, UnsupportedFormat) as err:
         raise SealBroken("A sealed region opened to something that is not a region.") from err
 

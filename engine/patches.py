@@ -8,6 +8,7 @@ verified; bytes that still make no sense are :class:`SealBroken`, never a pictur
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Mapping
 
 import imagecodecs
@@ -28,7 +29,8 @@ def encode(pixels: np.ndarray) -> bytes:
         pixels: Integers of 8 to 64 bit or floats, either byte order.
 
     Returns:
-        One byte codec, one byte type, one byte axes, the shape, the body.
+        One byte codec, one byte type, one byte axes, the shape, the body, a CRC-32 (a
+        damaged stream can keep a JPEG-LS decoder busy for seconds).
     """
     dtype = pixels.dtype.newbyteorder("<") if pixels.dtype.itemsize > 1 else pixels.dtype
     kind = _DTYPES.index(dtype.str)
@@ -39,14 +41,15 @@ def encode(pixels: np.ndarray) -> bytes:
     if pixels.dtype.kind in "ui" and pixels.dtype.itemsize <= 2 and pixels.ndim >= 3:
         plane = _to_plane(pixels)
         if max(plane.shape) <= _MAX_SIDE and plane.size:
-            bodies[JPEGLS] = bytes(imagecodecs.jpegls_encode(plane))
+            bodies[JPEGLS] = bytes(imagecodecs.jpegls_encode(plane, out=2 * plane.nbytes + 1024))
     if pixels.dtype.kind in "ui" and pixels.ndim >= 3 and pixels.shape[0] > 1:
         # a static overlay is the same on each frame: all but the first become zeros
         steps = np.diff(pixels, axis=0, prepend=np.zeros_like(pixels[:1]))
         bodies[DELTA] = bytes(imagecodecs.zstd_encode(steps.tobytes(), level))
     codec = min(bodies, key=lambda c: (len(bodies[c]), c))
     head = struct.pack(f"<BBB{pixels.ndim}I", codec, kind, pixels.ndim, *pixels.shape)
-    return head + bodies[codec]
+    patch = head + bodies[codec]
+    return patch + zlib.crc32(patch).to_bytes(4)
 
 
 def decode(patch: bytes) -> np.ndarray:
@@ -56,6 +59,9 @@ def decode(patch: bytes) -> np.ndarray:
         SealBroken: Not a patch of this version.
     """
     try:
+        patch, checksum = patch[:-4], patch[-4:]
+        if zlib.crc32(patch).to_bytes(4) != checksum:
+            raise ValueError("checksum")
         codec, kind, axes = struct.unpack_from("<BBB", patch)
         shape = struct.unpack_from(f"<{axes}I", patch, 3)
         dtype = np.dtype(_DTYPES[kind])

@@ -133,6 +133,13 @@ def jpeg(
     return pillow(pixels, "JPEG", quality=quality, **options)
 
 
+def _few_colours(pixels: np.ndarray, count: int) -> bytes:
+    """A PNG of a palette smaller than a byte."""
+    buffer = io.BytesIO()
+    Pillow.fromarray(pixels).quantize(count).save(buffer, "PNG", bits=4)
+    return buffer.getvalue()
+
+
 def person(patient: int = 1) -> dict[str, Any]:
     """Invented identity of a patient by number."""
     return {
@@ -178,7 +185,7 @@ def _rle(frame: np.ndarray) -> bytes:
 LOSSLESS = {
     RLELossless: _rle,
     JPEGLosslessSV1: _sof3,
-    JPEGLSLossless: lambda f: imagecodecs.jpegls_encode(_unsigned(f)),
+    JPEGLSLossless: lambda f: imagecodecs.jpegls_encode(_unsigned(f), out=2 * f.nbytes + 1024),
     JPEG2000Lossless: lambda f: imagecodecs.jpeg2k_encode(
         f, level=0, codecformat="j2k", reversible=True, mct=False
     ),
@@ -303,3 +310,54 @@ def cine(
     static = Region(*box.xyxy, 0, frames)
     once = write_text(stack[2], "ID 4711", (70, 90), scale=0.4)
     return stack, static, Region(*once.xyxy, 2, 3)
+
+
+def every_format() -> dict[str, bytes]:
+    """One small file of each kind that the engine takes, by a telling name."""
+    grey, _ = labelled(width=161, height=123)
+    colour, _ = labelled(width=161, height=123, colour=True)
+    deep, twelve = radiograph(161, 123, bits=16), radiograph(161, 123, bits=12)
+    deep_colour = radiograph(61, 43, bits=16, colour=True)
+    signed = twelve.astype(np.int16) - 1024
+    moving, moving_colour = cine()[0], cine(colour=True)[0]
+    pages = [Pillow.fromarray(frame) for frame in moving]
+    files = {
+        "PNG grey 8": png(grey),
+        "PNG grey 16": png(deep),
+        "PNG grey 1": pillow(grey, "PNG", "1"),
+        "PNG grey+alpha": pillow(grey, "PNG", "LA"),
+        "PNG RGB": png(colour),
+        "PNG RGB 16": png(deep_colour),
+        "PNG RGBA": pillow(colour, "PNG", "RGBA"),
+        "PNG palette": pillow(colour, "PNG", "P"),
+        "PNG palette 16 colours": _few_colours(colour, 16),
+        "JPEG grey": jpeg(grey),
+        "JPEG 4:4:4": jpeg(colour, sampling="4:4:4"),
+        "JPEG 4:2:2": jpeg(colour, sampling="4:2:2"),
+        "JPEG 4:2:0": jpeg(colour),
+        "JPEG optimised": jpeg(colour, optimize=True),
+        "JPEG progressive": jpeg(colour, progressive=True),
+        "JPEG progressive grey": jpeg(grey, progressive=True),
+        "JPEG restart markers": jpeg(colour, restart_marker_blocks=5),
+        "JPEG RGB": jpeg(colour, sampling="4:4:4", keep_rgb=True),
+        "TIFF grey": pillow(grey, "TIFF"),
+        "TIFF 16": pillow(deep, "TIFF"),
+        "TIFF RGB LZW": pillow(colour, "TIFF", compression="tiff_lzw"),
+        "TIFF pages": pillow(moving[0], "TIFF", save_all=True, append_images=pages[1:]),
+        "TIFF bilevel": pillow(grey, "TIFF", "1"),
+        "TIFF palette": pillow(colour, "TIFF", "P"),
+        "TIFF JPEG": pillow(colour, "TIFF", compression="jpeg"),
+        "BMP grey": pillow(grey, "BMP"),
+        "BMP RGB": pillow(colour, "BMP"),
+        "WebP lossy": pillow(colour, "WEBP"),
+        "WebP lossless": pillow(colour, "WEBP", lossless=True),
+    }
+    for syntax in (*UNCOMPRESSED, *LOSSLESS):
+        files[f"DICOM {syntax.keyword} grey 8"] = dicom(grey, syntax=syntax)
+        files[f"DICOM {syntax.keyword} 12 bit"] = dicom(twelve, syntax=syntax, bits=12)
+        files[f"DICOM {syntax.keyword} signed"] = dicom(signed, syntax=syntax)
+        files[f"DICOM {syntax.keyword} RGB"] = dicom(colour, syntax=syntax)
+        files[f"DICOM {syntax.keyword} cine"] = dicom(moving, syntax=syntax)
+    for name, pixels in (("grey 8", grey), ("RGB", colour), ("cine", moving_colour)):
+        files[f"DICOM JPEGBaseline8Bit {name}"] = dicom(pixels, syntax=JPEGBaseline8Bit)
+    return files
