@@ -4,6 +4,9 @@
     python cli.py restore DIR --out DIR2      originals, proven, under their own names
     python cli.py detect FILE... --json OUT   what would be found; keeps nothing
 
+    verify, rotate, backup, recover-data      the data folder's upkeep
+    shares, drill, recover-key                the root key on paper
+
 Exit status: 0 all done, 1 some failed or need a person, 2 wrong usage or refused to start.
 """
 
@@ -24,6 +27,7 @@ from engine import (
     ImageRecord,
     Settings,
     errors,
+    recover_key_file,
     write_durably,
 )
 
@@ -91,11 +95,37 @@ def _parser() -> argparse.ArgumentParser:
     rotate = commands.add_parser("rotate", parents=[common], help="new root key, keys re-wrapped")
     rotate.add_argument("--resume", action="store_true", help="go on with one that was interrupted")
     rotate.set_defaults(command=_rotate)
+
+    backup = commands.add_parser("backup", parents=[common], help="back up, or check backups")
+    backup.add_argument("--to", type=Path, metavar="DIR", help="default: MEDSEC_BACKUP_DIR")
+    backup.add_argument("--verify", action="store_true", help="check every backup there is")
+    backup.set_defaults(command=_backup)
+
+    recover = commands.add_parser(
+        "recover-data", parents=[common], help="an empty data folder from a backup and the key"
+    )
+    recover.add_argument("--from", dest="to", type=Path, metavar="DIR", help="folder of backups")
+    recover.add_argument("--name", help="default: the newest")
+    recover.set_defaults(command=_recover_data)
+
+    shares = commands.add_parser("shares", parents=[common], help="the root key on paper")
+    shares.add_argument("--needed", type=int, default=2)
+    shares.add_argument("--total", type=int, default=3)
+    shares.set_defaults(command=_shares)
+
+    drill = commands.add_parser("drill", parents=[common], help="prove that shares give the key")
+    drill.add_argument("shares", nargs="+", type=Path, metavar="FILE", help="one share a file")
+    drill.set_defaults(command=_drill)
+
+    key = commands.add_parser("recover-key", help="a lost root key file from its shares")
+    key.add_argument("shares", nargs="+", type=Path, metavar="FILE", help="one share a file")
+    key.add_argument("--key", required=True, type=Path, help="key file to write; must not exist")
+    key.set_defaults(command=_recover_key)
     return parser
 
 
 def _open(arguments: argparse.Namespace) -> tuple[Engine, str]:
-    settings = Settings.load(os.environ, data=arguments.data, key_file=arguments.key)
+    settings = _settings(arguments)
     engine = Engine.open(settings, operator=True)
     return engine, engine.operator_token()
 
@@ -232,6 +262,71 @@ def _rotate(arguments: argparse.Namespace) -> int:
         return 0
     finally:
         engine.close()
+
+
+def _backup(arguments: argparse.Namespace) -> int:
+    engine, token = _open(arguments)
+    try:
+        if not arguments.verify:
+            print(f"backup {engine.make_backup(token)} written and checked")
+        else:
+            for name in engine.backups(token):
+                print(f"backup {name}: {engine.verify_backup(token, name)} files, whole")
+        return 0
+    finally:
+        engine.close()
+
+
+def _recover_data(arguments: argparse.Namespace) -> int:
+    engine = Engine.from_backup(_settings(arguments), arguments.name)
+    try:
+        token = engine.operator_token()
+        entries = engine.verify_audit(token)
+        broken = [i for i, problem in engine.verify_images(token) if problem]
+        print(f"recovered: audit log of {entries} entries unbroken, {len(broken)} broken images")
+        return 1 if broken else 0
+    finally:
+        engine.close()
+
+
+def _shares(arguments: argparse.Namespace) -> int:
+    if not sys.stdin.isatty() or not sys.stdout.isatty():
+        raise errors.InputError("Shares are shown on a terminal, one after the other, to people.")
+    engine, token = _open(arguments)
+    try:
+        shares = engine.recovery_shares(token, arguments.needed, arguments.total)
+    finally:
+        engine.close()
+    for number, share in enumerate(shares, 1):
+        input(f"Share {number} of {len(shares)}: let only its holder look, then press Enter. ")
+        print(share)
+        input("Written down? Press Enter: it will not be shown again. ")
+        print("\033[2J\033[3J\033[H", end="")  # the screen and what was scrolled off it
+    return 0
+
+
+def _drill(arguments: argparse.Namespace) -> int:
+    engine, token = _open(arguments)
+    try:
+        print(f"these shares give back {engine.drill_shares(token, _texts(arguments.shares))}")
+        return 0
+    finally:
+        engine.close()
+
+
+def _recover_key(arguments: argparse.Namespace) -> int:
+    key_id = recover_key_file(_texts(arguments.shares), arguments.key)
+    print(f"root key {key_id} written to {arguments.key}")
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    given = {"data": arguments.data, "key_file": arguments.key}
+    return Settings.load(os.environ, backup_dir=getattr(arguments, "to", None), **given)
+
+
+def _texts(paths: Sequence[Path]) -> list[str]:
+    return [_read(p).decode("utf-8", "replace") for p in paths]
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import engine.errors as errors
 from engine.detection import Profile
 from engine.host import Host, write_durably
+from engine.keys import recover as recover_key_file
 from engine.networks import ModelInfo
 from engine.permissions import ACCOUNT_ROLES, Permission, Role
 from engine.records import (
@@ -60,5 +61,6 @@ __all__ = [
     "Settings",
     "Statistics",
     "errors",
+    "recover_key_file",
     "write_durably",
 ]

@@ -132,8 +132,9 @@ class Cursor:
 class Database:
     """One open catalog file."""
 
-    def __init__(self, raw: duckdb.DuckDBPyConnection, wait_seconds: float) -> None:
+    def __init__(self, raw: duckdb.DuckDBPyConnection, path: Path, wait_seconds: float) -> None:
         self._raw = raw
+        self._path = path
         self._wait = wait_seconds
         self._write_lock = threading.Lock()
         self._local = threading.local()
@@ -155,7 +156,7 @@ class Database:
                 ) from err
             raise StorageError("The catalog cannot be opened: restore it from a backup.") from err
         path.chmod(0o600)
-        database = cls(raw, wait_seconds)
+        database = cls(raw, path, wait_seconds)
         try:
             database._migrate(host)
         except BaseException:
@@ -169,6 +170,21 @@ class Database:
             with contextlib.suppress(duckdb.Error):
                 self._raw.execute("CHECKPOINT")
             self._raw.close()
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[bytes]:
+        """The whole file's bytes, while nobody writes.
+
+        Raises:
+            StorageBusy: The turn did not come in time.
+        """
+        if not self._write_lock.acquire(timeout=self._wait):
+            raise StorageBusy("The catalog is busy with another change: try again in a moment.")
+        try:
+            self.read().run("CHECKPOINT")
+            yield self._path.read_bytes()
+        finally:
+            self._write_lock.release()
 
     def read(self) -> Cursor:
         """This thread's own cursor: a shared connection silently mixes up rows."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import resource
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -26,6 +28,9 @@ class Host:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._pins = 0
+        self._condemned: set[str] = set()
+        self._pin_lock = threading.Lock()
 
     def now(self) -> datetime:
         """UTC with microseconds, without a time zone object, as the catalog stores it."""
@@ -88,7 +93,30 @@ class Host:
         return data
 
     def delete_blob(self, address: str) -> None:
-        """Remove the file; one that is gone already is fine."""
+        """Remove the file, or do so when nobody keeps files any more; gone already is fine."""
+        with self._pin_lock:
+            if self._pins:
+                self._condemned.add(address)
+                return
+        self._unlink(address)
+
+    @contextlib.contextmanager
+    def keeping_blobs(self) -> Iterator[None]:
+        """Put deletions off while a backup copies files that its catalog still names."""
+        with self._pin_lock:
+            self._pins += 1
+        try:
+            yield
+        finally:
+            with self._pin_lock:
+                self._pins -= 1
+                condemned = set() if self._pins else self._condemned
+                if condemned:
+                    self._condemned = set()
+            for address in condemned:
+                self._unlink(address)
+
+    def _unlink(self, address: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._path(address).unlink()
 
@@ -107,6 +135,11 @@ class Host:
         if len(address) != 64 or not set(address) <= set("0123456789abcdef"):
             raise ValueError("not a blob address")
         return self.root / address[:2] / address
+
+
+def forbid_core_dumps() -> None:
+    """A core dump would write keys and plaintext to disk."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:

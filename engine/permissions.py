@@ -57,6 +57,8 @@ GRANTS: dict[Role, frozenset[Permission]] = {
         {
             P.STATISTICS, P.MANAGE_ACCOUNTS, P.READ_AUDIT, P.MANAGE_SETTINGS, P.MANAGE_KEYS,
             P.MANAGE_BACKUPS, P.VIEW_HEALTH,
+            # Erasing destroys a key and shows nothing: a request names the number or id.
+            P.ERASE_PATIENTS, P.DELETE_IMAGE,
         }
     ),
     # One machine's operator holds the root key anyway; pretending otherwise would be theatre.

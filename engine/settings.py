@@ -59,6 +59,8 @@ class Settings:
     checkpoint_dir: Path | None = _setting(
         None, "Folder outside the data folder where signed audit checkpoints are written"
     )
+    backup_dir: Path | None = _setting(None, "Folder outside the data folder for backups")
+    backups_kept: int = _setting(14, "How many backups are kept", _positive)
     profile: str = _setting("general", "Specialty profile that an upload starts with")
     confidence: float = _setting(
         0.25, "Boxes of at least this confidence are sealed", _unit_interval

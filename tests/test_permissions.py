@@ -42,7 +42,11 @@ MAY: dict[str, set[Role]] = {
     "patient": {T, D},
     "create_patient": {T},
     "update_patient": {T},
-    "erase_patient": set(),
+    "erase_patient": {A},
+    "erase_image": {A},
+    "make_backup": {A},
+    "backups": {A},
+    "verify_backup": {A},
     "patient_history": {D},
     "notes": {D},
     "add_note": {D},
@@ -75,6 +79,7 @@ MAY: dict[str, set[Role]] = {
 #: Methods that need no session, and why.
 OPEN = {
     "open": "makes the engine",
+    "from_backup": "makes the engine from a backup and the root key",
     "close": "ends the engine",
     "setup_needed": "the sign-in page must know",
     "setup_code": "for the console; no door hands it out",

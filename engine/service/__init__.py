@@ -7,18 +7,26 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Self
 
 from engine.accounts import Accounts, Rules
 from engine.audit import AuditLog, Event
+from engine.backup import Backups
 from engine.catalog import Catalog
 from engine.database import Database
 from engine.detection import Detector
-from engine.errors import PermissionDenied, StorageError
+from engine.errors import (
+    BackupInvalid,
+    NotFound,
+    PermissionDenied,
+    SettingsError,
+    StorageError,
+)
 from engine.exchange import Exchanges
 from engine.hierarchy import Hierarchy
-from engine.host import Host
+from engine.host import Host, forbid_core_dumps
 from engine.images import Limits
 from engine.keys import Keyring
 from engine.patients import Patients
@@ -55,6 +63,7 @@ class Engine(People, Files, Reports):
             StorageBusy: A running MedSec holds the folder.
             StorageError: The folder cannot be used.
         """
+        forbid_core_dumps()
         self = cls()
         self.settings = settings
         folder = settings.data
@@ -78,6 +87,7 @@ class Engine(People, Files, Reports):
 
     def _assemble(self, keyring: Keyring, detector: Detector | None, operator: bool) -> None:
         settings, host = self.settings, self.host
+        self.keyring = keyring
         self.hierarchy = Hierarchy(self.database, keyring, host)
         self.hierarchy.open()
         rules = Rules(
@@ -104,6 +114,51 @@ class Engine(People, Files, Reports):
         self.sweep()
         system = Caller("system", Role.OPERATOR, "", "start")
         self.audit.record(system, Event("system.start"))
+
+    @classmethod
+    def from_backup(
+        cls, settings: Settings, name: str | None = None, *, detector: Detector | None = None
+    ) -> Self:
+        """Make the data folder from a backup and the root key, and open it as operator.
+
+        What any backup in the folder knows as erased is erased again, so that an older
+        backup brings nobody back.
+
+        Args:
+            settings: ``data`` names an empty folder, ``backup_dir`` the backups.
+            name: The newest by default.
+
+        Raises:
+            SettingsError: No backup folder, or not the key under which it was made.
+            BackupInvalid: There is none, or it is incomplete or altered.
+            StorageError: The data folder is not empty.
+        """
+        if settings.backup_dir is None:
+            raise SettingsError("Set MEDSEC_BACKUP_DIR to the folder of the backups.")
+        host = Host(settings.data / "blobs")
+        backups = Backups(settings.backup_dir, Keyring.load(settings, host.random), host)
+        names = backups.names()
+        if not names or (name is not None and name not in names):
+            raise BackupInvalid("There is no such backup.")
+        chosen = name or names[-1]
+        erasures = backups.restore(chosen, settings.data)
+        self = cls.open(settings, detector=detector, operator=True)
+        self._erase_again(erasures)
+        system = Caller("system", Role.OPERATOR, "", "recovery")
+        detail = {"name": chosen, "erasures": len(erasures)}
+        self.audit.record(system, Event("backup.restore", detail=detail))
+        return self
+
+    def _erase_again(self, erasures: Sequence[tuple[str, str]]) -> None:
+        token = self.operator_token()
+        for kind, subject_id in erasures:
+            try:
+                if kind == "patient":
+                    self.erase_patient(token, subject_id, "erased before this recovery")
+                else:
+                    self.erase_image(token, subject_id, "erased before this recovery")
+            except NotFound:
+                continue  # the backup knew already
 
     def operator_token(self) -> str:
         """The token of this machine's operator. Raises PermissionDenied in a server."""

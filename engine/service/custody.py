@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from engine.audit import Event
-from engine.errors import InputError, NotFound
+from engine.backup import Backups, Snapshot
+from engine.errors import InputError, NotFound, SettingsError
 from engine.exchange import Group
 from engine.permissions import Permission
 from engine.records import Caller
@@ -65,6 +66,54 @@ class Custody(Viewing):
         key_id = self.hierarchy.drill(shares)
         self.audit.record(caller, Event("key.drill", detail={"key_id": key_id}))
         return key_id
+
+    @needs(Permission.MANAGE_BACKUPS)
+    def make_backup(self, caller: Caller) -> str:
+        """Write a backup while everybody goes on working, check it, and prune old ones.
+
+        Returns:
+            The backup's name.
+
+        Raises:
+            SettingsError: MEDSEC_BACKUP_DIR is not set.
+            AuditBroken: The log does not verify; a backup must not hide that.
+            StorageError: It could not be written or does not verify.
+        """
+        self.audit.verify()
+        backups = self._backups()
+        with self.host.keeping_blobs():
+            with self.database.still() as content:
+                tx = self.database.read()
+                snapshot = Snapshot(
+                    content,
+                    sorted(self.catalog.blobs(tx)),
+                    [
+                        (r["kind"], r["subject_id"])
+                        for r in tx.all("SELECT kind, subject_id FROM erasures")
+                    ],
+                    tx.count("SELECT count(*) FROM audit"),
+                )
+            name = backups.make(snapshot, self.host)
+        pruned = backups.prune(self.settings.backups_kept)
+        self.audit.record(caller, Event("backup.make", detail={"name": name, "pruned": pruned}))
+        return name
+
+    @needs(Permission.MANAGE_BACKUPS)
+    def backups(self, caller: Caller) -> list[str]:
+        """Names of the backups there are, oldest first."""
+        return self._backups().names()
+
+    @needs(Permission.MANAGE_BACKUPS)
+    def verify_backup(self, caller: Caller, name: str) -> int:
+        """Check a backup's catalog and files; says how many. Raises BackupInvalid."""
+        files = self._backups().verify(name)
+        self.audit.record(caller, Event("backup.verify", detail={"name": name, "files": files}))
+        return files
+
+    def _backups(self) -> Backups:
+        if self.settings.backup_dir is None:
+            raise SettingsError("Set MEDSEC_BACKUP_DIR to a folder outside the data folder.")
+        return Backups(self.settings.backup_dir, self.keyring, self.host)
 
     @needs(None)
     def offer_exchange(self, caller: Caller, group: str = Group.FFDHE3072) -> dict[str, Any]:

@@ -60,12 +60,18 @@ class Files(Core):
     def erase_patient(self, caller: Caller, patient_id: str, reason: str) -> None:
         """Destroy a patient's key: record, notes and images are unrecoverable from here on.
 
+        Backups made before stay readable until they are pruned; restoring one erases again.
+
+        Args:
+            patient_id: Opaque key or hospital number.
+
         Raises:
             InputError: No reason given.
             NotFound: No such patient.
         """
         if not reason.strip():
             raise InputError("Erasing a patient needs a reason.")
+        patient_id = self.resolve_patient(patient_id)
         with self.database.write() as tx:
             blobs = []
             images = self.catalog.of_patient(tx, patient_id)

@@ -17,6 +17,7 @@ from engine.exchange import Exchanges
 from engine.hierarchy import Hierarchy
 from engine.host import Host
 from engine.images import Limits
+from engine.keys import Keyring
 from engine.patients import Patients
 from engine.permissions import Permission, Role, allowed
 from engine.records import Caller
@@ -41,6 +42,7 @@ class Core:
     viewings: Viewings
     exchanges: Exchanges
     limits: Limits
+    keyring: Keyring
     _operator_token: str | None
 
     def caller(self, token: object, *, activity: bool = True) -> Caller:

@@ -298,21 +298,35 @@ class Intake(Core):
 
     @needs(Permission.UPLOAD)
     def discard_draft(self, caller: Caller, image_id: str, reason: str) -> None:
-        """Throw a draft away; its key is destroyed. Raises InputError without a reason."""
+        """Throw a draft away; its key is destroyed.
+
+        Raises:
+            InputError: No reason.
+            NotFound: No such draft.
+        """
+        self._draft(self.database.read(), image_id)
+        self._erase(caller, image_id, reason, "draft.discard")
+
+    @needs(Permission.DELETE_IMAGE)
+    def erase_image(self, caller: Caller, image_id: str, reason: str) -> None:
+        """Destroy an image's key: nobody opens it again, here or from its packages.
+
+        Raises:
+            InputError: No reason.
+            NotFound: No such image.
+        """
+        self._erase(caller, image_id, reason, "image.erase")
+
+    def _erase(self, caller: Caller, image_id: str, reason: str, action: str) -> None:
         if not reason.strip():
-            raise InputError("Discarding an image needs a reason.")
+            raise InputError("Erasing an image needs a reason.")
         with self.database.write() as tx:
-            row, _, _ = self._draft(tx, image_id)
+            patient_id = self.catalog.row(tx, image_id)["patient_id"]
             blobs = self.catalog.erase(tx, image_id, self.host.now())
             self.audit.append(
                 tx,
                 caller,
-                Event(
-                    "draft.discard",
-                    patient_id=row["patient_id"],
-                    image_id=image_id,
-                    reason=reason.strip(),
-                ),
+                Event(action, patient_id=patient_id, image_id=image_id, reason=reason.strip()),
             )
         self.viewings.close_subject(image_id)
         for blob in blobs:

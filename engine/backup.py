@@ -1,0 +1,192 @@
+"""Backups: the catalog sealed, the files as they are (encrypted already), a manifest over both.
+
+One folder holds any number of backups. Files are content-addressed and shared between them,
+so a new backup costs what is new. Each backup is complete: with it and the root key, and
+nothing else, the whole system comes back. What was erased stays erased: restoring takes the
+erasures recorded by *every* backup in the folder, also later ones, and applies them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import BackupInvalid, EngineError, StorageError
+from engine.host import Host, write_durably
+from engine.keys import Keyring, new_key
+from engine.vault import blind_index, derive, open_field, seal_field
+
+VERSION = 1
+_CATALOG = "catalog.sealed"
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a backup is made of, taken at one moment.
+
+    Args:
+        catalog: The database file.
+        blobs: Addresses of all files that its rows need.
+        erasures: Erased patients and images: (kind, id).
+        audit_entries: Length of the audit log.
+    """
+
+    catalog: bytes
+    blobs: Sequence[str]
+    erasures: Sequence[tuple[str, str]]
+    audit_entries: int
+
+
+class Backups:
+    """All backups in one folder.
+
+    Args:
+        folder: Outside the data folder; made on first use.
+    """
+
+    def __init__(self, folder: Path, keyring: Keyring, host: Host) -> None:
+        self._folder = folder
+        self._keyring = keyring
+        self._host = host
+        self._blobs = Host(folder / "blobs")
+
+    def names(self) -> list[str]:
+        """Complete backups, oldest first; one that was interrupted is none."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(p.parent.name for p in self._folder.glob(f"*/{_MANIFEST}"))
+
+    def make(self, snapshot: Snapshot, source: Host) -> str:
+        """Write a backup and check what was written.
+
+        Returns:
+            Its name, from the time.
+
+        Raises:
+            StorageError: The folder cannot be written; nothing counts as a backup then.
+        """
+        name = f"{self._host.now():%Y%m%dT%H%M%S%f}"
+        key = new_key(self._host.random)
+        key_id, wrapped = self._keyring.wrap(key, f"backup/{name}")
+        sealed = seal_field(key, f"backup/{name}/catalog", snapshot.catalog, self._host.random)
+        manifest: dict[str, Any] = {
+            "version": VERSION,
+            "name": name,
+            "root_key_id": key_id,
+            "wrapped_key": wrapped.hex(),
+            "catalog": hashlib.sha256(sealed).hexdigest(),
+            "blobs": sorted(snapshot.blobs),
+            "erasures": sorted(list(e) for e in snapshot.erasures),
+            "audit_entries": snapshot.audit_entries,
+        }
+        manifest["tag"] = _tag(key, manifest)
+        try:
+            (self._folder / name).mkdir(mode=0o700, parents=True)
+            for address in snapshot.blobs:
+                self._blobs.write_blob(source.read_blob(address))
+            write_durably(self._folder / name / _CATALOG, sealed)
+            # The manifest comes last: without it there is no backup.
+            write_durably(self._folder / name / _MANIFEST, json.dumps(manifest).encode())
+        except OSError as err:
+            raise StorageError("The backup folder cannot be written.", errno=err.errno) from err
+        self.verify(name)
+        return name
+
+    def verify(self, name: str) -> int:
+        """Check manifest, catalog and every file.
+
+        Returns:
+            Number of files.
+
+        Raises:
+            BackupInvalid: Something is missing, altered or under another key.
+        """
+        manifest, key = self._manifest(name)
+        self._catalog(manifest, key)
+        for address in manifest["blobs"]:
+            try:
+                self._blobs.read_blob(address)
+            except EngineError as err:
+                raise BackupInvalid("A file of this backup is lost or altered.", name=name) from err
+        return len(manifest["blobs"])
+
+    def restore(self, name: str, data: Path) -> list[tuple[str, str]]:
+        """Write a backup into a data folder that does not exist yet or is empty.
+
+        Returns:
+            Erasures that must be applied again, from this and all later backups.
+
+        Raises:
+            BackupInvalid: Something is missing, altered or under another key.
+            StorageError: The data folder is not empty.
+        """
+        if data.exists() and any(data.iterdir()):
+            raise StorageError("A backup is restored into an empty folder: name another one.")
+        self.verify(name)
+        manifest, key = self._manifest(name)
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target = Host(data / "blobs")
+        for address in manifest["blobs"]:
+            target.write_blob(self._blobs.read_blob(address))
+        write_durably(data / "catalog.duckdb", self._catalog(manifest, key))
+        return sorted({(kind, i) for m in self._manifests() for kind, i in m["erasures"]})
+
+    def prune(self, keep: int) -> list[str]:
+        """Delete all but the newest backups and the files that only they needed.
+
+        Returns:
+            Names of those that were deleted.
+        """
+        gone = self.names()[: -keep or None] if keep > 0 else []
+        for name in gone:
+            (self._folder / name / _MANIFEST).unlink()  # first, so that no half backup counts
+            shutil.rmtree(self._folder / name)
+        needed = {address for m in self._manifests() for address in m["blobs"]}
+        for address in _except(self._blobs.blobs(), needed):
+            self._blobs.delete_blob(address)
+        return gone
+
+    def _manifests(self) -> Iterator[dict[str, Any]]:
+        for name in self.names():
+            yield self._manifest(name)[0]
+
+    def _manifest(self, name: str) -> tuple[dict[str, Any], bytes]:
+        try:
+            text = (self._folder / name / _MANIFEST).read_bytes()
+            manifest: dict[str, Any] = json.loads(text)
+            wrapped = bytes.fromhex(manifest["wrapped_key"])
+            key = self._keyring.unwrap(manifest["root_key_id"], wrapped, f"backup/{name}")
+            tag = manifest.pop("tag")
+        except (OSError, ValueError, KeyError, TypeError, EngineError) as err:
+            raise BackupInvalid(
+                "This backup cannot be read with the keys at hand.", name=name
+            ) from err
+        if not hmac.compare_digest(tag, _tag(key, manifest)) or manifest["version"] != VERSION:
+            raise BackupInvalid("The manifest of this backup was altered.", name=name)
+        return manifest, key
+
+    def _catalog(self, manifest: dict[str, Any], key: bytes) -> bytes:
+        name = manifest["name"]
+        try:
+            sealed = (self._folder / name / _CATALOG).read_bytes()
+            return open_field(key, f"backup/{name}/catalog", sealed)
+        except (OSError, EngineError) as err:
+            raise BackupInvalid(
+                "The catalog of this backup is lost or altered.", name=name
+            ) from err
+
+
+def _tag(key: bytes, manifest: dict[str, Any]) -> str:
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return blind_index(derive(key, "backup manifest"), "manifest", text).hex()
+
+
+def _except(addresses: Iterable[str], needed: set[str]) -> list[str]:
+    return [a for a in addresses if a not in needed]

@@ -1,0 +1,154 @@
+"""Recovery from nothing but the backup and the key; erased stays erased; damage is found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine import Engine, Settings, errors
+from tests import builders
+from tests.conftest import WHY, Team, Ward, text_png
+from tests.fakes import FakeHost, ScriptedDetector
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        data=tmp_path / "data",
+        key_file=tmp_path / "keys" / "root.key",
+        backup_dir=tmp_path / "backups",
+        backups_kept=2,
+        bcrypt_cost=4,
+    )
+
+
+def recovered(settings: Settings, name: str | None = None) -> Iterator[Engine]:
+    elsewhere = replace(settings, data=settings.data.parent / "recovered")
+    return Engine.from_backup(elsewhere, name, detector=ScriptedDetector(settings))
+
+
+def test_everything_comes_back_from_backup_and_key_alone(ward: Ward, settings: Settings) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, "Erika.png", [found])
+    draft = ward.upload(builders.png(builders.labelled("WAITS")[0]), found=[found])
+    ward.engine.make_backup(ward.team.administrator)
+    entries = ward.engine.verify_audit(ward.team.administrator)
+    ward.engine.close()
+    for path in settings.data.rglob("*"):  # the disk is lost
+        if path.is_file():
+            path.unlink()
+    engine = recovered(settings)
+    token = engine.operator_token()
+    opened = engine.restore(token, image_id, WHY)
+    file = engine.restored_file(token, opened.handle)
+    assert (file.name, file.data) == ("Erika.png", data)
+    assert [d.image_id for d in engine.drafts(token)] == [draft]
+    assert [code for _, code in engine.verify_images(token)] == [None, None]
+    assert engine.verify_audit(token) >= entries - 2
+    engine.close()
+
+
+def test_a_backup_says_nothing_without_the_key(ward: Ward, settings: Settings) -> None:
+    data, found = text_png()
+    ward.seal(data, "Erika.png", [found])
+    ward.engine.make_backup(ward.team.administrator)
+    assert settings.backup_dir is not None
+    for path in settings.backup_dir.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            for word in (b"Erika", b"Musterfrau", b"doctor", b"image.seal", data[60:100]):
+                assert word not in content
+
+
+def test_what_was_erased_after_a_backup_is_erased_again(ward: Ward, settings: Settings) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    admin = ward.team.administrator
+    old = ward.engine.make_backup(admin)
+    ward.engine.erase_patient(admin, "P-1", "asked for it")
+    ward.engine.host.advance(minutes=1)  # type: ignore[attr-defined]
+    ward.engine.make_backup(admin)
+    ward.engine.close()
+    engine = recovered(settings, old)
+    token = engine.operator_token()
+    with pytest.raises(errors.NotFound):
+        engine.restore(token, image_id, WHY)
+    with pytest.raises(errors.UnknownKey):
+        engine.hierarchy.patient_key(engine.database.read(), ward.patient_id)
+    engine.close()
+
+
+def test_a_draft_sealed_while_a_backup_runs_does_not_break_it(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, found = text_png()
+    image_id = ward.upload(data, found=[found])
+    engine = ward.engine
+    still = engine.database.still
+    real = engine.host.read_blob
+    sealed = []
+
+    def read(address: str) -> bytes:
+        if not sealed:  # between the snapshot and the first copy
+            sealed.append(True)
+            engine.seal(ward.team.technician, image_id, [found])
+        return real(address)
+
+    monkeypatch.setattr(engine.host, "read_blob", read)
+    assert still is not None
+    name = engine.make_backup(ward.team.administrator)
+    monkeypatch.undo()
+    assert engine.verify_backup(ward.team.administrator, name) == 1
+    stored = set(engine.host.blobs())
+    assert stored == engine.catalog.blobs(engine.database.read())  # the draft's file went after
+
+
+@pytest.mark.parametrize("where", ["manifest.json", "catalog.sealed", "blob", "lost"])
+def test_damage_to_a_backup_is_found(ward: Ward, settings: Settings, where: str) -> None:
+    data, found = text_png()
+    ward.seal(data, found=[found])
+    admin = ward.team.administrator
+    name = ward.engine.make_backup(admin)
+    assert settings.backup_dir is not None
+    blobs = sorted(p for p in (settings.backup_dir / "blobs").rglob("*") if p.is_file())
+    path = blobs[0] if where in ("blob", "lost") else settings.backup_dir / name / where
+    if where == "lost":
+        path.unlink()
+    elif where == "manifest.json":
+        manifest = json.loads(path.read_text())
+        manifest["erasures"] = [["patient", "pt_nobody"]]
+        path.write_text(json.dumps(manifest))
+    else:
+        content = path.read_bytes()
+        path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    with pytest.raises(errors.BackupInvalid):
+        ward.engine.verify_backup(admin, name)
+
+
+def test_old_backups_go_and_the_rest_stays_whole(ward: Ward, host: FakeHost) -> None:
+    data, found = text_png()
+    admin = ward.team.administrator
+    names = []
+    for i in range(3):
+        ward.seal(builders.png(builders.labelled(f"IMAGE {i}")[0]), found=[found])
+        host.advance(minutes=1)
+        names.append(ward.engine.make_backup(admin))
+    assert ward.engine.backups(admin) == names[1:]
+    assert ward.engine.verify_backup(admin, names[2]) == 9
+
+
+def test_a_backup_is_not_restored_over_something(ward: Ward, settings: Settings) -> None:
+    ward.engine.make_backup(ward.team.administrator)
+    ward.engine.close()
+    with pytest.raises(errors.StorageError):
+        Engine.from_backup(settings, detector=ScriptedDetector(settings))
+
+
+def test_without_a_folder_a_backup_says_what_to_set(team: Team, engine: Engine) -> None:
+    object.__setattr__(engine.settings, "backup_dir", None)
+    with pytest.raises(errors.SettingsError, match="MEDSEC_BACKUP_DIR"):
+        engine.make_backup(team.administrator)
