@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import streamlit as st
 
-from engine import Account, ImageState, Role
+from engine import ACCOUNT_ROLES, Account, ImageState, Role
 from ui import intake, panes, review, state
-from ui.signin import SignInForm
 
 
-def demo_banner() -> None:
-    """Say plainly that this is a demo."""
-    if state.engine().settings.demo:
-        st.html(
-            '<p class="demo-banner" role="note"><strong>Demo.</strong> Every patient here is'
-            " invented. Do not put real images into it.</p>"
-        )
+def demo_banner(accounts: bool = False) -> None:
+    """Say plainly that this is a demo, and on the sign-in page how to get in."""
+    if not state.engine().settings.demo:
+        return
+    how = ""
+    if accounts:
+        from demo.seed import PASSWORD
+
+        names = ", ".join(f"<code>{role}</code>" for role in ACCOUNT_ROLES)
+        how = f"<br>Sign in as {names}, each with the password <code>{PASSWORD}</code>."
+    st.html(
+        '<p class="demo-banner" role="note"><strong>Demo.</strong> Every patient here is'
+        f" invented. Do not put real images into it.{how}</p>"
+    )
 
 
 def sign_in() -> None:
@@ -31,6 +37,10 @@ def sign_in() -> None:
         return
     left, right = st.columns([2, 3], gap="large", vertical_alignment="center")
 
+    # Not at the top: as it is imported, the package registers components, for which it wants
+    # a visitor.
+    from ui.signin import SignInForm
+
     def check(username: str, password: str) -> None:
         with panes.banner():
             state.sign_in(username, password)
@@ -42,8 +52,8 @@ def sign_in() -> None:
             "Finds what not everyone may see in a medical image, encrypts exactly that, and gives"
             " doctors with permission the original back, pixel for pixel."
         )
+        demo_banner(accounts=True)
         SignInForm(check).show()
-        demo_banner()
         st.caption("Not for primary diagnosis. Every access is recorded.")
     with right:
         panes.story()

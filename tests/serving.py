@@ -1,0 +1,95 @@
+"""The product as it is started in earnest: one server process on a free port."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from engine import Engine, Settings
+from tests.conftest import Team
+
+ROOT = Path(__file__).parent.parent
+
+
+class Server:
+    """A running server.
+
+    Args:
+        url: Without a slash at the end.
+        log: What it has said so far is in this file.
+    """
+
+    def __init__(self, url: str, log: Path) -> None:
+        self.url = url
+        self.log = log
+
+    def code(self) -> str:
+        """The first administrator's code, as the console shows it."""
+        said = self.log.read_text()
+        return said.split("Code for the first administrator: ")[1].split()[0]
+
+
+@contextmanager
+def serve(folder: Path, **environment: str) -> Iterator[Server]:
+    """Start the server on a data folder, wait until it answers, and stop it in the end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder / "server.log"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {
+        "MEDSEC_DATA": str(folder / "data"),
+        "MEDSEC_KEY_FILE": str(folder / "keys" / "root.key"),
+        "MEDSEC_BCRYPT_COST": "4",
+        "MEDSEC_PORT": str(port),
+        "MEDSEC_THREADS": "2",
+        "PYTHONUNBUFFERED": "1",
+    }
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "serve.py")],
+            cwd=folder,  # whatever the folder it is started from
+            env={**os.environ, **names, **environment},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        server = Server(f"http://127.0.0.1:{port}", log)
+        _wait(server, process)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait(server: Server, process: subprocess.Popen) -> None:
+    for _ in range(600):
+        if process.poll() is not None:
+            break
+        try:
+            if httpx.get(f"{server.url}/api/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise RuntimeError(f"the server did not start:\n{server.log.read_text()}")
+
+
+def settings(folder: Path) -> Settings:
+    """The settings that :func:`serve` gives the server on this folder."""
+    return Settings(
+        data=folder / "data", key_file=folder / "keys" / "root.key", bcrypt_cost=4, threads=2
+    )
+
+
+def people(engine: Engine) -> Team:
+    """An account per role; the name is the role, the password :data:`PASSWORD`."""
+    return Team(engine)
