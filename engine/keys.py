@@ -257,16 +257,12 @@ class Keyring:
         return unwrap_key(self._root(key_id), wrapped, f"root/{context}")
 
     def rewrap(self, key_id: str, wrapped: bytes, context: str = "") -> tuple[str, bytes]:
-        """The same key under the newest root key; unchanged where it is there already.
+        """The same key under the newest root key; the same bytes where it is there already.
 
         Raises:
-            UnknownKey, SealBroken: As :meth:`unwrap`; also where nothing would change, so
-            that a rotation finds every key that does not open.
+            UnknownKey, SealBroken: As :meth:`unwrap`.
         """
-        key = self.unwrap(key_id, wrapped, context)
-        if key_id == self.newest_id:
-            return key_id, wrapped
-        return self.wrap(key, context)
+        return self.wrap(self.unwrap(key_id, wrapped, context), context)
 
     def add(self, randomness: Randomness) -> str:
         """Append a new root key to the key file, durably; from now on it wraps.

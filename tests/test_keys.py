@@ -523,6 +523,16 @@ def test_a_mistyped_line_is_named() -> None:
         shares.combine(["\n".join(swapped), texts[1]])
 
 
+def test_a_mistake_that_slips_past_its_line_is_found_by_the_checksum() -> None:
+    texts = shares.split(rootkeys.key_id_of(KEYS[0]), KEYS[0], os.urandom)
+    lines = texts[0].splitlines()
+    letters = lines[4].replace("-", "")[:20]
+    letters = ("2" if letters[0] != "2" else "3") + letters[1:]
+    lines[4] = letters + shares._line_check(2, letters)
+    with pytest.raises(InputError, match="checksum"):
+        shares.combine(["\n".join(lines), texts[1]])
+
+
 @budget(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_mistyped_share_never_gives_a_wrong_key(data: st.DataObject) -> None:

@@ -244,6 +244,16 @@ def failures() -> dict[str, Callable[[], bytes]]:
         tag = vault.hmac_sha256(mac_key, peer.pack(head, binding), bytes(16), body)
         return head + bytes(16) + body + tag
 
+    def relabelled(place: int, value: int) -> bytes:
+        """With a right tag over a header that says something else."""
+        other = head[:place] + bytes([value]) + head[place + 1 :]
+        encryption, mac = peer.subkeys(KEY, other, binding)
+        body = peer.AES.new(encryption, peer.AES.MODE_CBC, iv=bytes(16)).encrypt(
+            bytes(16) + b"\x10" * 16
+        )
+        tag = vault.hmac_sha256(mac, peer.pack(other, binding), bytes(16), body)
+        return other + bytes(16) + body + tag
+
     def cbc(plain: bytes) -> bytes:
         return vault._cipher(Scheme.CBC_HMAC, encryption_key, bytes(16)).encryptor().update(plain)
 
@@ -263,8 +273,25 @@ def failures() -> dict[str, Callable[[], bytes]]:
         "half a block": lambda: decrypt(KEY, HERE, forged(bytes(24))),
         "padding": lambda: decrypt(KEY, HERE, forged(cbc(bytes(32)))),
         "length": lambda: decrypt(KEY, HERE, forged(cbc(b"\xff" * 16 + b"\x10" * 16))),
+        "length by one": lambda: decrypt(
+            KEY, HERE, forged(cbc(bytes(15) + b"\x09" + b"\x10" * 16))
+        ),
+        "forged format": lambda: decrypt(KEY, HERE, relabelled(4, 2)),
+        "forged magic": lambda: decrypt(KEY, HERE, relabelled(0, 0)),
+        "forged kind": lambda: decrypt(KEY, HERE, relabelled(6, 2)),
         "field": lambda: open_field(KEY, "another", seal_field(KEY, "c", b"", os.urandom)),
     }
+
+
+def test_what_the_forger_makes_would_open_if_it_said_the_right_thing() -> None:
+    """So that the rows above fail for the reason that they name."""
+    head, binding = peer.header(1, peer.REGION, "k1"), HERE.encode()
+    encryption_key, mac_key = peer.subkeys(KEY, head, binding)
+    body = peer.AES.new(encryption_key, peer.AES.MODE_CBC, iv=bytes(16)).encrypt(
+        bytes(15) + b"\x08" + b"\x10" * 16
+    )
+    tag = vault.hmac_sha256(mac_key, peer.pack(head, binding), bytes(16), body)
+    assert decrypt(KEY, HERE, head + bytes(16) + body + tag) == bytes(8)
 
 
 @pytest.mark.parametrize("name", failures())
