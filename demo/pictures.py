@@ -135,7 +135,7 @@ def _png16(rgb: np.ndarray) -> bytes:
 def _radiograph(rgb: np.ndarray, patient: DemoPatient) -> bytes:
     """A 12-bit digital radiograph with a header that names the patient."""
     grey = cv2.cvtColor(_labelled(rgb, patient, "THORAX PA"), cv2.COLOR_RGB2GRAY)
-    ds = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    ds = pydicom.dcmread(str(get_testdata_file("CT_small.dcm")))
     ds.PixelData = (grey.astype(np.uint16) * 16).tobytes()
     ds.Rows, ds.Columns = grey.shape
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
@@ -150,7 +150,7 @@ def _radiograph(rgb: np.ndarray, patient: DemoPatient) -> bytes:
 
 def _dicom(name: str, patient: DemoPatient, title: str, enlarge: int) -> bytes:
     """One of pydicom's test files, enlarged so that text fits, with text burned in."""
-    ds = pydicom.dcmread(get_testdata_file(name))
+    ds = pydicom.dcmread(str(get_testdata_file(name)))
     if ds.file_meta.TransferSyntaxUID.is_compressed:
         ds.decompress()
     channels = (ds.SamplesPerPixel,) if ds.SamplesPerPixel > 1 else ()

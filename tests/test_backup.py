@@ -130,7 +130,7 @@ def test_damage_to_a_backup_is_found(ward: Ward, settings: Settings, where: str)
 
 
 def test_old_backups_go_and_the_rest_stays_whole(ward: Ward, host: FakeHost) -> None:
-    data, found = text_png()
+    _, found = text_png()
     admin = ward.team.administrator
     names = []
     for i in range(3):
