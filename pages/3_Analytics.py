@@ -13,4 +13,8 @@ analytics.totals(statistics)
 if statistics.totals["images"]:
     analytics.charts(analytics.filtered(statistics))
 else:
-    st.info("No image has been sealed yet: there is nothing to measure.")
+    st.info(
+        "Nothing to show: no image has been sealed yet, or so few patients' that they could be"
+        " recognised.",
+        icon=":material/monitoring:",
+    )

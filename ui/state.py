@@ -67,7 +67,9 @@ def sign_in(username: str, password: str) -> None:
         NotSignedIn: Name and password do not match.
         AccountLocked: Too many failures.
     """
-    session = engine().sign_in(username, password, origin=st.context.ip_address or "local")
+    address = st.context.ip_address  # None for this machine itself
+    origin = address if isinstance(address, str) else "this machine"
+    session = engine().sign_in(username, password, origin=origin)
     keep("ticket", api.tickets.issue(session.token))
 
 

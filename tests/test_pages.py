@@ -1,0 +1,482 @@
+"""Every page as a visitor of each role sees it, without a browser."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from streamlit.runtime.scriptrunner import script_runner
+from streamlit.testing.v1 import AppTest
+
+import api
+from engine import Detection, Engine, ImageRecord, Region, Role, errors
+from tests import builders
+from tests.conftest import PASSWORD, Team
+from tests.fakes import ScriptedDetector
+from ui import state
+
+HOME = Path(__file__).parent.parent / "Home.py"
+BOX = Detection(Region(8, 8, 200, 40), "text", 0.9, "net")
+PROPOSAL = Detection(Region(20, 100, 90, 130), "text", 0.15, "net")
+PICTURE = builders.png(builders.labelled()[0])
+
+Visit = Callable[..., AppTest]
+
+
+@pytest.fixture
+def visit(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Visit:
+    """Open a page as the holder of a token."""
+    monkeypatch.setattr(api.door.state, "engine", engine, raising=False)
+    # AppTest would run pages beside Home.py, as a server does that was not told otherwise.
+    monkeypatch.setattr(
+        script_runner, "_mpa_v1", lambda path: runpy.run_path(path, run_name="__main__")
+    )
+
+    def open_page(token: str = "", page: str = "") -> AppTest:
+        monkeypatch.setattr(state, "token", lambda: token)
+        app = AppTest.from_file(HOME, default_timeout=30).run()
+        if page:
+            app.switch_page(f"pages/{page}.py").run()
+        assert not app.exception
+        return app
+
+    return open_page
+
+
+@pytest.fixture
+def patient(engine: Engine, team: Team) -> str:
+    return engine.create_patient(
+        team.technician, "P-17", "Erika Musterfrau", 61, "allergic"
+    ).patient_id
+
+
+@pytest.fixture
+def draft(engine: Engine, team: Team, detector: ScriptedDetector, patient: str) -> ImageRecord:
+    detector.found = [BOX]
+    return engine.upload(team.technician, patient, "erika.png", PICTURE)
+
+
+@pytest.fixture
+def sealed(engine: Engine, team: Team, draft: ImageRecord) -> ImageRecord:
+    return engine.seal(team.technician, draft.image_id, [BOX])
+
+
+def texts(app: AppTest) -> str:
+    """Everything a reader sees, in one string."""
+    kinds = (app.title, app.header, app.subheader, app.markdown, app.caption, app.text)
+    notices = (app.error, app.warning, app.info, app.success)
+    return "\n".join(str(e.value) for kind in (*kinds, *notices) for e in kind)
+
+
+def click(app: AppTest, label: str) -> AppTest:
+    """Press the button whose label begins so."""
+    found = [b for b in app.button if b.label.startswith(label)]
+    assert found, f"no button {label!r} among {[b.label for b in app.button]}"
+    found[0].click().run()
+    assert not app.exception
+    return app
+
+
+def fill(app: AppTest, **values: str) -> None:
+    """Type into text inputs by their labels (underscores are spaces)."""
+    for name, value in values.items():
+        label = name.replace("_", " ")
+        next(t for t in app.text_input if t.label == label).input(value)
+
+
+def component(app: AppTest, name: str) -> dict[str, Any]:
+    """The data of a component of ours that is on the page."""
+    components = app.get("bidi_component")
+    for element in components:
+        if element.proto.component_name == f"medsec_{name}":
+            data: dict[str, Any] = json.loads(element.proto.json)
+            return data
+    raise AssertionError(f"no {name} on the page; it says: {texts(app)}")
+
+
+def remembered(app: AppTest) -> list[Any]:
+    return list(app._session_state.filtered_state.values())
+
+
+# --- the way in -------------------------------------------------------------------------------
+
+
+def test_the_first_start_asks_for_the_consoles_code(engine: Engine, visit: Visit) -> None:
+    app = visit()
+    fill(app, Code_from_the_console="wrong", User_name="ada", Your_name="Ada")
+    fill(app, Password=PASSWORD, Password_again=PASSWORD)
+    click(app, "Create the administrator")
+    assert "not the one on the console" in texts(app)
+    fill(app, Code_from_the_console=engine.setup_code())
+    fill(app, Password_again="another one altogether")
+    click(app, "Create the administrator")
+    assert "differ" in texts(app)
+    assert engine.setup_needed()
+    fill(app, Password_again=PASSWORD)
+    click(app, "Create the administrator")
+    assert not engine.setup_needed()
+    assert api.tickets.redeem(component(app, "session")["ticket"])
+
+
+def test_a_wrong_password_is_a_sentence_and_no_ticket(visit: Visit, team: Team) -> None:
+    app = visit()
+    fill(app, User_name="doctor", Password="something else entirely")
+    click(app, "Sign in")
+    assert "do not match" in texts(app) or "not right" in texts(app)
+    assert not app.get("bidi_component") or "ticket" not in str(app.get("bidi_component"))
+
+
+def test_signing_in_gives_a_ticket_and_never_the_token(
+    engine: Engine, visit: Visit, team: Team
+) -> None:
+    app = visit()
+    # A trailing blank belongs to a password: nothing may cut it off on the way.
+    engine.create_account(team.administrator, "Blank", "B", Role.DOCTOR, PASSWORD + " ")
+    fill(app, User_name="Blank", Password=PASSWORD + " ")
+    click(app, "Sign in")
+    token = api.tickets.redeem(component(app, "session")["ticket"])
+    assert engine.whoami(token).username == "blank"
+    assert all(token not in str(value) for value in remembered(app))
+
+
+@pytest.mark.parametrize(
+    ("role", "titles"),
+    [
+        (Role.TECHNICIAN, ["Upload", "Review"]),
+        (Role.DOCTOR, ["Review", "Analytics"]),
+        (Role.RESEARCHER, ["Analytics"]),
+        (Role.ADMINISTRATOR, ["Analytics", "Admin"]),
+    ],
+)
+def test_each_role_has_its_menu_and_something_to_do(
+    visit: Visit, team: Team, role: Role, titles: list[str]
+) -> None:
+    app = visit(team.token(role))
+    assert "Good day" in texts(app)
+    shown = [p["page_name"] for p in app._registered_pages.values()]
+    assert shown == ["Home", *titles]
+
+
+@pytest.mark.parametrize(
+    ("page", "role"),
+    [
+        ("1_Upload", Role.DOCTOR),
+        ("1_Upload", Role.ADMINISTRATOR),
+        ("2_Review", Role.RESEARCHER),
+        ("2_Review", Role.ADMINISTRATOR),
+        ("3_Analytics", Role.TECHNICIAN),
+        ("4_Admin", Role.DOCTOR),
+        ("4_Admin", Role.TECHNICIAN),
+    ],
+)
+def test_a_page_run_by_itself_refuses_other_roles_and_strangers(
+    engine: Engine, team: Team, sealed: ImageRecord, monkeypatch: pytest.MonkeyPatch,
+    page: str, role: Role,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(api.door.state, "engine", engine, raising=False)
+    monkeypatch.setattr(
+        script_runner, "_mpa_v1", lambda path: runpy.run_path(path, run_name="__main__")
+    )
+    for token in ("", "forged", team.token(role)):
+        monkeypatch.setattr(state, "token", lambda token=token: token)
+        app = AppTest.from_file(HOME.parent / "pages" / f"{page}.py").run()
+        assert not app.exception
+        assert len(app.error) == 1
+        assert not app.title
+        assert not app.button
+
+
+def test_a_session_that_has_ended_sees_the_sign_in(
+    engine: Engine, visit: Visit, team: Team
+) -> None:
+    app = visit(team.technician, "1_Upload")
+    engine.set_account_enabled(team.administrator, "technician", False)
+    app.run()
+    assert [t.label for t in app.text_input] == ["User name", "Password"]
+    assert "Waiting to be sealed" not in texts(app)
+
+
+def test_signing_out_ends_the_session_in_the_engine(
+    engine: Engine, visit: Visit, team: Team
+) -> None:
+    click(visit(team.doctor), "Sign out")
+    with pytest.raises(errors.NotSignedIn):
+        engine.whoami(team.doctor)
+
+
+# --- upload -----------------------------------------------------------------------------------
+
+
+def test_a_technician_makes_a_patient_and_the_note_is_for_doctors(
+    engine: Engine, visit: Visit, team: Team
+) -> None:
+    app = visit(team.technician, "1_Upload")
+    fill(app, Patient_number="P-17", Name="Erika Musterfrau")
+    app.number_input[0].set_value(61)
+    app.text_area[0].input("allergic to contrast agent")
+    click(app, "Add the patient")
+    assert "The patient was added" in texts(app)
+    [found] = engine.patients(team.doctor, "Musterfrau")
+    assert (found.id, found.age, found.note) == ("P-17", 61, "allergic to contrast agent")
+    assert "allergic" not in texts(app)
+    assert app.selectbox[0].value == found.patient_id
+
+
+def test_one_bad_file_does_not_stop_the_others(
+    engine: Engine, visit: Visit, team: Team, detector: ScriptedDetector, patient: str
+) -> None:
+    detector.found = [BOX]
+    app = visit(team.technician, "1_Upload")
+    app.selectbox[0].select(patient).run()
+    other = builders.png(builders.labelled("DOE", seed=4)[0])
+    app.file_uploader[0].set_value(
+        [
+            ("erika.png", PICTURE, "image/png"),
+            ("lying.png", b"%PDF-1.7 not a picture", "image/png"),
+            ("again.png", PICTURE, "image/png"),
+            ("doe.png", other, "image/png"),
+        ]
+    ).run()
+    assert not app.exception
+    said = texts(app)
+    assert "2 taken in, 2 refused" in said
+    assert "here already" in said
+    assert len(engine.drafts(team.technician)) == 2
+    assert not app.file_uploader[0].value  # dropped on the server as well
+    assert not any(isinstance(v, bytes | np.ndarray) for v in remembered(app))
+
+
+def test_a_technician_seals_and_then_sees_the_sealed_image_only(
+    engine: Engine, visit: Visit, team: Team, draft: ImageRecord
+) -> None:
+    app = visit(team.technician, "1_Upload")
+    click(app, "Correct")
+    data = component(app, "editor")
+    assert [b["label"] for b in data["boxes"]] == ["text"]
+    assert (data["width"], data["height"]) == (320, 240)
+    assert data["picture"].startswith("/api/drafts/")  # fetched with the cookie, not sent along
+    click(app, "Seal 1 region")
+    assert "1 regions encrypted" in texts(app) or "1 region encrypted" in texts(app)
+    seen = component(app, "viewer")
+    assert seen["original"] is None
+    assert seen["masked"].startswith(f"/api/images/{draft.image_id}/")
+    assert engine.image(team.doctor, draft.image_id).region_count == 1
+    assert not any(isinstance(v, bytes | np.ndarray) for v in remembered(app))
+
+
+def test_a_draft_with_proposals_is_not_sealed_before_a_person_decides(
+    engine: Engine, visit: Visit, team: Team, detector: ScriptedDetector, patient: str
+) -> None:
+    detector.found = [BOX, PROPOSAL]
+    engine.upload(team.technician, patient, "erika.png", PICTURE)
+    app = visit(team.technician, "1_Upload")
+    assert "1 of them need" in texts(app)
+    click(app, "Correct")
+    assert "uncertain" in texts(app)
+    click(app, "Seal 2 regions")
+    assert "must look" in texts(app)
+    assert len(engine.drafts(team.technician)) == 1
+    choice = next(s for s in app.selectbox if s.label.startswith("What did you decide"))
+    choice.select_index(0).run()
+    click(app, "Seal 2 regions")
+    assert not engine.drafts(team.technician)
+
+
+def test_what_the_second_look_sees_comes_back_to_the_editor(
+    visit: Visit, team: Team, detector: ScriptedDetector, draft: ImageRecord
+) -> None:
+    detector.left = [[Detection(Region(30, 180, 120, 200), "text", 0.8, "net")]]
+    app = visit(team.technician, "1_Upload")
+    click(app, "Correct")
+    click(app, "Seal 1 region")
+    data = component(app, "editor")
+    assert [(b["x1"], b["found"]) for b in data["boxes"]] == [(8, 0), (30, 1)]
+    assert "can still be read" in texts(app)
+
+
+def test_a_draft_is_discarded_with_a_reason_only(
+    engine: Engine, visit: Visit, team: Team, draft: ImageRecord
+) -> None:
+    app = visit(team.technician, "1_Upload")
+    click(app, "Correct")
+    click(app, "Discard for good")
+    assert "needs a reason" in texts(app)
+    fill(app, **{"Why is it not needed?": "test scan"})
+    click(app, "Discard for good")
+    assert not engine.drafts(team.technician)
+    assert "was discarded" in texts(app)
+
+
+# --- review -----------------------------------------------------------------------------------
+
+
+def test_a_doctor_finds_restores_and_writes_a_note(
+    engine: Engine, visit: Visit, team: Team, sealed: ImageRecord
+) -> None:
+    app = visit(team.doctor, "2_Review")
+    app.text_input(key="review-query").input("nobody").run()
+    assert "No sealed image matches" in texts(app)
+    app.text_input(key="review-query").input("muster").run()
+    click(app, "View")
+    assert component(app, "viewer")["original"] is None
+    click(app, "Restore the original")
+    assert "Say why" in texts(app)
+    assert component(app, "viewer")["original"] is None
+    fill(app, **{"Why do you need to see the original?": "tumour board"})
+    click(app, "Restore the original")
+    assert "Identical to the original: proven by SHA-256 of the pixels." in texts(app)
+    data = component(app, "viewer")
+    assert data["original"].startswith("/api/restorations/")
+    [row] = data["regions"]
+    assert (row["label"], row["confidence"]) == ("text", 0.9)
+    assert float(row["cells"][1]) > 7  # sealed bytes look random
+    assert not any(isinstance(v, bytes | np.ndarray) for v in remembered(app))
+    links = [b.proto.url for b in app.get("link_button")]
+    assert any(link.endswith("format=original") for link in links)
+    app.text_area[0].input("No change since last year.")
+    click(app, "Add the note")
+    assert "No change since last year." in texts(app)
+    reasons = [e.reason for e in engine.image_history(team.doctor, sealed.image_id)]
+    assert "tumour board" in reasons
+
+
+def test_a_restoration_that_ran_out_is_said_and_gone(
+    visit: Visit, team: Team, sealed: ImageRecord, host: Any
+) -> None:
+    app = visit(team.doctor, "2_Review")
+    click(app, "View")
+    fill(app, **{"Why do you need to see the original?": "tumour board"})
+    click(app, "Restore the original")
+    host.advance(minutes=6)
+    app.run()
+    assert "has ended" in texts(app)
+    assert component(app, "viewer")["original"] is None
+
+
+def test_a_technician_sees_the_sealed_image_and_no_way_to_open_it(
+    visit: Visit, team: Team, sealed: ImageRecord
+) -> None:
+    app = visit(team.technician, "2_Review")
+    click(app, "View")
+    labels = [b.label for b in app.button]
+    assert "Restore the original" not in labels
+    assert "Add the note" not in labels
+    assert component(app, "viewer")["original"] is None
+
+
+def test_a_missed_name_withdraws_the_image_at_once(
+    engine: Engine, visit: Visit, team: Team, sealed: ImageRecord
+) -> None:
+    app = visit(team.doctor, "2_Review")
+    click(app, "View")
+    fill(app, **{"What was missed? Do not write the name itself.": "name at the lower edge"})
+    click(app, "Withdraw the image")
+    assert "was withdrawn" in texts(app)
+    assert engine.images(team.doctor) == []
+
+
+def test_names_are_shown_as_text_and_not_as_markup(
+    engine: Engine, visit: Visit, team: Team, detector: ScriptedDetector
+) -> None:
+    detector.found = [BOX]
+    name = "<b>Eve</b> [x](http://evil.test) *star*"
+    patient = engine.create_patient(team.technician, "P-1", name, 30)
+    image = engine.upload(team.technician, patient.patient_id, "e.png", PICTURE)
+    engine.seal(team.technician, image.image_id, [BOX])
+    app = visit(team.doctor, "2_Review")
+    shown = next(m.value for m in app.markdown if "Eve" in m.value)
+    assert "[x](" not in shown
+    assert "<b>" not in shown
+    click(app, "View")
+    shown = next(h.value for h in app.subheader if "Eve" in h.value)
+    assert "[x](" not in shown
+
+
+# --- analytics --------------------------------------------------------------------------------
+
+
+def test_analytics_says_when_there_is_nothing_to_measure(visit: Visit, team: Team) -> None:
+    app = visit(team.researcher, "3_Analytics")
+    assert "no image has been sealed yet" in texts(app)
+    assert not app.get("plotly_chart")
+
+
+def test_every_chart_explains_itself_and_names_nobody(
+    visit: Visit, team: Team, sealed: ImageRecord
+) -> None:
+    app = visit(team.doctor, "3_Analytics")
+    charts = app.get("plotly_chart")
+    assert len(charts) == 7
+    everything = texts(app) + "".join(str(c.proto) for c in charts)
+    for secret in ("Musterfrau", "P-17", "erika", sealed.image_id, sealed.patient_id):
+        assert secret not in everything
+
+
+def test_one_patients_numbers_are_not_shown_to_a_researcher(
+    visit: Visit, team: Team, sealed: ImageRecord
+) -> None:
+    app = visit(team.researcher, "3_Analytics")
+    assert not app.get("plotly_chart")
+    assert {m.value for m in app.metric} == {"0", "0 B"}
+
+
+# --- admin ------------------------------------------------------------------------------------
+
+
+def test_an_administrator_makes_and_closes_an_account(
+    engine: Engine, visit: Visit, team: Team
+) -> None:
+    app = visit(team.administrator, "4_Admin")
+    fill(app, User_name="nina", Name="Nina New", First_password=PASSWORD)
+    next(s for s in app.selectbox if s.label == "Role").select(Role.DOCTOR)
+    click(app, "Create the account")
+    assert "was created" in texts(app)
+    assert engine.sign_in("nina", PASSWORD).account.role is Role.DOCTOR
+    assert PASSWORD not in [t.value for t in app.text_input]
+    next(s for s in app.selectbox if s.label == "Account").select("nina").run()
+    click(app, "Close the account")
+    assert not next(a for a in engine.accounts(team.administrator) if a.username == "nina").enabled
+
+
+def test_a_short_password_is_a_sentence(visit: Visit, team: Team) -> None:
+    app = visit(team.administrator, "4_Admin")
+    fill(app, User_name="nina", Name="Nina New", First_password="short")
+    click(app, "Create the account")
+    assert "at least 12 characters" in texts(app)
+
+
+def test_an_administrator_cannot_raise_themselves(engine: Engine, visit: Visit, team: Team) -> None:
+    app = visit(team.administrator, "4_Admin")
+    next(s for s in app.selectbox if s.label == "Account").select("admin").run()
+    next(s for s in app.selectbox if s.label == "New role").select(Role.DOCTOR).run()
+    click(app, "Set the role")
+    assert app.error
+    assert engine.whoami(team.administrator).role is Role.ADMINISTRATOR
+
+
+def test_the_audit_log_is_searched_and_verified(
+    visit: Visit, team: Team, sealed: ImageRecord
+) -> None:
+    app = visit(team.administrator, "4_Admin")
+    click(app, "Verify the chain")
+    assert "one unbroken chain" in texts(app)
+    search = next(t for t in app.text_input if t.label == "Search")
+    search.input("image.seal").run()
+    actions = {a for frame in app.dataframe for a in frame.value.get("What", [])}
+    assert actions == {"image.seal"}
+
+
+def test_no_patient_is_in_sight_of_an_administrator(
+    visit: Visit, team: Team, sealed: ImageRecord
+) -> None:
+    for page in ("", "3_Analytics", "4_Admin"):
+        app = visit(team.administrator, page)
+        everything = texts(app) + "".join(str(f.value) for f in app.dataframe)
+        assert "Musterfrau" not in everything
+        assert "erika" not in everything
+        assert not any("/api/images" in str(h.proto) for h in app.get("html"))
