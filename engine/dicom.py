@@ -151,7 +151,9 @@ def patient_hints(data: bytes) -> dict[str, Any]:
 
 def _age_years(age: str) -> int | None:
     if len(age) == 4 and age[:3].isdigit() and age[3] in "DWMY":
-        return int(age[:3]) if age[3] == "Y" else int(age[:3]) // {"D": 365, "W": 52, "M": 12}[age[3]]  # fmt: skip
+        return (
+            int(age[:3]) if age[3] == "Y" else int(age[:3]) // {"D": 365, "W": 52, "M": 12}[age[3]]
+        )
     return None
 
 

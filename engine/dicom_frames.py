@@ -156,19 +156,15 @@ def _decompressed(
     )
     coded = tuple(patches.encode(mask.lift(cells, regions, i)) for i in range(len(regions)))
     dicom_native.fill(cells, plain, display_of(file.header), regions)
-    header = file.header
-    original = header.get("PhotometricInterpretation")
-    try:
-        header.PhotometricInterpretation = plain.photometric
-        if layout.samples > 1:
-            header.PlanarConfiguration = 0
-        opened = replace(file, pixel=replace(file.pixel, vr="OB" if layout.allocated == 8 else "OW"))  # fmt: skip
-        masked = dicom_native.build(
-            opened, plain, identity_key, ExplicitVRLittleEndian, store_native(cells, plain),
-            dicom_native.extremes(cells, plain),
-        )  # fmt: skip
-    finally:
-        header.PhotometricInterpretation = original
+    vr = "OB" if layout.allocated == 8 else "OW"
+    masked = dicom_native.build(
+        replace(file, pixel=replace(file.pixel, vr=vr)),
+        plain,
+        identity_key,
+        ExplicitVRLittleEndian,
+        store_native(cells, plain),
+        dicom_native.extremes(cells, plain),
+    )
     return masked, coded, {"whole": file.data}
 
 
@@ -282,7 +278,8 @@ def unstrip(frame: bytes, removed: bytes) -> bytes:
 
 
 def _jpeg_cuts(frame: bytes) -> list[tuple[int, int]]:
-    cuts, at = [], 2
+    cuts: list[tuple[int, int]] = []
+    at = 2
     while at + 4 <= len(frame) and frame[at] == 0xFF and frame[at + 1] != 0xDA:
         marker, end = frame[at + 1], at + 2 + int.from_bytes(frame[at + 2 : at + 4])
         body = frame[at + 4 : end]
@@ -299,7 +296,8 @@ def _jpeg_cuts(frame: bytes) -> list[tuple[int, int]]:
 
 def _wavelet_cuts(frame: bytes) -> list[tuple[int, int]]:
     """Comment segments in the main header of a JPEG 2000 codestream."""
-    cuts, at = [], 2
+    cuts: list[tuple[int, int]] = []
+    at = 2
     if frame[:2] != b"\xff\x4f":
         return cuts
     while at + 4 <= len(frame) and frame[at] == 0xFF and frame[at + 1] != 0x90:

@@ -46,7 +46,7 @@ _DUMMIES: dict[str, object] = {
 _FROM_PIXELS = frozenset(
     (
         0x00280106, 0x00280107, 0x00280108, 0x00280109, 0x00280110, 0x00280111, 0x00603000,
-        0x00880200, 0x7FE00001, 0x7FE00002, 0x7FE00003, 0x00287FE0, 0x04000561, 0x04000500,
+        0x00880200, 0x7FE00001, 0x7FE00002, 0x7FE00003, 0x7FE00008, 0x7FE00009, 0x7FE00010, 0x00287FE0, 0x04000561, 0x04000500,
         0xFFFAFFFA, 0xFFFCFFFC,
     )
 )  # fmt: skip
@@ -58,12 +58,41 @@ _TELLING = (
     "RequestingPhysician", "InstitutionName", "InstitutionAddress", "PatientAddress",
     "PatientTelephoneNumbers",
 )  # fmt: skip
-_HEAD_WORDS = ("HEAD", "BRAIN", "SKULL", "FACE", "NECK", "NEURO", "CRAN", "SINUS", "ORBIT", "CEREB", "SCHAED", "KOPF", "IAC", "DENT", "JAW", "MAND", "MAXIL", "TEMPORAL")  # fmt: skip
+_HEAD_WORDS = (
+    "HEAD",
+    "BRAIN",
+    "SKULL",
+    "FACE",
+    "NECK",
+    "NEURO",
+    "CRAN",
+    "SINUS",
+    "ORBIT",
+    "CEREB",
+    "SCHAED",
+    "KOPF",
+    "IAC",
+    "DENT",
+    "JAW",
+    "MAND",
+    "MAXIL",
+    "TEMPORAL",
+)
 
 
 def _rules() -> dict[int, str]:
     names = ("X", "Z", "D", "U", "X_Z", "X_D", "Z_D", "X_Z_D", "X_Z_U_STAR")
-    actions = {"X": "X", "Z": "Z", "D": "D", "U": "U", "X_Z": "Z", "X_D": "D", "Z_D": "D", "X_Z_D": "D", "X_Z_U_STAR": "Z"}  # fmt: skip
+    actions = {
+        "X": "X",
+        "Z": "Z",
+        "D": "D",
+        "U": "U",
+        "X_Z": "Z",
+        "X_D": "D",
+        "Z_D": "D",
+        "X_Z_D": "D",
+        "X_Z_U_STAR": "U",
+    }
     return {
         entry[0] << 16 | entry[1]: actions[name]
         for name in names
@@ -190,7 +219,7 @@ def _clean_element(
         if action == "D":
             items = [_dummied(item) for item in items]
         return DataElement(tag, vr, Sequence(items))
-    if action in ("D", "U"):
+    if action == "D":
         return DataElement(tag, vr, _DUMMIES.get(vr))
     if vr == "PN" or (vr in ("DA", "DT", "TM") and action is None):
         return DataElement(tag, vr, None)
@@ -239,7 +268,16 @@ def _telling_words(header: Dataset) -> Iterator[str]:
     for keyword in _TELLING:
         for part in text(header, keyword).replace("^", " ").replace("\\", " ").split():
             word = part.strip(".,;:=()[]'\"").upper()
-            if len(word) >= 4 and word not in ("ANON", "ANONYMOUS", "ANONYMIZED", "UNKNOWN", "NONE", "TEST", "PATIENT", "HOSPITAL"):  # fmt: skip
+            if len(word) >= 4 and word not in (
+                "ANON",
+                "ANONYMOUS",
+                "ANONYMIZED",
+                "UNKNOWN",
+                "NONE",
+                "TEST",
+                "PATIENT",
+                "HOSPITAL",
+            ):
                 yield word
 
 

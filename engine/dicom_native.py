@@ -64,10 +64,14 @@ def assemble(
         for name, packed in patches.unpack(parts["unused"]).items():
             frame = cells[int(name)]
             residual = np.frombuffer(imagecodecs.zstd_decode(packed), f"<u{layout.dtype.itemsize}")
-            frame[...] = (frame.astype(layout.dtype).view(residual.dtype) ^ residual.reshape(frame.shape)).view(layout.dtype)  # fmt: skip
+            frame[...] = (
+                frame.astype(layout.dtype).view(residual.dtype) ^ residual.reshape(frame.shape)
+            ).view(layout.dtype)
     body = bytes(value) if _in_place(layout) else store_native(cells, layout)
     if parts is None:
-        whole = b"".join([file.body[: file.pixel.value], body, file.body[file.pixel.value + len(body) :]])  # fmt: skip
+        whole = b"".join(
+            [file.body[: file.pixel.value], body, file.body[file.pixel.value + len(body) :]]
+        )
         return file.data[: file.meta_end] + deflate(whole) if file.deflated else whole
     whole = b"".join([parts["head"], body, parts["tail"]])
     if "meta" in parts:
@@ -146,7 +150,10 @@ def fill(
         target = cells[region.slices]
         if layout.samples == 1:
             target[...] = tone
-        elif layout.photometric.startswith("YBR") and layout.photometric not in ("YBR_RCT", "YBR_ICT"):  # fmt: skip
+        elif layout.photometric.startswith("YBR") and layout.photometric not in (
+            "YBR_RCT",
+            "YBR_ICT",
+        ):
             target[..., 0] = tone
             target[..., 1:] = 1 << (layout.stored - 1)  # neutral colour
         else:
@@ -165,7 +172,9 @@ def _tones(
         if luma is not None:
             first, shades = luma
             dark, light = mask.tones(0.0, 1.0)
-            return first + int(abs(shades - dark).argmin()), first + int(abs(shades - light).argmin())  # fmt: skip
+            return first + int(abs(shades - dark).argmin()), first + int(
+                abs(shades - light).argmin()
+            )
     if layout.samples > 1:
         dark, light = mask.tones(low, high)
         return round(dark), round(light)
@@ -195,7 +204,12 @@ def _shown_range(
     centre, width = number(display, "WindowCenter"), number(display, "WindowWidth")
     slope = number(display, "RescaleSlope", 1.0) or 1.0
     intercept = number(display, "RescaleIntercept", 0.0) or 0.0
-    if centre is not None and width is not None and width > 1 and "ModalityLUTSequence" not in display:  # fmt: skip
+    if (
+        centre is not None
+        and width is not None
+        and width > 1
+        and "ModalityLUTSequence" not in display
+    ):
         ends = sorted(((centre + sign * width / 2) - intercept) / slope for sign in (-1, 1))
         if ends[1] - ends[0] >= 4:
             return ends[0], ends[1]
@@ -227,6 +241,7 @@ def build(
 ) -> bytes:
     """A de-identified file around masked pixel data."""
     clean = deidentify(file.header, identity_key)
+    _describe(clean, layout)
     if least_most is not None:
         vr = "SS" if layout.signed else "US"
         for tag, found in zip((0x00280106, 0x00280107), least_most, strict=True):
@@ -234,13 +249,34 @@ def build(
                 clean.add_new(tag, vr, found)
     with quiet():
         front, body = write_header(clean, file_meta(file.meta, clean), syntax)
-    vr = "OB" if encapsulated else file.pixel.vr if file.pixel.vr in ("OB", "OW", "OF", "OD") else "OW"  # fmt: skip
+    vr = (
+        "OB"
+        if encapsulated
+        else file.pixel.vr
+        if file.pixel.vr in ("OB", "OW", "OF", "OD")
+        else "OW"
+    )
     padded = bytes(value) + b"\0" * (len(value) % 2)
     head = element(file.pixel.tag, vr, None if encapsulated else len(padded), syntax)
     whole = b"".join([body, head, padded])
     if syntax == DeflatedExplicitVRLittleEndian:
         return front + deflate(whole)
     return front + whole
+
+
+def _describe(clean: Dataset, layout: Layout) -> None:
+    """Say plainly how the pixels are stored, also where the original left it to be guessed."""
+    clean.Rows, clean.Columns = layout.rows, layout.columns
+    clean.SamplesPerPixel = layout.samples
+    clean.PhotometricInterpretation = layout.photometric
+    clean.BitsAllocated = layout.allocated
+    if "NumberOfFrames" in clean or layout.frames > 1:
+        clean.NumberOfFrames = layout.frames
+    if layout.samples > 1:
+        clean.PlanarConfiguration = layout.planar
+    if layout.keyword == "PixelData":
+        clean.BitsStored, clean.HighBit = layout.stored, layout.high_bit
+        clean.PixelRepresentation = int(layout.signed)
 
 
 def _deflate_level(file: DicomFile) -> bytes:

@@ -10,14 +10,15 @@ import io
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import imagecodecs
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragmented_frames
 from pydicom.filereader import read_dataset
-from pydicom.pixels import get_decoder, get_encoder
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.encoders.base import get_encoder
 from pydicom.pixels.utils import expand_ybr422
 from pydicom.uid import (
     HTJ2K,
@@ -48,7 +49,7 @@ NATIVE = frozenset(
         ExplicitVRLittleEndian,
         ExplicitVRBigEndian,
         DeflatedExplicitVRLittleEndian,
-    )  # fmt: skip
+    )
 )
 JPEG_DCT = frozenset((JPEGBaseline8Bit, JPEGExtended12Bit))
 JPEG_WHOLE = frozenset((JPEGLossless, JPEGLosslessSV1))
@@ -201,7 +202,7 @@ def native(value: memoryview | bytearray, layout: Layout) -> np.ndarray:
         padded += b"\0" * (len(padded) % 2)
         flat = np.frombuffer(padded, ">u2").astype("<u2").view(layout.dtype)[:cells]
     else:
-        order = ">" if layout.big_endian else "<"
+        order: Literal[">", "<"] = ">" if layout.big_endian else "<"
         flat = np.frombuffer(part, layout.dtype.newbyteorder(order))
         if layout.big_endian and layout.dtype.itemsize > 1 and isinstance(value, memoryview):
             flat = flat.astype(layout.dtype)
@@ -227,7 +228,7 @@ def store_native(pixels: np.ndarray, layout: Layout) -> bytes:
         raw = np.ascontiguousarray(pixels).tobytes()
         raw += b"\0" * (len(raw) % 2)
         return np.frombuffer(raw, "<u2").astype(">u2").tobytes()[: layout.value_bytes]
-    order = ">" if layout.big_endian else "<"
+    order: Literal[">", "<"] = ">" if layout.big_endian else "<"
     return np.ascontiguousarray(pixels, dtype=layout.dtype.newbyteorder(order)).tobytes()
 
 
@@ -369,8 +370,12 @@ def _encoded(pixels: np.ndarray, layout: Layout, syntax: UID) -> bytes | None:
     if syntax in (HTJ2K, HTJ2KLossless):
         return bytes(imagecodecs.htj2k_encode(pixels, reversible=True))
     if syntax in JPEG_WHOLE:
-        colour = {"colorspace": "rgb", "outcolorspace": "rgb"} if layout.samples == 3 else {}
-        return bytes(imagecodecs.jpeg8_encode(plain, lossless=True, predictor=1, **colour))
+        colour = "rgb" if layout.samples == 3 else None
+        return bytes(
+            imagecodecs.jpeg8_encode(
+                plain, lossless=True, predictor=1, colorspace=colour, outcolorspace=colour
+            )
+        )
     return None
 
 

@@ -61,8 +61,15 @@ def grid_picture(masked_rgb: np.ndarray, detections: Sequence[Detection]) -> byt
         detections: Boxes in pixels of that picture.
     """
     picture, scale = _shrunk(masked_rgb, GRID_SIDE_PX)
-    grey = bool((masked_rgb[..., 0] == masked_rgb[..., 1]).all() and (masked_rgb[..., 1] == masked_rgb[..., 2]).all())  # fmt: skip
-    picture = picture.convert("L" if grey else "RGB").quantize(40 if grey else 56, dither=Pillow.Dither.NONE).convert("RGB")  # fmt: skip
+    grey = bool(
+        (masked_rgb[..., 0] == masked_rgb[..., 1]).all()
+        and (masked_rgb[..., 1] == masked_rgb[..., 2]).all()
+    )
+    picture = (
+        picture.convert("L" if grey else "RGB")
+        .quantize(40 if grey else 56, dither=Pillow.Dither.NONE)
+        .convert("RGB")
+    )
     rows = max(1, len(detections)) + 1
     canvas = Pillow.new("RGB", (max(picture.width, 320), picture.height + rows * _ROW_PX + 6))
     canvas.paste(picture, (0, 0))
@@ -74,7 +81,11 @@ def grid_picture(masked_rgb: np.ndarray, detections: Sequence[Detection]) -> byt
     for number, detection in enumerate(detections, start=1):
         colour, region = _COLOURS[(number - 1) % len(_COLOURS)], detection.region
         box = [round(v * scale) for v in region.xyxy]
-        draw.rectangle((box[0], box[1], max(box[0], box[2] - 1), max(box[1], box[3] - 1)), outline=colour, width=2)  # fmt: skip
+        draw.rectangle(
+            (box[0], box[1], max(box[0], box[2] - 1), max(box[1], box[3] - 1)),
+            outline=colour,
+            width=2,
+        )
         tag = f"{number} {detection.label}"
         width = round(draw.textlength(tag, font=font)) + 6
         top = box[1] - _ROW_PX if box[1] >= _ROW_PX else min(box[3], picture.height - _ROW_PX)
@@ -82,7 +93,11 @@ def grid_picture(masked_rgb: np.ndarray, detections: Sequence[Detection]) -> byt
         draw.rectangle((left, top, left + width, top + _ROW_PX - 1), fill=colour)
         draw.text((left + 3, top + 1), tag, fill="#000000", font=font)
         y += _ROW_PX
-        columns = ((6, f"{number}"), (34, detection.label[:24]), (150, f"{detection.confidence:.2f}"))  # fmt: skip
+        columns = (
+            (6, f"{number}"),
+            (34, detection.label[:24]),
+            (150, f"{detection.confidence:.2f}"),
+        )
         frames = f" x {region.frame_count} frames" if region.frame_count > 1 else ""
         for x, words in (*columns, (222, f"{region.width} x {region.height}{frames}")):
             draw.text((x, y), words, fill=colour, font=font)

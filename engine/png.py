@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import imagecodecs
@@ -23,10 +24,24 @@ from engine.records import Region
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
-_DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALPHA: (8, 16), RGBA: (8, 16)}  # fmt: skip
+_DEPTHS = {
+    GREY: (1, 2, 4, 8, 16),
+    RGB: (8, 16),
+    PALETTE: (1, 2, 4, 8),
+    GREY_ALPHA: (8, 16),
+    RGBA: (8, 16),
+}
 #: Chunks that a viewer needs and that name nobody. All others stay with the sealed part.
 _HARMLESS = (b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"pHYs")
-_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # fmt: skip
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 _MAX_CHUNKS = 200_000
 
 
@@ -181,7 +196,14 @@ def _unfiltered(rows: bytes, header: Header) -> np.ndarray:
     Filters work on bytes, so rows of any kind are undone as the byte picture with the same
     step; nothing in libpng then scales, expands or corrects them.
     """
-    colour, depth = {1: (GREY, 8), 2: (GREY, 16), 3: (RGB, 8), 4: (RGBA, 8), 6: (RGB, 16), 8: (RGBA, 16)}[header.step]  # fmt: skip
+    colour, depth = {
+        1: (GREY, 8),
+        2: (GREY, 16),
+        3: (RGB, 8),
+        4: (RGBA, 8),
+        6: (RGB, 16),
+        8: (RGBA, 16),
+    }[header.step]
     if max(rows[:: header.row_bytes + 1], default=0) > 4:
         raise CorruptImage("This PNG file is damaged: a row has an unknown filter.")
     width = header.row_bytes // header.step
@@ -480,7 +502,7 @@ def expand(indices: np.ndarray, palette: bytes, alpha: bytes) -> np.ndarray:
 def _layout(data: bytes, header: Header) -> dict[str, bytes]:
     """All of the file but the picture: what :func:`_rewrite` needs."""
     spans = [c for c in header.chunks if c.kind == b"IDAT"]
-    adjacent = all(b.start - a.end == 12 for a, b in zip(spans, spans[1:], strict=False))
+    adjacent = all(b.start - a.end == 12 for a, b in pairwise(spans))
     stream = deflated(data, header)
     rows = inflate(stream, header)
     types, at = [], 0

@@ -25,7 +25,13 @@ from engine.records import Format, Image, Region
 
 Read = tuple[np.ndarray, tuple[int, int], dict[str, Any]]
 _DAMAGED = "This file is damaged: its picture cannot be decoded."
-_COLOURS = {png.GREY: "grey", png.RGB: "rgb", png.PALETTE: "palette", png.GREY_ALPHA: "grey+alpha", png.RGBA: "rgba"}  # fmt: skip
+_COLOURS = {
+    png.GREY: "grey",
+    png.RGB: "rgb",
+    png.PALETTE: "palette",
+    png.GREY_ALPHA: "grey+alpha",
+    png.RGBA: "rgba",
+}
 
 
 def check_size(
@@ -147,7 +153,13 @@ def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> Read:
             raise UnsupportedFormat(
                 "This TIFF file has pages of different sizes or kinds: save each by itself."
             )
-        if first.dtype is None or first.dtype.str.lstrip("<>|=") not in ("u1", "u2", "i1", "i2", "b1"):  # fmt: skip
+        if first.dtype is None or first.dtype.str.lstrip("<>|=") not in (
+            "u1",
+            "u2",
+            "i1",
+            "i2",
+            "b1",
+        ):
             raise UnsupportedFormat("TIFF files are taken with 1, 8 or 16 bits per sample.")
         if first.samplesperpixel not in (1, 3, 4) or first.photometric == 5:
             raise UnsupportedFormat("TIFF files are taken as grey, palette, RGB or RGBA.")

@@ -43,13 +43,14 @@ _ERRORS = {
 #: Runs in the worker. It keeps ``engine/__init__.py`` out, and with it vault and catalog.
 _BOOT = """
 import sys, types
-package = types.ModuleType("engine"); package.__path__ = [sys.argv[2]]; sys.modules["engine"] = package
+package = sys.modules["engine"] = types.ModuleType("engine")
+package.__path__ = [sys.argv[2]]
 from engine import sandbox
 sandbox.serve(int(sys.argv[1]), sys.argv[3])
 """
 
 
-# --- messages ------------------------------------------------------------------------------------
+# --- messages ---------------------------------------------------------------------------
 
 
 def _encode(value: Any, buffers: list[memoryview]) -> Any:
@@ -61,7 +62,7 @@ def _encode(value: Any, buffers: list[memoryview]) -> Any:
         return {"bytes": len(buffers) - 1}
     if isinstance(value, np.ndarray):
         dense = np.ascontiguousarray(value)
-        buffers.append(memoryview(dense.reshape(-1).view(np.uint8)))
+        buffers.append(memoryview(dense.reshape(-1).view(np.uint8).data))
         return {"array": len(buffers) - 1, "type": dense.dtype.str, "shape": list(dense.shape)}
     if isinstance(value, tuple | list):
         return {"items": [_encode(v, buffers) for v in value]}
@@ -93,9 +94,8 @@ def _send(channel: socket.socket, value: Any) -> None:
     descriptor = os.memfd_create("medsec", os.MFD_CLOEXEC)
     try:
         at = 0
-        for part in (table, text, *buffers):
+        for view in (memoryview(table), memoryview(text), *buffers):
             at = -(-at // _ALIGN) * _ALIGN
-            view = memoryview(part)
             while view:
                 written = os.pwrite(descriptor, view[: 1 << 30], at)
                 view, at = view[written:], at + written
@@ -129,7 +129,7 @@ def _receive(channel: socket.socket) -> Any:
     return _decode(json.loads(bytes(parts[0])), parts[1:])
 
 
-# --- the worker's side -----------------------------------------------------------------------------
+# --- the worker's side ------------------------------------------------------------------
 
 
 def serve(descriptor: int, module: str) -> None:
@@ -158,7 +158,7 @@ def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if isinstance(value, int | float | str)}
 
 
-# --- the engine's side -----------------------------------------------------------------------------
+# --- the engine's side ------------------------------------------------------------------
 
 
 @dataclass
