@@ -20,6 +20,7 @@ from typing import Any
 from engine.errors import BackupInvalid, EngineError, StorageError
 from engine.host import Host, write_durably
 from engine.keys import Keyring, new_key
+from engine.rootkeys import SALT_RECORD
 from engine.vault import blind_index, derive, open_field, seal_field
 
 VERSION = 1
@@ -63,8 +64,11 @@ class Backups:
             return []
         return sorted(p.parent.name for p in self._folder.glob(f"*/{_MANIFEST}"))
 
-    def make(self, snapshot: Snapshot, source: Host) -> str:
+    def make(self, snapshot: Snapshot, source: Host, salt_record: bytes | None) -> str:
         """Write a backup and check what was written.
+
+        Args:
+            salt_record: What a passphrase needs besides to become the root key; not secret.
 
         Returns:
             Its name, from the time.
@@ -89,6 +93,8 @@ class Backups:
         manifest["tag"] = _tag(key, manifest)
         try:
             (self._folder / name).mkdir(mode=0o700, parents=True)
+            if salt_record is not None:
+                write_durably(self._folder / SALT_RECORD, salt_record)
             for address in snapshot.blobs:
                 self._blobs.write_blob(source.read_blob(address))
             write_durably(self._folder / name / _CATALOG, sealed)
@@ -127,7 +133,7 @@ class Backups:
             BackupInvalid: Something is missing, altered or under another key.
             StorageError: The data folder is not empty.
         """
-        if data.exists() and any(data.iterdir()):
+        if data.exists() and any(p.name != SALT_RECORD for p in data.iterdir()):
             raise StorageError("A backup is restored into an empty folder: name another one.")
         self.verify(name)
         manifest, key = self._manifest(name)
@@ -181,6 +187,14 @@ class Backups:
             raise BackupInvalid(
                 "The catalog of this backup is lost or altered.", name=name
             ) from err
+
+
+def bring_salt_record(folder: Path, data: Path) -> None:
+    """Copy what a passphrase needs from the backups, before the root key is derived."""
+    record = folder / SALT_RECORD
+    if record.exists() and not (data / SALT_RECORD).exists():
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_durably(data / SALT_RECORD, record.read_bytes())
 
 
 def _tag(key: bytes, manifest: dict[str, Any]) -> str:

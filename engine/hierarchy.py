@@ -49,9 +49,13 @@ class Hierarchy:
         self._open_system_keys()
 
     def _record_root_keys(self) -> None:
-        rows = self._database.read().all("SELECT key_id, check_value FROM root_keys")
+        rows = self._database.read().all(
+            "SELECT key_id, check_value, key_id IN (SELECT root_key_id FROM system_keys UNION"
+            " SELECT root_key_id FROM patients) AS in_use FROM root_keys"
+        )
         known = {r["key_id"]: r["check_value"] for r in rows}
-        self._keyring.verify(known)
+        # An old key that wraps nothing any more may go, once no backup needs it.
+        self._keyring.verify({r["key_id"]: r["check_value"] for r in rows if r["in_use"]})
         missing = [key_id for key_id in self._keyring.ids if key_id not in known]
         if missing:
             with self._database.write() as tx:

@@ -239,7 +239,7 @@ class ImageRecord:
     width: int
     height: int
     frames: int
-    size_bytes: int  # of the original file
+    size_bytes: int  # of the original file, rounded up by at most 12 % (see vault.pad_length)
     stored_bytes: int  # masked file, thumbnail and sealed container
     uploaded_at: datetime
     uploaded_by: str

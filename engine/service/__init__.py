@@ -13,7 +13,7 @@ from typing import Self
 
 from engine.accounts import Accounts, Rules
 from engine.audit import AuditLog, Event
-from engine.backup import Backups
+from engine.backup import Backups, bring_salt_record
 from engine.catalog import Catalog
 from engine.database import Database
 from engine.detection import Detector
@@ -136,6 +136,7 @@ class Engine(People, Files, Reports):
         if settings.backup_dir is None:
             raise SettingsError("Set MEDSEC_BACKUP_DIR to the folder of the backups.")
         host = Host(settings.data / "blobs")
+        bring_salt_record(settings.backup_dir, settings.data)
         backups = Backups(settings.backup_dir, Keyring.load(settings, host.random), host)
         names = backups.names()
         if not names or (name is not None and name not in names):

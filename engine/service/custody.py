@@ -11,6 +11,7 @@ from engine.errors import InputError, NotFound, SettingsError
 from engine.exchange import Group
 from engine.permissions import Permission
 from engine.records import Caller
+from engine.rootkeys import SALT_RECORD
 from engine.service.guard import needs
 from engine.service.viewing import Viewing
 from engine.vault import decrypt
@@ -93,7 +94,10 @@ class Custody(Viewing):
                     ],
                     tx.count("SELECT count(*) FROM audit"),
                 )
-            name = backups.make(snapshot, self.host)
+            record = self.settings.data / SALT_RECORD
+            name = backups.make(
+                snapshot, self.host, record.read_bytes() if record.exists() else None
+            )
         pruned = backups.prune(self.settings.backups_kept)
         self.audit.record(caller, Event("backup.make", detail={"name": name, "pruned": pruned}))
         return name

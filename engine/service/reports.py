@@ -156,7 +156,7 @@ class Reports(Custody):
         totals = {
             "images": float(len(rows)),
             "regions": float(sum(r["region_count"] for r in rows)),
-            "original_bytes": float(sum(r["size_bytes"] for r in rows)),
+            "original_bytes": float(sum(p["size_bytes"] for p in pictures)),
             "stored_bytes": float(sum(r["stored_bytes"] for r in rows)),
         }
         return Statistics(pd.DataFrame(pictures), pd.DataFrame(regions), totals)
@@ -175,7 +175,7 @@ class Reports(Custody):
             "format": row["format"],
             "region_count": row["region_count"],
             "confidence": row["confidence"],
-            "size_bytes": row["size_bytes"],
+            "size_bytes": facts["size_bytes"],
             "stored_bytes": row["stored_bytes"],
             **assessment,
             **{f"{stage}_ms": ms for stage, ms in json.loads(row["times_ms"]).items()},
