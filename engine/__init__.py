@@ -30,7 +30,7 @@ from engine.service import Engine
 from engine.service.detecting import Finder
 from engine.service.intake import REASONS, DraftView
 from engine.service.reports import Statistics
-from engine.service.viewing import Restoration
+from engine.service.restoring import Restoration
 from engine.settings import Settings
 
 __all__ = [

@@ -285,6 +285,31 @@ def test_a_flagged_image_is_withdrawn_from_everyone_at_once(ward: Ward) -> None:
             call()
 
 
+def test_a_flagged_image_is_sealed_anew_as_the_next_version(ward: Ward) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, "Erika.png", [found])
+    engine, team = ward.engine, ward.team
+    before = set(engine.host.blobs())
+    package = engine.export_package(team.doctor, image_id).data
+    masked = engine.masked_file(team.doctor, image_id).data
+    engine.flag_missed(team.doctor, image_id, "a date in the corner")
+    assert not before & set(engine.host.blobs())
+    [record] = engine.drafts(team.technician)
+    assert (record.image_id, record.reasons) == (image_id, ("flagged",))
+    view = engine.open_draft(team.technician, image_id)
+    missed = Detection(Region(200, 200, 260, 220), "text", 1.0)
+    with pytest.raises(errors.ReviewNeeded):
+        engine.seal(team.technician, image_id, [*view.detections, missed])
+    again = engine.seal(
+        team.technician, image_id, [*view.detections, missed], confirm="boxed the date"
+    )
+    assert (again.version, again.region_count, again.state) == (2, 2, ImageState.RELEASED)
+    opened = engine.restore(team.doctor, image_id, WHY)
+    assert engine.restored_file(team.doctor, opened.handle).data == data
+    with pytest.raises(errors.SealBroken):  # the older version does not open any more
+        engine.restore_package(team.doctor, masked, package, WHY)
+
+
 def test_refusals_are_in_the_log(ward: Ward) -> None:
     with pytest.raises(errors.PermissionDenied):
         ward.engine.audit_entries(ward.team.technician)

@@ -13,11 +13,11 @@ from engine.permissions import Permission
 from engine.records import Caller
 from engine.rootkeys import SALT_RECORD
 from engine.service.guard import needs
-from engine.service.viewing import Viewing
+from engine.service.restoring import Restoring
 from engine.vault import decrypt
 
 
-class Custody(Viewing):
+class Custody(Restoring):
     """Methods of the Engine."""
 
     @needs(Permission.MANAGE_KEYS)

@@ -1,26 +1,21 @@
-"""Doctor's day: finding images, seeing what is masked, and opening what is sealed."""
+"""Everybody's view: finding images and seeing what is masked."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from pathlib import PurePath
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from engine import images, package, pipeline
+from engine import images, package
 from engine.audit import Event
 from engine.catalog import record
 from engine.database import Cursor, Row
-from engine.errors import EngineError, InputError, NotFound
+from engine.errors import NotFound
 from engine.permissions import Permission, allowed
-from engine.pipeline import Subject, assessment_from_json
 from engine.records import (
-    Assessment,
     AuditEntry,
     Caller,
     File,
@@ -30,10 +25,10 @@ from engine.records import (
     SealedRegion,
 )
 from engine.service.guard import needs
-from engine.service.intake import Intake
-from engine.vault import derive, open_field
+from engine.service.sealing import Sealing
+from engine.vault import open_field
 
-_MEDIA_TYPES = {
+MEDIA_TYPES = {
     "JPEG": "image/jpeg",
     "PNG": "image/png",
     "DICOM": "application/dicom",
@@ -44,38 +39,7 @@ _MEDIA_TYPES = {
 _MASKED_CACHE_BYTES = 256 * 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Restoration:
-    """A restored image that this session may look at for minutes; plaintext is not in here.
-
-    Args:
-        handle: For :meth:`Viewing.restored_frame` and :meth:`Viewing.restored_file`.
-        name: The original's file name; empty where the restoration is partial.
-        regions: Every region; ``opened`` says which are open.
-        partial: Some regions stayed sealed: the picture is not the original.
-        proof: ``bytes``, ``pixels`` or ``regions`` (see :class:`pipeline.Restored`).
-        digest: SHA-256 of the original's pixels as taken at intake, in hex.
-        decrypt_ms: Per region id.
-        total_ms: From the request to the proof.
-    """
-
-    handle: str
-    record: ImageRecord
-    name: str
-    frames: int
-    regions: tuple[SealedRegion, ...]
-    opened: tuple[str, ...]
-    partial: bool
-    proof: str
-    digest: str
-    assessment: Assessment | None
-    decrypt_ms: Mapping[str, float]
-    total_ms: float
-    properties: Mapping[str, Any]
-    expires_at: datetime
-
-
-class Viewing(Intake):
+class Viewing(Sealing):
     """Methods of the Engine."""
 
     _masked: OrderedDict[str, Image]
@@ -169,128 +133,6 @@ class Viewing(Intake):
         )
         return _file(image_id, row["format"], data)
 
-    @needs(Permission.RESTORE)
-    def restore(self, caller: Caller, image_id: str, reason: str) -> Restoration:
-        """Open what is sealed and prove it: all permitted regions or none.
-
-        The log has ``requested`` before anything is decrypted, and ``completed`` or
-        ``failed`` with every region after.
-
-        Raises:
-            InputError: No reason.
-            NotFound: No such image, or withdrawn.
-            SealError: Something does not open or is not the original; nothing is shown.
-        """
-        if not reason.strip():
-            raise InputError("Say why you need to see the original.")
-        began = self.host.ticks_ms()
-        with self.database.write() as tx:
-            row = self._released(tx, image_id)
-            where = {"patient_id": row["patient_id"], "image_id": image_id}
-            requested = Event("image.restore", "requested", reason=reason.strip(), **where)
-            self.audit.append(tx, caller, requested)
-        try:
-            restoration, image = self._open(caller, image_id, began)
-        except EngineError as err:
-            failed = Event("image.restore", "failed", detail={"why": err.code}, **where)
-            self.audit.record(caller, failed)
-            raise
-        self.viewings.add(caller.session_id, restoration.handle, image_id, image, restoration)
-        self.audit.record(
-            caller,
-            *(Event("region.decrypt", region_id=r, **where) for r in restoration.opened),
-            Event(
-                "image.restore",
-                "completed",
-                detail={"regions": len(restoration.opened), "proof": restoration.proof},
-                **where,
-            ),
-        )
-        return restoration
-
-    @needs(Permission.RESTORE)
-    def restoration(self, caller: Caller, handle: str) -> Restoration:
-        """A restoration of this session again, without pixels, as long as it is open.
-
-        Raises:
-            NotFound: Expired, closed or another session's.
-        """
-        return self._restoration(caller, handle)[1]
-
-    @needs(Permission.RESTORE)
-    def restored_frame(
-        self,
-        caller: Caller,
-        handle: str,
-        frame: int = 0,
-        window: tuple[float, float] | None = None,
-        enhance: bool = False,
-    ) -> np.ndarray:
-        """A frame of a restoration of this session, shape (H, W, 3), uint8, RGB.
-
-        Args:
-            window: Centre and width; DICOM only.
-            enhance: Contrast-limited histogram equalisation, for looking only.
-
-        Raises:
-            NotFound: Expired, closed or another session's.
-        """
-        image, _ = self._restoration(caller, handle)
-        rgb = images.render(image, frame, window)
-        return images.enhance(rgb) if enhance else rgb
-
-    @needs(Permission.RESTORE)
-    def restored_file(
-        self, caller: Caller, handle: str, format: str = "original", frame: int = 0
-    ) -> File:
-        """A restoration as a file: ``original``, or one frame as ``png`` or ``jpeg``.
-
-        Raises:
-            InputError: Another format, or ``original`` of a partial restoration.
-            NotFound: Expired, closed or another session's.
-        """
-        return self._file_of(caller, handle, format, frame)
-
-    def _file_of(self, caller: Caller, handle: str, format: str, frame: int) -> File:
-        image, about = self._restoration(caller, handle)
-        if format not in ("original", "png", "jpeg"):
-            raise InputError("A restoration comes as original, png or jpeg.")
-        if format == "original" and about.partial:
-            raise InputError("A partial restoration is not the original: take png or jpeg.")
-        self.audit.record(
-            caller,
-            Event(
-                "image.download",
-                patient_id=about.record.patient_id,
-                image_id=about.record.image_id,
-                detail={"format": format, "partial": about.partial},
-            ),
-        )
-        if format == "original":
-            return File(about.name, _MEDIA_TYPES[image.format], image.data)
-        rgb = images.render(image, frame)
-        stem = PurePath(about.name or about.record.image_id).stem
-        if format == "png":
-            return File(f"{stem}.png", "image/png", images.encode_png(rgb))
-        return File(f"{stem}.jpg", "image/jpeg", images.encode_jpeg(rgb))
-
-    @needs(None)
-    def close_viewing(self, caller: Caller, handle: str) -> None:
-        """Forget an opened picture of this session now."""
-        self.viewings.close(caller.session_id, handle)
-
-    @needs(Permission.VIEW_METRICS)
-    def assessment(self, caller: Caller, image_id: str) -> Assessment:
-        """Numbers of one image that say something of hidden pixels (G11)."""
-        tx = self.database.read()
-        self._released(tx, image_id)
-        key = self.hierarchy.image_key(tx, image_id)
-        row = self.catalog.verify(tx, key, image_id)
-        self.audit.record(
-            caller, Event("image.metrics", patient_id=row["patient_id"], image_id=image_id)
-        )
-        return assessment_from_json(self.open_facts(key, row)["assessment"])
-
     @needs(Permission.VIEW_MASKED)
     def image_history(self, caller: Caller, image_id: str) -> list[AuditEntry]:
         """What happened to this image. Technicians see uploads and sealing only (F25)."""
@@ -300,32 +142,6 @@ class Viewing(Intake):
             return entries
         visible = ("image.upload", "image.seal", "box.add", "box.remove", "box.change")
         return [replace(e, reason="", origin="") for e in entries if e.action in visible]
-
-    @needs(Permission.FLAG)
-    def flag_missed(self, caller: Caller, image_id: str, reason: str) -> None:
-        """Something should have been sealed: withdraw the image from everyone at once.
-
-        Raises:
-            InputError: No reason.
-            NotFound: No such released image.
-        """
-        if not reason.strip():
-            raise InputError("Say what was missed; do not write the name itself.")
-        with self.database.write() as tx:
-            row = self._released(tx, image_id)
-            key = self.hierarchy.image_key(tx, image_id)
-            self.catalog.change(tx, key, image_id, state=str(ImageState.WITHDRAWN))
-            self.audit.append(
-                tx,
-                caller,
-                Event(
-                    "image.withdraw",
-                    patient_id=row["patient_id"],
-                    image_id=image_id,
-                    reason=reason.strip(),
-                ),
-            )
-        self.viewings.close_subject(image_id)
 
     @needs(Permission.EXPORT)
     def export_package(self, caller: Caller, image_id: str) -> File:
@@ -346,115 +162,6 @@ class Viewing(Intake):
             caller, Event("package.export", patient_id=row["patient_id"], image_id=image_id)
         )
         return File(f"{image_id}{package.SUFFIX}", "application/octet-stream", content)
-
-    @needs(Permission.RESTORE)
-    def restore_package(
-        self, caller: Caller, masked: bytes, sealed: bytes, reason: str
-    ) -> tuple[File, str]:
-        """Make the original from a masked file and its package.
-
-        Returns:
-            The original under its own name, and the proof: ``bytes`` or ``pixels``.
-
-        Raises:
-            UnknownKey: The image is not of this system, or its key was destroyed.
-            SealError: The package or the masked file was altered; nothing is shown.
-        """
-        if not reason.strip():
-            raise InputError("Say why you need to see the original.")
-        taken = package.read(sealed)
-        image_id = taken.image_id
-        requested = Event("package.restore", "requested", image_id=image_id, reason=reason.strip())
-        self.audit.record(caller, requested)
-        try:
-            subject = self._sealed_subject(self.database.read(), image_id, taken.version)
-            facts = self.open_facts(subject.key, vars(taken))
-            restored = self._restored(subject, facts, masked, taken.container, taken.regions)
-        except EngineError as err:
-            failed = Event("package.restore", "failed", image_id=image_id, detail={"why": err.code})
-            self.audit.record(caller, failed)
-            raise
-        self.audit.record(
-            caller,
-            *(Event("region.decrypt", image_id=image_id, region_id=r) for r in restored.opened),
-            Event("package.restore", "completed", image_id=image_id),
-        )
-        image = restored.image
-        return File(facts["name"], _MEDIA_TYPES[image.format], image.data), restored.proof
-
-    def _open(self, caller: Caller, image_id: str, began: float) -> tuple[Restoration, Image]:
-        tx = self.database.read()
-        subject = self._sealed_subject(tx, image_id)
-        row = self.catalog.verify(tx, subject.key, image_id)
-        facts = self.open_facts(subject.key, row)
-        regions = self.catalog.regions(tx, image_id)
-        masked = self.host.read_blob(row["masked_blob"])
-        restored = self._restored(
-            subject,
-            facts,
-            open_field(subject.key, subject.context("masked"), masked),
-            self.host.read_blob(row["sealed_blob"]),
-            regions,
-        )
-        assessment = None
-        if allowed(caller.role, Permission.VIEW_METRICS):
-            assessment = assessment_from_json(facts["assessment"])
-        restoration = Restoration(
-            handle=self.host.token("vw"),
-            record=record(row),
-            name="" if restored.partial else facts["name"],
-            frames=restored.image.frames,
-            regions=tuple(r for r, _ in regions),
-            opened=restored.opened,
-            partial=restored.partial,
-            proof=restored.proof,
-            digest="" if restored.partial else facts["pixel_digest"],
-            assessment=assessment,
-            decrypt_ms=restored.decrypt_ms,
-            total_ms=round(self.host.ticks_ms() - began, 1),
-            properties=restored.image.properties,
-            expires_at=self.viewings.expiry(),
-        )
-        return restoration, restored.image
-
-    def _sealed_subject(self, tx: Cursor, image_id: str, version: int | None = None) -> Subject:
-        """Keys of a sealed image; by default of the version that the catalog holds."""
-        row = self.catalog.row(tx, image_id)
-        key = self.hierarchy.image_key(tx, image_id)
-        patient_key = self.hierarchy.patient_key(tx, row["patient_id"])
-        return Subject(
-            image_id,
-            row["version"] if version is None else version,
-            key,
-            derive(patient_key, "pseudonyms"),
-        )
-
-    def _restored(
-        self,
-        subject: Subject,
-        facts: Mapping[str, Any],
-        masked: bytes,
-        container: bytes,
-        regions: Sequence[tuple[SealedRegion, int]],
-    ) -> pipeline.Restored:
-        return pipeline.restore(
-            masked,
-            container,
-            regions,
-            facts["remainder_start"],
-            subject,
-            bytes.fromhex(facts["pixel_digest"]),
-            bytes.fromhex(facts["file_digest"]),
-            facts["name"],
-            self.host,
-            self.limits,
-        )
-
-    def _restoration(self, caller: Caller, handle: str) -> tuple[Image, Restoration]:
-        viewing = self.viewings.get(caller.session_id, handle)
-        if not isinstance(viewing.about, Restoration):
-            raise NotFound("This picture is no longer open: ask for it again.")
-        return viewing.image, viewing.about
 
     def _released(self, tx: Cursor, image_id: str) -> Row:
         """The row of a released image; drafts and withdrawn ones answer like missing ones."""
@@ -489,4 +196,4 @@ class Viewing(Intake):
 
 def _file(stem: str, format: str, data: bytes) -> File:
     suffix = {"JPEG": "jpg", "DICOM": "dcm", "TIFF": "tif"}.get(format, format.lower())
-    return File(f"{stem}.{suffix}", _MEDIA_TYPES[format], data)
+    return File(f"{stem}.{suffix}", MEDIA_TYPES[format], data)
