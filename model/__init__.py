@@ -1,0 +1,1 @@
+"""How ``best.pt`` came about: data, training, evaluation, export. The engine never imports this."""
