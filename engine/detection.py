@@ -16,12 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from engine.box_metrics import coverage
 from engine.errors import DetectorError, SettingsError
+from engine.film import Tracks, Watch, hull, iou
 from engine.networks import Finding, ModelInfo, Network
 from engine.records import Detection, Region
 from engine.settings import Settings
 
 PROFILES = Path(__file__).parent.parent / "model" / "profiles"
+
+STAGE = "looking for text, codes and faces"
+FILM_FRAMES = 5  # from here on the mean of all frames is looked at too
 
 Frame = Callable[[int], np.ndarray]
 Progress = Callable[[str, float], None]
@@ -45,11 +50,25 @@ def _open_codes(settings: Settings) -> Network:
     return CodeReader(settings)
 
 
+def _open_nudenet(settings: Settings) -> Network:
+    from engine.yolo import open_nudenet
+
+    return open_nudenet(settings)
+
+
+def _open_own(settings: Settings) -> Network:
+    from engine.yolo import open_own
+
+    return open_own(settings)
+
+
 #: Every network there is, by the name that profiles use.
 NETWORKS: dict[str, Callable[[Settings], Network]] = {
     "ppocr": _open_text,
     "centerface": _open_faces,
     "zxing": _open_codes,
+    "nudenet": _open_nudenet,
+    "yolov8n": _open_own,
 }
 
 
@@ -93,11 +112,6 @@ class Profile:
             )
         if not self.classes or not self.networks:
             raise SettingsError(f"The profile {self.name!r} names no classes or no networks.")
-        unknown = sorted(set(self.networks) - set(NETWORKS))
-        if unknown:
-            raise SettingsError(
-                f"The profile {self.name!r} names networks that MedSec does not know: {unknown}."
-            )
 
     @classmethod
     def from_table(
@@ -133,6 +147,9 @@ class Profile:
         missing = {"title", "classes", "networks"} - set(values)
         if missing:
             raise SettingsError(f"The profile {name!r} lacks {sorted(missing)}.")
+        unknown = sorted(set(values["networks"]) - set(NETWORKS))
+        if unknown:
+            raise SettingsError(f"The profile {name!r} names networks that nobody made: {unknown}.")
         return cls(name=name, **values)
 
 
@@ -152,20 +169,6 @@ def load_profiles(folder: Path, settings: Settings | None = None) -> dict[str, P
     if not profiles:
         raise SettingsError("There is no profile: install MedSec again.")
     return profiles
-
-
-def iou(a: Region, b: Region) -> float:
-    """Shared area over common area on one frame, 0 to 1; 0 where they share no frame."""
-    shared = a.intersection_px(b)
-    return shared / (a.area_px + b.area_px - shared)
-
-
-def hull(a: Region, b: Region) -> Region:
-    """The smallest region that holds both."""
-    return Region(
-        min(a.x1, b.x1), min(a.y1, b.y1), max(a.x2, b.x2), max(a.y2, b.y2),
-        min(a.frame, b.frame), max(a.frame_end, b.frame_end),
-    )  # fmt: skip
 
 
 def merge(detections: Iterable[Detection], threshold: float = 0.45) -> list[Detection]:
@@ -260,15 +263,29 @@ class Detector:
         Raises:
             DetectorError: A network is missing, altered or failed.
         """
+        if frames < 1:
+            raise ValueError(f"an image has at least one frame, not {frames}")
         networks = [(name, self._network(name)) for name in profile.networks]
-        found: list[Detection] = []
+        watch, tracks = Watch(), Tracks(profile.iou)
+        total: np.ndarray | None = None
         for i in range(frames):
             if progress:
-                progress("looking for text, faces and codes", i / frames)
-            found += self._look(networks, frame(i), i, profile)
+                progress(STAGE, i / frames)
+            picture = _checked(frame(i))
+            areas = watch.news(picture, tracks.standing)
+            found = [d for area in areas for d in self._look(networks, picture, area, i, profile)]
+            tracks.advance(i, areas, found)
+            if frames >= FILM_FRAMES:
+                total = picture.astype(np.float32) if total is None else total + picture
+        if total is not None:
+            # An overlay that stands still while anatomy moves behind it is plainest here.
+            mean = np.round(total / frames).astype(np.uint8)
+            everywhere = Region(0, 0, mean.shape[1], mean.shape[0])
+            for d in self._look(networks, mean, everywhere, 0, profile):
+                tracks.add(replace(d, region=replace(d.region, frame_end=frames)))
         if progress:
-            progress("looking for text, faces and codes", 1.0)
-        return link(found, profile.iou)
+            progress(STAGE, 1.0)
+        return tracks.close()
 
     def rescan(
         self, frame: Frame, frames: int, hidden: Sequence[Region], profile: Profile
@@ -308,18 +325,28 @@ class Detector:
         self,
         networks: Sequence[tuple[str, Network]],
         picture: np.ndarray,
+        area: Region,
         index: int,
         profile: Profile,
     ) -> list[Detection]:
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-            raise ValueError(f"expected (H, W, 3) uint8, got {picture.shape} {picture.dtype}")
+        """What the networks see in one area of a frame, merged."""
+        height, width = picture.shape[:2]
+        part = np.ascontiguousarray(picture[area.slices[1:]])
         found = []
         for name, network in networks:
-            for finding in network.look(picture, profile.proposal_confidence):
-                region = whole_pixels(finding, picture.shape[1], picture.shape[0], index)
-                if region is not None and finding.label in profile.classes:
-                    found.append(Detection(region, finding.label, finding.confidence, name))
+            for finding in network.look(part, profile.proposal_confidence):
+                if finding.label in profile.classes:
+                    shifted = finding.shifted(area.x1, area.y1)
+                    region = whole_pixels(shifted, width, height, index)
+                    if region is not None:
+                        found.append(Detection(region, finding.label, finding.confidence, name))
         return merge(found, profile.iou)
+
+
+def _checked(picture: np.ndarray) -> np.ndarray:
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError(f"expected (H, W, 3) uint8, got {picture.shape} {picture.dtype}")
+    return picture
 
 
 def whole_pixels(finding: Finding, width: int, height: int, frame: int) -> Region | None:
@@ -331,40 +358,10 @@ def whole_pixels(finding: Finding, width: int, height: int, frame: int) -> Regio
     return Region(x1, y1, x2, y2, frame)
 
 
-def link(detections: Iterable[Detection], threshold: float = 0.45) -> list[Detection]:
-    """Join boxes of a label that stay in place over frames.
-
-    A box that overlaps one of an earlier frame by more than ``threshold`` continues it: the
-    box grows to hold both, and frames in between, where it was not found, belong to it too.
-
-    Args:
-        detections: In the order of their frames.
-
-    Returns:
-        Most certain first.
-    """
-    tracks: list[Detection] = []
-    for d in detections:
-        for i, track in enumerate(tracks):
-            here = replace(track.region, frame=d.region.frame, frame_end=d.region.frame_end)
-            if track.label == d.label and iou(here, d.region) > threshold:
-                best = max(track, d, key=lambda d: d.confidence)
-                tracks[i] = replace(best, region=hull(track.region, d.region))
-                break
-        else:
-            tracks.append(d)
-    return sorted(tracks, key=lambda d: (-d.confidence, d.label, d.region))
-
-
 def _hidden_share(region: Region, hidden: Sequence[Region]) -> float:
-    covered = np.zeros((region.height, region.width), dtype=bool)
-    for h in hidden:
-        if region.intersection_px(h):
-            covered[
-                max(0, h.y1 - region.y1) : max(0, h.y2 - region.y1),
-                max(0, h.x1 - region.x1) : max(0, h.x2 - region.x1),
-            ] = True
-    return float(covered.mean())
+    """Share of a region that lies under masks which hide it on all its frames, 0 to 1."""
+    over = [h for h in hidden if h.frame <= region.frame and region.frame_end <= h.frame_end]
+    return coverage(region.xyxy, np.array([h.xyxy for h in over]).reshape(-1, 4))
 
 
 def _surroundings(picture: np.ndarray, region: Region) -> np.ndarray:

@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,6 +47,12 @@ class Finding:
     y2: float
     label: str
     confidence: float
+
+    def shifted(self, right: int, down: int) -> Finding:
+        """Moved, as from the pixels of a part to those of the whole."""
+        return replace(
+            self, x1=self.x1 + right, y1=self.y1 + down, x2=self.x2 + right, y2=self.y2 + down
+        )
 
 
 class Network(Protocol):
@@ -132,7 +138,7 @@ class CpuModel:
         shape: Sequence[int] | None = None,
         precision: str = "f32",
     ) -> None:
-        import openvino  # type: ignore[import-untyped]
+        import openvino
 
         properties: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",

@@ -1,0 +1,186 @@
+"""Which parts of which frames the networks must look at, and how boxes run through time.
+
+Why nothing on a single frame is missed: a pixel of a frame is left out only where it differs
+by at most ``SAME`` grey levels from pixels that the networks have looked at in that very place.
+Text so faint against what was there before is below what they find in a still image. Slow
+changes add up, since a frame is compared with what was looked at, not with its neighbour.
+
+What it costs: at most one look at each whole frame, and memory for two frames whatever their
+number. A still overlay over a still background is looked at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from engine.records import Detection, Region
+
+SAME = 8  # grey levels of 255, in any channel
+CHANGED_PX = 4  # so many in a block are news; the thinnest digit of 7 px has more
+BLOCK_PX = 16
+CONTEXT_PX = 48  # around what changed, so that a line is seen whole
+WHOLE_SHARE = 0.5  # from here on one look at the frame is cheaper than many at its parts
+
+
+class Watch:
+    """Remembers per pixel what was looked at last; says what of a frame is new."""
+
+    def __init__(self) -> None:
+        self._seen: np.ndarray | None = None
+
+    def news(self, picture: np.ndarray, standing: Iterable[Region] = ()) -> list[Region]:
+        """Areas to look at, and takes them as looked at.
+
+        Args:
+            picture: Shape (H, W, 3), uint8.
+            standing: Boxes of what was found before. An area that touches one takes it in
+                whole, so that a look never sees half of it.
+
+        Returns:
+            Boxes that do not overlap; the whole frame for the first.
+        """
+        height, width = picture.shape[:2]
+        whole = Region(0, 0, width, height)
+        if self._seen is None or self._seen.shape != picture.shape:
+            self._seen = picture.copy()
+            return [whole]
+        changed = np.any(cv2.absdiff(picture, self._seen) > SAME, axis=2)
+        areas = grouped(_blocks(changed), list(standing), width, height)
+        if sum(area.area_px for area in areas) > WHOLE_SHARE * width * height:
+            areas = [whole]
+        for area in areas:
+            self._seen[area.slices[1:]] = picture[area.slices[1:]]
+        return areas
+
+
+def _blocks(changed: np.ndarray) -> list[Region]:
+    """Boxes around groups of neighbouring blocks that changed."""
+    height, width = changed.shape
+    rows, columns = -(-height // BLOCK_PX), -(-width // BLOCK_PX)
+    padded = np.zeros((rows * BLOCK_PX, columns * BLOCK_PX), dtype=np.uint8)
+    padded[:height, :width] = changed
+    counts = padded.reshape(rows, BLOCK_PX, columns, BLOCK_PX).sum(axis=(1, 3), dtype=np.int32)
+    # A stroke on the seam of four blocks leaves a quarter of its pixels in each.
+    near = cv2.filter2D(counts.astype(np.float32), -1, np.ones((2, 2), np.float32), anchor=(0, 0))
+    news = ((near >= CHANGED_PX) | (counts >= CHANGED_PX)).astype(np.uint8)
+    count, _, stats, _ = cv2.connectedComponentsWithStats(news, connectivity=8)
+    return [
+        Region(
+            max(0, x * BLOCK_PX - CONTEXT_PX),
+            max(0, y * BLOCK_PX - CONTEXT_PX),
+            min(width, (x + w + 1) * BLOCK_PX + CONTEXT_PX),
+            min(height, (y + h + 1) * BLOCK_PX + CONTEXT_PX),
+        )
+        for x, y, w, h, _ in (tuple(int(v) for v in stats[k]) for k in range(1, count))
+    ]
+
+
+def grouped(areas: list[Region], standing: list[Region], width: int, height: int) -> list[Region]:
+    """Areas joined until none overlap, each holding whole what of ``standing`` it touches."""
+    joined: list[Region] = []
+    waiting = list(areas)
+    while waiting:
+        area = waiting.pop()
+        grown = area
+        for box in standing:
+            flat = replace(box, frame=0, frame_end=1)
+            if 0 < grown.intersection_px(flat) < flat.area_px:
+                around = flat.padded(0.0, CONTEXT_PX).clipped(width, height)
+                grown = hull(grown, around or flat)
+        overlapping = [other for other in joined if other.intersection_px(grown)]
+        if not overlapping and grown == area:
+            joined.append(area)
+            continue
+        for other in overlapping:
+            joined.remove(other)
+            grown = hull(grown, other)
+        waiting.append(grown)
+    return sorted(joined)
+
+
+class Tracks:
+    """Boxes through time: what stays in place is one detection with a range of frames.
+
+    Args:
+        threshold: IoU from which a box continues an earlier one of its label.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._standing: list[Detection] = []
+        self._ended: list[Detection] = []
+
+    @property
+    def standing(self) -> list[Region]:
+        """Boxes that are on the frame before."""
+        return [d.region for d in self._standing]
+
+    def advance(self, frame: int, areas: Sequence[Region], found: Iterable[Detection]) -> None:
+        """Go on by one frame.
+
+        Args:
+            areas: What was looked at on this frame; elsewhere all stays as it was.
+            found: What was seen there, on this frame.
+        """
+        fresh = list(found)
+        still: list[Detection] = []
+        for d in self._standing:
+            here = replace(d, region=replace(d.region, frame=frame, frame_end=frame + 1))
+            if not any(here.region.intersection_px(_on(area, frame)) for area in areas):
+                still.append(replace(d, region=hull(d.region, here.region)))
+                continue
+            again = next((f for f in fresh if self._same(here, f)), None)
+            if again is None:
+                self._ended.append(d)
+            else:
+                fresh.remove(again)
+                best = max(d, again, key=lambda d: d.confidence)
+                still.append(replace(best, region=hull(d.region, again.region)))
+        self._standing = still + fresh
+
+    def add(self, d: Detection) -> None:
+        """Take in what was found otherwise, with its own range of frames."""
+        self._ended.append(d)
+
+    def close(self) -> list[Detection]:
+        """All detections, most certain first.
+
+        Where something comes back in its old place, it counts as having been there all the
+        time: a name that a network missed on some frames is sealed on these too.
+        """
+        joined: list[Detection] = []
+        for d in sorted(self._ended + self._standing, key=lambda d: d.region.frame):
+            for i, known in enumerate(joined):
+                here = replace(d.region, frame=known.region.frame, frame_end=known.region.frame_end)
+                if self._same(replace(d, region=here), known):
+                    best = max(known, d, key=lambda d: d.confidence)
+                    joined[i] = replace(best, region=hull(known.region, d.region))
+                    break
+            else:
+                joined.append(d)
+        return sorted(joined, key=lambda d: (-d.confidence, d.label, d.region))
+
+    def _same(self, a: Detection, b: Detection) -> bool:
+        return a.label == b.label and iou(a.region, b.region) > self._threshold
+
+
+def iou(a: Region, b: Region) -> float:
+    """Shared area over common area on one frame, 0 to 1; 0 where they share no frame."""
+    shared = a.intersection_px(b)
+    return shared / (a.area_px + b.area_px - shared)
+
+
+def hull(a: Region, b: Region) -> Region:
+    """The smallest region that holds both, in space and in time."""
+    return Region(
+        min(a.x1, b.x1), min(a.y1, b.y1), max(a.x2, b.x2), max(a.y2, b.y2),
+        min(a.frame, b.frame), max(a.frame_end, b.frame_end),
+    )  # fmt: skip
+
+
+def _on(area: Region, frame: int) -> Region:
+    return replace(area, frame=frame, frame_end=frame + 1)
