@@ -23,7 +23,7 @@ else:
 
 waiting = [d for d in state.engine().drafts(token) if d.image_id != state.recall("draft")]
 look = [d for d in waiting if d.state is ImageState.REVIEW]
-st.subheader(f"Waiting to be sealed: {len(waiting)}")
+st.header(f"Waiting to be sealed: {len(waiting)}")
 if waiting:
     st.caption(f"{len(look)} of them need a person's look before they can be sealed.")
     intake.queue(token, look + [d for d in waiting if d.state is not ImageState.REVIEW])

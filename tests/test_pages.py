@@ -393,7 +393,7 @@ def test_names_are_shown_as_text_and_not_as_markup(
     assert "[x](" not in shown
     assert "<b>" not in shown
     click(app, "View")
-    shown = next(h.value for h in app.subheader if "Eve" in h.value)
+    shown = next(h.value for h in app.header if "Eve" in h.value)
     assert "[x](" not in shown
 
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import streamlit as st
 
-from engine import ACCOUNT_ROLES, Account
+from engine import ACCOUNT_ROLES, Account, ImageState
 from ui import panes, state
 
 
@@ -96,11 +96,14 @@ def audit(token: str) -> None:
 def health(token: str) -> None:
     """State of the system."""
     now = state.engine().health(token)
-    cells = st.columns(4)
-    cells[0].metric("Patients", now["patients"], border=True)
-    cells[1].metric("Images sealed", now["images"].get("released", 0), border=True)
-    cells[2].metric("Stored", panes.size(now["stored_bytes"]), border=True)
-    cells[3].metric("Free disk", panes.size(now["disk_free_bytes"]), border=True)
+    panes.figures(
+        [
+            ("Patients", str(now["patients"])),
+            ("Images sealed", str(now["images"].get(ImageState.RELEASED, 0))),
+            ("Stored", panes.size(now["stored_bytes"])),
+            ("Free disk", panes.size(now["disk_free_bytes"])),
+        ]
+    )
     panes.facts(
         [(f"Images: {name}", str(count)) for name, count in sorted(now["images"].items())]
         + [

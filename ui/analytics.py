@@ -15,11 +15,14 @@ from ui import panes, state
 def totals(statistics: Statistics) -> None:
     """Counts and sums over everything."""
     of = statistics.totals
-    cells = st.columns(4)
-    cells[0].metric("Sealed images", f"{of['images']:.0f}", border=True)
-    cells[1].metric("Sealed regions", f"{of['regions']:.0f}", border=True)
-    cells[2].metric("Originals", panes.size(of["original_bytes"]), border=True)
-    cells[3].metric("Stored for them", panes.size(of["stored_bytes"]), border=True)
+    panes.figures(
+        [
+            ("Sealed images", f"{of['images']:.0f}"),
+            ("Sealed regions", f"{of['regions']:.0f}"),
+            ("Originals", panes.size(of["original_bytes"])),
+            ("Stored for them", panes.size(of["stored_bytes"])),
+        ]
+    )
 
 
 def filtered(statistics: Statistics) -> Statistics:
@@ -27,7 +30,7 @@ def filtered(statistics: Statistics) -> Statistics:
     modalities = sorted(statistics.images["modality"].unique())
     if len(modalities) < 2:
         return statistics
-    chosen = st.pills("Modality", modalities, selection_mode="multi", default=modalities)
+    chosen = st.multiselect("Modality", modalities, default=modalities)
     kept = statistics.images[statistics.images["modality"].isin(chosen)]
     if len(chosen) < len(modalities):
         st.caption(
@@ -59,7 +62,7 @@ def _chart(draw: Callable, *values: object) -> None:
     figure = draw(*values, dark=st.context.theme.type == "dark")
     words = figure.layout.meta
     with st.container(border=True):
-        st.subheader(words["title"])
+        st.header(words["title"])
         st.write(words["explains"])
         st.plotly_chart(figure, theme=None, config=drawn.CONFIG, key=f"chart-{draw.__name__}")
         with st.expander("In words"):

@@ -21,7 +21,7 @@ _CONFIRM = (
 
 def choose_patient(token: str) -> Patient | None:
     """Find a patient or make one; remembered until another is chosen."""
-    st.subheader("1. Patient")
+    st.header("1. Patient")
     query = st.text_input("Find a patient", type="search", placeholder="Number or name")
     found = state.engine().patients(token, query)
     by_id = {p.patient_id: p for p in found}
@@ -83,7 +83,7 @@ def _change_patient(token: str, patient: Patient) -> None:
 
 def take_in(token: str, patient: Patient) -> None:
     """Take files in one after the other; a bad one does not stop the rest."""
-    st.subheader("2. Images")
+    st.header("2. Images")
     profiles = state.engine().profiles()
     default = state.engine().settings.profile
     profile = st.selectbox(
@@ -205,7 +205,7 @@ def correct(token: str, image_id: str) -> None:
         state.say("This draft is gone: somebody sealed or discarded it.")
         st.rerun()
     record = view.record
-    st.subheader("3. Correct the boxes, then seal")
+    st.header("3. Correct the boxes, then seal")
     st.caption(
         f"{view.name} · {record.modality or record.format} {record.width}×{record.height}"
         + (f" · {view.frames} frames" if view.frames > 1 else "")
@@ -370,7 +370,7 @@ def _discard(token: str, image_id: str) -> None:
 def show_sealed(token: str, image_id: str) -> None:
     """What everybody with access sees from now on, the technician included."""
     record = state.engine().image(token, image_id)
-    st.subheader("Sealed")
+    st.header("Sealed")
     sealed, grid = st.tabs(["Sealed image", "Grid picture"])
     with sealed:
         panes.viewer(panes.sealed_view(record, state.engine().regions(token, image_id)), "sealed")

@@ -89,12 +89,10 @@ def editor(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     return list(result.boxes)
 
 
-def picture(address: str, description: str) -> None:
-    """A picture of the HTTP door, as wide as there is room."""
-    st.html(
-        f'<img src="{escape(address)}" alt="{escape(description)}"'
-        ' style="max-width:100%;border-radius:.4rem;display:block">'
-    )
+def picture(address: str, description: str, small: bool = False) -> None:
+    """A picture of the HTTP door, as wide as there is room, or small in a list of its like."""
+    kind = "picture small" if small else "picture"
+    st.html(f'<img class="{kind}" src="{escape(address)}" alt="{escape(description)}">')
 
 
 def story() -> None:
@@ -115,7 +113,7 @@ def cards(records: Sequence[ImageRecord], key: str, names: Mapping[str, str] | N
             with cell, st.container(border=True):
                 title = (names or {}).get(record.patient_id, "")
                 what = f"{record.modality or record.format} of {when(record.uploaded_at)}"
-                picture(f"/api/images/{record.image_id}/thumbnail", f"Sealed {what}")
+                picture(f"/api/images/{record.image_id}/thumbnail", f"Sealed {what}", small=True)
                 st.markdown(f"**{plain(title)}**  \n{what}" if title else what)
                 regions = "region" if record.region_count == 1 else "regions"
                 st.caption(f"{record.region_count} {regions} sealed")
@@ -171,6 +169,13 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "–"
     return "∞" if value == float("inf") else f"{value:.{digits}f}"
+
+
+def figures(pairs: Sequence[tuple[str, str]]) -> None:
+    """A few large numbers side by side, two in a row on a phone."""
+    with st.container(horizontal=True):
+        for name, value in pairs:
+            st.metric(name, value, border=True, width=165)
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> None:

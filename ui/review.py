@@ -41,8 +41,7 @@ def search(token: str) -> None:
     if not found:
         st.info("No sealed image matches.", icon=":material/search_off:")
         return
-    names = {p.patient_id: f"{p.id} · {p.name}" for p in state.engine().patients(token, limit=1000)}
-    chosen = panes.cards(found[:_PAGE], "review", names)
+    chosen = panes.cards(found[:_PAGE], "review", names(token))
     if chosen:
         open_image(chosen)
         st.rerun()
@@ -54,6 +53,11 @@ def search(token: str) -> None:
         if len(found) > _PAGE and st.button("Older"):
             state.keep("page", state.recall("page", 0) + 1)
             st.rerun()
+
+
+def names(token: str) -> dict[str, str]:
+    """What to call patients in a list."""
+    return {p.patient_id: f"{p.id} · {p.name}" for p in state.engine().patients(token, limit=1000)}
 
 
 def open_image(image_id: str) -> None:
@@ -85,7 +89,7 @@ def show(token: str, image_id: str) -> None:
         raise
     patient = state.engine().patient(token, record.patient_id)
     age = "" if patient.age is None else f", {patient.age} years"
-    st.subheader(f"{panes.plain(patient.name)}, {panes.plain(patient.id)}{age}")
+    st.header(f"{panes.plain(patient.name)}, {panes.plain(patient.id)}{age}")
     st.caption(
         f"{record.modality or record.format} {record.width}×{record.height}"
         + (f", {record.frames} frames" if record.frames > 1 else "")
@@ -238,7 +242,7 @@ def _numbers(restored: Restoration) -> None:
 def _notes(token: str, record: ImageRecord) -> None:
     if not state.engine().may(token, Permission.READ_NOTES):
         return
-    st.subheader("Notes")
+    st.header("Notes")
     for note in state.engine().notes(token, image_id=record.image_id):
         with st.container(border=True):
             st.caption(f"{note.author}, {panes.when(note.written_at)} UTC")

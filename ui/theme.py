@@ -13,6 +13,12 @@ _CSS = """
   }
   :focus-visible { outline: 3px solid var(--st-link-color, #0b6780); outline-offset: 2px; }
   [data-testid="stMetric"] { padding: 0.6rem 0.9rem; }
+  [data-testid="stCaptionContainer"] p { color: inherit; }
+  [data-testid="stCaptionContainer"] { color: inherit; opacity: 0.82; }
+  img.picture { display: block; max-width: 100%; border-radius: 0.4rem; }
+  img.picture.small {
+    width: 100%; height: 10rem; object-fit: contain; background: #0a0d0f;
+  }
   table.facts { border-collapse: collapse; }
   table.facts th, table.facts td {
     text-align: left; vertical-align: top; padding: 0.15rem 1.2rem 0.15rem 0; font-weight: 400;

@@ -103,13 +103,11 @@ def home() -> None:
 def _technician(token: str) -> None:
     drafts = state.engine().drafts(token)
     look = [d for d in drafts if d.state is ImageState.REVIEW]
-    left, middle, right = st.columns(3)
-    left.metric("Need a person's look", len(look), border=True)
-    middle.metric("Found and ready to seal", len(drafts) - len(look), border=True)
-    with right:
-        if st.button("Upload images", type="primary", icon=":material/upload:", width="stretch"):
+    panes.figures([("To look at", str(len(look))), ("Ready to seal", str(len(drafts) - len(look)))])
+    with st.container(horizontal=True):
+        if st.button("Upload images", type="primary", icon=":material/upload:"):
             st.switch_page("pages/1_Upload.py")
-        if drafts and st.button("Work through the queue", width="stretch"):
+        if drafts and st.button("Work through the queue"):
             intake.open_draft((look or drafts)[0].image_id)
             st.switch_page("pages/1_Upload.py")
     st.write(
@@ -125,8 +123,8 @@ def _doctor(token: str) -> None:
     if not newest:
         st.info("No sealed image yet: a technician has to upload and seal one.")
         return
-    st.subheader("Sealed last")
-    chosen = panes.cards(newest, key="home")
+    st.header("Sealed last")
+    chosen = panes.cards(newest, "home", review.names(token))
     if chosen:
         review.open_image(chosen)
         st.switch_page("pages/2_Review.py")
@@ -134,21 +132,27 @@ def _doctor(token: str) -> None:
 
 def _researcher(token: str) -> None:
     totals = state.engine().statistics(token).totals
-    left, right = st.columns(2)
-    left.metric("Sealed images", f"{totals['images']:.0f}", border=True)
-    right.metric("Sealed regions", f"{totals['regions']:.0f}", border=True)
+    panes.figures(
+        [
+            ("Sealed images", f"{totals['images']:.0f}"),
+            ("Sealed regions", f"{totals['regions']:.0f}"),
+        ]
+    )
     if st.button("Open the analytics", type="primary", icon=":material/monitoring:"):
         st.switch_page("pages/3_Analytics.py")
 
 
 def _administrator(token: str) -> None:
     health = state.engine().health(token)
-    cells = st.columns(4)
     waiting = sum(health["images"].get(s, 0) for s in (ImageState.DRAFT, ImageState.REVIEW))
-    cells[0].metric("Accounts", health["accounts"], border=True)
-    cells[1].metric("Images waiting for a person", waiting, border=True)
-    cells[2].metric("Withdrawn images", health["images"].get(ImageState.WITHDRAWN, 0), border=True)
-    cells[3].metric("Free disk", panes.size(health["disk_free_bytes"]), border=True)
+    panes.figures(
+        [
+            ("Accounts", str(health["accounts"])),
+            ("Images waiting", str(waiting)),
+            ("Images withdrawn", str(health["images"].get(ImageState.WITHDRAWN, 0))),
+            ("Free disk", panes.size(health["disk_free_bytes"])),
+        ]
+    )
     if st.button("Open the administration", type="primary", icon=":material/settings:"):
         st.switch_page("pages/4_Admin.py")
 

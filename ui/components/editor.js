@@ -259,7 +259,7 @@ class Editor {
     const selected = box.key === this.selected;
     const name = `${this.boxes.indexOf(box) + 1} ${box.label}`;
     const shape = make("svg:g", {
-      class: ["box", selected && "selected", this.proposed(box) && "proposed"].filter(Boolean).join(" "),
+      class: boxClass(box, this.data.height, selected && "selected", this.proposed(box) && "proposed"),
       "data-key": box.key, tabindex: 0, role: "button", style: `--colour: ${this.colour(box)}`,
       "aria-label": `Box ${name}, ${this.sure(box)}, from ${x1}, ${y1} to ${x2}, ${y2}`,
       onfocus: () => {
@@ -330,6 +330,8 @@ class Editor {
 
   frameRange(box, number) {
     if (this.data.frames < 2) return [];
+    if (box.key !== this.selected)
+      return [make("span", {}, `frames ${box.frame + 1}–${box.frame_end}`)];
     const input = (name, value, set) => make("input", { type: "number", min: 1, max: this.data.frames,
       value, "aria-label": `${name} frame of box ${number}`, onchange: (event) => {
         const frame = Math.min(this.data.frames, Math.max(1, Math.round(Number(event.target.value)) || 1));

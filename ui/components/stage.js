@@ -28,6 +28,11 @@ async function fetchPicture(address, signal) {
   return URL.createObjectURL(await answer.blob());
 }
 
+/** The classes of a drawn box; near the upper edge its name stands inside. */
+function boxClass(box, height, ...more) {
+  return ["box", box.y1 < height * 0.04 && "inside", ...more].filter(Boolean).join(" ");
+}
+
 /** Colours of classes, readable on light and dark pictures; the label is always written too. */
 const COLOURS = ["#ffd166", "#4cc9f0", "#f78fb3", "#95e06c", "#c5a3ff", "#ff9f5a", "#7ee8c7"];
 function colourOf(label, labels) {

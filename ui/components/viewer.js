@@ -135,7 +135,8 @@ class Viewer {
   box(region) {
     const colour = colourOf(region.label, this.labels);
     return make("svg:g", {
-      class: region.id === this.selected ? "box selected" : "box", "data-id": region.id,
+      class: boxClass(region, this.data.height, region.id === this.selected && "selected"),
+      "data-id": region.id,
       style: `--colour: ${colour}`, onclick: () => this.select(region.id),
     },
       make("svg:rect", { x: region.x1, y: region.y1,
@@ -146,7 +147,7 @@ class Viewer {
   table() {
     if (!this.data.regions.length)
       return make("p", { class: "empty" }, "No region of this image is sealed.");
-    const titles = ["", "Class", "Confidence", "Box (px)", ...this.data.columns];
+    const titles = ["No.", "Class", "Confidence", "Box (px)", ...this.data.columns];
     if (this.data.frames > 1) titles.splice(4, 0, "Frames");
     this.rows = new Map();
     const body = make("tbody", {}, ...this.data.regions.map((region) => {
