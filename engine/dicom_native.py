@@ -14,9 +14,16 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from engine import mask, patches
-from engine.dicom_file import DicomFile, deflate, element, number, quiet, write_header
+from engine.dicom_file import DicomFile, deflate, element, number, parse, quiet, write_header
 from engine.dicom_header import deidentify, file_meta
-from engine.dicom_pixels import Layout, display_of, native, store_native
+from engine.dicom_pixels import (
+    NATIVE,
+    Layout,
+    display_of,
+    layout_of,
+    native,
+    store_native,
+)
 from engine.dicom_view import palette_luma
 from engine.errors import SealBroken
 from engine.records import Region
@@ -262,6 +269,49 @@ def build(
     if syntax == DeflatedExplicitVRLittleEndian:
         return front + deflate(whole)
     return front + whole
+
+
+def compress(masked: bytes) -> bytes | None:
+    """A masked native file for storage: its header, and its frames by a lossless coder.
+
+    Returns:
+        None where the file is compressed already.
+    """
+    file = parse(masked)
+    if file.syntax not in NATIVE or file.deflated:
+        return None
+    layout = layout_of(file)
+    cells = native(file.value, layout) if _in_place(layout) else None
+    end = file.pixel.value + (layout.value_bytes if cells is not None else 0)
+    frames = {} if cells is None else {str(i): patches.encode(f[None]) for i, f in enumerate(cells)}
+    shape = (layout.samples, layout.planar, int(layout.big_endian))
+    return patches.pack(
+        {
+            "head": masked[: file.pixel.value],
+            "tail": masked[end:],
+            "layout": bytes(shape),
+            "frames": patches.pack(frames),
+        }
+    )
+
+
+def decompress(stored: bytes) -> bytes:
+    """The very bytes that :func:`compress` was given.
+
+    Raises:
+        SealBroken: Not such a container.
+    """
+    parts = patches.unpack(stored)
+    samples, planar, big = parts["layout"]
+    out = [parts["head"]]
+    for packed in patches.unpack(parts["frames"]).values():
+        cells = patches.decode(packed)[0]
+        if samples > 1 and planar == 1:
+            cells = np.moveaxis(cells, -1, 0)
+        if big:
+            cells = cells.astype(cells.dtype.newbyteorder(">"))
+        out.append(np.ascontiguousarray(cells).tobytes())
+    return b"".join([*out, parts["tail"]])
 
 
 def _describe(clean: Dataset, layout: Layout) -> None:

@@ -323,9 +323,10 @@ def check_size(frame: bytes, layout: Layout) -> None:
 
 def _codestream_size(frame: bytes) -> tuple[int, int] | None:
     """Width and height in a JPEG, JPEG-LS or JPEG 2000 codestream; None for RLE."""
-    if frame[:4] == b"\xff\x4f\xff\x51" and len(frame) >= 24:
+    if frame[:4] == b"\xff\x4f\xff\x51" and len(frame) >= 42:
         right, bottom, left, top = struct.unpack_from(">IIII", frame, 8)
-        return right - left, bottom - top
+        (components,) = struct.unpack_from(">H", frame, 40)
+        return (right - left, bottom - top) if components <= 4 else (0, 0)
     if frame[:2] != b"\xff\xd8":
         return None
     at = 2

@@ -16,10 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from engine import dicom, dicom_file, png, raster
+from engine import dicom, dicom_file, dicom_native, png, raster
 from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
 from engine.patches import pack, unpack
-from engine.pictures import encode_jpeg, encode_png, enhance, grid_picture, thumbnail
+from engine.pictures import (
+    encode_jpeg,
+    encode_png,
+    enhance,
+    from_upright,
+    grid_picture,
+    thumbnail,
+    upright,
+)
 from engine.records import Dissection, Format, Image, Region
 from engine.sandbox import Sandbox
 from engine.settings import Settings
@@ -33,12 +41,16 @@ __all__ = [
     "encode_jpeg",
     "encode_png",
     "enhance",
+    "for_storage",
+    "from_storage",
+    "from_upright",
     "grid_picture",
     "patient_hints",
     "pixel_digest",
     "render",
     "sniff",
     "thumbnail",
+    "upright",
 ]
 
 
@@ -264,6 +276,36 @@ def _assemble(
     if sniff(masked) is Format.DICOM:
         return dicom.assemble(masked, regions, patches, parts)
     return raster.assemble(masked, regions, patches, parts)
+
+
+def for_storage(masked: bytes) -> bytes:
+    """A masked file as it is best kept: an uncompressed DICOM by a lossless coder.
+
+    Returns:
+        One byte that says how, and the body. Exports go through :func:`from_storage`.
+    """
+    if sniff(masked) is Format.DICOM:
+        small = dicom_native.compress(masked)
+        if (
+            small is not None
+            and len(small) < len(masked)
+            and dicom_native.decompress(small) == masked
+        ):
+            return b"\x01" + small
+    return b"\x00" + masked
+
+
+def from_storage(stored: bytes) -> bytes:
+    """The very bytes that :func:`for_storage` was given.
+
+    Raises:
+        SealBroken: Not something that it made.
+    """
+    if stored[:1] == b"\x00":
+        return stored[1:]
+    if stored[:1] == b"\x01":
+        return dicom_native.decompress(stored[1:])
+    raise SealBroken("A stored picture is not of a known kind.")
 
 
 #: What the workers do. They read what strangers sent; putting together what was sealed here

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from engine.records import Detection
+from engine.records import Detection, Region
 
 GRID_SIDE_PX = 640
 _ROW_PX = 16
@@ -46,6 +47,38 @@ def enhance(rgb: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB))
 
 
+def upright(rgb: np.ndarray, orientation: int) -> np.ndarray:
+    """A picture turned the way its EXIF orientation (1 to 8) asks for.
+
+    Detectors and people look at this one; boxes come back by :func:`from_upright`.
+    """
+    if not 1 <= orientation <= 8:
+        raise ValueError(f"orientation {orientation} is not within 1..8")
+    turned = rgb.swapaxes(0, 1) if orientation >= 5 else rgb
+    if orientation in (3, 4, 7, 8):
+        turned = turned[::-1]
+    if orientation in (2, 3, 6, 7):
+        turned = turned[:, ::-1]
+    return np.ascontiguousarray(turned)
+
+
+def from_upright(region: Region, orientation: int, width: int, height: int) -> Region:
+    """A box found on the upright picture, in pixels of the stored one.
+
+    Args:
+        width, height: Of the stored picture.
+    """
+    x1, y1, x2, y2 = region.xyxy
+    wide, high = (height, width) if orientation >= 5 else (width, height)  # of the upright one
+    if orientation in (2, 3, 6, 7):
+        x1, x2 = wide - x2, wide - x1
+    if orientation in (3, 4, 7, 8):
+        y1, y2 = high - y2, high - y1
+    if orientation >= 5:
+        x1, y1, x2, y2 = y1, x1, y2, x2
+    return replace(region, x1=x1, y1=y1, x2=x2, y2=y2)
+
+
 def thumbnail(masked_rgb: np.ndarray, max_side: int = 256) -> bytes:
     """PNG of a masked picture, at most ``max_side`` px a side."""
     return encode_png(np.asarray(_shrunk(masked_rgb, max_side)[0]))
@@ -61,15 +94,6 @@ def grid_picture(masked_rgb: np.ndarray, detections: Sequence[Detection]) -> byt
         detections: Boxes in pixels of that picture.
     """
     picture, scale = _shrunk(masked_rgb, GRID_SIDE_PX)
-    grey = bool(
-        (masked_rgb[..., 0] == masked_rgb[..., 1]).all()
-        and (masked_rgb[..., 1] == masked_rgb[..., 2]).all()
-    )
-    picture = (
-        picture.convert("L" if grey else "RGB")
-        .quantize(40 if grey else 56, dither=Pillow.Dither.NONE)
-        .convert("RGB")
-    )
     rows = max(1, len(detections)) + 1
     canvas = Pillow.new("RGB", (max(picture.width, 320), picture.height + rows * _ROW_PX + 6))
     canvas.paste(picture, (0, 0))
@@ -102,7 +126,7 @@ def grid_picture(masked_rgb: np.ndarray, detections: Sequence[Detection]) -> byt
         for x, words in (*columns, (222, f"{region.width} x {region.height}{frames}")):
             draw.text((x, y), words, fill=colour, font=font)
     buffer = io.BytesIO()
-    canvas.quantize(64, dither=Pillow.Dither.NONE).save(buffer, "PNG", optimize=True)
+    canvas.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

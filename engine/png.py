@@ -43,6 +43,7 @@ _ADAM7 = (
     (0, 1, 1, 2),
 )
 _MAX_CHUNKS = 200_000
+_PROBE_BYTES = 1 << 16
 
 
 class Chunk(NamedTuple):
@@ -330,7 +331,11 @@ def write(pixels: np.ndarray, header: Header, others: Sequence[tuple[bytes, byte
     plain = replace(header, interlaced=False)
     rows = filtered(pixels, plain)
     level = 9 if len(rows) < 16 << 20 else 6
-    return _file(plain, bytes(imagecodecs.deflate_encode(rows, level)), others)
+    streams = [bytes(imagecodecs.deflate_encode(rows, level))]
+    if len(rows) < 4 << 20:  # drawings are smaller without filters
+        none = filtered(pixels, plain, np.zeros(plain.height, np.uint8))
+        streams.append(bytes(imagecodecs.deflate_encode(none, level)))
+    return _file(plain, min(streams, key=len), others)
 
 
 def header_of(pixels: np.ndarray) -> Header:
@@ -540,21 +545,27 @@ def _find_parameters(stream: bytes, rows: bytes) -> tuple[int, int, int, int, in
         return None
     first, second = stream[0], stream[1]
     levels = ((1, 0), (5, 4, 3, 2), (6,), (9, 8, 7))[second >> 6]
-    probe = rows[: 1 << 18]
     for strategy in (0, 1, 3, 2, 4):
         for level in levels:
             for memory in (8, 9):
-                engine = zlib.compressobj(level, zlib.DEFLATED, 15, memory, strategy)
-                start = engine.compress(probe)
-                if len(rows) > len(probe):
-                    start += engine.flush(zlib.Z_NO_FLUSH)
-                else:
-                    start += engine.flush()
-                if len(start) > 2 and start[2:] != stream[2 : len(start)]:
-                    continue
-                if _deflate(rows, level, memory, strategy, first, second) == stream:
+                if _gives(stream, rows, level, memory, strategy):
                     return level, memory, strategy, first, second
     return None
+
+
+def _gives(stream: bytes, rows: bytes, level: int, memory: int, strategy: int) -> bool:
+    """Whether zlib with these parameters writes this stream; stops at the first difference."""
+    engine = zlib.compressobj(level, zlib.DEFLATED, 15, memory, strategy)
+    at = 0
+    for start in range(0, len(rows), _PROBE_BYTES):
+        made = engine.compress(rows[start : start + _PROBE_BYTES])
+        skip = max(0, 2 - at)  # header bytes are copied, see above
+        if made[skip:] != stream[at + skip : at + len(made)]:
+            return False
+        at += len(made)
+    made = engine.flush()
+    skip = max(0, 2 - at)
+    return made[skip:] == stream[at + skip :]
 
 
 def _rewrite(pixels: np.ndarray, parts: Mapping[str, bytes]) -> bytes:

@@ -35,6 +35,7 @@ SECONDS = 60.0  # for one call, and as much again per 32 MB of arguments
 _SECONDS_BYTES = 32 << 20
 MEMORY_BYTES = 6 << 30  # address space of a worker
 _ALIGN = 64
+_INHERITED = ("LD_LIBRARY_PATH", "LANG")  # and nothing that could be a secret
 _ERRORS = {
     name: kind
     for name, kind in vars(errors).items()
@@ -45,6 +46,7 @@ _BOOT = """
 import sys, types
 package = sys.modules["engine"] = types.ModuleType("engine")
 package.__path__ = [sys.argv[2]]
+sys.path[:] = sys.argv[4:]
 from engine import sandbox
 sandbox.serve(int(sys.argv[1]), sys.argv[3])
 """
@@ -138,6 +140,7 @@ def serve(descriptor: int, module: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     operations: Mapping[str, Callable[..., Any]] = importlib.import_module(module).OPERATIONS
     channel = socket.socket(fileno=descriptor)
+    _send(channel, "ready")
     while True:
         try:
             name, arguments = _receive(channel)
@@ -227,18 +230,32 @@ class Sandbox:
         return self._seconds * (1 + size / _SECONDS_BYTES)
 
     def _start(self) -> _Worker:
+        """A new worker that is ready.
+
+        Raises:
+            EngineError: It cannot be started here.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
                 [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()),
-                 str(Path(__file__).parent), self._module],
+                 str(Path(__file__).parent), self._module, *filter(None, sys.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # libraries quote values of the file there
-                env={"OMP_NUM_THREADS": "1"},
+                env={key: os.environ[key] for key in _INHERITED if key in os.environ},
                 pass_fds=(theirs.fileno(),),
             )  # fmt: skip
-        return _Worker(process, ours)
+        worker = _Worker(process, ours)
+        try:
+            ours.settimeout(self._seconds)
+            _receive(ours)
+        except (EOFError, OSError) as err:
+            worker.stop()
+            raise EngineError(
+                "The image reader cannot be started: the administrator must check the installation."
+            ) from err
+        return worker
 
     def close(self) -> None:
         """Stop all idle workers."""
