@@ -265,7 +265,7 @@ def main() -> None:
     settings = Settings.load(os.environ, profile=a.profile)
     padding, confidence = Padding(settings.padding, settings.padding_min_px), a.confidence
     if a.weights is not None:
-        look = bare_network(a.weights, a.sides, settings.iou, 0.01, settings.threads)
+        look = bare_network(a.weights, a.sides, settings.iou, a.floor, settings.threads)
     else:
         detector = Detector.open(settings)
         profile = detector.profiles[settings.profile]
