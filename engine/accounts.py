@@ -167,10 +167,18 @@ class Accounts:
         """
         if not isinstance(token, str) or not (16 <= len(token) <= 128):
             raise NotSignedIn("Please sign in.")
+        return self._live("token_digest", _digest(token), activity)
+
+    def resolve_session(self, session_id: str) -> Caller:
+        """As :meth:`resolve`, for a session that was proven by an access token."""
+        return self._live("session_id", session_id, activity=True)
+
+    def _live(self, column: str, value: str, activity: bool) -> Caller:
         row = self._database.read().one(
             "SELECT s.*, a.role, a.enabled FROM sessions s JOIN accounts a USING (username)"
-            " WHERE token_digest = $1",
-            _digest(token),
+            " WHERE CASE $1 WHEN 'token_digest' THEN token_digest ELSE session_id END = $2",
+            column,
+            value,
         )
         now = self._host.now()
         if (
@@ -186,7 +194,9 @@ class Accounts:
         if activity and now - row["seen_at"] > min(timedelta(seconds=30), self._rules.idle / 4):
             with self._database.write() as tx:
                 tx.run(
-                    "UPDATE sessions SET seen_at = $2 WHERE token_digest = $1", _digest(token), now
+                    "UPDATE sessions SET seen_at = $2 WHERE session_id = $1",
+                    row["session_id"],
+                    now,
                 )
         return Caller(row["username"], Role(row["role"]), row["session_id"], row["origin"])
 

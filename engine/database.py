@@ -37,6 +37,8 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             username VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL,
             seen_at TIMESTAMP NOT NULL, expires_at TIMESTAMP NOT NULL, ended_at TIMESTAMP,
             origin VARCHAR NOT NULL);
+        CREATE TABLE refresh_tokens (token_digest VARCHAR PRIMARY KEY,
+            session_id VARCHAR NOT NULL, expires_at TIMESTAMP NOT NULL, used_at TIMESTAMP);
         CREATE TABLE patients (patient_id VARCHAR PRIMARY KEY, root_key_id VARCHAR,
             wrapped_key BLOB, id_index BLOB UNIQUE, record BLOB, created_at TIMESTAMP NOT NULL,
             updated_at TIMESTAMP NOT NULL, erased_at TIMESTAMP);
@@ -51,7 +53,8 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             uploaded_at TIMESTAMP NOT NULL, uploaded_by VARCHAR NOT NULL, sealed_at TIMESTAMP,
             sealed_by VARCHAR, reasons VARCHAR NOT NULL, confidence DOUBLE,
             region_count INTEGER NOT NULL, times_ms VARCHAR NOT NULL,
-            draft_blob VARCHAR, masked_blob VARCHAR, sealed_blob VARCHAR, thumbnail_blob VARCHAR, facts BLOB, tag BLOB);
+            draft_blob VARCHAR, masked_blob VARCHAR, sealed_blob VARCHAR,
+            thumbnail_blob VARCHAR, facts BLOB, tag BLOB);
         CREATE TABLE regions (region_id VARCHAR PRIMARY KEY, image_id VARCHAR NOT NULL,
             place INTEGER NOT NULL, label VARCHAR NOT NULL, confidence DOUBLE NOT NULL,
             source VARCHAR NOT NULL, x1 INTEGER NOT NULL, y1 INTEGER NOT NULL,

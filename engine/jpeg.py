@@ -418,7 +418,7 @@ def _owned(header: Header, regions: Sequence[Region], index: int) -> list[np.nda
 def lift(coefficients: Coefficients, regions: Sequence[Region], index: int) -> bytes:
     """The blocks of a region as a small scan with its own tables, blank where not its own.
 
-    Layout: number of planes, per plane a table for DC and one for AC (the third plane has
+    Layout: width and height in px, number of planes, per plane a table for DC and one for AC (the third plane has
     the second's), the entropy-coded scan, and a CRC-32, since JPEG decoders forgive much.
     """
     header = coefficients.header
@@ -430,7 +430,7 @@ def lift(coefficients: Coefficients, regions: Sequence[Region], index: int) -> b
             part[~mine] = 0
         planes.append(part)
     tables, entropy = encode_scan(planes, header.components)
-    head = bytes([len(planes)])
+    head = struct.pack(">HHB", regions[index].width, regions[index].height, len(planes))
     for slot in range(min(4, 2 * len(planes))):
         table = tables[slot] or Table((0,) * 16, ())
         head += bytes([*table.counts, *table.symbols])
@@ -465,22 +465,23 @@ def lay(coefficients: Coefficients, regions: Sequence[Region], index: int, patch
 def _read_patch(header: Header, region: Region, patch: bytes) -> list[np.ndarray]:
     """Rebuild a small JPEG around the scan and read its coefficients."""
     body, checksum = patch[:-4], patch[-4:]
-    if zlib.crc32(body).to_bytes(4) != checksum or body[:1] != bytes([len(header.components)]):
+    expected = struct.pack(">HHB", region.width, region.height, len(header.components))
+    if zlib.crc32(body).to_bytes(4) != checksum or body[:5] != expected:
         raise SealBroken("A sealed region does not fit the image it is put back into.")
     out = [b"\xff\xd8", _segment(DQT, b"\0" + b"\x01" * 64)]
     frame = struct.pack(">BHHB", 8, region.height, region.width, len(header.components))
     for c in header.components:
         frame += bytes([c.id, c.h << 4 | c.v, 0])
     out.append(_segment(0xC0, frame))
-    at = 1
-    for slot in range(min(4, 2 * body[0])):
+    at, planes = 5, body[4]
+    for slot in range(min(4, 2 * planes)):
         counts = body[at : at + 16]
         size = 16 + sum(counts)
         if sum(counts):
             out.append(_segment(DHT, bytes([slot % 2 << 4 | slot // 2]) + body[at : at + size]))
         at += size
     selectors = b"".join(bytes([c.id, 0x11 * min(i, 1)]) for i, c in enumerate(header.components))
-    out.append(_segment(SOS, bytes([body[0]]) + selectors + bytes([0, 63, 0])))
+    out.append(_segment(SOS, bytes([planes]) + selectors + bytes([0, 63, 0])))
     try:
         return read(b"".join([*out, body[at:], b"\xff\xd9"])).planes
     except (CorruptImage, UnsupportedFormat) as err:

@@ -44,8 +44,9 @@ def encode(pixels: np.ndarray) -> bytes:
             bodies[JPEGLS] = bytes(imagecodecs.jpegls_encode(plane, out=2 * plane.nbytes + 1024))
     if pixels.dtype.kind in "ui" and pixels.ndim >= 3 and pixels.shape[0] > 1:
         # a static overlay is the same on each frame: all but the first become zeros
-        steps = np.diff(pixels, axis=0, prepend=np.zeros_like(pixels[:1]))
-        bodies[DELTA] = bytes(imagecodecs.zstd_encode(steps.tobytes(), level))
+        first, steps = encode(pixels[:1]), np.diff(pixels, axis=0)
+        packed = bytes(imagecodecs.zstd_encode(steps.tobytes(), level))
+        bodies[DELTA] = len(first).to_bytes(4, "little") + first + packed
     codec = min(bodies, key=lambda c: (len(bodies[c]), c))
     head = struct.pack(f"<BBB{pixels.ndim}I", codec, kind, pixels.ndim, *pixels.shape)
     patch = head + bodies[codec]
@@ -69,9 +70,10 @@ def decode(patch: bytes) -> np.ndarray:
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if codec == JPEGLS:
             return _from_plane(imagecodecs.jpegls_decode(body), shape, dtype)
+        if codec == DELTA:
+            return _from_steps(body, shape, dtype)
         raw = body if codec == STORED else imagecodecs.zstd_decode(body, out=size)
-        pixels = np.frombuffer(raw, dtype).reshape(shape)
-        return np.cumsum(pixels, axis=0, dtype=dtype) if codec == DELTA else pixels.copy()
+        return np.frombuffer(raw, dtype).reshape(shape).copy()
     except (struct.error, IndexError, ValueError, RuntimeError) as err:
         raise SealBroken("A sealed region opened to something that is not a region.") from err
 
@@ -109,9 +111,17 @@ def _from_plane(plane: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> n
     return pixels.view(dtype)
 
 
+def _from_steps(body: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    end = 4 + int.from_bytes(body[:4], "little")
+    first = decode(body[4:end])
+    raw = imagecodecs.zstd_decode(body[end:], out=(shape[0] - 1) * first.nbytes)
+    steps = np.frombuffer(raw, dtype).reshape(shape[0] - 1, *shape[1:])
+    return np.cumsum(np.concatenate([first, steps]), axis=0, dtype=dtype)
+
+
 def pack(parts: Mapping[str, bytes]) -> bytes:
-    """Named byte strings as one, each compressed where that makes it smaller."""
-    out = [struct.pack("<BH", 1, len(parts))]
+    """Named byte strings as one, each compressed where that makes it smaller, and a CRC-32."""
+    out = [struct.pack("<BI", 1, len(parts))]
     for name, part in parts.items():
         level = 19 if len(part) < _SLOW_BELOW_BYTES else 1
         small = bytes(imagecodecs.zstd_encode(part, level)) if part else b""
@@ -119,7 +129,8 @@ def pack(parts: Mapping[str, bytes]) -> bytes:
         label = name.encode("ascii")
         out.append(struct.pack("<BBQQ", len(label), codec, len(part), len(body)) + label)
         out.append(body)
-    return b"".join(out)
+    packed = b"".join(out)
+    return packed + zlib.crc32(packed).to_bytes(4)
 
 
 def unpack(packed: bytes) -> dict[str, bytes]:
@@ -129,11 +140,11 @@ def unpack(packed: bytes) -> dict[str, bytes]:
         SealBroken: Not such a container.
     """
     try:
-        version, count = struct.unpack_from("<BH", packed)
-        if version != 1:
-            raise ValueError(f"version {version}")
+        version, count = struct.unpack_from("<BI", packed)
+        if version != 1 or zlib.crc32(memoryview(packed)[:-4]).to_bytes(4) != packed[-4:]:
+            raise ValueError("not a container of version 1, or damaged")
         parts: dict[str, bytes] = {}
-        at = 3
+        at = 5
         for _ in range(count):
             label_size, codec, size, body_size = struct.unpack_from("<BBQQ", packed, at)
             at += 18

@@ -161,7 +161,7 @@ def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> Read:
             "b1",
         ):
             raise UnsupportedFormat("TIFF files are taken with 1, 8 or 16 bits per sample.")
-        if first.samplesperpixel not in (1, 3, 4) or first.photometric == 5:
+        if first.samplesperpixel not in (1, 3, 4) or first.photometric not in (0, 1, 2, 3, 6):
             raise UnsupportedFormat("TIFF files are taken as grey, palette, RGB or RGBA.")
         size = first.samplesperpixel * first.dtype.itemsize
         check_size(first.imagewidth, first.imagelength, len(pages), size, max_side_px, max_bytes)

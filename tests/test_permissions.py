@@ -85,6 +85,8 @@ OPEN = {
     "setup_code": "for the console; no door hands it out",
     "create_first_administrator": "guarded by the console's code",
     "sign_in": "how a session begins",
+    "sign_in_api": "the same without a browser",
+    "refresh": "guarded by the refresh token",
     "may": "answers for the session itself",
     "about": "names and licences of networks",
     "profiles": "names of specialties",

@@ -36,6 +36,7 @@ from engine.service.files import Files
 from engine.service.people import People
 from engine.service.reports import Reports
 from engine.settings import Settings
+from engine.tokens import Tokens
 from engine.viewings import Viewings
 
 
@@ -97,6 +98,7 @@ class Engine(People, Files, Reports):
             timedelta(hours=settings.session_hours),
         )
         self.accounts_ = Accounts(self.database, host, rules)
+        self.tokens = Tokens(self.database, host, self.hierarchy.system_key("tokens"))
         self.audit = AuditLog(self.database, host, self.hierarchy.system_key("audit"))
         self.catalog = Catalog(self.database)
         self.patients_ = Patients(self.database, self.hierarchy, host)

@@ -22,6 +22,7 @@ from engine.patients import Patients
 from engine.permissions import Permission, Role, allowed
 from engine.records import Caller
 from engine.settings import Settings
+from engine.tokens import Tokens
 from engine.viewings import Viewings
 
 log = logging.getLogger("medsec")
@@ -35,6 +36,7 @@ class Core:
     database: Database
     hierarchy: Hierarchy
     accounts_: Accounts
+    tokens: Tokens
     audit: AuditLog
     catalog: Catalog
     patients_: Patients
@@ -53,6 +55,8 @@ class Core:
         """
         if self._operator_token is not None and token == self._operator_token:
             return Caller("operator", Role.OPERATOR, "operator", "command line")
+        if isinstance(token, str) and token.count(".") == 2:  # a JWT of the API
+            return self.accounts_.resolve_session(self.tokens.session_of(token))
         return self.accounts_.resolve(token, activity=activity)
 
 

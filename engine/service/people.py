@@ -9,6 +9,7 @@ from engine.errors import AccountLocked, NotSignedIn, PermissionDenied
 from engine.permissions import Permission, Role, allowed
 from engine.records import Account, AuditEntry, Caller, Session
 from engine.service.guard import Core, needs
+from engine.tokens import TokenPair
 
 _NOBODY = "anonymous"
 
@@ -74,6 +75,32 @@ class People(Core):
         caller = Caller(session.account.username, session.account.role, "", origin)
         self.audit.record(caller, Event("session.sign-in"))
         return session
+
+    def sign_in_api(self, username: str, password: str, origin: str = "") -> TokenPair:
+        """Open a session for a client without a browser.
+
+        Raises:
+            NotSignedIn: Name and password do not match.
+            AccountLocked: Too many failures.
+        """
+        session = self.sign_in(username, password, origin)
+        caller = self.accounts_.resolve(session.token)
+        with self.database.write() as tx:
+            return self.tokens.issue(tx, caller.session_id, caller.username)
+
+    def refresh(self, refresh_token: str) -> TokenPair:
+        """Trade a refresh token for a new pair; one that was used before ends its session.
+
+        Raises:
+            NotSignedIn: Unknown, expired, used before, or of a session that has ended.
+        """
+        with self.database.write() as tx:
+            session_id, used = self.tokens.redeem(tx, refresh_token)
+            if used:
+                self.accounts_.end_session(tx, session_id)
+        caller = self.accounts_.resolve_session(session_id)
+        with self.database.write() as tx:
+            return self.tokens.issue(tx, caller.session_id, caller.username)
 
     @needs(None)
     def whoami(self, caller: Caller) -> Account:
