@@ -53,7 +53,19 @@ class Background:
 
     def read(self) -> np.ndarray:
         """Shape (H, W, 3), uint8, RGB."""
-        return cv2.cvtColor(cv2.imread(str(self.path)), cv2.COLOR_BGR2RGB)
+        return np.ascontiguousarray(read_picture(self.path)[..., ::-1])
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Shape (H, W, 3), uint8, BGR.
+
+    Raises:
+        SystemExit: Not a picture.
+    """
+    pixels = cv2.imread(str(path))
+    if pixels is None:
+        raise SystemExit(f"{path} is not a picture that can be read.")
+    return pixels
 
 
 def read_folder(images: Path, clean: Path) -> list[Background]:
@@ -70,8 +82,10 @@ def read_folder(images: Path, clean: Path) -> list[Background]:
     found = []
     for path in sorted(images.iterdir()):
         name, known = path.name, coverage.get(path.name, [])
-        boxes = [(b["class"], tuple(int(b[k]) for k in ("x1", "y1", "x2", "y2")))
-                 for b in truth.get(name, [])]  # fmt: skip
+        boxes: list[tuple[str, Box]] = [
+            (b["class"], (int(b["x1"]), int(b["y1"]), int(b["x2"]), int(b["y2"])))
+            for b in truth.get(name, [])
+        ]
         prefix = name.split("_")[0]
         if FULL_OF_TEXT.search(name) or (prefix == "ecg" and not ECG_WITHOUT_LETTERS.match(name)):
             continue
@@ -90,7 +104,7 @@ def read_folder(images: Path, clean: Path) -> list[Background]:
         source = f"nih {name.split('_')[1]}" if kind == "film" else f"{prefix} {number}"
         target = clean / f"{path.stem}.png"
         if not target.exists():
-            pixels = cv2.imread(str(path))
+            pixels = read_picture(path)
             if "text" not in known:
                 texts = [b for label, b in boxes if label == "text"]
                 pixels = painted_over(pixels, texts, kind in ("chest", "film"), thorax)
@@ -124,7 +138,7 @@ def painted_over(
             outer[:] = True
             outer[thorax[1] : thorax[3], thorax[0] : thorax[2]] = False
         blobs = cv2.dilate((bright & outer).astype(np.uint8) * 255, np.ones((9, 9), np.uint8))
-        mask |= blobs
+        mask = np.maximum(mask, blobs)
     small = 900 / max(h, w)
     if not mask.any():
         return pixels

@@ -207,8 +207,9 @@ def damaged(r: Random, pixels: np.ndarray, labels: list[Label]) -> np.ndarray:
     if r.random() < 0.6:
         quality = r.randint(55 if tiny else 22, 95)
         done, coded = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        if done:
-            pixels = cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1]
+        opened = cv2.imdecode(coded, cv2.IMREAD_COLOR) if done else None
+        if opened is not None:
+            pixels = opened[..., ::-1]
     return np.ascontiguousarray(pixels)
 
 

@@ -194,10 +194,10 @@ def bare_network(
     data = weights.read_bytes()
     if weights.suffix == ".onnx":
         cpu = CpuModel(data, threads)
-        model, names = _first_output(cpu), _described(cpu.metadata)[0]
+        model, names = _first_output(cpu), dict(_described(cpu.metadata)[0])
     else:
         torch_model = TorchModel(data, "cpu")
-        model, names = torch_model, torch_model.names
+        model, names = torch_model, dict(torch_model.names)
     labels = tuple(names[i] for i in range(len(names)))
     info = ModelInfo(weights.stem, "", "", "AGPL-3.0", labels, "this project")
     network = YoloNetwork(model, labels, tuple(sides), info)

@@ -19,9 +19,9 @@ import model.train
 
 import numpy as np  # isort: skip
 import onnx  # isort: skip
-import onnxruntime  # isort: skip
+import onnxruntime  # type: ignore[import-untyped]  # isort: skip
 import torch  # isort: skip
-from ultralytics import YOLO  # isort: skip
+from ultralytics.models import YOLO  # isort: skip
 
 MODEL = Path(__file__).resolve().parent
 TOLERANCE = 1e-3  # of a confidence; boxes, in px, a hundred times as much

@@ -77,11 +77,11 @@ def film(r: Random, g: np.random.Generator, h: int, w: int) -> np.ndarray:
         x, y = r.randint(0, w // 6), r.randint(0, h // 6)
         edge = np.zeros((h, w), np.uint8)
         cv2.rectangle(edge, (x, y), (w - r.randint(0, w // 6), h - r.randint(0, h // 6)), 255, -1)
+        turned = edge
         if r.random() < 0.5:
-            edge = cv2.warpAffine(
-                edge, cv2.getRotationMatrix2D((w / 2, h / 2), r.uniform(-8, 8), 1), (w, h)
-            )
-        grey = np.where(edge > 0, grey, r.choice((0, 4, 12, 240)))
+            spin = cv2.getRotationMatrix2D((w / 2, h / 2), r.uniform(-8, 8), 1)
+            turned = cv2.warpAffine(edge, spin, (w, h)).astype(np.uint8)
+        grey = np.where(turned > 0, grey, r.choice((0, 4, 12, 240)))
     return _rgb(255 - grey if r.random() < 0.12 else grey)
 
 
@@ -118,8 +118,8 @@ def slice_(r: Random, g: np.random.Generator, h: int, w: int) -> np.ndarray:
                 (ch, cw)
             ) * r.uniform(1, 12)
             cv2.ellipse(part, centre, axes, 0, 0, 360, r.uniform(120, 255), r.randint(1, 4))
-            spot = (slice(row * ch, row * ch + ch), slice(column * cw, column * cw + cw))
-            grey[spot] = np.where(cell > 0, part, grey[spot])
+            room = grey[row * ch : row * ch + ch, column * cw : column * cw + cw]
+            room[:] = np.where(cell > 0, part, room)
     return _rgb(grey)
 
 
@@ -138,7 +138,8 @@ def breast(r: Random, g: np.random.Generator, h: int, w: int) -> np.ndarray:
         -1,
     )
     grey = clouds(g, h, w, (4, 9, 20, 40)) ** 1.7 * 180 + 40
-    grey *= cv2.GaussianBlur(mask, (0, 0), 9) / 255.0
+    fading = cv2.GaussianBlur(mask, (0, 0), 9) / 255.0
+    grey = (grey * fading).astype(np.float32)
     for _ in range(r.randint(0, 12)):
         cv2.circle(grey, (r.randint(0, w), r.randint(0, h)), r.randint(1, 2), 240, -1)
     return _rgb(np.where(mask > 0, grey, 0))
@@ -202,7 +203,7 @@ def skin(r: Random, g: np.random.Generator, h: int, w: int) -> np.ndarray:
             r.choice(((90, 50, 40), (150, 60, 60), (60, 40, 40))),
             -1,
         )
-        picture = cv2.GaussianBlur(picture, (0, 0), 2)
+        picture = cv2.GaussianBlur(picture, (0, 0), 2).astype(np.uint8)
     return picture
 
 

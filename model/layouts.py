@@ -302,10 +302,10 @@ def topogram(page: Page) -> None:
     r, p = page.rng, page.phrases
     hand = page.hand(high=max(8.0, min(13.0, page.height / 40)), script="la")
     for k in range(r.randint(3, 9)):
-        y = round(page.height * (0.15 + 0.07 * k))
+        row = round(page.height * (0.15 + 0.07 * k))
         for layer in (page.pixels, page.clean):
-            cv2.line(layer, (page.width // 5, y), (page.width * 4 // 5, y), hand.colour, 1)
-        page.line(str(k + 1), page.width * 0.82, y, hand, "lm")
+            cv2.line(layer, (page.width // 5, row), (page.width * 4 // 5, row), hand.colour, 1)
+        page.line(str(k + 1), page.width * 0.82, row, hand, "lm")
     y = page.height * 0.85
     for _ in range(r.randint(2, 5)):
         page.line(r.choice((p.technique, p.identity))(), page.width / 2, y, hand, "mt")

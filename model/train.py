@@ -30,7 +30,6 @@ os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 os.environ.setdefault("YOLO_CONFIG_DIR", str(RUNS / "config"))
 Path(os.environ["YOLO_CONFIG_DIR"]).mkdir(parents=True, exist_ok=True)
 
-import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch.utils.data import DataLoader, Dataset, Sampler  # noqa: E402
@@ -39,6 +38,8 @@ from ultralytics.data.augment import RandomHSV  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 from ultralytics.nn.modules import Conv  # noqa: E402
 from ultralytics.nn.tasks import DetectionModel  # noqa: E402
+
+from model.backgrounds import read_picture  # noqa: E402
 
 RECIPE: dict[str, Any] = {
     "epochs": 100,
@@ -98,7 +99,7 @@ class Crops(Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        picture = {"img": cv2.imread(str(self.files[index]))}
+        picture = {"img": read_picture(self.files[index])}
         self.jitter(picture)
         pixels = np.ascontiguousarray(picture["img"][..., ::-1].transpose(2, 0, 1))
         label = self.labels[index]
@@ -202,15 +203,16 @@ def trainer_class(epoch_images: int, warm: Path | None, threads: int) -> type[De
             return model
 
         def resume_training(self, ckpt: Any) -> None:
-            super().resume_training(ckpt)
+            super().resume_training(ckpt)  # type: ignore[no-untyped-call]
             self.train_loader.sampler.epoch = self.start_epoch
 
         def _setup_train(self) -> None:
-            super()._setup_train()
+            super()._setup_train()  # type: ignore[no-untyped-call]
             if threads:  # the library takes one thread less than there are
                 torch.set_num_threads(threads)
             # A third less time per step on a CPU; gradients agree with the usual order to 1e-5.
-            self.model.to(memory_format=torch.channels_last)
+            network: Any = self.model
+            network.to(memory_format=torch.channels_last)
 
     return Trainer
 
@@ -235,19 +237,18 @@ def warm_start(model: DetectionModel, onnx: Path) -> int:
     with torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, Conv):
-                weight, bias = (
-                    torch.from_numpy(found[f"{name}.conv.{part}"]) for part in ("weight", "bias")
-                )
-                module.conv.weight.copy_(weight)
-                module.bn.bias.copy_(bias)
-                module.bn.running_mean.zero_()
-                module.bn.running_var.fill_(1.0)
-                module.bn.weight.fill_((1.0 + module.bn.eps) ** 0.5)
+                norm: Any = module.bn
+                module.conv.weight.copy_(torch.from_numpy(found[f"{name}.conv.weight"]))
+                norm.bias.copy_(torch.from_numpy(found[f"{name}.conv.bias"]))
+                norm.running_mean.zero_()
+                norm.running_var.fill_(1.0)
+                norm.weight.fill_((1.0 + norm.eps) ** 0.5)
                 taken += 6  # with the counter of batches
             elif isinstance(module, torch.nn.Conv2d) and not name.endswith(".conv"):
                 weight = found.get(f"{name}.weight")
                 if weight is not None and weight.shape == tuple(module.weight.shape):
                     module.weight.copy_(torch.from_numpy(weight))
+                    assert module.bias is not None
                     module.bias.copy_(torch.from_numpy(found[f"{name}.bias"]))
                     taken += 2
             elif name.endswith("dfl.conv"):
@@ -278,10 +279,11 @@ def recalibrate(model: DetectionModel, crops: Crops, count: int = 48) -> None:
     with torch.no_grad():
         model(batch)
         for layer, (mean, variance) in measured.items():
-            layer.bn.bias.add_(layer.bn.weight * mean / (1.0 + layer.bn.eps) ** 0.5)
-            layer.bn.running_mean.copy_(mean)
-            layer.bn.running_var.copy_(variance)
-            layer.bn.weight.copy_((variance + layer.bn.eps).sqrt())
+            norm: Any = layer.bn
+            norm.bias.add_(norm.weight * mean / (1.0 + norm.eps) ** 0.5)
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+            norm.weight.copy_((variance + norm.eps).sqrt())
     for hook in hooks:
         hook.remove()
     model.train()
@@ -300,7 +302,7 @@ def nudenet_weights() -> Path:
 
 
 def _stay_offline() -> None:
-    ultralytics_settings.update({"sync": False})
+    ultralytics_settings.update({"sync": False})  # type: ignore[no-untyped-call]
     font = Path(os.environ["YOLO_CONFIG_DIR"]) / "Ultralytics" / "Arial.ttf"
     if not font.exists():  # any TrueType font will do; without one the library goes looking online
         from matplotlib import get_data_path
@@ -313,7 +315,7 @@ def train(overrides: dict[str, Any], epoch_images: int, warm: Path | None, threa
     """Run the training and return ``best.pt`` of the run."""
     _stay_offline()
     trainer = trainer_class(epoch_images, warm, threads)(overrides=overrides)
-    trainer.train()
+    trainer.train()  # type: ignore[no-untyped-call]
     return Path(trainer.best)
 
 
