@@ -8,6 +8,7 @@ byte for byte. Refuses animations, CMYK and pages of different kinds.
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFo
 from engine.records import Format, Image, Region
 
 Read = tuple[np.ndarray, tuple[int, int], dict[str, Any]]
+_MAX_PAGES = 10_000
 _DAMAGED = "This file is damaged: its picture cannot be decoded."
 _COLOURS = {
     png.GREY: "grey",
@@ -140,7 +142,31 @@ def _decode_pillow(data: bytes, max_side_px: int, max_bytes: int) -> Read:
     return pixels[None], (16, 16) if lossy else (1, 1), facts | {"lossy": lossy}
 
 
+def _check_chain(data: bytes) -> None:
+    """Walk a TIFF's chain of directories once: the reader would follow a loop for ever.
+
+    Raises:
+        CorruptImage: It loops, leaves the file or is too long.
+    """
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    where, count, entry, at = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
+    seen: set[int] = set()
+    try:
+        (offset,) = struct.unpack_from(order + where, data, at)
+        while offset:
+            if offset in seen or len(seen) >= _MAX_PAGES:
+                raise CorruptImage("This TIFF file is damaged: its pages are chained in a circle.")
+            seen.add(offset)
+            (entries,) = struct.unpack_from(order + count, data, offset)
+            place = offset + struct.calcsize(count) + entries * entry
+            (offset,) = struct.unpack_from(order + where, data, place)
+    except struct.error as err:
+        raise CorruptImage("This TIFF file ends too early: send the complete file.") from err
+
+
 def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> Read:
+    _check_chain(data)
     with _pillow_errors(), tifffile.TiffFile(io.BytesIO(data)) as file:
         pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)]
         if len(pages) != len(file.pages):

@@ -31,8 +31,8 @@ import numpy as np
 from engine import errors
 from engine.errors import CorruptImage, EngineError
 
-SECONDS = 60.0  # for one call, and as much again per 32 MB of arguments
-_SECONDS_BYTES = 32 << 20
+SECONDS = 30.0  # for one call, and as much again per 8 MB of arguments
+_SECONDS_BYTES = 8 << 20
 MEMORY_BYTES = 6 << 30  # address space of a worker
 _ALIGN = 64
 _INHERITED = ("LD_LIBRARY_PATH", "LANG")  # and nothing that could be a secret
@@ -181,7 +181,7 @@ class Sandbox:
     Args:
         module: Full name of the module.
         workers: How many calls run at once; further ones wait.
-        seconds: Time for one call, and as much again per 32 MB of arguments.
+        seconds: Time for one call, and as much again per 8 MB of arguments.
     """
 
     def __init__(self, module: str, workers: int, seconds: float = SECONDS) -> None:

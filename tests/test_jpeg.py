@@ -1,0 +1,258 @@
+"""JPEG in the DCT domain: not one coefficient outside a box changes, and the bytes come back."""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+
+from engine import huffman, jpeg, raster
+from engine.errors import CorruptImage, SealBroken, UnsupportedFormat
+from engine.records import Region
+from tests import builders
+
+COLOUR = builders.labelled(width=203, height=149, colour=True)[0]
+GREY = builders.labelled(width=203, height=149)[0]
+WIDE = builders.labelled(width=640, height=480, colour=True)[0]
+
+KINDS: dict[str, bytes] = {
+    "grey": builders.jpeg(GREY),
+    "4:4:4": builders.jpeg(COLOUR, sampling="4:4:4"),
+    "4:2:2": builders.jpeg(COLOUR, sampling="4:2:2"),
+    "4:2:0": builders.jpeg(COLOUR),
+    "optimised": builders.jpeg(COLOUR, optimize=True),
+    "progressive": builders.jpeg(COLOUR, progressive=True),
+    "progressive grey": builders.jpeg(GREY, progressive=True),
+    "restart every block": builders.jpeg(COLOUR, restart_marker_blocks=1),
+    "restart every row": builders.jpeg(GREY, restart_marker_rows=1),
+    "worst quality": builders.jpeg(COLOUR, quality=1),
+    "best quality": builders.jpeg(COLOUR, quality=100),
+    "RGB planes": builders.jpeg(COLOUR, sampling="4:4:4", keep_rgb=True),
+    "one block": builders.jpeg(GREY[:8, :8]),
+    "one pixel": builders.jpeg(COLOUR[:1, :1]),
+    "narrow": builders.jpeg(COLOUR[:, :9]),
+    "flat": builders.jpeg(np.full((40, 50, 3), 77, np.uint8)),
+    "noise": builders.jpeg(np.random.default_rng(5).integers(0, 256, (64, 64, 3), dtype=np.uint8)),
+    "larger than a chunk": builders.jpeg(np.tile(WIDE, (3, 4, 1)), restart_marker_rows=3),
+    "by OpenCV": cv2.imencode(".jpg", COLOUR, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes(),
+    "16-bit quantisers": builders.jpeg(COLOUR, qtables=[[300] * 64, [400] * 64]),
+}
+
+
+def boxes(header: jpeg.Header) -> list[Region]:
+    w, h = header.width, header.height
+    wanted = [
+        Region(w // 9, h // 9, w // 2 + 1, h // 3 + 1),
+        Region(w // 3, h // 5, w * 3 // 4 + 1, h * 2 // 3 + 1),
+        Region(max(0, w - 5), max(0, h - 3), w, h),
+    ]
+    return [r for b in wanted if (r := b.aligned(header.mcu).clipped(w, h))]
+
+
+def hidden_blocks(header: jpeg.Header, regions: list[Region], number: int) -> np.ndarray:
+    component = header.components[number]
+    hidden = np.zeros(header.blocks(component), bool)
+    for region in regions:
+        hidden[header.window(component, region)] = True
+    return hidden
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_blocks_outside_the_boxes_keep_their_coefficients(name: str) -> None:
+    data = KINDS[name]
+    header = jpeg.parse(data)
+    regions = boxes(header)
+    before, after = jpeg.read(data), jpeg.read(jpeg.dissect(data, regions).data)
+    for number, (old, new) in enumerate(zip(before.planes, after.planes, strict=True)):
+        hidden = hidden_blocks(header, regions, number)
+        assert np.array_equal(old[~hidden], new[~hidden])
+        assert hidden.any()
+    for slot, steps in before.quantisers.items():
+        assert np.array_equal(after.quantisers[slot], steps)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_original_comes_back(name: str) -> None:
+    data = KINDS[name]
+    regions = boxes(jpeg.parse(data))
+    made = jpeg.dissect(data, regions)
+    back = jpeg.assemble(made.data, regions, dict(enumerate(made.patches)), made.bones)
+    if "progressive" not in name:
+        assert back == data
+    for decode in (
+        lambda d: np.asarray(Pillow.open(io.BytesIO(d))),
+        lambda d: cv2.imdecode(np.frombuffer(d, np.uint8), cv2.IMREAD_UNCHANGED),
+        raster.jpeg_pixels,
+    ):
+        assert np.array_equal(decode(back), decode(data))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_masked_file_is_a_plain_jpeg_of_about_the_same_size(name: str) -> None:
+    data = KINDS[name]
+    made = jpeg.dissect(data, boxes(jpeg.parse(data)))
+    header = jpeg.parse(made.data)
+    assert header.kind in ("baseline", "extended")
+    picture = Pillow.open(io.BytesIO(made.data))
+    picture.load()
+    assert picture.size == (header.width, header.height)
+    if len(data) > 8000:
+        assert len(made.data) + sum(map(len, made.patches)) + len(made.bones) < 1.15 * len(data)
+
+
+def test_tables_are_built_anew_and_cost_no_more_than_those_of_libjpeg() -> None:
+    for pixels in (COLOUR, GREY, WIDE):
+        data = builders.jpeg(pixels, optimize=True)
+        assert len(jpeg.dissect(data, []).data) <= len(data)
+
+
+def test_scans_of_one_component_each_come_back() -> None:
+    header = jpeg.parse(KINDS["4:2:0"])
+    source = jpeg.read(KINDS["4:2:0"])
+    plain = jpeg.write_plain(source, KINDS["4:2:0"])
+    front = plain[: plain.index(b"\xff\xc4")]
+    out = [front]
+    for number, component in enumerate(header.components):
+        tables, entropy = jpeg.encode_scan([source.planes[number]], [component])
+        for slot, table in enumerate(tables):
+            assert table is not None
+            body = table.segment(slot, 0)
+            out.append(struct.pack(">BBH", 0xFF, 0xC4, len(body) + 2) + body)
+        out.append(b"\xff\xda" + struct.pack(">HBBB", 8, 1, component.id, 0) + b"\0\x3f\0")
+        out.append(entropy)
+    data = b"".join([*out, b"\xff\xd9"])
+    assert np.array_equal(raster.jpeg_pixels(data), raster.jpeg_pixels(KINDS["4:2:0"]))
+    regions = boxes(header)
+    made = jpeg.dissect(data, regions)
+    assert jpeg.assemble(made.data, regions, dict(enumerate(made.patches)), made.bones) == data
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 4), st.integers(0, 9), st.integers(0, 2**32 - 1),
+    st.sampled_from([1, 2, 40, 1023, 32767]),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_any_coefficients_survive_our_coder_and_a_foreign_decoder(
+    rows: int, columns: int, restart: int, seed: int, largest: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    plane = rng.integers(-largest, largest, (rows, columns, 64)).astype(np.int16)
+    plane[rng.random(plane.shape) < rng.choice([0.2, 0.9, 0.99])] = 0
+    plane = np.clip(plane, -1023, 1023)
+    blocks, owner = huffman.blocks_of_scan([plane[..., huffman.ZIGZAG]], [(1, 1)])
+    tables = huffman.best_tables(huffman.tokenize(blocks, owner, restart), 2, [0, 1])
+    entropy = huffman.write(huffman.tokenize(blocks, owner, restart), tables)
+    out = [b"\xff\xd8\xff\xdb\0\x43\0" + b"\x01" * 64]
+    out.append(
+        b"\xff\xc0\0\x0b\x08" + struct.pack(">HH", rows * 8, columns * 8) + b"\x01\x01\x11\0"
+    )
+    if restart:
+        out.append(b"\xff\xdd\0\x04" + struct.pack(">H", restart))
+    for slot, table in enumerate(tables):
+        body = (table or huffman.Table((0,) * 16, ())).segment(slot, 0)
+        out.append(struct.pack(">BBH", 0xFF, 0xC4, len(body) + 2) + body)
+    out += [b"\xff\xda\0\x08\x01\x01\0\0\x3f\0", entropy, b"\xff\xd9"]
+    assert np.array_equal(jpeg.read(b"".join(out)).planes[0], plane)
+
+
+def test_best_tables_are_best() -> None:
+    rng = np.random.default_rng(2)
+    counts = np.zeros(256, np.int64)
+    counts[:200] = np.maximum(1, (1e6 / (1 + np.arange(200)) ** 2.5)).astype(int)
+    rng.shuffle(counts)
+    table = huffman._best(counts)
+    code, length = table.codes()
+    used = counts > 0
+    assert (length[used] > 0).all()
+    assert length.max() <= 16
+    words = sorted(f"{c:0{n}b}" for c, n in zip(code[used], length[used], strict=True))
+    assert all(not b.startswith(a) for a, b in zip(words, words[1:], strict=False))
+    assert "1" * int(length.max()) not in words  # reserved
+    share = counts[used] / counts.sum()
+    entropy = float(-(share * np.log2(share)).sum())
+    assert entropy <= float((share * length[used]).sum()) < entropy + 1
+
+
+@pytest.mark.parametrize("patch_of", [0, 1])
+def test_a_changed_patch_is_never_a_picture(patch_of: int) -> None:
+    data = KINDS["4:2:0"]
+    regions = boxes(jpeg.parse(data))
+    made = jpeg.dissect(data, regions)
+    patch = made.patches[patch_of]
+    for wrong in (b"", patch[:-1], patch[:40], patch + b"\0", bytes([patch[0] ^ 2]) + patch[1:]):
+        with pytest.raises(SealBroken):
+            jpeg.assemble(made.data, regions, {patch_of: wrong}, None)
+    with pytest.raises(SealBroken):
+        jpeg.assemble(made.data, regions, {0: made.patches[1]}, None)
+
+
+@pytest.mark.parametrize(
+    "box", [(0, 0, 15, 16), (1, 0, 16, 16), (0, 0, 16, 17), (0, 0, 208, 16), (192, 144, 203, 160)]
+)
+def test_a_region_off_the_mcu_grid_is_a_mistake(box: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ValueError, match="aligned"):
+        jpeg.dissect(KINDS["4:2:0"], [Region(*box)])
+
+
+def _with(data: bytes, at: bytes, change: Any) -> bytes:
+    place = data.index(at)
+    body = bytearray(data)
+    change(body, place)
+    return bytes(body)
+
+
+def _precision(body: bytearray, at: int) -> None:
+    body[at + 4] = 12
+
+
+def _kind(marker: int) -> Any:
+    def change(body: bytearray, at: int) -> None:
+        body[at + 1] = marker
+
+    return change
+
+
+def _no_width(body: bytearray, at: int) -> None:
+    body[at + 7 : at + 9] = b"\0\0"
+
+
+def _sampling(body: bytearray, at: int) -> None:
+    body[at + 11] = 0x50
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (_with(KINDS["grey"], b"\xff\xc0", _precision), UnsupportedFormat),
+        (_with(KINDS["grey"], b"\xff\xc0", _kind(0xC3)), UnsupportedFormat),  # lossless
+        (_with(KINDS["grey"], b"\xff\xc0", _kind(0xC9)), UnsupportedFormat),  # arithmetic
+        (_with(KINDS["grey"], b"\xff\xc0", _kind(0xC5)), UnsupportedFormat),  # hierarchical
+        (_with(KINDS["grey"], b"\xff\xc0", _no_width), CorruptImage),
+        (_with(KINDS["grey"], b"\xff\xc0", _sampling), CorruptImage),
+        (_with(KINDS["grey"], b"\xff\xda", _kind(0x3F)), CorruptImage),
+        (KINDS["grey"][:2] + b"\0\0" + KINDS["grey"][2:], CorruptImage),
+        (KINDS["grey"].replace(b"\xff\xd9", b""), CorruptImage),
+        (b"\xff\xd8\xff\xd9", CorruptImage),
+        (b"\xff\xd8" + KINDS["grey"][2:].replace(b"\xff\xda", b"\xff\xc0\0\x0b"), CorruptImage),
+    ],
+)
+def test_other_kinds_and_damage_are_named_errors(data: bytes, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        jpeg.parse(data)
+
+
+def test_the_colour_profile_stays_and_everything_else_goes() -> None:
+    profile = b"ICC" * 40
+    data = builders.jpeg(COLOUR, icc_profile=profile, comment=b"Musterfrau", dpi=(300, 300))
+    masked = jpeg.dissect(data, []).data
+    kept = Pillow.open(io.BytesIO(masked))
+    assert kept.info["icc_profile"] == profile
+    assert kept.info["dpi"] == (300, 300)
+    assert b"Musterfrau" not in masked
