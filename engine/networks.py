@@ -125,7 +125,8 @@ class CpuModel:
         onnx: The model, serialised.
         threads: Processor threads; 0 takes all.
         shape: Input shape where the file's own is too narrow; -1 is any size.
-        precision: ``f32``, or ``bf16`` where the processor computes it natively.
+        precision: ``f32``, ``bf16``, or None for bf16 where the processor computes it itself,
+            which is twice as fast and moves boxes by less than a pixel, and f32 elsewhere.
 
     Raises:
         DetectorError: Not a network, or one that this runtime cannot run.
@@ -136,18 +137,21 @@ class CpuModel:
         onnx: bytes,
         threads: int,
         shape: Sequence[int] | None = None,
-        precision: str = "f32",
+        precision: str | None = None,
     ) -> None:
         import openvino
 
-        properties: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": precision,
-        }
-        if threads:
-            properties["INFERENCE_NUM_THREADS"] = threads
         try:
             core = openvino.Core()
+            if precision is None:
+                native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+                precision = "bf16" if native else "f32"
+            properties: dict[str, Any] = {
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_PRECISION_HINT": precision,
+            }
+            if threads:
+                properties["INFERENCE_NUM_THREADS"] = threads
             model = core.read_model(model=onnx, weights=b"")
             if shape is not None:
                 model.reshape(openvino.PartialShape(list(shape)))
