@@ -259,6 +259,7 @@ def main() -> None:
     parser.add_argument(
         "--confidence", type=float, default=None, help="by default the profile's or the setting"
     )
+    parser.add_argument("--floor", type=float, default=0.05, help="with --weights, lowest for mAP")
     parser.add_argument("--sheet", type=Path, default=Path("runs/misses.png"))
     parser.add_argument("--json", type=Path, default=None, help="write the figures here as well")
     a = parser.parse_args()

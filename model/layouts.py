@@ -65,7 +65,8 @@ def header(page: Page) -> None:
     tall = round(rows * (hand.height * 1.7 + 3) + 8)
     bottom = r.random() < 0.25
     y = page.height - tall if bottom else 0
-    if r.random() < 0.6 and tall < page.height // 2:
+    free = not page.taken(0, y, page.width, y + tall)  # a bar must not wipe out a labelled line
+    if r.random() < 0.6 and tall < page.height // 2 and free:
         tone = r.choice(
             ((0, 0, 0), (30, 30, 40), (40, 60, 100), (70, 70, 70), (225, 225, 230), (20, 40, 60))
         )
