@@ -394,7 +394,7 @@ def _by_pydicom(pixels: np.ndarray, layout: Layout, syntax: UID) -> bytes:
     if layout.samples > 1:
         options["planar_configuration"] = 0
     encoder = get_encoder(JPEG2000Lossless if syntax == JPEG2000 else syntax)
-    return bytes(encoder.encode(pixels, **options))
+    return bytes(encoder.encode(pixels, encoding_plugin="pylibjpeg", **options))
 
 
 # --- what a person sees -------------------------------------------------------------------------

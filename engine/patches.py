@@ -18,7 +18,7 @@ from engine.errors import SealBroken
 
 STORED, ZSTD, JPEGLS, DELTA = range(4)
 _DTYPES = ("|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<f4", "<f8", "<u8", "<i8")
-_SLOW_BELOW_BYTES = 4 << 20  # above, the thorough coder costs seconds
+_THOROUGH_BYTES = 1 << 18  # above, the thorough level of the general coder costs seconds
 _MAX_SIDE = 65_535  # of a JPEG-LS picture
 
 
@@ -36,7 +36,7 @@ def encode(pixels: np.ndarray) -> bytes:
     kind = _DTYPES.index(dtype.str)
     pixels = np.ascontiguousarray(pixels.astype(dtype, copy=False))
     raw = pixels.tobytes()
-    level = 19 if len(raw) < _SLOW_BELOW_BYTES else 3
+    level = _level(raw)
     bodies = {STORED: raw, ZSTD: bytes(imagecodecs.zstd_encode(raw, level))}
     if pixels.dtype.kind in "ui" and pixels.dtype.itemsize <= 2 and pixels.ndim >= 3:
         plane = _to_plane(pixels)
@@ -76,6 +76,10 @@ def decode(patch: bytes) -> np.ndarray:
         return np.frombuffer(raw, dtype).reshape(shape).copy()
     except (struct.error, IndexError, ValueError, RuntimeError) as err:
         raise SealBroken("A sealed region opened to something that is not a region.") from err
+
+
+def _level(raw: bytes) -> int:
+    return 19 if len(raw) <= _THOROUGH_BYTES else 3
 
 
 def _to_plane(pixels: np.ndarray) -> np.ndarray:
@@ -123,8 +127,7 @@ def pack(parts: Mapping[str, bytes]) -> bytes:
     """Named byte strings as one, each compressed where that makes it smaller, and a CRC-32."""
     out = [struct.pack("<BI", 1, len(parts))]
     for name, part in parts.items():
-        level = 19 if len(part) < _SLOW_BELOW_BYTES else 1
-        small = bytes(imagecodecs.zstd_encode(part, level)) if part else b""
+        small = bytes(imagecodecs.zstd_encode(part, _level(part))) if part else b""
         codec, body = (ZSTD, small) if 0 < len(small) < len(part) else (STORED, part)
         label = name.encode("ascii")
         out.append(struct.pack("<BBQQ", len(label), codec, len(part), len(body)) + label)

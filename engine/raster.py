@@ -193,11 +193,19 @@ def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> Read:
         check_size(first.imagewidth, first.imagelength, len(pages), size, max_side_px, max_bytes)
         frames = []
         for page in pages:
-            pixels = page.asarray()
+            # into zeros: where strips are missing, the reader leaves what was in memory
+            pixels = page.asarray(out=np.zeros(page.shape, page.dtype))
             if pixels.dtype == bool:
                 pixels = pixels.astype(np.uint8)
             if page.planarconfig == 2 and page.samplesperpixel > 1:
                 pixels = np.moveaxis(pixels, 0, -1)
+            plane = (first.imagelength, first.imagewidth)
+            if (
+                pixels.shape not in (plane, (*plane, first.samplesperpixel))
+                or pixels.ndim == 3
+                and pixels.shape[2] == 1
+            ):
+                raise CorruptImage("This TIFF file is damaged: its pages contradict themselves.")
             frames.append(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
         facts: dict[str, Any] = {"bits": first.bitspersample, "colour": _tiff_colour(first)}
         if first.photometric == 3 and first.colormap is not None:

@@ -35,6 +35,9 @@ SECONDS = 30.0  # for one call, and as much again per 8 MB of arguments
 _SECONDS_BYTES = 8 << 20
 MEMORY_BYTES = 6 << 30  # address space of a worker
 _ALIGN = 64
+#: The C library then fills memory on allocation and release: a decoder that leaves a hole in
+#: its output must not show there what an earlier file left behind.
+_PERTURB = {"MALLOC_PERTURB_": "165", "GLIBC_TUNABLES": "glibc.malloc.perturb=165"}
 _INHERITED = ("LD_LIBRARY_PATH", "LANG")  # and nothing that could be a secret
 _ERRORS = {
     name: kind
@@ -243,7 +246,7 @@ class Sandbox:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # libraries quote values of the file there
-                env={key: os.environ[key] for key in _INHERITED if key in os.environ},
+                env=_PERTURB | {k: os.environ[k] for k in _INHERITED if k in os.environ},
                 pass_fds=(theirs.fileno(),),
             )  # fmt: skip
         worker = _Worker(process, ours)
