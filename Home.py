@@ -19,7 +19,7 @@ from streamlit.runtime.pages_manager import PagesManager
 
 import api
 from engine import Engine, Permission, Settings
-from ui import gate, panes, state, theme, welcome
+from ui import gate, jobs, panes, state, theme, welcome
 
 PAGES = (
     ("pages/1_Upload.py", "Upload", ":material/upload:", Permission.UPLOAD),
@@ -44,6 +44,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
         async with api.door.router.lifespan_context(api.door):
             yield
     finally:
+        await to_thread.run_sync(jobs.stop)
         await to_thread.run_sync(engine.close)
 
 

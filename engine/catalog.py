@@ -29,8 +29,8 @@ class Catalog:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, tx: Cursor, key: bytes, row: Mapping[str, Any]) -> None:
-        """Insert an image row and tag it.
+    def add(self, tx: Cursor, key: bytes, row: Mapping[str, Any]) -> str:
+        """Insert an image row and tag it; returns the tag in hex, for the audit log.
 
         Args:
             key: The image's data key, 32 bytes.
@@ -39,17 +39,17 @@ class Catalog:
         columns = ", ".join(row)
         places = ", ".join(f"${i + 1}" for i in range(len(row)))
         tx.run(f"INSERT INTO images ({columns}) VALUES ({places})", *row.values())  # noqa: S608
-        self._tag(tx, key, row["image_id"])
+        return self._tag(tx, key, row["image_id"])
 
-    def change(self, tx: Cursor, key: bytes, image_id: str, **columns: Any) -> None:
-        """Change columns of an image row that verifies, and tag it anew.
+    def change(self, tx: Cursor, key: bytes, image_id: str, **columns: Any) -> str:
+        """Change columns of an image row that verifies, and tag it anew; returns the tag.
 
         Raises:
             SealBroken: The row had been altered behind our back.
         """
         self.verify(tx, key, image_id)
         self._set(tx, image_id, **columns)
-        self._tag(tx, key, image_id)
+        return self._tag(tx, key, image_id)
 
     def seal(
         self,
@@ -58,8 +58,8 @@ class Catalog:
         image_id: str,
         regions: Sequence[tuple[SealedRegion, int]],
         **columns: Any,
-    ) -> None:
-        """Turn a draft's row into a sealed image's: new key, new columns, its regions.
+    ) -> str:
+        """Give an image another key, columns and regions, and tag it anew; returns the tag.
 
         Args:
             regions: Each with the byte at which it starts in the sealed file.
@@ -77,7 +77,7 @@ class Catalog:
             ],
         )  # fmt: skip
         self._set(tx, image_id, **columns)
-        self._tag(tx, key, image_id)
+        return self._tag(tx, key, image_id)
 
     def erase(self, tx: Cursor, image_id: str, at: datetime) -> list[str]:
         """Destroy an image's key and everything that could tell of it.
@@ -120,6 +120,25 @@ class Catalog:
                 image_id=image_id,
             )
         return row
+
+    def verify_newest(self, tx: Cursor, row: Row) -> None:
+        """Is this the newest entry of the image, or an older one put back?
+
+        Every change leaves the row's tag in the audit log, in the same transaction.
+
+        Raises:
+            SealBroken: The log knows a newer one.
+        """
+        logged = tx.one(
+            "SELECT detail ->> 'tag' AS tag FROM audit WHERE image_id = $1"
+            " AND detail ->> 'tag' IS NOT NULL ORDER BY sequence DESC LIMIT 1",
+            row["image_id"],
+        )
+        if logged is None or logged["tag"] != row["tag"].hex():
+            raise SealBroken(
+                "An older version of this image was put back: restore it from a backup.",
+                image_id=row["image_id"],
+            )
 
     def regions(self, tx: Cursor, image_id: str) -> list[tuple[SealedRegion, int]]:
         """Sealed regions in the order of sealing, each with its start in the sealed file."""
@@ -180,9 +199,10 @@ class Catalog:
         settings = ", ".join(f"{name} = ${i + 2}" for i, name in enumerate(columns))
         tx.run(f"UPDATE images SET {settings} WHERE image_id = $1", image_id, *columns.values())  # noqa: S608
 
-    def _tag(self, tx: Cursor, key: bytes, image_id: str) -> None:
+    def _tag(self, tx: Cursor, key: bytes, image_id: str) -> str:
         tag = self._compute(tx, key, self.row(tx, image_id))
         tx.run("UPDATE images SET tag = $2 WHERE image_id = $1", image_id, tag)
+        return tag.hex()
 
     def _compute(self, tx: Cursor, key: bytes, row: Row) -> bytes:
         regions = tx.all(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import dicom_frames, dicom_native, dicom_view, jpeg
+from engine import dicom_frames, dicom_native, dicom_view, jpeg_file
 from engine.dicom_file import DicomFile, number, parse, text
 from engine.dicom_header import shows_head
 from engine.dicom_pixels import (
@@ -22,12 +22,9 @@ from engine.dicom_pixels import (
     NATIVE,
     Layout,
     decode_frames,
-    display_of,
     layout_of,
     native,
-    pack_display,
     payload,
-    unpack_display,
 )
 from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
 from engine.records import Image, Region
@@ -74,7 +71,7 @@ def decode(
 def _block_grid(frame: bytes, file: DicomFile) -> tuple[int, int]:
     if file.syntax in JPEG_DCT:
         try:
-            return jpeg.parse(frame).mcu
+            return jpeg_file.parse(frame).mcu
         except (CorruptImage, UnsupportedFormat):
             return (8, 8)  # 12 bit, which only the frame decoder reads
     return (8, 8)
@@ -88,7 +85,7 @@ def _properties(file: DicomFile, layout: Layout) -> dict[str, Any]:
         if values is not None and not isinstance(values, str) and len(values) == 2:
             spacing = (float(values[0]), float(values[1]))
             break
-    displays = display_of(header)
+    displays = dicom_view.display_of(header)
     return {
         "bits": layout.stored,
         "colour": layout.photometric,
@@ -100,7 +97,7 @@ def _properties(file: DicomFile, layout: Layout) -> dict[str, Any]:
         "frame_time_ms": number(header, "FrameTime"),
         "windows": _windows(displays[0]),
         "recognizable_head": shows_head(header),
-        "display": tuple(pack_display(d) for d in displays),
+        "display": tuple(dicom_view.pack_display(d) for d in displays),
     }
 
 
@@ -120,7 +117,7 @@ def _windows(display: Any) -> tuple[tuple[float, float], ...]:
 def render(image: Image, frame: int, window: tuple[float, float] | None) -> np.ndarray:
     """One frame as a person would see it: shape (height, width, 3), uint8, RGB."""
     displays = image.properties["display"]
-    display = unpack_display(displays[min(frame, len(displays) - 1)])
+    display = dicom_view.unpack_display(displays[min(frame, len(displays) - 1)])
     return dicom_view.render(image.pixels[frame], display, window)
 
 

@@ -14,17 +14,17 @@ from dataclasses import replace
 import numpy as np
 from pydicom.uid import ExplicitVRLittleEndian
 
-from engine import dicom_native, jpeg, mask, patches
+from engine import dicom_native, jpeg, jpeg_file, mask, patches
 from engine.dicom_file import DicomFile, encapsulate
 from engine.dicom_pixels import (
     JPEG_DCT,
     Layout,
     decode_frames,
-    display_of,
     encode_frame,
     payload,
     store_native,
 )
+from engine.dicom_view import display_of
 from engine.errors import CorruptImage, SealBroken, UnsupportedFormat
 from engine.records import Region
 
@@ -83,7 +83,7 @@ def dissect(
 
 def _is_8_bit(frames: Sequence[bytes]) -> bool:
     try:
-        return all(jpeg.parse(frame).sof in (0xC0, 0xC1) for frame in frames)
+        return all(jpeg_file.parse(frame).sof in (0xC0, 0xC1) for frame in frames)
     except (CorruptImage, UnsupportedFormat):
         return False
 

@@ -19,12 +19,11 @@ from engine.dicom_header import deidentify, file_meta
 from engine.dicom_pixels import (
     NATIVE,
     Layout,
-    display_of,
     layout_of,
     native,
     store_native,
 )
-from engine.dicom_view import palette_luma
+from engine.dicom_view import display_of, palette_luma
 from engine.errors import SealBroken
 from engine.records import Region
 

@@ -6,7 +6,6 @@ decoding again, and in the transfer syntax that the file already has.
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,7 @@ from typing import Any, Literal
 
 import imagecodecs
 import numpy as np
-from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragmented_frames
-from pydicom.filereader import read_dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.encoders.base import get_encoder
 from pydicom.pixels.utils import expand_ybr422
@@ -40,7 +37,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from engine.dicom_file import DicomFile, encapsulate, number, quiet, text, write_data_set
+from engine.dicom_file import DicomFile, encapsulate, number, quiet, text
 from engine.errors import CorruptImage, UnsupportedFormat
 
 NATIVE = frozenset(
@@ -395,68 +392,3 @@ def _by_pydicom(pixels: np.ndarray, layout: Layout, syntax: UID) -> bytes:
         options["planar_configuration"] = 0
     encoder = get_encoder(JPEG2000Lossless if syntax == JPEG2000 else syntax)
     return bytes(encoder.encode(pixels, encoding_plugin="pylibjpeg", **options))
-
-
-# --- what a person sees -------------------------------------------------------------------------
-
-_DISPLAY = (
-    "PhotometricInterpretation", "BitsStored", "PixelRepresentation", "RescaleSlope",
-    "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth",
-    "VOILUTFunction", "RedPaletteColorLookupTableDescriptor",
-    "GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor",
-    "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
-    "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
-    "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
-    "PixelPaddingValue", "PresentationLUTShape",
-)  # fmt: skip
-
-
-def display_of(header: Dataset) -> tuple[Dataset, ...]:
-    """The elements that say how to show the pixels, and no other: one data set for all
-    frames, or one per frame where they differ (enhanced multi-frame)."""
-    with quiet():
-        common = Dataset()
-        _take(common, header)
-        for group in _items(header, "SharedFunctionalGroupsSequence"):
-            _take_groups(common, group)
-        per_frame = []
-        for group in _items(header, "PerFrameFunctionalGroupsSequence"):
-            one = Dataset()
-            one.update(common)
-            _take_groups(one, group)
-            per_frame.append(one)
-        return tuple(per_frame) or (common,)
-
-
-def pack_display(display: Dataset) -> bytes:
-    """The elements of one frame as explicit little endian bytes."""
-    return write_data_set(display, ExplicitVRLittleEndian)
-
-
-def unpack_display(packed: bytes) -> Dataset:
-    with quiet():
-        display = read_dataset(io.BytesIO(packed), is_implicit_VR=False, is_little_endian=True)
-        display.set_original_encoding(False, True, "iso8859")
-        return display
-
-
-def _items(data_set: Dataset, keyword: str) -> Sequence[Dataset]:
-    try:
-        return list(data_set.get(keyword) or ())
-    except Exception:  # noqa: BLE001 - values of vendors raise anything
-        return ()
-
-
-def _take(target: Dataset, source: Dataset) -> None:
-    for keyword in _DISPLAY:
-        try:
-            if keyword in source and source[keyword].value not in (None, ""):
-                target.add(source[keyword])
-        except Exception:  # noqa: BLE001, S112 - values of vendors raise anything
-            continue
-
-
-def _take_groups(target: Dataset, group: Dataset) -> None:
-    for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
-        for item in _items(group, name)[:1]:
-            _take(target, item)

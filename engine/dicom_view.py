@@ -6,16 +6,83 @@ C.11.2). Without a window, the values between the 0.5th and the 99.5th percentil
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
+
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
 from pydicom.pixels.processing import (
     apply_color_lut,
     apply_modality_lut,
     apply_voi_lut,
     convert_color_space,
 )
+from pydicom.uid import ExplicitVRLittleEndian
 
-from engine.dicom_file import number, quiet, text
+from engine.dicom_file import number, quiet, text, write_data_set
+
+_DISPLAY = (
+    "PhotometricInterpretation", "BitsStored", "PixelRepresentation", "RescaleSlope",
+    "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth",
+    "VOILUTFunction", "RedPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
+    "PixelPaddingValue", "PresentationLUTShape",
+)  # fmt: skip
+
+
+def display_of(header: Dataset) -> tuple[Dataset, ...]:
+    """The elements that say how to show the pixels, and no other: one data set for all
+    frames, or one per frame where they differ (enhanced multi-frame)."""
+    with quiet():
+        common = Dataset()
+        _take(common, header)
+        for group in _items(header, "SharedFunctionalGroupsSequence"):
+            _take_groups(common, group)
+        per_frame = []
+        for group in _items(header, "PerFrameFunctionalGroupsSequence"):
+            one = Dataset()
+            one.update(common)
+            _take_groups(one, group)
+            per_frame.append(one)
+        return tuple(per_frame) or (common,)
+
+
+def pack_display(display: Dataset) -> bytes:
+    """The elements of one frame as explicit little endian bytes."""
+    return write_data_set(display, ExplicitVRLittleEndian)
+
+
+def unpack_display(packed: bytes) -> Dataset:
+    with quiet():
+        display = read_dataset(io.BytesIO(packed), is_implicit_VR=False, is_little_endian=True)
+        display.set_original_encoding(False, True, "iso8859")
+        return display
+
+
+def _items(data_set: Dataset, keyword: str) -> Sequence[Dataset]:
+    try:
+        return list(data_set.get(keyword) or ())
+    except Exception:  # noqa: BLE001 - values of vendors raise anything
+        return ()
+
+
+def _take(target: Dataset, source: Dataset) -> None:
+    for keyword in _DISPLAY:
+        try:
+            if keyword in source and source[keyword].value not in (None, ""):
+                target.add(source[keyword])
+        except Exception:  # noqa: BLE001, S112 - values of vendors raise anything
+            continue
+
+
+def _take_groups(target: Dataset, group: Dataset) -> None:
+    for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+        for item in _items(group, name)[:1]:
+            _take(target, item)
 
 
 def render(
@@ -25,7 +92,7 @@ def render(
 
     Args:
         stored: Shape (height, width) or (height, width, samples).
-        display: From :func:`engine.dicom_pixels.display_of`.
+        display: From :func:`display_of`.
         window: Centre and width in units of the modality; by default the file's own.
 
     Returns:

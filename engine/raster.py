@@ -20,7 +20,7 @@ import tifffile
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from engine import jpeg, mask, patches, png
+from engine import jpeg, jpeg_file, mask, patches, png, png_seal
 from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
 from engine.records import Format, Image, Region
 
@@ -86,7 +86,7 @@ def _decode_png(data: bytes, max_side_px: int, max_bytes: int) -> Read:
 
 
 def _decode_jpeg(data: bytes, max_side_px: int, max_bytes: int) -> Read:
-    header = jpeg.parse(data)
+    header = jpeg_file.parse(data)
     channels = len(header.components)
     check_size(header.width, header.height, 1, channels, max_side_px, max_bytes)
     facts = {
@@ -199,12 +199,9 @@ def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> Read:
                 pixels = pixels.astype(np.uint8)
             if page.planarconfig == 2 and page.samplesperpixel > 1:
                 pixels = np.moveaxis(pixels, 0, -1)
-            plane = (first.imagelength, first.imagewidth)
-            if (
-                pixels.shape not in (plane, (*plane, first.samplesperpixel))
-                or pixels.ndim == 3
-                and pixels.shape[2] == 1
-            ):
+            shape = (first.imagelength, first.imagewidth)
+            shape += (first.samplesperpixel,) if first.samplesperpixel > 1 else ()
+            if pixels.shape != shape:
                 raise CorruptImage("This TIFF file is damaged: its pages contradict themselves.")
             frames.append(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
         facts: dict[str, Any] = {"bits": first.bitspersample, "colour": _tiff_colour(first)}
@@ -264,7 +261,7 @@ def dissect(
 ) -> tuple[bytes, tuple[bytes, ...], dict[str, bytes]]:
     """Mask a picture: the masked file, a patch per region, and the parts of the remainder."""
     if kind is Format.PNG:
-        return png.dissect(data, regions)
+        return png_seal.dissect(data, regions)
     if kind is Format.JPEG:
         made = jpeg.dissect(data, regions)
         return made.data, made.patches, {"bones": made.bones}
@@ -337,7 +334,7 @@ def assemble(
     """
     try:
         if masked[:8] == png.SIGNATURE:
-            return png.assemble(masked, regions, coded, parts)
+            return png_seal.assemble(masked, regions, coded, parts)
         if masked[:2] == b"\xff\xd8":
             return jpeg.assemble(masked, regions, coded, None if parts is None else parts["bones"])
         kind = {b"RI": Format.WEBP, b"BM": Format.BMP}.get(masked[:2], Format.TIFF)

@@ -369,6 +369,6 @@ class Session:
 class File:
     """Something to hand out."""
 
-    name: str
+    name: str = field(repr=False)
     media_type: str
     data: bytes = field(repr=False)

@@ -17,7 +17,9 @@ elif sealed:
     intake.show_sealed(token, sealed)
 else:
     patient = intake.choose_patient(token)
-    if patient is not None:
+    if patient is None:
+        intake.watch_intake()
+    else:
         intake.take_in(token, patient)
     intake.outcomes()
 

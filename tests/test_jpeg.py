@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from engine import huffman, jpeg, raster
+from engine import huffman, jpeg, jpeg_file, raster
 from engine.errors import CorruptImage, SealBroken, UnsupportedFormat
 from engine.records import Region
 from tests import builders
@@ -46,7 +47,7 @@ KINDS: dict[str, bytes] = {
 }
 
 
-def boxes(header: jpeg.Header) -> list[Region]:
+def boxes(header: jpeg_file.Header) -> list[Region]:
     w, h = header.width, header.height
     wanted = [
         Region(w // 9, h // 9, w // 2 + 1, h // 3 + 1),
@@ -56,7 +57,7 @@ def boxes(header: jpeg.Header) -> list[Region]:
     return [r for b in wanted if (r := b.aligned(header.mcu).clipped(w, h))]
 
 
-def hidden_blocks(header: jpeg.Header, regions: list[Region], number: int) -> np.ndarray:
+def hidden_blocks(header: jpeg_file.Header, regions: list[Region], number: int) -> np.ndarray:
     component = header.components[number]
     hidden = np.zeros(header.blocks(component), bool)
     for region in regions:
@@ -67,9 +68,9 @@ def hidden_blocks(header: jpeg.Header, regions: list[Region], number: int) -> np
 @pytest.mark.parametrize("name", KINDS)
 def test_blocks_outside_the_boxes_keep_their_coefficients(name: str) -> None:
     data = KINDS[name]
-    header = jpeg.parse(data)
+    header = jpeg_file.parse(data)
     regions = boxes(header)
-    before, after = jpeg.read(data), jpeg.read(jpeg.dissect(data, regions).data)
+    before, after = jpeg_file.read(data), jpeg_file.read(jpeg.dissect(data, regions).data)
     for number, (old, new) in enumerate(zip(before.planes, after.planes, strict=True)):
         hidden = hidden_blocks(header, regions, number)
         assert np.array_equal(old[~hidden], new[~hidden])
@@ -81,7 +82,7 @@ def test_blocks_outside_the_boxes_keep_their_coefficients(name: str) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_the_original_comes_back(name: str) -> None:
     data = KINDS[name]
-    regions = boxes(jpeg.parse(data))
+    regions = boxes(jpeg_file.parse(data))
     made = jpeg.dissect(data, regions)
     back = jpeg.assemble(made.data, regions, dict(enumerate(made.patches)), made.bones)
     if "progressive" not in name:
@@ -97,8 +98,8 @@ def test_the_original_comes_back(name: str) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_the_masked_file_is_a_plain_jpeg_of_about_the_same_size(name: str) -> None:
     data = KINDS[name]
-    made = jpeg.dissect(data, boxes(jpeg.parse(data)))
-    header = jpeg.parse(made.data)
+    made = jpeg.dissect(data, boxes(jpeg_file.parse(data)))
+    header = jpeg_file.parse(made.data)
     assert header.kind in ("baseline", "extended")
     picture = Pillow.open(io.BytesIO(made.data))
     picture.load()
@@ -114,13 +115,13 @@ def test_tables_are_built_anew_and_cost_no_more_than_those_of_libjpeg() -> None:
 
 
 def test_scans_of_one_component_each_come_back() -> None:
-    header = jpeg.parse(KINDS["4:2:0"])
-    source = jpeg.read(KINDS["4:2:0"])
-    plain = jpeg.write_plain(source, KINDS["4:2:0"])
+    header = jpeg_file.parse(KINDS["4:2:0"])
+    source = jpeg_file.read(KINDS["4:2:0"])
+    plain = jpeg_file.write_plain(source, KINDS["4:2:0"])
     front = plain[: plain.index(b"\xff\xc4")]
     out = [front]
     for number, component in enumerate(header.components):
-        tables, entropy = jpeg.encode_scan([source.planes[number]], [component])
+        tables, entropy = jpeg_file.encode_scan([source.planes[number]], [component])
         for slot, table in enumerate(tables):
             assert table is not None
             body = table.segment(slot, 0)
@@ -159,7 +160,7 @@ def test_any_coefficients_survive_our_coder_and_a_foreign_decoder(
         body = (table or huffman.Table((0,) * 16, ())).segment(slot, 0)
         out.append(struct.pack(">BBH", 0xFF, 0xC4, len(body) + 2) + body)
     out += [b"\xff\xda\0\x08\x01\x01\0\0\x3f\0", entropy, b"\xff\xd9"]
-    assert np.array_equal(jpeg.read(b"".join(out)).planes[0], plane)
+    assert np.array_equal(jpeg_file.read(b"".join(out)).planes[0], plane)
 
 
 def test_best_tables_are_best() -> None:
@@ -173,7 +174,7 @@ def test_best_tables_are_best() -> None:
     assert (length[used] > 0).all()
     assert length.max() <= 16
     words = sorted(f"{c:0{n}b}" for c, n in zip(code[used], length[used], strict=True))
-    assert all(not b.startswith(a) for a, b in zip(words, words[1:], strict=False))
+    assert all(not b.startswith(a) for a, b in pairwise(words))
     assert "1" * int(length.max()) not in words  # reserved
     share = counts[used] / counts.sum()
     entropy = float(-(share * np.log2(share)).sum())
@@ -183,7 +184,7 @@ def test_best_tables_are_best() -> None:
 @pytest.mark.parametrize("patch_of", [0, 1])
 def test_a_changed_patch_is_never_a_picture(patch_of: int) -> None:
     data = KINDS["4:2:0"]
-    regions = boxes(jpeg.parse(data))
+    regions = boxes(jpeg_file.parse(data))
     made = jpeg.dissect(data, regions)
     patch = made.patches[patch_of]
     for wrong in (b"", patch[:-1], patch[:40], patch + b"\0", bytes([patch[0] ^ 2]) + patch[1:]):
@@ -245,7 +246,7 @@ def _sampling(body: bytearray, at: int) -> None:
 )
 def test_other_kinds_and_damage_are_named_errors(data: bytes, kind: type[Exception]) -> None:
     with pytest.raises(kind):
-        jpeg.parse(data)
+        jpeg_file.parse(data)
 
 
 def test_the_colour_profile_stays_and_everything_else_goes() -> None:

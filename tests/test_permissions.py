@@ -68,6 +68,8 @@ MAY: dict[str, set[Role]] = {
     "flag_missed": {T, D},
     "restore": {D},
     "restoration": {D},
+    "withdrawn": {D},
+    "reopen": {D},
     "restored_frame": {D},
     "restored_file": {D},
     "restore_package": {D},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from engine import patches, png, raster
+from engine import patches, png, png_seal, raster
 from engine.errors import CorruptImage, SealBroken, UnsupportedFormat
 from engine.records import Format, Region
 from tests import builders
@@ -27,8 +28,8 @@ BOXES = [Region(5, 4, 60, 30), Region(40, 20, 90, 61)]
 
 
 def restored(data: bytes, regions: list[Region] = BOXES) -> bytes:
-    masked, coded, parts = png.dissect(data, regions)
-    return png.assemble(masked, regions, dict(enumerate(coded)), parts)
+    masked, coded, parts = png_seal.dissect(data, regions)
+    return png_seal.assemble(masked, regions, dict(enumerate(coded)), parts)
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
@@ -64,7 +65,7 @@ def handmade(
     )
     stream = zlib.compress(png.filtered(pixels, header, types), level)
     cuts = np.linspace(0, len(stream), pieces + 1).astype(int)
-    parts = [_chunk(b"IDAT", stream[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [_chunk(b"IDAT", stream[a:b]) for a, b in pairwise(cuts)]
     head = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, int(interlaced))
     palette = _chunk(b"PLTE", bytes(range(256)) * 3) if colour == png.PALETTE else b""
     if colour == png.PALETTE:
@@ -114,8 +115,15 @@ def test_what_pillow_writes_comes_back_to_the_byte(mode: str, options: dict[str,
     assert restored(data) == data
 
 
-@pytest.mark.parametrize("strategy", [cv2.IMWRITE_PNG_STRATEGY_DEFAULT, cv2.IMWRITE_PNG_STRATEGY_FILTERED,
-                                      cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_STRATEGY_FIXED])  # fmt: skip
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        cv2.IMWRITE_PNG_STRATEGY_DEFAULT,
+        cv2.IMWRITE_PNG_STRATEGY_FILTERED,
+        cv2.IMWRITE_PNG_STRATEGY_RLE,
+        cv2.IMWRITE_PNG_STRATEGY_FIXED,
+    ],
+)
 @pytest.mark.parametrize(
     "pixels", [GREY, COLOUR, builders.radiograph(90, 61, bits=16)], ids=["8", "RGB", "16"]
 )
@@ -138,13 +146,13 @@ def test_a_stream_that_zlib_did_not_write_comes_back_with_the_same_samples_and_m
     back = restored(data)
     assert b"Musterfrau" in back
     assert raster.same_pixels("PNG", back, data)
-    assert b"Musterfrau" not in png.dissect(data, BOXES)[0]
+    assert b"Musterfrau" not in png_seal.dissect(data, BOXES)[0]
 
 
 def test_data_behind_the_end_comes_back_but_is_not_shared() -> None:
     data = builders.png(GREY) + b"Musterfrau"
     assert restored(data) == data
-    assert b"Musterfrau" not in png.dissect(data, BOXES)[0]
+    assert b"Musterfrau" not in png_seal.dissect(data, BOXES)[0]
 
 
 def test_a_transparent_colour_does_not_make_the_fill_transparent() -> None:
@@ -154,7 +162,7 @@ def test_a_transparent_colour_does_not_make_the_fill_transparent() -> None:
         at = plain.index(b"IDAT") - 4
         data = plain[:at] + note + plain[at:]
         if key % 16 in (4, 9, 12, 13):
-            masked = png.dissect(data, [Region(0, 0, 40, 40)])[0]
+            masked = png_seal.dissect(data, [Region(0, 0, 40, 40)])[0]
             fill = png.samples(masked, png.parse(masked))[:40, :40]
             assert key not in fill
 
@@ -167,7 +175,7 @@ def test_a_full_palette_is_masked_with_two_of_its_own_colours() -> None:
     picture.save(buffer, "PNG")
     data = buffer.getvalue()
     regions = [Region(0, 0, 10, 10)]
-    masked = png.dissect(data, regions)[0]
+    masked = png_seal.dissect(data, regions)[0]
     assert len(np.unique(png.samples(masked, png.parse(masked))[:10, :10])) == 2
     assert restored(data, regions) == data
 

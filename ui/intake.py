@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from engine import REASONS, Detection, DraftView, ImageRecord, Patient, Region, errors
 from ui import panes, state
+from ui.jobs import Job
 
 _CONFIRM = (
     "I looked at the whole image: everything that identifies is boxed",
@@ -82,7 +84,7 @@ def _change_patient(token: str, patient: Patient) -> None:
 
 
 def take_in(token: str, patient: Patient) -> None:
-    """Take files in one after the other; a bad one does not stop the rest."""
+    """Hand the dropped files to the engine; a bad one does not stop the rest."""
     st.header("2. Images")
     profiles = state.engine().profiles()
     default = state.engine().settings.profile
@@ -98,37 +100,46 @@ def take_in(token: str, patient: Patient) -> None:
         accept_multiple_files=True,
         key=f"files-{state.turn('files')}",
     )
-    if not files:
+    jobs: dict[str, Job[ImageRecord]] = state.recall("jobs", {})
+    for file in files or []:
+        # Files arrive one by one, each with a run of its own: one job a file, however often.
+        if file.file_id not in jobs:
+            jobs[file.file_id] = _upload(token, patient.patient_id, file, profile)
+    state.keep("jobs", jobs)
+    watch_intake()
+
+
+def _upload(token: str, patient_id: str, file: UploadedFile, profile: str) -> Job[ImageRecord]:
+    engine, name, data = state.engine(), file.name, file.getvalue()
+    return Job(
+        name,
+        lambda tell: engine.upload(token, patient_id, name, data, profile=profile, progress=tell),
+    )
+
+
+def watch_intake() -> None:
+    """Each file with its stage until all are through, also after the page was left."""
+    jobs: dict[str, Job[ImageRecord]] = state.recall("jobs", {})
+    if not jobs:
         return
-    # Remembered file by file: if this run is cut short, the next goes on where it stopped.
-    done: dict[str, dict[str, Any]] = state.recall("done", {})
     whole = st.progress(0.0)
-    for count, file in enumerate(files):
-        whole.progress(count / len(files), f"{count} of {len(files)} files taken in")
-        if file.file_id in done:
-            continue
-        with st.status(file.name, expanded=True) as status:
-            outcome: dict[str, Any] = {"file": file.name}
+    outcomes: list[dict[str, Any]] = []
+    for count, job in enumerate(jobs.values()):
+        whole.progress(count / len(jobs), f"{count} of {len(jobs)} files taken in")
+        outcome: dict[str, Any] = {"file": job.name}
+        with st.status(job.name, expanded=not job.done) as status:
             try:
-                record = state.engine().upload(
-                    token,
-                    patient.patient_id,
-                    file.name,
-                    file.getvalue(),
-                    profile=profile,
-                    progress=panes.progress(),
-                )
-            except errors.InputError as err:
+                record = job.watch()
+            except errors.EngineError as err:
                 outcome |= {"error": err.message, "there": err.facts.get("image_id")}
-                status.update(label=f"{file.name}: {err.message}", state="error")
+                status.update(label=f"{job.name}: {err.message}", state="error")
             else:
                 outcome |= {"image": record.image_id, "found": record.region_count}
                 outcome["reasons"] = list(record.reasons)
-                status.update(label=f"{file.name}: {_found(outcome)}", state="complete")
-            done[file.file_id] = outcome
-            state.keep("done", done)
-    state.keep("outcomes", list(done.values()))
-    state.take("done")
+                status.update(label=f"{job.name}: {_found(outcome)}", state="complete")
+        outcomes.append(outcome)
+    state.keep("outcomes", outcomes)
+    state.take("jobs")
     state.renew("files")  # drops the files on the server too
     st.rerun()
 
@@ -198,6 +209,7 @@ def queue(token: str, drafts: Sequence[ImageRecord]) -> None:
 
 def correct(token: str, image_id: str) -> None:
     """The opened draft: its boxes in the editor, why a person must look, and the seal."""
+    _watch_sealing(token, image_id)  # a click elsewhere may have cut the page short
     try:
         view = state.engine().open_draft(token, image_id)
     except errors.NotFound:
@@ -278,38 +290,48 @@ def _work(token: str, view: DraftView) -> None:
             disabled=bool(unexplained),
         ):
             _seal(token, view, boxes, confirm or "")
+        _watch_sealing(token, view.record.image_id)
 
 
 def _seal(token: str, view: DraftView, boxes: list[dict[str, Any]], confirm: str) -> None:
-    place = st.empty()
+    """Hand the boxes to the engine; the page watches."""
+    engine, image_id = state.engine(), view.record.image_id
+    kept = [_detection(b, view.detections) for b in boxes if b["removed"] is None]
     removed = {b["found"]: reason for b in boxes if (reason := _reason(b)) is not None}
-    with place:
-        move = panes.progress("sealing")
+    job = Job(
+        image_id,
+        lambda tell: engine.seal(token, image_id, kept, removed, confirm, progress=tell),
+    )
+    state.keep("sealing", (job, boxes, len(view.detections)))
+
+
+def _watch_sealing(token: str, image_id: str) -> None:
+    """Wait for the seal and go on with what comes of it."""
+    job, boxes, known = state.recall("sealing", (None, [], 0))
+    if job is None or job.name != image_id:
+        return
     try:
-        record = state.engine().seal(
-            token,
-            view.record.image_id,
-            [_detection(b, view.detections) for b in boxes if b["removed"] is None],
-            removed,
-            confirm,
-            progress=move,
-        )
+        record: ImageRecord = job.watch()
     except errors.ReviewNeeded as err:
-        place.empty()
+        state.take("sealing")
         if not err.facts.get("found"):
             st.warning(err.message, icon=":material/visibility:")
             return
         # The second look saw more: it joins the boxes as they were corrected.
-        again = state.engine().open_draft(token, view.record.image_id)
-        state.keep("boxes", boxes + _boxes(again)[len(view.detections) :])
+        again = state.engine().open_draft(token, image_id)
+        state.keep("boxes", boxes + _boxes(again)[known:])
         state.renew("editor")
         st.rerun()
-    else:
-        state.take("draft")
-        state.take("boxes")
-        state.keep("sealed", record.image_id)
-        state.say(f"Sealed: {record.region_count} regions encrypted, each with its own IV.")
-        st.rerun()
+    except errors.EngineError:
+        state.take("sealing")
+        raise
+    state.take("sealing")
+    state.take("draft")
+    state.take("boxes")
+    state.keep("sealed", record.image_id)
+    what = "1 region" if record.region_count == 1 else f"{record.region_count} regions"
+    state.say(f"Sealed: {what} encrypted, each with its own IV.")
+    st.rerun()
 
 
 def _boxes(view: DraftView) -> list[dict[str, Any]]:

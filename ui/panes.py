@@ -6,7 +6,7 @@ who they are. The browser fetches them from the HTTP door with the session's coo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
@@ -54,16 +54,6 @@ def banner() -> Iterator[None]:
         yield
     except errors.EngineError as err:
         st.error(err.message, icon=":material/error:")
-
-
-def progress(start: str = "starting") -> Callable[[str, float], None]:
-    """A bar that the engine moves: it is told each stage and the share done."""
-    bar = st.progress(0.0, start)
-
-    def move(stage: str, share: float) -> None:
-        bar.progress(min(1.0, max(0.0, share)), stage)
-
-    return move
 
 
 # --- pictures ---------------------------------------------------------------------------------
@@ -234,7 +224,6 @@ def sealed_view(record: ImageRecord, regions: Sequence[SealedRegion]) -> dict[st
         "original": None,
         "window": windows(record),
         "expires": None,
-        "note": "",
         "columns": [],
         "regions": [
             {

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from engine.audit import Event
 from engine.backup import Backups, Snapshot
-from engine.errors import InputError, NotFound, SettingsError
+from engine.errors import EngineError, InputError, NotFound, SettingsError
 from engine.exchange import Group
 from engine.permissions import Permission
 from engine.records import Caller
@@ -185,22 +186,19 @@ class Custody(Restoring):
             reason=reason.strip(),
         )
         self.audit.record(caller, where)
-        subject = self._sealed_subject(tx, image_id)
-        row = self.catalog.verify(tx, subject.key, image_id)
-        found = [(r, s) for r, s in self.catalog.regions(tx, image_id) if r.region_id == region_id]
-        if not found:
-            raise NotFound("There is no such region.")
-        [(region, start)] = found
-        sealed = self.host.read_blob(row["sealed_blob"])[start : start + region.size_bytes]
-        identity = subject.identity(region_id, region.detection.label, region.detection.region)
-        patch = decrypt(subject.key, identity, sealed)
-        self.audit.record(
-            caller,
-            Event(
-                "region.decrypt",
-                patient_id=row["patient_id"],
-                image_id=image_id,
-                region_id=region_id,
-            ),
-        )
+        try:
+            subject = self._sealed_subject(tx, image_id)
+            row = self.catalog.verify(tx, subject.key, image_id)
+            found = [f for f in self.catalog.regions(tx, image_id) if f[0].region_id == region_id]
+            if not found:
+                raise NotFound("There is no such region.")
+            [(region, start)] = found
+            sealed = self.host.read_blob(row["sealed_blob"])[start : start + region.size_bytes]
+            identity = subject.identity(region_id, region.detection.label, region.detection.region)
+            patch = decrypt(subject.key, identity, sealed)
+        except EngineError as err:
+            failed = replace(where, outcome="failed", reason="", detail={"why": err.code})
+            self.audit.record(caller, failed)
+            raise
+        self.audit.record(caller, replace(where, outcome="ok", reason=""))
         return channel.encrypt(patch, f"region/{region_id}")

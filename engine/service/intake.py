@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -50,14 +50,15 @@ class DraftView:
 
     handle: str
     record: ImageRecord
-    name: str
+    name: str = field(repr=False)
     detections: tuple[Detection, ...]
     reasons: tuple[str, ...]
     frames: int
     sealed_from: float
     labels: tuple[str, ...]
-    hints: Mapping[str, Any]
+    hints: Mapping[str, Any] = field(repr=False)
     expires_at: datetime
+    blob: str = field(repr=False)
 
 
 class Intake(Core):
@@ -85,6 +86,7 @@ class Intake(Core):
             DuplicateImage: It is here already; ``facts['image_id']``.
             NotFound: No such patient.
         """
+        patient_id = self._patient(patient_id)
         try:
             return self._upload(caller, patient_id, name, data, profile, progress)
         except InputError as err:
@@ -106,7 +108,7 @@ class Intake(Core):
         watch = Stopwatch(self.host)
         tell = progress or (lambda stage, share: None)
         chosen = self.profile(profile)
-        patient_key = self.hierarchy.patient_key(self.database.read(), self._patient(patient_id))
+        patient_key = self.hierarchy.patient_key(self.database.read(), patient_id)
         duplicate_index = blind_index(self.hierarchy.system_key("index"), "image/file", data)
         self._refuse_duplicate(self.database.read(), duplicate_index)
         tell("reading the file", 0.05)
@@ -159,7 +161,8 @@ class Intake(Core):
                 "draft_blob": blob,
                 "facts": self._seal_facts(key, image_id, 0, facts),
             }
-            self.catalog.add(tx, key, row)
+            self.patients_.get(tx, patient_id)  # not erased meanwhile
+            tag = self.catalog.add(tx, key, row)
             self.audit.append(
                 tx,
                 caller,
@@ -167,7 +170,12 @@ class Intake(Core):
                     "image.upload",
                     patient_id=patient_id,
                     image_id=image_id,
-                    detail={"format": str(image.format), "found": len(detections), "why": reasons},
+                    detail={
+                        "format": str(image.format),
+                        "found": len(detections),
+                        "why": reasons,
+                        "tag": tag,
+                    },
                 ),
             )
         tell("ready", 1.0)
@@ -209,6 +217,7 @@ class Intake(Core):
             labels=profile.classes,
             hints=facts["hints"],
             expires_at=self.viewings.expiry(),
+            blob=row["draft_blob"],
         )
         self.viewings.add(caller.session_id, view.handle, image_id, image, view)
         return view
@@ -223,7 +232,10 @@ class Intake(Core):
     ) -> np.ndarray:
         """A frame of an opened draft, shape (H, W, 3), uint8, RGB. Raises NotFound."""
         viewing = self.viewings.get(caller.session_id, handle)
-        if not isinstance(viewing.about, DraftView):
+        row = self.catalog.row(self.database.read(), viewing.subject_id)
+        # Sealed or sent back while it was being opened: what was open is over.
+        if not isinstance(viewing.about, DraftView) or row["draft_blob"] != viewing.about.blob:
+            self.viewings.close(caller.session_id, handle)
             raise NotFound("This picture is no longer open: ask for it again.")
         return images.render(viewing.image, frame, window)
 
@@ -235,7 +247,10 @@ class Intake(Core):
             InputError: No reason.
             NotFound: No such draft.
         """
-        self._draft(self.database.read(), image_id)
+        row = self.catalog.row(self.database.read(), image_id)
+        if row["state"] not in _OPEN_STATES or row["version"] > 0:
+            # One that was sealed before is not a technician's to destroy.
+            raise NotFound("There is no such draft.")
         self._erase(caller, image_id, reason, "draft.discard")
 
     @needs(Permission.DELETE_IMAGE)
@@ -330,8 +345,10 @@ class Intake(Core):
 
 def _clean_name(name: str) -> str:
     """The last part of a path, at most 255 characters (F39)."""
-    last = name.replace("\\", "/").rsplit("/", 1)[-1].strip().replace("\x00", "")
+    plain = name.encode("utf-8", "replace").decode()  # names of other encodings
+    last = plain.replace("\\", "/").rsplit("/", 1)[-1].strip()
+    last = "".join(c for c in last if c.isprintable())
     if len(last) > 255:
         stem, dot, suffix = last.rpartition(".")
         last = (stem[: 255 - len(suffix) - 1] + dot + suffix) if dot else last[:255]
-    return last or "unnamed"
+    return "unnamed" if last in ("", ".", "..") else last

@@ -105,6 +105,7 @@ class Reports(Custody):
             try:
                 key = self.hierarchy.image_key(tx, image_id)
                 row = self.catalog.verify(tx, key, image_id)
+                self.catalog.verify_newest(tx, row)
                 self.open_facts(key, row)
                 for address in self.catalog.addresses(row):
                     self.host.read_blob(address)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import PurePath
 from typing import Any
@@ -15,7 +16,7 @@ from engine import images, package, pipeline
 from engine.audit import Event
 from engine.catalog import record
 from engine.database import Cursor, Row
-from engine.errors import EngineError, InputError, NotFound
+from engine.errors import EngineError, InputError, NotFound, SealBroken
 from engine.permissions import Permission, allowed
 from engine.pipeline import Subject, assessment_from_json
 from engine.records import Assessment, Caller, File, Image, ImageRecord, ImageState, SealedRegion
@@ -41,14 +42,14 @@ class Restoration:
 
     handle: str
     record: ImageRecord
-    name: str
+    name: str = field(repr=False)
     frames: int
     regions: tuple[SealedRegion, ...]
     opened: tuple[str, ...]
     partial: bool
     proof: str
-    digest: str
-    assessment: Assessment | None
+    digest: str = field(repr=False)
+    assessment: Assessment | None = field(repr=False)
     decrypt_ms: Mapping[str, float]
     total_ms: float
     properties: Mapping[str, Any]
@@ -146,6 +147,15 @@ class Restoring(Viewing):
             raise InputError("A restoration comes as original, png or jpeg.")
         if format == "original" and about.partial:
             raise InputError("A partial restoration is not the original: take png or jpeg.")
+        if format == "original":
+            file = File(about.name, MEDIA_TYPES[image.format], image.data)
+        else:
+            rgb = images.render(image, frame)
+            stem = PurePath(about.name or about.record.image_id).stem
+            if format == "png":
+                file = File(f"{stem}.png", "image/png", images.encode_png(rgb))
+            else:
+                file = File(f"{stem}.jpg", "image/jpeg", images.encode_jpeg(rgb))
         self.audit.record(
             caller,
             Event(
@@ -155,13 +165,7 @@ class Restoring(Viewing):
                 detail={"format": format, "partial": about.partial},
             ),
         )
-        if format == "original":
-            return File(about.name, MEDIA_TYPES[image.format], image.data)
-        rgb = images.render(image, frame)
-        stem = PurePath(about.name or about.record.image_id).stem
-        if format == "png":
-            return File(f"{stem}.png", "image/png", images.encode_png(rgb))
-        return File(f"{stem}.jpg", "image/jpeg", images.encode_jpeg(rgb))
+        return file
 
     @needs(None)
     def close_viewing(self, caller: Caller, handle: str) -> None:
@@ -182,11 +186,10 @@ class Restoring(Viewing):
 
     @needs(Permission.FLAG)
     def flag_missed(self, caller: Caller, image_id: str, reason: str) -> None:
-        """Something should have been sealed: withdraw the image and send it back to a person.
+        """Something should have been sealed: withdraw the image from everyone at once.
 
-        It is withdrawn from everyone at once. Then it becomes a draft again, made from the
-        restored and proven original, with the boxes it had, and waits in the review queue; it
-        is sealed anew as the next version. If it cannot be restored it stays withdrawn.
+        From somebody who may restore, it goes back to the review queue in the same call;
+        otherwise it waits for :meth:`reopen`, or a flag would open any image to technicians.
 
         Raises:
             InputError: No reason.
@@ -198,14 +201,43 @@ class Restoring(Viewing):
         with self.database.write() as tx:
             row = self._released(tx, image_id)
             key = self.hierarchy.image_key(tx, image_id)
-            self.catalog.change(tx, key, image_id, state=str(ImageState.WITHDRAWN))
-            where = {"patient_id": row["patient_id"], "image_id": image_id}
-            self.audit.append(tx, caller, Event("image.withdraw", reason=reason.strip(), **where))
+            tag = self.catalog.change(tx, key, image_id, state=str(ImageState.WITHDRAWN))
+            self.audit.append(
+                tx,
+                caller,
+                Event(
+                    "image.withdraw",
+                    patient_id=row["patient_id"],
+                    image_id=image_id,
+                    reason=reason.strip(),
+                    detail={"tag": tag},
+                ),
+            )
         self.viewings.close_subject(image_id)
+        if allowed(caller.role, Permission.RESTORE):
+            self._reopen(caller, image_id)
+
+    @needs(Permission.RESTORE)
+    def withdrawn(self, caller: Caller, limit: int = 200, offset: int = 0) -> list[ImageRecord]:
+        """Images that were flagged and wait for :meth:`reopen`, newest first."""
+        return self.catalog.search(states=[ImageState.WITHDRAWN], limit=limit, offset=offset)
+
+    @needs(Permission.RESTORE)
+    def reopen(self, caller: Caller, image_id: str) -> None:
+        """Send a withdrawn image back to the review queue, to be sealed anew.
+
+        It becomes a draft again, made from the restored and proven original, with the boxes
+        it had; technicians see it as they saw it when it came in.
+
+        Raises:
+            NotFound: No such withdrawn image.
+            SealError: It cannot be restored; it stays withdrawn.
+        """
+        if self.catalog.row(self.database.read(), image_id)["state"] != ImageState.WITHDRAWN:
+            raise NotFound("There is no such withdrawn image.")
         self._reopen(caller, image_id)
 
     def _reopen(self, caller: Caller, image_id: str) -> None:
-        """Turn a withdrawn image into a draft again."""
         tx = self.database.read()
         subject = self._sealed_subject(tx, image_id)
         row = self.catalog.verify(tx, subject.key, image_id)
@@ -229,7 +261,7 @@ class Restoring(Viewing):
         blob = self.host.write_blob(draft)
         with self.database.write() as tx:
             self.catalog.verify(tx, subject.key, image_id)
-            self.catalog.seal(
+            tag = self.catalog.seal(
                 tx,
                 key,
                 image_id,
@@ -257,7 +289,12 @@ class Restoring(Viewing):
                     )
                     for region_id in restored.opened
                 ),
-                Event("image.reopen", patient_id=row["patient_id"], image_id=image_id),
+                Event(
+                    "image.reopen",
+                    patient_id=row["patient_id"],
+                    image_id=image_id,
+                    detail={"tag": tag},
+                ),
             )
         for address in self.catalog.addresses(row):
             self.host.delete_blob(address)
@@ -284,6 +321,9 @@ class Restoring(Viewing):
         try:
             subject = self._sealed_subject(self.database.read(), image_id, taken.version)
             facts = self.open_facts(subject.key, vars(taken))
+            # Nothing of a file is read before it is known to be ours.
+            if hashlib.sha256(masked).hexdigest() != facts["masked_digest"]:
+                raise SealBroken("The masked file was changed.", image_id=image_id)
             restored = self._restored(subject, facts, masked, taken.container, taken.regions)
         except EngineError as err:
             failed = Event("package.restore", "failed", image_id=image_id, detail={"why": err.code})
@@ -325,6 +365,7 @@ class Restoring(Viewing):
 
     def _opened(self, subject: Subject, row: Row) -> tuple[dict[str, Any], pipeline.Restored]:
         """Sealed facts and the restored original of a row that verified."""
+        self.catalog.verify_newest(self.database.read(), row)
         facts = self.open_facts(subject.key, row)
         masked = self.host.read_blob(row["masked_blob"])
         restored = self._restored(
@@ -371,6 +412,14 @@ class Restoring(Viewing):
 
     def _restoration(self, caller: Caller, handle: str) -> tuple[Image, Restoration]:
         viewing = self.viewings.get(caller.session_id, handle)
-        if not isinstance(viewing.about, Restoration):
+        row = self.catalog.row(self.database.read(), viewing.subject_id)
+        about = viewing.about
+        # Withdrawn, erased or sealed anew while it was being opened: what was open is over.
+        if (
+            not isinstance(about, Restoration)
+            or row["state"] != ImageState.RELEASED
+            or row["version"] != about.record.version
+        ):
+            self.viewings.close(caller.session_id, handle)
             raise NotFound("This picture is no longer open: ask for it again.")
-        return viewing.image, viewing.about
+        return viewing.image, about

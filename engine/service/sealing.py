@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
+
+import numpy as np
 
 from engine import images, metrics, pipeline
 from engine.audit import Event
@@ -14,10 +18,13 @@ from engine.errors import DetectorError, InputError, ReviewNeeded
 from engine.permissions import Permission
 from engine.pipeline import Sealed, Stopwatch, Subject, detection_from_json, detection_to_json
 from engine.records import Caller, Detection, Image, ImageRecord, ImageState
-from engine.service.guard import needs
+from engine.service.guard import log, needs
 from engine.service.intake import REASONS, Intake, Progress
 from engine.vault import derive, seal_field
 
+#: Share of a found box that other boxes must hide for it to count as changed, not removed.
+COVERED = 0.9
+MOST_BOXES = 500
 #: How often an unwatched batch looks again before it asks a person.
 _ROUNDS = 3
 
@@ -57,8 +64,10 @@ class Sealing(Intake):
         tell = progress or (lambda stage, share: None)
         row, draft_key, facts = self._draft(self.database.read(), image_id)
         found = [detection_from_json(d) for d in facts["detections"] + facts["still_visible"]]
+        profile = self.profile(row["profile"])
+        wanted = _believed(detections, found, profile, row)
         reasons = json.loads(row["reasons"])
-        if not detections and "nothing-found" not in reasons:
+        if not wanted and "nothing-found" not in reasons:
             reasons.append("nothing-found")
         if reasons and not confirm.strip():
             raise ReviewNeeded(
@@ -66,23 +75,22 @@ class Sealing(Intake):
                 image_id=image_id,
                 reasons=reasons,
             )
-        corrections = _corrections(row, found, detections, removed or {})
+        corrections, left_out = _corrections(row, found, wanted, removed or {})
         image = self._draft_image(row, draft_key, facts)
-        profile = self.profile(row["profile"])
         subject, wrapped = self._subject(row)
         tell("sealing", 0.1)
-        wanted = list(detections)
         for rounds_left in reversed(range(_ROUNDS if adopt else 1)):
             planned = pipeline.plan(image, wanted, *self._padding(profile))
             sealed = pipeline.seal(image, planned, subject, self.host, self.limits)
             tell("looking again", 0.5)
             with watch.stage("rescan"):
-                new = self._still_visible(row, facts, profile, planned, sealed)
+                new = self._still_visible(caller, row, draft_key, facts, left_out, profile, sealed)
             if not new:
                 break
             if not rounds_left:
-                self._back_to_review(caller, row, draft_key, facts, new)
+                self._back_to_review(caller, row, draft_key, facts, new, "still-visible")
             wanted += new
+            corrections += [_event("box.adopt", row, d) for d in new]
         tell("measuring", 0.8)
         with watch.stage("assess"):
             assessment = self._assess(image, sealed)
@@ -97,13 +105,15 @@ class Sealing(Intake):
 
     def _still_visible(
         self,
+        caller: Caller,
         row: Row,
-        facts: Mapping[str, Any],
+        draft_key: bytes,
+        facts: dict[str, Any],
+        left_out: Sequence[Detection],
         profile: Profile,
-        planned: Sequence[Detection],
         sealed: Sealed,
     ) -> list[Detection]:
-        """Search the masked picture for what no person has been shown yet."""
+        """Search the masked picture for what no person has left visible with a reason."""
         if not profile.rescan:
             return []
         masked = sealed.masked_image
@@ -111,20 +121,15 @@ class Sealing(Intake):
             left = self.detector.rescan(
                 lambda i: images.render(masked, i),
                 masked.frames,
-                [d.region for d in planned],
+                [r.detection.region for r, _ in sealed.regions],
                 profile,
             )
-        except DetectorError as err:
+        except DetectorError:
             if "detector-failed" in json.loads(row["reasons"]):
                 return []  # a person drew and confirmed every box, knowing that none could run
-            raise ReviewNeeded(
-                REASONS["detector-failed"],
-                image_id=row["image_id"],
-                reasons=["detector-failed"],
-            ) from err
-        # What a person was shown before and left visible with a reason is theirs to release.
-        seen = [detection_from_json(d) for d in facts["detections"] + facts["still_visible"]]
-        return [d for d in left if not any(d.label == s.label and _overlap(d, s) for s in seen)]
+            log.exception("detector failed at the second look")
+            self._back_to_review(caller, row, draft_key, facts, [], "detector-failed")
+        return [d for d in left if not _covered(d, [o for o in left_out if o.label == d.label])]
 
     def _back_to_review(
         self,
@@ -133,33 +138,32 @@ class Sealing(Intake):
         draft_key: bytes,
         facts: dict[str, Any],
         new: Sequence[Detection],
+        why: str,
     ) -> NoReturn:
-        """Keep what is still visible with the draft and ask a person."""
+        """Keep what was found with the draft and ask a person.
+
+        If somebody released the image meanwhile, it is withdrawn: they did not know this.
+        """
         image_id = row["image_id"]
         facts["still_visible"] += [detection_to_json(d) for d in new]
-        reasons = sorted({*json.loads(row["reasons"]), "still-visible"})
+        reasons = sorted({*json.loads(row["reasons"]), why})
+        columns: dict[str, Any] = {
+            "state": str(ImageState.REVIEW),
+            "reasons": json.dumps(reasons),
+            "facts": self._seal_facts(draft_key, image_id, row["version"], facts),
+        }
         with self.database.write() as tx:
-            self.catalog.change(
-                tx,
-                draft_key,
-                image_id,
-                state=str(ImageState.REVIEW),
-                reasons=json.dumps(reasons),
-                facts=self._seal_facts(draft_key, image_id, row["version"], facts),
-            )
-            self.audit.append(
-                tx,
-                caller,
-                Event(
-                    "image.seal",
-                    "refused",
-                    patient_id=row["patient_id"],
-                    image_id=image_id,
-                    detail={"why": reasons, "still_visible": len(new)},
-                ),
-            )
+            key = draft_key
+            if self.catalog.row(tx, image_id)["tag"] != row["tag"]:
+                key = self.hierarchy.image_key(tx, image_id)
+                released = self.catalog.row(tx, image_id)["state"] == ImageState.RELEASED
+                columns = {"state": str(ImageState.WITHDRAWN)} if released else {}
+            tag = self.catalog.change(tx, key, image_id, **columns) if columns else None
+            event = _event("image.seal", row, outcome="refused")
+            detail = {"why": reasons, "still_visible": len(new), "tag": tag}
+            self.audit.append(tx, caller, replace(event, detail=detail))
         self.viewings.close_subject(image_id)
-        raise ReviewNeeded(REASONS["still-visible"], image_id=image_id, reasons=reasons, found=new)
+        raise ReviewNeeded(REASONS[why], image_id=image_id, reasons=reasons, found=list(new))
 
     def _assess(self, image: Image, sealed: Sealed) -> dict[str, Any]:
         middle = image.frames // 2
@@ -203,6 +207,7 @@ class Sealing(Intake):
         facts = {
             "name": name,
             "size_bytes": len(image.data),
+            "masked_digest": hashlib.sha256(sealed.masked).hexdigest(),
             "pixel_digest": sealed.pixel_digest.hex(),
             "file_digest": sealed.file_digest.hex(),
             "identical_bytes": sealed.identical_bytes,
@@ -213,13 +218,15 @@ class Sealing(Intake):
         times = {**json.loads(row["times_ms"]), **sealed.times_ms, **watch.times_ms}
         scores = [d.confidence for d in boxes if d.source != "person"]
         with self.database.write() as tx:
-            current, _, _ = self._draft(tx, image_id)
-            if current["draft_blob"] != row["draft_blob"]:
+            # Anything that happened to the draft meanwhile, a review above all, comes first.
+            if self.catalog.row(tx, image_id)["tag"] != row["tag"]:
                 raise ReviewNeeded(
-                    "Somebody else changed this draft: open it again.", image_id=image_id
+                    "Somebody else changed this draft: open it again.",
+                    image_id=image_id,
+                    reasons=json.loads(row["reasons"]),
                 )
             self.catalog.verify(tx, draft_key, image_id)
-            self.catalog.seal(
+            tag = self.catalog.seal(
                 tx,
                 subject.key,
                 image_id,
@@ -251,6 +258,7 @@ class Sealing(Intake):
                         "version": subject.version,
                         "regions": len(boxes),
                         "reviewed": review["reasons"],
+                        "tag": tag,
                     },
                 ),
             )
@@ -275,38 +283,75 @@ class Sealing(Intake):
         return subject, wrapped
 
 
-def _corrections(
-    row: Row, found: Sequence[Detection], final: Sequence[Detection], removed: Mapping[int, str]
-) -> list[Event]:
-    """Audit events for every box that a person took away or added.
+def _believed(
+    given: Sequence[Detection], found: Sequence[Detection], profile: Profile, row: Row
+) -> list[Detection]:
+    """The boxes a caller sent, without what only the detector may say.
+
+    What is not among the found boxes is a person's own, whatever it claims: it would
+    otherwise choose its padding, its confidence and words for the log.
 
     Raises:
-        InputError: A found box is gone without a reason.
+        InputError: Too many, an unknown class, or outside the image.
     """
-    kept = set(final)
-    events = []
-    common = {"patient_id": row["patient_id"], "image_id": row["image_id"]}
+    if len(given) > MOST_BOXES:
+        raise InputError(f"At most {MOST_BOXES} boxes can be sealed in one image.")
+    known = set(found)
+    labels = {*profile.classes, *(d.label for d in found)}
+    for detection in given:
+        if detection.label not in labels:
+            raise InputError("A box has a class that this specialty does not have.")
+        if detection.region.clipped(row["width"], row["height"], row["frames"]) is None:
+            raise InputError("A box lies outside the image.")
+    return [d if d in known else replace(d, source="person", confidence=1.0) for d in given]
+
+
+def _corrections(
+    row: Row, found: Sequence[Detection], final: Sequence[Detection], removed: Mapping[int, str]
+) -> tuple[list[Event], list[Detection]]:
+    """Audit events for boxes taken away, changed or added, and the boxes left out for a reason.
+
+    Raises:
+        InputError: A found box is no longer covered, and no reason was given.
+    """
+    known, kept = set(found), set(final)
+    events, left_out = [], []
     for place, detection in enumerate(found):
         if detection in kept:
             continue
-        detail = detection_to_json(detection)
-        if any(_overlap(detection, d) for d in final):
-            events.append(Event("box.change", detail=detail, **common))
+        if _covered(detection, final):
+            events.append(_event("box.change", row, detection))
             continue
         reason = removed.get(place, "").strip()
         if not reason:
-            raise InputError("Every box that is taken away needs a reason.", place=place)
-        events.append(Event("box.remove", reason=reason, detail=detail, **common))
-    for detection in final:
-        if detection not in set(found):
-            events.append(Event("box.add", detail=detection_to_json(detection), **common))
-    return events
+            raise InputError(
+                "Every found box that is taken away or made smaller needs a reason.", place=place
+            )
+        left_out.append(detection)
+        events.append(replace(_event("box.remove", row, detection), reason=reason))
+    events += [_event("box.add", row, d) for d in final if d not in known]
+    return events, left_out
 
 
-def _overlap(a: Detection, b: Detection) -> bool:
-    """Do two boxes show the same thing? Half of the smaller one is shared."""
-    shared = a.region.intersection_px(b.region)
-    return shared * 2 >= min(a.region.area_px, b.region.area_px)
+def _covered(detection: Detection, others: Sequence[Detection]) -> bool:
+    """Do others hide nearly all of a box, on every frame it is on?"""
+    box = detection.region
+    over = [
+        o.region.xyxy
+        for o in others
+        if o.region.frame <= box.frame and o.region.frame_end >= box.frame_end
+    ]
+    return bool(over) and metrics.coverage(box.xyxy, np.asarray(over)) >= COVERED
+
+
+def _event(action: str, row: Row, box: Detection | None = None, outcome: str = "ok") -> Event:
+    return Event(
+        action,
+        outcome,
+        patient_id=row["patient_id"],
+        image_id=row["image_id"],
+        detail=None if box is None else detection_to_json(box),
+    )
 
 
 def _is_plain(value: object) -> bool:

@@ -77,14 +77,13 @@ class Viewing(Sealing):
     @needs(Permission.VIEW_MASKED)
     def image(self, caller: Caller, image_id: str) -> ImageRecord:
         """One released image. Raises NotFound."""
-        return record(self._released(self.database.read(), image_id))
+        return record(self._verified(image_id))
 
     @needs(Permission.VIEW_MASKED)
     def regions(self, caller: Caller, image_id: str) -> list[SealedRegion]:
         """Where the image is sealed, and as what."""
-        tx = self.database.read()
-        self._released(tx, image_id)
-        return [region for region, _ in self.catalog.regions(tx, image_id)]
+        self._verified(image_id)
+        return [region for region, _ in self.catalog.regions(self.database.read(), image_id)]
 
     @needs(Permission.VIEW_MASKED)
     def masked_frame(
@@ -110,6 +109,7 @@ class Viewing(Sealing):
 
         Drawn when asked for from the masked file and the box list: it holds nothing more.
         """
+        self._verified(image_id)
         picture = images.render(self._masked_image(image_id), frame)
         sealed = self.catalog.regions(self.database.read(), image_id)
         boxes = [r.detection for r, _ in sealed]
@@ -147,8 +147,7 @@ class Viewing(Sealing):
     def export_package(self, caller: Caller, image_id: str) -> File:
         """The sealed package of a released image; opens only with this system's keys."""
         tx = self.database.read()
-        self._released(tx, image_id)
-        row = self.catalog.verify(tx, self.hierarchy.image_key(tx, image_id), image_id)
+        row = self._verified(image_id)
         content = package.write(
             package.Package(
                 image_id,
@@ -170,11 +169,15 @@ class Viewing(Sealing):
             raise NotFound("There is no such image.")
         return row
 
-    def _part(self, image_id: str, part: str) -> bytes:
+    def _verified(self, image_id: str) -> Row:
+        """The row of a released image, after its tag was checked."""
         tx = self.database.read()
         self._released(tx, image_id)
-        key = self.hierarchy.image_key(tx, image_id)
-        row = self.catalog.verify(tx, key, image_id)
+        return self.catalog.verify(tx, self.hierarchy.image_key(tx, image_id), image_id)
+
+    def _part(self, image_id: str, part: str) -> bytes:
+        row = self._verified(image_id)
+        key = self.hierarchy.image_key(self.database.read(), image_id)
         context = f"image/{image_id}/{row['version']}/{part}"
         return open_field(key, context, self.host.read_blob(row[f"{part}_blob"]))
 

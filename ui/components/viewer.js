@@ -97,7 +97,7 @@ class Viewer {
     const view = new URLSearchParams(this.window || {});
     if (this.enhance.checked) view.set("enhance", "true");
     this.masked.show(this.address(this.data.masked, view));
-    if (this.original) {
+    if (this.original && !this.ended) {
       this.original.show(this.address(this.data.original, view));
     }
     this.say();
@@ -109,15 +109,15 @@ class Viewer {
     if (this.window) said.push(`window ${this.window.center} / ${this.window.width}`);
     if (this.enhance.checked) said.push("contrast enhanced (CLAHE)");
     if (this.invert.checked) said.push("inverted");
-    this.note.textContent = [
-      this.data.note,
-      said.length ? `Changed for this view only: ${said.join(", ")}.` : "",
-    ].filter(Boolean).join(" ");
+    const changed = said.length ? `Changed for this view only: ${said.join(", ")}.` : "";
+    this.note.textContent = [this.ended, changed].filter(Boolean).join(" ");
   }
 
   expire() {
-    this.original?.refuse("This restoration has ended. Restore the image again to see it.");
+    this.original.refuse("This restoration has ended.");
+    this.ended = "This restoration has ended: restore the image again to see the original.";
     this.mode("masked");
+    this.say();
     this.modes?.forEach((button) => (button.disabled = button.dataset.mode !== "masked"));
   }
 
