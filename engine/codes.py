@@ -6,6 +6,8 @@ a blurred matrix code other than QR is missed. The content of a code never leave
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -16,7 +18,7 @@ from engine.settings import Settings
 DECODED = 0.99
 LOCATED = 0.60
 SHARP_SIDE_PX = 1280  # smaller pictures are also read at twice their size, larger ones located
-SAME_BARS = 0.5  # correlation of a row with the decoded rows from which it shows the same bars
+SAME_BARS = 0.6  # correlation of a row with the decoded rows from which it shows the same bars
 
 
 class CodeReader:
@@ -26,7 +28,8 @@ class CodeReader:
         import zxingcpp
 
         self._read = zxingcpp.read_barcodes
-        self._linear = zxingcpp.barcode_formats_list(zxingcpp.BarcodeFormat.AllLinear)
+        linear: Any = zxingcpp.BarcodeFormat.AllLinear  # its stubs know only a list here
+        self._linear = zxingcpp.barcode_formats_list(linear)
         self.info = ModelInfo(
             name="zxing-cpp and OpenCV",
             version=f"{version_of('zxing-cpp')}, {cv2.__version__}",
