@@ -132,16 +132,15 @@ class Accounts:
         """
         username = username.strip().casefold()
         now = self._host.now()
-        self._refuse_locked(username)
+        self._count_attempt(username)
         row, right = self._check(username, password)
         if row is None or not right or not row["enabled"]:
-            self._count_failure(username)
             raise NotSignedIn("User name and password do not match.")
         token = base64.urlsafe_b64encode(self._host.random(32)).decode().rstrip("=")
         expires_at = now + self._rules.absolute
         with self._database.write() as tx:
             tx.run("UPDATE accounts SET last_sign_in_at = $2 WHERE username = $1", username, now)
-            tx.run("DELETE FROM sign_in_failures WHERE name_digest = $1", _digest(username))
+            self._forget_attempts(tx, username)
             tx.run("DELETE FROM sessions WHERE expires_at < $1", now - timedelta(days=30))
             tx.run(
                 "INSERT INTO sessions VALUES ($1, $2, $3, $4, $4, $5, NULL, $6)",
@@ -224,10 +223,11 @@ class Accounts:
         Raises:
             AccountLocked: Too many failures.
         """
-        self._refuse_locked(username)
+        self._count_attempt(username)
         row, right = self._check(username, password)
-        if not right:
-            self._count_failure(username)
+        if row is not None and right:
+            with self._database.write() as tx:
+                self._forget_attempts(tx, username)
         return row is not None and right
 
     def set_password(self, tx: Cursor, username: str, password: str) -> None:
@@ -242,7 +242,7 @@ class Accounts:
             username,
             self._hash(password),
         )
-        tx.run("DELETE FROM sign_in_failures WHERE name_digest = $1", _digest(username))
+        self._forget_attempts(tx, username)
 
     def set_role(self, tx: Cursor, caller: Caller, username: str, role: Role) -> None:
         """Give an account another role; its sessions end.
@@ -287,23 +287,22 @@ class Accounts:
         stored = row["password_hash"] if row else self._dummy
         return row, bcrypt.checkpw(_prepare(password), stored.encode())
 
-    def _refuse_locked(self, username: str) -> None:
-        row = self._database.read().one(
-            "SELECT locked_until FROM sign_in_failures WHERE name_digest = $1", _digest(username)
-        )
-        now = self._host.now()
-        if row and row["locked_until"] and row["locked_until"] > now:
-            wait = math.ceil((row["locked_until"] - now).total_seconds())
-            raise AccountLocked(
-                f"Too many failed attempts: try again in {wait} seconds.", seconds=wait
-            )
+    def _count_attempt(self, username: str) -> None:
+        """Count before checking, in one transaction: guesses made at once all count.
 
-    def _count_failure(self, username: str) -> None:
+        Raises:
+            AccountLocked: Too many without success.
+        """
         now = self._host.now()
+        name = _digest(username)
         with self._database.write() as tx:
             tx.run("DELETE FROM sign_in_failures WHERE failed_at < $1", now - FORGET_FAILURES)
-            name = _digest(username)
-            row = tx.one("SELECT failures FROM sign_in_failures WHERE name_digest = $1", name)
+            row = tx.one("SELECT * FROM sign_in_failures WHERE name_digest = $1", name)
+            if row and row["locked_until"] and row["locked_until"] > now:
+                wait = math.ceil((row["locked_until"] - now).total_seconds())
+                raise AccountLocked(
+                    f"Too many failed attempts: try again in {wait} seconds.", seconds=wait
+                )
             failures = (row["failures"] if row else 0) + 1
             locked_until = None
             if failures >= FREE_ATTEMPTS:
@@ -317,6 +316,9 @@ class Accounts:
                 now,
                 locked_until,
             )
+
+    def _forget_attempts(self, tx: Cursor, username: str) -> None:
+        tx.run("DELETE FROM sign_in_failures WHERE name_digest = $1", _digest(username))
 
     def _hash(self, password: str) -> str:
         salt = bcrypt.gensalt(self._rules.bcrypt_cost)

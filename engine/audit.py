@@ -117,7 +117,8 @@ class AuditLog:
             f"SELECT sequence FROM (SELECT *, sha256({text}) AS computed FROM ("  # noqa: S608
             f"SELECT *, coalesce(lag(digest) OVER (ORDER BY sequence), '{GENESIS}') AS before,"
             " row_number() OVER (ORDER BY sequence) AS place FROM audit))"
-            " WHERE sequence IS DISTINCT FROM place OR digest IS DISTINCT FROM computed ORDER BY sequence LIMIT 1"
+            " WHERE sequence IS DISTINCT FROM place OR digest IS DISTINCT FROM computed"
+            " ORDER BY sequence LIMIT 1"
         )
         if broken is not None:
             raise AuditBroken(

@@ -8,11 +8,12 @@ erasures recorded by *every* backup in the folder, also later ones, and applies 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from engine.rootkeys import SALT_RECORD
 from engine.vault import blind_index, derive, open_field, seal_field
 
 VERSION = 1
+PENDING_ERASURES = "pending-erasures.json"
 _CATALOG = "catalog.sealed"
 _MANIFEST = "manifest.json"
 
@@ -102,7 +104,11 @@ class Backups:
             write_durably(self._folder / name / _MANIFEST, json.dumps(manifest).encode())
         except OSError as err:
             raise StorageError("The backup folder cannot be written.", errno=err.errno) from err
-        self.verify(name)
+        try:
+            self.verify(name)
+        except BackupInvalid:
+            (self._folder / name / _MANIFEST).unlink()  # then it is none
+            raise
         return name
 
     def verify(self, name: str) -> int:
@@ -123,11 +129,11 @@ class Backups:
                 raise BackupInvalid("A file of this backup is lost or altered.", name=name) from err
         return len(manifest["blobs"])
 
-    def restore(self, name: str, data: Path) -> list[tuple[str, str]]:
+    def restore(self, name: str, data: Path) -> None:
         """Write a backup into a data folder that does not exist yet or is empty.
 
-        Returns:
-            Erasures that must be applied again, from this and all later backups.
+        Erasures that this and every other readable backup knows lie beside the catalog as
+        ``PENDING_ERASURES``, to be applied before anybody is served.
 
         Raises:
             BackupInvalid: Something is missing, altered or under another key.
@@ -137,31 +143,44 @@ class Backups:
             raise StorageError("A backup is restored into an empty folder: name another one.")
         self.verify(name)
         manifest, key = self._manifest(name)
+        # Those that cannot be read, of another key or damaged, must not stop a recovery.
+        erasures = sorted({(k, i) for m in self._readable().values() for k, i in m["erasures"]})
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Applied at the next start, whichever that is, and only then deleted.
+        write_durably(data / PENDING_ERASURES, json.dumps(erasures).encode())
         target = Host(data / "blobs")
         for address in manifest["blobs"]:
             target.write_blob(self._blobs.read_blob(address))
         write_durably(data / "catalog.duckdb", self._catalog(manifest, key))
-        return sorted({(kind, i) for m in self._manifests() for kind, i in m["erasures"]})
 
-    def prune(self, keep: int) -> list[str]:
+    def prune(self, keep: int, newest: str) -> list[str]:
         """Delete all but the newest backups and the files that only they needed.
+
+        Args:
+            newest: The one just made, which stays, whatever the clock says.
 
         Returns:
             Names of those that were deleted.
         """
-        gone = self.names()[: -keep or None] if keep > 0 else []
+        older = [name for name in self.names() if name != newest]
+        gone = older[: max(0, len(older) + 1 - keep)]
         for name in gone:
             (self._folder / name / _MANIFEST).unlink()  # first, so that no half backup counts
             shutil.rmtree(self._folder / name)
-        needed = {address for m in self._manifests() for address in m["blobs"]}
-        for address in _except(self._blobs.blobs(), needed):
-            self._blobs.delete_blob(address)
+        readable = self._readable()
+        if set(readable) == set(self.names()):  # else one that we cannot read may need them
+            needed = {address for m in readable.values() for address in m["blobs"]}
+            for address in set(self._blobs.blobs()) - needed:
+                self._blobs.delete_blob(address)
         return gone
 
-    def _manifests(self) -> Iterator[dict[str, Any]]:
+    def _readable(self) -> dict[str, dict[str, Any]]:
+        """Manifests by name, of all backups that are whole and under a key at hand."""
+        found = {}
         for name in self.names():
-            yield self._manifest(name)[0]
+            with contextlib.suppress(BackupInvalid):
+                found[name] = self._manifest(name)[0]
+        return found
 
     def _manifest(self, name: str) -> tuple[dict[str, Any], bytes]:
         try:
@@ -200,7 +219,3 @@ def bring_salt_record(folder: Path, data: Path) -> None:
 def _tag(key: bytes, manifest: dict[str, Any]) -> str:
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
     return blind_index(derive(key, "backup manifest"), "manifest", text).hex()
-
-
-def _except(addresses: Iterable[str], needed: set[str]) -> list[str]:
-    return [a for a in addresses if a not in needed]

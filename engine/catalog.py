@@ -92,7 +92,11 @@ class Catalog:
             tx, image_id, state=str(ImageState.ERASED), wrapped_key=None, facts=None, tag=None,
             duplicate_index=None, confidence=None, reasons="[]", **dict.fromkeys(_BLOBS),
         )  # fmt: skip
-        tx.run("INSERT INTO erasures VALUES ($1, 'image', $2) ON CONFLICT DO NOTHING", image_id, at)
+        tx.run(
+            "INSERT INTO erasures VALUES ($1, 'image', $2, false) ON CONFLICT DO NOTHING",
+            image_id,
+            at,
+        )
         return self.addresses(row)
 
     def row(self, tx: Cursor, image_id: str) -> Row:

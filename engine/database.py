@@ -19,6 +19,12 @@ import duckdb
 from engine.errors import StorageBusy, StorageError
 from engine.host import Host
 
+_TRIGGERS = tuple(
+    f"CREATE TRIGGER audit_no_{verb.lower()} AFTER {verb} ON audit FOR EACH STATEMENT"
+    " INSERT INTO audit_guard SELECT error('the audit log is append only')"
+    for verb in ("UPDATE", "DELETE")
+)
+
 #: Numbered, additive steps. A step that was released never changes; a new one is appended.
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     (
@@ -65,18 +71,15 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             image_id VARCHAR, author VARCHAR NOT NULL, written_at TIMESTAMP NOT NULL,
             text BLOB NOT NULL);
         CREATE TABLE erasures (subject_id VARCHAR PRIMARY KEY, kind VARCHAR NOT NULL,
-            erased_at TIMESTAMP NOT NULL);
+            erased_at TIMESTAMP NOT NULL, forgotten BOOLEAN NOT NULL DEFAULT false);
         CREATE TABLE audit (sequence BIGINT PRIMARY KEY, occurred_at VARCHAR NOT NULL,
             actor VARCHAR NOT NULL, role VARCHAR NOT NULL, action VARCHAR NOT NULL,
             outcome VARCHAR NOT NULL, patient_id VARCHAR NOT NULL, image_id VARCHAR NOT NULL,
             region_id VARCHAR NOT NULL, reason VARCHAR NOT NULL, origin VARCHAR NOT NULL,
             detail VARCHAR NOT NULL, digest VARCHAR NOT NULL);
         CREATE TABLE audit_guard (refusal VARCHAR);
-        CREATE TRIGGER audit_no_update AFTER UPDATE ON audit FOR EACH STATEMENT
-            INSERT INTO audit_guard SELECT error('the audit log is append only');
-        CREATE TRIGGER audit_no_delete AFTER DELETE ON audit FOR EACH STATEMENT
-            INSERT INTO audit_guard SELECT error('the audit log is append only');
-        """,
+        """
+        + ";".join(_TRIGGERS),
     ),
 )
 
@@ -153,7 +156,7 @@ class Database:
         try:
             raw = duckdb.connect(str(path), config=_CONFIG)
         except duckdb.Error as err:
-            if "lock" in str(err).lower():
+            if "could not set lock" in str(err).lower():
                 raise StorageBusy(
                     "A running MedSec holds this data folder: stop it first, or use its pages."
                 ) from err
@@ -162,8 +165,9 @@ class Database:
         database = cls(raw, path, wait_seconds)
         try:
             database._migrate(host)
+            database._forget_erased()
         except BaseException:
-            raw.close()
+            database._raw.close()
             raise
         return database
 
@@ -176,17 +180,22 @@ class Database:
 
     @contextlib.contextmanager
     def still(self) -> Iterator[bytes]:
-        """The whole file's bytes, while nobody writes.
+        """The rows as a fresh file's bytes, while nobody writes.
+
+        A copy of the live file would carry what was erased from it: DuckDB leaves old
+        blocks where they were.
 
         Raises:
             StorageBusy: The turn did not come in time.
         """
         if not self._write_lock.acquire(timeout=self._wait):
             raise StorageBusy("The catalog is busy with another change: try again in a moment.")
+        fresh = self._path.with_name(f".{self._path.name}.fresh")
         try:
-            self.read().run("CHECKPOINT")
-            yield self._path.read_bytes()
+            _copy(self._raw, fresh)
+            yield fresh.read_bytes()
         finally:
+            fresh.unlink(missing_ok=True)
             self._write_lock.release()
 
     def read(self) -> Cursor:
@@ -220,6 +229,24 @@ class Database:
         finally:
             self._write_lock.release()
 
+    def _forget_erased(self) -> None:
+        """After an erasure, write the file anew, so that destroyed keys are not in it."""
+        erased = self.read().count("SELECT count(*) FROM erasures WHERE NOT forgotten")
+        if not erased:
+            return
+        with self.write() as tx:
+            tx.run("UPDATE erasures SET forgotten = true")
+        fresh = self._path.with_name(f".{self._path.name}.fresh")
+        try:
+            _copy(self._raw, fresh)
+            self._raw.close()
+            fresh.replace(self._path)
+        finally:
+            fresh.unlink(missing_ok=True)
+        self._path.with_name(f"{self._path.name}.wal").unlink(missing_ok=True)
+        self._raw = duckdb.connect(str(self._path), config=_CONFIG)
+        self._local = threading.local()
+
     def _migrate(self, host: Host) -> None:
         with self.write() as tx:
             tx.run(
@@ -241,6 +268,31 @@ class Database:
                     tx.run("INSERT INTO migrations VALUES ($1, $2)", name, host.now())
         if done != {name for name, _ in MIGRATIONS}:
             self.read().run("CHECKPOINT")
+
+
+def _copy(raw: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Write all tables and triggers into a fresh file, row by row, not block by block."""
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.unlink()  # DuckDB makes the file itself; the folder is its owner's alone
+    cursor = raw.cursor()
+    target = duckdb.connect(str(path), config=_CONFIG)
+    try:
+        tables = cursor.execute(
+            "SELECT table_name, sql FROM duckdb_tables() WHERE NOT internal ORDER BY table_name"
+        ).fetchall()
+        for name, sql in tables:
+            target.execute(sql)
+            rows = cursor.sql(f'SELECT * FROM "{name}"').to_arrow_table()  # noqa: S608
+            target.register("incoming", rows)
+            target.execute(f'INSERT INTO "{name}" SELECT * FROM incoming')  # noqa: S608
+            target.unregister("incoming")
+        for statement in _TRIGGERS:
+            target.execute(statement)
+        target.execute("CHECKPOINT")
+    finally:
+        target.close()
+        cursor.close()
 
 
 def _translate(err: duckdb.Error) -> NoReturn:

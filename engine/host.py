@@ -60,8 +60,8 @@ class Host:
         address = hashlib.sha256(data).hexdigest()
         path = self._path(address)
         try:
-            if path.exists():
-                return address
+            if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == address:
+                return address  # one that has rotted is written again
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_durably(path, data)
         except OSError as err:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from datetime import datetime
 from typing import Any
 
 from engine.database import Cursor, Database, Row
@@ -176,7 +177,7 @@ class Patients:
         )
         for table in ("patient_tokens", "patient_history", "notes"):
             tx.run(f"DELETE FROM {table} WHERE patient_id = $1", patient_id)  # noqa: S608
-        tx.run("INSERT INTO erasures VALUES ($1, 'patient', $2)", patient_id, now)
+        tx.run("INSERT INTO erasures VALUES ($1, 'patient', $2, false)", patient_id, now)
 
     def add_note(
         self, tx: Cursor, patient_id: str, image_id: str | None, author: str, text: str
@@ -194,7 +195,8 @@ class Patients:
         key = self._hierarchy.patient_key(tx, patient_id)
         note_id = self._host.token("no")
         now = self._host.now()
-        sealed = seal_field(key, f"note/{note_id}", text.encode(), self._host.random)
+        context = _note_context(note_id, image_id, author, now)
+        sealed = seal_field(key, context, text.encode(), self._host.random)
         tx.run(
             "INSERT INTO notes VALUES ($1, $2, $3, $4, $5, $6)",
             note_id,
@@ -222,7 +224,11 @@ class Patients:
                 r["image_id"],
                 r["author"],
                 r["written_at"],
-                open_field(key, f"note/{r['note_id']}", r["text"]).decode(),
+                open_field(
+                    key,
+                    _note_context(r["note_id"], r["image_id"], r["author"], r["written_at"]),
+                    r["text"],
+                ).decode(),
             )
             for r in rows
         ]
@@ -306,6 +312,10 @@ def validated(*, id: str, name: str, age: int | None, note: str) -> dict[str, An
     if len(note) > NOTE_LENGTH:
         raise InputError(f"A patient's note has at most {NOTE_LENGTH} characters.")
     return {"id": id, "name": name, "age": age, "note": note}
+
+
+def _note_context(note_id: str, image_id: str | None, author: str, at: datetime) -> str:
+    return f"note/{note_id}/{image_id or ''}/{at.isoformat()}/{author}"
 
 
 def _words(text: str) -> list[str]:

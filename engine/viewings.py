@@ -76,6 +76,10 @@ class Viewings:
             ):
                 self._open.popitem(last=False)
             self._open[handle] = viewing
+        # Closed on time even if nobody ever asks again.
+        timer = threading.Timer(self._lifetime.total_seconds() + 1, self._sweep_alone)
+        timer.daemon = True
+        timer.start()
         return viewing
 
     def get(self, session_id: str, handle: str) -> Viewing:
@@ -119,6 +123,10 @@ class Viewings:
         with self._lock:
             for handle in [h for h, v in self._open.items() if v.subject_id == subject_id]:
                 del self._open[handle]
+
+    def _sweep_alone(self) -> None:
+        with self._lock:
+            self._sweep()
 
     def _sweep(self) -> None:
         now = self._host.now()

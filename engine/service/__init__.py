@@ -5,15 +5,16 @@ Doors (pages, API, command line) hold an Engine and a token and nothing else.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Self
 
 from engine.accounts import Accounts, Rules
 from engine.audit import AuditLog, Event
-from engine.backup import Backups, bring_salt_record
+from engine.backup import PENDING_ERASURES, Backups, bring_salt_record
 from engine.catalog import Catalog
 from engine.database import Database
 from engine.detection import Detector
@@ -74,6 +75,11 @@ class Engine(People, Files, Reports):
             raise StorageError("The data folder cannot be made: check MEDSEC_DATA.") from err
         self.host = host or Host(folder / "blobs")
         fresh = not (folder / "catalog.duckdb").exists()
+        if fresh and next(iter(self.host.blobs()), None) is not None:
+            raise StorageError(
+                "The data folder has encrypted images but no catalog: bring catalog.duckdb back,"
+                " or recover from a backup. Nothing was changed."
+            )
         # A lost key file must not be replaced by a new one: that would be a wrong key.
         keyring = Keyring.load(settings, self.host.random, create=fresh)
         self.database = Database.open(
@@ -113,6 +119,7 @@ class Engine(People, Files, Reports):
         self._masked = OrderedDict()
         self._masked_lock = threading.Lock()
         self._operator_token = host.token("operator") if operator else None
+        self._finish_recovery()
         self.sweep()
         system = Caller("system", Role.OPERATOR, "", "start")
         self.audit.record(system, Event("system.start"))
@@ -144,24 +151,29 @@ class Engine(People, Files, Reports):
         if not names or (name is not None and name not in names):
             raise BackupInvalid("There is no such backup.")
         chosen = name or names[-1]
-        erasures = backups.restore(chosen, settings.data)
+        backups.restore(chosen, settings.data)
         self = cls.open(settings, detector=detector, operator=True)
-        self._erase_again(erasures)
         system = Caller("system", Role.OPERATOR, "", "recovery")
-        detail = {"name": chosen, "erasures": len(erasures)}
-        self.audit.record(system, Event("backup.restore", detail=detail))
+        self.audit.record(system, Event("backup.restore", detail={"name": chosen}))
         return self
 
-    def _erase_again(self, erasures: Sequence[tuple[str, str]]) -> None:
-        token = self.operator_token()
-        for kind, subject_id in erasures:
-            try:
+    def _finish_recovery(self) -> None:
+        """Erase again what was erased after the backup, and end every session that was in it."""
+        pending = self.settings.data / PENDING_ERASURES
+        if not pending.exists():
+            return
+        system = Caller("system", Role.OPERATOR, "", "recovery")
+        why = "erased before this recovery"
+        for kind, subject_id in json.loads(pending.read_bytes()):
+            with contextlib.suppress(NotFound):  # the backup knew already
                 if kind == "patient":
-                    self.erase_patient(token, subject_id, "erased before this recovery")
+                    self._erase_patient(system, subject_id, why)
                 else:
-                    self.erase_image(token, subject_id, "erased before this recovery")
-            except NotFound:
-                continue  # the backup knew already
+                    self._erase(system, subject_id, why, "image.erase")
+        with self.database.write() as tx:
+            for account in self.accounts_.list():
+                self.accounts_.end_all_sessions(tx, account.username)
+        pending.unlink()
 
     def operator_token(self) -> str:
         """The token of this machine's operator. Raises PermissionDenied in a server."""

@@ -99,7 +99,7 @@ class Custody(Restoring):
             name = backups.make(
                 snapshot, self.host, record.read_bytes() if record.exists() else None
             )
-        pruned = backups.prune(self.settings.backups_kept)
+        pruned = backups.prune(self.settings.backups_kept, name)
         self.audit.record(caller, Event("backup.make", detail={"name": name, "pruned": pruned}))
         return name
 

@@ -71,7 +71,9 @@ class Files(Core):
         """
         if not reason.strip():
             raise InputError("Erasing a patient needs a reason.")
-        patient_id = self.resolve_patient(patient_id)
+        self._erase_patient(caller, self.resolve_patient(patient_id), reason)
+
+    def _erase_patient(self, caller: Caller, patient_id: str, reason: str) -> None:
         with self.database.write() as tx:
             blobs = []
             images = self.catalog.of_patient(tx, patient_id)
@@ -92,8 +94,10 @@ class Files(Core):
     @needs(Permission.READ_HISTORY)
     def patient_history(self, caller: Caller, patient_id: str) -> list[dict[str, Any]]:
         """Earlier versions of a patient's record, newest first."""
+        tx = self.database.read()
+        patient_id = self.patients_.get(tx, self.resolve_patient(patient_id)).patient_id
         self.audit.record(caller, Event("patient.history", patient_id=patient_id))
-        return self.patients_.history(self.database.read(), patient_id)
+        return self.patients_.history(tx, patient_id)
 
     @needs(Permission.READ_NOTES)
     def notes(
@@ -125,8 +129,6 @@ class Files(Core):
 
     def resolve_patient(self, name: str) -> str:
         """Opaque key for an opaque key or a hospital number; unknown ones stay as they are."""
-        if name.startswith("pt_"):
-            return name
         return self.patients_.find_id(self.database.read(), name) or name
 
     def _shown(self, caller: Caller, patient: Patient) -> Patient:

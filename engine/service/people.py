@@ -193,8 +193,11 @@ class People(Core):
     @needs(Permission.MANAGE_ACCOUNTS)
     def reset_password(self, caller: Caller, username: str, password: str) -> None:
         """Set another account's password and end its sessions. Raises InputError, NotFound."""
+        account = self.accounts_.get(self.database.read(), username)
+        if account.username == caller.username:
+            # Else a stolen session could make itself the account.
+            raise PermissionDenied("Change your own password with the present one.")
         with self.database.write() as tx:
-            account = self.accounts_.get(tx, username)
             self.accounts_.set_password(tx, account.username, password)
             self.accounts_.end_all_sessions(tx, account.username)
             self.audit.append(

@@ -19,9 +19,10 @@ from engine.networks import ModelInfo
 from engine.permissions import Permission, allowed
 from engine.records import Caller, ImageState
 from engine.service.custody import Custody
-from engine.service.guard import needs
+from engine.service.guard import log, needs
 
 ORPHAN_SECONDS = 3600.0
+MOST_ORPHANS = 100
 #: Fewest patients that a number for researchers stands for (G13).
 SMALLEST_GROUP = 5
 
@@ -120,13 +121,16 @@ class Reports(Custody):
         Returns:
             How many were deleted.
         """
+        there = set(self.host.blobs())
         needed = self.catalog.blobs(self.database.read())
-        swept = 0
-        for address in list(self.host.blobs()):
-            if address not in needed and self.host.blob_age_seconds(address) > ORPHAN_SECONDS:
-                self.host.delete_blob(address)
-                swept += 1
-        return swept
+        orphans = [a for a in there - needed if self.host.blob_age_seconds(a) > ORPHAN_SECONDS]
+        if len(orphans) > max(MOST_ORPHANS, len(there & needed)):
+            # Crashes leave a few; this many say that the catalog is an older one.
+            log.error("not swept: %d of %d files belong to no image", len(orphans), len(there))
+            return 0
+        for address in orphans:
+            self.host.delete_blob(address)
+        return len(orphans)
 
     @needs(Permission.STATISTICS)
     def statistics(self, caller: Caller) -> Statistics:
