@@ -116,8 +116,9 @@ def _owned(header: Header, regions: Sequence[Region], index: int) -> list[np.nda
 def lift(coefficients: Coefficients, regions: Sequence[Region], index: int) -> bytes:
     """The blocks of a region as a small scan with its own tables, blank where not its own.
 
-    Layout: width and height in px, number of planes, per plane a table for DC and one for AC (the third plane has
-    the second's), the entropy-coded scan, and a CRC-32, since JPEG decoders forgive much.
+    Layout: width and height in px, number of planes, per plane a table for DC and one for AC
+    (the third plane has the second's), the entropy-coded scan, and a CRC-32, since JPEG
+    decoders forgive much.
     """
     header = coefficients.header
     planes = []

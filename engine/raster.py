@@ -199,7 +199,7 @@ def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> Read:
                 pixels = pixels.astype(np.uint8)
             if page.planarconfig == 2 and page.samplesperpixel > 1:
                 pixels = np.moveaxis(pixels, 0, -1)
-            shape = (first.imagelength, first.imagewidth)
+            shape: tuple[int, ...] = (first.imagelength, first.imagewidth)
             shape += (first.samplesperpixel,) if first.samplesperpixel > 1 else ()
             if pixels.shape != shape:
                 raise CorruptImage("This TIFF file is damaged: its pages contradict themselves.")

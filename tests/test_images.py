@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 
 import cv2
@@ -24,7 +25,7 @@ from engine.errors import (
     SealBroken,
     UnsupportedFormat,
 )
-from engine.records import Detection, Format, Image, Region
+from engine.records import Detection, Dissection, Format, Image, Region
 from engine.settings import Settings
 from tests import builders
 
@@ -49,6 +50,14 @@ def three_boxes(image: Image) -> list[Region]:
     return [b for b in aligned if b is not None]
 
 
+@cache
+def taken(name: str) -> tuple[Image, list[Region], Dissection]:
+    """A file of the table, three boxes on it, and its parts."""
+    image = read(FILES[name])
+    regions = three_boxes(image)
+    return image, regions, images.dissect(image, regions, KEY)
+
+
 def under(image: Image, regions: list[Region]) -> np.ndarray:
     """Which pixels lie under a box: shape (frames, height, width)."""
     hidden = np.zeros(image.pixels.shape[:3], bool)
@@ -62,23 +71,19 @@ def under(image: Image, regions: list[Region]) -> np.ndarray:
 
 @pytest.mark.parametrize("name", FILES)
 def test_everything_together_gives_the_original_back(name: str) -> None:
-    data = FILES[name]
-    image = read(data)
-    regions = three_boxes(image)
-    made = images.dissect(image, regions, KEY)
+    image, regions, made = taken(name)
     back = images.assemble(made.masked, regions, dict(enumerate(made.patches)), made.remainder)
     if "progressive" in name:
         again = read(back)
         assert images.pixel_digest(again.pixels) == images.pixel_digest(image.pixels)
     else:
-        assert back == data
+        assert back == FILES[name]
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_masked_file_is_of_the_same_format_and_size_and_hides_the_boxes(name: str) -> None:
-    image = read(FILES[name])
-    regions = three_boxes(image)
-    masked = read(images.dissect(image, regions, KEY).masked)
+    image, regions, made = taken(name)
+    masked = read(made.masked)
     assert masked.format is image.format
     assert masked.pixels.shape == image.pixels.shape
     assert masked.pixels.dtype == image.pixels.dtype
@@ -96,9 +101,7 @@ def test_the_masked_file_is_of_the_same_format_and_size_and_hides_the_boxes(name
 
 @pytest.mark.parametrize("name", FILES)
 def test_one_patch_alone_opens_its_own_pixels_and_no_others(name: str) -> None:
-    image = read(FILES[name])
-    regions = three_boxes(image)
-    made = images.dissect(image, regions, KEY)
+    image, regions, made = taken(name)
     masked = read(made.masked)
     partial = read(images.assemble(made.masked, regions, {1: made.patches[1]}, None))
     own = np.zeros(image.pixels.shape[:3], bool)
@@ -512,7 +515,7 @@ def test_times_of_a_cine_are_regions_of_frames() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_masked_file_comes_back_from_storage_unchanged(name: str) -> None:
-    masked = images.dissect(read(FILES[name]), three_boxes(read(FILES[name])), KEY).masked
+    masked = taken(name)[2].masked
     stored = images.for_storage(masked)
     assert images.from_storage(stored) == masked
     if name.startswith("DICOM") and "LittleEndian" in name and "Deflated" not in name:

@@ -77,7 +77,7 @@ def handmade(
 
 EVERY_KIND = [
     (depth, colour)
-    for colour, depths in ((0, (1, 2, 4, 8, 16)), (2, (8, 16)), (3, (1, 2, 4, 8)), (4, (8, 16)), (6, (8, 16)))
+    for colour, depths in png._DEPTHS.items()
     for depth in depths
 ]  # fmt: skip
 
@@ -106,8 +106,13 @@ def test_any_level_of_zlib_is_found_again(level: int, filters: int) -> None:
     assert restored(data) == data
 
 
-@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"compress_level": 1}, {"compress_level": 9},
-                                     {"compress_type": 3}, {"compress_type": 1}])  # fmt: skip
+PILLOW = [
+    {}, {"optimize": True}, {"compress_level": 1}, {"compress_level": 9}, {"compress_type": 3},
+    {"compress_type": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", PILLOW)
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "LA", "I;16"])
 def test_what_pillow_writes_comes_back_to_the_byte(mode: str, options: dict[str, Any]) -> None:
     pixels = COLOUR if mode not in ("I;16",) else builders.radiograph(90, 61, bits=16)
