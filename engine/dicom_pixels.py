@@ -371,7 +371,12 @@ def _encoded(pixels: np.ndarray, layout: Layout, syntax: UID) -> bytes | None:
         colour = "rgb" if layout.samples == 3 else None
         return bytes(
             imagecodecs.jpeg8_encode(
-                plain, lossless=True, predictor=1, colorspace=colour, outcolorspace=colour
+                plain,
+                lossless=True,
+                predictor=1,
+                bitspersample=max(8 * (layout.dtype.itemsize - 1) + 1, layout.stored, 2),
+                colorspace=colour,
+                outcolorspace=colour,
             )
         )
     return None

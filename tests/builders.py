@@ -160,7 +160,12 @@ def uid(*numbers: int) -> str:
 def _sof3(frame: np.ndarray) -> bytes:
     """JPEG Lossless, selection value 1."""
     colour = {"colorspace": "rgb", "outcolorspace": "rgb"} if frame.ndim == 3 else {}
-    return bytes(imagecodecs.jpeg8_encode(_unsigned(frame), lossless=True, predictor=1, **colour))
+    bits = 8 * frame.dtype.itemsize
+    return bytes(
+        imagecodecs.jpeg8_encode(
+            _unsigned(frame), lossless=True, predictor=1, bitspersample=bits, **colour
+        )
+    )
 
 
 def _unsigned(frame: np.ndarray) -> np.ndarray:
