@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import struct
 import zlib
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -544,3 +548,20 @@ def test_a_turned_photograph_is_turned_upright_and_its_boxes_back(orientation: i
     expected = np.zeros(turned.shape[:2], bool)
     expected[region.slices[1:]] = True
     assert np.array_equal(images.upright(found, orientation), expected)
+
+
+# --- old files open for ever --------------------------------------------------------------------
+
+VECTORS = json.loads((Path(__file__).parent / "vectors" / "images-v1.json").read_text())["cases"]
+
+
+@pytest.mark.parametrize("case", VECTORS, ids=lambda c: c["name"])
+def test_parts_of_version_1_still_open(case: dict[str, Any]) -> None:
+    regions = [Region(*box) for box in case["regions"]]
+    patches = {i: base64.b64decode(p) for i, p in enumerate(case["patches"])}
+    masked = images.from_storage(base64.b64decode(case["stored"]))
+    assert masked == base64.b64decode(case["masked"])
+    back = images.assemble(masked, regions, patches, base64.b64decode(case["remainder"]))
+    assert back == base64.b64decode(case["original"])
+    alone = read(images.assemble(masked, regions, {0: patches[0]}, None))
+    assert alone.pixels.shape[:3] == read(back).pixels.shape[:3]
