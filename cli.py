@@ -141,10 +141,10 @@ def _seal(arguments: argparse.Namespace) -> int:
         for path in files:
             try:
                 done = _seal_one(engine, token, patient_id, path, arguments)
-                print(f"{path.name}: {done}")
+                print(f"{_shown(path)}: {done}")
             except errors.EngineError as err:
                 failed += 1
-                print(f"{path.name}: {_said(err)}", file=sys.stderr)
+                print(f"{_shown(path)}: {_said(err)}", file=sys.stderr)
         return 1 if failed else 0
     finally:
         engine.close()
@@ -159,10 +159,12 @@ def _seal_one(
     except errors.DuplicateImage as err:
         # Run again after a kill: what is sealed is written out again, what is not goes on.
         image_id = err.facts["image_id"]
+        if err.facts["patient_id"] != patient_id:
+            raise
     record = _finish(engine, token, image_id, arguments)
     package = engine.export_package(token, image_id)
-    write_durably(arguments.out / (path.name + SUFFIX), package.data)
-    write_durably(arguments.out / path.name, engine.masked_file(token, image_id).data)
+    _write_new(arguments.out / (path.name + SUFFIX), package.data)
+    _write_new(arguments.out / path.name, engine.masked_file(token, image_id).data)
     labels = Counter(r.detection.label for r in engine.regions(token, image_id))
     found = ", ".join(f"{n} {label}" for label, n in sorted(labels.items())) or "nothing"
     unreviewed = " (released without review)" if "nothing-found" in record.reasons else ""
@@ -173,10 +175,10 @@ def _finish(
     engine: Engine, token: str, image_id: str, arguments: argparse.Namespace
 ) -> ImageRecord:
     """Seal a draft, or find it sealed already."""
-    drafts = {r.image_id: r for r in engine.drafts(token, limit=1_000_000)}
-    if image_id not in drafts:
+    try:
+        view = engine.open_draft(token, image_id)
+    except errors.NotFound:
         return engine.image(token, image_id)
-    view = engine.open_draft(token, image_id)
     try:
         certain = [d for d in view.detections if d.confidence >= view.sealed_from]
         confirm = ""
@@ -205,15 +207,12 @@ def _restore(arguments: argparse.Namespace) -> int:
                 file, proof = engine.restore_package(
                     token, _read(masked), _read(path), arguments.reason
                 )
-                target = arguments.out / file.name
-                if target.exists() and target.read_bytes() != file.data:
-                    raise errors.InputError("A different file of this name is in the way.")
-                write_durably(target, file.data)
+                _write_new(arguments.out / file.name, file.data)
                 same = "the very same file" if proof == "bytes" else "identical pixels"
-                print(f"{file.name}: restored, {same}")
+                print(f"{_shown(Path(file.name))}: restored, {same}")
             except errors.EngineError as err:
                 failed += 1
-                print(f"{masked.name}: {_said(err)}", file=sys.stderr)
+                print(f"{_shown(masked)}: {_said(err)}", file=sys.stderr)
     finally:
         engine.close()
     return 1 if failed else 0
@@ -222,13 +221,15 @@ def _restore(arguments: argparse.Namespace) -> int:
 def _detect(arguments: argparse.Namespace) -> int:
     finder = Finder(Settings.load(os.environ), arguments.profile)
     found: dict[str, list[dict[str, object]]] = {}
+    names = Counter(path.name for path in arguments.files)
     failed = 0
     for path in arguments.files:
         try:
-            found[path.name] = finder.find(path.name, _read(path), proposals=arguments.proposals)
+            name = path.name if names[path.name] == 1 else str(path)
+            found[name] = finder.find(path.name, _read(path), proposals=arguments.proposals)
         except errors.EngineError as err:
             failed += 1
-            print(f"{path.name}: {_said(err)}", file=sys.stderr)
+            print(f"{_shown(path)}: {_said(err)}", file=sys.stderr)
     arguments.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
     return 1 if failed else 0
 
@@ -338,18 +339,30 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _refuse_overwriting(files: Sequence[Path], out: Path) -> None:
-    """A masked file has its original's name: it must never take its place."""
+    """A masked file has its original's name: it must never take its place, or another's."""
     inputs = {p.resolve() for p in files}
-    names = Counter(p.name for p in files)
+    targets = Counter(name for p in files for name in (p.name, p.name + SUFFIX))
     for path in files:
-        if (out / path.name).resolve() in inputs:
+        if {(out / path.name).resolve(), (out / (path.name + SUFFIX)).resolve()} & inputs:
             raise errors.InputError(
                 "The folder for masked files must not be that of the originals."
             )
-        if names[path.name] > 1:
+        if targets[path.name] > 1 or targets[path.name + SUFFIX] > 1:
             raise errors.InputError(
-                "Two of the files have the same name: seal them into different folders."
+                "Two of the files would get one name: seal them into different folders."
             )
+    if out.exists() and not out.is_dir():
+        raise errors.InputError("What --out names is not a folder.")
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a file; the same bytes again are fine, another file in its place is not."""
+    try:
+        if path.exists() and path.read_bytes() != data:
+            raise errors.InputError("A different file of this name is in the way.")
+        write_durably(path, data)
+    except OSError as err:
+        raise errors.StorageError("The file cannot be written there.", errno=err.errno) from err
 
 
 def _patient(engine: Engine, token: str, number: str) -> str:
@@ -365,6 +378,11 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as err:
         raise errors.InputError("The file cannot be read.", errno=err.errno) from err
+
+
+def _shown(path: Path) -> str:
+    """A file's name for the terminal, which must not take orders from it."""
+    return "".join(c if c.isprintable() else "?" for c in path.name)
 
 
 def _said(err: errors.EngineError) -> str:

@@ -19,8 +19,8 @@ def main() -> None:
     parser.add_argument("--demo", action="store_true", help="invented patients, own data folder")
     arguments = parser.parse_args()
     if arguments.demo:
-        for name, value in DEMO.items():
-            os.environ.setdefault(name, value)
+        # Never on another folder: the demo's password is known to everybody.
+        os.environ.update(DEMO)
     try:
         settings = Settings.load(os.environ)
         if settings.demo:

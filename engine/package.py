@@ -19,6 +19,7 @@ from engine.pipeline import detection_from_json, detection_to_json
 from engine.records import SealedRegion
 
 SUFFIX = ".medsec"
+_NUMBERS = ("x1", "y1", "x2", "y2", "frame", "frame_end")
 _MAGIC = b"MSPK\x01"
 
 
@@ -74,21 +75,30 @@ def read(data: bytes) -> Package:
         header: dict[str, Any] = json.loads(data[start:end])
         return Package(
             image_id=str(header["image_id"]),
-            version=int(header["version"]),
+            version=_whole(header["version"]),
             facts=base64.b64decode(header["facts"], validate=True),
             regions=tuple(
                 (
                     SealedRegion(
                         str(r["region_id"]),
-                        detection_from_json(r),
-                        int(r["size_bytes"]),
+                        detection_from_json({**r, **{k: _whole(r[k]) for k in _NUMBERS}}),
+                        _whole(r["size_bytes"]),
                         float(r["encrypt_ms"]),
                     ),
-                    int(r["start"]),
+                    _whole(r["start"]),
                 )
                 for r in header["regions"]
             ),
             container=data[end:],
         )
-    except (ValueError, KeyError, TypeError, binascii.Error) as err:
+    except (
+        ValueError, KeyError, TypeError, OverflowError, RecursionError, binascii.Error
+    ) as err:  # fmt: skip
         raise SealBroken("This is not a sealed package, or it was changed.") from err
+
+
+def _whole(value: object) -> int:
+    """A number that a header may hold. Raises ValueError."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 32:
+        raise ValueError("not a number of a package")
+    return value

@@ -340,7 +340,10 @@ class Intake(Core):
     def _refuse_duplicate(self, tx: Cursor, index: bytes) -> None:
         image_id = self.catalog.find_duplicate(tx, index)
         if image_id is not None:
-            raise DuplicateImage("This file is here already.", image_id=image_id)
+            patient_id = self.catalog.row(tx, image_id)["patient_id"]
+            raise DuplicateImage(
+                "This file is here already.", image_id=image_id, patient_id=patient_id
+            )
 
 
 def _clean_name(name: str) -> str:

@@ -161,6 +161,7 @@ class People(Core):
     @needs(Permission.MANAGE_ACCOUNTS)
     def set_account_role(self, caller: Caller, username: str, role: Role) -> Account:
         """Give another account another role. Raises PermissionDenied, NotFound."""
+        self._refuse_self(caller, username, "account.set-role")
         with self.database.write() as tx:
             before = self.accounts_.get(tx, username)
             self.accounts_.set_role(tx, caller, username, Role(role))
@@ -177,6 +178,7 @@ class People(Core):
     @needs(Permission.MANAGE_ACCOUNTS)
     def set_account_enabled(self, caller: Caller, username: str, enabled: bool) -> Account:
         """Open or close another account. Raises PermissionDenied, NotFound."""
+        self._refuse_self(caller, username, "account.enable" if enabled else "account.disable")
         with self.database.write() as tx:
             self.accounts_.set_enabled(tx, caller, username, enabled)
             account = self.accounts_.get(tx, username)
@@ -193,16 +195,21 @@ class People(Core):
     @needs(Permission.MANAGE_ACCOUNTS)
     def reset_password(self, caller: Caller, username: str, password: str) -> None:
         """Set another account's password and end its sessions. Raises InputError, NotFound."""
-        account = self.accounts_.get(self.database.read(), username)
-        if account.username == caller.username:
-            # Else a stolen session could make itself the account.
-            raise PermissionDenied("Change your own password with the present one.")
+        # Else a stolen session could make itself the account.
+        self._refuse_self(caller, username, "account.reset-password")
         with self.database.write() as tx:
+            account = self.accounts_.get(tx, username)
             self.accounts_.set_password(tx, account.username, password)
             self.accounts_.end_all_sessions(tx, account.username)
             self.audit.append(
                 tx, caller, Event("account.reset-password", detail={"username": account.username})
             )
+
+    def _refuse_self(self, caller: Caller, username: str, action: str) -> None:
+        """What nobody does to their own account; the attempt is logged."""
+        if username.strip().casefold() == caller.username:
+            self.audit.record(caller, Event(action, "refused", detail={"username": "own"}))
+            raise PermissionDenied("Not to your own account: ask another administrator.")
 
     @needs(Permission.READ_AUDIT)
     def audit_entries(

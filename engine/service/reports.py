@@ -138,7 +138,9 @@ class Reports(Custody):
 
         Who may not see single images (researchers, administrators) gets groups of at least
         ``SMALLEST_GROUP`` patients: smaller ones of a month and modality are put together as
-        ``other``, and left out, totals included, where that is still too few.
+        ``other``, and left out, totals included, where that is still too few. Their columns
+        are shuffled apart within a group and months stand for days; entropies are rounded to
+        0.01 bits.
         """
         tx = self.database.read()
         rows = tx.all(
@@ -146,16 +148,21 @@ class Reports(Custody):
             str(ImageState.RELEASED),
         )
         groups = {r["image_id"]: r["modality"] or r["format"] for r in rows}
-        if not allowed(caller.role, Permission.VIEW_METRICS):
+        single = allowed(caller.role, Permission.VIEW_METRICS)
+        if not single:
             groups = _large_groups(rows, groups)
         rows = [r for r in rows if r["image_id"] in groups]
+        sealed: dict[str, list[Row]] = defaultdict(list)
+        for region in tx.all("SELECT * FROM regions ORDER BY image_id, place"):
+            sealed[region["image_id"]].append(region)
         pictures, regions = [], []
         for row in rows:
             try:
                 key = self.hierarchy.image_key(tx, row["image_id"])
             except UnknownKey:
                 continue  # erased while we were reading
-            picture, its_regions = self._numbers(row, self.open_facts(key, row))
+            facts = self.open_facts(key, row)
+            picture, its_regions = _numbers(row, facts, sealed[row["image_id"]])
             pictures.append({**picture, "modality": groups[row["image_id"]]})
             regions += its_regions
         totals = {
@@ -164,39 +171,70 @@ class Reports(Custody):
             "original_bytes": float(sum(p["size_bytes"] for p in pictures)),
             "stored_bytes": float(sum(r["stored_bytes"] for r in rows)),
         }
-        return Statistics(pd.DataFrame(pictures), pd.DataFrame(regions), totals)
+        tables = pd.DataFrame(pictures), pd.DataFrame(regions)
+        if not single:
+            tables = (
+                self._unlinked(tables[0], ["uploaded_at", "modality"]),
+                self._unlinked(tables[1], ["label"]),
+            )
+        return Statistics(*tables, totals)
 
-    def _numbers(
-        self, row: Row, facts: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """One image's measurements as a table row, and one row for each of its regions."""
-        assessment = dict(facts["assessment"])
-        measured = assessment.pop("regions")
-        assessment.pop("fingerprint")
-        picture = {
-            # The day, not the moment: a time of day would find the image in a work list.
-            "uploaded_at": row["uploaded_at"].replace(hour=0, minute=0, second=0, microsecond=0),
-            "profile": row["profile"],
-            "format": row["format"],
-            "region_count": row["region_count"],
-            "confidence": row["confidence"],
-            "size_bytes": facts["size_bytes"],
-            "stored_bytes": row["stored_bytes"],
-            **assessment,
-            **{f"{stage}_ms": ms for stage, ms in json.loads(row["times_ms"]).items()},
+    def _unlinked(self, table: pd.DataFrame, groups: list[str]) -> pd.DataFrame:
+        """The same values, no longer row by row: each column is shuffled within its group.
+
+        Distributions stay exactly what was measured. What goes is the row: an entropy beside
+        a size beside a confidence would point at one image, and its exact value at a name.
+        """
+        if table.empty:
+            return table
+        table = table.copy()
+        if "uploaded_at" in table:
+            table["uploaded_at"] = table["uploaded_at"].dt.to_period("M").dt.to_timestamp()
+        seed = int.from_bytes(self.host.random(8), "big")
+        shuffled = table.groupby(groups, group_keys=False)[list(table.columns)].apply(
+            lambda part: pd.DataFrame(
+                {
+                    column: part[column].to_numpy()
+                    if column in groups
+                    else part[column].sample(frac=1, random_state=(seed + i) % 2**32).to_numpy()
+                    for i, column in enumerate(part.columns)
+                }
+            )
+        )
+        entropies = [c for c in shuffled.columns if c.startswith("entropy")]
+        return shuffled.round(dict.fromkeys(entropies, 2)).reset_index(drop=True)
+
+
+def _numbers(
+    row: Row, facts: Mapping[str, Any], sealed: Sequence[Row]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One image's measurements as a table row, and one row for each of its regions."""
+    assessment = dict(facts["assessment"])
+    measured = assessment.pop("regions")
+    assessment.pop("fingerprint")
+    picture = {
+        # The day, not the moment: a time of day would find the image in a work list.
+        "uploaded_at": row["uploaded_at"].replace(hour=0, minute=0, second=0, microsecond=0),
+        "profile": row["profile"],
+        "format": row["format"],
+        "region_count": row["region_count"],
+        "confidence": row["confidence"],
+        "size_bytes": facts["size_bytes"],
+        "stored_bytes": row["stored_bytes"],
+        **assessment,
+        **{f"{stage}_ms": ms for stage, ms in json.loads(row["times_ms"]).items()},
+    }
+    regions = [
+        {
+            "label": region["label"],
+            "confidence": region["confidence"],
+            "by_person": region["source"] == "person",
+            "encrypt_ms": region["encrypt_ms"],
+            **numbers,
         }
-        sealed = [r for r, _ in self.catalog.regions(self.database.read(), row["image_id"])]
-        regions = [
-            {
-                "label": region.detection.label,
-                "confidence": region.detection.confidence,
-                "by_person": region.detection.source == "person",
-                "encrypt_ms": region.encrypt_ms,
-                **numbers,
-            }
-            for region, numbers in zip(sealed, measured, strict=True)
-        ]
-        return picture, regions
+        for region, numbers in zip(sealed, measured, strict=True)
+    ]
+    return picture, regions
 
 
 def _large_groups(rows: Sequence[Row], names: Mapping[str, str]) -> dict[str, str]:

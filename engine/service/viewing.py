@@ -170,10 +170,12 @@ class Viewing(Sealing):
         return row
 
     def _verified(self, image_id: str) -> Row:
-        """The row of a released image, after its tag was checked."""
+        """The row of a released image: unaltered, and the newest that the log knows."""
         tx = self.database.read()
         self._released(tx, image_id)
-        return self.catalog.verify(tx, self.hierarchy.image_key(tx, image_id), image_id)
+        row = self.catalog.verify(tx, self.hierarchy.image_key(tx, image_id), image_id)
+        self.catalog.verify_newest(tx, row)
+        return row
 
     def _part(self, image_id: str, part: str) -> bytes:
         row = self._verified(image_id)

@@ -1,0 +1,394 @@
+"""Ways around the rules that somebody tried, each refused for good."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from engine import Detection, Engine, ImageState, Region, Settings, errors
+from engine.errors import DetectorError
+from engine.records import Image
+from tests import builders
+from tests.conftest import PASSWORD, WHY, Ward, text_png
+from tests.fakes import FakeHost, ScriptedDetector
+
+
+def test_a_technicians_flag_opens_nothing_to_technicians(ward: Ward) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    engine, team = ward.engine, ward.team
+    engine.flag_missed(team.technician, image_id, "curious")
+    for call in (
+        lambda: engine.open_draft(team.technician, image_id),
+        lambda: engine.discard_draft(team.technician, image_id, "gone"),
+        lambda: engine.reopen(team.technician, image_id),
+    ):
+        with pytest.raises((errors.AccessError, errors.NotFound)):
+            call()
+    assert engine.drafts(team.technician) == []
+    [waiting] = engine.withdrawn(team.doctor)
+    engine.reopen(team.doctor, waiting.image_id)
+    assert engine.drafts(team.technician)[0].reasons == ("flagged",)
+    with pytest.raises(errors.NotFound):  # it was sealed once: not a technician's to destroy
+        engine.discard_draft(team.technician, image_id, "gone")
+
+
+def test_what_the_second_look_sees_beside_a_sealed_box_is_not_excused(ward: Ward) -> None:
+    data, _ = text_png()
+    part = Detection(Region(12, 12, 60, 30), "text", 0.9, "scripted")
+    line = Detection(Region(12, 12, 300, 30), "text", 0.9, "scripted")
+    ward.detector.left = [[line]]
+    image_id = ward.upload(data, found=[part])
+    with pytest.raises(errors.ReviewNeeded):
+        ward.engine.seal(ward.team.technician, image_id, [part])
+
+
+@pytest.mark.parametrize("smaller", [
+    Region(12, 12, 13, 13),
+    Region(12, 12, 100, 24),
+    Region(200, 100, 260, 120),
+])  # fmt: skip
+def test_a_found_box_made_smaller_needs_a_reason(ward: Ward, smaller: Region) -> None:
+    data, found = text_png()
+    image_id = ward.upload(data, found=[found])
+    with pytest.raises(errors.InputError):
+        ward.engine.seal(ward.team.technician, image_id, [Detection(smaller, "text", 1.0)])
+
+
+def test_a_found_box_on_fewer_frames_needs_a_reason(ward: Ward) -> None:
+    stack, static, _ = builders.cine()
+    found = Detection(static, "text", 0.9, "scripted")
+    image_id = ward.upload(builders.dicom(stack), found=[found])
+    one = replace(found, region=Region(*static.xyxy, 0, 1))
+    with pytest.raises(errors.InputError):
+        ward.engine.seal(ward.team.technician, image_id, [one])
+
+
+@pytest.mark.parametrize("box", [
+    Detection(Region(5000, 5000, 5100, 5100), "text", 1.0),
+    Detection(Region(5, 5, 50, 50, 7, 8), "text", 1.0),
+    Detection(Region(5, 5, 50, 50), "Erika Musterfrau *1961", 1.0, "ppocr"),
+])  # fmt: skip
+def test_boxes_that_make_no_sense_are_refused(ward: Ward, box: Detection) -> None:
+    image_id = ward.upload(text_png()[0], found=[])
+    with pytest.raises(errors.InputError):
+        ward.engine.seal(ward.team.technician, image_id, [box], confirm="looked")
+
+
+def test_a_box_of_ones_own_does_not_pass_for_a_detectors(ward: Ward) -> None:
+    image_id = ward.upload(text_png()[0], found=[])
+    own = Detection(Region(16, 16, 64, 32), "text", 0.31, "ppocr")
+    ward.engine.seal(ward.team.technician, image_id, [own], confirm="looked")
+    [sealed] = ward.engine.regions(ward.team.doctor, image_id)
+    assert (sealed.detection.source, sealed.detection.confidence) == ("person", 1.0)
+    assert sealed.detection.region == own.region
+
+
+def test_a_review_that_arrives_while_somebody_seals_is_not_passed(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two technicians: one's second look finds something while the other's seal is under way."""
+    data, found = text_png()
+    left = Detection(Region(100, 100, 150, 120), "text", 0.7, "scripted")
+    image_id = ward.upload(data, found=[found])
+    engine, token = ward.engine, ward.team.technician
+    real = engine._assess
+    ward.detector.left = [[], [left]]
+
+    def meanwhile(*given: object) -> object:
+        monkeypatch.setattr(engine, "_assess", real)
+        with pytest.raises(errors.ReviewNeeded):
+            engine.seal(token, image_id, [found])
+        return real(*given)
+
+    monkeypatch.setattr(engine, "_assess", meanwhile)
+    with pytest.raises(errors.ReviewNeeded):
+        engine.seal(token, image_id, [found])
+    assert engine.images(ward.team.doctor) == []
+    assert engine.drafts(token)[0].reasons == ("still-visible",)
+
+
+def test_an_image_released_before_a_late_finding_is_withdrawn(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, found = text_png()
+    left = Detection(Region(100, 100, 150, 120), "text", 0.7, "scripted")
+    image_id = ward.upload(data, found=[found])
+    engine, token = ward.engine, ward.team.technician
+    real = engine._still_visible
+
+    def meanwhile(*given: object) -> list[Detection]:
+        monkeypatch.setattr(engine, "_still_visible", lambda *a: [])
+        engine.seal(token, image_id, [found])
+        monkeypatch.setattr(engine, "_still_visible", real)
+        return [left]
+
+    monkeypatch.setattr(engine, "_still_visible", meanwhile)
+    with pytest.raises(errors.ReviewNeeded):
+        engine.seal(token, image_id, [found])
+    assert engine.images(ward.team.doctor) == []
+    assert [r.image_id for r in engine.withdrawn(ward.team.doctor)] == [image_id]
+
+
+@pytest.mark.parametrize("over", ["seal", "flag", "erase"])
+def test_a_picture_that_was_being_opened_does_not_outlive_its_image(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch, over: str
+) -> None:
+    data, found = text_png()
+    engine, team = ward.engine, ward.team
+    image_id = (
+        ward.upload(data, found=[found]) if over == "seal" else ward.seal(data, found=[found])
+    )
+    real = engine.viewings.add
+
+    def late(session: str, handle: str, subject: str, image: Image, about: object) -> object:
+        monkeypatch.setattr(engine.viewings, "add", real)
+        if over == "seal":
+            engine.seal(team.technician, image_id, [found])
+        elif over == "flag":
+            engine.flag_missed(team.doctor, image_id, "a name")
+        else:
+            engine.erase_patient(team.administrator, "P-1", "asked for it")
+        return real(session, handle, subject, image, about)
+
+    monkeypatch.setattr(engine.viewings, "add", late)
+    if over == "seal":
+        view = engine.open_draft(team.technician, image_id)
+        look: Callable = lambda: engine.draft_frame(team.technician, view.handle)  # noqa: E731
+    else:
+        opened = engine.restore(team.doctor, image_id, WHY)
+        look = lambda: engine.restored_file(team.doctor, opened.handle)  # noqa: E731
+    with pytest.raises(errors.NotFound):
+        look()
+
+
+def test_a_detector_that_fails_at_the_second_look_can_be_answered(ward: Ward) -> None:
+    data, found = text_png()
+    image_id = ward.upload(data, found=[found])
+
+    def fail(*_: object) -> list[Detection]:
+        raise DetectorError("gone")
+
+    ward.detector.rescan = fail  # type: ignore[method-assign]
+    token = ward.team.technician
+    with pytest.raises(errors.ReviewNeeded) as caught:
+        ward.engine.seal(token, image_id, [found])
+    assert caught.value.facts["reasons"] == ["detector-failed"]
+    done = ward.engine.seal(token, image_id, [found], confirm="looked at everything")
+    assert done.state is ImageState.RELEASED
+
+
+def test_a_lost_catalog_deletes_no_image(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, found = text_png()
+    ward.seal(data, found=[found])
+    ward.engine.close()
+    catalog = settings.data / "catalog.duckdb"
+    catalog.rename(settings.data / "moved")
+    there = sorted(p.name for p in (settings.data / "blobs").rglob("*"))
+    monkeypatch.setattr(FakeHost, "blob_age_seconds", lambda self, address: 1e9)
+    with pytest.raises(errors.StorageError):
+        Engine.open(settings, detector=ScriptedDetector(settings))
+    assert sorted(p.name for p in (settings.data / "blobs").rglob("*")) == there
+
+
+def test_an_erased_patient_is_neither_in_the_next_backup_nor_in_the_file_after_a_restart(
+    ward: Ward, settings: Settings, host: FakeHost
+) -> None:
+    tx = ward.engine.database.read()
+    row = tx.one("SELECT record, wrapped_key FROM patients")
+    assert row is not None
+    ward.engine.erase_patient(ward.team.administrator, "P-1", "asked for it")
+    with ward.engine.database.still() as content:
+        assert row["record"] not in content
+        assert row["wrapped_key"] not in content
+    ward.engine.close()
+    again = Engine.open(settings, host, detector=ScriptedDetector(settings))
+    again.verify_audit(ward.team.administrator)
+    with pytest.raises(errors.StorageError), again.database.write() as write:
+        write.run("DELETE FROM audit")  # the triggers came along
+    again.close()
+    stored = (settings.data / "catalog.duckdb").read_bytes()
+    assert row["record"] not in stored
+    assert row["wrapped_key"] not in stored
+
+
+def test_a_column_set_to_null_is_found_in_the_log(ward: Ward) -> None:
+    with ward.engine.database.write() as tx:
+        tx.run("DROP TRIGGER audit_no_update ON audit")
+    with ward.engine.database.write() as tx:
+        tx.run("ALTER TABLE audit ALTER COLUMN actor DROP NOT NULL")
+        tx.run("UPDATE audit SET actor = NULL, action = 'nothing' WHERE sequence = 2")
+    with pytest.raises(errors.AuditBroken):
+        ward.engine.verify_audit(ward.team.administrator)
+
+
+def test_an_older_version_of_one_image_cannot_be_put_back(ward: Ward, settings: Settings) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    engine, team = ward.engine, ward.team
+    tx = engine.database.read()
+    old = tx.one("SELECT * FROM images WHERE image_id = $1", image_id)
+    regions = tx.all("SELECT * FROM regions WHERE image_id = $1", image_id)
+    assert old is not None
+    files = {p: p.read_bytes() for p in (settings.data / "blobs").rglob("*") if p.is_file()}
+    engine.flag_missed(team.doctor, image_id, "a date")
+    view = engine.open_draft(team.technician, image_id)
+    more = Detection(Region(200, 200, 260, 220), "text", 1.0)
+    engine.seal(team.technician, image_id, [*view.detections, more], confirm="boxed")
+    for path, content in files.items():
+        path.write_bytes(content)
+    with engine.database.write() as write:
+        write.run("DELETE FROM regions WHERE image_id = $1", image_id)
+        for region in regions:
+            places = ", ".join(f"${i + 1}" for i in range(len(region)))
+            write.run(f"INSERT INTO regions VALUES ({places})", *region.values())  # noqa: S608
+        for name, value in old.items():
+            if name != "image_id":
+                write.run(f"UPDATE images SET {name} = $2 WHERE image_id = $1", image_id, value)  # noqa: S608
+    with pytest.raises(errors.SealBroken):
+        engine.restore(team.doctor, image_id, WHY)
+    with pytest.raises(errors.SealBroken):
+        engine.masked_file(team.doctor, image_id)
+    engine._operator_token = "operator_test"
+    assert dict(engine.verify_images("operator_test"))[image_id] == "seal-broken"
+
+
+def test_many_guesses_at_once_all_count(ward: Ward) -> None:
+    results: list[str] = []
+
+    def guess(password: str) -> None:
+        try:
+            ward.engine.sign_in("doctor", password)
+            results.append("in")
+        except errors.AccessError as err:
+            results.append(err.code)
+
+    guesses = [f"wrong guess number {i}" for i in range(15)] + [PASSWORD]
+    threads = [threading.Thread(target=guess, args=(g,)) for g in guesses]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results.count("not-signed-in") <= 5
+    assert results.count("account-locked") >= 10
+
+
+def test_a_stolen_session_cannot_make_itself_the_account(ward: Ward) -> None:
+    with pytest.raises(errors.PermissionDenied):
+        ward.engine.reset_password(ward.team.administrator, "Admin ", "another four words here")
+    [entry] = ward.engine.audit_entries(ward.team.administrator, query="reset-password")
+    assert entry.outcome == "refused"
+
+
+def test_a_patient_erased_during_an_upload_leaves_no_draft(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, found = text_png()
+    real = ward.detector.detect
+
+    def meanwhile(*given: object) -> list[Detection]:
+        monkeypatch.setattr(ward.detector, "detect", real)
+        ward.engine.erase_patient(ward.team.administrator, "P-1", "asked for it")
+        return [found]
+
+    monkeypatch.setattr(ward.detector, "detect", meanwhile)
+    with pytest.raises(errors.NotFound):
+        ward.upload(data)
+    assert ward.engine.drafts(ward.team.technician) == []
+
+
+def test_statistics_of_few_patients_are_kept_back_and_rows_are_taken_apart(ward: Ward) -> None:
+    engine, team = ward.engine, ward.team
+    _, found = text_png()
+    for i in range(6):
+        patient = engine.create_patient(team.technician, f"Q-{i}", f"Person Number{i}").patient_id
+        ward.patient_id = patient
+        ward.seal(builders.png(builders.labelled(f"PERSON {i}", seed=i)[0]), found=[found])
+        if i == 3:
+            assert engine.statistics(team.researcher).totals["images"] == 0
+    seen = engine.statistics(team.researcher)
+    full = engine.statistics(team.doctor)
+    assert seen.totals["images"] == 6
+    for column in ("stored_bytes", "masked_share"):
+        assert sorted(seen.images[column]) == sorted(full.images[column])
+    assert (seen.images["uploaded_at"] == datetime(2026, 1, 1)).all()  # noqa: DTZ001
+    assert (
+        seen.regions["entropy_before_bits"].round(2) == seen.regions["entropy_before_bits"]
+    ).all()
+
+
+def test_a_package_with_a_nonsense_header_is_a_named_error(ward: Ward) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    masked = ward.engine.masked_file(ward.team.doctor, image_id).data
+    package = ward.engine.export_package(ward.team.doctor, image_id).data
+    length = int.from_bytes(package[5:9], "big")
+    header = json.loads(package[9 : 9 + length])
+    for key, value in (
+        ("x1", 1.5),
+        ("start", 2**70),
+        ("frame", -1),
+        ("x2", "9"),
+        ("size_bytes", None),
+    ):
+        changed = json.loads(json.dumps(header))
+        changed["regions"][0][key] = value
+        text = json.dumps(changed).encode()
+        forged = package[:5] + len(text).to_bytes(4, "big") + text + package[9 + length :]
+        with pytest.raises(errors.SealBroken):
+            ward.engine.restore_package(ward.team.doctor, masked, forged, WHY)
+    with pytest.raises(errors.SealBroken):  # another file is not even read
+        ward.engine.restore_package(
+            ward.team.doctor, builders.png(builders.radiograph()), package, WHY
+        )
+
+
+def test_a_damaged_or_foreign_backup_does_not_stop_recovery_or_the_next_backup(
+    ward: Ward, settings: Settings, tmp_path: Path, host: FakeHost
+) -> None:
+    with_folder = replace(settings, backup_dir=tmp_path / "backups")
+    object.__setattr__(ward.engine, "settings", with_folder)
+    admin = ward.team.administrator
+    bad = ward.engine.make_backup(admin)
+    host.advance(minutes=1)
+    (tmp_path / "backups" / bad / "manifest.json").write_text("{}")
+    good = ward.engine.make_backup(admin)
+    host.advance(hours=-5)  # a clock set back
+    later = ward.engine.sign_in("admin", PASSWORD).token
+    newest = ward.engine.make_backup(later)
+    assert newest in ward.engine.backups(later)
+    ward.engine.close()
+    elsewhere = replace(with_folder, data=tmp_path / "recovered")
+    engine = Engine.from_backup(elsewhere, good, detector=ScriptedDetector(settings))
+    with pytest.raises(errors.NotSignedIn):  # sessions of the old machine are over
+        engine.whoami(admin)
+    engine.close()
+
+
+def test_an_interrupted_recovery_still_erases(
+    ward: Ward, settings: Settings, tmp_path: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_folder = replace(settings, backup_dir=tmp_path / "backups")
+    object.__setattr__(ward.engine, "settings", with_folder)
+    admin = ward.team.administrator
+    old = ward.engine.make_backup(admin)
+    ward.engine.erase_patient(admin, "P-1", "asked for it")
+    host.advance(minutes=1)
+    ward.engine.make_backup(admin)
+    ward.engine.close()
+    elsewhere = replace(with_folder, data=tmp_path / "recovered")
+    monkeypatch.setattr(Engine, "open", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        Engine.from_backup(elsewhere, old)
+    monkeypatch.undo()
+    engine = Engine.open(elsewhere, detector=ScriptedDetector(settings), operator=True)
+    assert engine.patients(engine.operator_token()) == []
+    engine.close()
