@@ -311,7 +311,8 @@ def _harmless(header: Header, data: bytes, keep_orientation: bool) -> list[bytes
     for segment in header.segments:
         body = data[segment.start : segment.end]
         if segment.marker == APP0 and body[:5] == b"JFIF\0" and len(body) >= 14:
-            out.append(put_segment(APP0, body[:12] + b"\0\0"))  # without its thumbnail
+            density = bytes([body[7] % 3]) + body[8:12]
+            out.append(put_segment(APP0, b"JFIF\0\x01\x02" + density + b"\0\0"))  # no thumbnail
         elif segment.marker == APP2 and body[:12] == b"ICC_PROFILE\0":
             out.append(put_segment(APP2, body))
         elif segment.marker == APP14 and body[:5] == b"Adobe" and len(body) >= 12:

@@ -39,6 +39,7 @@ _ALIGN = 64
 #: its output must not show there what an earlier file left behind.
 _PERTURB = {"MALLOC_PERTURB_": "165", "GLIBC_TUNABLES": "glibc.malloc.perturb=165"}
 _INHERITED = ("LD_LIBRARY_PATH", "LANG")  # and nothing that could be a secret
+_TOO_MUCH = "This picture needs more memory than one upload may take: send it in parts."
 _ERRORS = {
     name: kind
     for name, kind in vars(errors).items()
@@ -153,6 +154,8 @@ def serve(descriptor: int, module: str) -> None:
             answer: Any = ("done", operations[name](*arguments))
         except EngineError as err:
             answer = ("refused", type(err).__name__, err.message, _plain(err.facts))
+        except MemoryError:
+            answer = ("refused", "ImageTooLarge", _TOO_MUCH, {})
         except Exception:  # noqa: BLE001 - a hostile file can raise anything in ten libraries
             answer = ("failed",)
         del arguments
@@ -210,6 +213,9 @@ class Sandbox:
         with self._slots:
             with self._lock:
                 worker = self._idle.pop() if self._idle else None
+            if worker is not None and worker.process.poll() is not None:
+                worker.stop()  # something else ended it
+                worker = None
             worker = worker or self._start()
             try:
                 worker.channel.settimeout(self._allowance(arguments))
@@ -248,6 +254,7 @@ class Sandbox:
                 stderr=subprocess.DEVNULL,  # libraries quote values of the file there
                 env=_PERTURB | {k: os.environ[k] for k in _INHERITED if k in os.environ},
                 pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # Ctrl-C is for the server, which then lets go
             )  # fmt: skip
         worker = _Worker(process, ours)
         try:

@@ -307,11 +307,22 @@ def _importable() -> None:
 
 
 def test_a_decoder_that_crashes_is_a_named_error_and_the_next_call_works(box: Sandbox) -> None:
-    for operation in ("crash", "eat", "surprise"):
-        with pytest.raises(CorruptImage) as caught:
+    for operation, kind in (
+        ("crash", CorruptImage),
+        ("surprise", CorruptImage),
+        ("eat", ImageTooLarge),
+    ):
+        with pytest.raises(kind) as caught:
             box.call(operation)
         assert "Musterfrau" not in str(caught.value)
         assert box.call("mirror", 1) == (1,)
+
+
+def test_a_worker_that_died_while_idle_is_replaced(box: Sandbox) -> None:
+    assert box.call("mirror", 1) == (1,)
+    box._idle[0].process.kill()
+    box._idle[0].process.wait()
+    assert box.call("mirror", 2) == (2,)
 
 
 def test_a_decoder_that_hangs_is_stopped() -> None:
