@@ -1,1 +1,12 @@
 """The demo: invented patients on real pictures, sealed by the real pipeline."""
+
+from engine import Role
+
+#: Said on the sign-in page of a demo, and nowhere else: a demo holds invented patients only.
+PASSWORD = "invented patients only"  # noqa: S105
+NAMES = {
+    Role.TECHNICIAN: "Tina Technician",
+    Role.DOCTOR: "Dr. Dora Doctor",
+    Role.RESEARCHER: "Remy Researcher",
+    Role.ADMINISTRATOR: "Ada Administrator",
+}

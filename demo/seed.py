@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from demo import NAMES, PASSWORD
 from demo.pictures import PATIENTS, DemoFile, files
 from engine import ACCOUNT_ROLES, Engine, Role, errors
-
-#: Said on the sign-in page of a demo, and nowhere else: a demo holds invented patients only.
-PASSWORD = "invented patients only"  # noqa: S105
-NAMES = {
-    Role.TECHNICIAN: "Tina Technician",
-    Role.DOCTOR: "Dr. Dora Doctor",
-    Role.RESEARCHER: "Remy Researcher",
-    Role.ADMINISTRATOR: "Ada Administrator",
-}
 
 
 def fill(engine: Engine, tell: Callable[[str], None]) -> None:

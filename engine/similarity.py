@@ -95,7 +95,7 @@ def _tile_ssim(x: np.ndarray, y: np.ndarray) -> float:
     if x.shape[2] == 3 and all((p == p[..., :1]).all() for p in (x, y)):
         x, y = x[..., :1], y[..., :1]
     return float(
-        structural_similarity(  # type: ignore[no-untyped-call]
+        structural_similarity(
             x,
             y,
             data_range=_PEAK,
