@@ -7,7 +7,8 @@ the top level only, maps identifiers at random and keeps dates it was told to re
 Where the profile leaves a choice (X/Z, X/D, Z/D, ...), the one that keeps the object valid
 is taken. On top of the profile: every unique identifier that is not one of the standard's
 own is mapped, every private and every unknown element and every overlay and curve goes,
-and a last sweep removes any text that still quotes the patient.
+names, dates and long texts that the table does not know are emptied, and a last sweep
+removes any short text that still quotes the patient.
 """
 
 from __future__ import annotations
@@ -221,7 +222,7 @@ def _clean_element(
         return DataElement(tag, vr, Sequence(items))
     if action == "D":
         return DataElement(tag, vr, _DUMMIES.get(vr))
-    if vr == "PN" or (vr in ("DA", "DT", "TM") and action is None):
+    if vr in ("PN", "DA", "DT", "TM", "LT", "ST", "UT"):  # not in the table, and could say anything
         return DataElement(tag, vr, None)
     if vr in _TEXT_VRS and _quotes(element, words):
         return DataElement(tag, vr, None)
