@@ -291,7 +291,7 @@ def assemble(
 
 def _with_segments(coefficients: Coefficients, bones: bytes) -> bytes:
     """A baseline file of the same coefficients with the original's metadata segments."""
-    plain = write_plain(coefficients, b"")
+    plain = write_plain(coefficients, b"", keep_orientation=False)
     kept, at = [], 2
     while bones[at + 1] != EOI:
         stop = at + 2 + int.from_bytes(bones[at + 2 : at + 4])

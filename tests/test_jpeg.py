@@ -257,3 +257,21 @@ def test_the_colour_profile_stays_and_everything_else_goes() -> None:
     assert kept.info["icc_profile"] == profile
     assert kept.info["dpi"] == (300, 300)
     assert b"Musterfrau" not in masked
+
+
+def test_a_progressive_file_comes_back_with_exactly_its_own_metadata() -> None:
+    exif = Pillow.Exif()
+    exif[0x0112], exif[0x013B] = 6, "Musterfrau Erika"
+    data = builders.jpeg(COLOUR, progressive=True, exif=exif, comment=b"Musterfrau", dpi=(72, 72))
+    made = jpeg.dissect(data, [])
+    back = jpeg.assemble(made.data, [], {}, made.bones)
+
+    def said(file: bytes) -> list[bytes]:
+        segments = jpeg_file.parse(file).segments
+        return [
+            file[s.start : s.end] for s in segments
+            if s.marker is not None and (s.marker == jpeg_file.COM or 0xE0 <= s.marker <= 0xEF)
+        ]  # fmt: skip
+
+    assert said(back) == said(data)
+    assert b"Musterfrau" not in made.data
