@@ -385,8 +385,13 @@ export default function (component) {
     held?.close();
     editors.set(root, new Editor(root, data, (boxes) => setStateValue("boxes", boxes)));
   }
+  // A call that was overtaken by the next one is cleaned up after it: what is shown by then
+  // belongs to the next one.
+  const shown = editors.get(root);
+  const owner = (shown.owner = {});
   return () => {
-    editors.get(root)?.close();
+    if (shown.owner !== owner) return;
+    shown.close();
     editors.delete(root);
   };
 }

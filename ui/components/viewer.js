@@ -196,8 +196,13 @@ export default function (component) {
     held?.close();
     viewers.set(root, new Viewer(root, data));
   }
+  // A call that was overtaken by the next one is cleaned up after it: what is shown by then
+  // belongs to the next one.
+  const shown = viewers.get(root);
+  const owner = (shown.owner = {});
   return () => {
-    viewers.get(root)?.close();
+    if (shown.owner !== owner) return;
+    shown.close();
     viewers.delete(root);
   };
 }

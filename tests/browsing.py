@@ -1,0 +1,105 @@
+"""A real Chromium in front of a real server, and the few gestures that the journeys share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+
+from tests.serving import Server
+
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+DESKTOP = {"width": 1440, "height": 1000}
+PHONE = {"width": 390, "height": 844}
+
+expect.set_options(timeout=20_000)
+
+
+class Visitor:
+    """One person with a browser of their own; collects what must never happen.
+
+    Args:
+        page: Their only tab.
+        complaints: Script errors, blocked content, and requests to anywhere else.
+    """
+
+    def __init__(self, context: BrowserContext, server: Server) -> None:
+        self.context = context
+        self.server = server
+        self.page: Page = context.new_page()
+        self.complaints: list[str] = []
+        self.page.on("pageerror", lambda error: self.complaints.append(f"script: {error}"))
+        self.page.on("console", self._console)
+        self.page.on("request", self._request)
+
+    def _console(self, message: object) -> None:
+        text = str(getattr(message, "text", ""))
+        if getattr(message, "type", "") == "error" and "Failed to load resource" not in text:
+            self.complaints.append(f"console: {text}")
+
+    def _request(self, request: object) -> None:
+        url = str(getattr(request, "url", ""))
+        if not url.startswith((self.server.url, "blob:", "data:")):
+            self.complaints.append(f"asked elsewhere: {url}")
+
+    def settle(self) -> None:
+        """Wait until the page's script has run to its end."""
+        self.page.wait_for_timeout(250)
+        done = self.page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]')
+        done.wait_for(timeout=120_000)
+        self.page.wait_for_timeout(100)
+
+    def go(self, path: str) -> None:
+        self.page.goto(self.server.url + path)
+        self.page.locator('[data-testid="stMainBlockContainer"]').wait_for()
+        self.settle()
+
+    def sign_in(self, username: str, password: str, path: str = "/") -> None:
+        self.go(path)
+        self.page.get_by_label("User name").fill(username)
+        self.page.get_by_label("Password", exact=True).fill(password)
+        self.click("Sign in")
+        # A closed sidebar (phone) still has the button, out of sight.
+        self.page.get_by_role("button", name="Sign out", include_hidden=True).wait_for(
+            state="attached"
+        )
+        self.settle()
+
+    def click(self, name: str) -> None:
+        """Press the button or follow the link with exactly this name, and wait."""
+        self.page.get_by_role("button", name=name, exact=True).first.click()
+        self.settle()
+
+    def fill(self, label: str, text: str) -> None:
+        field = self.page.get_by_role("textbox", name=label, exact=True)
+        field.fill(text)
+        field.blur()  # what a form shows below a field must not move the button under the mouse
+
+    def choose(self, label: str, option: str) -> None:
+        """Pick from a select box of Streamlit."""
+        self.page.get_by_label(label, exact=True).click()
+        self.page.get_by_role("option", name=option).first.click()
+        self.settle()
+
+    def reads(self, text: str) -> None:
+        expect(self.page.get_by_text(text).first).to_be_visible()
+
+
+@contextmanager
+def chromium(server: Server, **options: object) -> Iterator[Visitor]:
+    """A visitor with an empty browser; complaints fail the test in the end."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        context = browser.new_context(**{"viewport": DESKTOP, **options})  # type: ignore[arg-type]
+        visitor = Visitor(context, server)
+        try:
+            yield visitor
+        except Exception as err:
+            err.add_note(f"On the page:\n{visitor.page.inner_text('body')}")
+            err.add_note(f"The server said:\n{server.log.read_text()[-3000:]}")
+            raise
+        finally:
+            browser.close()
+    assert not visitor.complaints, visitor.complaints

@@ -1,0 +1,380 @@
+"""The day of each role in a real Chromium, through the real server and the real networks."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from playwright.sync_api import expect
+
+import api
+from tests import builders
+from tests.browsing import DESKTOP, PHONE, Visitor, chromium
+from tests.conftest import PASSWORD
+from tests.serving import ROOT, Server, serve
+
+pytestmark = pytest.mark.browser
+
+TEXT = "MUSTERFRAU ERIKA 12.04.1961"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve(tmp_path_factory.mktemp("browser")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What the technician drops: a radiograph, a moving DICOM, and one that only looks like one."""
+    folder = tmp_path_factory.mktemp("files")
+    pixels = builders.radiograph(900, 700)
+    builders.write_text(pixels, TEXT, (40, 30), scale=1.0)
+    stack, _, _ = builders.cine(5, 480, 360)
+    contents = {
+        "thorax.png": builders.png(pixels),
+        "echo.dcm": builders.dicom(stack, modality="US"),
+        "lying.jpg": b"GIF89a and nothing more",
+    }
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    return {name: folder / name for name in contents}
+
+
+@pytest.fixture(scope="module")
+def accounts(server: Server) -> None:
+    """The very first visit: the console's code makes the administrator, who makes the rest."""
+    with chromium(server) as ada:
+        ada.go("/")
+        ada.fill("Code from the console", server.code())
+        ada.fill("User name", "ada")
+        ada.fill("Your name", "Ada Admin")
+        ada.page.get_by_label("Password", exact=True).fill(PASSWORD)
+        ada.page.get_by_label("Password again").fill(PASSWORD)
+        ada.click("Create the administrator")
+        ada.reads("Good day, Ada Admin")
+        ada.go("/Admin")
+        for username, role in (("tina", "technician"), ("dora", "doctor")):
+            ada.fill("User name", username)
+            ada.fill("Name", username.title())
+            ada.choose("Role", role)
+            ada.page.get_by_label("First password").fill(PASSWORD)
+            ada.click("Create the account")
+            ada.reads("The account was created.")
+        assert ada.page.locator('img[src*="/api/"]').count() == 0  # no patient pictures here
+
+
+@pytest.fixture(scope="module")
+def sealed(server: Server, accounts: None, files: dict[str, Path]) -> str:
+    """The technician's part of the journey; the id of the sealed radiograph."""
+    with chromium(server) as tina:
+        tina.sign_in("tina", PASSWORD, "/Upload")
+        tina.page.locator("summary", has_text="New patient").first.click()
+        tina.fill("Patient number", "P-4711")
+        tina.fill("Name", "Erika Musterfrau")
+        tina.click("Add the patient")
+        tina.reads("The patient was added.")
+        tina.page.locator('input[type="file"]').set_input_files(list(files.values()))
+        tina.page.get_by_text("Last batch: 2 taken in, 1 refused").wait_for(timeout=120_000)
+        tina.settle()
+        tina.reads("lying.jpg")
+
+        # The radiograph's text was found by a real network and lies where it was written.
+        open_draft(tina, "PNG 900×700")
+        box = tina.page.locator(".box").first
+        expect(box).to_be_visible()
+        assert "text" in (box.get_attribute("aria-label") or "")
+        correct_by_keyboard_and_mouse(tina)
+        seal(tina)
+        address = tina.page.locator('a[href*="/file"]').first.get_attribute("href") or ""
+        image_id = address.split("/")[3]
+
+        # From now on: the sealed picture, and nothing under a box.
+        tina.page.get_by_role("tab", name="Grid picture").click()
+        grid = tina.page.locator('img[src$="/grid"]')
+        expect(grid).to_be_visible()
+        assert grid.evaluate("image => image.naturalWidth") > 0
+        picture = tina.context.request.get(f"{server.url}/api/images/{image_id}/frames/0")
+        seen = np.asarray(Pillow.open(io.BytesIO(picture.body())).convert("L"))
+        before = np.asarray(Pillow.open(files["thorax.png"]).convert("L"))
+        assert (seen[120:400] == before[120:400]).all()
+        assert not (seen[30:50, 60:300] == before[30:50, 60:300]).any(axis=0).all()
+        assert before[30:52, 40:400].max() == 255
+        assert seen[30:52, 40:400].max() < 255  # the white of the letters is gone
+
+        # The second file has frames.
+        tina.go("/Upload")
+        open_draft(tina, "US 480×360")
+        expect(tina.page.get_by_label("Frame", exact=True)).to_be_visible()
+        seal(tina)
+    return image_id
+
+
+def open_draft(tina: Visitor, what: str) -> None:
+    row = tina.page.locator('[data-testid="stVerticalBlock"], [data-testid="stHorizontalBlock"]')
+    row.filter(has_text=what).last.get_by_role("button", name="Correct", exact=True).click()
+    tina.settle()
+    tina.reads("Correct the boxes, then seal")
+    expect(tina.page.locator('.pane .picture[src^="blob:"]')).to_have_count(1)
+
+
+def correct_by_keyboard_and_mouse(tina: Visitor) -> None:
+    """Draw, move, relabel and remove: what a person does before sealing."""
+    page = tina.page
+    stage = page.locator(".stage")
+    found = page.locator(".list li").count()
+    assert found >= 1
+    # By mouse: draw a box near the lower right corner.
+    page.get_by_role("button", name="Draw boxes").click()
+    place = stage.bounding_box()
+    assert place is not None
+    x, y = place["x"] + place["width"] * 0.6, place["y"] + place["height"] * 0.7
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 90, y + 50, steps=4)
+    page.mouse.up()
+    tina.settle()
+    assert page.locator(".list li").count() == found + 1
+    page.get_by_role("button", name="Draw boxes").click()
+    # By keyboard: move it by 10 px and make it 1 px wider.
+    drawn = page.locator(".box").last
+    before = _corners(drawn.get_attribute("aria-label"))
+    drawn.focus()
+    page.keyboard.press("Shift+ArrowLeft")
+    page.keyboard.press("Alt+ArrowRight")
+    tina.settle()
+    after = _corners(page.locator(".box").last.get_attribute("aria-label"))
+    x1, y1, x2, y2 = before
+    assert after == (x1 - 10, y1, x2 - 9, y2)
+    # A second one by keyboard alone, relabelled, then removed again without a question.
+    stage.focus()
+    page.keyboard.press("n")
+    tina.settle()
+    number = found + 2
+    page.get_by_label(f"Class of box {number}").select_option("barcode")
+    tina.settle()
+    assert "barcode" in (page.locator(".box").last.get_attribute("aria-label") or "")
+    page.locator(".box").last.focus()
+    page.keyboard.press("Delete")
+    tina.settle()
+    assert page.locator(".list li").count() == found + 1
+    # A found one goes with a reason only, and comes back.
+    page.get_by_role("button", name="Remove box 1", exact=True).click()
+    tina.settle()
+    expect(page.get_by_role("button", name="Seal ")).to_be_disabled()
+    page.get_by_label("Usual reasons for removing box 1").select_option(index=1)
+    tina.settle()
+    expect(page.get_by_role("button", name="Seal ")).to_be_enabled()
+    page.get_by_role("button", name="Keep box 1", exact=True).click()
+    tina.settle()
+
+
+def seal(tina: Visitor) -> None:
+    """Seal; where the second look sees more, it is sealed too."""
+    for _ in range(6):
+        decide = tina.page.get_by_label("What did you decide? It is recorded with your name.")
+        if decide.count() and not decide.input_value():
+            decide.click()
+            tina.page.get_by_role("option").first.click()
+            tina.settle()
+        tina.page.get_by_role("button", name="Seal ").click()
+        tina.settle()
+        if tina.page.get_by_role("tab", name="Grid picture").count():
+            return
+    raise AssertionError("it never got sealed: " + tina.page.inner_text("body"))
+
+
+def _corners(label: str | None) -> tuple[int, ...]:
+    numbers = (label or "").split("from ")[1].replace(" to ", ", ")
+    return tuple(int(n) for n in numbers.split(", "))
+
+
+# --- the journey ------------------------------------------------------------------------------
+
+
+def test_a_doctor_finds_what_the_technician_sealed_and_gets_the_original_back(
+    server: Server, sealed: str, files: dict[str, Path]
+) -> None:
+    with chromium(server) as dora:
+        page = dora.page
+        dora.sign_in("dora", PASSWORD, "/Review")
+        page.get_by_label("Patient", exact=True).fill("muster")
+        page.get_by_label("Patient", exact=True).press("Enter")
+        dora.settle()
+        page.get_by_label("Modality", exact=True).fill("us")
+        page.get_by_label("Modality", exact=True).press("Enter")
+        dora.settle()
+        assert page.get_by_role("button", name="View", exact=True).count() == 1
+        dora.go(f"/Review?image={sealed}")
+        dora.reads("Erika Musterfrau")
+        assert page.get_by_role("button", name="Original", exact=True).count() == 0
+        dora.fill("Why do you need to see the original?", "tumour board")
+        dora.click("Restore the original")
+        dora.reads("Identical to the original: proven by SHA-256 of the pixels.")
+
+        # Both pictures, compared by the slider and its keys, side by side, zoomed as one.
+        expect(page.locator('.pane .picture[src^="blob:"]')).to_have_count(2)
+        slider = page.get_by_label("Sealed left of here, original right of here")
+        slider.focus()
+        for _ in range(4):
+            page.keyboard.press("ArrowLeft")
+        split = page.locator(".stage").evaluate("s => s.style.getPropertyValue('--split')")
+        assert split == "48%"
+        page.get_by_role("button", name="Side by side").click()
+        page.get_by_role("button", name="Show region 1", exact=True).click()
+        expect(page.locator(".rows tr.selected")).to_have_count(1)
+        worlds = page.locator(".world").evaluate_all(
+            "worlds => worlds.map(w => getComputedStyle(w).transform)"
+        )
+        assert len(worlds) == 2
+        assert len(set(worlds)) == 1
+        page.get_by_text("Not for primary diagnosis").first.wait_for()
+        page.get_by_label("Enhance contrast").check()
+        dora.reads("Changed for this view only: contrast enhanced (CLAHE).")
+
+        dora.fill("New note", "No change since last year.")
+        dora.click("Add the note")
+        dora.reads("No change since last year.")
+
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Original PNG").click()
+        assert download.value.suggested_filename == "thorax.png"
+        assert Path(download.value.path()).read_bytes() == files["thorax.png"].read_bytes()
+
+        # A reload keeps the session but not the opened picture; a copied cookie ends with it.
+        page.reload()
+        dora.settle()
+        dora.reads("Erika Musterfrau")
+        assert page.get_by_role("button", name="Side by side").count() == 0
+        cookie = next(c for c in dora.context.cookies() if c["name"] == api.COOKIE)
+        assert cookie["httpOnly"]
+        assert cookie["sameSite"] == "Strict"
+        assert api.COOKIE not in page.evaluate("document.cookie")
+        dora.click("Sign out")
+        page.get_by_label("User name").wait_for()
+        assert api.COOKIE not in {c["name"] for c in dora.context.cookies()}
+        dora.context.add_cookies([{k: cookie[k] for k in ("name", "value", "domain", "path")}])  # type: ignore[list-item]
+        answer = dora.context.request.get(f"{server.url}/api/images/{sealed}/thumbnail")
+        assert answer.status == 401
+        dora.go("/Review")
+        assert page.get_by_label("User name").count() == 1
+
+
+def test_an_opened_picture_leaves_the_screen_when_its_time_is_over(
+    server: Server, sealed: str
+) -> None:
+    with chromium(server) as dora:
+        page = dora.page
+        page.clock.install()
+        dora.sign_in("dora", PASSWORD)
+        dora.go(f"/Review?image={sealed}")
+        dora.fill("Why do you need to see the original?", "second reading")
+        dora.click("Restore the original")
+        dora.reads("Identical to the original")
+        pictures = page.locator('.pane .picture[src^="blob:"]')
+        expect(pictures).to_have_count(2)
+        page.clock.fast_forward("05:01")
+        dora.reads("restore the image again to see the original")
+        expect(pictures).to_have_count(1)
+        expect(page.get_by_role("button", name="Original", exact=True)).to_be_disabled()
+
+
+def test_the_frames_of_a_moving_image_are_turned_by_keyboard(server: Server, sealed: str) -> None:
+    with chromium(server) as dora:
+        page = dora.page
+        dora.sign_in("dora", PASSWORD, "/Review")
+        page.get_by_label("Modality", exact=True).fill("US")
+        page.get_by_label("Modality", exact=True).press("Enter")
+        dora.settle()
+        dora.click("View")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.locator(".stage").focus()
+        page.keyboard.press("PageDown")
+        page.keyboard.press("PageDown")
+        expect(page.locator("output")).to_have_text("3 of 5")
+        page.get_by_label("Window preset").wait_for()
+        page.get_by_label("Window centre").fill("60")
+        page.get_by_label("Window width").fill("90")
+        page.get_by_label("Window width").press("Tab")
+        dora.reads("Changed for this view only: window 60 / 90.")
+        page.wait_for_timeout(500)
+        assert any("/frames/2?" in url and "center=60" in url for url in asked)
+
+
+def test_a_phone_shows_the_same_and_scrolls_nowhere_sideways(server: Server, sealed: str) -> None:
+    with chromium(server, viewport=PHONE, has_touch=True, is_mobile=True) as dora:
+        page = dora.page
+        dora.sign_in("dora", PASSWORD)
+        for path in ("/", "/Review", f"/Review?image={sealed}", "/Analytics"):
+            dora.go(path)
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= PHONE["width"], path
+        dora.go(f"/Review?image={sealed}")
+        dora.fill("Why do you need to see the original?", "on call")
+        dora.click("Restore the original")
+        page.get_by_role("button", name="Side by side").tap()
+        first, second = (pane.bounding_box() for pane in page.locator(".pane").all())
+        assert first is not None
+        assert second is not None
+        assert first["x"] == second["x"]  # one above the other
+
+
+# --- screenshots for the README, on demand ----------------------------------------------------
+
+
+@pytest.mark.skipif(
+    "MEDSEC_SCREENSHOTS" not in os.environ, reason="set MEDSEC_SCREENSHOTS to refresh docs"
+)
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "view"), [("desktop", DESKTOP), ("phone", PHONE)])
+def test_screenshots(demo: Server, width: str, view: dict[str, int]) -> None:
+    from demo.seed import PASSWORD as DEMO
+
+    folder = ROOT / "docs" / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(visitor: Visitor, name: str) -> None:
+        visitor.page.wait_for_timeout(1200)
+        visitor.page.screenshot(path=folder / f"{name}-{width}.png")
+
+    with chromium(demo, viewport=view) as visitor:
+        visitor.go("/")
+        keep(visitor, "sign-in")
+        visitor.sign_in("technician", DEMO)
+        keep(visitor, "home")
+        visitor.go("/Upload")
+        keep(visitor, "upload")
+        visitor.page.get_by_role("button", name="Correct", exact=True).first.click()
+        visitor.settle()
+        visitor.page.locator(".stage").scroll_into_view_if_needed()
+        keep(visitor, "editor")
+    with chromium(demo, viewport=view) as visitor:
+        visitor.sign_in("doctor", DEMO, "/Review")
+        keep(visitor, "review")
+        visitor.page.get_by_label("Modality", exact=True).fill("CT")
+        visitor.page.get_by_label("Modality", exact=True).press("Enter")
+        visitor.settle()
+        visitor.click("View")
+        visitor.fill("Why do you need to see the original?", "tumour board")
+        visitor.click("Restore the original")
+        visitor.page.locator(".captions").scroll_into_view_if_needed()
+        keep(visitor, "restored")
+        visitor.go("/Analytics")
+        keep(visitor, "analytics")
+    with chromium(demo, viewport=view) as visitor:
+        visitor.sign_in("administrator", DEMO, "/Admin")
+        visitor.page.get_by_role("tab", name="Audit log").click()
+        visitor.settle()
+        keep(visitor, "admin")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve(tmp_path_factory.mktemp("demo"), MEDSEC_DEMO="1") as server:
+        yield server
