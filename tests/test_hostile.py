@@ -23,10 +23,11 @@ import numpy as np
 import pytest
 from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
-from engine import images, sandbox
+from engine import images
 from engine.errors import CorruptImage, ImageTooLarge, InputError, UnsupportedFormat
+from engine.formats import sandbox
+from engine.formats.sandbox import Sandbox
 from engine.records import Region
-from engine.sandbox import Sandbox
 from engine.settings import Settings
 from tests import builders
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from engine import huffman, jpeg, jpeg_file, raster
 from engine.errors import CorruptImage, SealBroken, UnsupportedFormat
+from engine.formats import huffman, jpeg, jpeg_file, raster
 from engine.records import Region
 from tests import builders
 

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from engine import patches, png, png_seal, raster
 from engine.errors import CorruptImage, SealBroken, UnsupportedFormat
+from engine.formats import patches, png, png_seal, raster
 from engine.records import Format, Region
 from tests import builders
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from demo import NAMES, PASSWORD
+from demo import PASSWORD
 from engine import ACCOUNT_ROLES, Account, ImageState, Role
 from ui import intake, panes, review, state
 
@@ -15,8 +15,6 @@ def demo_banner(accounts: bool = False) -> None:
         return
     how = ""
     if accounts:
-        from demo.seed import PASSWORD
-
         names = ", ".join(f"<code>{role}</code>" for role in ACCOUNT_ROLES)
         how = f"<br>Sign in as {names}, each with the password <code>{PASSWORD}</code>."
     st.html(
@@ -56,17 +54,8 @@ def sign_in() -> None:
         demo_banner(accounts=True)
         SignInForm(check).show()
         st.caption("Not for primary diagnosis. Every access is recorded.")
-        _demo_accounts()
     with right:
         panes.story()
-
-
-def _demo_accounts() -> None:
-    """Whom one can be in a demo; nothing of the kind exists anywhere else."""
-    if state.engine().settings.demo:
-        with st.expander("Demo accounts", expanded=True, icon=":material/group:"):
-            st.write(f"Password of all: `{PASSWORD}`")
-            st.table({"User name": [str(role) for role in NAMES], "Who": list(NAMES.values())})
 
 
 def first_administrator() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from engine import images
-from engine.detection import Detector, Profile
+from engine import images, pipeline
+from engine.detection import Detector, Profile, merge
 from engine.errors import InputError
 from engine.images import Limits
 from engine.pipeline import detection_to_json
@@ -46,7 +46,12 @@ class Finder:
             DetectorError: A network failed.
         """
         image = images.decode(name, data, self._limits)
-        found = self._detector.detect(lambda i: images.render(image, i), image.frames, self.profile)
+        found = merge(
+            pipeline.look(
+                image, lambda frame: self._detector.detect(frame, image.frames, self.profile)
+            ),
+            self.profile.iou,
+        )
         least = 0.0 if proposals else self.profile.confidence
         return [detection_to_json(d) for d in found if d.confidence >= least]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from engine import images
+from engine import images, pipeline
 from engine.audit import Event
 from engine.catalog import record
 from engine.database import Cursor, Row
-from engine.detection import Profile
+from engine.detection import Profile, merge
 from engine.errors import DetectorError, DuplicateImage, InputError, NotFound
 from engine.permissions import Permission
 from engine.pipeline import Stopwatch, detection_from_json, detection_to_json
@@ -294,8 +294,12 @@ class Intake(Core):
     ) -> tuple[list[Detection], list[str]]:
         """Detections, and why a person must look."""
         try:
-            detections = self.detector.detect(
-                lambda i: images.render(image, i), image.frames, profile, progress
+            detections = merge(
+                pipeline.look(
+                    image,
+                    lambda frame: self.detector.detect(frame, image.frames, profile, progress),
+                ),
+                profile.iou,
             )
         except DetectorError:
             log.exception("detector failed")

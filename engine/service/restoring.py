@@ -371,7 +371,7 @@ class Restoring(Viewing):
         restored = self._restored(
             subject,
             facts,
-            open_field(subject.key, subject.context("masked"), masked),
+            images.from_storage(open_field(subject.key, subject.context("masked"), masked)),
             self.host.read_blob(row["sealed_blob"]),
             self.catalog.regions(self.database.read(), row["image_id"]),
         )

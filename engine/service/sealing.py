@@ -118,11 +118,10 @@ class Sealing(Intake):
             return []
         masked = sealed.masked_image
         try:
-            left = self.detector.rescan(
-                lambda i: images.render(masked, i),
-                masked.frames,
-                [r.detection.region for r, _ in sealed.regions],
-                profile,
+            hidden = [r.detection.region for r, _ in sealed.regions]
+            left = pipeline.look(
+                masked,
+                lambda frame: self.detector.rescan(frame, masked.frames, hidden, profile),
             )
         except DetectorError:
             if "detector-failed" in json.loads(row["reasons"]):
@@ -196,7 +195,10 @@ class Sealing(Intake):
         image_id = subject.image_id
         picture = images.render(sealed.masked_image, 0)
         boxes = [r.detection for r, _ in sealed.regions]
-        parts = {"masked": sealed.masked, "thumbnail": images.thumbnail(picture)}
+        parts = {
+            "masked": images.for_storage(sealed.masked),
+            "thumbnail": images.thumbnail(picture),
+        }
         with watch.stage("store"):
             blobs = {"sealed_blob": self.host.write_blob(sealed.container)}
             stored = len(sealed.container)

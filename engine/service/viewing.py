@@ -181,7 +181,8 @@ class Viewing(Sealing):
         row = self._verified(image_id)
         key = self.hierarchy.image_key(self.database.read(), image_id)
         context = f"image/{image_id}/{row['version']}/{part}"
-        return open_field(key, context, self.host.read_blob(row[f"{part}_blob"]))
+        content = open_field(key, context, self.host.read_blob(row[f"{part}_blob"]))
+        return images.from_storage(content) if part == "masked" else content
 
     def _masked_image(self, image_id: str) -> Image:
         """Decoded masked image. Cached: it holds nothing hidden, and rights were asked before."""

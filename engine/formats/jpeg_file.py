@@ -1,6 +1,6 @@
 """The anatomy of a JPEG file (ITU-T T.81): segments, coefficients, and new plain files.
 
-Coefficients are decoded by ``jpeglib``; encoding is our own (:mod:`engine.huffman`).
+Coefficients are decoded by ``jpeglib``; encoding is our own (:mod:`engine.formats.huffman`).
 Refuses CMYK, 12 bit, arithmetic, lossless and hierarchical files.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from jpeglib._bind import CJpegLib
 
 from engine.errors import CorruptImage, UnsupportedFormat
-from engine.huffman import ZIGZAG, Table, best_tables, blocks_of_scan, tokenize, write
+from engine.formats.huffman import ZIGZAG, Table, best_tables, blocks_of_scan, tokenize, write
 from engine.records import Region
 
 SOI, EOI, SOS, DQT, DHT, DRI, DAC, COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xCC, 0xFE

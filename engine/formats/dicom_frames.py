@@ -14,9 +14,10 @@ from dataclasses import replace
 import numpy as np
 from pydicom.uid import ExplicitVRLittleEndian
 
-from engine import dicom_native, jpeg, jpeg_file, mask, patches
-from engine.dicom_file import DicomFile, encapsulate
-from engine.dicom_pixels import (
+from engine.errors import CorruptImage, SealBroken, UnsupportedFormat
+from engine.formats import dicom_native, jpeg, jpeg_file, mask, patches
+from engine.formats.dicom_file import DicomFile, encapsulate
+from engine.formats.dicom_pixels import (
     JPEG_DCT,
     Layout,
     decode_frames,
@@ -24,8 +25,7 @@ from engine.dicom_pixels import (
     payload,
     store_native,
 )
-from engine.dicom_view import display_of
-from engine.errors import CorruptImage, SealBroken, UnsupportedFormat
+from engine.formats.dicom_view import display_of
 from engine.records import Region
 
 

@@ -20,7 +20,7 @@ from pydicom.pixels.processing import (
 )
 from pydicom.uid import ExplicitVRLittleEndian
 
-from engine.dicom_file import number, quiet, text, write_data_set
+from engine.formats.dicom_file import number, quiet, text, write_data_set
 
 _DISPLAY = (
     "PhotometricInterpretation", "BitsStored", "PixelRepresentation", "RescaleSlope",

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine import mask
 from engine.errors import CorruptImage, SealBroken, UnsupportedFormat
-from engine.huffman import ZIGZAG, Table, blocks_of_scan, tokenize, write
-from engine.jpeg_file import (
+from engine.formats import mask
+from engine.formats.huffman import ZIGZAG, Table, blocks_of_scan, tokenize, write
+from engine.formats.jpeg_file import (
     COM,
     DHT,
     DQT,

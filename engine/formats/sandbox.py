@@ -51,7 +51,7 @@ import sys, types
 package = sys.modules["engine"] = types.ModuleType("engine")
 package.__path__ = [sys.argv[2]]
 sys.path[:] = sys.argv[4:]
-from engine import sandbox
+from engine.formats import sandbox
 sandbox.serve(int(sys.argv[1]), sys.argv[3])
 """
 
@@ -248,7 +248,7 @@ class Sandbox:
         with theirs:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
                 [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()),
-                 str(Path(__file__).parent), self._module, *filter(None, sys.path)],
+                 str(Path(__file__).parent.parent), self._module, *filter(None, sys.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # libraries quote values of the file there

@@ -20,8 +20,8 @@ import tifffile
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from engine import jpeg, jpeg_file, mask, patches, png, png_seal
 from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
+from engine.formats import jpeg, jpeg_file, mask, patches, png, png_seal
 from engine.records import Format, Image, Region
 
 Read = tuple[np.ndarray, tuple[int, int], dict[str, Any]]

@@ -27,7 +27,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
-from engine.dicom_file import quiet, text
+from engine.formats.dicom_file import quiet, text
 
 #: CID 7050. 113102 (Clean Recognizable Visual Features) is never claimed.
 METHODS = (

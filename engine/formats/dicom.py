@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from engine import dicom_frames, dicom_native, dicom_view, jpeg_file
-from engine.dicom_file import DicomFile, number, parse, text
-from engine.dicom_header import shows_head
-from engine.dicom_pixels import (
+from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
+from engine.formats import dicom_frames, dicom_native, dicom_view, jpeg_file
+from engine.formats.dicom_file import DicomFile, number, parse, text
+from engine.formats.dicom_header import shows_head
+from engine.formats.dicom_pixels import (
     JPEG_DCT,
     LOSSY,
     NATIVE,
@@ -26,7 +27,6 @@ from engine.dicom_pixels import (
     native,
     payload,
 )
-from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
 from engine.records import Image, Region
 
 

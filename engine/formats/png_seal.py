@@ -15,9 +15,9 @@ from itertools import pairwise
 import imagecodecs
 import numpy as np
 
-from engine import mask, patches
 from engine.errors import SealBroken
-from engine.png import (
+from engine.formats import mask, patches
+from engine.formats.png import (
     CHANNELS,
     GREY_ALPHA,
     PALETTE,

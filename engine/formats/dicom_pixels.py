@@ -37,8 +37,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from engine.dicom_file import DicomFile, encapsulate, number, quiet, text
 from engine.errors import CorruptImage, UnsupportedFormat
+from engine.formats.dicom_file import DicomFile, encapsulate, number, quiet, text
 
 NATIVE = frozenset(
     (

@@ -13,18 +13,26 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from engine import mask, patches
-from engine.dicom_file import DicomFile, deflate, element, number, parse, quiet, write_header
-from engine.dicom_header import deidentify, file_meta
-from engine.dicom_pixels import (
+from engine.errors import SealBroken
+from engine.formats import mask, patches
+from engine.formats.dicom_file import (
+    DicomFile,
+    deflate,
+    element,
+    number,
+    parse,
+    quiet,
+    write_header,
+)
+from engine.formats.dicom_header import deidentify, file_meta
+from engine.formats.dicom_pixels import (
     NATIVE,
     Layout,
     layout_of,
     native,
     store_native,
 )
-from engine.dicom_view import display_of, palette_luma
-from engine.errors import SealBroken
+from engine.formats.dicom_view import display_of, palette_luma
 from engine.records import Region
 
 

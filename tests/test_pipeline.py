@@ -1,0 +1,94 @@
+"""What is looked at, and what becomes of the boxes before they are sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from engine import images, pipeline
+from engine.records import Detection, Region
+from engine.settings import Settings
+from tests import builders
+
+LIMITS = images.Limits.of(Settings())
+
+
+def test_a_turned_photograph_is_looked_at_upright_and_boxes_come_back() -> None:
+    pixels = np.zeros((80, 120, 3), np.uint8)
+    pixels[10:20, 90:110] = 255  # upper right as stored
+    data = builders.pillow(pixels, "JPEG", exif=_exif(6), quality=95)
+    image = images.decode("a.jpg", data, LIMITS)
+
+    def detect(frame: Callable[[int], np.ndarray]) -> list[Detection]:
+        picture = frame(0)
+        assert picture.shape == (120, 80, 3)  # a quarter turn
+        ys, xs = np.nonzero(picture[..., 0] > 128)
+        box = Region(int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
+        return [Detection(box, "text", 0.9, "x")]
+
+    [found] = pipeline.look(image, detect)
+    near = np.abs(np.array(found.region.xyxy) - (90, 10, 110, 20)).max()
+    assert near <= 4
+
+
+def _exif(orientation: int) -> bytes:
+    from PIL import Image as Pillow
+
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
+
+
+def test_text_that_the_window_of_a_dicom_hides_is_looked_at_too() -> None:
+    pixels = np.full((60, 80), 1000, np.uint16)
+    pixels[20:30, 20:50] = 1500  # visible only outside the window
+    pixels[0, 0] = 4000
+    data = builders.dicom(pixels, bits=12, WindowCenter=100, WindowWidth=200)
+    image = images.decode("a.dcm", data, LIMITS)
+    seen: list[int] = []
+
+    def detect(frame: Callable[[int], np.ndarray]) -> list[Detection]:
+        seen.append(len(np.unique(frame(0))))
+        return []
+
+    pipeline.look(image, detect)
+    assert seen == [1, 3]  # all white under its own window, three tones in the full range
+    whole = builders.dicom(builders.radiograph(), WindowCenter=128, WindowWidth=256)
+    plain = images.decode("b.dcm", whole, LIMITS)
+    seen.clear()
+    pipeline.look(plain, detect)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(("detections", "planned"), [
+    # a found box is padded by 4 px at least, 4 % of the longer side
+    ([Detection(Region(50, 50, 60, 60), "text", 0.9, "x")], [(46, 46, 64, 64)]),
+    ([Detection(Region(50, 50, 250, 60), "text", 0.9, "x")], [(42, 42, 258, 68)]),
+    # a person's box is taken as drawn
+    ([Detection(Region(50, 50, 60, 60), "text", 1.0)], [(50, 50, 60, 60)]),
+    # clipped at the border
+    ([Detection(Region(0, 0, 10, 10), "text", 0.9, "x")], [(0, 0, 14, 14)]),
+    # identifiers own their pixels before anatomy
+    (
+        [
+            Detection(Region(0, 0, 300, 200), "thorax", 1.0),
+            Detection(Region(9, 9, 20, 20), "text", 1.0),
+        ],
+        [(9, 9, 20, 20), (0, 0, 300, 200)],
+    ),
+])  # fmt: skip
+def test_boxes_are_padded_clipped_and_ordered(
+    detections: list[Detection], planned: list[tuple[int, int, int, int]]
+) -> None:
+    image = images.decode("a.png", builders.png(builders.radiograph(320, 240)), LIMITS)
+    made = pipeline.plan(image, detections, 0.04, 4)
+    assert [d.region.xyxy for d in made] == planned
+
+
+def test_boxes_of_a_jpeg_are_rounded_out_to_its_blocks() -> None:
+    colour = builders.radiograph(320, 240, colour=True)
+    image = images.decode("a.jpg", builders.jpeg(colour), LIMITS)
+    [made] = pipeline.plan(image, [Detection(Region(17, 17, 30, 30), "text", 1.0)], 0.04, 4)
+    assert made.region.xyxy == (16, 16, 32, 32)
