@@ -45,11 +45,13 @@ class Visitor:
             self.complaints.append(f"asked elsewhere: {url}")
 
     def settle(self) -> None:
-        """Wait until the page's script has run to its end."""
-        self.page.wait_for_timeout(250)
+        """Wait until the page's script has run to its end and rests for a moment."""
         done = self.page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]')
-        done.wait_for(timeout=120_000)
-        self.page.wait_for_timeout(100)
+        quiet = 0
+        while quiet < 3:
+            done.wait_for(timeout=120_000)
+            self.page.wait_for_timeout(100)
+            quiet = quiet + 1 if done.count() else 0
 
     def go(self, path: str) -> None:
         self.page.goto(self.server.url + path)
@@ -74,11 +76,13 @@ class Visitor:
 
     def fill(self, label: str, text: str) -> None:
         field = self.page.get_by_role("textbox", name=label, exact=True)
+        expect(field).to_have_count(1)  # a form that was sent may still be leaving
         field.fill(text)
         field.blur()  # what a form shows below a field must not move the button under the mouse
 
     def choose(self, label: str, option: str) -> None:
         """Pick from a select box of Streamlit."""
+        expect(self.page.get_by_label(label, exact=True)).to_have_count(1)
         self.page.get_by_label(label, exact=True).click()
         self.page.get_by_role("option", name=option).first.click()
         self.settle()

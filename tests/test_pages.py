@@ -19,6 +19,7 @@ from tests import builders
 from tests.conftest import PASSWORD, Team
 from tests.fakes import ScriptedDetector
 from ui import state
+from ui.jobs import Job
 
 HOME = Path(__file__).parent.parent / "Home.py"
 BOX = Detection(Region(8, 8, 200, 40), "text", 0.9, "net")
@@ -249,6 +250,35 @@ def test_one_bad_file_does_not_stop_the_others(
     assert len(engine.drafts(team.technician)) == 2
     assert not app.file_uploader[0].value  # dropped on the server as well
     assert not any(isinstance(v, bytes | np.ndarray) for v in remembered(app))
+
+
+def test_a_page_that_was_left_finds_its_intake_again(
+    engine: Engine, visit: Visit, team: Team, detector: ScriptedDetector, patient: str
+) -> None:
+    detector.found = [BOX]
+    app = visit(team.technician, "1_Upload")
+
+    def work(tell: Callable[[str, float], None]) -> ImageRecord:
+        return engine.upload(team.technician, patient, "erika.png", PICTURE, progress=tell)
+
+    app.session_state["medsec.jobs"] = {"a": Job("erika.png", work), "b": Job("twin.png", work)}
+    app.run()
+    assert not app.exception
+    assert "1 taken in, 1 refused" in texts(app)
+    assert len(engine.drafts(team.technician)) == 1
+
+
+def test_a_page_that_was_left_while_sealing_shows_the_sealed_image(
+    engine: Engine, visit: Visit, team: Team, draft: ImageRecord
+) -> None:
+    app = visit(team.technician, "1_Upload")
+    click(app, "Correct")
+    job = Job(draft.image_id, lambda tell: engine.seal(team.technician, draft.image_id, [BOX]))
+    assert job.result().region_count == 1
+    app.session_state["medsec.sealing"] = (job, [], 1)
+    app.run()
+    assert "1 region encrypted" in texts(app)
+    assert component(app, "viewer")["masked"].startswith(f"/api/images/{draft.image_id}/")
 
 
 def test_a_technician_seals_and_then_sees_the_sealed_image_only(
