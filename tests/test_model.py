@@ -381,4 +381,7 @@ def test_one_epoch_trains_exports_and_is_found_again(tiny_set: Path, tmp_path: P
     look = {name: evaluate.bare_network(tmp_path / name, [320], 0.45, 0.0005, 1) for name in sums}
     picture = np.full((200, 300, 3), 128, np.uint8)
     found = [look[name](picture) for name in ("best.pt", "best.onnx")]
-    assert [d.label for d in found[0]] == [d.label for d in found[1]]
+    assert found[0], "the floor lets something through"
+    for label in data.CLASSES:  # order and merging may differ where confidences are equal
+        best = [max((d.confidence for d in f if d.label == label), default=0.0) for f in found]
+        assert best[0] == pytest.approx(best[1], abs=1e-3)
