@@ -62,6 +62,12 @@ def _open_own(settings: Settings) -> Network:
     return open_own(settings)
 
 
+def _open_thorax(settings: Settings) -> Network:
+    from engine.yolo import THORAX_SIDES_PX, open_own
+
+    return open_own(settings, ("thorax",), THORAX_SIDES_PX)
+
+
 #: Every network there is, by the name that profiles use.
 NETWORKS: dict[str, Callable[[Settings], Network]] = {
     "ppocr": _open_text,
@@ -69,6 +75,7 @@ NETWORKS: dict[str, Callable[[Settings], Network]] = {
     "zxing": _open_codes,
     "nudenet": _open_nudenet,
     "yolov8n": _open_own,
+    "yolov8n-thorax": _open_thorax,
 }
 
 

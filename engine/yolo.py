@@ -22,7 +22,10 @@ from engine.settings import Settings
 
 WEIGHTS = Path(__file__).parent.parent / "model"
 CHECKSUMS = "SHA256SUMS"  # lines of "digest  file name", as sha256sum writes them
-SIDES_PX = (640, 1280)  # text is small, organs are large
+#: Longer side at which our network knows each class; see model/CARD.md. At other sizes it has
+#: seen none: a thorax is not found at 640 px, a line of text not at 320.
+THORAX_SIDES_PX = (320,)
+TEXT_SIDES_PX = (640, 1280)
 GREY = 114  # what the training fills borders with
 
 NUDENET_SHA256 = "c15d8273adad2d0a92f014cc69ab2d6c311a06777a55545f2c4eb46f51911f0f"
@@ -47,7 +50,8 @@ class YoloNetwork:
     Args:
         model: Runs a batch; safe in several threads.
         labels: The label of each class of the head, in its order; None is left out.
-        sides: Sizes of the longer side at which a picture is looked at.
+        sides: Sizes of the longer side at which a picture is looked at; a picture is made
+            smaller for that, and larger only up to the least of them.
         info: What the About line says.
     """
 
@@ -64,7 +68,9 @@ class YoloNetwork:
         self.info = info
 
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
-        return [f for side in self._sides for f in self._look_at(picture, side, floor)]
+        least, most = min(self._sides), max(picture.shape[:2])
+        sides = {max(least, min(side, most)) for side in self._sides}
+        return [f for side in sorted(sides) for f in self._look_at(picture, side, floor)]
 
     def _look_at(self, picture: np.ndarray, side: int, floor: float) -> list[Finding]:
         height, width = picture.shape[:2]
@@ -101,8 +107,16 @@ class YoloNetwork:
         return findings
 
 
-def open_own(settings: Settings, folder: Path = WEIGHTS) -> YoloNetwork:
+def open_own(
+    settings: Settings,
+    classes: tuple[str, ...] = ("text", "barcode"),
+    sides: tuple[int, ...] = TEXT_SIDES_PX,
+    folder: Path = WEIGHTS,
+) -> YoloNetwork:
     """MedSec's own network: ``best.pt`` on a GPU, else ``best.onnx``.
+
+    Args:
+        classes: Which of its classes are asked for; the sizes must be theirs.
 
     Raises:
         DetectorError: Not there, not recorded or altered.
@@ -121,17 +135,18 @@ def open_own(settings: Settings, folder: Path = WEIGHTS) -> YoloNetwork:
     else:
         cpu = CpuModel(weights, settings.threads)
         model, names, made = _first_output(cpu), *_described(cpu.metadata)
-    labels = tuple(names[i] for i in range(len(names)))
+    every = tuple(names[i] for i in range(len(names)))
+    labels = tuple(name if name in classes else None for name in every)
     return YoloNetwork(
         model,
         labels,
-        SIDES_PX,
+        sides,
         ModelInfo(
             name="MedSec YOLOv8n",
             version=made,
             sha256=recorded[name],
             licence="AGPL-3.0",
-            classes=labels,
+            classes=classes,
             source="trained by this project, see model/CARD.md",
         ),
     )

@@ -57,12 +57,17 @@ class Finder:
 
 
 def _everything(profiles: dict[str, Profile]) -> Profile:
-    """All classes and networks of all profiles, with the general thresholds."""
-    every = list(profiles.values())
+    """Every class there is: the general profile, and the networks of those that know more.
+
+    A second network for a class that the general profile has already finds hardly more and
+    masks more in vain (model/CARD.md); specialties that want one say so.
+    """
+    general = profiles.get("general", next(iter(profiles.values())))
+    more = [p for p in profiles.values() if set(p.classes) - set(general.classes)]
     return replace(
-        profiles.get("general", every[0]),
+        general,
         name="everything",
         title="Everything",
-        classes=tuple(dict.fromkeys(c for p in every for c in p.classes)),
-        networks=tuple(dict.fromkeys(n for p in every for n in p.networks)),
+        classes=tuple(dict.fromkeys(c for p in (general, *more) for c in p.classes)),
+        networks=tuple(dict.fromkeys(n for p in (general, *more) for n in p.networks)),
     )

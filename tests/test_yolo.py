@@ -1,0 +1,66 @@
+"""The project's own network and NudeNet's head, on the weights that are shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.detection import NETWORKS, Detector
+from engine.errors import DetectorError
+from engine.settings import Settings
+from engine.yolo import open_own
+from tests import builders
+
+SAMPLES = Path(__file__).parent.parent / "demo" / "samples"
+
+
+def picture(name: str) -> np.ndarray:
+    from PIL import Image as Pillow
+
+    return np.asarray(Pillow.open(SAMPLES / name).convert("RGB"))
+
+
+@pytest.mark.parametrize("name", ["chest-1.jpg", "chest-2.jpg"])
+def test_the_chest_profile_finds_the_lungs(name: str) -> None:
+    network = NETWORKS["yolov8n-thorax"](Settings(threads=1))
+    found = network.look(picture(name), 0.25)
+    assert {f.label for f in found} == {"thorax"}
+    best = max(found, key=lambda f: f.confidence)
+    assert best.x2 - best.x1 > 400
+    assert best.y2 - best.y1 > 300
+
+
+def test_drawn_text_is_found_by_the_projects_own_network() -> None:
+    pixels = builders.radiograph(640, 480)
+    region = builders.write_text(pixels, "NOWAK JAN 1979-08-30", (20, 20), scale=0.7)
+    rgb = np.repeat(pixels[..., None], 3, axis=2)
+    found = NETWORKS["yolov8n"](Settings(threads=1)).look(rgb, 0.25)
+    assert any(f.label == "text" and f.x1 < region.x1 + 40 and f.y1 < region.y2 for f in found)
+    assert all(f.label in ("text", "barcode") for f in found)
+
+
+def test_weights_that_are_not_the_recorded_ones_are_refused(tmp_path: Path) -> None:
+    from engine.yolo import WEIGHTS
+
+    for name in ("SHA256SUMS", "best.onnx"):
+        (tmp_path / name).write_bytes((WEIGHTS / name).read_bytes())
+    content = bytearray((tmp_path / "best.onnx").read_bytes())
+    content[1000] ^= 1
+    (tmp_path / "best.onnx").write_bytes(content)
+    with pytest.raises(DetectorError):
+        open_own(Settings(threads=1), folder=tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
+    with pytest.raises(DetectorError):
+        open_own(Settings(threads=1), folder=tmp_path)
+
+
+def test_every_shipped_profile_opens_all_of_its_networks() -> None:
+    settings = Settings(threads=1)
+    profiles = Detector.open(settings).profiles
+    assert {"general", "chest", "dermatology", "ultrasound", "dental"} <= set(profiles)
+    for name in {n for p in profiles.values() for n in p.networks}:
+        network = NETWORKS[name](settings)
+        assert network.info.version
+        assert network.info.licence
