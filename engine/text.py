@@ -17,11 +17,22 @@ from engine.settings import Settings
 
 FINDER_SHA256 = "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f"
 READER_SHA256 = "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884"
-SIDES_PX = (960, 1600)
+
 PIXEL_FLOOR = 0.2
 UNCLIP = 1.6
 SHORTEST_CORE_PX = 3
 STRIP_PX = 32
+
+# What is believed. Chosen on drawn text and on real images of which a person said what is text
+# (benchmarks/RESULTS.md); radiographs' wires and connectors and the traces of an ECG set them.
+LONG = 2.5  # length over height from which a line has several letters and can be read
+SURE_SHORT = 0.70  # finder's confidence that needs no reading: single letters, often mirrored
+SURE_LONG = 0.87
+LARGE_SHARE = 0.05  # of the picture's area, from which a line must be read to be believed
+AGREED = 1.20  # finder's and reader's confidence together
+AGREED_LETTER = 1.35  # the same for one letter: wires look like an O or a 7
+TURNED = 0.97  # reader's confidence in a letter that it had to turn or mirror
+UNREAD = 0.3  # what the confidence of a line that nobody could read is multiplied with
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,21 @@ class Line:
         x1, y1 = (float(v) for v in self.corners.min(axis=0))
         x2, y2 = (float(v) for v in self.corners.max(axis=0))
         return x1, y1, x2, y2
+
+    @property
+    def thickness_px(self) -> float:
+        """Its shorter side."""
+        return min(self._sides_px)
+
+    @property
+    def length(self) -> float:
+        """Longer side over shorter side."""
+        return max(self._sides_px) / min(self._sides_px)
+
+    @property
+    def _sides_px(self) -> tuple[float, float]:
+        a, b, c, _ = self.corners
+        return max(1.0, float(np.hypot(*(b - a)))), max(1.0, float(np.hypot(*(c - b))))
 
 
 class TextFinder:
@@ -168,7 +194,11 @@ class TextReader:
 
 
 class TextNetwork:
-    """Finder and reader together."""
+    """Finder and reader together: what the finder is not sure of must be read to be believed.
+
+    A line that cannot be read keeps ``UNREAD`` of its confidence, which makes it a proposal at
+    most: a person looks at it.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._finder = TextFinder(settings)
@@ -183,9 +213,119 @@ class TextNetwork:
         )
 
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
-        found = [line for side in SIDES_PX for line in self._finder.find(picture, side)]
-        return [
-            Finding(*line.box, "text", line.confidence)
-            for line in found
-            if line.confidence >= floor
-        ]
+        longer = max(picture.shape)
+        found = [line for side in sides(longer) for line in self._finder.find(picture, side)]
+        found = joined([line for line in found if line.confidence >= floor])
+        area = picture.shape[0] * picture.shape[1]
+        unsure = [line for line in found if not _sure(line, area)]
+        readings = self._read(picture, unsure)
+        believed = dict(zip(map(id, unsure), readings, strict=True))
+        findings = []
+        for line in found:
+            confidence = believed.get(id(line), line.confidence)
+            if confidence >= floor:
+                findings.append(Finding(*line.box, "text", confidence))
+        return findings
+
+    def _read(self, picture: np.ndarray, unsure: list[Line]) -> list[float]:
+        """The confidence of each line once the reader has seen it."""
+        views: list[np.ndarray] = []
+        owners: list[int] = []
+        for i, line in enumerate(unsure):
+            for view in _views(picture, line):
+                views.append(view)
+                owners.append(i)
+        confidences = [line.confidence * UNREAD for line in unsure]
+        # The first view of a line is the plain one, the others are turned or mirrored.
+        plain = {i: owners.index(i) for i in set(owners)}
+        for k, (text, certainty) in enumerate(self._reader.read(views)):
+            i = owners[k]
+            found = unsure[i].confidence
+            letters = sum(letter.isalnum() for letter in text)
+            needed = AGREED_LETTER if letters == 1 else AGREED
+            upright = k == plain[i] or unsure[i].length >= LONG
+            agreed = found + certainty >= needed and (upright or certainty >= TURNED)
+            if letters and agreed:
+                confidences[i] = max(confidences[i], (found + certainty) / 2)
+        return confidences
+
+
+def sides(longer_px: int) -> tuple[int, int]:
+    """Sizes at which a picture is looked at: one for large letters, one for small ones."""
+    coarse = 640 if longer_px <= 1400 else 960
+    fine = min(1600, max(960, round(1.25 * longer_px)))
+    return coarse, fine
+
+
+def joined(found: list[Line]) -> list[Line]:
+    """Lines that were found more than once, as one.
+
+    From the most certain on, a line that mostly covers another of about its thickness, or is
+    mostly covered by it, takes it in and grows to hold both: at one size the network may see an
+    end that it cuts off at the other.
+    """
+    kept: list[Line] = []
+    for line in sorted(found, key=lambda line: -line.confidence):
+        for i, other in enumerate(kept):
+            alike = 0.5 <= line.thickness_px / other.thickness_px <= 2.0
+            if alike and (_mostly_inside(line, other) or _mostly_inside(other, line)):
+                x1, y1, x2, y2 = (
+                    pick(a, b)
+                    for pick, a, b in zip((min, min, max, max), line.box, other.box, strict=True)
+                )
+                if not _holds(other, line):
+                    corners = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float32)
+                    kept[i] = Line(corners, other.confidence)
+                break
+        else:
+            kept.append(line)
+    return kept
+
+
+def _mostly_inside(a: Line, b: Line) -> bool:
+    ax1, ay1, ax2, ay2 = a.box
+    bx1, by1, bx2, by2 = b.box
+    shared = max(0.0, min(ax2, bx2) - max(ax1, bx1)) * max(0.0, min(ay2, by2) - max(ay1, by1))
+    return shared > 0.7 * (ax2 - ax1) * (ay2 - ay1)
+
+
+def _holds(a: Line, b: Line) -> bool:
+    ax1, ay1, ax2, ay2 = a.box
+    bx1, by1, bx2, by2 = b.box
+    return ax1 <= bx1 and ay1 <= by1 and bx2 <= ax2 and by2 <= ay2
+
+
+def _sure(line: Line, area: int) -> bool:
+    x1, y1, x2, y2 = line.box
+    if (x2 - x1) * (y2 - y1) > LARGE_SHARE * area:
+        return False
+    return line.confidence >= (SURE_LONG if line.length >= LONG else SURE_SHORT)
+
+
+def _views(picture: np.ndarray, line: Line) -> list[np.ndarray]:
+    """A line as the reader wants it, upright first, then the other ways it may stand."""
+    height, width = picture.shape[:2]
+    x1, y1, x2, y2 = line.box
+    left, top = max(0, int(x1)), max(0, int(y1))
+    right, bottom = min(width, int(np.ceil(x2))), min(height, int(np.ceil(y2)))
+    if right - left < 2 or bottom - top < 2:
+        return []
+    if line.length < LONG:
+        plain = picture[top:bottom, left:right]
+        turned = [np.rot90(v, k) for v in (plain, plain[:, ::-1]) for k in range(4)]
+        return [np.ascontiguousarray(view) for view in turned]
+    flat = _unrolled(picture, line)
+    return [flat, np.ascontiguousarray(flat[::-1, ::-1]), np.ascontiguousarray(flat[:, ::-1])]
+
+
+def _unrolled(picture: np.ndarray, line: Line) -> np.ndarray:
+    """A turned line laid flat, its longer side across."""
+    a, b, c, d = line.corners
+    if np.hypot(*(b - a)) < np.hypot(*(c - b)):
+        a, b, c, d = b, c, d, a
+    if a[0] > b[0]:  # from left to right where that can be told
+        a, b, c, d = c, d, a, b
+    w, h = max(2, round(float(np.hypot(*(b - a))))), max(2, round(float(np.hypot(*(c - b)))))
+    target = np.array([[0, 0], [w, 0], [w, h], [0, h]], dtype=np.float32)
+    matrix = cv2.getPerspectiveTransform(np.array([a, b, c, d], dtype=np.float32), target)
+    return cv2.warpPerspective(picture, matrix, (w, h), borderMode=cv2.BORDER_REPLICATE)
