@@ -21,7 +21,7 @@ else:
         intake.watch_intake()
     else:
         intake.take_in(token, patient)
-    intake.outcomes()
+    intake.outcomes(token)
 
 waiting = [d for d in state.engine().drafts(token) if d.image_id != state.recall("draft")]
 look = [d for d in waiting if d.state is ImageState.REVIEW]

@@ -38,8 +38,12 @@ class Server:
 
 
 @contextmanager
-def serve(folder: Path, **environment: str) -> Iterator[Server]:
-    """Start the server on a data folder, wait until it answers, and stop it in the end."""
+def serve(folder: Path, patience: float = 90, **environment: str) -> Iterator[Server]:
+    """Start the server on a data folder, wait until it answers, and stop it in the end.
+
+    Args:
+        patience: Seconds until it must answer.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -63,15 +67,16 @@ def serve(folder: Path, **environment: str) -> Iterator[Server]:
         )
     try:
         server = Server(f"http://127.0.0.1:{port}", log)
-        _wait(server, process)
+        _wait(server, process, patience)
         yield server
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _wait(server: Server, process: subprocess.Popen) -> None:
-    for _ in range(600):
+def _wait(server: Server, process: subprocess.Popen, patience: float) -> None:
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
         if process.poll() is not None:
             break
         try:

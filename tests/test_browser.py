@@ -371,7 +371,7 @@ def test_screenshots(demo: Server, width: str, view: dict[str, int]) -> None:
     with chromium(demo, viewport=view) as visitor:
         visitor.sign_in("doctor", DEMO, "/Review")
         keep(visitor, "review")
-        visitor.page.get_by_label("Modality", exact=True).fill("CT")
+        visitor.page.get_by_label("Modality", exact=True).fill("DX")
         visitor.page.get_by_label("Modality", exact=True).press("Enter")
         visitor.settle()
         visitor.click("View")
@@ -390,5 +390,5 @@ def test_screenshots(demo: Server, width: str, view: dict[str, int]) -> None:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve(tmp_path_factory.mktemp("demo"), MEDSEC_DEMO="1") as server:
+    with serve(tmp_path_factory.mktemp("demo"), patience=900, MEDSEC_DEMO="1") as server:
         yield server

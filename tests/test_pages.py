@@ -249,6 +249,8 @@ def test_one_bad_file_does_not_stop_the_others(
     assert "here already" in said
     assert len(engine.drafts(team.technician)) == 2
     assert not app.file_uploader[0].value  # dropped on the server as well
+    click(app, "Correct the one that is there")
+    assert component(app, "editor")
     assert not any(isinstance(v, bytes | np.ndarray) for v in remembered(app))
 
 

@@ -150,7 +150,7 @@ def _found(outcome: dict[str, Any]) -> str:
     return text + (", a person must look" if outcome["reasons"] else ", ready to seal")
 
 
-def outcomes() -> None:
+def outcomes(token: str) -> None:
     """What became of the files of the last batch."""
     last = state.recall("outcomes")
     if not last:
@@ -161,14 +161,26 @@ def outcomes() -> None:
         for outcome in last:
             name = panes.plain(outcome["file"])
             if "error" in outcome:
-                there = f" It is `{outcome['there']}`." if outcome["there"] else ""
-                st.markdown(f":material/error: {name}: {outcome['error']}{there}")
+                st.markdown(f":material/error: {name}: {outcome['error']}")
+                if outcome["there"]:
+                    _existing(token, outcome["there"])
             else:
                 st.markdown(f":material/check: {name}: {_found(outcome)}")
         taken = [o for o in last if "image" in o]
         if taken and st.button("Correct and seal them", type="primary"):
             open_draft(taken[0]["image"])
             st.rerun()
+
+
+def _existing(token: str, image_id: str) -> None:
+    """The way to an image that was there before."""
+    waiting = any(d.image_id == image_id for d in state.engine().drafts(token))
+    if waiting and st.button("Correct the one that is there", key=f"there-{image_id}"):
+        open_draft(image_id)
+        st.rerun()
+    elif not waiting and st.button("Show the one that is there", key=f"there-{image_id}"):
+        state.keep("sealed", image_id)
+        st.rerun()
 
 
 # --- the queue --------------------------------------------------------------------------------
@@ -391,7 +403,11 @@ def _discard(token: str, image_id: str) -> None:
 
 def show_sealed(token: str, image_id: str) -> None:
     """What everybody with access sees from now on, the technician included."""
-    record = state.engine().image(token, image_id)
+    try:
+        record = state.engine().image(token, image_id)
+    except errors.NotFound:
+        state.take("sealed")
+        raise
     st.header("Sealed")
     sealed, grid = st.tabs(["Sealed image", "Grid picture"])
     with sealed:

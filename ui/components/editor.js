@@ -259,7 +259,7 @@ class Editor {
     const selected = box.key === this.selected;
     const name = `${this.boxes.indexOf(box) + 1} ${box.label}`;
     const shape = make("svg:g", {
-      class: boxClass(box, this.data.height, selected && "selected", this.proposed(box) && "proposed"),
+      class: ["box", selected && "selected", this.proposed(box) && "proposed"].filter(Boolean).join(" "),
       "data-key": box.key, tabindex: 0, role: "button", style: `--colour: ${this.colour(box)}`,
       "aria-label": `Box ${name}, ${this.sure(box)}, from ${x1}, ${y1} to ${x2}, ${y2}`,
       onfocus: () => {
@@ -270,7 +270,7 @@ class Editor {
       },
     },
       make("svg:rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }),
-      make("svg:text", { x: x1, y: y1 }, name));
+      boxName(box, this.data.width, selected ? name : name.split(" ")[0]));
     if (selected) for (const [edge, [left, top]] of Object.entries(EDGES))
       shape.append(make("svg:circle", { "data-edge": edge, cx: left ? x1 : x2, cy: top ? y1 : y2 }));
     return shape;

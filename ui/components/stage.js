@@ -28,9 +28,13 @@ async function fetchPicture(address, signal) {
   return URL.createObjectURL(await answer.blob());
 }
 
-/** The classes of a drawn box; near the upper edge its name stands inside. */
-function boxClass(box, height, ...more) {
-  return ["box", box.y1 < height * 0.04 && "inside", ...more].filter(Boolean).join(" ");
+/** The name of a drawn box, beside it: above or inside it would cover what has to be read. */
+function boxName(box, width, name) {
+  const right = box.x2 < width * 0.93;
+  const left = !right && box.x1 > width * 0.07;
+  return make("svg:text", {
+    x: right ? box.x2 : box.x1, y: (box.y1 + box.y2) / 2, class: left ? "left" : null,
+  }, name);
 }
 
 /** Colours of classes, readable on light and dark pictures; the label is always written too. */

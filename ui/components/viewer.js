@@ -134,14 +134,14 @@ class Viewer {
 
   box(region) {
     const colour = colourOf(region.label, this.labels);
+    const selected = region.id === this.selected;
     return make("svg:g", {
-      class: boxClass(region, this.data.height, region.id === this.selected && "selected"),
-      "data-id": region.id,
+      class: selected ? "box selected" : "box", "data-id": region.id,
       style: `--colour: ${colour}`, onclick: () => this.select(region.id),
     },
       make("svg:rect", { x: region.x1, y: region.y1,
         width: region.x2 - region.x1, height: region.y2 - region.y1 }),
-      make("svg:text", { x: region.x1, y: region.y1 }, `${region.number} ${region.label}`));
+      boxName(region, this.data.width, selected ? `${region.number} ${region.label}` : region.number));
   }
 
   table() {
