@@ -512,3 +512,15 @@ def test_no_patient_is_in_sight_of_an_administrator(
         assert "Musterfrau" not in everything
         assert "erika" not in everything
         assert not any("/api/images" in str(h.proto) for h in app.get("html"))
+
+
+def test_a_doctor_sends_a_flagged_image_back_to_the_queue(
+    visit: Visit, engine: Engine, team: Team, sealed: ImageRecord
+) -> None:
+    engine.flag_missed(team.technician, sealed.image_id, "a date in the corner")
+    assert "Withdrawn" not in texts(visit(team.technician))
+    home = visit(team.doctor)
+    assert "Withdrawn, waiting for you" in texts(home)
+    home.button(key=f"reopen-{sealed.image_id}").click().run()
+    assert engine.withdrawn(team.doctor) == []
+    assert [d.reasons for d in engine.drafts(team.technician)] == [("flagged",)]

@@ -116,6 +116,7 @@ def _technician(token: str) -> None:
 
 
 def _doctor(token: str) -> None:
+    _withdrawn(token)
     newest = state.engine().images(token, limit=4)
     if st.button("Find an image", type="primary", icon=":material/search:"):
         st.switch_page("pages/2_Review.py")
@@ -127,6 +128,26 @@ def _doctor(token: str) -> None:
     if chosen:
         review.open_image(chosen)
         st.switch_page("pages/2_Review.py")
+
+
+def _withdrawn(token: str) -> None:
+    """Images that somebody flagged: nobody sees them until a doctor sends them back."""
+    waiting = state.engine().withdrawn(token)
+    if not waiting:
+        return
+    st.header("Withdrawn, waiting for you")
+    st.write(
+        "Somebody saw something that should be hidden. Sent back, the image is restored for the"
+        " technicians' review queue, to be boxed and sealed anew."
+    )
+    names = review.names(token)
+    for record in waiting:
+        of = names.get(record.patient_id, "a patient")
+        label = f"Send back: {of}, {panes.when(record.uploaded_at)}"
+        if st.button(label, key=f"reopen-{record.image_id}", icon=":material/undo:"):
+            with panes.banner():
+                state.engine().reopen(token, record.image_id)
+                st.rerun()
 
 
 def _researcher(token: str) -> None:
