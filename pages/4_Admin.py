@@ -9,13 +9,16 @@ from ui import admin, state
 
 token = state.page("Admin", Permission.MANAGE_ACCOUNTS)
 
-accounts, audit, health, models, settings = st.tabs(
-    ["Accounts", "Audit log", "Health", "Models", "Settings"], key="admin-tabs"
+accounts, audit, custody, health, models, settings = st.tabs(
+    ["Accounts", "Audit log", "Keys and backups", "Health", "Models", "Settings"],
+    key="admin-tabs",
 )
 with accounts:
     admin.accounts(token)
 with audit:
     admin.audit(token)
+with custody:
+    admin.custody(token)
 with health:
     admin.health(token)
 with models:

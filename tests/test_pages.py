@@ -524,3 +524,23 @@ def test_a_doctor_sends_a_flagged_image_back_to_the_queue(
     home.button(key=f"reopen-{sealed.image_id}").click().run()
     assert engine.withdrawn(team.doctor) == []
     assert [d.reasons for d in engine.drafts(team.technician)] == [("flagged",)]
+
+
+def test_an_administrator_rotates_keys_and_erases_a_patient_by_number(
+    visit: Visit, engine: Engine, team: Team, sealed: ImageRecord
+) -> None:
+    app = visit(team.administrator, "4_Admin")
+    app.button(key="rotate").click().run()
+    assert not app.exception
+    health = engine.health(team.administrator)
+    assert len(health["root_keys"]) == 2
+    assert health["keys_to_rotate"] == 0
+    app.text_input(key="erase-number").input("P-17")
+    app.text_input(key="erase-reason").input("asked for it")
+    app.button(key="FormSubmitter:erase-Erase the patient").click().run()
+    assert engine.images(team.doctor) != []  # not without the tick
+    app.text_input(key="erase-number").input("P-17")
+    app.text_input(key="erase-reason").input("asked for it")
+    app.checkbox(key="erase-sure").check()
+    app.button(key="FormSubmitter:erase-Erase the patient").click().run()
+    assert engine.images(team.doctor) == []

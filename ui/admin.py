@@ -115,6 +115,47 @@ def health(token: str) -> None:
     )
 
 
+def custody(token: str) -> None:
+    """Root keys, backups, and erasure on request. Shares are shown on a terminal only."""
+    engine = state.engine()
+    held = engine.health(token)
+    st.header("Root keys")
+    st.write(", ".join(f"`{key}`" for key in held["root_keys"]) + "; the last one wraps.")
+    st.caption("Recovery shares on paper: `python cli.py shares`, with their holders present.")
+    left = held["keys_to_rotate"]
+    label = f"Go on: {left} keys are left" if left else "Add a root key and re-wrap every key"
+    with panes.banner():
+        if st.button(label, key="rotate", icon=":material/key:"):
+            bar = st.progress(0.0, "re-wrapping")
+            whole = left
+            for remaining in engine.rotate_keys(token, new_root=not left):
+                whole = max(whole, remaining, 1)
+                bar.progress(1 - remaining / whole, f"{remaining} keys left")
+            st.success("Every key is wrapped by the newest root key: back it up, share it anew.")
+    st.header("Backups")
+    with panes.banner():
+        if engine.settings.backup_dir is None:
+            st.info("Set `MEDSEC_BACKUP_DIR` to a folder on another disk.")
+        else:
+            if st.button("Back up now", key="backup", icon=":material/backup:"):
+                st.success(f"Backup {engine.make_backup(token)} was written and checked.")
+            for name in reversed(engine.backups(token)):
+                if st.button(f"Check {name}", key=f"check-{name}"):
+                    st.success(f"{name}: {engine.verify_backup(token, name)} files, all whole.")
+    st.header("Erasure")
+    st.write("Destroys a patient's key: record, notes and images cannot be opened by anybody.")
+    with st.form("erase", width=440), panes.banner():
+        number = st.text_input("Patient number, as the request names it", key="erase-number")
+        reason = st.text_input("Reason", key="erase-reason")
+        sure = st.checkbox("I know that this cannot be undone", key="erase-sure")
+        if st.form_submit_button("Erase the patient"):
+            if not sure:
+                st.error("Tick the box first.", icon=":material/error:")
+            else:
+                engine.erase_patient(token, number, reason)
+                st.success("Erased. It is in the audit log.", icon=":material/check:")
+
+
 def models() -> None:
     """The networks in use, by version and checksum."""
     for model in state.engine().about():
