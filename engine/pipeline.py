@@ -271,7 +271,8 @@ def restore(
         return Restored(image, tuple(opened), True, "regions", times)
     # The very same file is the original, whatever a newer decoder makes of its pixels.
     same_file = hashlib.sha256(data).digest() == file_digest
-    if not same_file and images.pixel_digest(image.pixels) != pixel_digest:
+    same_pixels = images.pixel_digest(image.pixels) == pixel_digest
+    if not (same_file or same_pixels):
         raise RestoreMismatch(
             "The restored picture is not the original: keep it closed and tell the administrator.",
             image_id=subject.image_id,
