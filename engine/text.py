@@ -24,8 +24,8 @@ SHORTEST_CORE_PX = 3
 STRIP_PX = 32
 HUGE_PX = 2200  # longer side from which small letters drown at the usual sizes
 
-# What is believed. Chosen on drawn text and on real images of which a person said what is text
-# (benchmarks/RESULTS.md); radiographs' wires and connectors and the traces of an ECG set them.
+# What is believed. Chosen on drawn text and on real images of which a person said what is
+# text; radiographs' wires and connectors and the traces of an ECG set them.
 LONG = 2.5  # length over height from which a line has several letters and can be read
 SURE_SHORT = 0.70  # finder's confidence that needs no reading: single letters, often mirrored
 SURE_LONG = 0.87
