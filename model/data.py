@@ -36,6 +36,8 @@ from model.writing import SPLITS, Page
 CLASSES = ("text", "barcode", "thorax")
 SIDE = 320
 SHAPES = ((SIDE, SIDE), (SIDE, SIDE), (SIDE, SIDE), (SIDE, SIDE), (160, 640))  # (height, width)
+ENLARGED = 0.3  # share of training windows that are enlarged, as small pictures are when looked at
+BLANK = 0.3  # share of training pages without text
 KINDS = {"chest": 3, "film": 2, "slice": 3, "ultrasound": 4, "ecg": 2.5, "photo": 2, "paper": 3.5,
          "breast": 1.5, "endoscopy": 2, "screen": 2}  # fmt: skip
 Label = tuple[str, int, int, int, int]
@@ -87,7 +89,7 @@ def compose(r: Random, split: str, reals: list[Background], whole: bool) -> tupl
         codes = [b for b in reals if b.kind == "code" and b.split == split]
         for _ in range(r.choice((1, 1, 1, 2, 3))):
             _code(r, page, codes)
-    if r.random() < (0.7 if whole else 0.88):
+    if r.random() < (1 - BLANK if whole or split == "train" else 0.88):
         overlay(page, kind)
     return page, kind, real
 
@@ -233,8 +235,9 @@ def samples(
     for _ in range(count * 2):
         if len(made) == count:
             break
-        h, w = r.choice(SHAPES if split == "train" else SHAPES[:1])
-        h, w = min(h, page.height), min(w, page.width)
+        shape = r.choice(SHAPES if split == "train" else SHAPES[:1])
+        zoom = r.uniform(1.2, 2.2) if split == "train" and r.random() < ENLARGED else 1.0
+        h, w = min(round(shape[0] / zoom), page.height), min(round(shape[1] / zoom), page.width)
         texts = [b for b in page.boxes if b[0] != "thorax"]
         if texts and r.random() < 0.85:
             _, x1, y1, x2, y2 = r.choice(texts)
@@ -249,11 +252,28 @@ def samples(
         cut = crop(page, (x, y, x + w, y + h))
         if cut is None:
             continue
-        pixels, labels = _padded(
-            r, *cut, shape=(160, 640) if w > SIDE and h <= 160 else (SIDE, SIDE)
-        )
-        made.append(Sample(damaged(r, pixels, labels), labels, kind, real))
+        pixels, labels = cut
+        if zoom > 1:  # the damage is the picture's own, so it is enlarged with it
+            pixels, labels = enlarged(damaged(r, pixels, labels), labels, zoom)
+        pixels, labels = _padded(r, pixels, labels, shape)
+        if zoom == 1:
+            pixels = damaged(r, pixels, labels)
+        made.append(Sample(pixels, labels, kind, real))
     return made
+
+
+def enlarged(
+    pixels: np.ndarray, labels: list[Label], zoom: float
+) -> tuple[np.ndarray, list[Label]]:
+    """A crop as a larger look shows it: blurred strokes, coarse noise."""
+    h, w = pixels.shape[:2]
+    size = (round(w * zoom), round(h * zoom))
+    across, down = size[0] / w, size[1] / h
+    boxes = [
+        (n, round(a * across), round(b * down), round(c * across), round(d * down))
+        for n, a, b, c, d in labels
+    ]
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR), boxes
 
 
 def _padded(
@@ -326,10 +346,11 @@ def _save_page(
 
 
 def make(images: Path, out: Path, seed: int, counts: dict[str, int], pages: int, per_page: int,
-         workers: int) -> Path:  # fmt: skip
+         workers: int, first: int = 0) -> Path:  # fmt: skip
     """Write the whole set and its ``data.yaml``.
 
     Args:
+        first: Number of the first training page: what lies there already is added to.
         counts: Pages to cut crops from, per split.
         pages: Whole pictures for each of ``val_pages`` and ``test_pages``.
         per_page: Crops per page.
@@ -341,9 +362,11 @@ def make(images: Path, out: Path, seed: int, counts: dict[str, int], pages: int,
     # Spawned: a fork inherits the locks of threads that OpenCV and ONNX Runtime started.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for split in SPLITS:
-            jobs = [(seed, n, split, reals, per_page, out) for n in range(counts[split])]
+            start = first if split == "train" else 0
+            numbers = range(start, start + counts[split])
+            jobs = [(seed, n, split, reals, per_page, out) for n in numbers]
             print(f"{split}: {sum(pool.map(_save_crops, jobs, chunksize=8))} crops", flush=True)
-        for split in ("val", "test"):
+        for split in ("val", "test") if pages else ():
             (out / f"{split}_pages" / "images").mkdir(parents=True, exist_ok=True)
             rows = list(
                 pool.map(
@@ -374,6 +397,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--train", type=int, default=2600, help="pages to cut training crops from")
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first training page, to add to a set"
+    )
     parser.add_argument("--val", type=int, default=80)
     parser.add_argument("--test", type=int, default=80)
     parser.add_argument(
@@ -383,7 +409,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     a = parser.parse_args()
     counts = {"train": a.train, "val": a.val, "test": a.test}
-    print(make(a.images, a.out, a.seed, counts, a.pages, a.per_page, a.workers))
+    print(make(a.images, a.out, a.seed, counts, a.pages, a.per_page, a.workers, a.first))
 
 
 if __name__ == "__main__":

@@ -278,6 +278,42 @@ def wide_tracking(page: Page) -> None:
                   page.height * r.uniform(0, 0.9), hand)  # fmt: skip
 
 
+def letters(page: Page) -> None:
+    """Single letters and digits: in a row, in a column or strewn, as marks of sides and scales."""
+    r = page.rng
+    hand = page.hand(low=6, high=max(11.0, min(26.0, page.height / 22)), script="la")
+    x, y = page.width * r.uniform(0.03, 0.9), page.height * r.uniform(0.05, 0.85)
+    gap = hand.height * r.uniform(1.6, 6)
+    way = r.choice(((0.0, 1.0), (1.0, 0.0), None))
+    for k in range(r.randint(2, 12)):
+        text = r.choice((str(k), str(k + 1), r.choice("0123456789"), r.choice("ABCDEFHILMPRSTVX")))
+        page.line(text, x, y, hand)
+        if way is None:
+            x, y = page.width * r.uniform(0, 0.97), page.height * r.uniform(0, 0.96)
+        else:
+            x, y = x + way[0] * gap, y + way[1] * gap
+
+
+def leads(page: Page) -> None:
+    """Names of ECG leads among the traces, in ink of the chart or in colour."""
+    r = page.rng
+    hand = page.hand(low=7, high=max(10.0, min(20.0, page.height / 24)), script="la")
+    dark = page.pixels.mean() > 110
+    inks = ((0, 0, 0), (40, 40, 40), (150, 20, 20)) if dark else ((255, 255, 255), (90, 220, 140))
+    hand = replace(hand, colour=r.choice(inks), plate=None, alpha=1.0)
+    names = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
+    if r.random() < 0.3:
+        names = [name.upper() for name in names]
+    rows, columns = r.choice(((12, 1), (6, 2), (3, 4), (4, 4)))
+    for k in range(rows * columns):
+        row, column = k % rows, k // rows
+        x = page.width * (0.01 + column / columns) + r.uniform(0, 12)
+        page.line(names[k % 12], x, page.height * (0.06 + 0.9 * row / rows), hand)
+    page.line(
+        page.phrases.cardiogram(), page.width * r.uniform(0.01, 0.6), page.height - 4, hand, "lb"
+    )
+
+
 def scope_panel(page: Page) -> None:
     """An endoscope's column at the left: field names, values, comments."""
     r, p = page.rng, page.phrases
@@ -345,12 +381,12 @@ TEST_ONLY: tuple[Layout, ...] = (topogram, film_flash, two_columns)
 BY_KIND: dict[str, tuple[Layout, ...]] = {
     "chest": (corners, side_marker, side_marker, sticker, scattered, wide_tracking),
     "film": (corners, side_marker, side_marker, sticker, scattered, wide_tracking),
-    "breast": (corners, side_marker, wide_tracking),
-    "slice": (corners, corners, scale, measures, long_line),
-    "ultrasound": (header, side_panel, side_panel, scale, measures, corners),
+    "breast": (corners, side_marker, letters, wide_tracking),
+    "slice": (corners, corners, scale, letters, measures, long_line),
+    "ultrasound": (header, side_panel, side_panel, scale, letters, measures, corners),
     "endoscopy": (scope_panel, scope_panel, corners, header),
-    "ecg": (chart_head, chart_head, corners, scattered, long_line),
-    "photo": (sticker, scattered, wide_tracking, scale),
+    "ecg": (chart_head, chart_head, leads, leads, corners, scattered, long_line),
+    "photo": (sticker, scattered, wide_tracking, scale, letters),
     "paper": (form, form, long_line, sticker, scattered),
     "screen": (long_line, corners, form, side_panel, header, scattered),
 }

@@ -2,7 +2,8 @@
 
     python -m model.train --data runs/set/data.yaml              # make train: 100 epochs, batch 16
     python -m model.train --data runs/set/data.yaml --hours 1.2  # as many as fit, cosine fitted
-    python -m model.train --resume runs/medsec/weights/last.pt
+    python -m model.train --resume runs/medsec/weights/last.pt   # an interrupted run goes on
+    python -m model.train --warm model/best.pt --name second     # another cycle from its weights
 
 The recipe is SGD with momentum, batch 16, a cosine from 0.01, colour jitter. Two of the usual
 augmentations are elsewhere or nowhere, on purpose: *no flips*, because mirrored text is not text
@@ -174,7 +175,7 @@ def trainer_class(epoch_images: int, warm: Path | None, threads: int) -> type[De
     Args:
         epoch_images: Pictures per epoch, 0 for all: the learning rate falls by epoch, so short
             epochs fit a schedule into little time.
-        warm: ONNX of a YOLOv8n to start from.
+        warm: ONNX of a YOLOv8n to start from, or ``.pt`` of an earlier run of ours.
         threads: Processor threads; 0 leaves them alone.
     """
 
@@ -196,9 +197,12 @@ def trainer_class(epoch_images: int, warm: Path | None, threads: int) -> type[De
         ) -> DetectionModel:
             model = super().get_model(cfg, weights, verbose)
             if weights is None and warm is not None:
-                folder = Path(self.data["train"])
-                taken = warm_start(model, warm)
-                recalibrate(model, Crops(folder, RandomHSV(0, 0, 0)))
+                if warm.suffix == ".pt":
+                    taken = take_weights(model, warm)
+                else:
+                    taken = warm_start(model, warm)
+                    folder = Path(self.data["train"])
+                    recalibrate(model, Crops(folder, RandomHSV(0, 0, 0)))
                 print(f"Warm start: {taken} of {len(model.state_dict())} tensors carried over.")
             return model
 
@@ -254,6 +258,26 @@ def warm_start(model: DetectionModel, onnx: Path) -> int:
             elif name.endswith("dfl.conv"):
                 taken += 1  # fixed numbers, equal in every YOLOv8
     return taken
+
+
+def take_weights(model: DetectionModel, checkpoint: Path) -> int:
+    """Start from an earlier run of the same network, with a fresh optimiser and schedule.
+
+    A ``.pt`` file is a pickle, that is a program: give only files of your own.
+
+    Returns:
+        How many tensors of the model's state were set: all.
+
+    Raises:
+        SystemExit: It is another network, or has other classes.
+    """
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    state = (saved.get("ema") or saved["model"]).float().state_dict()
+    try:
+        model.load_state_dict(state)
+    except RuntimeError:
+        raise SystemExit(f"{checkpoint} is no YOLOv8n with the classes of this set.") from None
+    return len(state)
 
 
 def recalibrate(model: DetectionModel, crops: Crops, count: int = 48) -> None:
@@ -337,7 +361,7 @@ def main() -> None:
         "--warm",
         type=Path,
         default=None,
-        help="ONNX of a YOLOv8n to start from; by default nudenet's",
+        help="ONNX of a YOLOv8n, or .pt of an earlier run, to start from; by default nudenet's",
     )
     parser.add_argument("--cold", action="store_true", help="start from random weights")
     parser.add_argument("--threads", type=int, default=0)
