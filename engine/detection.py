@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import threading
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,16 @@ NETWORKS: dict[str, Callable[[Settings], Network]] = {
     "yolov8n-thorax": _open_thorax,
 }
 
+#: What each of them can find, known without opening it.
+FINDS: dict[str, tuple[str, ...]] = {
+    "ppocr": ("text",),
+    "centerface": ("face",),
+    "zxing": ("barcode",),
+    "nudenet": ("face", "intimate"),
+    "yolov8n": ("text", "barcode"),
+    "yolov8n-thorax": ("thorax",),
+}
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -95,6 +105,9 @@ class Profile:
         padding_min_px: Padding at least; None takes the setting.
         rescan: Look at the masked image a second time.
         description: A sentence on what it is for and what it cannot do.
+        class_confidence: Where a class is sealed from another confidence than ``confidence``.
+        harmless_text: ``visible`` proposes to leave text that identifies nobody (side markers,
+            scales, technique factors) as it is; ``sealed`` seals all text.
     """
 
     name: str
@@ -108,27 +121,51 @@ class Profile:
     padding_min_px: int | None = None
     rescan: bool = True
     description: str = ""
+    class_confidence: Mapping[str, float] = field(default_factory=dict)
+    harmless_text: str = "sealed"
 
     def __post_init__(self) -> None:
-        shares = (self.confidence, self.proposal_confidence, self.iou, self.padding or 0.0)
+        own = tuple(self.class_confidence.values())
+        shares = (self.confidence, self.proposal_confidence, self.iou, self.padding or 0.0, *own)
         if not all(0.0 <= share <= 1.0 for share in shares) or (self.padding_min_px or 0) < 0:
             raise SettingsError(f"The profile {self.name!r} has a number that is out of range.")
-        if self.proposal_confidence > self.confidence:
+        if self.proposal_confidence > min(self.confidence, *own, 1.0):
             raise SettingsError(
                 f"The profile {self.name!r} would seal what it is less certain of than a proposal."
+            )
+        if set(self.class_confidence) - set(self.classes):
+            raise SettingsError(
+                f"The profile {self.name!r} has a confidence for a class that it does not seal."
+            )
+        if self.harmless_text not in ("sealed", "visible"):
+            raise SettingsError(
+                f"Harmless text of the profile {self.name!r} is either sealed or visible."
             )
         if not self.classes or not self.networks:
             raise SettingsError(f"The profile {self.name!r} names no classes or no networks.")
 
+    def sealed_from(self, label: str) -> float:
+        """Confidence from which a box of this class is sealed; below it is a proposal."""
+        return self.class_confidence.get(label, self.confidence)
+
+    def seals(self, detection: Detection) -> bool:
+        """Is a found box certain enough to be sealed without asking?"""
+        return detection.confidence >= self.sealed_from(detection.label)
+
     @classmethod
     def from_table(
-        cls, name: str, table: Mapping[str, Any], settings: Settings | None = None
+        cls,
+        name: str,
+        table: Mapping[str, Any],
+        settings: Settings | None = None,
+        networks: Collection[str] | None = None,
     ) -> Profile:
         """Build a profile from a TOML table or a catalog row.
 
         Args:
             settings: Where thresholds come from that the table leaves out; by default the
                 defaults.
+            networks: Names that it may use; by default those of ``NETWORKS``.
 
         Raises:
             SettingsError: A key is unknown, missing, of the wrong type or out of range.
@@ -138,6 +175,7 @@ class Profile:
             "title": str, "description": str, "classes": list, "networks": list,
             "confidence": (int, float), "proposal_confidence": (int, float),
             "iou": (int, float), "padding": (int, float), "padding_min_px": int, "rescan": bool,
+            "class_confidence": dict, "harmless_text": str,
         }  # fmt: skip
         values: dict[str, Any] = {
             key: getattr(settings, key) for key in ("confidence", "proposal_confidence", "iou")
@@ -146,15 +184,17 @@ class Profile:
             if key not in kinds:
                 raise SettingsError(f"The profile {name!r} has an unknown key {key!r}.")
             right = isinstance(value, kinds[key]) and (key == "rescan" or value is not True)
-            if not right or (
-                isinstance(value, list) and not all(isinstance(v, str) for v in value)
-            ):
+            if isinstance(value, list):
+                right = right and all(isinstance(v, str) for v in value)
+            if isinstance(value, dict):
+                right = right and all(type(v) in (int, float) for v in value.values())
+            if not right:
                 raise SettingsError(f"The profile {name!r} has a wrong value for {key!r}.")
             values[key] = tuple(value) if isinstance(value, list) else value
         missing = {"title", "classes", "networks"} - set(values)
         if missing:
             raise SettingsError(f"The profile {name!r} lacks {sorted(missing)}.")
-        unknown = sorted(set(values["networks"]) - set(NETWORKS))
+        unknown = sorted(set(values["networks"]) - set(networks or NETWORKS))
         if unknown:
             raise SettingsError(f"The profile {name!r} names networks that nobody made: {unknown}.")
         return cls(name=name, **values)
@@ -321,7 +361,7 @@ class Detector:
         return [
             d
             for d in self.detect(without_masks, frames, profile)
-            if d.confidence >= profile.confidence and _hidden_share(d.region, hidden) < 0.5
+            if profile.seals(d) and _hidden_share(d.region, hidden) < 0.5
         ]
 
     def _network(self, name: str) -> Network:

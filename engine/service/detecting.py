@@ -52,8 +52,7 @@ class Finder:
             ),
             self.profile.iou,
         )
-        least = 0.0 if proposals else self.profile.confidence
-        return [detection_to_json(d) for d in found if d.confidence >= least]
+        return [detection_to_json(d) for d in found if proposals or self.profile.seals(d)]
 
 
 def _everything(profiles: dict[str, Profile]) -> Profile:
@@ -70,4 +69,5 @@ def _everything(profiles: dict[str, Profile]) -> Profile:
         title="Everything",
         classes=tuple(dict.fromkeys(c for p in (general, *more) for c in p.classes)),
         networks=tuple(dict.fromkeys(n for p in (general, *more) for n in p.networks)),
+        class_confidence={c: p.sealed_from(c) for p in (*more, general) for c in p.classes},
     )

@@ -306,7 +306,7 @@ class Intake(Core):
             return [], ["detector-failed"]
         if not detections:
             return [], ["nothing-found"]
-        if any(d.confidence < profile.confidence for d in detections):
+        if not all(profile.seals(d) for d in detections):
             return detections, ["proposals"]
         return detections, []
 
