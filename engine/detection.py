@@ -18,7 +18,7 @@ import numpy as np
 
 from engine.box_metrics import coverage
 from engine.errors import DetectorError, SettingsError
-from engine.film import Tracks, Watch, hull, iou
+from engine.film import Tracks, Watch, hull
 from engine.networks import Finding, ModelInfo, Network
 from engine.records import Detection, Region
 from engine.settings import Settings
@@ -235,23 +235,39 @@ def merge(detections: Iterable[Detection], threshold: float = 0.45) -> list[Dete
     """
     kept: list[Detection] = []
     sources: list[str] = []
+    # Per label and range of frames: where in ``kept`` its boxes are, and the boxes themselves.
+    rows: dict[tuple[str, int, int], tuple[list[int], np.ndarray]] = {}
     for d in sorted(detections, key=lambda d: (-d.confidence, d.label, d.region)):
-        for i, k in enumerate(kept):
-            same_frames = (k.region.frame, k.region.frame_end) == (
-                d.region.frame,
-                d.region.frame_end,
-            )
-            if k.label != d.label or not same_frames:
-                continue
-            inside = k.region.intersection_px(d.region) == d.region.area_px
-            if inside or iou(k.region, d.region) > threshold:
-                if d.source != sources[i]:
-                    kept[i] = replace(k, region=hull(k.region, d.region))
-                break
-        else:
+        group = (d.label, d.region.frame, d.region.frame_end)
+        places, boxes = rows.setdefault(group, ([], np.empty((16, 4))))
+        hit = _first_alike(boxes[: len(places)], np.array(d.region.xyxy, float), threshold)
+        if hit is None:
+            if len(places) == len(boxes):
+                boxes = np.concatenate([boxes, np.empty_like(boxes)])
+                rows[group] = (places, boxes)
+            boxes[len(places)] = d.region.xyxy
+            places.append(len(kept))
             kept.append(d)
             sources.append(d.source)
+        elif d.source != sources[places[hit]]:
+            i = places[hit]
+            kept[i] = replace(kept[i], region=hull(kept[i].region, d.region))
+            boxes[hit] = kept[i].region.xyxy
     return kept
+
+
+def _first_alike(kept: np.ndarray, box: np.ndarray, threshold: float) -> int | None:
+    """The first of some boxes that holds a box wholly or overlaps it by more than an IoU.
+
+    Args:
+        kept: Shape (N, 4), float64, as ``box``: x1, y1, x2, y2 in px.
+    """
+    shared = np.minimum(kept[:, 2:], box[2:]) - np.maximum(kept[:, :2], box[:2])
+    inner = np.prod(np.maximum(shared, 0.0), axis=1)
+    area = np.prod(box[2:] - box[:2])
+    both = np.prod(kept[:, 2:] - kept[:, :2], axis=1) + area - inner
+    hits = np.flatnonzero((inner == area) | (inner > threshold * both))
+    return int(hits[0]) if len(hits) else None
 
 
 class Detector:
@@ -279,6 +295,10 @@ class Detector:
                 f"MEDSEC_PROFILE names the profile {settings.profile!r}, which is not there."
             )
         return cls(settings, profiles)
+
+    def finds(self) -> dict[str, tuple[str, ...]]:
+        """Every network that a profile may name, with the classes that it finds."""
+        return dict(FINDS)
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
