@@ -11,6 +11,7 @@ from engine.host import Host, write_durably
 from engine.keys import recover as recover_key_file
 from engine.networks import ModelInfo
 from engine.permissions import ACCOUNT_ROLES, Permission, Role
+from engine.profiles import ProfileEntry
 from engine.records import (
     Account,
     Assessment,
@@ -29,7 +30,7 @@ from engine.records import (
 from engine.service import Engine
 from engine.service.detecting import Finder
 from engine.service.intake import REASONS, DraftView
-from engine.service.reports import Statistics
+from engine.service.measuring import Statistics
 from engine.service.restoring import Restoration
 from engine.settings import Settings
 
@@ -53,6 +54,7 @@ __all__ = [
     "Patient",
     "Permission",
     "Profile",
+    "ProfileEntry",
     "Region",
     "Restoration",
     "Role",

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import duckdb
 
 from engine.errors import StorageBusy, StorageError
-from engine.host import Host
+from engine.host import Host, sync_folder
 
 _TRIGGERS = tuple(
     f"CREATE TRIGGER audit_no_{verb.lower()} AFTER {verb} ON audit FOR EACH STATEMENT"
@@ -80,6 +80,41 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         CREATE TABLE audit_guard (refusal VARCHAR);
         """
         + ";".join(_TRIGGERS),
+    ),
+    (
+        "care relations, broken glass, classes granted apart",
+        """
+        CREATE TABLE care (patient_id VARCHAR NOT NULL, username VARCHAR NOT NULL,
+            since TIMESTAMP NOT NULL, assigned_by VARCHAR NOT NULL,
+            PRIMARY KEY (patient_id, username));
+        CREATE TABLE glass (glass_id VARCHAR PRIMARY KEY, patient_id VARCHAR NOT NULL,
+            username VARCHAR NOT NULL, reason BLOB NOT NULL, opened_at TIMESTAMP NOT NULL,
+            expires_at TIMESTAMP NOT NULL, ended_at TIMESTAMP, ended_by VARCHAR,
+            reviewed_at TIMESTAMP, reviewed_by VARCHAR, verdict VARCHAR, remark BLOB);
+        CREATE TABLE class_grants (username VARCHAR PRIMARY KEY, labels VARCHAR NOT NULL,
+            granted_at TIMESTAMP NOT NULL, granted_by VARCHAR NOT NULL);
+        """,
+    ),
+    (
+        "profiles: specialty profiles that an administrator changed",
+        """
+        CREATE TABLE profiles (name VARCHAR PRIMARY KEY, sealed BLOB NOT NULL,
+            changed_at TIMESTAMP NOT NULL, changed_by VARCHAR NOT NULL);
+        """,
+    ),
+    (
+        "second factors, requests for accounts, what sessions have proven",
+        """
+        CREATE TABLE second_factors (username VARCHAR PRIMARY KEY, secret BLOB NOT NULL,
+            confirmed_at TIMESTAMP, last_step BIGINT NOT NULL);
+        CREATE TABLE recovery_codes (username VARCHAR NOT NULL, code_digest VARCHAR NOT NULL,
+            used_at TIMESTAMP);
+        CREATE TABLE account_requests (request_id VARCHAR PRIMARY KEY, username VARCHAR NOT NULL,
+            name VARCHAR NOT NULL, role VARCHAR NOT NULL, password_hash VARCHAR NOT NULL,
+            requested_at TIMESTAMP NOT NULL, origin VARCHAR NOT NULL);
+        ALTER TABLE sessions ADD COLUMN proven_at TIMESTAMP;
+        ALTER TABLE sessions ADD COLUMN door VARCHAR DEFAULT 'browser'
+        """,
     ),
 )
 
@@ -155,6 +190,7 @@ class Database:
         """
         try:
             raw = duckdb.connect(str(path), config=_CONFIG)
+            _discard(_fresh(path))  # a crash left it: nobody else holds the folder
         except duckdb.Error as err:
             if "could not set lock" in str(err).lower():
                 raise StorageBusy(
@@ -190,12 +226,12 @@ class Database:
         """
         if not self._write_lock.acquire(timeout=self._wait):
             raise StorageBusy("The catalog is busy with another change: try again in a moment.")
-        fresh = self._path.with_name(f".{self._path.name}.fresh")
+        fresh = _fresh(self._path)
         try:
             _copy(self._raw, fresh)
             yield fresh.read_bytes()
         finally:
-            fresh.unlink(missing_ok=True)
+            _discard(fresh)
             self._write_lock.release()
 
     def read(self) -> Cursor:
@@ -234,18 +270,20 @@ class Database:
         erased = self.read().count("SELECT count(*) FROM erasures WHERE NOT forgotten")
         if not erased:
             return
-        with self.write() as tx:
-            tx.run("UPDATE erasures SET forgotten = true")
-        fresh = self._path.with_name(f".{self._path.name}.fresh")
+        fresh = _fresh(self._path)
         try:
+            self._raw.execute("CHECKPOINT")  # a log left behind would be replayed over the copy
             _copy(self._raw, fresh)
             self._raw.close()
             fresh.replace(self._path)
+            sync_folder(self._path.parent)
         finally:
-            fresh.unlink(missing_ok=True)
+            _discard(fresh)
         self._path.with_name(f"{self._path.name}.wal").unlink(missing_ok=True)
         self._raw = duckdb.connect(str(self._path), config=_CONFIG)
         self._local = threading.local()
+        with self.write() as tx:  # last: killed before, the next start does it all again
+            tx.run("UPDATE erasures SET forgotten = true")
 
     def _migrate(self, host: Host) -> None:
         with self.write() as tx:
@@ -270,9 +308,20 @@ class Database:
             self.read().run("CHECKPOINT")
 
 
+def _fresh(path: Path) -> Path:
+    """Where a copy of the catalog is written before it is what it will be."""
+    return path.with_name(f".{path.name}.fresh")
+
+
+def _discard(path: Path) -> None:
+    """Delete a copy of the catalog and its log."""
+    for part in (path, path.with_name(f"{path.name}.wal")):
+        part.unlink(missing_ok=True)
+
+
 def _copy(raw: duckdb.DuckDBPyConnection, path: Path) -> None:
     """Write all tables and triggers into a fresh file, row by row, not block by block."""
-    path.unlink(missing_ok=True)
+    _discard(path)
     path.touch(mode=0o600)
     path.unlink()  # DuckDB makes the file itself; the folder is its owner's alone
     cursor = raw.cursor()

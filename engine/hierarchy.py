@@ -16,7 +16,7 @@ from engine.keys import Keyring, new_key, unwrap_key, wrap_key
 from engine.vault import Signer
 
 #: Keys of the installation: keyed hashes for search and duplicates, audit reasons, signatures.
-SYSTEM_KEYS = ("index", "audit", "signature", "tokens")
+SYSTEM_KEYS = ("index", "audit", "signature", "tokens", "models", "factors")
 ROTATION_BATCH = 500
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import Permission
-from ui import admin, state
+from ui import admin, admin_models, state
 
 token = state.page("Admin", Permission.MANAGE_ACCOUNTS)
 
-accounts, audit, custody, health, models, settings = st.tabs(
-    ["Accounts", "Audit log", "Keys and backups", "Health", "Models", "Settings"],
+accounts, audit, custody, health, profiles, models, settings = st.tabs(
+    ["Accounts", "Audit log", "Keys and backups", "Health", "Profiles", "Models", "Settings"],
     key="admin-tabs",
 )
 with accounts:
@@ -21,6 +21,8 @@ with custody:
     admin.custody(token)
 with health:
     admin.health(token)
+with profiles:
+    admin_models.profiles(token)
 with models:
     admin.models()
 with settings:

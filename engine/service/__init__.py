@@ -12,7 +12,8 @@ from collections import OrderedDict
 from datetime import timedelta
 from typing import Self
 
-from engine.accounts import Accounts, Rules
+from engine.access import Access
+from engine.accounts import Accounts
 from engine.audit import AuditLog, Event
 from engine.backup import PENDING_ERASURES, Backups, bring_salt_record
 from engine.catalog import Catalog
@@ -30,18 +31,26 @@ from engine.hierarchy import Hierarchy
 from engine.host import Host, forbid_core_dumps
 from engine.images import Limits
 from engine.keys import Keyring
+from engine.lockout import Lockout
 from engine.patients import Patients
 from engine.permissions import Role
+from engine.profiles import Profiles
 from engine.records import Caller
+from engine.registrations import Registrations
+from engine.secondfactor import Challenges, SecondFactors
+from engine.service.caring import Caring
 from engine.service.files import Files
+from engine.service.measuring import Measured
 from engine.service.people import People
 from engine.service.reports import Reports
+from engine.service.specialties import Specialties
+from engine.sessions import Sessions
 from engine.settings import Settings
 from engine.tokens import Tokens
 from engine.viewings import Viewings
 
 
-class Engine(People, Files, Reports):
+class Engine(People, Files, Caring, Reports, Specialties):
     """An open data folder with its keys, networks and people."""
 
     @classmethod
@@ -75,6 +84,10 @@ class Engine(People, Files, Reports):
             raise StorageError("The data folder cannot be made: check MEDSEC_DATA.") from err
         self.host = host or Host(folder / "blobs")
         fresh = not (folder / "catalog.duckdb").exists()
+        if fresh and (folder / PENDING_ERASURES).exists():
+            raise StorageError(
+                "A recovery into this data folder was interrupted: run recover-data again."
+            )
         if fresh and next(iter(self.host.blobs()), None) is not None:
             raise StorageError(
                 "The data folder has encrypted images but no catalog: bring catalog.duckdb back,"
@@ -97,18 +110,33 @@ class Engine(People, Files, Reports):
         self.keyring = keyring
         self.hierarchy = Hierarchy(self.database, keyring, host)
         self.hierarchy.open()
-        rules = Rules(
-            settings.bcrypt_cost,
-            settings.password_min_length,
+        self.lockout = Lockout(self.database, host)
+        self.accounts_ = Accounts(
+            self.database, host, self.lockout, settings.bcrypt_cost, settings.password_min_length
+        )
+        self.sessions_ = Sessions(
+            self.database,
+            host,
             timedelta(minutes=settings.session_idle_minutes),
             timedelta(hours=settings.session_hours),
+            settings.second_factor_roles,
         )
-        self.accounts_ = Accounts(self.database, host, rules)
+        self.factors = SecondFactors(self.database, host, self.hierarchy.system_key("factors"))
+        self.challenges = Challenges(host)
+        self.registrations = Registrations(self.database, host)
         self.tokens = Tokens(self.database, host, self.hierarchy.system_key("tokens"))
-        self.audit = AuditLog(self.database, host, self.hierarchy.system_key("audit"))
+        self.access_ = Access(self.database, self.hierarchy, host)
+        self.audit = AuditLog(
+            self.database, host, self.hierarchy.system_key("audit"), self._audit_mark
+        )
         self.catalog = Catalog(self.database)
         self.patients_ = Patients(self.database, self.hierarchy, host)
         self.detector = detector or Detector.open(settings)
+        self.profiles_ = Profiles(
+            self.database, host, self.hierarchy.system_key("models"), settings,
+            self.detector.profiles, self.detector.finds,
+        )  # fmt: skip
+        self.detector.profiles = self.profiles_.in_force()
         self.viewings = Viewings(
             host,
             timedelta(minutes=settings.restore_minutes),
@@ -118,9 +146,13 @@ class Engine(People, Files, Reports):
         self.limits = Limits.of(settings)
         self._masked = OrderedDict()
         self._masked_lock = threading.Lock()
+        self._measured = Measured()
         self._operator_token = host.token("operator") if operator else None
+        self._backing_up = threading.Lock()
         self._finish_recovery()
+        sweep_unfinished(settings.data)
         self.sweep()
+        self._keep_erasures()
         system = Caller("system", Role.OPERATOR, "", "start")
         self.audit.record(system, Event("system.start"))
 
@@ -147,10 +179,9 @@ class Engine(People, Files, Reports):
         host = Host(settings.data / "blobs")
         bring_salt_record(settings.backup_dir, settings.data)
         backups = Backups(settings.backup_dir, Keyring.load(settings, host.random), host)
-        names = backups.names()
-        if not names or (name is not None and name not in names):
+        if name is not None and name not in backups.names():
             raise BackupInvalid("There is no such backup.")
-        chosen = name or names[-1]
+        chosen = name or backups.newest()
         backups.restore(chosen, settings.data)
         self = cls.open(settings, detector=detector, operator=True)
         system = Caller("system", Role.OPERATOR, "", "recovery")
@@ -172,7 +203,7 @@ class Engine(People, Files, Reports):
                     self._erase(system, subject_id, why, "image.erase")
         with self.database.write() as tx:
             for account in self.accounts_.list():
-                self.accounts_.end_all_sessions(tx, account.username)
+                self.sessions_.end_all(tx, account.username)
         pending.unlink()
 
     def operator_token(self) -> str:

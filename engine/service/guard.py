@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Concatenate, ParamSpec, TypeVar
 
+from engine.access import Access
 from engine.accounts import Accounts
 from engine.audit import AuditLog, Event
 from engine.catalog import Catalog
 from engine.database import Database
 from engine.detection import Detector
-from engine.errors import NotSignedIn, PermissionDenied
+from engine.errors import (
+    NotFound,
+    NotSignedIn,
+    PermissionDenied,
+    SecondFactorNeeded,
+    StepUpNeeded,
+)
 from engine.exchange import Exchanges
 from engine.hierarchy import Hierarchy
 from engine.host import Host
 from engine.images import Limits
 from engine.keys import Keyring
+from engine.lockout import Lockout
 from engine.patients import Patients
 from engine.permissions import Permission, Role, allowed
+from engine.profiles import Profiles
 from engine.records import Caller
+from engine.registrations import Registrations
+from engine.secondfactor import Challenges, SecondFactors
+from engine.sessions import Sessions
 from engine.settings import Settings
 from engine.tokens import Tokens
 from engine.viewings import Viewings
@@ -36,11 +50,18 @@ class Core:
     database: Database
     hierarchy: Hierarchy
     accounts_: Accounts
+    sessions_: Sessions
+    lockout: Lockout
+    factors: SecondFactors
+    challenges: Challenges
+    registrations: Registrations
     tokens: Tokens
     audit: AuditLog
+    access_: Access
     catalog: Catalog
     patients_: Patients
     detector: Detector
+    profiles_: Profiles
     viewings: Viewings
     exchanges: Exchanges
     limits: Limits
@@ -56,8 +77,69 @@ class Core:
         if self._operator_token is not None and token == self._operator_token:
             return Caller("operator", Role.OPERATOR, "operator", "command line")
         if isinstance(token, str) and token.count(".") == 2:  # a JWT of the API
-            return self.accounts_.resolve_session(self.tokens.session_of(token))
-        return self.accounts_.resolve(token, activity=activity)
+            return self.sessions_.resolve_id(self.tokens.session_of(token))
+        return self.sessions_.resolve(token, activity=activity)
+
+    def _ask_again(self, caller: Caller) -> None:
+        """Raises StepUpNeeded where the session's last proof is older than the setting says."""
+        minutes = self.settings.step_up_minutes
+        if not minutes or caller.proven_at is None:
+            return
+        if self.host.now() - caller.proven_at >= timedelta(minutes=minutes):
+            raise StepUpNeeded(
+                "Prove again who you are: type your password or a code.", minutes=minutes
+            )
+
+    def bound(self, caller: Caller) -> bool:
+        """Does this caller see only patients whom they treat, or broke the glass for?"""
+        return self.settings.care_relation and not allowed(caller.role, Permission.EVERY_PATIENT)
+
+    def sees(self, caller: Caller, patient_id: str) -> bool:
+        """Is this patient open to the caller now?"""
+        return not self.bound(caller) or self.access_.sees(
+            self.database.read(), caller.username, patient_id
+        )
+
+    def granted(self, caller: Caller) -> Callable[[str], bool]:
+        """Says for a region's class whether this account may restore it."""
+        classes = self.access_.classes(self.database.read(), caller.username)
+        return lambda label: classes is None or label in classes
+
+    def open_patients(self, caller: Caller) -> list[str] | None:
+        """Keys of the patients whom the caller may know of; None for all of them."""
+        if not self.bound(caller):
+            return None
+        return self.access_.visible(self.database.read(), caller.username)
+
+    def refuse_unseen(self, caller: Caller, method: str, kind: str, name: object) -> None:
+        """Stop where the caller may not know of a patient or image.
+
+        What is there and what is not answer alike and both leave one row in the log, so that
+        neither the words nor the time say which it was.
+
+        Args:
+            kind: ``patient`` or ``image``.
+            name: The key, or a patient's hospital number.
+
+        Raises:
+            NotFound: As if there were none.
+        """
+        tx = self.database.read()
+        if kind == "image":
+            patient_id = self.catalog.patient_of(tx, str(name))
+        else:
+            patient_id = self.patients_.known(tx, str(name))
+        if patient_id is None or not self.sees(caller, patient_id):
+            self.audit.record(
+                caller,
+                Event(
+                    f"{kind}.access",
+                    "refused",
+                    patient_id=patient_id or "",
+                    detail={"method": method, "why": "no-care-relation"},
+                ),
+            )
+            raise NotFound(f"There is no such {kind}.")
 
 
 S = TypeVar("S", bound=Core)
@@ -66,24 +148,32 @@ R = TypeVar("R")
 
 #: Every guarded method and what it needs, for the table test and the documentation.
 GUARDED: dict[str, Permission | None] = {}
+#: Parameters by which a method names its subject. Whoever takes one of them is asked for a
+#: care relation first: the name alone is enough, so that no method can forget it.
+SUBJECTS = {"patient_id": "patient", "image_id": "image"}
 
 
 def needs(
-    permission: Permission | None,
+    permission: Permission | None, *, fresh: bool = False, enrolling: bool = False
 ) -> Callable[[Callable[Concatenate[S, Caller, P], R]], Callable[Concatenate[S, str, P], R]]:
     """Turn a method that takes a Caller into one that takes a token.
 
     Args:
         permission: What the caller's role must hold; None for anybody signed in.
+        fresh: Who calls must have proven who they are within ``step_up_minutes``.
+        enrolling: May also be called while the second factor that the role wants is missing.
 
     The token is resolved on every call, so that disabling an account works at once.
-    A refusal is a row in the audit log.
+    A refusal is a row in the audit log. A method that names a patient or an image (see
+    ``SUBJECTS``) is refused to a doctor who may not know of it.
     """
 
     def wrap(
         method: Callable[Concatenate[S, Caller, P], R],
     ) -> Callable[Concatenate[S, str, P], R]:
         GUARDED[method.__name__] = permission
+        parameters = list(inspect.signature(method).parameters)[2:]
+        subjects = [(n, parameters.index(n), k) for n, k in SUBJECTS.items() if n in parameters]
 
         @functools.wraps(method)
         def guarded(self: S, token: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -97,6 +187,21 @@ def needs(
                     caller, Event(str(permission), "refused", detail={"method": method.__name__})
                 )
                 raise PermissionDenied(f"The role {caller.role} may not do this.")
+            try:
+                if caller.factor_due and not enrolling:
+                    raise SecondFactorNeeded("Set up a second factor first, under My account.")
+                if fresh:
+                    self._ask_again(caller)
+            except (SecondFactorNeeded, StepUpNeeded) as err:
+                why = {"method": method.__name__, "why": err.code}
+                what = str(permission) if permission else "session.use"
+                self.audit.record(caller, Event(what, "refused", detail=why))
+                raise
+            if subjects and self.bound(caller):
+                for name, place, kind in subjects:
+                    given = args[place] if place < len(args) else kwargs.get(name)
+                    if given is not None:
+                        self.refuse_unseen(caller, method.__name__, kind, given)
             return method(self, caller, *args, **kwargs)
 
         return guarded

@@ -1,0 +1,159 @@
+"""Specialty profiles as an administrator edits them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from engine import Detection, Engine, Region, Settings, errors
+from engine.profiles import EDITABLE, as_table
+from tests.conftest import Team, Ward, text_png
+from tests.fakes import FakeHost, ScriptedDetector
+
+CHEST = {"classes": ["text", "thorax"], "networks": ["ppocr", "yolov8n-thorax"]}
+OWN: Mapping[str, Any] = {
+    "title": "Our knees",
+    "description": "Knees of the third floor.",
+    "classes": ["text", "barcode"],
+    "networks": ["ppocr", "zxing"],
+    "confidence": 0.3,
+    "class_confidence": {"barcode": 0.5},
+    "iou": 0.5,
+    "padding": 0.1,
+    "padding_min_px": 8,
+    "harmless_text": "visible",
+}
+
+
+def test_a_change_is_effective_at_once_and_for_the_next_start(
+    engine: Engine, team: Team, settings: Settings
+) -> None:
+    engine.save_profile(team.administrator, "chest", CHEST | {"confidence": 0.4})
+    assert engine.profile("chest").classes == ("text", "thorax")
+    assert engine.profile("chest").confidence == 0.4
+    entry = engine.profile_entries(team.administrator)["chest"]
+    assert (entry.origin, entry.changed_by) == ("changed", "admin")
+    engine.close()
+    again = Engine.open(
+        settings, FakeHost(settings.data / "blobs", "x"), detector=ScriptedDetector(settings)
+    )
+    assert again.profile("chest") == entry.profile
+    again.close()
+
+
+def test_a_profile_of_the_hospitals_own_takes_every_value(engine: Engine, team: Team) -> None:
+    engine.save_profile(team.administrator, "knees", OWN)
+    assert set(OWN) == set(EDITABLE)
+    assert as_table(engine.profile("knees")) == OWN
+    assert engine.profile("knees").rescan
+
+
+def test_before_and_after_are_in_the_audit_log(engine: Engine, team: Team) -> None:
+    engine.save_profile(team.administrator, "chest", {"iou": 0.6})
+    [entry] = engine.audit_entries(team.administrator, query="profile.save")
+    assert entry.actor == "admin"
+    assert entry.detail["before"]["iou"] == 0.45
+    assert entry.detail["after"] == entry.detail["before"] | {"iou": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({"classes": ["text", "tattoo"]}, "tattoo"),  # a class that nothing finds
+        ({"networks": ["ppocr", "zxing", "nobody"]}, "nobody"),
+        ({"wavelength": 3}, "wavelength"),
+        ({"rescan": False}, "rescan"),  # the second look is not an administrator's to drop
+        ({"proposal_confidence": 0.9}, "proposal_confidence"),
+        ({"classes": ["barcode"], "networks": ["zxing"]}, "seals text"),
+        ({"classes": [], "networks": ["ppocr"]}, "no classes"),
+        ({"networks": ["zxing", "centerface"]}, "None of the chosen networks finds text"),
+        ({"confidence": 0.61}, "confidence of text"),
+        ({"class_confidence": {"text": 0.99}}, "confidence of text"),
+        ({"class_confidence": {"text": 0.01}}, "confidence of text"),
+        ({"class_confidence": {"thorax": 0.3}}, "does not seal"),
+        ({"class_confidence": {"text": True}}, "class_confidence"),
+        ({"class_confidence": 0.3}, "class_confidence"),
+        ({"iou": 0.05}, "IoU"),
+        ({"iou": float("nan")}, "out of range"),
+        ({"padding": 0.9}, "padding"),
+        ({"padding_min_px": 0}, "padding in pixels"),
+        ({"harmless_text": "shown"}, "sealed or visible"),
+        ({"title": " "}, "title"),
+        ({"description": "x" * 501}, "description"),
+    ],
+)
+def test_what_would_leave_identifiers_unsealed_is_refused(
+    engine: Engine, team: Team, table: dict[str, Any], says: str
+) -> None:
+    before = engine.profile("general")
+    with pytest.raises(errors.InputError, match=says):
+        engine.save_profile(team.administrator, "general", table)
+    assert engine.profile("general") == before
+    assert not engine.audit_entries(team.administrator, query="profile.save")
+
+
+@pytest.mark.parametrize("name", ["", "Chest", "../chest", "a" * 33, "1st"])
+def test_a_name_that_is_none_is_refused(engine: Engine, team: Team, name: str) -> None:
+    with pytest.raises(errors.InputError):
+        engine.save_profile(team.administrator, name, OWN)
+
+
+def test_a_reset_brings_back_what_was_shipped(engine: Engine, team: Team) -> None:
+    shipped = engine.profile("chest")
+    engine.save_profile(team.administrator, "chest", CHEST)
+    engine.save_profile(team.administrator, "chest", {"iou": 0.6})
+    engine.reset_profile(team.administrator, "chest")
+    assert engine.profile("chest") == shipped
+    with pytest.raises(errors.NotFound):
+        engine.reset_profile(team.administrator, "chest")
+    engine.save_profile(team.administrator, "knees", OWN)
+    engine.reset_profile(team.administrator, "knees")
+    assert "knees" not in engine.profiles()
+
+
+def test_an_own_profile_stays_while_images_were_taken_in_under_it(ward: Ward) -> None:
+    admin = ward.team.administrator
+    ward.engine.save_profile(admin, "knees", OWN)
+    data, box = text_png()
+    ward.detector.found = [box]
+    record = ward.engine.upload(ward.team.technician, ward.patient_id, "a.png", data, "knees")
+    with pytest.raises(errors.InputError, match="1 images"):
+        ward.engine.reset_profile(admin, "knees")
+    ward.engine.discard_draft(ward.team.technician, record.image_id, "not needed")
+    ward.engine.reset_profile(admin, "knees")
+
+
+def test_an_altered_row_and_one_put_back_are_found(
+    engine: Engine, team: Team, settings: Settings
+) -> None:
+    engine.save_profile(team.administrator, "chest", CHEST | {"iou": 0.3})
+    [old] = engine.database.read().all("SELECT * FROM profiles")
+    engine.save_profile(team.administrator, "chest", {"iou": 0.6})
+    broken = bytes([old["sealed"][0] ^ 1]) + old["sealed"][1:]
+    for sealed in (old["sealed"], broken):
+        with engine.database.write() as tx:
+            tx.run("UPDATE profiles SET sealed = $1", sealed)
+        with pytest.raises(errors.SealBroken):
+            engine.profile_entries(team.administrator)
+    with engine.database.write() as tx:
+        tx.run("DELETE FROM profiles")
+    engine.close()
+    with pytest.raises(errors.SealBroken):
+        Engine.open(settings, FakeHost(settings.data / "blobs"))
+
+
+def test_each_class_is_sealed_from_its_own_confidence(ward: Ward) -> None:
+    table = {"class_confidence": {"face": 0.5, "text": 0.2}}
+    ward.engine.save_profile(ward.team.administrator, "general", table)
+    data, _ = text_png()
+    text = Detection(Region(5, 5, 40, 20), "text", 0.22, "net")
+    face = Detection(Region(60, 5, 90, 40), "face", 0.4, "net")
+    ward.detector.found = [text]
+    sure = ward.engine.upload(ward.team.technician, ward.patient_id, "a.png", data)
+    assert not sure.reasons
+    ward.engine.discard_draft(ward.team.technician, sure.image_id, "again")
+    ward.detector.found = [text, face]
+    unsure = ward.engine.upload(ward.team.technician, ward.patient_id, "a.png", data)
+    assert unsure.reasons == ("proposals",)
