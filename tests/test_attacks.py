@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -315,9 +316,9 @@ def test_statistics_of_few_patients_are_kept_back_and_rows_are_taken_apart(ward:
             assert engine.statistics(team.researcher).totals["images"] == 0
     seen = engine.statistics(team.researcher)
     full = engine.statistics(team.doctor)
-    assert seen.totals["images"] == 6
+    assert seen.totals["images"] == 5  # the sixth waits for four more
     for column in ("stored_bytes", "masked_share"):
-        assert sorted(seen.images[column]) == sorted(full.images[column])
+        assert not Counter(seen.images[column]) - Counter(full.images[column])
     assert (seen.images["uploaded_at"] == datetime(2026, 1, 1)).all()  # noqa: DTZ001
     assert (
         seen.regions["entropy_before_bits"].round(2) == seen.regions["entropy_before_bits"]

@@ -28,7 +28,7 @@ from engine.errors import (
 )
 from engine.exchange import Exchanges
 from engine.hierarchy import Hierarchy
-from engine.host import Host, forbid_core_dumps
+from engine.host import Host, forbid_core_dumps, sweep_unfinished
 from engine.images import Limits
 from engine.keys import Keyring
 from engine.lockout import Lockout

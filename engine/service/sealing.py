@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -259,6 +260,8 @@ class Sealing(Intake):
                     detail={
                         "version": subject.version,
                         "regions": len(boxes),
+                        # Which statistics it may be in is decided by what it held then.
+                        "labels": dict(Counter(d.label for d in boxes)),
                         "reviewed": review["reasons"],
                         "tag": tag,
                     },

@@ -1,0 +1,97 @@
+"""What may be told of many patients' images without telling of one: statistical disclosure
+control for readers who may not see single images.
+
+Suppressing small groups after filtering is not enough. Whoever may filter can subtract: all
+images less those of one filter, this week's table less last week's. So nothing is suppressed
+after the fact here. Instead the images are cut once into *batches*, and a batch is told of whole
+or not at all:
+
+1. Images stand in streams by facts that a filter may name (month, kind of image; for regions
+   also the class), each stream in the order in which its images were first released.
+2. A batch is closed as soon as it holds images of at least :data:`SMALLEST_GROUP` patients. Only
+   closed batches are published; the tail of a stream waits.
+3. A batch of which an image was withdrawn, sealed anew or erased since is not published again.
+
+Why that holds through every filter, every combination of filters, and over time:
+
+- A filter names streams, so what it shows is a union of whole batches. The difference of two
+  such unions is again a union of whole batches, and each of those stands for enough patients.
+  Complementary suppression has nothing left to do: no total covers what was withheld, since
+  totals are sums over the same published batches.
+- The order of first release and the streams never change, so a new image only ever lengthens
+  the open tail. What two tables of different days differ in is whole batches too: closed since,
+  or taken back whole.
+- Images and regions are cut separately (an image has regions of several classes). No quantity
+  may be published from both cuts, or their totals could be subtracted: a count of regions
+  belongs to the table of regions alone.
+
+It does not stop whoever knows all but one patient of a batch, nor guesses from a batch in which
+all values are alike. Source: k-anonymity, Sweeney 2002; differencing, Duncan and Lambert 1986.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping
+from typing import TypeVar
+
+#: Fewest patients that anything told stands for (G13).
+SMALLEST_GROUP = 5
+
+M = TypeVar("M", bound=Hashable)
+
+#: Kinds of image that a filter may name. The list is fixed: one that followed from how many
+#: images there are would change the streams, and what changes can be subtracted.
+_KINDS: Mapping[str, tuple[str, ...]] = {
+    "CT": ("CT",),
+    "MR": ("MR",),
+    "ultrasound": ("US", "IVUS"),
+    "X-ray": ("CR", "DX", "DR", "RF", "RG", "XA", "IO", "PX"),
+    "mammography": ("MG",),
+    "nuclear": ("PT", "NM"),
+    "endoscopy": ("ES",),
+    "eye": ("OP", "OPT"),
+    "microscopy": ("SM", "GM"),
+}
+_KIND_OF = {modality: kind for kind, names in _KINDS.items() for modality in names}
+
+
+def kind_of_image(modality: str) -> str:
+    """The coarse kind of a DICOM modality; ``picture`` for files that have none."""
+    return _KIND_OF.get(modality, "other") if modality else "picture"
+
+
+def published(
+    members: Iterable[tuple[Hashable, Hashable, M]],
+    unchanged: Iterable[M],
+    minimum: int = SMALLEST_GROUP,
+) -> set[M]:
+    """Which members may be told of.
+
+    Args:
+        members: Everything ever released, as (stream, patient, member), in the order of first
+            release: also what is gone since, or the batches after it would shift.
+        unchanged: Members that are today as they were first released.
+        minimum: Fewest patients of a batch.
+
+    Returns:
+        Members of closed batches that are whole.
+
+    Raises:
+        ValueError: A minimum under 1.
+    """
+    if minimum < 1:
+        raise ValueError(f"minimum {minimum} is under 1")
+    whole = set(unchanged)
+    open_batches: dict[Hashable, list[M]] = defaultdict(list)
+    patients: dict[Hashable, set[Hashable]] = defaultdict(set)
+    told: set[M] = set()
+    for stream, patient, member in members:
+        open_batches[stream].append(member)
+        patients[stream].add(patient)
+        if len(patients[stream]) >= minimum:
+            batch = open_batches.pop(stream)
+            del patients[stream]
+            if whole.issuperset(batch):
+                told.update(batch)
+    return told

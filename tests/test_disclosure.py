@@ -1,0 +1,154 @@
+"""What researchers may be told: no filter, no pair of filters and no later look shows few patients."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine import Detection, Region, errors
+from engine.disclosure import SMALLEST_GROUP, kind_of_image, published
+from tests import builders
+from tests.conftest import Ward
+
+STREAMS = ("2026-01 CT", "2026-01 MR", "2026-02 CT")
+RELEASES = st.lists(st.tuples(st.sampled_from(STREAMS), st.integers(0, 8)), max_size=60)
+
+
+def members(releases: list[tuple[str, int]]) -> list[tuple[str, int, int]]:
+    return [(stream, patient, place) for place, (stream, patient) in enumerate(releases)]
+
+
+def answers(known: list[tuple[str, int, int]], unchanged: set[int]) -> list[frozenset[int]]:
+    """What every choice of streams shows."""
+    told = published(known, unchanged)
+    chosen = [s for n in range(len(STREAMS) + 1) for s in itertools.combinations(STREAMS, n)]
+    return [frozenset(m for s, _, m in known if s in some and m in told) for some in chosen]
+
+
+@given(RELEASES, st.sets(st.integers(0, 59)), st.integers(0, 60))
+@settings(max_examples=300, deadline=None)
+def test_two_answers_never_differ_in_few_patients(
+    releases: list[tuple[str, int]], gone: set[int], before: int
+) -> None:
+    """Any filter against any other, today against an earlier day on which nothing was gone."""
+    known = members(releases)
+    patient = {m: p for _, p, m in known}
+    whole = {m for _, _, m in known}
+    then, now = answers(known[:before], whole), answers(known, whole - gone)
+    for one, other in itertools.product([*then, *now], repeat=2):
+        for only in (one - other, other - one):
+            assert not only or len({patient[m] for m in only}) >= SMALLEST_GROUP
+
+
+@given(RELEASES)
+@settings(max_examples=100, deadline=None)
+def test_nothing_is_held_back_longer_than_it_must(releases: list[tuple[str, int]]) -> None:
+    known = members(releases)
+    told = published(known, {m for _, _, m in known})
+    for stream in STREAMS:
+        waiting = {p for s, p, m in known if s == stream and m not in told}
+        assert len(waiting) < SMALLEST_GROUP
+
+
+def test_a_batch_that_lost_an_image_is_taken_back_whole_and_shifts_no_other() -> None:
+    known = [("s", n % 5, n) for n in range(15)]
+    assert published(known, set(range(15))) == set(range(15))
+    assert published(known, set(range(15)) - {7}) == {*range(5), *range(10, 15)}
+
+
+def test_a_minimum_under_one_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="under 1"):
+        published([], [], 0)
+
+
+@pytest.mark.parametrize(
+    ("modality", "kind"), [("DX", "X-ray"), ("", "picture"), ("ZZ", "other"), ("MG", "mammography")]
+)
+def test_kinds_of_image_are_a_fixed_list(modality: str, kind: str) -> None:
+    assert kind_of_image(modality) == kind
+
+
+# --- in the engine ----------------------------------------------------------------------------
+
+
+def _seal(ward: Ward, number: int, labels: tuple[str, ...] = ("text",)) -> str:
+    ward.patient_id = ward.engine.create_patient(
+        ward.team.technician, f"Q-{number}", f"Person Number{number}"
+    ).patient_id
+    boxes = [
+        Detection(Region(8, 8 + 60 * n, 200, 40 + 60 * n), label, 0.9, "scripted")
+        for n, label in enumerate(labels)
+    ]
+    picture = builders.png(builders.labelled(f"PERSON {number}", seed=number)[0])
+    return ward.seal(picture, found=boxes)
+
+
+def test_a_class_of_one_patient_is_in_no_table_and_in_no_total(ward: Ward) -> None:
+    for number in range(5):
+        _seal(ward, number, ("text", "face") if number == 3 else ("text",))
+    seen = ward.engine.statistics(ward.team.researcher)
+    assert seen.totals["images"] == 5
+    assert set(seen.regions["label"]) == {"text"}
+    # Not by subtraction either: no table of images counts regions.
+    assert "region_count" not in seen.images
+    assert seen.totals["regions"] == 5
+    full = ward.engine.statistics(ward.team.doctor)
+    assert full.totals["regions"] == 6
+    assert full.only(labels=["face"]).totals == {**full.totals, "regions": 1}
+
+
+def test_the_next_image_alone_changes_nothing_that_a_researcher_sees(ward: Ward) -> None:
+    engine, team = ward.engine, ward.team
+    for number in range(5):
+        _seal(ward, number)
+    before = engine.statistics(team.researcher)
+    _seal(ward, 6)
+    after = engine.statistics(team.researcher)
+    assert len(engine.statistics(team.doctor).images) == 6
+    for table in ("images", "regions"):
+        old, new = getattr(before, table), getattr(after, table)
+        for column in old:
+            assert sorted(old[column]) == sorted(new[column])
+
+
+def test_an_image_that_was_withdrawn_takes_its_whole_batch_along(ward: Ward) -> None:
+    engine, team = ward.engine, ward.team
+    ids = [_seal(ward, number) for number in range(5)]
+    assert engine.statistics(team.researcher).totals["images"] == 5
+    engine.flag_missed(team.technician, ids[2], "a date")
+    assert engine.statistics(team.researcher).totals["images"] == 0
+    assert engine.statistics(team.doctor).totals["images"] == 4
+
+
+def test_a_filter_of_a_researcher_is_by_whole_months_and_kinds(ward: Ward) -> None:
+    for number in range(5):
+        _seal(ward, number)
+    seen = ward.engine.statistics(ward.team.researcher)
+    first = datetime(2026, 1, 1)  # noqa: DTZ001 (as stored)
+    assert set(seen.images["uploaded_at"]) == {first}
+    assert set(seen.images["modality"]) == set(seen.regions["modality"]) == {"picture"}
+    assert seen.only(modalities=["CT"]).totals["images"] == 0
+    assert seen.only(["picture"], since=first, until=first).totals == seen.totals
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_a_table_is_taken_away_in_two_formats_and_the_log_knows(ward: Ward, format: str) -> None:
+    engine, team = ward.engine, ward.team
+    for number in range(4):
+        _seal(ward, number)
+    file = engine.statistics_file(team.doctor, "regions", format, labels=["text"])
+    assert file.name == f"medsec-regions.{format}"
+    assert len(file.data) > 100
+    for secret in (b"Person", b"Q-1", b"im_", ward.patient_id.encode()):
+        assert secret not in file.data
+    # What a researcher takes away is what a researcher sees: nothing yet.
+    assert b"text" not in engine.statistics_file(team.researcher, "regions", "csv").data
+    [entry, _] = engine.audit_entries(team.administrator, query="statistics.export")
+    assert (entry.actor, entry.detail["rows"]) == ("researcher", 0)
+    for table, kind in (("patients", "csv"), ("images", "xls")):
+        with pytest.raises(errors.InputError):
+            engine.statistics_file(team.doctor, table, kind)
