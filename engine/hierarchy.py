@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from engine.database import Cursor, Database
+from engine.database import Cursor, Database, Row
 from engine.errors import UnknownKey
 from engine.host import Host
 from engine.keys import Keyring, new_key, unwrap_key, wrap_key
@@ -109,6 +109,10 @@ class Hierarchy:
         )
         if row is None or row["wrapped_key"] is None:
             raise UnknownKey("This patient's key was destroyed.", patient_id=patient_id)
+        return self.patient_key_of(patient_id, row)
+
+    def patient_key_of(self, patient_id: str, row: Row) -> bytes:
+        """Unwrap a patient's key from a row of theirs that is at hand. Raises SealBroken."""
         return self._keyring.unwrap(row["root_key_id"], row["wrapped_key"], f"patient/{patient_id}")
 
     def new_image_key(self, patient_key: bytes, image_id: str) -> tuple[bytes, bytes]:
@@ -128,6 +132,29 @@ class Hierarchy:
             raise UnknownKey("This image's key was destroyed.", image_id=image_id)
         patient_key = self.patient_key(tx, row["patient_id"])
         return unwrap_key(patient_key, row["wrapped_key"], f"image/{image_id}")
+
+    def image_keys(self, tx: Cursor, image_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """Image id and data key of many images at once; destroyed keys are left out.
+
+        Raises:
+            SealBroken: A stored key was altered or moved.
+        """
+        rows = tx.all(
+            "SELECT i.image_id, i.patient_id, i.wrapped_key, p.root_key_id,"
+            " p.wrapped_key AS patient_key FROM images i JOIN patients p"
+            " ON p.patient_id = i.patient_id WHERE i.wrapped_key IS NOT NULL"
+            " AND p.wrapped_key IS NOT NULL AND i.image_id IN (SELECT unnest($1::VARCHAR[]))",
+            list(image_ids),
+        )
+        opened: dict[str, bytes] = {}
+        for row in rows:
+            patient_id = row["patient_id"]
+            if patient_id not in opened:
+                opened[patient_id] = self._keyring.unwrap(
+                    row["root_key_id"], row["patient_key"], f"patient/{patient_id}"
+                )
+            context = f"image/{row['image_id']}"
+            yield row["image_id"], unwrap_key(opened[patient_id], row["wrapped_key"], context)
 
     def add_root_key(self) -> str:
         """Append a new root key; from now on it wraps. Old ones still unwrap.

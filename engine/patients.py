@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -113,24 +114,38 @@ class Patients:
         row = tx.one("SELECT patient_id FROM patients WHERE id_index = $1", self._id_index(id))
         return None if row is None else str(row["patient_id"])
 
-    def search(self, query: str, limit: int, offset: int) -> list[Patient]:
+    def known(self, tx: Cursor, name: str) -> str | None:
+        """The opaque key for an opaque key or a hospital number, if there is such a patient."""
+        row = tx.one(
+            "SELECT patient_id FROM patients WHERE patient_id = $1 AND erased_at IS NULL", name
+        )
+        return self.find_id(tx, name) if row is None else str(row["patient_id"])
+
+    def search(
+        self, query: str, limit: int, offset: int, only: Sequence[str] | None = None
+    ) -> list[Patient]:
         """Patients whose number equals the query or whose name has words beginning with it.
 
         Args:
             query: Empty for all, most recently changed first.
-
+            only: Keys of patients who may be found; None for all.
         """
         tx = self._database.read()
+        among = "($3::VARCHAR[] IS NULL OR patient_id IN (SELECT unnest($3::VARCHAR[])))"
+        only = None if only is None else list(only)
         words = _words(query)
         if not query.strip():
             rows = tx.all(
-                "SELECT * FROM patients WHERE erased_at IS NULL ORDER BY updated_at DESC,"
-                " patient_id LIMIT $1 OFFSET $2",
+                f"SELECT * FROM patients WHERE erased_at IS NULL AND {among}"  # noqa: S608
+                " ORDER BY updated_at DESC, patient_id LIMIT $1 OFFSET $2",
                 limit,
                 offset,
+                only,
             )
             return self._opened(tx, rows, [])
         exact = self.find_id(tx, query)
+        if only is not None and exact not in only:
+            exact = None
         found = [] if exact is None else [self.get(tx, exact)]
         # Shorter words are found only as whole names ("Li"), unless a longer word narrows enough.
         searchable = [w for w in words if len(w) >= SHORTEST_QUERY] or words
@@ -138,9 +153,11 @@ class Patients:
         rows = tx.all(
             "SELECT * FROM patients WHERE erased_at IS NULL AND patient_id IN (SELECT patient_id"
             " FROM patient_tokens WHERE token IN (SELECT unnest($1::BLOB[])) GROUP BY patient_id"
-            " HAVING count(DISTINCT token) = $2) ORDER BY updated_at DESC, patient_id",
+            f" HAVING count(DISTINCT token) = $2) AND {among}"  # noqa: S608
+            " ORDER BY updated_at DESC, patient_id",
             tokens,
             len(set(tokens)),
+            only,
         )
         matches = [p for p in self._opened(tx, rows, words) if p.patient_id != exact]
         return (found + matches)[offset : offset + limit]
@@ -245,7 +262,7 @@ class Patients:
         }
         found = []
         for row in rows:
-            fields = self._open(self._hierarchy.patient_key(tx, row["patient_id"]), row)
+            fields = self._open(self._hierarchy.patient_key_of(row["patient_id"], row), row)
             name_words = _words(fields["name"])
             if all(any(n.startswith(w) for n in name_words) for w in words):
                 found.append(_patient(row, fields, counts.get(row["patient_id"], 0)))

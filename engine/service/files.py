@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,18 +10,31 @@ from engine.audit import Event
 from engine.errors import InputError, NotFound
 from engine.permissions import Permission, allowed
 from engine.records import Caller, Note, Patient
-from engine.service.guard import Core, needs
+from engine.service.guard import needs
+from engine.service.keeping import Keeping
 
 
-class Files(Core):
+class Files(Keeping):
     """Methods of the Engine."""
 
     @needs(Permission.LIST_PATIENTS)
     def patients(
-        self, caller: Caller, query: str = "", limit: int = 50, offset: int = 0
+        self,
+        caller: Caller,
+        query: str = "",
+        limit: int = 50,
+        offset: int = 0,
+        only: Sequence[str] | None = None,
     ) -> list[Patient]:
-        """Patients by number or by the beginnings of words of their name (see Patients)."""
-        found = self.patients_.search(query, limit, offset)
+        """Patients by number or by the beginnings of words of their name (see Patients).
+
+        Args:
+            only: Opaque keys among which to look, such as those of a list of images.
+        """
+        among = self.open_patients(caller)
+        if only is not None:
+            among = [p for p in set(only) if among is None or p in among]
+        found = self.patients_.search(query, limit, offset, among)
         return [self._shown(caller, p) for p in found]
 
     @needs(Permission.LIST_PATIENTS)
@@ -80,6 +94,7 @@ class Files(Core):
             for image_id in images:
                 blobs += self.catalog.erase(tx, image_id, self.host.now())
             self.patients_.erase(tx, patient_id)
+            self.access_.forget_patient(tx, patient_id)
             self.audit.append(
                 tx,
                 caller,
@@ -90,6 +105,7 @@ class Files(Core):
             self.viewings.close_subject(image_id)
         for blob in blobs:
             self.host.delete_blob(blob)
+        self._keep_erasures()
 
     @needs(Permission.READ_HISTORY)
     def patient_history(self, caller: Caller, patient_id: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import pandas as pd
 from engine.audit import Event
 from engine.database import Row
 from engine.disclosure import kind_of_image, published
-from engine.errors import InputError, NotFound, UnknownKey
+from engine.errors import InputError
 from engine.permissions import Permission, allowed
 from engine.records import Caller, File, ImageState
 from engine.service.custody import Custody
@@ -232,14 +232,12 @@ class Measuring(Custody):
             wanted,
         ):
             sealed[region["image_id"]].append(region)
+        keys = dict(self.hierarchy.image_keys(tx, wanted))
         opened = {}
         for row in rows:
-            try:
-                key = self.hierarchy.image_key(tx, row["image_id"])
-            except (UnknownKey, NotFound):
-                continue  # erased while we were reading
-            if row["state"] == ImageState.RELEASED:
-                facts = self.open_facts(key, row)
+            # Erased or withdrawn while we were reading: the next stamp knows.
+            if row["state"] == ImageState.RELEASED and row["image_id"] in keys:
+                facts = self.open_facts(keys[row["image_id"]], row)
                 opened[row["image_id"]] = (
                     bytes(row["tag"]), *_table_rows(row, facts, sealed[row["image_id"]])
                 )  # fmt: skip
