@@ -2,7 +2,8 @@
 
 The door of the image part: formats are found from content, limits are checked from headers
 before anything is decoded, and every refusal is a named error with a sentence that helps.
-What strangers sent is read in a :class:`~engine.formats.sandbox.Sandbox` only.
+What strangers sent, and what was made of it, is read in a
+:class:`~engine.formats.sandbox.Sandbox` only.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
+from engine.errors import CorruptImage, ImageTooLarge, NotFound, SealBroken, UnsupportedFormat
 from engine.formats import dicom, dicom_file, dicom_native, png, raster
 from engine.formats.patches import pack, unpack
 from engine.formats.pictures import (
+    as_png,
     encode_jpeg,
     encode_png,
     enhance,
@@ -35,6 +37,7 @@ from engine.settings import Settings
 __all__ = [
     "Limits",
     "alignment",
+    "as_png",
     "assemble",
     "decode",
     "dissect",
@@ -164,11 +167,11 @@ def render(image: Image, frame: int = 0, window: tuple[float, float] | None = No
         Shape (height, width, 3), uint8, RGB.
 
     Raises:
-        ValueError: No such frame.
+        NotFound: No such frame.
         CorruptImage: What the file says about its display makes no sense.
     """
     if not 0 <= frame < image.frames:
-        raise ValueError(f"frame {frame} of {image.frames}")
+        raise NotFound("This image has no such frame.", frame=frame, frames=image.frames)
     try:
         if image.format is Format.DICOM:
             return dicom.render(image, frame, window)
@@ -279,14 +282,25 @@ def assemble(
     Raises:
         SealBroken: A part does not belong to this image.
     """
+    if remainder is not None and len(patches) < len(regions):
+        raise ValueError("a remainder without all patches gives no picture")
+    boxes = [dataclasses.astuple(region) for region in regions]
+    whole: bytes = _SANDBOX.call("assemble", masked, boxes, patches, remainder)
+    return whole
+
+
+def _put_together(
+    masked: bytes,
+    boxes: Sequence[tuple[int, ...]],
+    patches: Mapping[int, bytes],
+    remainder: bytes | None,
+) -> bytes:
     parts = None if remainder is None else unpack(remainder)
     if parts is not None and "whole" in parts:
         return parts["whole"]
-    if parts is not None and len(patches) < len(regions):
-        raise ValueError("a remainder without all patches gives no picture")
     try:
-        return _assemble(masked, regions, patches, parts)
-    except (KeyError, IndexError) as err:
+        return _assemble(masked, [Region(*box) for box in boxes], patches, parts)
+    except (KeyError, IndexError, ValueError) as err:
         raise SealBroken("A sealed part does not fit the image it is put back into.") from err
 
 
@@ -307,14 +321,16 @@ def for_storage(masked: bytes) -> bytes:
     Returns:
         One byte that says how, and the body. Exports go through :func:`from_storage`.
     """
-    if sniff(masked) is Format.DICOM:
-        small = dicom_native.compress(masked)
-        if (
-            small is not None
-            and len(small) < len(masked)
-            and dicom_native.decompress(small) == masked
-        ):
-            return b"\x01" + small
+    if sniff(masked) is not Format.DICOM:
+        return b"\x00" + masked
+    stored: bytes = _SANDBOX.call("for_storage", masked)
+    return stored
+
+
+def _for_storage(masked: bytes) -> bytes:
+    small = dicom_native.compress(masked)
+    if small is not None and len(small) < len(masked) and dicom_native.decompress(small) == masked:
+        return b"\x01" + small
     return b"\x00" + masked
 
 
@@ -326,12 +342,27 @@ def from_storage(stored: bytes) -> bytes:
     """
     if stored[:1] == b"\x00":
         return stored[1:]
-    if stored[:1] == b"\x01":
-        return dicom_native.decompress(stored[1:])
-    raise SealBroken("A stored picture is not of a known kind.")
+    if stored[:1] != b"\x01":
+        raise SealBroken("A stored picture is not of a known kind.")
+    masked: bytes = _SANDBOX.call("from_storage", stored[1:])
+    return masked
 
 
-#: What the workers do. They read what strangers sent; putting together what was sealed here
-#: needs none, since every part of it carries our tag.
-OPERATIONS = {"decode": _decode, "dissect": _dissect, "patient_hints": dicom.patient_hints}
+def _from_storage(small: bytes) -> bytes:
+    try:
+        return dicom_native.decompress(small)
+    except (KeyError, ValueError) as err:
+        raise SealBroken("A stored picture is not what was stored.") from err
+
+
+#: What the workers do: everything that reads bytes which came from strangers, or from a worker
+#: that a stranger's file may have taken over.
+OPERATIONS = {
+    "decode": _decode,
+    "dissect": _dissect,
+    "assemble": _put_together,
+    "for_storage": _for_storage,
+    "from_storage": _from_storage,
+    "patient_hints": dicom.patient_hints,
+}
 _SANDBOX = Sandbox("engine.images", workers=min(4, os.cpu_count() or 1))

@@ -96,6 +96,13 @@ class Tokens:
             raise NotSignedIn("This access token has expired: refresh it.")
         return str(claims["sid"])
 
+    def holder(self, tx: Cursor, refresh: str) -> str:
+        """The session of a refresh token, used or not. Raises NotSignedIn."""
+        row = tx.one("SELECT * FROM refresh_tokens WHERE token_digest = $1", _digest(refresh))
+        if row is None:
+            raise NotSignedIn("This refresh token is not valid: sign in again.")
+        return str(row["session_id"])
+
     def redeem(self, tx: Cursor, refresh: str) -> tuple[str, bool]:
         """Use a refresh token up.
 

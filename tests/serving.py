@@ -55,6 +55,7 @@ def serve(folder: Path, patience: float = 90, **environment: str) -> Iterator[Se
         "MEDSEC_BCRYPT_COST": "4",
         "MEDSEC_PORT": str(port),
         "MEDSEC_THREADS": "2",
+        "MEDSEC_ANONYMOUS_REQUESTS_PER_MINUTE": "100000",
         "PYTHONUNBUFFERED": "1",
     }
     with log.open("w") as out:

@@ -16,8 +16,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "permissions", "settings", "host", "records"),
     ("vault", "rootkeys", "shares", "keys", "exchange", "database", "aggregates", "box_metrics",
      "disclosure",
-     "randomness_tests", "similarity", "metrics", "lengths", "formats", "networks", "text", "faces", "codes",
-     "yolo", "film"),
+     "randomness_tests", "similarity", "metrics", "pooling", "formats", "networks", "text", "faces",
+     "codes", "yolo", "film"),
     ("images", "detection", "hierarchy", "audit", "accounts", "lockout", "sessions", "secondfactor",
      "registrations", "catalog", "patients", "profiles",
      "viewings", "tokens",
@@ -25,13 +25,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline", "package"),
     ("service",),
 )  # fmt: skip
-DOORS = ("Home.py", "api.py", "cli.py", "serve.py", "pages", "ui", "demo")
+DOORS = ("Home.py", "api", "cli.py", "serve.py", "pages", "ui", "demo")
 #: The only rooms where an outside library may be imported.
 ROOMS: dict[str, tuple[str, ...]] = {
     "streamlit": ("Home.py", "pages/", "ui/"),
     "streamlit_authenticator": ("ui/",),
     "plotly": ("ui/",),
-    "fastapi": ("api.py",),
+    "fastapi": ("api/",),
+    "limits": ("api/",),
+    "fastapi_offline": ("api/",),
     "duckdb": ("engine/database.py",),
     "pydicom": ("engine/formats/", "demo/pictures.py"),
     "dicomanonymizer": ("engine/formats/",),
@@ -43,11 +45,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "jwt": ("engine/tokens.py",),
     "bcrypt": ("engine/accounts.py",),
     "pyotp": ("engine/secondfactor.py",),
-    "segno": ("ui/",),
+    "segno": ("ui/", "model/codes.py"),
     "openvino": ("engine/networks.py", "engine/yolo.py", "model/"),
     "torch": ("engine/networks.py", "engine/yolo.py", "model/"),
     "ultralytics": ("engine/networks.py", "engine/yolo.py", "model/"),
-    "secrets": ("engine/host.py", "api.py"),
+    "secrets": ("engine/host.py", "api/"),
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def test_a_restoration_travels_under_the_exchanged_key_only(
     opened = engine.restore(token, image_id, WHY)
     message = engine.deliver_file(token, opened.handle, offer["exchange_id"])
     assert data[100:200] not in message
-    context = f"restoration/{opened.handle}/original"
+    context = f"image/{image_id}/original/0/plain"
     assert channel.decrypt(message, context) == data
     with pytest.raises(errors.SealError):  # the same message a second time
         channel.decrypt(message, context)

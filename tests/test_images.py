@@ -25,6 +25,7 @@ from engine.errors import (
     CorruptImage,
     EngineError,
     ImageTooLarge,
+    NotFound,
     InputError,
     SealBroken,
     UnsupportedFormat,
@@ -449,10 +450,10 @@ def test_transparency_is_shown_on_black() -> None:
     assert (seen[:, 3:] == (200 * 200 + 127) // 255).all()
 
 
-def test_a_frame_that_is_not_there_is_a_mistake() -> None:
+def test_a_frame_that_is_not_there_is_not_found() -> None:
     image = read(FILES["PNG grey 8"])
     for frame in (-1, 1):
-        with pytest.raises(ValueError, match="frame"):
+        with pytest.raises(NotFound, match="frame"):
             images.render(image, frame)
 
 

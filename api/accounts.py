@@ -1,0 +1,83 @@
+"""Accounts over REST, for administrators."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import ConfigDict
+
+from api import shapes
+from api.asking import TheEngine, Token
+from api.problems import answers
+from engine import Role, errors
+
+router = APIRouter(prefix="/accounts", tags=["accounts"])
+
+_WRITING = answers(400, 401, 403, 404, 413, 422, 429, 503)
+RoleName = Literal["technician", "doctor", "researcher", "administrator"]
+
+
+class AccountChange(shapes.Request):
+    """What to change; what is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": False}]})
+    role: RoleName | None = None
+    enabled: bool | None = None
+
+
+class AccountRequest(shapes.Shape):
+    """An account that somebody asked for."""
+
+    request_id: str
+    username: str
+    name: str
+    role: Role
+    requested_at: shapes.Utc
+    taken: bool
+
+
+class Approval(shapes.Request):
+    """The role that the administrator gives, whatever was wished for."""
+
+    role: RoleName
+
+
+@router.get("/", responses=answers(401, 403, 429, 503))
+def list_accounts(token: Token, engine: TheEngine) -> list[shapes.Account]:
+    """Every account, by user name."""
+    return [shapes.Account.model_validate(a) for a in engine.accounts(token)]
+
+
+@router.patch("/{username}/", responses=_WRITING)
+def change_account(
+    username: str, change: AccountChange, token: Token, engine: TheEngine
+) -> shapes.Account:
+    """Another role, or open or close an account; its sessions end."""
+    if change.role is None and change.enabled is None:
+        raise errors.InputError("Say which role, or whether the account is enabled.")
+    if change.role is not None:
+        account = engine.set_account_role(token, username, Role(change.role))
+    if change.enabled is not None:
+        account = engine.set_account_enabled(token, username, change.enabled)
+    return shapes.Account.model_validate(account)
+
+
+@router.get("/requests/", responses=answers(401, 403, 429, 503))
+def list_requests(token: Token, engine: TheEngine) -> list[AccountRequest]:
+    """Accounts that were asked for and wait, the oldest first."""
+    return [AccountRequest.model_validate(r) for r in engine.account_requests(token)]
+
+
+@router.post("/requests/{request_id}/approve/", status_code=201, responses=_WRITING)
+def approve(request_id: str, approval: Approval, token: Token, engine: TheEngine) -> shapes.Account:
+    """Make the account that was asked for, with the password that came with the request."""
+    made = engine.approve_account(token, request_id, Role(approval.role))
+    return shapes.Account.model_validate(made)
+
+
+@router.delete("/requests/{request_id}/", status_code=204,
+               responses=answers(401, 403, 404, 429, 503))  # fmt: skip
+def decline(request_id: str, token: Token, engine: TheEngine) -> None:
+    """Drop a request."""
+    engine.decline_account(token, request_id)

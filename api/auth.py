@@ -1,0 +1,265 @@
+"""Who somebody is, over REST: accounts asked for, tokens, sessions, and the key exchange."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Annotated, Any, Literal, Self
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from pydantic import ConfigDict, Field
+
+from api import shapes
+from api.asking import Origin, TheEngine, Token, presented
+from api.problems import answers
+from engine import Engine, Role
+
+router = APIRouter(prefix="/auth", tags=["auth"])
+
+_OPEN = (400, 401, 413, 422, 423, 429, 503)
+_SIGNED_IN = (401, 429, 503)
+Password = Annotated[shapes.Text, Field(max_length=1000)]
+Code = Annotated[shapes.Text, Field(max_length=100)]
+
+
+class Registration(shapes.Request):
+    """An account that somebody asks for, or that an administrator makes."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "username": "e.example",
+                    "name": "Dr Eva Example",
+                    "role": "doctor",
+                    "password": "four unrelated words here",
+                }
+            ]
+        }
+    )
+    username: Annotated[shapes.Line, Field(max_length=64)]
+    name: Annotated[shapes.Line, Field(max_length=100)]
+    role: Literal["technician", "doctor", "researcher", "administrator"]
+    password: Password
+
+
+class Requested(shapes.Shape):
+    """What a stranger is told: nothing but a reference for the administrator."""
+
+    request_id: str
+    status: Literal["requested"] = "requested"
+
+
+class Credentials(shapes.Request):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"username": "doctor", "password": "four unrelated words here"},
+                {"username": "doctor", "password": "four unrelated words here", "code": "123456"},
+            ]
+        }
+    )
+    username: Annotated[shapes.Text, Field(max_length=64)]
+    password: Password
+    code: Code = Field("", description="Of the second factor, where the account has one.")
+
+
+class Refresh(shapes.Request):
+    refresh: Annotated[shapes.Text, Field(max_length=200)]
+
+
+class Tokens(shapes.Shape):
+    """A short-lived access token, and what it is renewed with, once."""
+
+    access: str
+    refresh: str
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105
+    expires_in_s: int
+    session_id: str = Field(description="What a key exchange is bound to.")
+
+
+class Proof(shapes.Request):
+    """Either of the two."""
+
+    password: Password = ""
+    code: Code = ""
+
+
+class Session(shapes.Shape):
+    """One of one's own sessions. The id opens nothing."""
+
+    session_id: str
+    started_at: shapes.Utc
+    seen_at: shapes.Utc
+    expires_at: shapes.Utc
+    door: str
+    current: bool
+
+
+class SigningKey(shapes.Shape):
+    """What signs every key exchange. Compare the fingerprint with one from the administrator."""
+
+    ed25519: str = Field(description="Public key, 32 bytes in base64.")
+    fingerprint: str = Field(description="SHA-256 of the key in hex.")
+
+    @classmethod
+    def of(cls, key: bytes) -> Self:
+        """From the raw public key."""
+        text = base64.b64encode(key).decode()
+        return cls(ed25519=text, fingerprint=hashlib.sha256(key).hexdigest())
+
+
+class Offer(shapes.Shape):
+    """The server's signed half of a key exchange (FORMAT.md)."""
+
+    exchange_id: str
+    group: str
+    p: str | None = Field(None, description="Prime in hex; finite fields only.")
+    g: str | None = Field(None, description="Generator in hex; finite fields only.")
+    public: str = Field(description="The server's public value in base64.")
+    expires_in_s: int
+    signature: str
+
+
+class Answer(shapes.Request):
+    """The client's half."""
+
+    exchange_id: Annotated[shapes.Text, Field(max_length=100)]
+    public: Annotated[shapes.Text, Field(max_length=2000, description="In base64.")]
+
+
+class Confirmation(shapes.Shape):
+    """Proof that the server holds the same key."""
+
+    exchange_id: str
+    confirmation: str
+    expires_in_s: int
+    signature: str
+
+
+def _tokens(engine: Engine, pair: Any) -> Tokens:
+    return Tokens(
+        access=pair.access,
+        refresh=pair.refresh,
+        expires_in_s=pair.expires_in_s,
+        session_id=engine.caller(pair.access).session_id,
+    )
+
+
+# --- accounts and tokens ----------------------------------------------------------------------
+
+
+@router.post(
+    "/register/",
+    status_code=202,
+    response_model=Requested,
+    responses={
+        **answers(*_OPEN, 403),
+        201: {"model": shapes.Account, "description": "An administrator made the account"},
+    },
+)
+def register(
+    wish: Registration, request: Request, engine: TheEngine, origin: Origin, response: Response
+) -> Any:
+    """Ask for an account: it opens nothing until an administrator approves.
+
+    Called by an administrator, it makes the account at once.
+    """
+    given = presented(request)
+    role = Role(wish.role)
+    if given:
+        response.status_code = 201
+        made = engine.create_account(given, wish.username, wish.name, role, wish.password)
+        return Response(
+            shapes.Account.model_validate(made).model_dump_json(),
+            status_code=201,
+            media_type="application/json",
+        )
+    reference = engine.request_account(wish.username, wish.name, role, wish.password, origin)
+    return Requested(request_id=reference)
+
+
+@router.post("/token/", responses=answers(*_OPEN))
+def sign_in(credentials: Credentials, engine: TheEngine, origin: Origin) -> Tokens:
+    """Open a session: access and refresh token.
+
+    401 with `urn:medsec:code-needed` where the password is right and a code is missing.
+    """
+    pair = engine.sign_in_api(credentials.username, credentials.password, origin, credentials.code)
+    return _tokens(engine, pair)
+
+
+@router.post("/token/refresh/", responses=answers(*_OPEN))
+def refresh(body: Refresh, engine: TheEngine) -> Tokens:
+    """Trade a refresh token for a new pair. One that comes twice ends its session."""
+    return _tokens(engine, engine.refresh(body.refresh))
+
+
+@router.post("/token/revoke/", status_code=200, responses=answers(400, 413, 422, 429, 503))
+def revoke(
+    token: Annotated[shapes.Text, Form(max_length=5000)],
+    engine: TheEngine,
+    token_type_hint: Annotated[shapes.Text, Form(max_length=100)] = "",
+) -> dict[str, str]:
+    """End the session of an access or refresh token (RFC 7009); both end together."""
+    engine.revoke(token)
+    return {}
+
+
+# --- one's own sessions -----------------------------------------------------------------------
+
+
+@router.get("/me/", responses=answers(*_SIGNED_IN))
+def who_am_i(token: Token, engine: TheEngine) -> shapes.Account:
+    """The account behind the token."""
+    return shapes.Account.model_validate(engine.whoami(token))
+
+
+@router.get("/sessions/", responses=answers(*_SIGNED_IN))
+def list_sessions(token: Token, engine: TheEngine) -> list[Session]:
+    """One's own open sessions, the last used first."""
+    return [Session.model_validate(s) for s in engine.sessions(token)]
+
+
+@router.delete("/sessions/", status_code=204, responses=answers(*_SIGNED_IN))
+def end_all_sessions(token: Token, engine: TheEngine) -> None:
+    """End all of one's own sessions, this one too."""
+    engine.sign_out_everywhere(token)
+
+
+@router.delete("/sessions/{session_id}/", status_code=204, responses=answers(*_SIGNED_IN, 404))
+def end_session(session_id: str, token: Token, engine: TheEngine) -> None:
+    """End one of one's own sessions."""
+    engine.end_session(token, session_id)
+
+
+@router.post("/prove/", status_code=204, responses=answers(*_OPEN, 403))
+def prove(proof: Proof, token: Token, engine: TheEngine) -> None:
+    """Prove again who holds the session, where a route answers `urn:medsec:step-up-needed`."""
+    engine.prove(token, proof.password, proof.code)
+
+
+# --- key exchange -----------------------------------------------------------------------------
+
+
+@router.get("/signing-key/", responses=answers(429, 503))
+def signing_key(engine: TheEngine) -> SigningKey:
+    """The public key that signs exchanges. Trust it only after comparing its fingerprint."""
+    return SigningKey.of(engine.signing_key())
+
+
+@router.get("/key-exchange/", response_model_exclude_none=True,
+            responses=answers(*_SIGNED_IN, 403, 422))  # fmt: skip
+def offer_exchange(
+    token: Token,
+    engine: TheEngine,
+    group: Annotated[Literal["ffdhe3072", "ffdhe4096", "x25519"], Query()] = "ffdhe3072",
+) -> Offer:
+    """Diffie-Hellman parameters and the server's signed public value, for one answer."""
+    return Offer.model_validate(engine.offer_exchange(token, group))
+
+
+@router.post("/key-exchange/", responses=answers(400, *_SIGNED_IN, 403, 409, 413, 422))
+def answer_exchange(answer: Answer, token: Token, engine: TheEngine) -> Confirmation:
+    """Send the client's public value; both sides then hold the same AES-256 key."""
+    return Confirmation.model_validate(engine.answer_exchange(token, answer.model_dump()))

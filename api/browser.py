@@ -1,0 +1,105 @@
+"""Routes that the pages need: the session cookie, and frames of what a session has opened."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Request, Response
+from pydantic import BaseModel, Field
+
+from api.asking import CookieToken, Frame, TheEngine, Token, Window
+from api.files import FILE, PICTURE, attachment, picture
+from api.problems import answers
+from api.sessions import COOKIE, tickets
+from engine import errors
+
+router = APIRouter(tags=["browser"])
+
+
+class Ticket(BaseModel):
+    """What the browser posts after a sign-in on a page."""
+
+    ticket: str = Field(max_length=100)
+
+
+@router.post("/session/", status_code=204, responses=answers(400, 401, 413, 422, 429))
+def begin_session(body: Ticket, request: Request) -> Response:
+    """Trade a ticket of the sign-in page for the session cookie."""
+    response = Response(status_code=204)
+    response.set_cookie(
+        COOKIE,
+        tickets.redeem(body.ticket),
+        path="/",
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return response
+
+
+@router.delete("/session/", status_code=204, responses=answers(429))
+def end_session(request: Request, token: CookieToken, engine: TheEngine) -> Response:
+    """End the session itself, not only the browser's memory of it."""
+    if token:
+        with suppress(errors.NotSignedIn):  # had it ended already, the cookie goes all the same
+            engine.sign_out(token)
+    response = Response(status_code=204)
+    response.delete_cookie(
+        COOKIE, path="/", httponly=True, samesite="strict", secure=request.url.scheme == "https"
+    )
+    return response
+
+
+Place = Annotated[int, Path(ge=0, le=1_000_000, description="Frame, from 0")]
+_REFUSALS = answers(401, 403, 404, 409, 422, 429, 503)
+
+
+@router.get("/images/{image_id}/frames/{frame}/", response_class=Response,
+            responses={**_REFUSALS, **PICTURE})  # fmt: skip
+def masked_frame(
+    image_id: str,
+    frame: Place,
+    window: Window,
+    token: Token,
+    engine: TheEngine,
+    enhance: bool = False,
+) -> Response:
+    """One frame of the sealed image as a screen shows it."""
+    return picture(engine.masked_frame(token, image_id, frame, window=window, enhance=enhance))
+
+
+@router.get("/drafts/{handle}/frames/{frame}/", response_class=Response,
+            responses={**_REFUSALS, **PICTURE})  # fmt: skip
+def draft_frame(
+    handle: str, frame: Place, window: Window, token: Token, engine: TheEngine
+) -> Response:
+    """One frame of a draft that this session has opened."""
+    return picture(engine.draft_frame(token, handle, frame, window=window))
+
+
+@router.get("/restorations/{handle}/frames/{frame}/", response_class=Response,
+            responses={**_REFUSALS, **PICTURE})  # fmt: skip
+def restored_frame(
+    handle: str,
+    frame: Place,
+    window: Window,
+    token: Token,
+    engine: TheEngine,
+    enhance: bool = False,
+) -> Response:
+    """One frame of a restoration of this session; the window is applied to the stored values."""
+    return picture(engine.restored_frame(token, handle, frame, window=window, enhance=enhance))
+
+
+@router.get("/restorations/{handle}/file/", response_class=Response,
+            responses={**_REFUSALS, **FILE})  # fmt: skip
+def restored_file(
+    handle: str,
+    token: Token,
+    engine: TheEngine,
+    format: Literal["original", "png", "jpeg"] = "original",
+    frame: Frame = 0,
+) -> Response:
+    """A restoration to take away: the original file, or one frame as ``png`` or ``jpeg``."""
+    return attachment(engine.restored_file(token, handle, format=format, frame=frame))

@@ -1,0 +1,99 @@
+"""The OpenAPI document and a browsable page of it that loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import fastapi_offline
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+
+router = APIRouter(include_in_schema=False)
+
+_STATIC = Path(str(files(fastapi_offline))) / "static"
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>MedSec REST API</title>
+<link rel="stylesheet" href="swagger-ui.css">
+</head>
+<body>
+<div id="swagger"></div>
+<script src="swagger-ui-bundle.js"></script>
+<script src="start.js"></script>
+</body>
+</html>
+"""
+_START = """SwaggerUIBundle({
+  url: "../openapi.json",
+  dom_id: "#swagger",
+  deepLinking: true,
+  persistAuthorization: false,
+  validatorUrl: null,
+});
+"""
+#: No inline script, nothing from another host; the page styles itself by attributes.
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+_KEPT = {"Cache-Control": "public, max-age=3600"}
+
+
+@router.get("/")
+def root(request: Request) -> Response:
+    """A person who comes to the door is shown what it can do."""
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/docs/")
+
+
+@router.get("/openapi.json/")
+def document(request: Request) -> JSONResponse:
+    """The OpenAPI document, with this server's own address in front of the paths."""
+    described = {**request.app.openapi(), "servers": [{"url": request.scope.get("root_path", "")}]}
+    return JSONResponse(described, headers=_KEPT)
+
+
+@router.get("/docs/")
+def page() -> HTMLResponse:
+    """The browsable page."""
+    return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _POLICY, **_KEPT})
+
+
+@router.get("/docs/start.js/")
+def start() -> Response:
+    """What starts the page; a file of its own, since inline scripts are forbidden."""
+    return Response(_START, media_type="text/javascript", headers=_KEPT)
+
+
+@router.get("/docs/{name}/")
+def asset(name: Literal["swagger-ui.css", "swagger-ui-bundle.js"]) -> FileResponse:
+    """Swagger UI's own files, from the installed package."""
+    return FileResponse(_STATIC / name, headers=_KEPT)
+
+
+def describe(door: FastAPI) -> dict[str, Any]:
+    """OpenAPI 3.1 of all routes."""
+    if door.openapi_schema is None:
+        door.openapi_schema = get_openapi(
+            title=door.title,
+            version=door.version,
+            openapi_version="3.1.0",
+            summary=door.summary,
+            description=door.description,
+            routes=door.routes,
+            tags=door.openapi_tags,
+        )
+    return door.openapi_schema

@@ -1,0 +1,102 @@
+"""Drafts over REST: what was found, and sealing it, for systems that need no box editor."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from fastapi.exceptions import RequestValidationError
+from pydantic import ConfigDict, Field
+
+from api import shapes
+from api.asking import Limit, Offset, TheEngine, Token, needed_reason
+from api.problems import answers
+
+router = APIRouter(prefix="/drafts", tags=["drafts"])
+
+_READING = (401, 403, 404, 409, 422, 429, 503)
+_WRITING = (400, *_READING, 413)
+
+
+class Draft(shapes.Shape):
+    """A draft that this session has opened."""
+
+    handle: str = Field(description="For GET /drafts/{handle}/frames/{frame}/, for minutes.")
+    image: shapes.Image
+    found: list[shapes.Box] = Field(description="Most certain first.")
+    reasons: list[str] = Field(description="Why a person must look.")
+    sealed_from: float = Field(description="Boxes of less confidence are proposals.")
+    labels: list[str] = Field(description="Classes that a box may have.")
+    frames: int
+    expires_at: shapes.Utc
+
+
+class Decision(shapes.Request):
+    """The boxes to seal. Without any, those that were found are sealed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"boxes": [{"label": "text", "x1": 8, "y1": 8, "x2": 200, "y2": 40}]}]
+        }
+    )
+    boxes: list[shapes.Box] | None = Field(None, max_length=500)
+    removed: dict[int, shapes.Why] = Field(
+        default_factory=dict, description="Place among the found boxes, and why it stays visible."
+    )
+    confirm: shapes.Text = Field("", description="A person's reason to go on in spite of doubts.")
+
+
+@router.get("/", responses=answers(401, 403, 422, 429, 503))
+def list_drafts(
+    token: Token, engine: TheEngine, limit: Limit = 50, offset: Offset = 0
+) -> shapes.Page[shapes.Image]:
+    """What waits to be sealed: drafts and the review queue, newest first."""
+    return shapes.Page.of(engine.drafts(token, limit + 1, offset), limit, offset)
+
+
+@router.get("/{image_id}/", responses=answers(*_READING))
+def open_draft(image_id: str, token: Token, engine: TheEngine) -> Draft:
+    """Open a draft: it is plaintext, and the log says who looked."""
+    view = engine.open_draft(token, image_id)
+    return Draft(
+        handle=view.handle,
+        image=shapes.Image.model_validate(view.record),
+        found=[shapes.Box.of(d) for d in view.detections],
+        reasons=list(view.reasons),
+        sealed_from=view.sealed_from,
+        labels=list(view.labels),
+        frames=view.frames,
+        expires_at=view.expires_at,
+    )
+
+
+@router.post("/{image_id}/seal/", responses=answers(*_WRITING))
+def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> shapes.Image:
+    """Seal a draft: from here on nobody without permission sees what is under a box.
+
+    409 with `urn:medsec:review-needed` where a person must look first; the draft stays.
+    """
+    if decision.boxes is None:
+        view = engine.open_draft(token, image_id)
+        try:
+            wanted = [d for d in view.detections if d.confidence >= view.sealed_from]
+        finally:
+            engine.close_viewing(token, view.handle)
+    else:
+        wanted = []
+        for place, box in enumerate(decision.boxes):
+            try:
+                wanted.append(box.detection())
+            except ValueError as err:
+                where = {"loc": ("body", "boxes", place), "msg": "not a box", "type": "value_error"}
+                raise RequestValidationError([where]) from err
+    sealed = engine.seal(token, image_id, wanted, decision.removed, decision.confirm)
+    return shapes.Image.model_validate(sealed)
+
+
+@router.delete("/{image_id}/", status_code=204, responses=answers(*_WRITING))
+def discard_draft(
+    image_id: str, token: Token, engine: TheEngine, reason: Annotated[str, Depends(needed_reason)]
+) -> None:
+    """Throw a draft away; its key is destroyed."""
+    engine.discard_draft(token, image_id, reason)

@@ -1,0 +1,157 @@
+"""What every request passes before a route sees it: address, size, and how many there are.
+
+A body is refused before it is read: strangers and those who may not upload get a small limit,
+whatever they announce. Requests are counted per account, and per address for strangers.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Final
+
+from anyio import to_thread
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.asking import presented
+from api.problems import of, problem
+from engine import Engine, Permission, errors
+
+#: Enough for every body without a file.
+SMALL_BYTES: Final = 1 << 20
+_MB: Final = 1024 * 1024
+#: What stands around the files of a form.
+_FORM_BYTES: Final = 1 << 20
+#: Probes ask these every second and learn nothing.
+_UNCOUNTED: Final = ("/health/", "/ready/")
+#: What counts more than one: an exchange in a finite field takes 70 ms of a processor.
+_COSTS: Final = {"/auth/key-exchange/": 20}
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+class Slash:
+    """Every address works with and without the slash at its end."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope["path"].endswith("/"):
+            scope = {**scope, "path": scope["path"] + "/"}
+        await self.app(scope, receive, send)
+
+
+class Cors:
+    """Other sites' scripts: refused by their browser unless an origin is configured."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self.app
+        if scope["type"] == "http":
+            engine: Engine = scope["app"].state.engine
+            origins = engine.settings.cors_origins.replace(",", " ").split()
+            if origins:
+                app = CORSMiddleware(
+                    app,
+                    allow_origins=origins,
+                    allow_methods=["GET", "POST", "PATCH", "DELETE"],
+                    allow_headers=["Authorization", "Content-Type", "X-Reason", "X-Key-Exchange"],
+                    expose_headers=["Location", "Retry-After", "X-Rendition", "X-Proof"],
+                    allow_credentials=False,  # a bearer token, never the cookie
+                )
+        await app(scope, receive, send)
+
+
+class Entrance:
+    """Counts, measures, and closes the caches of everything that does not say otherwise."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        engine: Engine = scope["app"].state.engine
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        connection = HTTPConnection(scope)
+        try:
+            account, allowed_bytes = await to_thread.run_sync(
+                self._who, engine, presented(connection), path
+            )
+        except errors.StorageError as err:
+            await of(err)(scope, receive, send_with_headers)
+            return
+        if path not in _UNCOUNTED:
+            wait = self._wait(engine, account, connection, _COSTS.get(path, 1))
+            if wait:
+                refusal = problem(
+                    429,
+                    "too-many-requests",
+                    f"Too many requests: try again in {wait} seconds.",
+                    {"Retry-After": str(wait)},
+                )
+                await refusal(scope, receive, send_with_headers)
+                return
+        if _announced(scope) > allowed_bytes:
+            title = "This is more than may be sent here."
+            await problem(413, "content-too-large", title)(scope, receive, send_with_headers)
+            return
+        # What is sent without saying how much is counted as it comes.
+        counted = RequestBodyLimitMiddleware(self.app, allowed_bytes)
+        await counted(scope, receive, send_with_headers)
+
+    def _who(self, engine: Engine, token: str, path: str) -> tuple[str, int]:
+        """User name, empty for a stranger, and how large a body they may send."""
+        try:
+            account = engine.caller(token, activity=False).username
+        except errors.NotSignedIn:
+            return "", SMALL_BYTES
+        settings = engine.settings
+        if not engine.may(token, Permission.UPLOAD):
+            return account, SMALL_BYTES
+        if path == "/batches/":
+            return account, settings.batch_limit_mb * _MB + _FORM_BYTES
+        largest = max(settings.picture_limit_mb, settings.dicom_limit_mb)
+        return account, largest * _MB + _FORM_BYTES
+
+    def _wait(self, engine: Engine, account: str, connection: HTTPConnection, cost: int) -> int:
+        """Seconds to wait; 0 for a request that is within its limit."""
+        settings = engine.settings
+        if account:
+            key, amount = f"account/{account}", settings.requests_per_minute
+        else:
+            host = connection.client.host if connection.client else ""
+            key, amount = f"address/{host}", settings.anonymous_requests_per_minute
+        limit = RateLimitItemPerMinute(amount)
+        if self._limiter.hit(limit, key, cost=min(cost, amount)):
+            return 0
+        reset = self._limiter.get_window_stats(limit, key).reset_time
+        return max(1, math.ceil(reset - time.time()))
+
+
+def _announced(scope: Scope) -> int:
+    """Length that a request says it has; 0 if it says none or nonsense."""
+    length = Headers(scope=scope).get("content-length", "0")
+    return int(length) if length.isascii() and length.isdigit() else 0

@@ -1,0 +1,248 @@
+"""Images over REST: what is masked for all who may, what is sealed for a reason and by key."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import Field
+
+from api import shapes
+from api.asking import Exchange, Frame, Limit, Offset, Reason, TheEngine, Token, needed_reason
+from api.files import FILE, FILE_OR_SEALED, PICTURE, REGION, SEALED, attachment, png
+from api.problems import answers
+from engine import Restoration
+
+router = APIRouter(tags=["images"])
+
+_READING = (401, 403, 404, 409, 422, 429, 503)
+_WRITING = (400, *_READING, 413)
+_Format = Literal["png", "jpeg", "original"]
+Filter = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
+
+
+class Metrics(shapes.Shape):
+    """Measured numbers of one image; `engine/metrics.py` defines each."""
+
+    entropy_original_bits: float
+    entropy_masked_bits: float
+    entropy_sealed_bits: float
+    entropy_sealed_expected_bits: float
+    entropy_sealed_low_bits: float | None
+    entropy_sealed_high_bits: float | None
+    ssim: float
+    psnr_db: float | None = Field(description="Null where nothing differs.")
+    histogram_correlation: float
+    average_hash_distance_bits: int
+    perceptual_hash_distance_bits: int
+    masked_share: float
+    fingerprint: dict[str, Any] = Field(description="Colour histogram and perceptual hashes.")
+    regions: list[dict[str, float | None]]
+
+
+class Opened(shapes.Shape):
+    """An image that this session has opened; pixels are behind the handle."""
+
+    handle: str
+    image_id: str
+    frames: int
+    partial: bool = Field(description="Some regions stayed sealed.")
+    opened: list[str] = Field(description="Ids of the regions that are open.")
+    proof: str = Field(description="bytes, pixels or regions.")
+    total_ms: float
+    expires_at: shapes.Utc
+
+    @classmethod
+    def of(cls, opened: Restoration) -> Opened:
+        """From the engine's restoration, without its names and digests."""
+        facts = {f: getattr(opened, f) for f in cls.model_fields if f != "image_id"}
+        return cls(image_id=opened.record.image_id, **facts)
+
+
+@router.get("/images/", responses=answers(401, 403, 422, 429, 503))
+def list_images(
+    token: Token,
+    engine: TheEngine,
+    q: Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")] = "",
+    patient_id: Filter = None,
+    modality: Filter = None,
+    label: Filter = None,
+    limit: Limit = 50,
+    offset: Offset = 0,
+) -> shapes.Page[shapes.Image]:
+    """Released images that match every filter, newest first; `q` finds their patients."""
+    found = engine.images(token, patient_id, q, modality, label, limit + 1, offset)
+    return shapes.Page.of(found, limit, offset)
+
+
+@router.get("/images/{image_id}/", responses=answers(*_READING))
+def read_image(image_id: str, token: Token, engine: TheEngine) -> shapes.Image:
+    """One released image."""
+    return shapes.Image.model_validate(engine.image(token, image_id))
+
+
+@router.delete("/images/{image_id}/", status_code=204, responses=answers(*_WRITING))
+def erase_image(
+    image_id: str, token: Token, engine: TheEngine, reason: Annotated[str, Depends(needed_reason)]
+) -> None:
+    """Destroy the image's key: nobody opens it again, here or from its packages."""
+    engine.erase_image(token, image_id, reason)
+
+
+@router.get("/images/{image_id}/thumbnail/", response_class=Response,
+            responses={**answers(*_READING), **PICTURE})  # fmt: skip
+def thumbnail(image_id: str, token: Token, engine: TheEngine) -> Response:
+    """Small picture of the masked image."""
+    return png(engine.thumbnail(token, image_id))
+
+
+@router.get("/images/{image_id}/grid/", response_class=Response,
+            responses={**answers(*_READING), **PICTURE})  # fmt: skip
+def grid(image_id: str, token: Token, engine: TheEngine, frame: Frame = 0) -> Response:
+    """The masked image with numbered, labelled boxes."""
+    return png(engine.grid_picture(token, image_id, frame))
+
+
+@router.get("/images/{image_id}/file/", response_class=Response,
+            responses={**answers(*_READING), **FILE})  # fmt: skip
+def masked_file(image_id: str, token: Token, engine: TheEngine) -> Response:
+    """The masked file to take away, in the original's format."""
+    return attachment(engine.masked_file(token, image_id))
+
+
+@router.get("/images/{image_id}/package/", response_class=Response,
+            responses={**answers(*_READING), **SEALED})  # fmt: skip
+def sealed_package(image_id: str, token: Token, engine: TheEngine) -> Response:
+    """What the masked file lacks, sealed; opens only with this system's keys."""
+    return attachment(engine.export_package(token, image_id))
+
+
+@router.get("/images/{image_id}/regions/", responses=answers(*_READING))
+def list_regions(image_id: str, token: Token, engine: TheEngine) -> list[shapes.SealedBox]:
+    """Where the image is sealed, and as what."""
+    return [shapes.SealedBox.of(image_id, r) for r in engine.regions(token, image_id)]
+
+
+@router.get("/regions/{region_id}/", response_model=shapes.SealedBox,
+            responses={**answers(*_READING), **REGION})  # fmt: skip
+def read_region(
+    region_id: str, token: Token, engine: TheEngine, reason: Reason, exchange: Exchange = None
+) -> shapes.SealedBox | Response:
+    """One sealed region: place, class and confidence.
+
+    With a key exchange and a reason, what it seals: a patch (FORMAT.md) under the exchanged key.
+    """
+    image_id, region = engine.region(token, region_id)
+    if exchange is None:
+        return shapes.SealedBox.of(image_id, region)
+    return _sealed(engine.deliver_region(token, image_id, region_id, reason, exchange))
+
+
+@router.get("/images/{image_id}/restore/", response_class=Response,
+            responses={**answers(*_READING), **FILE_OR_SEALED})  # fmt: skip
+def restore(
+    image_id: str,
+    token: Token,
+    engine: TheEngine,
+    reason: Reason,
+    exchange: Exchange = None,
+    format: _Format = "png",
+    enhance: bool = False,
+    frame: Frame = 0,
+) -> Response:
+    """The original, opened and proven for a reason: the file itself, or one frame of it.
+
+    `X-Rendition` says what the answer is: `original` is the very file; `rendered` is what a
+    screen shows, without loss beyond its 8 bits; `lossy` is a JPEG. `enhanced` is added where
+    the contrast was changed. Renditions are for looking and are never stored.
+    """
+    opened = engine.restore(token, image_id, reason)
+    try:
+        headers = {
+            "X-Rendition": _rendition(format, enhance),
+            "X-Proof": opened.proof,
+            "X-Partial": str(opened.partial).lower(),
+        }
+        if exchange is not None:
+            message = engine.deliver_file(token, opened.handle, exchange, format, frame, enhance)
+            return _sealed(message, **headers)
+        file = engine.restored_file(token, opened.handle, format, frame, enhance)
+        return attachment(file, **headers)
+    finally:
+        engine.close_viewing(token, opened.handle)
+
+
+@router.post("/images/{image_id}/restorations/", status_code=201, responses=answers(*_WRITING))
+def open_image(
+    image_id: str, token: Token, engine: TheEngine, reason: Reason, response: Response
+) -> Opened:
+    """Open an image for minutes, to look at its frames one after the other."""
+    opened = engine.restore(token, image_id, reason)
+    response.headers["Location"] = f"/api/restorations/{opened.handle}/"
+    return Opened.of(opened)
+
+
+@router.get("/restorations/{handle}/", responses=answers(*_READING))
+def read_restoration(handle: str, token: Token, engine: TheEngine) -> Opened:
+    """An image that this session has opened."""
+    return Opened.of(engine.restoration(token, handle))
+
+
+@router.delete("/restorations/{handle}/", status_code=204, responses=answers(401, 403, 429, 503))
+def close_restoration(handle: str, token: Token, engine: TheEngine) -> None:
+    """Forget an opened image now."""
+    engine.close_viewing(token, handle)
+
+
+@router.get("/images/{image_id}/metrics/", responses=answers(*_READING))
+def metrics(image_id: str, token: Token, engine: TheEngine) -> Metrics:
+    """Entropy and similarity of original, masked and sealed data."""
+    return Metrics.model_validate(_finite(asdict(engine.assessment(token, image_id))))
+
+
+@router.get("/images/{image_id}/history/", responses=answers(*_READING))
+def read_history(image_id: str, token: Token, engine: TheEngine) -> list[shapes.AuditEntry]:
+    """What happened to this image, as far as the caller may know."""
+    entries = engine.image_history(token, image_id)
+    return [shapes.AuditEntry.model_validate(e) for e in entries]
+
+
+@router.get("/images/{image_id}/notes/", responses=answers(*_READING))
+def list_notes(image_id: str, token: Token, engine: TheEngine) -> list[shapes.Note]:
+    """Notes of one image, newest first."""
+    return [shapes.Note.model_validate(n) for n in engine.notes(token, image_id=image_id)]
+
+
+@router.post("/images/{image_id}/notes/", status_code=201, responses=answers(*_WRITING))
+def add_note(image_id: str, note: shapes.NewNote, token: Token, engine: TheEngine) -> shapes.Note:
+    """Append a note to an image; notes are never changed."""
+    patient_id = engine.image(token, image_id).patient_id
+    written = engine.add_note(token, patient_id, note.text, image_id)
+    return shapes.Note.model_validate(written)
+
+
+@router.post("/images/{image_id}/flag/", status_code=204, responses=answers(*_WRITING))
+def flag(image_id: str, stated: shapes.Stated, token: Token, engine: TheEngine) -> None:
+    """Something should have been sealed: withdraw the image from everyone at once."""
+    engine.flag_missed(token, image_id, stated.reason)
+
+
+def _rendition(format: str, enhance: bool) -> str:
+    kind = {"original": "original", "png": "rendered", "jpeg": "lossy"}[format]
+    return f"{kind}, enhanced" if enhance else kind
+
+
+def _sealed(message: bytes, **headers: str) -> Response:
+    kept_nowhere = {"Cache-Control": "no-store", **headers}
+    return Response(message, media_type="application/octet-stream", headers=kept_nowhere)
+
+
+def _finite(value: Any) -> Any:
+    """Without infinities and NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

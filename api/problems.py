@@ -1,0 +1,100 @@
+"""Refusals as problem documents (RFC 9457): what happened and what to do, nothing from inside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from engine import errors
+
+MEDIA_TYPE = "application/problem+json"
+#: Seconds after which a busy catalog is worth another try.
+_BUSY_SECONDS = 2
+
+
+class Problem(BaseModel):
+    """Why a request was refused."""
+
+    type: str = Field(description="Name of the problem; stays the same.")
+    title: str = Field(description="A sentence for a person.")
+    status: int
+
+
+def problem(
+    status: int, code: str, title: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """A problem document as a response."""
+    extra = {"WWW-Authenticate": 'Bearer realm="medsec"'} if status == 401 else {}
+    return JSONResponse(
+        {"type": f"urn:medsec:{code}", "title": title, "status": status},
+        status_code=status,
+        media_type=MEDIA_TYPE,
+        headers={"Cache-Control": "no-store", **extra, **(headers or {})},
+    )
+
+
+def of(error: errors.EngineError) -> JSONResponse:
+    """An engine's error: its class knows the status, its message is made for people."""
+    headers = {}
+    if "seconds" in error.facts:
+        headers["Retry-After"] = str(math.ceil(error.facts["seconds"]))
+    elif isinstance(error, errors.StorageBusy):
+        headers["Retry-After"] = str(_BUSY_SECONDS)
+    elif isinstance(error, errors.StepUpNeeded):  # RFC 9470
+        seconds = math.ceil(error.facts["minutes"] * 60)
+        challenge = f'error="insufficient_user_authentication", max_age="{seconds}"'
+        headers["WWW-Authenticate"] = f'Bearer realm="medsec", {challenge}'
+    return problem(error.status, error.code, error.message, headers)
+
+
+def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The refusals of a route for the OpenAPI document."""
+    return {
+        status: {
+            "model": Problem,
+            "description": HTTPStatus(status).phrase,
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "example": {
+                        "type": "urn:medsec:not-found",
+                        "title": "There is no such image.",
+                        "status": status,
+                    },
+                }
+            },
+        }
+        for status in sorted(statuses)
+    }
+
+
+def install(door: FastAPI) -> None:
+    """Map every error to its problem document; the only place that does."""
+
+    @door.exception_handler(errors.EngineError)
+    def _engine_error(_request: Request, error: errors.EngineError) -> JSONResponse:
+        return of(error)
+
+    @door.exception_handler(RequestValidationError)
+    def _wrong_request(_request: Request, error: RequestValidationError) -> JSONResponse:
+        places = sorted({".".join(map(str, e["loc"]))[:80] for e in error.errors()})
+        title = f"These parts of the request are not valid: {', '.join(places[:20])}."
+        return problem(422, "wrong-request", title)
+
+    @door.exception_handler(HTTPException)
+    def _http_error(_request: Request, error: HTTPException) -> JSONResponse:
+        title = HTTPStatus(error.status_code).phrase
+        code = title.lower().replace(" ", "-")
+        return problem(error.status_code, code, title, error.headers)
+
+    @door.exception_handler(Exception)
+    def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
+        return problem(500, "unexpected", "Something went wrong: tell the administrator.")

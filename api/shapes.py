@@ -1,0 +1,227 @@
+"""What the REST routes take and give, in the order and with the names that clients see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from engine import Detection, Format, ImageState, Region, Role, SealedRegion
+
+#: The engine keeps UTC without saying so; clients are told.
+Utc = Annotated[datetime, AfterValidator(lambda at: at if at.tzinfo else at.replace(tzinfo=UTC))]
+#: No control characters: what comes in is searched, logged and shown.
+Text = Annotated[str, Field(max_length=10_000, pattern=r"^[^\x00]*$")]
+Line = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Why = Annotated[Text, Field(min_length=1, max_length=2000, examples=["tumour board"])]
+
+T = TypeVar("T")
+
+
+class Shape(BaseModel):
+    """Read from the engine's frozen records."""
+
+    model_config = ConfigDict(
+        from_attributes=True, json_schema_serialization_defaults_required=True
+    )
+
+
+class Request(BaseModel):
+    """A body; fields that nobody reads are a mistake of the sender."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Page(BaseModel, Generic[T]):
+    """A part of a list."""
+
+    items: list[T]
+    next_offset: int | None = Field(description="Ask again with it; null at the end.")
+
+    @classmethod
+    def of(cls, found: Sequence[Any], limit: int, offset: int) -> Self:
+        """From what was found when one more than the limit was asked for."""
+        more = len(found) > limit
+        return cls(items=list(found[:limit]), next_offset=offset + limit if more else None)
+
+
+class Account(Shape):
+    username: str
+    name: str
+    role: Role
+    enabled: bool
+    created_at: Utc
+    last_sign_in_at: Utc | None
+
+
+class Patient(Shape):
+    """A patient's record as far as the caller may see it."""
+
+    patient_id: str = Field(description="Opaque key, safe in addresses and logs.")
+    id: str = Field(description="The hospital's own number.")
+    name: str
+    age: int | None
+    note: str | None = Field(description="Null where the caller may not read it.")
+    created_at: Utc
+    updated_at: Utc
+    image_count: int
+
+
+class PatientChange(Request):
+    """Fields to change; what is left out stays."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"age": 62, "note": "Referred by Dr Example."}]}
+    )
+    id: Annotated[Line, Field(max_length=50)] | None = None
+    name: Annotated[Line, Field(max_length=100)] | None = None
+    age: int | None = Field(None, ge=0, le=130)
+    note: Text | None = None
+
+
+class PatientVersion(Shape):
+    """What a record was until it was changed."""
+
+    changed_at: Utc
+    changed_by: str
+    id: str
+    name: str
+    age: int | None
+    note: str
+
+
+class Image(Shape):
+    """What may be known of an image without opening anything."""
+
+    image_id: str
+    patient_id: str
+    state: ImageState
+    format: Format
+    modality: str
+    profile: str
+    width: int
+    height: int
+    frames: int
+    size_bytes: int = Field(description="Of the original, rounded up by at most 12 %.")
+    stored_bytes: int
+    uploaded_at: Utc
+    uploaded_by: str
+    sealed_at: Utc | None
+    reasons: list[str] = Field(description="Why a person must look, or did.")
+    confidence: float | None = Field(description="Lowest of its regions.")
+    region_count: int
+    times_ms: dict[str, float]
+    version: int
+
+
+class Admission(Shape):
+    """A new patient with a first image, which is a draft until it is sealed."""
+
+    patient: Patient
+    image: Image | None
+
+
+class Box(BaseModel):
+    """A half-open pixel box on a half-open range of frames."""
+
+    label: str = Field(max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$", examples=["text"])
+    confidence: float = Field(1.0, ge=0, le=1)
+    x1: int = Field(ge=0, le=1_000_000)
+    y1: int = Field(ge=0, le=1_000_000)
+    x2: int = Field(ge=1, le=1_000_000, description="Exclusive.")
+    y2: int = Field(ge=1, le=1_000_000, description="Exclusive.")
+    frame: int = Field(0, ge=0, le=1_000_000)
+    frame_end: int | None = Field(None, ge=1, le=1_000_001, description="Exclusive.")
+    source: str = Field("person", max_length=100, description="Name of the network, or person.")
+
+    @classmethod
+    def of(cls, found: Detection) -> Self:
+        """From the engine's detection."""
+        return cls(**_box(found))
+
+    def detection(self) -> Detection:
+        """For the engine. Raises ValueError where it is no box."""
+        end = self.frame + 1 if self.frame_end is None else self.frame_end
+        region = Region(self.x1, self.y1, self.x2, self.y2, self.frame, end)
+        return Detection(region, self.label, self.confidence, self.source)
+
+
+class SealedBox(BaseModel):
+    """A sealed region: where, as what, and how much; nothing of what is under it."""
+
+    region_id: str
+    image_id: str
+    label: str
+    confidence: float
+    source: str
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+    frame: int
+    frame_end: int
+    size_bytes: int = Field(description="Of the sealed bytes.")
+    encrypt_ms: float
+
+    @classmethod
+    def of(cls, image_id: str, sealed: SealedRegion) -> Self:
+        """From the engine's record of an image."""
+        return cls(
+            region_id=sealed.region_id,
+            image_id=image_id,
+            size_bytes=sealed.size_bytes,
+            encrypt_ms=sealed.encrypt_ms,
+            **_box(sealed.detection),
+        )
+
+
+def _box(found: Detection) -> dict[str, Any]:
+    region = found.region
+    return {
+        "label": found.label,
+        "confidence": found.confidence,
+        "source": found.source,
+        "x1": region.x1,
+        "y1": region.y1,
+        "x2": region.x2,
+        "y2": region.y2,
+        "frame": region.frame,
+        "frame_end": region.frame_end,
+    }
+
+
+class Note(Shape):
+    note_id: str
+    patient_id: str
+    image_id: str | None
+    author: str
+    written_at: Utc
+    text: str
+
+
+class NewNote(Request):
+    text: Annotated[Text, Field(min_length=1, examples=["No change since the last examination."])]
+
+
+class Stated(Request):
+    """A reason, as it will stand in the log."""
+
+    reason: Why
+
+
+class AuditEntry(Shape):
+    sequence: int
+    occurred_at: Utc
+    actor: str
+    role: str
+    action: str
+    outcome: str
+    patient_id: str | None
+    image_id: str | None
+    region_id: str | None
+    reason: str
+    origin: str
+    detail: dict[str, Any]
+    digest: str

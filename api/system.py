@@ -1,0 +1,134 @@
+"""The system over REST: is it alive, what has it measured, what has happened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from api import shapes
+from api.asking import Limit, Offset, TheEngine, Token
+from api.problems import answers
+
+router = APIRouter()
+
+
+class Status(BaseModel):
+    status: str = Field(examples=["ok"])
+
+
+class Health(shapes.Shape):
+    """State of the system for its administrator; no patient data."""
+
+    images: Mapping[str, int] = Field(description="How many in each state.")
+    patients: int
+    accounts: int
+    audit_entries: int
+    stored_bytes: int
+    disk_free_bytes: int
+    root_keys: list[str]
+    keys_to_rotate: int
+
+
+class Statistics(BaseModel):
+    """Measured numbers of all released images; see `engine/service/reports.py`."""
+
+    totals: dict[str, float]
+    images: list[dict[str, Any]]
+    regions: list[dict[str, Any]]
+
+
+class Verified(BaseModel):
+    entries: int
+
+
+class Model(shapes.Shape):
+    """A network in use."""
+
+    name: str
+    version: str
+    licence: str
+    sha256: str
+
+
+class Specialty(shapes.Shape):
+    """What is looked for in a specialty."""
+
+    name: str
+    title: str
+    classes: list[str]
+    confidence: float
+    iou: float
+
+
+@router.get("/health/", tags=["system"], responses=answers(503))
+def health(engine: TheEngine) -> Status:
+    """Alive and able to read the catalog; nothing more for a stranger."""
+    engine.setup_needed()
+    return Status(status="ok")
+
+
+@router.get("/ready/", tags=["system"], responses=answers(503))
+def ready(engine: TheEngine) -> Status:
+    """Ready for work: the catalog answers and the networks are there."""
+    engine.setup_needed()
+    engine.about()
+    return Status(status="ready")
+
+
+@router.get("/system/", tags=["system"], responses=answers(401, 403, 429, 503))
+def system(token: Token, engine: TheEngine) -> Health:
+    """Numbers of the system for its administrator."""
+    return Health.model_validate(engine.health(token))
+
+
+@router.get("/models/", tags=["system"], responses=answers(401, 429, 503))
+def models(token: Token, engine: TheEngine) -> list[Model]:
+    """The networks in use."""
+    return [Model.model_validate(m) for m in engine.about()]
+
+
+@router.get("/profiles/", tags=["system"], responses=answers(401, 429, 503))
+def profiles(token: Token, engine: TheEngine) -> list[Specialty]:
+    """Specialties by name, and what is sealed in each."""
+    return [Specialty.model_validate(p) for p in engine.profiles().values()]
+
+
+@router.get("/statistics/", tags=["system"], responses=answers(401, 403, 429, 503))
+def statistics(token: Token, engine: TheEngine) -> Statistics:
+    """Measured numbers without a patient, a name or an image; small groups are left out."""
+    found = engine.statistics(token)
+    return Statistics(
+        totals=dict(found.totals),
+        images=_rows(found.images),
+        regions=_rows(found.regions),
+    )
+
+
+@router.get("/audit/", tags=["audit"], responses=answers(401, 403, 409, 422, 429, 503))
+def audit(
+    token: Token,
+    engine: TheEngine,
+    q: Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")] = "",
+    limit: Limit = 50,
+    offset: Offset = 0,
+) -> shapes.Page[shapes.AuditEntry]:
+    """The audit log, newest first."""
+    return shapes.Page.of(engine.audit_entries(token, q, limit + 1, offset), limit, offset)
+
+
+@router.post("/audit/verify/", tags=["audit"], responses=answers(401, 403, 429, 500, 503))
+def verify_audit(token: Token, engine: TheEngine) -> Verified:
+    """Check the whole chain; 500 with `urn:medsec:audit-broken` where it does not hold."""
+    return Verified(entries=engine.verify_audit(token))
+
+
+def _rows(table: Any) -> list[dict[str, Any]]:
+    """A table as JSON has it: no infinities, times as text."""
+    rows: list[dict[str, Any]] = json.loads(
+        table.to_json(orient="records", date_format="iso", date_unit="s")
+    )
+    return rows
