@@ -67,6 +67,7 @@ class Core:
     limits: Limits
     keyring: Keyring
     _operator_token: str | None
+    _work: dict[str, str]
 
     def caller(self, token: object, *, activity: bool = True) -> Caller:
         """Resolve a token afresh.
@@ -76,9 +77,25 @@ class Core:
         """
         if self._operator_token is not None and token == self._operator_token:
             return Caller("operator", Role.OPERATOR, "operator", "command line")
+        if isinstance(token, str) and token in self._work:
+            return self.sessions_.resolve_id(self._work[token])
         if isinstance(token, str) and token.count(".") == 2:  # a JWT of the API
             return self.sessions_.resolve_id(self.tokens.session_of(token))
         return self.sessions_.resolve(token, activity=activity)
+
+    def work_token(self, token: str) -> str:
+        """A token for work that a session leaves behind, such as a batch; over with the session.
+
+        An access token would expire while the work waits. It stays within this process, until
+        :meth:`end_work`. Raises NotSignedIn.
+        """
+        work = self.host.token("work")
+        self._work[work] = self.caller(token).session_id
+        return work
+
+    def end_work(self, work: str) -> None:
+        """The work is done: its token is worth nothing from here on."""
+        self._work.pop(work, None)
 
     def _ask_again(self, caller: Caller) -> None:
         """Raises StepUpNeeded where the session's last proof is older than the setting says."""
