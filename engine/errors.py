@@ -80,6 +80,39 @@ class AccountLocked(AccessError):
     status = 423
 
 
+class CodeNeeded(AccessError):
+    """The password was right; the second factor's code is missing.
+
+    Args:
+        challenge: What the code is sent with; a secret for minutes, so not among the facts.
+    """
+
+    status = 401
+
+    def __init__(self, message: str, challenge: str) -> None:
+        super().__init__(message)
+        self.challenge = challenge
+
+
+class SecondFactorNeeded(AccessError):
+    """The role wants a second factor, and the account has none yet."""
+
+
+class StepUpNeeded(AccessError):
+    """The session must prove again who holds it; ``facts['minutes']`` says how fresh.
+
+    The status is that of RFC 9470.
+    """
+
+    status = 401
+
+
+class TooManyRequests(AccessError):
+    """Asked for too often; ``facts['seconds']`` says how long to wait."""
+
+    status = 429
+
+
 class NotFound(EngineError):
     """There is no such thing, or none that this person may know of."""
 

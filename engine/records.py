@@ -114,6 +114,14 @@ class Region:
         return max(0, w) * max(0, h)
 
 
+class TextVerdict(StrEnum):
+    """What reading a line of burned-in text says of it; what it reads is never kept."""
+
+    IDENTIFYING = "identifying"  # names somebody, or looks like it
+    HARMLESS = "harmless"  # side marker, scale, technique factor, and nothing else
+    UNKNOWN = "unknown"  # nobody can tell: sealed
+
+
 @dataclass(frozen=True, slots=True)
 class Detection:
     """A region with what it shows and how sure the detector was.
@@ -123,12 +131,15 @@ class Detection:
         label: Class name, such as ``text``, ``barcode``, ``face`` or ``thorax``.
         confidence: 0 to 1 as the network said it; 1 for a person's own box.
         source: Name of the network, or ``person``.
+        verdict: Of a text that was read; None where none was. It says something of what is
+            under the box, and is no part of which box it is.
     """
 
     region: Region
     label: str
     confidence: float
     source: str = "person"
+    verdict: TextVerdict | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.confidence <= 1.0:
@@ -299,6 +310,66 @@ class Caller:
     role: Role
     session_id: str
     origin: str = ""  # address or door they come from
+    proven_at: datetime | None = None  # last proof by password or code; None for the operator
+    factor_due: bool = False  # may only set up the second factor that the role wants
+
+
+@dataclass(frozen=True)
+class AccountRequest:
+    """An account that somebody asked for.
+
+    Args:
+        request_id: Reference that the person was told, so that nobody is approved in their place.
+        role: The one they wish for; an administrator decides.
+        taken: There is an account of this user name by now.
+    """
+
+    request_id: str
+    username: str
+    name: str
+    role: Role
+    requested_at: datetime
+    taken: bool
+
+
+@dataclass(frozen=True)
+class OpenSession:
+    """One of a person's sessions. The id opens nothing.
+
+    Args:
+        door: ``browser`` or ``API``.
+        current: It is the one that asks.
+    """
+
+    session_id: str
+    started_at: datetime
+    seen_at: datetime
+    expires_at: datetime
+    door: str
+    current: bool
+
+
+@dataclass(frozen=True)
+class SecondFactor:
+    """State of an account's second factor.
+
+    Args:
+        enabled_at: None where there is none.
+        codes_left: Recovery codes that were not used.
+        required: The settings want one for this role.
+    """
+
+    enabled_at: datetime | None
+    codes_left: int
+    required: bool
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What an authenticator application needs; shown once."""
+
+    secret: str = field(repr=False)
+    uri: str = field(repr=False)
 
 
 @dataclass(frozen=True)

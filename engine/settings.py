@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import SettingsError
+from engine.permissions import ACCOUNT_ROLES, Role
 
 PREFIX = "MEDSEC_"
 
@@ -33,8 +34,17 @@ def _unit_interval(value: float) -> bool:
     return 0.0 <= value <= 1.0
 
 
+def _is_origin(text: str) -> bool:
+    scheme, _, rest = text.partition("://")
+    return scheme in ("http", "https") and bool(rest) and not set(rest) & set("/*?#@")
+
+
 def _positive(value: float) -> bool:
     return value > 0
+
+
+def _role_names(text: str) -> set[str]:
+    return {name.strip() for name in text.split(",") if name.strip()}
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,18 @@ class Settings:
     )
     backup_dir: Path | None = _setting(None, "Folder outside the data folder for backups")
     backups_kept: int = _setting(14, "How many backups are kept", _positive)
+    backup_hours: float = _setting(
+        24.0, "The server makes a backup this often; 0 leaves it to you", lambda v: v >= 0, "h"
+    )
+    backup_alarm_hours: float = _setting(
+        50.0, "The health page warns when the last good backup is older", _positive, "h"
+    )
+    scrub_hours: float = _setting(
+        24.0, "The server checks every stored file this often; 0 never", lambda v: v >= 0, "h"
+    )
+    scrub_mb_per_second: float = _setting(
+        10.0, "Most that this check reads", _positive, "MB/s"
+    )
     profile: str = _setting("general", "Specialty profile that an upload starts with")
     confidence: float = _setting(
         0.25, "Boxes of at least this confidence are sealed", _unit_interval
@@ -93,6 +115,7 @@ class Settings:
     restore_memory_mb: int = _setting(
         2048, "Memory for all restorations that are open at once", _positive, "MB"
     )
+    reason_required: bool = _setting(True, "A restoration is refused without a reason")
     session_idle_minutes: float = _setting(
         15.0, "A session ends after this idle time", _positive, "min"
     )
@@ -101,7 +124,38 @@ class Settings:
     )
     bcrypt_cost: int = _setting(12, "Cost of a password hash", lambda v: 4 <= v <= 18)
     password_min_length: int = _setting(
-        12, "Shortest password (NIST SP 800-63B asks for 8 and advises more)", lambda v: v >= 8
+        15,
+        "Shortest password (NIST SP 800-63B-4: 15, or 8 where everybody has a second factor)",
+        lambda v: v >= 8,
+    )
+    second_factor: str = _setting(
+        "",
+        "Roles that must have a second factor, with commas between them; others may have one",
+        lambda v: _role_names(v) <= set(ACCOUNT_ROLES),
+    )
+    step_up_minutes: float = _setting(
+        0.0,
+        "Before a restoration, password or code must have been typed within this time;"
+        " 0 does not ask again",
+        lambda v: v >= 0,
+        "min",
+    )
+    care_relation: bool = _setting(
+        False, "Doctors see only patients they treat; others open by breaking the glass"
+    )
+    requests_per_minute: int = _setting(
+        1200, "Requests of one account to the API in a minute", _positive
+    )
+    anonymous_requests_per_minute: int = _setting(
+        60, "Requests of strangers from one address to the API in a minute", _positive
+    )
+    batch_limit_mb: int = _setting(
+        512, "All batches that wait in memory together", _positive, "MB"
+    )
+    cors_origins: str = _setting(
+        "",
+        "Web origins whose pages may call the API, with commas between them",
+        lambda v: all(_is_origin(o) for o in v.replace(",", " ").split()),
     )
     write_wait_seconds: float = _setting(
         10.0, "How long a write waits for its turn", _positive, "s"
@@ -123,6 +177,11 @@ class Settings:
                 "MEDSEC_PROPOSAL_CONFIDENCE must not be above MEDSEC_CONFIDENCE:"
                 " what is sealed cannot be less certain than what is proposed."
             )
+
+    @property
+    def second_factor_roles(self) -> frozenset[Role]:
+        """Roles that must have a second factor."""
+        return frozenset(map(Role, _role_names(self.second_factor)))
 
     @classmethod
     def load(cls, environ: Mapping[str, str], **override: Any) -> Settings:

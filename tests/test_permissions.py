@@ -67,6 +67,7 @@ MAY: dict[str, set[Role]] = {
     "notes": {D},
     "add_note": {D},
     "upload": {T},
+    "check_upload": {T},
     "drafts": {T},
     "open_draft": {T},
     "draft_frame": {T},
@@ -75,6 +76,7 @@ MAY: dict[str, set[Role]] = {
     "images": {T, D},
     "image": {T, D},
     "regions": {T, D},
+    "region": {T, D},
     "masked_frame": {T, D},
     "grid_picture": {T, D},
     "thumbnail": {T, D},
@@ -126,6 +128,10 @@ OPEN = {
     "finish_sign_in": "its second step, guarded by the challenge and the code",
     "request_account": "asks for an account; an administrator answers",
     "refresh": "guarded by the refresh token",
+    "revoke": "guarded by the token that it ends",
+    "signing_key": "a public key",
+    "work_token": "guarded by the token that it stands for",
+    "end_work": "forgets a token",
     "may": "answers for the session itself",
     "about": "names and licences of networks",
     "profiles": "names of specialties",
@@ -141,6 +147,7 @@ OPEN = {
     "resolve_patient": "an opaque key for a number; shows nothing",
     "warm": "opens the numbers early; shows nothing",
     "sweep": "deletes what no row needs",
+    "start_upkeep": "the server's own work in the background",
 }
 
 

@@ -42,15 +42,15 @@ from engine.service.caring import Caring
 from engine.service.files import Files
 from engine.service.measuring import Measured
 from engine.service.people import People
-from engine.service.reports import Reports
 from engine.service.specialties import Specialties
+from engine.service.upkeep import Upkeep
 from engine.sessions import Sessions
 from engine.settings import Settings
 from engine.tokens import Tokens
 from engine.viewings import Viewings
 
 
-class Engine(People, Files, Caring, Reports, Specialties):
+class Engine(People, Files, Caring, Upkeep, Specialties):
     """An open data folder with its keys, networks and people."""
 
     @classmethod
@@ -148,11 +148,13 @@ class Engine(People, Files, Caring, Reports, Specialties):
         self._masked_lock = threading.Lock()
         self._measured = Measured()
         self._operator_token = host.token("operator") if operator else None
+        self._work = {}
         self._backing_up = threading.Lock()
         self._finish_recovery()
         sweep_unfinished(settings.data)
         self.sweep()
         self._keep_erasures()
+        self._prepare_upkeep()
         system = Caller("system", Role.OPERATOR, "", "start")
         self.audit.record(system, Event("system.start"))
 
@@ -214,4 +216,5 @@ class Engine(People, Files, Caring, Reports, Specialties):
 
     def close(self) -> None:
         """Let the data folder go; opened pictures are forgotten."""
+        self._stop_upkeep()
         self.database.close()

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from engine.audit import Event
-from engine.backup import Backups, Snapshot
-from engine.errors import EngineError, InputError, NotFound, SettingsError
+from engine.backup import Snapshot
+from engine.errors import EngineError, InputError, NotFound, PermissionDenied, StorageBusy
 from engine.exchange import Group
 from engine.permissions import Permission
 from engine.records import Caller
@@ -79,8 +79,22 @@ class Custody(Restoring):
         Raises:
             SettingsError: MEDSEC_BACKUP_DIR is not set.
             AuditBroken: The log does not verify; a backup must not hide that.
+            StorageBusy: Another one is being written.
             StorageError: It could not be written or does not verify.
         """
+        return self._make_backup(caller)
+
+    def _make_backup(self, caller: Caller) -> str:
+        # One at a time: pruning after one would take the files of another that has no
+        # manifest yet.
+        if not self._backing_up.acquire(blocking=False):
+            raise StorageBusy("A backup is being written already: wait for it.")
+        try:
+            return self._backed_up(caller)
+        finally:
+            self._backing_up.release()
+
+    def _backed_up(self, caller: Caller) -> str:
         self.audit.verify()
         backups = self._backups()
         with self.host.keeping_blobs():
@@ -89,10 +103,7 @@ class Custody(Restoring):
                 snapshot = Snapshot(
                     content,
                     sorted(self.catalog.blobs(tx)),
-                    [
-                        (r["kind"], r["subject_id"])
-                        for r in tx.all("SELECT kind, subject_id FROM erasures")
-                    ],
+                    self._erasures(tx),
                     tx.count("SELECT count(*) FROM audit"),
                 )
             record = self.settings.data / SALT_RECORD
@@ -115,10 +126,9 @@ class Custody(Restoring):
         self.audit.record(caller, Event("backup.verify", detail={"name": name, "files": files}))
         return files
 
-    def _backups(self) -> Backups:
-        if self.settings.backup_dir is None:
-            raise SettingsError("Set MEDSEC_BACKUP_DIR to a folder outside the data folder.")
-        return Backups(self.settings.backup_dir, self.keyring, self.host)
+    def signing_key(self) -> bytes:
+        """The Ed25519 public key that signs exchanges and checkpoints, for clients to pin."""
+        return self.hierarchy.signer().public_bytes
 
     @needs(None)
     def offer_exchange(self, caller: Caller, group: str = Group.FFDHE3072) -> dict[str, Any]:
@@ -146,19 +156,30 @@ class Custody(Restoring):
 
     @needs(Permission.RESTORE)
     def deliver_file(
-        self, caller: Caller, handle: str, exchange_id: str, format: str = "original"
+        self,
+        caller: Caller,
+        handle: str,
+        exchange_id: str,
+        format: str = "original",
+        frame: int = 0,
+        enhance: bool = False,
     ) -> bytes:
         """A restoration of this session, readable only with this session's exchanged key.
+
+        The message is bound to what was asked for, so that a proxy cannot answer with another
+        image: context ``image/<image id>/<format>/<frame>/<plain or enhanced>``.
 
         Raises:
             ExchangeError: There is no such exchange for this session.
             NotFound: The restoration expired, was closed or is another session's.
         """
         channel = self.exchanges.channel(caller.session_id, exchange_id)
-        file = self._file_of(caller, handle, format, 0)
-        return channel.encrypt(file.data, f"restoration/{handle}/{format}")
+        image_id = self._restoration(caller, handle)[1].record.image_id
+        file = self._file_of(caller, handle, format, frame, enhance)
+        look = "enhanced" if enhance else "plain"
+        return channel.encrypt(file.data, f"image/{image_id}/{format}/{frame}/{look}")
 
-    @needs(Permission.RESTORE)
+    @needs(Permission.RESTORE, fresh=True)
     def deliver_region(
         self, caller: Caller, image_id: str, region_id: str, reason: str, exchange_id: str
     ) -> bytes:
@@ -170,9 +191,10 @@ class Custody(Restoring):
         Raises:
             InputError: No reason.
             NotFound: No such region of a released image.
+            PermissionDenied: Its class is not granted to this account.
             SealError: It does not open; no such exchange for this session.
         """
-        if not reason.strip():
+        if self.settings.reason_required and not reason.strip():
             raise InputError("Say why you need to see the original.")
         channel = self.exchanges.channel(caller.session_id, exchange_id)
         tx = self.database.read()
@@ -193,6 +215,8 @@ class Custody(Restoring):
             if not found:
                 raise NotFound("There is no such region.")
             [(region, start)] = found
+            if not self.granted(caller)(region.detection.label):
+                raise PermissionDenied("The class of this region is not granted to your account.")
             sealed = self.host.read_blob(row["sealed_blob"])[start : start + region.size_bytes]
             identity = subject.identity(region_id, region.detection.label, region.detection.region)
             patch = decrypt(subject.key, identity, sealed)

@@ -1,20 +1,20 @@
-"""Signing in, accounts, and the audit log: the part of the Engine about people."""
+"""Accounts of others, requests for one, and the audit log: the administrator's part."""
 
 from __future__ import annotations
 
 import hmac
 
+from engine.accounts import folded
 from engine.audit import Event
-from engine.errors import AccountLocked, NotSignedIn, PermissionDenied
-from engine.permissions import Permission, Role, allowed
-from engine.records import Account, AuditEntry, Caller, Session
-from engine.service.guard import Core, needs
-from engine.tokens import TokenPair
+from engine.errors import InputError, PermissionDenied, TooManyRequests
+from engine.permissions import Permission, Role
+from engine.records import Account, AccountRequest, AuditEntry, Caller, OpenSession
+from engine.service.guard import needs
+from engine.service.own_account import OwnAccount
+from engine.service.signing_in import NOBODY, nobody
 
-_NOBODY = "anonymous"
 
-
-class People(Core):
+class People(OwnAccount):
     """Methods of the Engine."""
 
     _setup_code: str | None = None
@@ -39,7 +39,7 @@ class People(Core):
             PermissionDenied: Wrong code, or there is an administrator already.
             InputError: Bad user name or password.
         """
-        nobody = Caller(_NOBODY, Role.ADMINISTRATOR, "", "setup")
+        founder = Caller(NOBODY, Role.ADMINISTRATOR, "", "setup")
         with self.database.write() as tx:
             if self.accounts_.any_administrator():
                 raise PermissionDenied("There is an administrator already: sign in.")
@@ -47,97 +47,94 @@ class People(Core):
             if right:
                 account = self.accounts_.create(tx, username, name, Role.ADMINISTRATOR, password)
             event = Event("account.first-administrator", "ok" if right else "refused")
-            self.audit.append(tx, nobody, event)
+            self.audit.append(tx, founder, event)
         if not right:
             raise PermissionDenied("The code is not the one on the console.")
         self._setup_code = None
         return account
 
-    def sign_in(self, username: str, password: str, origin: str = "") -> Session:
-        """Open a session.
+    def request_account(
+        self, username: str, name: str, role: Role, password: str, origin: str = ""
+    ) -> str:
+        """Ask for an account. It opens nothing until an administrator approves.
+
+        The answer is the same whether the user name is taken or not.
+
+        Args:
+            role: The wished one; the administrator decides.
+            origin: Address they come from.
+
+        Returns:
+            A reference to tell the administrator.
 
         Raises:
-            NotSignedIn: Name and password do not match.
-            AccountLocked: Too many failures.
+            InputError: Bad user name, name or role, or the password breaks the rules.
+            TooManyRequests: From this origin within an hour, or altogether.
         """
-        who = Caller(username.strip().casefold()[:64], Role.RESEARCHER, "", origin)
+        wished = self._role(role)
+        username, name = self.accounts_.check_new(username, name, wished, password)
         try:
-            session = self.accounts_.sign_in(username, password, origin)
-        except (NotSignedIn, AccountLocked) as err:
-            # The typed name may be a password typed into the wrong box: record known names only.
-            known = any(a.username == who.username for a in self.accounts_.list())
-            actor = who.username if known else _NOBODY
-            self.audit.record(
-                Caller(actor, Role.RESEARCHER, "", origin),
-                Event("session.sign-in", "refused", detail={"why": err.code}),
-            )
+            self.registrations.check_room(self.database.read(), origin)
+            kept = self.accounts_.hash(password)  # slow: not while others wait to write
+            with self.database.write() as tx:
+                request_id = self.registrations.add(tx, username, name, wished, kept, origin)
+                self.audit.append(
+                    tx,
+                    nobody(origin),
+                    Event("account.request", detail={"request": request_id, "role": str(wished)}),
+                )
+        except TooManyRequests:
+            self.audit.record(nobody(origin), Event("account.request", "refused"))
             raise
-        caller = Caller(session.account.username, session.account.role, "", origin)
-        self.audit.record(caller, Event("session.sign-in"))
-        return session
+        return request_id
 
-    def sign_in_api(self, username: str, password: str, origin: str = "") -> TokenPair:
-        """Open a session for a client without a browser.
+    @needs(Permission.MANAGE_ACCOUNTS)
+    def account_requests(self, caller: Caller) -> list[AccountRequest]:
+        """Accounts that were asked for and wait, the oldest first."""
+        return self.registrations.list()
 
-        Raises:
-            NotSignedIn: Name and password do not match.
-            AccountLocked: Too many failures.
-        """
-        session = self.sign_in(username, password, origin)
-        caller = self.accounts_.resolve(session.token)
-        with self.database.write() as tx:
-            return self.tokens.issue(tx, caller.session_id, caller.username)
+    @needs(Permission.MANAGE_ACCOUNTS)
+    def approve_account(self, caller: Caller, request_id: str, role: Role) -> Account:
+        """Make the account that was asked for, with the password that came with the request.
 
-    def refresh(self, refresh_token: str) -> TokenPair:
-        """Trade a refresh token for a new pair; one that was used before ends its session.
+        Args:
+            role: Chosen by the administrator, whatever was wished for.
 
         Raises:
-            NotSignedIn: Unknown, expired, used before, or of a session that has ended.
+            NotFound: No such request.
+            InputError: The user name is taken: decline, and let them choose another.
         """
+        given = self._role(role)
         with self.database.write() as tx:
-            session_id, used = self.tokens.redeem(tx, refresh_token)
-            if used:
-                self.accounts_.end_session(tx, session_id)
-        caller = self.accounts_.resolve_session(session_id)
+            username, name, _, kept = self.registrations.take(tx, request_id)
+            account = self.accounts_.add(tx, username, name, given, kept)
+            self.audit.append(
+                tx,
+                caller,
+                Event(
+                    "account.approve",
+                    detail={"request": request_id, "username": username, "role": str(given)},
+                ),
+            )
+        return account
+
+    @needs(Permission.MANAGE_ACCOUNTS)
+    def decline_account(self, caller: Caller, request_id: str) -> None:
+        """Drop a request. Raises NotFound."""
         with self.database.write() as tx:
-            return self.tokens.issue(tx, caller.session_id, caller.username)
+            username, *_ = self.registrations.take(tx, request_id)
+            self.audit.append(
+                tx,
+                caller,
+                Event("account.decline", detail={"request": request_id, "username": username}),
+            )
 
-    @needs(None)
-    def whoami(self, caller: Caller) -> Account:
-        """The account behind a token. Raises NotSignedIn."""
-        return self.accounts_.get(self.database.read(), caller.username)
-
-    def may(self, token: str, permission: Permission) -> bool:
-        """Would the Engine let this session do that? For menus; the Engine asks again itself."""
+    @staticmethod
+    def _role(role: Role | str) -> Role:
         try:
-            return allowed(self.caller(token, activity=False).role, permission)
-        except NotSignedIn:
-            return False
-
-    @needs(None)
-    def sign_out(self, caller: Caller) -> None:
-        """End the session; its token and its opened pictures are gone."""
-        self.viewings.close_session(caller.session_id)
-        self.exchanges.close(caller.session_id)
-        with self.database.write() as tx:
-            self.accounts_.end_session(tx, caller.session_id)
-            self.audit.append(tx, caller, Event("session.sign-out"))
-
-    @needs(None)
-    def change_password(self, caller: Caller, old: str, new: str) -> None:
-        """Change one's own password; other sessions end.
-
-        Raises:
-            PermissionDenied: The old one is wrong.
-            InputError: The new one breaks the rules.
-        """
-        if not self.accounts_.check_password(caller.username, old):
-            self.audit.record(caller, Event("account.change-password", "refused"))
-            raise PermissionDenied("The present password is not right.")
-        with self.database.write() as tx:
-            self.accounts_.set_password(tx, caller.username, new)
-            self.accounts_.end_all_sessions(tx, caller.username, keep=caller.session_id)
-            self.audit.append(tx, caller, Event("account.change-password"))
+            return Role(role)
+        except ValueError as err:
+            raise InputError("There is no such role.") from err
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def accounts(self, caller: Caller) -> list[Account]:
@@ -150,7 +147,7 @@ class People(Core):
     ) -> Account:
         """Add an account. Raises InputError."""
         with self.database.write() as tx:
-            account = self.accounts_.create(tx, username, name, Role(role), password)
+            account = self.accounts_.create(tx, username, name, self._role(role), password)
             self.audit.append(
                 tx,
                 caller,
@@ -164,7 +161,9 @@ class People(Core):
         self._refuse_self(caller, username, "account.set-role")
         with self.database.write() as tx:
             before = self.accounts_.get(tx, username)
-            self.accounts_.set_role(tx, caller, username, Role(role))
+            self.accounts_.set_role(tx, caller, username, self._role(role))
+            self.access_.forget_doctor(tx, before.username)
+            ended = self.sessions_.end_all(tx, before.username)
             self.audit.append(
                 tx,
                 caller,
@@ -173,7 +172,9 @@ class People(Core):
                     detail={"username": before.username, "from": before.role, "to": str(role)},
                 ),
             )
-            return self.accounts_.get(tx, username)
+            account = self.accounts_.get(tx, username)
+        self._close(ended)
+        return account
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def set_account_enabled(self, caller: Caller, username: str, enabled: bool) -> Account:
@@ -182,6 +183,7 @@ class People(Core):
         with self.database.write() as tx:
             self.accounts_.set_enabled(tx, caller, username, enabled)
             account = self.accounts_.get(tx, username)
+            ended = [] if enabled else self.sessions_.end_all(tx, account.username)
             self.audit.append(
                 tx,
                 caller,
@@ -190,7 +192,8 @@ class People(Core):
                     detail={"username": account.username},
                 ),
             )
-            return account
+        self._close(ended)
+        return account
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def reset_password(self, caller: Caller, username: str, password: str) -> None:
@@ -200,14 +203,58 @@ class People(Core):
         with self.database.write() as tx:
             account = self.accounts_.get(tx, username)
             self.accounts_.set_password(tx, account.username, password)
-            self.accounts_.end_all_sessions(tx, account.username)
+            ended = self.sessions_.end_all(tx, account.username)
             self.audit.append(
                 tx, caller, Event("account.reset-password", detail={"username": account.username})
             )
+        self._close(ended)
+
+    @needs(Permission.MANAGE_ACCOUNTS)
+    def reset_second_factor(self, caller: Caller, username: str) -> None:
+        """Take the second factor from another account whose owner lost it; its sessions end.
+
+        Raises:
+            PermissionDenied: One's own.
+            NotFound: No such account.
+        """
+        self._refuse_self(caller, username, "account.reset-second-factor")
+        with self.database.write() as tx:
+            account = self.accounts_.get(tx, username)
+            self.factors.remove(tx, account.username)
+            ended = self.sessions_.end_all(tx, account.username)
+            self.audit.append(
+                tx,
+                caller,
+                Event("account.reset-second-factor", detail={"username": account.username}),
+            )
+        self._close(ended)
+
+    @needs(Permission.MANAGE_ACCOUNTS)
+    def account_sessions(self, caller: Caller, username: str) -> list[OpenSession]:
+        """Open sessions of an account, the last used first. Raises NotFound."""
+        account = self.accounts_.get(self.database.read(), username)
+        return self.sessions_.open_of(account.username, caller.session_id)
+
+    @needs(Permission.MANAGE_ACCOUNTS)
+    def end_account_sessions(self, caller: Caller, username: str) -> int:
+        """End all sessions of an account; says how many were open. Raises NotFound."""
+        with self.database.write() as tx:
+            account = self.accounts_.get(tx, username)
+            ended = self.sessions_.end_all(tx, account.username)
+            self.audit.append(
+                tx,
+                caller,
+                Event(
+                    "account.end-sessions",
+                    detail={"username": account.username, "sessions": len(ended)},
+                ),
+            )
+        self._close(ended)
+        return len(ended)
 
     def _refuse_self(self, caller: Caller, username: str, action: str) -> None:
         """What nobody does to their own account; the attempt is logged."""
-        if username.strip().casefold() == caller.username:
+        if folded(username) == caller.username:
             self.audit.record(caller, Event(action, "refused", detail={"username": "own"}))
             raise PermissionDenied("Not to your own account: ask another administrator.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import PurePath
@@ -16,10 +16,19 @@ from engine import images, package, pipeline
 from engine.audit import Event
 from engine.catalog import record
 from engine.database import Cursor, Row
-from engine.errors import EngineError, InputError, NotFound, SealBroken
+from engine.errors import EngineError, InputError, NotFound, PermissionDenied, SealBroken
 from engine.permissions import Permission, allowed
 from engine.pipeline import Subject, assessment_from_json
-from engine.records import Assessment, Caller, File, Image, ImageRecord, ImageState, SealedRegion
+from engine.records import (
+    Assessment,
+    Caller,
+    Detection,
+    File,
+    Image,
+    ImageRecord,
+    ImageState,
+    SealedRegion,
+)
 from engine.service.guard import needs
 from engine.service.viewing import MEDIA_TYPES, Viewing
 from engine.vault import derive, open_field, seal_field
@@ -34,7 +43,8 @@ class Restoration:
         name: The original's file name; empty where the restoration is partial.
         regions: Every region; ``opened`` says which are open.
         partial: Some regions stayed sealed: the picture is not the original.
-        proof: ``bytes``, ``pixels`` or ``regions`` (see :class:`pipeline.Restored`).
+        proof: ``bytes``, ``pixels`` or ``outside`` (see :class:`pipeline.Restored`).
+        margin_px: Around regions that stayed sealed; ``outside`` is not said of it.
         digest: SHA-256 of the original's pixels as taken at intake, in hex.
         decrypt_ms: Per region id.
         total_ms: From the request to the proof.
@@ -54,12 +64,20 @@ class Restoration:
     total_ms: float
     properties: Mapping[str, Any]
     expires_at: datetime
+    margin_px: int = 0
+
+    @property
+    def withheld(self) -> tuple[str, ...]:
+        """Classes that stayed sealed, each once, by name."""
+        return tuple(
+            sorted({r.detection.label for r in self.regions if r.region_id not in self.opened})
+        )
 
 
 class Restoring(Viewing):
     """Methods of the Engine."""
 
-    @needs(Permission.RESTORE)
+    @needs(Permission.RESTORE, fresh=True)
     def restore(self, caller: Caller, image_id: str, reason: str) -> Restoration:
         """Open what is sealed and prove it: all permitted regions or none.
 
@@ -69,9 +87,10 @@ class Restoring(Viewing):
         Raises:
             InputError: No reason.
             NotFound: No such image, or withdrawn.
+            PermissionDenied: None of the image's classes is granted to this account.
             SealError: Something does not open or is not the original; nothing is shown.
         """
-        if not reason.strip():
+        if self.settings.reason_required and not reason.strip():
             raise InputError("Say why you need to see the original.")
         began = self.host.ticks_ms()
         with self.database.write() as tx:
@@ -80,7 +99,9 @@ class Restoring(Viewing):
             requested = Event("image.restore", "requested", reason=reason.strip(), **where)
             self.audit.append(tx, caller, requested)
         try:
-            restoration, image = self._open(caller, image_id, began)
+            restoration, image = self._steady(
+                image_id, lambda: self._open(caller, image_id, began)
+            )
         except EngineError as err:
             failed = Event("image.restore", "failed", detail={"why": err.code}, **where)
             self.audit.record(caller, failed)
@@ -92,7 +113,11 @@ class Restoring(Viewing):
             Event(
                 "image.restore",
                 "completed",
-                detail={"regions": len(restoration.opened), "proof": restoration.proof},
+                detail={
+                    "regions": len(restoration.opened),
+                    "proof": restoration.proof,
+                    "withheld": list(restoration.withheld),
+                },
                 **where,
             ),
         )
@@ -131,26 +156,39 @@ class Restoring(Viewing):
 
     @needs(Permission.RESTORE)
     def restored_file(
-        self, caller: Caller, handle: str, format: str = "original", frame: int = 0
+        self,
+        caller: Caller,
+        handle: str,
+        format: str = "original",
+        frame: int = 0,
+        enhance: bool = False,
     ) -> File:
         """A restoration as a file: ``original``, or one frame as ``png`` or ``jpeg``.
 
+        Args:
+            enhance: Contrast-limited histogram equalisation of a frame, for looking only.
+
         Raises:
-            InputError: Another format, or ``original`` of a partial restoration.
+            InputError: Another format, or ``original`` of a partial restoration or enhanced.
             NotFound: Expired, closed or another session's.
         """
-        return self._file_of(caller, handle, format, frame)
+        return self._file_of(caller, handle, format, frame, enhance)
 
-    def _file_of(self, caller: Caller, handle: str, format: str, frame: int) -> File:
+    def _file_of(
+        self, caller: Caller, handle: str, format: str, frame: int, enhance: bool
+    ) -> File:
         image, about = self._restoration(caller, handle)
         if format not in ("original", "png", "jpeg"):
             raise InputError("A restoration comes as original, png or jpeg.")
         if format == "original" and about.partial:
             raise InputError("A partial restoration is not the original: take png or jpeg.")
+        if format == "original" and enhance:
+            raise InputError("The original is never changed: take png or jpeg enhanced.")
         if format == "original":
             file = File(about.name, MEDIA_TYPES[image.format], image.data)
         else:
             rgb = images.render(image, frame)
+            rgb = images.enhance(rgb) if enhance else rgb
             stem = PurePath(about.name or about.record.image_id).stem
             if format == "png":
                 file = File(f"{stem}.png", "image/png", images.encode_png(rgb))
@@ -174,11 +212,16 @@ class Restoring(Viewing):
 
     @needs(Permission.VIEW_METRICS)
     def assessment(self, caller: Caller, image_id: str) -> Assessment:
-        """Numbers of one image that say something of hidden pixels (G11)."""
-        tx = self.database.read()
-        self._released(tx, image_id)
-        key = self.hierarchy.image_key(tx, image_id)
-        row = self.catalog.verify(tx, key, image_id)
+        """Numbers of one image that say something of hidden pixels (G11).
+
+        Raises:
+            NotFound: No such released image.
+            PermissionDenied: Some of its classes are not granted to this account.
+        """
+        row = self._verified(image_id)
+        key = self.hierarchy.image_key(self.database.read(), image_id)
+        regions = self._regions_of(image_id)
+        self._refuse_classes(caller, "image.metrics", row, regions)
         self.audit.record(
             caller, Event("image.metrics", patient_id=row["patient_id"], image_id=image_id)
         )
@@ -220,9 +263,14 @@ class Restoring(Viewing):
     @needs(Permission.RESTORE)
     def withdrawn(self, caller: Caller, limit: int = 200, offset: int = 0) -> list[ImageRecord]:
         """Images that were flagged and wait for :meth:`reopen`, newest first."""
-        return self.catalog.search(states=[ImageState.WITHDRAWN], limit=limit, offset=offset)
+        return self.catalog.search(
+            states=[ImageState.WITHDRAWN],
+            patient_ids=self.open_patients(caller),
+            limit=limit,
+            offset=offset,
+        )
 
-    @needs(Permission.RESTORE)
+    @needs(Permission.RESTORE, fresh=True)
     def reopen(self, caller: Caller, image_id: str) -> None:
         """Send a withdrawn image back to the review queue, to be sealed anew.
 
@@ -239,14 +287,17 @@ class Restoring(Viewing):
 
     def _reopen(self, caller: Caller, image_id: str) -> None:
         tx = self.database.read()
-        subject = self._sealed_subject(tx, image_id)
-        row = self.catalog.verify(tx, subject.key, image_id)
-        old_facts, restored = self._opened(subject, row)
+
+        def read() -> tuple[Subject, Row, dict[str, Any], pipeline.Restored, list[Detection]]:
+            subject = self._sealed_subject(tx, image_id)
+            row = self.catalog.verify(tx, subject.key, image_id)
+            sealed = [r.detection for r, _ in self.catalog.regions(tx, image_id)]
+            return subject, row, *self._opened(subject, row), sealed
+
+        subject, row, old_facts, restored, sealed = self._steady(image_id, read)
         patient_key = self.hierarchy.patient_key(tx, row["patient_id"])
         key, wrapped = self.hierarchy.new_image_key(patient_key, image_id)
-        boxes = [
-            replace(r.detection, source="person") for r, _ in self.catalog.regions(tx, image_id)
-        ]
+        boxes = [replace(d, source="person") for d in sealed]
         facts = {
             "name": old_facts["name"],
             "detections": [pipeline.detection_to_json(d) for d in boxes],
@@ -260,7 +311,8 @@ class Restoring(Viewing):
         )
         blob = self.host.write_blob(draft)
         with self.database.write() as tx:
-            self.catalog.verify(tx, subject.key, image_id)
+            if self.catalog.tag(tx, image_id) != row["tag"]:
+                raise NotFound("There is no such withdrawn image.")
             tag = self.catalog.seal(
                 tx,
                 key,
@@ -299,7 +351,7 @@ class Restoring(Viewing):
         for address in self.catalog.addresses(row):
             self.host.delete_blob(address)
 
-    @needs(Permission.RESTORE)
+    @needs(Permission.RESTORE, fresh=True)
     def restore_package(
         self, caller: Caller, masked: bytes, sealed: bytes, reason: str
     ) -> tuple[File, str]:
@@ -309,16 +361,23 @@ class Restoring(Viewing):
             The original under its own name, and the proof: ``bytes`` or ``pixels``.
 
         Raises:
-            UnknownKey: The image is not of this system, or its key was destroyed.
+            NotFound: The image is not of this system, was withdrawn or erased.
+            PermissionDenied: Some of its classes are not granted to this account.
             SealError: The package or the masked file was altered; nothing is shown.
         """
         if not reason.strip():
             raise InputError("Say why you need to see the original.")
         taken = package.read(sealed)
         image_id = taken.image_id
-        requested = Event("package.restore", "requested", image_id=image_id, reason=reason.strip())
+        if self.bound(caller):
+            self.refuse_unseen(caller, "restore_package", "image", image_id)
+        of = self.catalog.patient_of(self.database.read(), image_id) or ""
+        where = {"patient_id": of, "image_id": image_id}
+        requested = Event("package.restore", "requested", reason=reason.strip(), **where)
         self.audit.record(caller, requested)
         try:
+            row = self._released(self.database.read(), image_id)
+            self._refuse_classes(caller, "package.restore", row, [r for r, _ in taken.regions])
             subject = self._sealed_subject(self.database.read(), image_id, taken.version)
             facts = self.open_facts(subject.key, vars(taken))
             # Nothing of a file is read before it is known to be ours.
@@ -326,13 +385,13 @@ class Restoring(Viewing):
                 raise SealBroken("The masked file was changed.", image_id=image_id)
             restored = self._restored(subject, facts, masked, taken.container, taken.regions)
         except EngineError as err:
-            failed = Event("package.restore", "failed", image_id=image_id, detail={"why": err.code})
+            failed = Event("package.restore", "failed", detail={"why": err.code}, **where)
             self.audit.record(caller, failed)
             raise
         self.audit.record(
             caller,
-            *(Event("region.decrypt", image_id=image_id, region_id=r) for r in restored.opened),
-            Event("package.restore", "completed", image_id=image_id),
+            *(Event("region.decrypt", region_id=r, **where) for r in restored.opened),
+            Event("package.restore", "completed", **where),
         )
         image = restored.image
         return File(facts["name"], MEDIA_TYPES[image.format], image.data), restored.proof
@@ -341,9 +400,14 @@ class Restoring(Viewing):
         tx = self.database.read()
         subject = self._sealed_subject(tx, image_id)
         row = self.catalog.verify(tx, subject.key, image_id)
-        facts, restored = self._opened(subject, row)
+        granted = self.granted(caller)
+        labels = {r.detection.label for r, _ in self.catalog.regions(tx, image_id)}
+        if labels and not any(granted(label) for label in labels):
+            raise PermissionDenied("None of the classes sealed here is granted to your account.")
+        facts, restored = self._opened(subject, row, granted)
         assessment = None
-        if allowed(caller.role, Permission.VIEW_METRICS):
+        # Its numbers are computed from every hidden pixel, so only who sees all sees them.
+        if allowed(caller.role, Permission.VIEW_METRICS) and not restored.partial:
             assessment = assessment_from_json(facts["assessment"])
         restoration = Restoration(
             handle=self.host.token("vw"),
@@ -360,10 +424,34 @@ class Restoring(Viewing):
             total_ms=round(self.host.ticks_ms() - began, 1),
             properties=restored.image.properties,
             expires_at=self.viewings.expiry(),
+            margin_px=restored.margin_px,
         )
         return restoration, restored.image
 
-    def _opened(self, subject: Subject, row: Row) -> tuple[dict[str, Any], pipeline.Restored]:
+    def _refuse_classes(
+        self, caller: Caller, action: str, row: Row, regions: Sequence[SealedRegion]
+    ) -> None:
+        """Stop who may not see everything under an image's boxes.
+
+        Raises:
+            PermissionDenied: Some of the classes are not granted to this account.
+        """
+        granted = self.granted(caller)
+        withheld = sorted({r.detection.label for r in regions if not granted(r.detection.label)})
+        if withheld:
+            refused = Event(
+                action,
+                "refused",
+                patient_id=row["patient_id"],
+                image_id=row["image_id"],
+                detail={"withheld": withheld},
+            )
+            self.audit.record(caller, refused)
+            raise PermissionDenied("Some classes sealed here are not granted to your account.")
+
+    def _opened(
+        self, subject: Subject, row: Row, permitted: Callable[[str], bool] = lambda label: True
+    ) -> tuple[dict[str, Any], pipeline.Restored]:
         """Sealed facts and the restored original of a row that verified."""
         self.catalog.verify_newest(self.database.read(), row)
         facts = self.open_facts(subject.key, row)
@@ -374,6 +462,7 @@ class Restoring(Viewing):
             images.from_storage(open_field(subject.key, subject.context("masked"), masked)),
             self.host.read_blob(row["sealed_blob"]),
             self.catalog.regions(self.database.read(), row["image_id"]),
+            permitted,
         )
         return facts, restored
 
@@ -396,6 +485,7 @@ class Restoring(Viewing):
         masked: bytes,
         container: bytes,
         regions: Sequence[tuple[SealedRegion, int]],
+        permitted: Callable[[str], bool] = lambda label: True,
     ) -> pipeline.Restored:
         return pipeline.restore(
             masked,
@@ -408,17 +498,24 @@ class Restoring(Viewing):
             facts["name"],
             self.host,
             self.limits,
+            permitted,
         )
 
     def _restoration(self, caller: Caller, handle: str) -> tuple[Image, Restoration]:
         viewing = self.viewings.get(caller.session_id, handle)
         row = self.catalog.row(self.database.read(), viewing.subject_id)
         about = viewing.about
-        # Withdrawn, erased or sealed anew while it was being opened: what was open is over.
+        granted = self.granted(caller)
+        # Withdrawn, erased or sealed anew while it was being opened, or no longer this
+        # caller's to see: what was open is over.
         if (
             not isinstance(about, Restoration)
             or row["state"] != ImageState.RELEASED
             or row["version"] != about.record.version
+            or not self.sees(caller, row["patient_id"])
+            or not all(
+                granted(r.detection.label) for r in about.regions if r.region_id in about.opened
+            )
         ):
             self.viewings.close(caller.session_id, handle)
             raise NotFound("This picture is no longer open: ask for it again.")

@@ -1,0 +1,246 @@
+"""Signing in and out, in the browser and without one; what a session is worth."""
+
+from __future__ import annotations
+
+from engine.accounts import folded
+from engine.audit import Event
+from engine.errors import (
+    AccessError,
+    CodeNeeded,
+    InputError,
+    NotFound,
+    NotSignedIn,
+    PermissionDenied,
+)
+from engine.permissions import Permission, Role, allowed
+from engine.records import Account, Caller, OpenSession, Session
+from engine.service.guard import Core, needs
+from engine.tokens import TokenPair
+
+#: Who acts before anybody is known; the role is that which may least.
+NOBODY = "anonymous"
+
+
+def nobody(origin: str) -> Caller:
+    """A stranger, for the log."""
+    return Caller(NOBODY, Role.RESEARCHER, "", origin)
+
+
+class SigningIn(Core):
+    """Methods of the Engine."""
+
+    def sign_in(self, username: str, password: str, origin: str = "", code: str = "") -> Session:
+        """Open a session of a browser.
+
+        Args:
+            origin: Address they come from, for the log.
+            code: Of the second factor, if it is known already; a recovery code does too.
+
+        Raises:
+            NotSignedIn: Name and password, or the code, do not match.
+            CodeNeeded: The password was right and a code is missing; its ``challenge`` goes
+                to :meth:`finish_sign_in`.
+            AccountLocked: Too many failures.
+        """
+        return self._sign_in(username, password, origin, code, "browser")
+
+    def finish_sign_in(self, challenge: str, code: str, origin: str = "") -> Session:
+        """The second step of :meth:`sign_in`.
+
+        Raises:
+            NotSignedIn: The code is not right, or it took too long.
+            AccountLocked: Too many failures.
+        """
+        username = self.challenges.username(challenge)
+        try:
+            self.lockout.count(username)
+            how = self._spend_code(username, code)
+            account = self.accounts_.get(self.database.read(), username)
+            kept = self.accounts_.password_hash(self.database.read(), username)
+            self.challenges.finish(challenge, kept)
+            if not account.enabled:
+                raise NotSignedIn("This sign-in has expired: please begin again.")
+        except AccessError as err:
+            self._refused(username, origin, err)
+            raise
+        return self._begin(username, origin, how, "browser")
+
+    def sign_in_api(
+        self, username: str, password: str, origin: str = "", code: str = ""
+    ) -> TokenPair:
+        """Open a session for a client without a browser, in one call.
+
+        Raises:
+            NotSignedIn: Name and password, or the code, do not match.
+            CodeNeeded: The password was right: send it again with the second factor's code.
+            AccountLocked: Too many failures.
+        """
+        session = self._sign_in(username, password, origin, code, "API")
+        caller = self.sessions_.resolve(session.token)
+        with self.database.write() as tx:
+            return self.tokens.issue(tx, caller.session_id, caller.username)
+
+    def _sign_in(self, username: str, password: str, origin: str, code: str, door: str) -> Session:
+        try:
+            account = self.accounts_.verify(username, password)
+            how = self._second_step(account.username, code)
+        except AccessError as err:
+            self._refused(folded(username), origin, err)
+            raise
+        return self._begin(account.username, origin, how, door)
+
+    def _second_step(self, username: str, code: str) -> str:
+        """After the first proof: how the second was given, ``none`` where none is set up."""
+        if not self.factors.enabled(username):
+            return "none"
+        if not code:
+            self.lockout.take_back(username)
+            kept = self.accounts_.password_hash(self.database.read(), username)
+            raise CodeNeeded(
+                "Type the code that your authenticator application shows.",
+                self.challenges.issue(username, kept),
+            )
+        return self._spend_code(username, code)
+
+    def _spend_code(self, username: str, code: str) -> str:
+        with self.database.write() as tx:
+            how = self.factors.spend(tx, username, code)
+        if not how:
+            raise NotSignedIn("The code is not right, or it was used before: wait for the next.")
+        return how
+
+    def _begin(self, username: str, origin: str, how: str, door: str) -> Session:
+        with self.database.write() as tx:
+            account = self.accounts_.signed_in(tx, username)
+            token, expires_at = self.sessions_.begin(tx, username, door, origin)
+            self.audit.append(
+                tx,
+                Caller(username, account.role, "", origin),
+                Event("session.sign-in", detail={"door": door, "second_factor": how}),
+            )
+        return Session(token, account, expires_at)
+
+    def _refused(self, username: str, origin: str, err: AccessError) -> None:
+        # The typed name may be a password typed into the wrong box: record known names only.
+        caller = nobody(origin)
+        try:
+            account = self.accounts_.get(self.database.read(), username)
+            caller = Caller(account.username, account.role, "", origin)
+        except NotFound:
+            pass
+        outcome = "requested" if isinstance(err, CodeNeeded) else "refused"
+        self.audit.record(caller, Event("session.sign-in", outcome, detail={"why": err.code}))
+
+    def revoke(self, token: str) -> None:
+        """End the session of an access or refresh token; one that is worth nothing is no error.
+
+        Source: RFC 7009, section 2.
+        """
+        try:
+            if token.count(".") == 2:
+                session_id = self.tokens.session_of(token)
+            else:
+                session_id = self.tokens.holder(self.database.read(), token)
+            caller = self.sessions_.resolve_id(session_id)
+        except NotSignedIn:
+            return
+        with self.database.write() as tx:
+            self.sessions_.end(tx, caller.session_id)
+            self.audit.append(tx, caller, Event("session.revoke"))
+        self._close([caller.session_id])
+
+    def refresh(self, refresh_token: str) -> TokenPair:
+        """Trade a refresh token for a new pair; one that was used before ends its session.
+
+        Raises:
+            NotSignedIn: Unknown, expired, used before, or of a session that has ended.
+        """
+        with self.database.write() as tx:
+            session_id, used = self.tokens.redeem(tx, refresh_token)
+            if used:
+                self.sessions_.end(tx, session_id)
+        caller = self.sessions_.resolve_id(session_id)
+        with self.database.write() as tx:
+            return self.tokens.issue(tx, caller.session_id, caller.username)
+
+    @needs(None, enrolling=True)
+    def whoami(self, caller: Caller) -> Account:
+        """The account behind a token. Raises NotSignedIn."""
+        return self.accounts_.get(self.database.read(), caller.username)
+
+    def may(self, token: str, permission: Permission) -> bool:
+        """Would the Engine let this session do that? For menus; the Engine asks again itself."""
+        try:
+            caller = self.caller(token, activity=False)
+        except NotSignedIn:
+            return False
+        return allowed(caller.role, permission) and not caller.factor_due
+
+    @needs(None, enrolling=True)
+    def prove(self, caller: Caller, password: str = "", code: str = "") -> None:
+        """Prove again who holds this session, by the password or a code of the second factor.
+
+        Raises:
+            InputError: Not exactly one of the two.
+            PermissionDenied: It is not right.
+            AccountLocked: Too many failures.
+        """
+        if bool(password) == bool(code):
+            raise InputError("Type either the password or a code.")
+        if password:
+            how, right = "password", self.accounts_.check_password(caller.username, password)
+        else:
+            self.lockout.count(caller.username)
+            with self.database.write() as tx:
+                how = self.factors.spend(tx, caller.username, code)
+                right = bool(how)
+                if right:
+                    self.lockout.forgive(tx, caller.username)
+        if not right:
+            self.audit.record(caller, Event("session.prove", "refused"))
+            raise PermissionDenied("This is not right: try again.")
+        with self.database.write() as tx:
+            self.sessions_.prove(tx, caller.session_id)
+            self.audit.append(tx, caller, Event("session.prove", detail={"by": how}))
+
+    @needs(None, enrolling=True)
+    def sign_out(self, caller: Caller) -> None:
+        """End the session; its tokens and its opened pictures are gone."""
+        with self.database.write() as tx:
+            self.sessions_.end(tx, caller.session_id)
+            self.audit.append(tx, caller, Event("session.sign-out"))
+        self._close([caller.session_id])
+
+    @needs(None, enrolling=True)
+    def sessions(self, caller: Caller) -> list[OpenSession]:
+        """One's own open sessions, the last used first."""
+        return self.sessions_.open_of(caller.username, caller.session_id)
+
+    @needs(None, enrolling=True)
+    def end_session(self, caller: Caller, session_id: str) -> None:
+        """End one of one's own sessions. Raises NotFound."""
+        with self.database.write() as tx:
+            self.sessions_.end_of(tx, caller.username, session_id)
+            self.audit.append(tx, caller, Event("session.end", detail={"session": session_id}))
+        self._close([session_id])
+
+    @needs(None, enrolling=True)
+    def sign_out_everywhere(self, caller: Caller) -> int:
+        """End all of one's own sessions, this one too; refresh tokens end with them.
+
+        Returns:
+            How many were open.
+        """
+        with self.database.write() as tx:
+            ended = self.sessions_.end_all(tx, caller.username)
+            self.audit.append(
+                tx, caller, Event("session.sign-out-everywhere", detail={"sessions": len(ended)})
+            )
+        self._close(ended)
+        return len(ended)
+
+    def _close(self, session_ids: list[str]) -> None:
+        """Forget what ended sessions had open."""
+        for session_id in session_ids:
+            self.viewings.close_session(session_id)
+            self.exchanges.close(session_id)
