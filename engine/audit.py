@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -48,12 +48,21 @@ class AuditLog:
 
     Args:
         reason_key: 32 bytes under which reasons are sealed.
+        mark: What every entry about a patient has to say besides, such as the broken glass
+            under which it happened.
     """
 
-    def __init__(self, database: Database, host: Host, reason_key: bytes) -> None:
+    def __init__(
+        self,
+        database: Database,
+        host: Host,
+        reason_key: bytes,
+        mark: Callable[[Cursor, Caller, Event], Mapping[str, Any]] = lambda tx, caller, event: {},
+    ) -> None:
         self._database = database
         self._host = host
         self._key = reason_key
+        self._mark = mark
 
     def append(self, tx: Cursor, caller: Caller, *events: Event) -> None:
         """Append events in the caller's transaction (see :meth:`Database.write`)."""
@@ -61,6 +70,7 @@ class AuditLog:
         sequence, digest = (last["sequence"], last["digest"]) if last else (0, GENESIS)
         for event in events:
             sequence += 1
+            detail = {**(event.detail or {}), **self._mark(tx, caller, event)}
             row = {
                 "sequence": sequence,
                 "occurred_at": self._host.now().isoformat(timespec="microseconds"),
@@ -73,7 +83,7 @@ class AuditLog:
                 "region_id": event.region_id,
                 "reason": self._seal_reason(sequence, event.reason),
                 "origin": caller.origin,
-                "detail": json.dumps(event.detail or {}, sort_keys=True, separators=(",", ":")),
+                "detail": json.dumps(detail, sort_keys=True, separators=(",", ":")),
             }
             digest = _digest(digest, row)
             tx.run(
@@ -99,6 +109,13 @@ class AuditLog:
             query,
             limit,
             offset,
+        )
+        return [self._entry(row) for row in rows]
+
+    def under_glass(self, glass_id: str) -> list[AuditEntry]:
+        """What happened under one emergency access, oldest first."""
+        rows = self._database.read().all(
+            "SELECT * FROM audit WHERE detail ->> 'glass' = $1 ORDER BY sequence", glass_id
         )
         return [self._entry(row) for row in rows]
 

@@ -11,7 +11,7 @@ import hmac
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 from engine.database import Cursor, Database, Row
 from engine.errors import NotFound, SealBroken
@@ -21,6 +21,37 @@ from engine.vault import blind_index, derive
 #: Columns that carry the tag itself or the wrapped key, which has its own integrity.
 _UNTAGGED = ("tag", "wrapped_key")
 _BLOBS = ("draft_blob", "masked_blob", "sealed_blob", "thumbnail_blob")
+
+
+class Filters(TypedDict, total=False):
+    """What a search may ask for; what is None or not there is not asked for.
+
+    Args:
+        modality: Empty for files that have none.
+        confidence: Least and greatest of the least certain region.
+        since, until: First moment of upload, and the first one after.
+    """
+
+    states: Required[Sequence[ImageState]]
+    patient_ids: Sequence[str] | None
+    modality: str | None
+    label: str | None
+    uploaded_by: str | None
+    confidence: tuple[float, float] | None
+    since: datetime | None
+    until: datetime | None
+
+
+_MATCHES = (
+    "state IN (SELECT unnest($1::VARCHAR[]))"
+    " AND ($2::VARCHAR[] IS NULL OR patient_id IN (SELECT unnest($2::VARCHAR[])))"
+    " AND ($3::VARCHAR IS NULL OR modality = $3)"
+    " AND ($4::VARCHAR IS NULL OR image_id IN (SELECT image_id FROM regions WHERE label = $4))"
+    " AND ($5::VARCHAR IS NULL OR uploaded_by = $5)"
+    " AND ($6::DOUBLE PRECISION IS NULL OR confidence BETWEEN $6 AND $7)"
+    " AND ($8::TIMESTAMP IS NULL OR uploaded_at >= $8)"
+    " AND ($9::TIMESTAMP IS NULL OR uploaded_at < $9)"
+)
 
 
 class Catalog:
@@ -110,6 +141,24 @@ class Catalog:
             raise NotFound("There is no such image.")
         return row
 
+    def patient_of(self, tx: Cursor, image_id: str) -> str | None:
+        """Whose image it is, in whatever state; None where there is no such image."""
+        row = tx.one("SELECT patient_id FROM images WHERE image_id = $1", image_id)
+        return None if row is None else str(row["patient_id"])
+
+    def patient_of_region(self, tx: Cursor, region_id: str) -> str | None:
+        """Whose image a region is of; None where there is no such region."""
+        row = tx.one(
+            "SELECT patient_id FROM images JOIN regions USING (image_id) WHERE region_id = $1",
+            region_id,
+        )
+        return None if row is None else str(row["patient_id"])
+
+    def tag(self, tx: Cursor, image_id: str) -> bytes | None:
+        """What changes with every change of the image; None where there is none, or erased."""
+        row = tx.one("SELECT tag FROM images WHERE image_id = $1", image_id)
+        return None if row is None else row["tag"]
+
     def verify(self, tx: Cursor, key: bytes, image_id: str) -> Row:
         """The raw row, after its tag and those of its regions were checked.
 
@@ -149,39 +198,37 @@ class Catalog:
         rows = tx.all("SELECT * FROM regions WHERE image_id = $1 ORDER BY place", image_id)
         return [(_region(r), r["start"]) for r in rows]
 
+    def image_of(self, tx: Cursor, region_id: str) -> str:
+        """The image of a region. Raises NotFound."""
+        row = tx.one("SELECT image_id FROM regions WHERE region_id = $1", region_id)
+        if row is None:
+            raise NotFound("There is no such region.")
+        return str(row["image_id"])
+
     def find_duplicate(self, tx: Cursor, index: bytes) -> str | None:
         """The image with this keyed hash of its file, if one is there."""
         row = tx.one("SELECT image_id FROM images WHERE duplicate_index = $1", index)
         return None if row is None else str(row["image_id"])
 
     def search(
-        self,
-        *,
-        states: Sequence[ImageState],
-        patient_ids: Sequence[str] | None = None,
-        modality: str | None = None,
-        label: str | None = None,
-        uploaded_by: str | None = None,
-        limit: int = 50,
-        offset: int = 0,
+        self, *, limit: int = 50, offset: int = 0, **filters: Unpack[Filters]
     ) -> list[ImageRecord]:
         """Images that match every filter given, newest first."""
         rows = self._database.read().all(
-            "SELECT * FROM images WHERE state IN (SELECT unnest($1::VARCHAR[]))"
-            " AND ($2::VARCHAR[] IS NULL OR patient_id IN (SELECT unnest($2::VARCHAR[])))"
-            " AND ($3 IS NULL OR modality = $3)"
-            " AND ($4 IS NULL OR image_id IN (SELECT image_id FROM regions WHERE label = $4))"
-            " AND ($5 IS NULL OR uploaded_by = $5)"
-            " ORDER BY uploaded_at DESC, image_id LIMIT $6 OFFSET $7",
-            [str(s) for s in states],
-            None if patient_ids is None else list(patient_ids),
-            modality,
-            label,
-            uploaded_by,
+            f"SELECT * FROM images WHERE {_MATCHES}"  # noqa: S608
+            " ORDER BY uploaded_at DESC, image_id LIMIT $10 OFFSET $11",
+            *_values(filters),
             limit,
             offset,
         )
         return [record(row) for row in rows]
+
+    def count(self, **filters: Unpack[Filters]) -> int:
+        """How many images match every filter given."""
+        return self._database.read().count(
+            f"SELECT count(*) FROM images WHERE {_MATCHES}",  # noqa: S608
+            *_values(filters),
+        )
 
     def of_patient(self, tx: Cursor, patient_id: str) -> list[str]:
         """Ids of a patient's images that are not erased."""
@@ -215,6 +262,23 @@ class Catalog:
         covered = {k: v for k, v in row.items() if k not in _UNTAGGED}
         text = json.dumps([covered, regions], sort_keys=True, default=_plain)
         return blind_index(derive(key, "catalog row"), "image and regions", text)
+
+
+def _values(filters: Filters) -> tuple[Any, ...]:
+    """What the places of ``_MATCHES`` stand for."""
+    patients = filters.get("patient_ids")
+    low, high = filters.get("confidence") or (None, None)
+    return (
+        [str(s) for s in filters["states"]],
+        None if patients is None else list(patients),
+        filters.get("modality"),
+        filters.get("label"),
+        filters.get("uploaded_by"),
+        low,
+        high,
+        filters.get("since"),
+        filters.get("until"),
+    )
 
 
 def record(row: Row) -> ImageRecord:

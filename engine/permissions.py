@@ -28,6 +28,11 @@ class Permission(StrEnum):
     READ_PATIENT_NOTE = "patient.read-note"  # the clinical free text of a record
     ERASE_PATIENTS = "patient.erase"
     READ_HISTORY = "patient.history"
+    EVERY_PATIENT = "patient.every"  # needs no care relation where one is asked for
+    ASSIGN_CARE = "care.assign"  # say which doctor treats which patient
+    BREAK_GLASS = "glass.break"  # open a patient of others in an emergency
+    REVIEW_ACCESS = "access.review"  # care relations by number, broken glass and its review
+    GRANT_CLASSES = "class.grant"  # which region classes an account may restore
     WRITE_NOTES = "note.write"
     READ_NOTES = "note.read"
     STATISTICS = "statistics.view"  # aggregates without patient data
@@ -44,21 +49,29 @@ P = Permission
 #: The only place where roles get their permissions (F4, F25, F26, F27, G13).
 GRANTS: dict[Role, frozenset[Permission]] = {
     Role.TECHNICIAN: frozenset(
-        {P.UPLOAD, P.VIEW_MASKED, P.EXPORT, P.FLAG, P.LIST_PATIENTS, P.EDIT_PATIENTS}
+        {
+            P.UPLOAD, P.VIEW_MASKED, P.EXPORT, P.FLAG, P.LIST_PATIENTS, P.EDIT_PATIENTS,
+            # At admission it is they who know the order, and so who treats the patient.
+            P.EVERY_PATIENT, P.ASSIGN_CARE,
+        }
     ),
     Role.DOCTOR: frozenset(
         {
             P.VIEW_MASKED, P.RESTORE, P.VIEW_METRICS, P.EXPORT, P.FLAG, P.LIST_PATIENTS,
             P.READ_PATIENT_NOTE, P.READ_HISTORY, P.WRITE_NOTES, P.READ_NOTES, P.STATISTICS,
+            # To bring in a colleague; the Engine lets only those do it who treat the patient.
+            P.ASSIGN_CARE, P.BREAK_GLASS,
         }
     ),
-    Role.RESEARCHER: frozenset({P.STATISTICS}),
+    Role.RESEARCHER: frozenset({P.STATISTICS, P.EVERY_PATIENT}),
     Role.ADMINISTRATOR: frozenset(
         {
             P.STATISTICS, P.MANAGE_ACCOUNTS, P.READ_AUDIT, P.MANAGE_SETTINGS, P.MANAGE_KEYS,
             P.MANAGE_BACKUPS, P.VIEW_HEALTH,
             # Erasing destroys a key and shows nothing: a request names the number or id.
             P.ERASE_PATIENTS, P.DELETE_IMAGE,
+            # Patients are numbers here: no name, no picture, no note.
+            P.EVERY_PATIENT, P.ASSIGN_CARE, P.REVIEW_ACCESS, P.GRANT_CLASSES,
         }
     ),
     # One machine's operator holds the root key anyway; pretending otherwise would be theatre.

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from engine import images
+from engine import images, pooling
 from engine.errors import RestoreMismatch
+from engine.formats import mask
 from engine.host import Host
 from engine.images import Limits
 from engine.records import Assessment, Detection, Fingerprint, Image, Region, SealedRegion
@@ -33,6 +34,8 @@ from engine.vault import (
 _IDENTIFIERS = ("text", "barcode", "face")
 
 REMAINDER = "remainder"
+#: How far a JPEG decoder carries halved colour over the edge of a block ("fancy upsampling").
+UPSAMPLING_PX = 2
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Sealed:
 
     Args:
         masked: The file that may be shared.
-        container: Sealed regions one after the other, then the sealed remainder.
+        container: Sealed pieces of the regions (see :mod:`engine.pooling`) one after the
+            other, then the sealed remainder.
         regions: Each with its first byte in the container.
         remainder_start: First byte of the sealed remainder in the container.
         pixel_digest, file_digest: SHA-256 of the original's pixels and file; sensitive.
@@ -87,8 +91,10 @@ class Restored:
 
     Args:
         partial: Some regions stayed sealed: the picture is not the original.
-        proof: ``bytes`` (the very same file), ``pixels`` (same pixels), or ``regions``
-            (partial: each opened region verified by its own tag).
+        proof: ``bytes`` (the very same file), ``pixels`` (same pixels), or ``outside``
+            (partial: every pixel outside the regions that stayed sealed is the original's).
+        margin_px: Pixels around a region that stayed sealed for which that is not said: a
+            decoder of lossy sources mixes colours across its edge.
     """
 
     image: Image = field(repr=False)
@@ -96,6 +102,7 @@ class Restored:
     partial: bool
     proof: str
     decrypt_ms: Mapping[str, float]
+    margin_px: int = 0
 
 
 class Stopwatch:
@@ -179,17 +186,21 @@ def seal(
     with watch.stage("mask"):
         dissection = images.dissect(image, regions, subject.identity_key)
     sealed: list[tuple[SealedRegion, int]] = []
-    pieces: list[bytes] = []
-    start = 0
-    for detection, patch in zip(planned, dissection.patches, strict=True):
+    pieces = [pooling.MAGIC]
+    start = len(pooling.MAGIC)
+    public = len(dissection.masked)
+    volumes = [r.area_px * r.frame_count for r in regions]
+    contents = pooling.split([d.label for d in planned], volumes, dissection.patches, public)
+    for detection, content in zip(planned, contents, strict=True):
         region_id = host.token("rg")
         began = host.ticks_ms()
         piece = encrypt(
             subject.key,
             subject.identity(region_id, detection.label, detection.region),
-            patch,
+            content,
             host.random,
             subject.image_id,
+            floor_bytes=0,  # its length is a length class already
         )
         spent = round(host.ticks_ms() - began, 1)
         sealed.append((SealedRegion(region_id, detection, len(piece), spent), start))
@@ -197,7 +208,13 @@ def seal(
         start += len(piece)
     with watch.stage("encrypt_remainder"):
         remainder = seal_field(
-            subject.key, subject.context(REMAINDER), dissection.remainder, host.random
+            subject.key,
+            subject.context(REMAINDER),
+            dissection.remainder,
+            host.random,
+            floor_bytes=pooling.length_class(
+                len(dissection.remainder), pooling.REMAINDER_SHARE * public
+            ),
         )
     watch.times_ms["encrypt"] = round(
         sum(r.encrypt_ms for r, _ in sealed) + watch.times_ms.pop("encrypt_remainder"), 1
@@ -238,6 +255,9 @@ def restore(
 ) -> Restored:
     """Decrypt the permitted regions, put them back and compare with the intake's digest.
 
+    A part is proven against the whole: that is restored too, compared with the digest, and
+    then with the part outside what stays sealed. Only the part leaves this function.
+
     Args:
         masked: The masked file.
         container: See :class:`Sealed`.
@@ -245,7 +265,7 @@ def restore(
 
     Raises:
         SealBroken: A region, its box, class or place, or the masked file was altered.
-        RestoreMismatch: All opened, but the pixels are not the original's.
+        RestoreMismatch: What was opened is not the original's.
     """
     patches: dict[int, bytes] = {}
     times: dict[str, float] = {}
@@ -264,11 +284,25 @@ def restore(
     remainder = None
     if not partial:
         remainder = open_field(subject.key, subject.context(REMAINDER), container[remainder_start:])
+    if container.startswith(pooling.MAGIC):
+        patches = pooling.join([r.detection.label for r, _ in regions], patches)
     boxes = [r.detection.region for r, _ in regions]
     data = images.assemble(masked, boxes, patches, remainder)
     image = images.decode(name, data, limits)
     if partial:
-        return Restored(image, tuple(opened), True, "regions", times)
+        whole = restore(
+            masked, container, regions, remainder_start, subject, pixel_digest, file_digest, name,
+            host, limits,
+        )  # fmt: skip
+        sealed = [r.detection.region for r, _ in regions if r.region_id not in opened]
+        margin = 0 if whole.image.grid == (1, 1) else UPSAMPLING_PX
+        if not _same_outside(whole.image, image, sealed, margin):
+            raise RestoreMismatch(
+                "The restored part is not the original's: keep it closed and tell the"
+                " administrator.",
+                image_id=subject.image_id,
+            )
+        return Restored(image, tuple(opened), True, "outside", times, margin)
     # The very same file is the original, whatever a newer decoder makes of its pixels.
     same_file = hashlib.sha256(data).digest() == file_digest
     same_pixels = images.pixel_digest(image.pixels) == pixel_digest
@@ -278,6 +312,18 @@ def restore(
             image_id=subject.image_id,
         )
     return Restored(image, tuple(opened), False, "bytes" if same_file else "pixels", times)
+
+
+def _same_outside(whole: Image, part: Image, sealed: Sequence[Region], margin_px: int) -> bool:
+    """Are two pictures equal but for these regions and a margin around them?"""
+    if whole.pixels.shape != part.pixels.shape or whole.pixels.dtype != part.pixels.dtype:
+        return False
+    grown = [region.padded(0, margin_px) for region in sealed]
+    for frame, (one, other) in enumerate(zip(whole.pixels, part.pixels, strict=True)):
+        free = mask.outside(one.shape, grown, frame)
+        if not np.array_equal(one[free], other[free]):
+            return False
+    return True
 
 
 def detection_to_json(detection: Detection) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from engine.registrations import Registrations
 from engine.secondfactor import Challenges, SecondFactors
 from engine.service.caring import Caring
 from engine.service.files import Files
+from engine.service.finding import Finding
 from engine.service.measuring import Measured
 from engine.service.people import People
 from engine.service.specialties import Specialties

@@ -135,14 +135,17 @@ class Core:
         neither the words nor the time say which it was.
 
         Args:
-            kind: ``patient`` or ``image``.
+            kind: ``patient``, ``image`` or ``region``.
             name: The key, or a patient's hospital number.
 
         Raises:
             NotFound: As if there were none.
         """
         tx = self.database.read()
-        if kind == "image":
+        patient_id: str | None
+        if kind == "region":
+            patient_id = self.catalog.patient_of_region(tx, str(name))
+        elif kind == "image":
             patient_id = self.catalog.patient_of(tx, str(name))
         else:
             patient_id = self.patients_.known(tx, str(name))
@@ -167,7 +170,7 @@ R = TypeVar("R")
 GUARDED: dict[str, Permission | None] = {}
 #: Parameters by which a method names its subject. Whoever takes one of them is asked for a
 #: care relation first: the name alone is enough, so that no method can forget it.
-SUBJECTS = {"patient_id": "patient", "image_id": "image"}
+SUBJECTS = {"patient_id": "patient", "image_id": "image", "region_id": "region"}
 
 
 def needs(

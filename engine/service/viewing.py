@@ -61,9 +61,10 @@ class Viewing(Sealing):
         Args:
             query: A patient's number or the beginnings of words of a name.
         """
-        patient_ids: Sequence[str] | None = None if patient_id is None else [patient_id]
+        only = self.open_patients(caller)
+        patient_ids: Sequence[str] | None = only if patient_id is None else [patient_id]
         if query.strip():
-            found = [p.patient_id for p in self.patients_.search(query, 1000, 0)]
+            found = [p.patient_id for p in self.patients_.search(query, 1000, 0, only)]
             patient_ids = [p for p in found if patient_id in (None, p)]
         return self.catalog.search(
             states=[ImageState.RELEASED],
@@ -82,8 +83,17 @@ class Viewing(Sealing):
     @needs(Permission.VIEW_MASKED)
     def regions(self, caller: Caller, image_id: str) -> list[SealedRegion]:
         """Where the image is sealed, and as what."""
-        self._verified(image_id)
-        return [region for region, _ in self.catalog.regions(self.database.read(), image_id)]
+        return self._regions_of(image_id)
+
+    @needs(Permission.VIEW_MASKED)
+    def region(self, caller: Caller, region_id: str) -> tuple[str, SealedRegion]:
+        """One sealed region of a released image, and the image's id. Raises NotFound."""
+        try:
+            image_id = self.catalog.image_of(self.database.read(), region_id)
+            found = self._regions_of(image_id)
+            return image_id, next(r for r in found if r.region_id == region_id)
+        except (NotFound, StopIteration):
+            raise NotFound("There is no such region.") from None
 
     @needs(Permission.VIEW_MASKED)
     def masked_frame(
@@ -109,10 +119,14 @@ class Viewing(Sealing):
 
         Drawn when asked for from the masked file and the box list: it holds nothing more.
         """
-        self._verified(image_id)
-        picture = images.render(self._masked_image(image_id), frame)
-        sealed = self.catalog.regions(self.database.read(), image_id)
-        boxes = [r.detection for r, _ in sealed]
+        picture, sealed = self._steady(
+            image_id,
+            lambda: (
+                images.render(self._masked_image(image_id), frame),
+                self._regions_of(image_id),
+            ),
+        )
+        boxes = [r.detection for r in sealed]
         return images.grid_picture(
             picture, [d for d in boxes if d.region.frame <= frame < d.region.frame_end]
         )
@@ -120,7 +134,7 @@ class Viewing(Sealing):
     @needs(Permission.VIEW_MASKED)
     def thumbnail(self, caller: Caller, image_id: str) -> bytes:
         """Small PNG of the masked image."""
-        return self._part(image_id, "thumbnail")
+        return images.as_png(self._part(image_id, "thumbnail"))
 
     @needs(Permission.EXPORT)
     def masked_file(self, caller: Caller, image_id: str) -> File:
@@ -147,16 +161,19 @@ class Viewing(Sealing):
     def export_package(self, caller: Caller, image_id: str) -> File:
         """The sealed package of a released image; opens only with this system's keys."""
         tx = self.database.read()
-        row = self._verified(image_id)
-        content = package.write(
-            package.Package(
+
+        def read() -> tuple[Row, bytes]:
+            row = self._verified(image_id)
+            content = package.Package(
                 image_id,
                 row["version"],
                 row["facts"],
                 tuple(self.catalog.regions(tx, image_id)),
                 self.host.read_blob(row["sealed_blob"]),
             )
-        )
+            return row, package.write(content)
+
+        row, content = self._steady(image_id, read)
         self.audit.record(
             caller, Event("package.export", patient_id=row["patient_id"], image_id=image_id)
         )
@@ -172,16 +189,30 @@ class Viewing(Sealing):
     def _verified(self, image_id: str) -> Row:
         """The row of a released image: unaltered, and the newest that the log knows."""
         tx = self.database.read()
-        self._released(tx, image_id)
-        row = self.catalog.verify(tx, self.hierarchy.image_key(tx, image_id), image_id)
-        self.catalog.verify_newest(tx, row)
-        return row
+
+        def read() -> Row:
+            self._released(tx, image_id)
+            row = self.catalog.verify(tx, self.hierarchy.image_key(tx, image_id), image_id)
+            self.catalog.verify_newest(tx, row)
+            return row
+
+        return self._steady(image_id, read)
+
+    def _regions_of(self, image_id: str) -> list[SealedRegion]:
+        def read() -> list[SealedRegion]:
+            self._verified(image_id)
+            return [region for region, _ in self.catalog.regions(self.database.read(), image_id)]
+
+        return self._steady(image_id, read)
 
     def _part(self, image_id: str, part: str) -> bytes:
-        row = self._verified(image_id)
-        key = self.hierarchy.image_key(self.database.read(), image_id)
-        context = f"image/{image_id}/{row['version']}/{part}"
-        content = open_field(key, context, self.host.read_blob(row[f"{part}_blob"]))
+        def read() -> bytes:
+            row = self._verified(image_id)
+            key = self.hierarchy.image_key(self.database.read(), image_id)
+            context = f"image/{image_id}/{row['version']}/{part}"
+            return open_field(key, context, self.host.read_blob(row[f"{part}_blob"]))
+
+        content = self._steady(image_id, read)
         return images.from_storage(content) if part == "masked" else content
 
     def _masked_image(self, image_id: str) -> Image:

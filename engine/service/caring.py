@@ -1,0 +1,298 @@
+"""Whose patient is whose: care relations, emergency access and its review, classes granted apart.
+
+Who assigns is decided as a hospital works: technicians at admission, since they hold the
+order; a doctor who treats a patient brings in a colleague, as in a consultation; an
+administrator mends mistakes by the patient's number and sees no more of the patient than
+that. No doctor opens a patient to themselves but by breaking the glass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from engine.access import BrokenGlass, CareRelation, Verdict
+from engine.audit import Event
+from engine.database import Cursor, Row
+from engine.errors import EngineError, InputError, NotFound, PermissionDenied
+from engine.permissions import Permission, Role, allowed
+from engine.records import Account, AuditEntry, Caller
+from engine.service.guard import Core, needs
+
+_DAMAGED = "damaged record"
+
+
+class Caring(Core):
+    """Methods of the Engine."""
+
+    # --- care relations -----------------------------------------------------------------------
+
+    @needs(Permission.ASSIGN_CARE)
+    def doctors(self, caller: Caller) -> list[Account]:
+        """Doctors to whom a patient can be assigned."""
+        return self._doctors()
+
+    @needs(Permission.ASSIGN_CARE)
+    def care_team(self, caller: Caller, patient_id: str) -> list[CareRelation]:
+        """Who treats a patient, newest first. Raises NotFound."""
+        tx = self.database.read()
+        patient_id = self._existing(tx, patient_id)
+        return [self._relation(tx, row) for row in self.access_.relations(tx, patient_id)]
+
+    @needs(Permission.ASSIGN_CARE)
+    def assign_care(self, caller: Caller, patient_id: str, username: str) -> CareRelation:
+        """Let a doctor treat a patient.
+
+        Args:
+            patient_id: Opaque key or hospital number.
+
+        Raises:
+            InputError: There is no such doctor.
+            NotFound: No such patient.
+            PermissionDenied: A doctor who does not treat the patient; broken glass is not enough.
+        """
+        with self.database.write() as tx:
+            patient_id = self._existing(tx, patient_id)
+            may = self._may_assign(tx, caller, patient_id)
+            username = username.strip().casefold()
+            if may:
+                if username not in {a.username for a in self._doctors()}:
+                    raise InputError("There is no such doctor.")
+                self.access_.assign(tx, patient_id, username, caller.username)
+            self.audit.append(
+                tx,
+                caller,
+                Event(
+                    "care.assign",
+                    "ok" if may else "refused",
+                    patient_id=patient_id,
+                    detail={"username": username} if may else None,
+                ),
+            )
+        if not may:
+            raise PermissionDenied("Only who treats this patient can bring in a colleague.")
+        tx = self.database.read()
+        return next(
+            self._relation(tx, row)
+            for row in self.access_.relations(tx, patient_id)
+            if row["username"] == username
+        )
+
+    @needs(Permission.ASSIGN_CARE)
+    def end_care(self, caller: Caller, patient_id: str, username: str) -> None:
+        """End a care relation; a doctor ends only their own.
+
+        Raises:
+            NotFound: There is no such relation.
+            PermissionDenied: Another doctor's.
+        """
+        username = username.strip().casefold()
+        with self.database.write() as tx:
+            patient_id = self._existing(tx, patient_id)
+            may = allowed(caller.role, Permission.EVERY_PATIENT) or username == caller.username
+            if may:
+                self.access_.end_care(tx, patient_id, username)
+            detail = {"username": username} if may else None
+            outcome = "ok" if may else "refused"
+            self.audit.append(
+                tx, caller, Event("care.end", outcome, patient_id=patient_id, detail=detail)
+            )
+        if not may:
+            raise PermissionDenied("A doctor ends only their own care of a patient.")
+
+    @needs(Permission.REVIEW_ACCESS)
+    def care_relations(self, caller: Caller) -> list[CareRelation]:
+        """Every care relation, newest first; of the patients only their numbers."""
+        tx = self.database.read()
+        self.audit.record(caller, Event("care.list"))
+        return [self._relation(tx, row) for row in self.access_.relations(tx)]
+
+    # --- emergency access ---------------------------------------------------------------------
+
+    @needs(Permission.BREAK_GLASS, fresh=True)
+    def break_glass(self, caller: Caller, number: str, reason: str) -> BrokenGlass:
+        """Open a patient whom somebody else treats, for one hour.
+
+        It is in the log before this returns, everything done under it is marked there with
+        its id, the administrator sees it, and somebody must review it.
+
+        Args:
+            number: Hospital number or opaque key.
+            reason: Why this patient, why now; at least ``access.REASON_LENGTH`` characters.
+
+        Raises:
+            InputError: The reason is too short, or the patient is open already.
+            NotFound: No such patient; the attempt is in the log.
+        """
+        if not self.settings.care_relation:
+            raise InputError("Every patient is open to doctors here: there is no glass to break.")
+        with self.database.write() as tx:
+            patient_id = self.patients_.known(tx, number)
+            if patient_id is None:
+                self.audit.append(tx, caller, Event("glass.break", "failed"))
+            elif self.access_.sees(tx, caller.username, patient_id):
+                raise InputError("This patient is open to you already.")
+            else:
+                glass_id = self.access_.break_glass(tx, patient_id, caller.username, reason)
+                broken = Event("glass.break", patient_id=patient_id, reason=reason.strip())
+                self.audit.append(tx, caller, broken)
+        if patient_id is None:
+            raise NotFound("There is no such patient.")
+        tx = self.database.read()
+        return self._glass(tx, self.access_.glass_row(tx, glass_id))
+
+    @needs(Permission.BREAK_GLASS)
+    def my_glass(self, caller: Caller) -> list[BrokenGlass]:
+        """One's own emergency access that is open now."""
+        tx = self.database.read()
+        rows = self.access_.glass(tx, caller.username)
+        return [self._glass(tx, row) for row in rows if self.access_.is_open(row)]
+
+    @needs(Permission.BREAK_GLASS)
+    def end_glass(self, caller: Caller, glass_id: str) -> None:
+        """End one's own emergency access. Raises NotFound."""
+        self._end_glass(caller, glass_id, own=True)
+
+    @needs(Permission.REVIEW_ACCESS)
+    def revoke_glass(self, caller: Caller, glass_id: str) -> None:
+        """End somebody's emergency access; what is open under it closes. Raises NotFound."""
+        self._end_glass(caller, glass_id, own=False)
+
+    @needs(Permission.REVIEW_ACCESS)
+    def glass(self, caller: Caller) -> list[BrokenGlass]:
+        """Every emergency access: open ones first, then reviews due, then the rest."""
+        tx = self.database.read()
+        shown = [self._glass(tx, row) for row in self.access_.glass(tx)]
+        self.audit.record(caller, Event("glass.list"))
+        return sorted(shown, key=lambda g: (not g.open, not g.due))
+
+    @needs(Permission.REVIEW_ACCESS)
+    def glass_due(self, caller: Caller) -> tuple[int, int]:
+        """How many emergency accesses are open, and how many wait for a review."""
+        rows = self.access_.glass(self.database.read())
+        held = sum(self.access_.is_open(row) for row in rows)
+        reviewed = sum(row["reviewed_at"] is not None for row in rows)
+        return held, len(rows) - held - reviewed
+
+    @needs(Permission.REVIEW_ACCESS)
+    def glass_entries(self, caller: Caller, glass_id: str) -> list[AuditEntry]:
+        """What was done under one emergency access, oldest first. Raises NotFound."""
+        self.access_.glass_row(self.database.read(), glass_id)
+        return self.audit.under_glass(glass_id)
+
+    @needs(Permission.REVIEW_ACCESS)
+    def review_glass(self, caller: Caller, glass_id: str, verdict: str, remark: str) -> None:
+        """Say whether an emergency access was justified; once, and never of one's own.
+
+        Raises:
+            InputError: No such verdict, no remark, still open, or reviewed already.
+            NotFound: No such access.
+            PermissionDenied: One's own.
+        """
+        try:
+            chosen = Verdict(verdict)
+        except ValueError as err:
+            raise InputError(f"The verdicts are {', '.join(Verdict)}.") from err
+        with self.database.write() as tx:
+            row = self.access_.glass_row(tx, glass_id)
+            own = row["username"] == caller.username
+            if not own:
+                self.access_.review_glass(tx, glass_id, caller.username, chosen, remark)
+            self.audit.append(
+                tx,
+                caller,
+                Event(
+                    "glass.review",
+                    "refused" if own else "ok",
+                    patient_id=row["patient_id"],
+                    reason="" if own else remark.strip(),
+                    detail={"glass": glass_id, "verdict": str(chosen)},
+                ),
+            )
+        if own:
+            raise PermissionDenied("Nobody reviews their own access: ask another administrator.")
+
+    # --- classes granted apart ----------------------------------------------------------------
+
+    @needs(Permission.GRANT_CLASSES)
+    def restorable_classes(self, caller: Caller) -> Mapping[str, frozenset[str]]:
+        """Accounts that may not restore every class, each with those it may."""
+        return self.access_.all_classes(self.database.read())
+
+    @needs(Permission.GRANT_CLASSES)
+    def set_restorable_classes(
+        self, caller: Caller, username: str, labels: Collection[str] | None
+    ) -> None:
+        """Narrow what an account may restore to some classes; None gives every class again.
+
+        What the account has open beyond that closes.
+
+        Raises:
+            InputError: A class that no profile has.
+            NotFound: No such account.
+        """
+        known = {c for p in self.detector.profiles.values() for c in p.classes}
+        if labels is not None and not set(labels) <= known:
+            raise InputError(f"The classes are {', '.join(sorted(known))}.")
+        with self.database.write() as tx:
+            account = self.accounts_.get(tx, username)
+            self.access_.set_classes(tx, account.username, labels, caller.username)
+            detail: dict[str, Any] = {
+                "username": account.username,
+                "classes": "every" if labels is None else sorted(labels),
+            }
+            self.audit.append(tx, caller, Event("class.grant", detail=detail))
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _doctors(self) -> list[Account]:
+        return [a for a in self.accounts_.list() if a.role is Role.DOCTOR and a.enabled]
+
+    def _audit_mark(self, tx: Cursor, caller: Caller, event: Event) -> Mapping[str, Any]:
+        """Everything done under broken glass says so in the log, whichever method did it."""
+        if not event.patient_id or not self.bound(caller):
+            return {}
+        glass_id = self.access_.glass_over(tx, caller.username, event.patient_id)
+        return {} if glass_id is None else {"glass": glass_id}
+
+    def _may_assign(self, tx: Cursor, caller: Caller, patient_id: str) -> bool:
+        return allowed(caller.role, Permission.EVERY_PATIENT) or self.access_.treats(
+            tx, caller.username, patient_id
+        )
+
+    def _end_glass(self, caller: Caller, glass_id: str, *, own: bool) -> None:
+        with self.database.write() as tx:
+            row = self.access_.glass_row(tx, glass_id)
+            if own and row["username"] != caller.username:
+                raise NotFound("There is no such emergency access.")
+            self.access_.end_glass(tx, glass_id, caller.username)
+            detail = {"glass": glass_id}
+            self.audit.append(
+                tx, caller, Event("glass.end", patient_id=row["patient_id"], detail=detail)
+            )
+
+    def _existing(self, tx: Cursor, name: str) -> str:
+        patient_id = self.patients_.known(tx, name)
+        if patient_id is None:
+            raise NotFound("There is no such patient.")
+        return patient_id
+
+    def _relation(self, tx: Cursor, row: Row) -> CareRelation:
+        return CareRelation(
+            row["patient_id"],
+            self._number(tx, row["patient_id"]),
+            row["username"],
+            row["since"],
+            row["assigned_by"],
+        )
+
+    def _glass(self, tx: Cursor, row: Row) -> BrokenGlass:
+        return self.access_.shown(row, self._number(tx, row["patient_id"]))
+
+    def _number(self, tx: Cursor, patient_id: str) -> str:
+        try:
+            return self.patients_.get(tx, patient_id).id
+        except NotFound:
+            return "erased"
+        except EngineError:
+            return _DAMAGED

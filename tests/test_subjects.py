@@ -1,0 +1,233 @@
+"""Every method against every role and against one's own and somebody else's patient.
+
+The table is made from the data: which methods there are, what each role may, and by which
+parameter a method names its subject. A new method that a doctor may call must be in it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from engine import Detection, Engine, Permission, Role, Settings, errors
+from engine.permissions import allowed
+from engine.service.guard import GUARDED, SUBJECTS
+from tests import builders
+from tests.conftest import WHY, Team, Ward, text_png
+from tests.fakes import FakeHost, ScriptedDetector
+from tests.test_permissions import EVERYBODY, MAY
+
+#: Methods a doctor may call that answer about many patients: they leave out those of others.
+LISTS = {"patients", "withdrawn", "statistics", "statistics_file"}
+#: Methods a doctor may call in which no patient of others can be named, and why.
+NOBODYS = {
+    "whoami": "oneself",
+    "sign_out": "oneself",
+    "change_password": "oneself",
+    "prove": "oneself",
+    "sessions": "oneself",
+    "end_session": "oneself",
+    "sign_out_everywhere": "oneself",
+    "second_factor": "oneself",
+    "begin_second_factor": "oneself",
+    "confirm_second_factor": "oneself",
+    "renew_recovery_codes": "oneself",
+    "remove_second_factor": "oneself",
+    "offer_exchange": "a key for this session",
+    "answer_exchange": "a key for this session",
+    "doctors": "colleagues",
+    "my_glass": "one's own emergency access",
+    "end_glass": "one's own emergency access",
+    "break_glass": "how the patient of others is opened; see test_care",
+    "restore_package": "names the image in a file; see below",
+}
+#: What a call does that others still need, so these come last.
+_LAST = ("end_care", "flag_missed", "erase_image", "erase_patient")
+
+
+def subject_of(method: str) -> str | None:
+    """The kind of thing that a method names: patient, image, handle or none."""
+    parameters = list(inspect.signature(getattr(Engine, method)).parameters)
+    for name, kind in {**SUBJECTS, "handle": "handle"}.items():
+        if name in parameters:
+            return kind
+    return None
+
+
+def test_every_method_that_a_doctor_may_call_is_in_the_table() -> None:
+    for method, permission in GUARDED.items():
+        if permission is None or allowed(Role.DOCTOR, permission):
+            known = (subject_of(method) is not None) + (method in LISTS) + (method in NOBODYS)
+            assert known == 1, f"{method}: whose patient is asked for?"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A patient with an image, and what a session has open of it."""
+
+    patient_id: str
+    number: str
+    image_id: str
+    region_id: str
+    handle: str
+
+
+@dataclass(frozen=True)
+class Clinic:
+    """Two doctors' patients, of which one is the doctor's own."""
+
+    engine: Engine
+    team: Team
+    own: Case
+    other: Case
+    nobody: Case
+    exchange_id: str
+
+
+@pytest.fixture
+def clinic(settings: Settings) -> Iterator[Clinic]:
+    bound = replace(settings, care_relation=True)
+    host, detector = FakeHost(bound.data / "blobs"), ScriptedDetector(bound)
+    engine = Engine.open(bound, host, detector=detector)
+    team = Team(engine)
+    cases = []
+    for number, name in (("P-1", "Erika Musterfrau"), ("P-2", "Jan Nowak")):
+        patient_id = engine.create_patient(team.technician, number, name).patient_id
+        ward = Ward(engine, team, detector, patient_id)
+        pixels, region = builders.labelled(name)
+        image_id = ward.seal(
+            builders.png(pixels), found=[Detection(region, "text", 0.9, "scripted")]
+        )
+        region_id = engine.regions(team.technician, image_id)[0].region_id
+        engine.assign_care(team.technician, patient_id, "doctor")
+        handle = engine.restore(team.doctor, image_id, WHY).handle
+        cases.append(Case(patient_id, number, image_id, region_id, handle))
+    engine.end_care(team.administrator, "P-2", "doctor")
+    nobody = Case("pt_none", "P-9", "im_none", "rg_none", "vw_none")
+    offer = engine.offer_exchange(team.doctor, "x25519")
+    yield Clinic(engine, team, *cases, nobody, offer["exchange_id"])
+    engine.close()
+
+
+def _verdict(clinic: Clinic, method: str, role: Role, case: Case) -> str:
+    """Who refused a call: ``role``, ``care``, or nobody before the method itself."""
+    given: dict[str, Any] = {
+        **vars(case), "exchange_id": clinic.exchange_id, "reason": WHY, "text": "seen",
+        "username": "researcher", "name": "scan.png", "data": text_png()[0], "detections": [],
+    }  # fmt: skip
+    parameters = list(inspect.signature(getattr(Engine, method)).parameters.values())[2:]
+    arguments = [
+        given.get(p.name, "something") for p in parameters
+        if p.default is p.empty and p.kind is not p.VAR_KEYWORD
+    ]  # fmt: skip
+    named = {p.name: given[p.name] for p in parameters if p.name in SUBJECTS}
+    named = {n: v for n, v in named.items() if v not in arguments}
+    unseen = _unseen(clinic.engine)
+    try:
+        call: Callable = getattr(clinic.engine, method)
+        call(clinic.team.token(role), *arguments, **named)
+    except errors.PermissionDenied as err:
+        return "role" if err.message == f"The role {role} may not do this." else "nobody"
+    except errors.NotFound:
+        return "care" if _unseen(clinic.engine) > unseen else "nobody"
+    except errors.EngineError:
+        return "nobody"
+    return "nobody"
+
+
+def _unseen(engine: Engine) -> int:
+    return engine.database.read().count(
+        "SELECT count(*) FROM audit WHERE action LIKE '%.access' AND outcome = 'refused'"
+    )
+
+
+def _expected(method: str, role: Role, whose: str) -> str:
+    if role not in MAY[method]:
+        return "role"
+    bound = not allowed(role, Permission.EVERY_PATIENT)
+    return "care" if bound and whose == "other" else "nobody"
+
+
+def test_every_method_asks_for_role_and_care_relation(clinic: Clinic) -> None:
+    methods = [m for m in MAY if subject_of(m) in SUBJECTS.values()]
+    methods.sort(key=lambda m: _LAST.index(m) if m in _LAST else -1)
+    found, expected = {}, {}
+    for method in methods:
+        for role in sorted(EVERYBODY):
+            for whose in ("other", "own"):
+                row = (method, str(role), whose)
+                found[row] = _verdict(clinic, method, role, getattr(clinic, whose))
+                expected[row] = _expected(method, role, whose)
+    assert found == expected
+    assert len(methods) > 20
+
+
+def test_what_is_others_answers_like_what_does_not_exist(clinic: Clinic) -> None:
+    """Word for word, and with one row in the log each."""
+    engine, doctor = clinic.engine, clinic.team.doctor
+    calls: dict[str, Callable[[Case], object]] = {
+        "patient by key": lambda c: engine.patient(doctor, c.patient_id),
+        "patient by number": lambda c: engine.patient(doctor, c.number),
+        "history": lambda c: engine.patient_history(doctor, c.number),
+        "notes": lambda c: engine.notes(doctor, patient_id=c.patient_id),
+        "notes of an image": lambda c: engine.notes(doctor, c.image_id),
+        "write a note": lambda c: engine.add_note(doctor, c.patient_id, "seen", c.image_id),
+        "image": lambda c: engine.image(doctor, c.image_id),
+        "thumbnail": lambda c: engine.thumbnail(doctor, c.image_id),
+        "restore": lambda c: engine.restore(doctor, c.image_id, WHY),
+        "numbers": lambda c: engine.assessment(doctor, c.image_id),
+        "open picture": lambda c: engine.restored_frame(doctor, c.handle),
+        "open file": lambda c: engine.restored_file(doctor, c.handle),
+        "images of a patient": lambda c: engine.images(doctor, patient_id=c.patient_id),
+        "team": lambda c: engine.care_team(doctor, c.patient_id),
+    }
+    for name, call in calls.items():
+        answers = []
+        for case in (clinic.other, clinic.nobody):
+            before = engine.database.read().count("SELECT count(*) FROM audit")
+            with pytest.raises(errors.NotFound) as caught:
+                call(case)
+            rows = engine.database.read().count("SELECT count(*) FROM audit") - before
+            answers.append((caught.value.message, caught.value.facts, rows))
+        assert answers[0] == answers[1], name
+
+
+def test_lists_searches_and_counts_leave_others_out(clinic: Clinic) -> None:
+    engine, team = clinic.engine, clinic.team
+    doctor = team.doctor
+    assert [p.id for p in engine.patients(doctor)] == ["P-1"]
+    for query in ("P-2", "Nowak", "jan"):
+        assert engine.patients(doctor, query) == []
+        assert engine.images(doctor, query=query) == []
+    assert [p.id for p in engine.patients(team.technician, "jan")] == ["P-2"]
+    assert [r.image_id for r in engine.images(doctor)] == [clinic.own.image_id]
+    assert len(engine.statistics(doctor).images) == 1
+    assert len(engine.statistics(doctor).regions) == 1
+    assert engine.statistics_file(doctor, "images").data.count(b"\n") == 2  # heading and one row
+    engine.flag_missed(team.technician, clinic.other.image_id, "a name in the corner")
+    assert engine.withdrawn(doctor) == []
+
+
+def test_a_package_of_anothers_patient_opens_as_little_as_one_of_nobody(clinic: Clinic) -> None:
+    engine, team = clinic.engine, clinic.team
+    masked = engine.masked_file(team.technician, clinic.other.image_id).data
+    package = engine.export_package(team.technician, clinic.other.image_id).data
+    forged = package.replace(clinic.other.image_id.encode(), b"im_" + b"0" * 24)
+    assert forged != package
+    messages = []
+    for sealed in (package, forged):
+        with pytest.raises(errors.NotFound) as caught:
+            engine.restore_package(team.doctor, masked, sealed, WHY)
+        messages.append(caught.value.message)
+    assert messages[0] == messages[1]
+
+
+def test_without_the_setting_every_doctor_sees_every_patient(ward: Ward) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    assert ward.engine.restore(ward.team.doctor, image_id, WHY).proof == "bytes"
+    assert [p.id for p in ward.engine.patients(ward.team.doctor)] == ["P-1"]
