@@ -21,7 +21,7 @@ from pydantic import Field
 from api import shapes
 from api.asking import TheEngine, Token
 from api.problems import Problem, answers
-from engine import Engine, errors
+from engine import Engine, Suggestion, errors
 
 router = APIRouter(prefix="/batches", tags=["batches"])
 
@@ -94,33 +94,34 @@ class Batches:
 
     def add(
         self,
-        token: str,
+        work: str,
         patient_id: str,
         files: Sequence[tuple[str, bytes]],
         profile: str | None,
         seal: bool,
-    ) -> str:
+    ) -> Batch:
         """Take a batch in and begin.
+
+        Args:
+            work: The session's token for it; ended here when the work is done.
 
         Raises:
             StorageBusy: Others wait already with as much as may be held in memory.
         """
-        account = self._engine.caller(token).username
+        account = self._engine.caller(work).username
         waiting = [Outcome(place=i, state=State.WAITING) for i in range(len(files))]
-        work = self._engine.work_token(token)
         job = _Job(account, work, patient_id, profile, seal, list(files), waiting)
         batch_id = f"ba_{secrets.token_hex(12)}"
         with self._lock:
             held = sum(j.held_bytes for j in self._jobs.values())
             if held + job.held_bytes > self._engine.settings.batch_limit_mb * 1024 * 1024:
-                self._engine.end_work(work)
                 raise errors.StorageBusy("Other batches are waiting: send this one later.")
             finished = [i for i, j in self._jobs.items() if j.done]
             for oldest in finished[: max(0, len(finished) + 1 - _REMEMBERED)]:
                 del self._jobs[oldest]
             self._jobs[batch_id] = job
         self._worker.submit(self._work, job)
-        return batch_id
+        return self.get(account, batch_id)
 
     def get(self, account: str, batch_id: str) -> Batch:
         """A batch of this account. Raises NotFound."""
@@ -161,7 +162,8 @@ class Batches:
                 return Outcome(place=place, state=State.DRAFT, image_id=image_id)
             view = engine.open_draft(job.token, image_id)
             try:
-                engine.seal(job.token, image_id, view.detections, adopt=True)
+                boxes = view.suggested(Suggestion.SEAL)
+                engine.seal(job.token, image_id, boxes, view.left, adopt=True)
             finally:
                 engine.close_viewing(job.token, view.handle)
             return Outcome(place=place, state=State.SEALED, image_id=image_id)
@@ -196,13 +198,18 @@ def send_batch(
     seal: Annotated[bool, Form(description="Seal what no person must look at.")] = False,
 ) -> Batch:
     """Send many files of one patient; `Location` is where to ask how far they are."""
-    patient = engine.patient(token, patient_id)
-    engine.profile(profile)
-    taken = [(f.filename or "unnamed", f.file.read()) for f in files]
-    batch_id = batches.add(token, patient.patient_id, taken, profile, seal)
-    response.headers["Location"] = f"/api/batches/{batch_id}/"
+    work = engine.work_token(token)
+    try:
+        patient = engine.patient(token, patient_id)
+        engine.profile(profile)
+        taken = [(f.filename or "unnamed", f.file.read()) for f in files]
+        batch = batches.add(work, patient.patient_id, taken, profile, seal)
+    except BaseException:
+        engine.end_work(work)
+        raise
+    response.headers["Location"] = f"/api/batches/{batch.batch_id}/"
     response.headers["Retry-After"] = "1"
-    return batches.get(engine.caller(token).username, batch_id)
+    return batch
 
 
 @router.get("/{batch_id}/", responses=answers(401, 404, 422, 429, 503))

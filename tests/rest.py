@@ -1,0 +1,130 @@
+"""A client of the REST API that speaks to the door in this process, as over TLS."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+import api
+from api.batches import Batches
+from engine import Detection, Engine, Region, Role, Settings
+from tests import builders
+from tests.conftest import PASSWORD, Team
+from tests.fakes import FakeHost, ScriptedDetector
+
+BOX = Detection(Region(8, 8, 200, 40), "text", 0.9, "net")
+#: The door where the server puts it.
+HOUSE = Starlette(routes=[Mount("/api", api.door)])
+
+
+def ask(
+    method: str,
+    path: str,
+    token: str = "",
+    *,
+    client: str = "192.0.2.1",
+    **options: Any,
+) -> httpx.Response:
+    """One request to ``/api`` and ``path``.
+
+    Args:
+        token: Sent as bearer token.
+        client: Address it comes from.
+    """
+    headers = dict(options.pop("headers", {}))
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(HOUSE, client=(client, 50_000))
+        async with httpx.AsyncClient(transport=transport, base_url="https://medsec.test") as line:
+            return await line.request(method, f"/api{path}", headers=headers, **options)
+
+    return asyncio.run(send())
+
+
+@contextmanager
+def opened(engine: Engine) -> Iterator[None]:
+    """The door on an engine, as the server's lifespan leaves it."""
+    api.door.state.engine = engine
+    api.door.state.batches = Batches(engine)
+    try:
+        yield
+    finally:
+        api.door.state.batches.stop()
+        del api.door.state.engine, api.door.state.batches
+
+
+@dataclass
+class Hospital:
+    """An engine behind the door, with access tokens of its people and patients to make."""
+
+    engine: Engine
+    host: FakeHost
+    team: Team
+    detector: ScriptedDetector
+    tokens: dict[Role, str] = field(default_factory=dict)
+    made: int = 0
+
+    def sign_in(self, username: str) -> dict[str, Any]:
+        body = {"username": username, "password": PASSWORD}
+        answer = ask("POST", "/auth/token/", json=body)
+        assert answer.status_code == 200, answer.text
+        pair: dict[str, Any] = answer.json()
+        return pair
+
+    def picture(self) -> bytes:
+        """A picture that is not here yet."""
+        self.made += 1
+        return builders.png(builders.labelled(f"DOE JANE {self.made}", seed=self.made)[0])
+
+    def patient(self) -> str:
+        self.made += 1
+        made = self.engine.create_patient(
+            self.team.technician, f"P-{self.made}", "Erika Musterfrau", 61
+        )
+        return made.patient_id
+
+    def draft(self, patient_id: str) -> str:
+        token = self.team.technician
+        return self.engine.upload(token, patient_id, "erika.png", self.picture()).image_id
+
+    def image(self, patient_id: str) -> str:
+        image_id = self.draft(patient_id)
+        self.engine.seal(self.team.technician, image_id, [BOX])
+        return image_id
+
+
+@contextmanager
+def hospital(folder: Path, **chosen: Any) -> Iterator[Hospital]:
+    """A hospital in a folder.
+
+    Args:
+        chosen: Settings that differ.
+    """
+    settings = Settings(
+        data=folder / "data",
+        key_file=folder / "keys" / "root.key",
+        bcrypt_cost=4,
+        **{"requests_per_minute": 10**6, "anonymous_requests_per_minute": 10**6, **chosen},
+    )
+    host, detector = FakeHost(settings.data / "blobs"), ScriptedDetector(settings, [BOX])
+    engine = Engine.open(settings, host, detector=detector)
+    try:
+        with opened(engine):
+            place = Hospital(engine, host, Team(engine), detector)
+            place.tokens = {
+                role: place.sign_in("admin" if role is Role.ADMINISTRATOR else str(role))["access"]
+                for role in (Role.TECHNICIAN, Role.DOCTOR, Role.RESEARCHER, Role.ADMINISTRATOR)
+            }
+            yield place
+    finally:
+        engine.close()
