@@ -73,7 +73,15 @@ def list_images(
     offset: Offset = 0,
 ) -> shapes.Page[shapes.Image]:
     """Released images that match every filter, newest first; `q` finds their patients."""
-    found = engine.images(token, patient_id, q, modality, label, limit + 1, offset)
+    found = engine.images(
+        token,
+        patient_id,
+        q,
+        modality=modality,
+        label=label,
+        limit=limit + 1,
+        offset=offset,
+    )
     return shapes.Page.of(found, limit, offset)
 
 
