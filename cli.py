@@ -26,6 +26,7 @@ from engine import (
     Finder,
     ImageRecord,
     Settings,
+    Suggestion,
     errors,
     recover_key_file,
     write_durably,
@@ -180,14 +181,14 @@ def _finish(
     except errors.NotFound:
         return engine.image(token, image_id)
     try:
-        certain = [d for d in view.detections if d.confidence >= view.sealed_from]
+        certain = view.suggested(Suggestion.SEAL)
         confirm = ""
         if view.reasons == ("nothing-found",) and arguments.accept_empty:
             confirm = "nothing found; released without review (--accept-empty)"
         elif view.reasons == ("proposals",) and arguments.seal_proposals:
-            certain = list(view.detections)
+            certain += view.suggested(Suggestion.ASK)
             confirm = "uncertain boxes sealed without review (--seal-proposals)"
-        return engine.seal(token, image_id, certain, confirm=confirm, adopt=True)
+        return engine.seal(token, image_id, certain, view.left, confirm, adopt=True)
     finally:
         engine.close_viewing(token, view.handle)
 

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from api import shapes
 from api.asking import Limit, Offset, TheEngine, Token, needed_reason
 from api.problems import answers
+from engine import Suggestion
 
 router = APIRouter(prefix="/drafts", tags=["drafts"])
 
@@ -25,7 +26,9 @@ class Draft(shapes.Shape):
     image: shapes.Image
     found: list[shapes.Box] = Field(description="Most certain first.")
     reasons: list[str] = Field(description="Why a person must look.")
-    sealed_from: float = Field(description="Boxes of less confidence are proposals.")
+    suggestions: list[Suggestion] = Field(
+        description="Of each: seal, ask (too uncertain), or leave (harmless text)."
+    )
     labels: list[str] = Field(description="Classes that a box may have.")
     frames: int
     expires_at: shapes.Utc
@@ -63,7 +66,7 @@ def open_draft(image_id: str, token: Token, engine: TheEngine) -> Draft:
         image=shapes.Image.model_validate(view.record),
         found=[shapes.Box.of(d) for d in view.detections],
         reasons=list(view.reasons),
-        sealed_from=view.sealed_from,
+        suggestions=list(view.suggestions),
         labels=list(view.labels),
         frames=view.frames,
         expires_at=view.expires_at,
@@ -76,10 +79,11 @@ def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> 
 
     409 with `urn:medsec:review-needed` where a person must look first; the draft stays.
     """
+    removed = dict(decision.removed)
     if decision.boxes is None:
         view = engine.open_draft(token, image_id)
         try:
-            wanted = [d for d in view.detections if d.confidence >= view.sealed_from]
+            wanted, removed = view.suggested(Suggestion.SEAL), view.left | removed
         finally:
             engine.close_viewing(token, view.handle)
     else:
@@ -90,7 +94,7 @@ def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> 
             except ValueError as err:
                 where = {"loc": ("body", "boxes", place), "msg": "not a box", "type": "value_error"}
                 raise RequestValidationError([where]) from err
-    sealed = engine.seal(token, image_id, wanted, decision.removed, decision.confirm)
+    sealed = engine.seal(token, image_id, wanted, removed, decision.confirm)
     return shapes.Image.model_validate(sealed)
 
 

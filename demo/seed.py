@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from demo import NAMES, PASSWORD
 from demo.pictures import PATIENTS, DemoFile, files
-from engine import ACCOUNT_ROLES, Engine, Role, errors
+from engine import ACCOUNT_ROLES, Engine, Role, Suggestion, errors
 
 
 def fill(engine: Engine, tell: Callable[[str], None]) -> None:
@@ -41,9 +41,9 @@ def _take_in(engine: Engine, token: str, ids: dict[str, str], file: DemoFile) ->
     """Upload and, where nothing asks for a person, seal; the rest waits in the review queue."""
     draft = engine.upload(token, ids[file.patient.id], file.name, file.data, file.profile)
     view = engine.open_draft(token, draft.image_id)
-    certain = [d for d in view.detections if d.confidence >= view.sealed_from]
+    certain = view.suggested(Suggestion.SEAL)
     try:
-        record = engine.seal(token, draft.image_id, certain, adopt=True)
+        record = engine.seal(token, draft.image_id, certain, view.left, adopt=True)
     except errors.ReviewNeeded as err:
         return f"waits for a person ({', '.join(err.facts['reasons'])})"
     return f"{record.region_count} regions sealed"

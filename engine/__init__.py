@@ -14,22 +14,28 @@ from engine.permissions import ACCOUNT_ROLES, Permission, Role
 from engine.profiles import ProfileEntry
 from engine.records import (
     Account,
+    AccountRequest,
     Assessment,
     AuditEntry,
     Detection,
+    Enrolment,
     File,
     Format,
     ImageRecord,
     ImageState,
     Note,
+    OpenSession,
     Patient,
     Region,
     SealedRegion,
+    SecondFactor,
     Session,
+    TextVerdict,
 )
 from engine.service import Engine
 from engine.service.detecting import Finder
-from engine.service.intake import REASONS, DraftView
+from engine.service.finding import Display, Found
+from engine.service.intake import REASONS, DraftView, Suggestion
 from engine.service.measuring import Statistics
 from engine.service.restoring import Restoration
 from engine.settings import Settings
@@ -38,19 +44,24 @@ __all__ = [
     "ACCOUNT_ROLES",
     "REASONS",
     "Account",
+    "AccountRequest",
     "Assessment",
     "AuditEntry",
     "Detection",
+    "Display",
     "DraftView",
     "Engine",
+    "Enrolment",
     "File",
     "Finder",
     "Format",
+    "Found",
     "Host",
     "ImageRecord",
     "ImageState",
     "ModelInfo",
     "Note",
+    "OpenSession",
     "Patient",
     "Permission",
     "Profile",
@@ -59,9 +70,12 @@ __all__ = [
     "Restoration",
     "Role",
     "SealedRegion",
+    "SecondFactor",
     "Session",
     "Settings",
     "Statistics",
+    "Suggestion",
+    "TextVerdict",
     "errors",
     "recover_key_file",
     "write_durably",

@@ -19,6 +19,7 @@ import numpy as np
 from engine.box_metrics import coverage
 from engine.errors import DetectorError, SettingsError
 from engine.film import Tracks, Watch, hull
+from engine.identifying import Judge, Judgement, Known
 from engine.networks import Finding, ModelInfo, Network
 from engine.records import Detection, Region
 from engine.settings import Settings
@@ -383,6 +384,30 @@ class Detector:
             for d in self.detect(without_masks, frames, profile)
             if profile.seals(d) and _hidden_share(d.region, hidden) < 0.5
         ]
+
+    def judge(
+        self, picture: np.ndarray, regions: Sequence[Region], known: Known
+    ) -> list[Judgement]:
+        """Which of these boxes of text name somebody? See :class:`engine.identifying.Judge`.
+
+        Args:
+            picture: Shape (H, W, 3), uint8, RGB.
+            regions: Boxes in it, before padding.
+
+        Raises:
+            DetectorError: The reader is missing, altered or failed.
+        """
+        from engine.text import TextNetwork
+
+        network = self._network("ppocr")
+        if not isinstance(network, TextNetwork):
+            raise DetectorError("There is no network that reads text.", network="ppocr")
+        try:
+            return Judge(network.finder, network.reader).judge(_checked(picture), regions, known)
+        except DetectorError:
+            raise
+        except Exception as err:
+            raise DetectorError("Text could not be read.", network="ppocr") from err
 
     def _network(self, name: str) -> Network:
         with self._opening:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import CorruptImage, ImageTooLarge, NotFound, SealBroken, UnsupportedFormat
-from engine.formats import dicom, dicom_file, dicom_native, png, raster
+from engine.formats import dicom, dicom_file, dicom_header, dicom_native, png, raster
 from engine.formats.patches import pack, unpack
 from engine.formats.pictures import (
     as_png,
@@ -48,6 +48,7 @@ __all__ = [
     "from_storage",
     "from_upright",
     "grid_picture",
+    "identifiers",
     "patient_hints",
     "pixel_digest",
     "render",
@@ -150,6 +151,18 @@ def patient_hints(image: Image) -> dict[str, Any]:
     if image.format is not Format.DICOM:
         return {}
     return dict(_SANDBOX.call("patient_hints", image.data))
+
+
+def identifiers(image: Image) -> tuple[str, ...]:
+    """What the file says of people, to compare with burned-in text; empty but for DICOM.
+    Sensitive."""
+    if image.format is not Format.DICOM:
+        return ()
+    return tuple(_SANDBOX.call("identifiers", image.data))
+
+
+def _identifiers(data: bytes) -> tuple[str, ...]:
+    return dicom_header.identifiers(dicom_file.parse(data).header)
 
 
 def alignment(image: Image) -> tuple[int, int]:
@@ -364,5 +377,6 @@ OPERATIONS = {
     "for_storage": _for_storage,
     "from_storage": _from_storage,
     "patient_hints": dicom.patient_hints,
+    "identifiers": _identifiers,
 }
 _SANDBOX = Sandbox("engine.images", workers=min(4, os.cpu_count() or 1))

@@ -300,6 +300,7 @@ class Account:
     enabled: bool
     created_at: datetime
     last_sign_in_at: datetime | None = None
+    second_factor: bool = False
 
 
 @dataclass(frozen=True)

@@ -203,8 +203,8 @@ class TextNetwork:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._finder = TextFinder(settings)
-        self._reader = TextReader(settings)
+        self.finder = TextFinder(settings)
+        self.reader = TextReader(settings)
         self.info = ModelInfo(
             name="PP-OCRv6 small, detection and recognition",
             version=version_of("rapidocr"),
@@ -217,7 +217,7 @@ class TextNetwork:
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
         longer = max(picture.shape)
         found = [
-            line for side in sorted(sides(longer)) for line in self._finder.find(picture, side)
+            line for side in sorted(sides(longer)) for line in self.finder.find(picture, side)
         ]
         found = joined([line for line in found if line.confidence >= floor])
         area = picture.shape[0] * picture.shape[1]
@@ -242,7 +242,7 @@ class TextNetwork:
         confidences = [line.confidence * UNREAD for line in unsure]
         # The first view of a line is the plain one, the others are turned or mirrored.
         plain = {i: owners.index(i) for i in set(owners)}
-        for k, (text, certainty) in enumerate(self._reader.read(views)):
+        for k, (text, certainty) in enumerate(self.reader.read(views)):
             i = owners[k]
             found = unsure[i].confidence
             letters = sum(letter.isalnum() for letter in text)

@@ -12,7 +12,8 @@ import numpy as np
 from engine.detection import Detector, Profile
 from engine.errors import DetectorError
 from engine.host import Host
-from engine.records import Detection, Region
+from engine.identifying import Judgement, Known
+from engine.records import Detection, Region, TextVerdict
 from engine.settings import Settings
 
 
@@ -56,6 +57,9 @@ class ScriptedDetector(Detector):
         super().__init__(settings, Detector.open(settings).profiles)
         self.found = found
         self.left = list(left)
+        #: What ``judge`` answers for a box: the verdict, and the side of a marker.
+        self.verdicts: dict[tuple[int, ...], tuple[TextVerdict, str] | tuple[TextVerdict]] = {}
+        self.known = Known(())  # what it was told of the patient
 
     def detect(
         self,
@@ -68,6 +72,13 @@ class ScriptedDetector(Detector):
             raise self.found("The network does not run.")
         assert frame(0).dtype == np.uint8
         return list(self.found)
+
+    def judge(
+        self, picture: np.ndarray, regions: Sequence[Region], known: Known
+    ) -> list[Judgement]:
+        assert picture.dtype == np.uint8
+        self.known = known
+        return [Judgement(*self.verdicts.get(r.xyxy, (TextVerdict.UNKNOWN,))) for r in regions]
 
     def rescan(
         self,

@@ -17,11 +17,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("vault", "rootkeys", "shares", "keys", "exchange", "database", "aggregates", "box_metrics",
      "disclosure",
      "randomness_tests", "similarity", "metrics", "pooling", "formats", "networks", "text", "faces",
-     "codes", "yolo", "film"),
+     "codes", "yolo", "film", "identifying"),
     ("images", "detection", "hierarchy", "audit", "accounts", "lockout", "sessions", "secondfactor",
      "registrations", "catalog", "patients", "profiles",
      "viewings", "tokens",
-     "access", "backup"),
+     "access", "merging", "reads", "backup"),
     ("pipeline", "package"),
     ("service",),
 )  # fmt: skip

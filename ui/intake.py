@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from engine import REASONS, Detection, DraftView, ImageRecord, Patient, Region, errors
+from engine import REASONS, Detection, DraftView, ImageRecord, Patient, Region, Suggestion, errors
 from ui import panes, state
 from ui.jobs import Job
 
@@ -273,7 +273,6 @@ def _work(token: str, view: DraftView) -> None:
                 "frames": view.frames,
                 "window": panes.windows(view.record),
                 "labels": list(view.labels),
-                "threshold": view.sealed_from,
                 "boxes": state.recall("boxes") or _boxes(view),
             },
             key=f"editor-{view.record.image_id}-{turn}",
@@ -352,13 +351,15 @@ def _boxes(view: DraftView) -> list[dict[str, Any]]:
             "found": index,
             "label": d.label,
             "confidence": d.confidence,
+            "proposed": view.suggestions[index] is Suggestion.ASK,
+            "verdict": None if d.verdict is None else str(d.verdict),
             "x1": d.region.x1,
             "y1": d.region.y1,
             "x2": d.region.x2,
             "y2": d.region.y2,
             "frame": d.region.frame,
             "frame_end": d.region.frame_end,
-            "removed": None,
+            "removed": view.left.get(index),
             "left": "",
             "strayed": False,
         }

@@ -131,6 +131,24 @@ class Pseudonyms:
         return f"MS-{code.decode('ascii')}"
 
 
+def identifiers(header: Dataset) -> tuple[str, ...]:
+    """Names, numbers, dates and places that a header has of a person. Sensitive.
+
+    Every person's name and date anywhere in it, and the values of ``_TELLING``.
+    """
+    found: list[str] = [text(header, keyword) for keyword in _TELLING]
+    found += [text(header, keyword) for keyword in ("StudyID", "StationName")]
+    try:
+        with quiet():
+            for element in header.iterall():
+                if element.VR in ("PN", "DA", "DT") and element.value is not None:
+                    values = element.value if element.VM > 1 else [element.value]
+                    found += [str(value).strip("\0 ") for value in values]
+    except Exception:  # noqa: BLE001 - values of vendors raise anything
+        return tuple(dict.fromkeys(v for v in found if v))
+    return tuple(dict.fromkeys(v for v in found if v))
+
+
 def deidentify(header: Dataset, key: bytes) -> Dataset:
     """A new data set without anything that names a person.
 

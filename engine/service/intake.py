@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ from engine.audit import Event
 from engine.catalog import record
 from engine.database import Cursor, Row
 from engine.detection import Profile, merge
-from engine.errors import DetectorError, DuplicateImage, InputError, NotFound
+from engine.errors import DetectorError, DuplicateImage, EngineError, InputError, NotFound
 from engine.permissions import Permission
 from engine.pipeline import Stopwatch, detection_from_json, detection_to_json
-from engine.records import Caller, Detection, Image, ImageRecord, ImageState
-from engine.service.guard import Core, log, needs
+from engine.records import Caller, Detection, Image, ImageRecord, ImageState, TextVerdict
+from engine.service.guard import log, needs
+from engine.service.keeping import Keeping
+from engine.service.verdicts import Verdicts, verdict_facts
 from engine.vault import blind_index, open_field, pad_length, seal_field
 
 Progress = Callable[[str, float], None]
@@ -35,6 +38,17 @@ REASONS: Mapping[str, str] = {
 
 _OPEN_STATES = (ImageState.DRAFT, ImageState.REVIEW)
 
+#: Why a box of harmless text is left out where the profile lets it be seen.
+HARMLESS = "harmless text, which the profile leaves visible"
+
+
+class Suggestion(StrEnum):
+    """What the profile makes of a found box, before a person decides."""
+
+    SEAL = "seal"
+    ASK = "ask"  # too uncertain: a person says
+    LEAVE = "leave"  # harmless text, where the profile lets it be seen
+
 
 @dataclass(frozen=True)
 class DraftView:
@@ -43,7 +57,7 @@ class DraftView:
     Args:
         handle: For :meth:`Intake.draft_frame`; works in this session, for minutes.
         detections: What was found, most certain first.
-        sealed_from: Confidence from which a found box is sealed; below it is a proposal.
+        suggestions: For each of them, what the profile makes of it.
         labels: Classes of the profile.
         hints: Patient data from a DICOM header, to compare with the record.
     """
@@ -54,14 +68,25 @@ class DraftView:
     detections: tuple[Detection, ...]
     reasons: tuple[str, ...]
     frames: int
-    sealed_from: float
+    suggestions: tuple[Suggestion, ...]
     labels: tuple[str, ...]
     hints: Mapping[str, Any] = field(repr=False)
     expires_at: datetime
     blob: str = field(repr=False)
 
+    def suggested(self, suggestion: Suggestion) -> list[Detection]:
+        """The found boxes of which the profile makes this."""
+        paired = zip(self.detections, self.suggestions, strict=True)
+        return [d for d, s in paired if s is suggestion]
 
-class Intake(Core):
+    @property
+    def left(self) -> dict[int, str]:
+        """Harmless boxes by their place, with the reason, as :meth:`Engine.seal` takes them."""
+        places = enumerate(self.suggestions)
+        return {i: HARMLESS for i, s in places if s is Suggestion.LEAVE}
+
+
+class Intake(Keeping, Verdicts):
     """Methods of the Engine."""
 
     @needs(Permission.UPLOAD)
@@ -119,6 +144,9 @@ class Intake(Core):
             detections, reasons = self._find(
                 image, chosen, lambda stage, share: tell(stage, 0.2 + 0.6 * share)
             )
+        tell("reading text", 0.8)
+        with watch.stage("read"):
+            judged = self._judged(image, detections, self._known(image, patient_id))
         tell("encrypting the original", 0.85)
         image_id = self.host.token("im")
         key, wrapped = self.hierarchy.new_image_key(patient_key, image_id)
@@ -132,6 +160,7 @@ class Intake(Core):
             "hints": images.patient_hints(image),
             "size_bytes": len(data),
             "still_visible": [],
+            **verdict_facts(detections, judged),
         }
         with self.database.write() as tx:
             self._refuse_duplicate(tx, duplicate_index)
@@ -182,6 +211,35 @@ class Intake(Core):
         return self._record(image_id)
 
     @needs(Permission.UPLOAD)
+    def check_upload(
+        self, caller: Caller, name: str, data: bytes, profile: str | None = None
+    ) -> None:
+        """Would this file be taken? For doors that do something else first; keeps nothing.
+
+        Raises:
+            InputError: As :meth:`upload` would.
+        """
+        self.profile(profile)
+        index = blind_index(self.hierarchy.system_key("index"), "image/file", data)
+        self._refuse_duplicate(self.database.read(), index)
+        images.decode(_clean_name(name), data, self.limits)
+
+    @needs(Permission.UPLOAD)
+    def work_token(self, caller: Caller) -> str:
+        """A token for work that a session leaves behind, such as a batch; over with the session.
+
+        An access token would expire while the work waits. It stays within this process, until
+        :meth:`end_work`.
+        """
+        work = self.host.token("work")
+        self._work[work] = caller.session_id
+        return work
+
+    def end_work(self, work: str) -> None:
+        """The work is done: its token is worth nothing from here on."""
+        self._work.pop(work, None)
+
+    @needs(Permission.UPLOAD)
     def drafts(self, caller: Caller, limit: int = 200, offset: int = 0) -> list[ImageRecord]:
         """What waits for a technician: drafts and the review queue, newest first."""
         return self.catalog.search(states=_OPEN_STATES, limit=limit, offset=offset)
@@ -204,16 +262,15 @@ class Intake(Core):
         )
         image = self._draft_image(row, key, facts)
         profile = self.profile(row["profile"])
+        detections = _with_verdicts(facts)
         view = DraftView(
             handle=self.host.token("vw"),
             record=self._record(image_id),
             name=facts["name"],
-            detections=tuple(
-                detection_from_json(d) for d in facts["detections"] + facts["still_visible"]
-            ),
+            detections=detections,
             reasons=tuple(json.loads(row["reasons"])),
             frames=image.frames,
-            sealed_from=profile.confidence,
+            suggestions=tuple(_suggestion(d, profile) for d in detections),
             labels=profile.classes,
             hints=facts["hints"],
             expires_at=self.viewings.expiry(),
@@ -277,6 +334,7 @@ class Intake(Core):
         self.viewings.close_subject(image_id)
         for blob in blobs:
             self.host.delete_blob(blob)
+        self._keep_erasures()
 
     def profiles(self) -> dict[str, Profile]:
         """Specialty profiles by name."""
@@ -312,15 +370,24 @@ class Intake(Core):
 
     def _draft(self, tx: Cursor, image_id: str) -> tuple[Row, bytes, dict[str, Any]]:
         """Verified row, key and facts of a draft. Raises NotFound, SealBroken."""
-        if self.catalog.row(tx, image_id)["state"] not in _OPEN_STATES:
-            raise NotFound("There is no such draft: the image is sealed already.")
-        key = self.hierarchy.image_key(tx, image_id)
-        row = self.catalog.verify(tx, key, image_id)
-        return row, key, self.open_facts(key, row)
+
+        def read() -> tuple[Row, bytes, dict[str, Any]]:
+            if self.catalog.row(tx, image_id)["state"] not in _OPEN_STATES:
+                raise NotFound("There is no such draft: the image is sealed already.")
+            key = self.hierarchy.image_key(tx, image_id)
+            row = self.catalog.verify(tx, key, image_id)
+            return row, key, self.open_facts(key, row)
+
+        return self._steady(image_id, read)
 
     def _draft_image(self, row: Row, key: bytes, facts: Mapping[str, Any]) -> Image:
         context = f"image/{row['image_id']}/{row['version']}/draft"
-        data = open_field(key, context, self.host.read_blob(row["draft_blob"]))
+        try:
+            data = open_field(key, context, self.host.read_blob(row["draft_blob"]))
+        except EngineError:
+            if self.catalog.tag(self.database.read(), row["image_id"]) != row["tag"]:
+                raise NotFound("Somebody else changed this draft: open it again.") from None
+            raise
         return images.decode(facts["name"], data, self.limits)
 
     def _seal_facts(
@@ -348,6 +415,23 @@ class Intake(Core):
             raise DuplicateImage(
                 "This file is here already.", image_id=image_id, patient_id=patient_id
             )
+
+
+def _with_verdicts(facts: Mapping[str, Any]) -> tuple[Detection, ...]:
+    """A draft's boxes; what was found later than at intake has not been read."""
+    boxes = [detection_from_json(d) for d in facts["detections"] + facts["still_visible"]]
+    verdicts = facts.get("verdicts", [])
+    verdicts = verdicts + [None] * (len(boxes) - len(verdicts))
+    return tuple(
+        replace(d, verdict=None if v is None else TextVerdict(v))
+        for d, v in zip(boxes, verdicts, strict=True)
+    )
+
+
+def _suggestion(detection: Detection, profile: Profile) -> Suggestion:
+    if profile.harmless_text == "visible" and detection.verdict is TextVerdict.HARMLESS:
+        return Suggestion.LEAVE
+    return Suggestion.SEAL if profile.seals(detection) else Suggestion.ASK
 
 
 def _clean_name(name: str) -> str:

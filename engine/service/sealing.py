@@ -18,7 +18,7 @@ from engine.detection import Profile
 from engine.errors import DetectorError, InputError, ReviewNeeded
 from engine.permissions import Permission
 from engine.pipeline import Sealed, Stopwatch, Subject, detection_from_json, detection_to_json
-from engine.records import Caller, Detection, Image, ImageRecord, ImageState
+from engine.records import Caller, Detection, Image, ImageRecord, ImageState, TextVerdict
 from engine.service.guard import log, needs
 from engine.service.intake import REASONS, Intake, Progress
 from engine.vault import derive, seal_field
@@ -86,6 +86,7 @@ class Sealing(Intake):
             tell("looking again", 0.5)
             with watch.stage("rescan"):
                 new = self._still_visible(caller, row, draft_key, facts, left_out, profile, sealed)
+                new = self._not_harmless(image, row, new, profile, sealed)
             if not new:
                 break
             if not rounds_left:
@@ -98,7 +99,12 @@ class Sealing(Intake):
         tell("storing", 0.9)
         record = self._store(
             caller, row, draft_key, subject, wrapped, facts["name"], image, sealed,
-            {"assessment": assessment, "reasons": reasons, "confirm": confirm.strip()},
+            {
+                "assessment": assessment,
+                "reasons": reasons,
+                "confirm": confirm.strip(),
+                "sides": facts.get("sides", []),
+            },
             corrections, watch,
         )  # fmt: skip
         tell("sealed", 1.0)
@@ -130,6 +136,24 @@ class Sealing(Intake):
             log.exception("detector failed at the second look")
             self._back_to_review(caller, row, draft_key, facts, [], "detector-failed")
         return [d for d in left if not _covered(d, [o for o in left_out if o.label == d.label])]
+
+    def _not_harmless(
+        self,
+        image: Image,
+        row: Row,
+        new: list[Detection],
+        profile: Profile,
+        sealed: Sealed,
+    ) -> list[Detection]:
+        """What the second look found, without text that the profile leaves visible."""
+        if not new or profile.harmless_text != "visible":
+            return new
+        judged = self._judged(sealed.masked_image, new, self._known(image, row["patient_id"]))
+        return [
+            d
+            for d, j in zip(new, judged, strict=True)
+            if j is None or j.verdict is not TextVerdict.HARMLESS
+        ]
 
     def _back_to_review(
         self,

@@ -2,6 +2,7 @@
 // A found box is never dropped silently: removing it asks why, and the row stays until sealing.
 
 const EDGES = { nw: [1, 1, 0, 0], ne: [0, 1, 1, 0], sw: [1, 0, 0, 1], se: [0, 0, 1, 1] };
+const VERDICTS = { identifying: "names somebody", harmless: "harmless", unknown: "cannot tell" };
 const REASONS = ["No identifying content", "Duplicate of another box", "Wrong place, drawn anew"];
 
 class Editor {
@@ -281,13 +282,14 @@ class Editor {
   }
 
   proposed(box) {
-    return box.found !== null && box.confidence < this.data.threshold;
+    return box.found !== null && box.proposed;
   }
 
   sure(box) {
     if (box.found === null) return "drawn by a person";
     const share = `${(box.confidence * 100).toFixed(0)} %`;
-    return this.proposed(box) ? `${share}, a proposal` : share;
+    const parts = [share, this.proposed(box) && "a proposal", VERDICTS[box.verdict]];
+    return parts.filter(Boolean).join(", ");
   }
 
   rows() {

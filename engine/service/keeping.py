@@ -1,0 +1,65 @@
+"""What several parts of the Engine share: whole reads of one image, and the backup folder."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from engine.backup import Backups
+from engine.database import Cursor
+from engine.errors import EngineError, SettingsError
+from engine.service.guard import Core, log
+
+R = TypeVar("R")
+
+
+class Keeping(Core):
+    """Methods of the Engine that are no user's action."""
+
+    _backing_up: threading.Lock
+    #: Did the list of erasures reach the backup folder? If not, the upkeep tries again.
+    _erasures_kept: bool
+
+    def _steady(self, image_id: str, read: Callable[[], R]) -> R:
+        """Rows and files of an image as of one moment: read again if it changed meanwhile.
+
+        Rows, regions, the log and files are read one after the other. Somebody may seal,
+        flag or erase the image in between; what was read then is a mixture, and an error
+        that comes of it is none. Every change gives the image another tag.
+        """
+        while True:
+            before = self.catalog.tag(self.database.read(), image_id)
+            try:
+                answer = read()
+            except EngineError:
+                if self.catalog.tag(self.database.read(), image_id) == before:
+                    raise
+                continue
+            if self.catalog.tag(self.database.read(), image_id) == before:
+                return answer
+
+    def _backups(self) -> Backups:
+        if self.settings.backup_dir is None:
+            raise SettingsError("Set MEDSEC_BACKUP_DIR to a folder outside the data folder.")
+        return Backups(self.settings.backup_dir, self.keyring, self.host)
+
+    def _erasures(self, tx: Cursor) -> list[tuple[str, str]]:
+        return [(r["kind"], r["subject_id"]) for r in tx.all("SELECT * FROM erasures")]
+
+    def _keep_erasures(self) -> None:
+        """Tell the backup folder what is erased by now: its backups were made before.
+
+        An erasure is not undone because that folder is away; the health page says so then.
+        """
+        if self.settings.backup_dir is None:
+            self._erasures_kept = True
+            return
+        erasures = self._erasures(self.database.read())
+        try:
+            if erasures:
+                self._backups().record_erasures(erasures)
+            self._erasures_kept = True
+        except EngineError as err:
+            self._erasures_kept = False
+            log.error("the list of erasures is not beside the backups: %s", err.code)
