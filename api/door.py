@@ -15,6 +15,7 @@ from api import (
     browser,
     documents,
     drafts,
+    exports,
     images,
     patients,
     problems,
@@ -51,7 +52,18 @@ door = FastAPI(
     redirect_slashes=False,
 )
 problems.install(door)
-for room in (auth, accounts, patients, images, drafts, batches, system, browser, documents):
+for room in (
+    auth,
+    accounts,
+    patients,
+    images,
+    drafts,
+    batches,
+    system,
+    browser,
+    exports,
+    documents,
+):
     door.include_router(room.router)
 door.openapi = lambda: documents.describe(door)  # type: ignore[method-assign]
 # The last that is added stands first.

@@ -79,18 +79,14 @@ def _block_grid(frame: bytes, file: DicomFile) -> tuple[int, int]:
 
 def _properties(file: DicomFile, layout: Layout) -> dict[str, Any]:
     header = file.header
-    spacing = None
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        values = header.get(keyword) if keyword in header else None
-        if values is not None and not isinstance(values, str) and len(values) == 2:
-            spacing = (float(values[0]), float(values[1]))
-            break
+    spacing, spacing_from = _spacing(header)
     displays = dicom_view.display_of(header)
     return {
         "bits": layout.stored,
         "colour": layout.photometric,
         "modality": text(header, "Modality")[:16],
         "spacing_mm": spacing,
+        "spacing_from": spacing_from,
         "lossy": file.syntax in LOSSY or text(header, "LossyImageCompression") == "01",
         "transfer_syntax": str(file.syntax),
         "transfer_syntax_name": file.syntax.name,
@@ -99,6 +95,22 @@ def _properties(file: DicomFile, layout: Layout) -> dict[str, Any]:
         "recognizable_head": shows_head(header),
         "display": tuple(dicom_view.pack_display(d) for d in displays),
     }
+
+
+#: Attributes that say how large a pixel is, and of what: in the patient (or calibrated, for
+#: projections), on the detector, or on the film that was scanned (PS3.3 10.7.1.3, C.8.1.2).
+_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+
+
+def _spacing(header: Any) -> tuple[tuple[float, float] | None, str]:
+    """Millimetres from row to row and from column to column, and which attribute says so."""
+    for keyword in _SPACINGS:
+        values = header.get(keyword) if keyword in header else None
+        if values is not None and not isinstance(values, str) and len(values) == 2:
+            down, across = float(values[0]), float(values[1])
+            if 0 < down < 1000 and 0 < across < 1000:
+                return (down, across), keyword
+    return None, ""
 
 
 def _windows(display: Any) -> tuple[tuple[float, float], ...]:

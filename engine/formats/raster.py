@@ -71,7 +71,13 @@ def decode(kind: Format, data: bytes, max_side_px: int, max_decoded_bytes: int) 
         Format.WEBP: _decode_pillow,
     }
     pixels, grid, properties = readers[kind](data, max_side_px, max_decoded_bytes)
-    facts: dict[str, Any] = {"modality": "", "spacing_mm": None, "lossy": False, "orientation": 1}
+    facts: dict[str, Any] = {
+        "modality": "",
+        "spacing_mm": None,
+        "spacing_from": "",
+        "lossy": False,
+        "orientation": 1,
+    }
     return pixels, grid, facts | properties
 
 

@@ -32,10 +32,12 @@ from engine.host import Host, forbid_core_dumps, sweep_unfinished
 from engine.images import Limits
 from engine.keys import Keyring
 from engine.lockout import Lockout
+from engine.merging import Merging
 from engine.patients import Patients
 from engine.permissions import Role
 from engine.profiles import Profiles
 from engine.records import Caller
+from engine.reads import Reads
 from engine.registrations import Registrations
 from engine.secondfactor import Challenges, SecondFactors
 from engine.service.caring import Caring
@@ -51,7 +53,7 @@ from engine.tokens import Tokens
 from engine.viewings import Viewings
 
 
-class Engine(People, Files, Caring, Upkeep, Specialties):
+class Engine(People, Files, Caring, Finding, Upkeep, Specialties):
     """An open data folder with its keys, networks and people."""
 
     @classmethod
@@ -132,6 +134,8 @@ class Engine(People, Files, Caring, Upkeep, Specialties):
         )
         self.catalog = Catalog(self.database)
         self.patients_ = Patients(self.database, self.hierarchy, host)
+        self.merging = Merging(self.patients_, self.catalog, self.hierarchy, host)
+        self.reads = Reads(host)
         self.detector = detector or Detector.open(settings)
         self.profiles_ = Profiles(
             self.database, host, self.hierarchy.system_key("models"), settings,

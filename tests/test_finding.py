@@ -1,0 +1,146 @@
+"""Images are found by what may be known of them, and shown as their file says."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from engine import Detection, Engine, ImageState, Region, errors
+from tests import builders
+from tests.conftest import WHY, Team, Ward
+from tests.fakes import FakeHost
+
+
+def box(label: str = "text", confidence: float = 0.9) -> Detection:
+    return Detection(Region(8, 8, 200, 40), label, confidence, "scripted")
+
+
+@pytest.fixture
+def shelf(ward: Ward, host: FakeHost) -> dict[str, str]:
+    """Three images, minutes apart: ids by name."""
+    ids = {}
+    for name, data, found in (
+        ("old", builders.png(builders.labelled("A", seed=1)[0]), box("face", 0.4)),
+        ("mr", builders.dicom(builders.labelled("B", seed=2)[0], modality="MR"), box()),
+        ("new", builders.png(builders.labelled("C", seed=3)[0]), box("text", 0.7)),
+    ):
+        if name == "new":
+            ward.patient_id = ward.engine.create_patient(
+                ward.team.technician, "P-2", "Jan Nowak"
+            ).patient_id
+        ids[name] = ward.seal(data, found=[found])
+        host.advance(minutes=4)
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("filters", "names"),
+    [
+        ({}, ["new", "mr", "old"]),
+        ({"modality": "MR"}, ["mr"]),
+        ({"modality": ""}, ["new", "old"]),
+        ({"label": "face"}, ["old"]),
+        ({"confidence": (0.0, 0.75)}, ["new", "old"]),
+        ({"confidence": (0.7, 0.7)}, ["new"]),
+        ({"uploaded_by": "technician"}, ["new", "mr", "old"]),
+        ({"uploaded_by": "nobody"}, []),
+        ({"query": "nowak"}, ["new"]),
+        ({"query": "P-1"}, ["mr", "old"]),
+        ({"query": "zzz"}, []),
+    ],
+)
+def test_each_filter_finds_what_it_says(
+    ward: Ward, shelf: dict[str, str], filters: dict[str, Any], names: list[str]
+) -> None:
+    found = ward.engine.find_images(ward.team.doctor, **filters)
+    assert [i.image_id for i in found.images] == [shelf[n] for n in names]
+    assert found.total == len(names)
+
+
+def test_times_are_from_the_first_to_before_the_last(
+    ward: Ward, shelf: dict[str, str], host: FakeHost
+) -> None:
+    start = host.now() - timedelta(minutes=12)
+    days = [start + timedelta(minutes=4 * n) for n in range(4)]
+    for since, until, names in (
+        (days[0], days[2], ["mr", "old"]),
+        (days[2], None, ["new"]),
+        (None, days[1], ["old"]),
+    ):
+        found = ward.engine.find_images(ward.team.doctor, since=since, until=until)
+        assert [i.image_id for i in found.images] == [shelf[n] for n in names]
+
+
+def test_pages_add_up_to_the_total(ward: Ward, shelf: dict[str, str]) -> None:
+    pages = [ward.engine.find_images(ward.team.doctor, limit=2, offset=n) for n in (0, 2)]
+    assert [p.total for p in pages] == [3, 3]
+    assert len({i.image_id for p in pages for i in p.images}) == 3
+
+
+def test_a_patient_is_named_by_an_opaque_key(ward: Ward, shelf: dict[str, str]) -> None:
+    found = ward.engine.find_images(ward.team.doctor, patient_id=ward.patient_id, query="nowak")
+    assert [i.image_id for i in found.images] == [shelf["new"]]
+    assert not ward.engine.find_images(ward.team.doctor, patient_id="P-2").images
+
+
+def test_states_are_for_the_roles_that_work_with_them(ward: Ward, shelf: dict[str, str]) -> None:
+    engine, team = ward.engine, ward.team
+    waiting = ward.upload(builders.png(builders.labelled("D", seed=4)[0]), found=[box()])
+    engine.flag_missed(team.technician, shelf["old"], "a date")
+    found = engine.find_images(team.technician, states=[ImageState.DRAFT, ImageState.REVIEW])
+    assert [i.image_id for i in found.images] == [waiting]
+    found = engine.find_images(team.doctor, states=[ImageState.WITHDRAWN])
+    assert [i.image_id for i in found.images] == [shelf["old"]]
+    for token, state in (
+        (team.doctor, ImageState.DRAFT),
+        (team.technician, ImageState.WITHDRAWN),
+        (team.doctor, ImageState.ERASED),
+    ):
+        with pytest.raises(errors.PermissionDenied):
+            engine.find_images(token, states=[state])
+
+
+def test_the_choices_are_what_occurs(ward: Ward, shelf: dict[str, str]) -> None:
+    choices = ward.engine.image_choices(ward.team.doctor)
+    assert choices.modalities == ("", "MR")
+    assert choices.uploaders == ("technician",)
+
+
+@pytest.mark.parametrize(
+    ("header", "spacing", "source"),
+    [
+        ({"PixelSpacing": [0.5, 0.25]}, (0.5, 0.25), "PixelSpacing"),
+        ({"ImagerPixelSpacing": [0.14, 0.14]}, (0.14, 0.14), "ImagerPixelSpacing"),
+        (
+            {"PixelSpacing": [0.5, 0.5], "ImagerPixelSpacing": [0.6, 0.6]},
+            (0.5, 0.5),
+            "PixelSpacing",
+        ),
+        ({"PixelSpacing": [0, 0]}, None, ""),
+        ({}, None, ""),
+    ],
+)
+def test_lengths_are_known_only_where_the_file_says_how_large_a_pixel_is(
+    ward: Ward, header: dict[str, Any], spacing: tuple[float, float] | None, source: str
+) -> None:
+    pixels = builders.labelled("E", seed=5)[0]
+    image_id = ward.seal(builders.dicom(pixels, modality="DX", **header), found=[box()])
+    shown = ward.engine.display(ward.team.technician, image_id)
+    assert (shown.spacing_mm, shown.spacing_from) == (spacing, source)
+
+
+def test_a_page_that_was_loaded_anew_finds_what_its_session_has_open(
+    engine: Engine, team: Team, ward: Ward, shelf: dict[str, str], host: FakeHost
+) -> None:
+    assert engine.open_restoration(team.doctor, shelf["mr"]) is None
+    opened = engine.restore(team.doctor, shelf["mr"], WHY)
+    again = engine.open_restoration(team.doctor, shelf["mr"])
+    assert again is not None
+    assert again.handle == opened.handle
+    assert engine.open_restoration(team.doctor, shelf["new"]) is None
+    other = engine.sign_in("doctor", "four unrelated words here").token
+    assert engine.open_restoration(other, shelf["mr"]) is None  # another session's
+    host.advance(minutes=6)
+    assert engine.open_restoration(team.doctor, shelf["mr"]) is None
