@@ -3,7 +3,8 @@
 One folder holds any number of backups. Files are content-addressed and shared between them,
 so a new backup costs what is new. Each backup is complete: with it and the root key, and
 nothing else, the whole system comes back. What was erased stays erased: restoring takes the
-erasures recorded by *every* backup in the folder, also later ones, and applies them again.
+erasures recorded by *every* backup in the folder, also later ones, and by the list that is
+kept beside them and written at every erasure, and applies them again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import BackupInvalid, EngineError, StorageError
-from engine.host import Host, write_durably
+from engine.host import Host, sweep_unfinished, write_durably
 from engine.keys import Keyring, new_key
 from engine.rootkeys import SALT_RECORD
 from engine.vault import blind_index, derive, open_field, seal_field
@@ -28,6 +30,8 @@ VERSION = 1
 PENDING_ERASURES = "pending-erasures.json"
 _CATALOG = "catalog.sealed"
 _MANIFEST = "manifest.json"
+_ERASURES = "erasures.json"
+_NAME = re.compile(r"\d{8}T\d{12}")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,30 @@ class Backups:
             return []
         return sorted(p.parent.name for p in self._folder.glob(f"*/{_MANIFEST}"))
 
+    def newest(self) -> str:
+        """The backup that knows most of the audit log: a clock that jumped back does not decide.
+
+        Raises:
+            BackupInvalid: There is none that can be read with the keys at hand.
+        """
+        found = self._readable()
+        if not found:
+            raise BackupInvalid("There is no backup that can be read with the keys at hand.")
+        return max(found, key=lambda name: (found[name]["audit_entries"], name))
+
+    def record_erasures(self, erasures: Sequence[tuple[str, str]]) -> None:
+        """Keep the list of everything erased beside the backups: they were made before.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        record = self._signed({"erasures": sorted(list(e) for e in erasures)}, _ERASURES)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_durably(self._folder / _ERASURES, json.dumps(record).encode())
+        except OSError as err:
+            raise StorageError("The backup folder cannot be written.", errno=err.errno) from err
+
     def make(self, snapshot: Snapshot, source: Host, salt_record: bytes | None) -> str:
         """Write a backup and check what was written.
 
@@ -80,20 +108,20 @@ class Backups:
         """
         name = f"{self._host.now():%Y%m%dT%H%M%S%f}"
         key = new_key(self._host.random)
-        key_id, wrapped = self._keyring.wrap(key, f"backup/{name}")
         sealed = seal_field(key, f"backup/{name}/catalog", snapshot.catalog, self._host.random)
-        manifest: dict[str, Any] = {
-            "version": VERSION,
-            "name": name,
-            "root_key_id": key_id,
-            "wrapped_key": wrapped.hex(),
-            "catalog": hashlib.sha256(sealed).hexdigest(),
-            "blobs": sorted(snapshot.blobs),
-            "erasures": sorted(list(e) for e in snapshot.erasures),
-            "audit_entries": snapshot.audit_entries,
-        }
-        manifest["tag"] = _tag(key, manifest)
+        manifest = self._signed(
+            {
+                "name": name,
+                "catalog": hashlib.sha256(sealed).hexdigest(),
+                "blobs": sorted(snapshot.blobs),
+                "erasures": sorted(list(e) for e in snapshot.erasures),
+                "audit_entries": snapshot.audit_entries,
+            },
+            name,
+            key,
+        )
         try:
+            self._clear_unfinished()
             (self._folder / name).mkdir(mode=0o700, parents=True)
             if salt_record is not None:
                 write_durably(self._folder / SALT_RECORD, salt_record)
@@ -139,12 +167,20 @@ class Backups:
             BackupInvalid: Something is missing, altered or under another key.
             StorageError: The data folder is not empty.
         """
-        if data.exists() and any(p.name != SALT_RECORD for p in data.iterdir()):
-            raise StorageError("A backup is restored into an empty folder: name another one.")
+        if data.exists():
+            sweep_unfinished(data)
+            there = {p.name for p in data.iterdir()} - {SALT_RECORD}
+            # What an interrupted recovery wrote is content-addressed: it goes on from there.
+            if there and not (PENDING_ERASURES in there and "catalog.duckdb" not in there):
+                raise StorageError("A backup is restored into an empty folder: name another one.")
         self.verify(name)
         manifest, key = self._manifest(name)
         # Those that cannot be read, of another key or damaged, must not stop a recovery.
-        erasures = sorted({(k, i) for m in self._readable().values() for k, i in m["erasures"]})
+        known = [m["erasures"] for m in self._readable().values()]
+        if (self._folder / _ERASURES).exists():
+            with contextlib.suppress(BackupInvalid):
+                known.append(self._record(self._folder / _ERASURES, _ERASURES)[0]["erasures"])
+        erasures = sorted({(kind, subject) for each in known for kind, subject in each})
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Applied at the next start, whichever that is, and only then deleted.
         write_durably(data / PENDING_ERASURES, json.dumps(erasures).encode())
@@ -174,6 +210,15 @@ class Backups:
                 self._blobs.delete_blob(address)
         return gone
 
+    def _clear_unfinished(self) -> None:
+        """Delete what interrupted backups left; the next one copies what is new again."""
+        if not self._folder.is_dir():
+            return
+        sweep_unfinished(self._folder)
+        for folder in list(self._folder.iterdir()):
+            if _NAME.fullmatch(folder.name) and not (folder / _MANIFEST).exists():
+                shutil.rmtree(folder)
+
     def _readable(self) -> dict[str, dict[str, Any]]:
         """Manifests by name, of all backups that are whole and under a key at hand."""
         found = {}
@@ -182,20 +227,32 @@ class Backups:
                 found[name] = self._manifest(name)[0]
         return found
 
+    def _signed(self, facts: dict[str, Any], name: str, key: bytes | None = None) -> dict[str, Any]:
+        """Facts with a key of their own, wrapped by the root, and a tag under it."""
+        key = key or new_key(self._host.random)
+        key_id, wrapped = self._keyring.wrap(key, f"backup/{name}")
+        record = {
+            "version": VERSION, "root_key_id": key_id, "wrapped_key": wrapped.hex(), **facts,
+        }  # fmt: skip
+        return {**record, "tag": _tag(key, record)}
+
     def _manifest(self, name: str) -> tuple[dict[str, Any], bytes]:
+        return self._record(self._folder / name / _MANIFEST, name)
+
+    def _record(self, path: Path, name: str) -> tuple[dict[str, Any], bytes]:
+        """What :meth:`_signed` made, and its key. Raises BackupInvalid."""
         try:
-            text = (self._folder / name / _MANIFEST).read_bytes()
-            manifest: dict[str, Any] = json.loads(text)
-            wrapped = bytes.fromhex(manifest["wrapped_key"])
-            key = self._keyring.unwrap(manifest["root_key_id"], wrapped, f"backup/{name}")
-            tag = manifest.pop("tag")
+            record: dict[str, Any] = json.loads(path.read_bytes())
+            wrapped = bytes.fromhex(record["wrapped_key"])
+            key = self._keyring.unwrap(record["root_key_id"], wrapped, f"backup/{name}")
+            tag = record.pop("tag")
         except (OSError, ValueError, KeyError, TypeError, EngineError) as err:
             raise BackupInvalid(
                 "This backup cannot be read with the keys at hand.", name=name
             ) from err
-        if not hmac.compare_digest(tag, _tag(key, manifest)) or manifest["version"] != VERSION:
+        if not hmac.compare_digest(tag, _tag(key, record)) or record["version"] != VERSION:
             raise BackupInvalid("The manifest of this backup was altered.", name=name)
-        return manifest, key
+        return record, key
 
     def _catalog(self, manifest: dict[str, Any], key: bytes) -> bytes:
         name = manifest["name"]

@@ -116,6 +116,14 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         ALTER TABLE sessions ADD COLUMN door VARCHAR DEFAULT 'browser'
         """,
     ),
+    (
+        "merged patients: their numbers name the one that stays",
+        """
+        CREATE TABLE patient_merges (patient_id VARCHAR PRIMARY KEY, into_id VARCHAR NOT NULL,
+            id_index BLOB, merged_at TIMESTAMP NOT NULL, merged_by VARCHAR NOT NULL);
+        ALTER TABLE patient_history ADD COLUMN merged BOOLEAN DEFAULT false
+        """,
+    ),
 )
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -228,10 +236,18 @@ class Database:
             raise StorageBusy("The catalog is busy with another change: try again in a moment.")
         fresh = _fresh(self._path)
         try:
-            _copy(self._raw, fresh)
-            yield fresh.read_bytes()
+            try:
+                _copy(self._raw, fresh)
+                content = fresh.read_bytes()
+            except (OSError, duckdb.Error) as err:
+                raise StorageError(
+                    "The data folder cannot be written: check free space and permissions."
+                ) from err
+            finally:
+                with contextlib.suppress(OSError):
+                    _discard(fresh)
+            yield content
         finally:
-            _discard(fresh)
             self._write_lock.release()
 
     def read(self) -> Cursor:

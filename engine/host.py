@@ -142,6 +142,21 @@ def forbid_core_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def sweep_unfinished(folder: Path, older_than_seconds: float = 0.0) -> int:
+    """Delete the temporary files of :func:`write_durably` that a crash left; says how many.
+
+    Args:
+        older_than_seconds: 0 only where nobody writes: when the folder has just been opened.
+    """
+    swept = 0
+    for path in list(folder.rglob(".*.part")):
+        with contextlib.suppress(FileNotFoundError):  # finished meanwhile
+            if time.time() - path.stat().st_mtime >= older_than_seconds:
+                path.unlink()
+                swept += 1
+    return swept
+
+
 def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write a file so that after a crash it is there whole or not at all.
 
@@ -159,8 +174,13 @@ def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder durable: files that were written, renamed or deleted."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

@@ -4,29 +4,46 @@ Search without names on disk: for each word of a name the catalog keeps keyed ha
 its first 3, 4 and 5 letters and of the whole word. A query's words are hashed alike, and
 what matches is opened and compared in memory. So search finds beginnings of words from
 three letters on; a thief without keys sees which records share a beginning, not which.
+
+A record of an earlier day opens under the same key, so its seal alone does not say that it is
+the newest. Every change leaves a tag of the record in the audit log, in the same transaction;
+one that the log knows a newer of does not open.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
+import logging
 import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from engine.database import Cursor, Database, Row
-from engine.errors import InputError, NotFound
+from engine.errors import InputError, NotFound, SealBroken, SealError
 from engine.hierarchy import Hierarchy
 from engine.host import Host
 from engine.records import Note, Patient
-from engine.vault import blind_index, open_field, seal_field
+from engine.vault import blind_index, derive, open_field, pack, seal_field
+
+log = logging.getLogger("medsec")
 
 ID_LENGTH = 50
 NAME_LENGTH = 100
 NOTE_LENGTH = 10_000
 MAX_AGE = 130
 SHORTEST_QUERY = 3
+#: What a list shows of a record that was altered or whose key is broken.
+DAMAGED: dict[str, Any] = {
+    "id": "?",
+    "name": "Damaged record: tell the administrator",
+    "age": None,
+    "note": "",
+}
 _PREFIXES = (3, 4, 5)
+#: Marks that turn the direction of text around: a name must read as it is stored.
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class Patients:
@@ -55,30 +72,39 @@ class Patients:
             root_key_id,
             wrapped,
             index,
-            self._seal(key, patient_id, fields),
+            self.seal_record(key, patient_id, fields),
             now,
         )
         self._write_tokens(tx, patient_id, fields["name"])
         return self.get(tx, patient_id)
 
-    def update(self, tx: Cursor, patient_id: str, changed_by: str, **changes: Any) -> Patient:
+    def update(
+        self, tx: Cursor, patient_id: str, changed_by: str, **changes: Any
+    ) -> tuple[Patient, list[str]]:
         """Change fields; the record before goes to the history.
+
+        Returns:
+            The patient, and the names of the fields that changed.
 
         Raises:
             InputError: A field is too long, empty or taken.
             NotFound: No such patient.
+            SealBroken: The record was altered.
         """
         row = self._row(tx, patient_id)
         key = self._hierarchy.patient_key(tx, patient_id)
-        before = self._open(key, row)
+        self._refuse_older(tx, key, row)
+        before = self.open_record(key, row)
         fields = validated(**{**before, **changes})
-        if fields == before:
-            return self.get(tx, patient_id)
+        changed = _differing(before, fields)
+        if not changed:
+            return self.get(tx, patient_id), []
         index = self._id_index(fields["id"])
         self._refuse_taken(tx, index, patient_id)
         now = self._host.now()
         tx.run(
-            "INSERT INTO patient_history VALUES ($1, $2, $3, $4)",
+            "INSERT INTO patient_history (patient_id, changed_at, changed_by, record)"
+            " VALUES ($1, $2, $3, $4)",
             patient_id,
             now,
             changed_by,
@@ -87,37 +113,72 @@ class Patients:
         tx.run(
             "UPDATE patients SET record = $2, updated_at = $3 WHERE patient_id = $1",
             patient_id,
-            self._seal(key, patient_id, fields),
+            self.seal_record(key, patient_id, fields),
             now,
         )
         if index != row["id_index"]:
             tx.run("UPDATE patients SET id_index = $2 WHERE patient_id = $1", patient_id, index)
         tx.run("DELETE FROM patient_tokens WHERE patient_id = $1", patient_id)
         self._write_tokens(tx, patient_id, fields["name"])
-        return self.get(tx, patient_id)
+        # The log hears of it only after this, so the new record cannot be looked up there yet.
+        return _patient(self._row(tx, patient_id), fields, self._images(tx, patient_id)), changed
+
+    def tag(self, tx: Cursor, patient_id: str) -> str:
+        """Keyed hash of the stored record, for the audit log: the newest is the one it names."""
+        return _tag(self._hierarchy.patient_key(tx, patient_id), self._row(tx, patient_id))
 
     def get(self, tx: Cursor, patient_id: str) -> Patient:
         """One patient, opened.
 
         Raises:
             NotFound: No such patient, or erased.
+            SealBroken: The record was altered, or is an older one put back.
         """
         row = self._row(tx, patient_id)
-        fields = self._open(self._hierarchy.patient_key(tx, patient_id), row)
-        images = tx.count(
+        key = self._hierarchy.patient_key(tx, patient_id)
+        self._refuse_older(tx, key, row)
+        return _patient(row, self.open_record(key, row), self._images(tx, patient_id))
+
+    def _images(self, tx: Cursor, patient_id: str) -> int:
+        return tx.count(
             "SELECT count(*) FROM images WHERE patient_id = $1 AND state <> 'erased'", patient_id
         )
-        return _patient(row, fields, images)
+
+    def _refuse_older(self, tx: Cursor, key: bytes, row: Row) -> None:
+        """Raises SealBroken where the log knows a newer record than this row holds."""
+        _compare(self._newest(tx, [row["patient_id"]]), key, row)
+
+    def _newest(self, tx: Cursor, patient_ids: Sequence[str]) -> dict[str, str]:
+        """The tag that the log knows last, by patient. Records older than tags have none."""
+        rows = tx.all(
+            "SELECT patient_id, arg_max(CASE WHEN action IN ('patient.create', 'patient.update',"
+            " 'patient.merge') THEN detail ->> 'tag' ELSE 'gone' END, sequence) AS tag FROM audit"
+            " WHERE action IN ('patient.create', 'patient.update', 'patient.merge',"
+            " 'patient.erase', 'patient.merged') AND outcome = 'ok'"
+            " AND patient_id IN (SELECT unnest($1::VARCHAR[])) GROUP BY patient_id",
+            list(patient_ids),
+        )
+        return {r["patient_id"]: r["tag"] for r in rows if r["tag"] is not None}
 
     def find_id(self, tx: Cursor, id: str) -> str | None:
-        """The opaque key of the patient with this hospital number, if there is one."""
-        row = tx.one("SELECT patient_id FROM patients WHERE id_index = $1", self._id_index(id))
+        """The opaque key of the patient with this hospital number, present or merged away."""
+        row = tx.one(
+            "SELECT patient_id FROM patients WHERE id_index = $1 UNION ALL"
+            " SELECT into_id FROM patient_merges WHERE id_index = $1",
+            self._id_index(id),
+        )
         return None if row is None else str(row["patient_id"])
 
     def known(self, tx: Cursor, name: str) -> str | None:
-        """The opaque key for an opaque key or a hospital number, if there is such a patient."""
+        """The opaque key for an opaque key or a hospital number, if there is such a patient.
+
+        Keys and numbers that were merged away give the patient they were merged into.
+        """
         row = tx.one(
-            "SELECT patient_id FROM patients WHERE patient_id = $1 AND erased_at IS NULL", name
+            "SELECT patient_id FROM patients WHERE patient_id = $1 AND erased_at IS NULL UNION ALL"
+            " SELECT into_id FROM patient_merges JOIN patients p ON p.patient_id = into_id"
+            " WHERE patient_merges.patient_id = $1 AND p.erased_at IS NULL",
+            name,
         )
         return self.find_id(tx, name) if row is None else str(row["patient_id"])
 
@@ -146,14 +207,14 @@ class Patients:
         exact = self.find_id(tx, query)
         if only is not None and exact not in only:
             exact = None
-        found = [] if exact is None else [self.get(tx, exact)]
+        found = [] if exact is None else self._opened(tx, [self._row(tx, exact)], [])
         # Shorter words are found only as whole names ("Li"), unless a longer word narrows enough.
         searchable = [w for w in words if len(w) >= SHORTEST_QUERY] or words
         tokens = [self._token(w) for w in searchable]
         rows = tx.all(
-            "SELECT * FROM patients WHERE erased_at IS NULL AND patient_id IN (SELECT patient_id"
-            " FROM patient_tokens WHERE token IN (SELECT unnest($1::BLOB[])) GROUP BY patient_id"
-            f" HAVING count(DISTINCT token) = $2) AND {among}"  # noqa: S608
+            "SELECT * FROM patients"  # noqa: S608
+            " WHERE erased_at IS NULL AND patient_id IN (SELECT patient_id FROM patient_tokens WHERE token IN (SELECT unnest($1::BLOB[])) GROUP BY patient_id"
+            f" HAVING count(DISTINCT token) = $2) AND {among}"
             " ORDER BY updated_at DESC, patient_id",
             tokens,
             len(set(tokens)),
@@ -163,20 +224,34 @@ class Patients:
         return (found + matches)[offset : offset + limit]
 
     def history(self, tx: Cursor, patient_id: str) -> list[dict[str, Any]]:
-        """Earlier versions of a record, newest first: changed_at, changed_by and the fields."""
+        """Earlier versions of a record, newest first.
+
+        Returns:
+            Per version changed_at, changed_by, ``changed`` (names of the fields that were
+            then changed), ``merged`` (it was another patient's record, merged into this one),
+            and the fields as they were before.
+        """
         key = self._hierarchy.patient_key(tx, patient_id)
+        later = self.open_record(key, self._row(tx, patient_id))
         rows = tx.all(
-            "SELECT * FROM patient_history WHERE patient_id = $1 ORDER BY changed_at DESC",
+            "SELECT * FROM patient_history WHERE patient_id = $1 ORDER BY changed_at DESC,"
+            " rowid DESC",
             patient_id,
         )
-        return [
-            {
-                "changed_at": r["changed_at"],
-                "changed_by": r["changed_by"],
-                **self._open(key, r),
-            }
-            for r in rows
-        ]
+        versions = []
+        for row in rows:
+            fields = self.open_record(key, row)
+            versions.append(
+                {
+                    "changed_at": row["changed_at"],
+                    "changed_by": row["changed_by"],
+                    "changed": [] if row["merged"] else _differing(fields, later),
+                    "merged": row["merged"],
+                    **fields,
+                }
+            )
+            later = later if row["merged"] else fields
+        return versions
 
     def erase(self, tx: Cursor, patient_id: str) -> None:
         """Destroy the patient's key and everything that could be searched for.
@@ -194,6 +269,14 @@ class Patients:
         )
         for table in ("patient_tokens", "patient_history", "notes"):
             tx.run(f"DELETE FROM {table} WHERE patient_id = $1", patient_id)  # noqa: S608
+        # An older backup knows those that were merged into this one as patients of their own.
+        tx.run(
+            "INSERT INTO erasures SELECT patient_id, 'patient', $2, false FROM patient_merges"
+            " WHERE into_id = $1 ON CONFLICT DO NOTHING",
+            patient_id,
+            now,
+        )
+        tx.run("UPDATE patient_merges SET id_index = NULL WHERE into_id = $1", patient_id)
         tx.run("INSERT INTO erasures VALUES ($1, 'patient', $2, false)", patient_id, now)
 
     def add_note(
@@ -206,13 +289,13 @@ class Patients:
             NotFound: No such patient.
         """
         text = text.strip()
-        if not 1 <= len(text) <= NOTE_LENGTH:
+        if not 1 <= len(text) <= NOTE_LENGTH or not _writable(text):
             raise InputError(f"A note has 1 to {NOTE_LENGTH} characters.")
         self._row(tx, patient_id)
         key = self._hierarchy.patient_key(tx, patient_id)
         note_id = self._host.token("no")
         now = self._host.now()
-        context = _note_context(note_id, image_id, author, now)
+        context = note_context(note_id, image_id, author, now)
         sealed = seal_field(key, context, text.encode(), self._host.random)
         tx.run(
             "INSERT INTO notes VALUES ($1, $2, $3, $4, $5, $6)",
@@ -243,7 +326,7 @@ class Patients:
                 r["written_at"],
                 open_field(
                     key,
-                    _note_context(r["note_id"], r["image_id"], r["author"], r["written_at"]),
+                    note_context(r["note_id"], r["image_id"], r["author"], r["written_at"]),
                     r["text"],
                 ).decode(),
             )
@@ -251,7 +334,10 @@ class Patients:
         ]
 
     def _opened(self, tx: Cursor, rows: list[Row], words: list[str]) -> list[Patient]:
-        """Open rows and keep those whose name has, for each word, a word beginning with it."""
+        """Open rows and keep those whose name has, for each word, a word beginning with it.
+
+        A row that does not open is listed as :data:`DAMAGED` where no word is asked for.
+        """
         counts = {
             r["patient_id"]: r["n"]
             for r in tx.all(
@@ -260,9 +346,19 @@ class Patients:
                 [r["patient_id"] for r in rows],
             )
         }
+        newest = self._newest(tx, [r["patient_id"] for r in rows])
         found = []
         for row in rows:
-            fields = self._open(self._hierarchy.patient_key_of(row["patient_id"], row), row)
+            try:
+                key = self._hierarchy.patient_key_of(row["patient_id"], row)
+                _compare(newest, key, row)
+                fields = self.open_record(key, row)
+            except SealError as err:
+                # One that does not open must not hide all others; the scrub reports it.
+                log.error("patient %s: %s", row["patient_id"], err.code)
+                if not words:
+                    found.append(_patient(row, DAMAGED, counts.get(row["patient_id"], 0)))
+                continue
             name_words = _words(fields["name"])
             if all(any(n.startswith(w) for n in name_words) for w in words):
                 found.append(_patient(row, fields, counts.get(row["patient_id"], 0)))
@@ -277,7 +373,11 @@ class Patients:
         return row
 
     def _refuse_taken(self, tx: Cursor, index: bytes, patient_id: str) -> None:
-        taken = tx.one("SELECT patient_id FROM patients WHERE id_index = $1", index)
+        taken = tx.one(
+            "SELECT patient_id FROM patients WHERE id_index = $1 UNION ALL"
+            " SELECT into_id AS patient_id FROM patient_merges WHERE id_index = $1",
+            index,
+        )
         if taken is not None and taken["patient_id"] != patient_id:
             raise InputError(
                 "There is a patient with this number already.", patient_id=taken["patient_id"]
@@ -303,11 +403,13 @@ class Patients:
     def _id_index(self, id: str) -> bytes:
         return blind_index(self._hierarchy.system_key("index"), "patient/id", id.strip().casefold())
 
-    def _seal(self, key: bytes, patient_id: str, fields: dict[str, Any]) -> bytes:
+    def seal_record(self, key: bytes, patient_id: str, fields: dict[str, Any]) -> bytes:
+        """Fields as the catalog keeps them, bound to the patient."""
         text = json.dumps(fields, ensure_ascii=False).encode()
         return seal_field(key, f"patient/{patient_id}", text, self._host.random)
 
-    def _open(self, key: bytes, row: Row) -> dict[str, Any]:
+    def open_record(self, key: bytes, row: Row) -> dict[str, Any]:
+        """The fields of a row of ``patients`` or ``patient_history``. Raises SealBroken."""
         text = open_field(key, f"patient/{row['patient_id']}", row["record"])
         fields: dict[str, Any] = json.loads(text)
         return fields
@@ -319,19 +421,53 @@ def validated(*, id: str, name: str, age: int | None, note: str) -> dict[str, An
     Raises:
         InputError: Which field, and what it may be.
     """
+    for text in (id, name, note or ""):
+        if not isinstance(text, str):
+            raise InputError("A patient's number, name and note are text.")
     id, name, note = id.strip(), " ".join(name.split()), (note or "").strip()
-    if not 1 <= len(id) <= ID_LENGTH or any(unicodedata.category(c) == "Cc" for c in id):
-        raise InputError(f"A patient number has 1 to {ID_LENGTH} characters.")
-    if not 1 <= len(name) <= NAME_LENGTH or any(unicodedata.category(c) == "Cc" for c in name):
-        raise InputError(f"A patient's name has 1 to {NAME_LENGTH} characters.")
-    if age is not None and (isinstance(age, bool) or not 0 <= age <= MAX_AGE):
+    if not 1 <= len(id) <= ID_LENGTH or not _one_line(id):
+        raise InputError(f"A patient number has 1 to {ID_LENGTH} characters, all of them visible.")
+    if not 1 <= len(name) <= NAME_LENGTH or not _one_line(name):
+        raise InputError(
+            f"A patient's name has 1 to {NAME_LENGTH} characters, all of them visible."
+        )
+    if age is not None and (type(age) is not int or not 0 <= age <= MAX_AGE):
         raise InputError(f"An age is a whole number from 0 to {MAX_AGE}.")
-    if len(note) > NOTE_LENGTH:
+    if len(note) > NOTE_LENGTH or not _writable(note):
         raise InputError(f"A patient's note has at most {NOTE_LENGTH} characters.")
     return {"id": id, "name": name, "age": age, "note": note}
 
 
-def _note_context(note_id: str, image_id: str | None, author: str, at: datetime) -> str:
+def _one_line(text: str) -> bool:
+    return _writable(text) and not any(
+        unicodedata.category(c) == "Cc" or c in _TURNING for c in text
+    )
+
+
+def _writable(text: str) -> bool:
+    """Can it be stored? Halves of characters, which some clients send, cannot."""
+    return not any(unicodedata.category(c) == "Cs" for c in text)
+
+
+def _differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    return sorted(name for name in after if before.get(name) != after[name])
+
+
+def _tag(key: bytes, row: Row) -> str:
+    parts = (row["patient_id"].encode(), bytes(row["record"]), bytes(row["id_index"]))
+    return blind_index(derive(key, "patient row"), "patient", pack(*parts)).hex()
+
+
+def _compare(newest: dict[str, str], key: bytes, row: Row) -> None:
+    known = newest.get(row["patient_id"])
+    if known is not None and not hmac.compare_digest(known, _tag(key, row)):
+        raise SealBroken(
+            "An older version of this record was put back: restore it from a backup.",
+            patient_id=row["patient_id"],
+        )
+
+
+def note_context(note_id: str, image_id: str | None, author: str, at: datetime) -> str:
     return f"note/{note_id}/{image_id or ''}/{at.isoformat()}/{author}"
 
 

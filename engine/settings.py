@@ -80,9 +80,7 @@ class Settings:
     scrub_hours: float = _setting(
         24.0, "The server checks every stored file this often; 0 never", lambda v: v >= 0, "h"
     )
-    scrub_mb_per_second: float = _setting(
-        10.0, "Most that this check reads", _positive, "MB/s"
-    )
+    scrub_mb_per_second: float = _setting(10.0, "Most that this check reads", _positive, "MB/s")
     profile: str = _setting("general", "Specialty profile that an upload starts with")
     confidence: float = _setting(
         0.25, "Boxes of at least this confidence are sealed", _unit_interval
@@ -149,9 +147,7 @@ class Settings:
     anonymous_requests_per_minute: int = _setting(
         60, "Requests of strangers from one address to the API in a minute", _positive
     )
-    batch_limit_mb: int = _setting(
-        512, "All batches that wait in memory together", _positive, "MB"
-    )
+    batch_limit_mb: int = _setting(512, "All batches that wait in memory together", _positive, "MB")
     cors_origins: str = _setting(
         "",
         "Web origins whose pages may call the API, with commas between them",

@@ -35,6 +35,9 @@ class Files(Keeping):
         if only is not None:
             among = [p for p in set(only) if among is None or p in among]
         found = self.patients_.search(query, limit, offset, among)
+        # What was typed may be a name: the log says that somebody searched, not for whom.
+        how = {"by": "words" if query.strip() else "list", "found": len(found)}
+        self.record_read(caller, Event("patient.search", detail=how))
         return [self._shown(caller, p) for p in found]
 
     @needs(Permission.LIST_PATIENTS)
@@ -52,7 +55,15 @@ class Files(Keeping):
         """Add a patient. Raises InputError."""
         with self.database.write() as tx:
             patient = self.patients_.create(tx, id=id, name=name, age=age, note=note)
-            self.audit.append(tx, caller, Event("patient.create", patient_id=patient.patient_id))
+            self.audit.append(
+                tx,
+                caller,
+                Event(
+                    "patient.create",
+                    patient_id=patient.patient_id,
+                    detail={"tag": self.patients_.tag(tx, patient.patient_id)},
+                ),
+            )
         return self._shown(caller, patient)
 
     @needs(Permission.EDIT_PATIENTS)
@@ -61,14 +72,68 @@ class Files(Keeping):
         unknown = set(changes) - {"id", "name", "age", "note"}
         if unknown:
             raise InputError("A patient has the fields id, name, age and note.")
+        if changes.get("note", "") is None:  # what somebody who may not read it has in hand
+            del changes["note"]
+        patient_id = self.resolve_patient(patient_id)
         with self.database.write() as tx:
-            patient = self.patients_.update(tx, patient_id, caller.username, **changes)
+            patient, changed = self.patients_.update(tx, patient_id, caller.username, **changes)
+            tag = self.patients_.tag(tx, patient_id)
             self.audit.append(
                 tx,
                 caller,
-                Event("patient.update", patient_id=patient_id, detail={"fields": sorted(changes)}),
+                Event(
+                    "patient.update", patient_id=patient_id, detail={"fields": changed, "tag": tag}
+                ),
             )
         return self._shown(caller, patient)
+
+    @needs(Permission.MERGE_PATIENTS)
+    def merge_patients(
+        self, caller: Caller, patient_id: str, duplicate: str, reason: str
+    ) -> Patient:
+        """Make one of two records of the same person. This cannot be undone.
+
+        Images, notes and history move to the record that stays; so do the doctors who treat
+        the other. The other's number goes on naming the one that stays.
+
+        Args:
+            patient_id: Who stays: opaque key or hospital number.
+            duplicate: Who goes: opaque key or hospital number.
+
+        Raises:
+            InputError: No reason, or one patient twice.
+            NotFound: One of them does not exist.
+            SealBroken: Something of the duplicate was altered; nothing was moved.
+        """
+        if not reason.strip():
+            raise InputError("Merging patients needs a reason: it cannot be undone.")
+        with self.database.write() as tx:
+            into_id = self.patients_.known(tx, patient_id)
+            gone_id = self.patients_.known(tx, duplicate)
+            if into_id is None or gone_id is None:
+                raise NotFound("There is no such patient.")
+            if into_id == gone_id:
+                raise InputError("These are two names of one record already.")
+            tags = self.merging.merge(tx, into_id, gone_id, caller.username)
+            self.access_.move(tx, gone_id, into_id)
+            detail = {
+                "merged": gone_id,
+                "images": len(tags),
+                "tag": self.patients_.tag(tx, into_id),
+            }
+            self.audit.append(
+                tx,
+                caller,
+                Event("patient.merged", patient_id=gone_id, detail={"into": into_id}),
+                *(
+                    Event("image.move", patient_id=into_id, image_id=i, detail={"tag": tag})
+                    for i, tag in tags.items()
+                ),
+                Event("patient.merge", patient_id=into_id, reason=reason.strip(), detail=detail),
+            )
+        for image_id in tags:
+            self.viewings.close_subject(image_id)
+        return self._shown(caller, self.patients_.get(self.database.read(), into_id))
 
     @needs(Permission.ERASE_PATIENTS)
     def erase_patient(self, caller: Caller, patient_id: str, reason: str) -> None:
@@ -125,13 +190,23 @@ class Files(Keeping):
             if image_id is None:
                 raise InputError("Name a patient or an image.")
             patient_id = self.catalog.row(tx, image_id)["patient_id"]
-        return self.patients_.notes(tx, patient_id, image_id)
+        patient_id = self.resolve_patient(patient_id)
+        found = self.patients_.notes(tx, patient_id, image_id)
+        read = Event(
+            "note.read",
+            patient_id=patient_id,
+            image_id=image_id or "",
+            detail={"notes": len(found)},
+        )
+        self.record_read(caller, read)
+        return found
 
     @needs(Permission.WRITE_NOTES)
     def add_note(
         self, caller: Caller, patient_id: str, text: str, image_id: str | None = None
     ) -> Note:
         """Append a note. Raises InputError, NotFound."""
+        patient_id = self.resolve_patient(patient_id)
         with self.database.write() as tx:
             if image_id is not None and self.catalog.row(tx, image_id)["patient_id"] != patient_id:
                 raise NotFound("This patient has no such image.")
@@ -145,7 +220,7 @@ class Files(Keeping):
 
     def resolve_patient(self, name: str) -> str:
         """Opaque key for an opaque key or a hospital number; unknown ones stay as they are."""
-        return self.patients_.find_id(self.database.read(), name) or name
+        return self.patients_.known(self.database.read(), name) or name
 
     def _shown(self, caller: Caller, patient: Patient) -> Patient:
         """Without the note for those who may not read it (F25)."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine.audit import Event
-from engine.errors import EngineError, SettingsError
-from engine.host import write_durably
+from engine.errors import EngineError, SettingsError, StorageError
+from engine.host import sweep_unfinished, write_durably
 from engine.networks import ModelInfo
 from engine.permissions import Permission
 from engine.records import Caller
@@ -41,7 +41,12 @@ class Reports(Measuring):
             "disk_free_bytes": usage.free,
             "root_keys": list(self.hierarchy.root_key_ids),
             "keys_to_rotate": self.hierarchy.rotation_left(),
+            **self._condition(),
         }
+
+    def _condition(self) -> dict[str, Any]:
+        """What the upkeep knows; see :mod:`engine.service.upkeep`."""
+        return {}
 
     @needs(Permission.READ_AUDIT)
     def write_checkpoint(self, caller: Caller) -> str:
@@ -54,10 +59,15 @@ class Reports(Measuring):
         folder = self.settings.checkpoint_dir
         if folder is None:
             raise SettingsError("Set MEDSEC_CHECKPOINT_DIR to a folder outside the data folder.")
-        folder.mkdir(parents=True, exist_ok=True)
         checkpoint = self.audit.checkpoint(self.hierarchy.signer(), self.hierarchy.log_id)
         name = f"audit-{self.host.now():%Y%m%dT%H%M%S%f}.json"
-        write_durably(folder / name, checkpoint)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_durably(folder / name, checkpoint)
+        except OSError as err:
+            raise StorageError(
+                "The folder of checkpoints cannot be written.", errno=err.errno
+            ) from err
         self.audit.record(caller, Event("audit.checkpoint"))
         return name
 
@@ -80,17 +90,25 @@ class Reports(Measuring):
         tx = self.database.read()
         rows = tx.all("SELECT image_id FROM images WHERE state <> 'erased' ORDER BY image_id")
         for image_id in [r["image_id"] for r in rows]:
-            try:
-                key = self.hierarchy.image_key(tx, image_id)
-                row = self.catalog.verify(tx, key, image_id)
-                self.catalog.verify_newest(tx, row)
-                self.open_facts(key, row)
-                for address in self.catalog.addresses(row):
-                    self.host.read_blob(address)
-            except EngineError as err:
-                yield image_id, err.code
-            else:
-                yield image_id, None
+            yield image_id, self._check_image(image_id)[0]
+
+    def _check_image(self, image_id: str) -> tuple[str | None, int]:
+        """The code of what is wrong with an image's entry or files, or None, and bytes read."""
+        tx = self.database.read()
+
+        def read() -> int:
+            key = self.hierarchy.image_key(tx, image_id)
+            row = self.catalog.verify(tx, key, image_id)
+            self.catalog.verify_newest(tx, row)
+            self.open_facts(key, row)
+            return sum(len(self.host.read_blob(a)) for a in self.catalog.addresses(row))
+
+        try:
+            return None, self._steady(image_id, read)
+        except EngineError as err:
+            if self.catalog.tag(tx, image_id) is None:
+                return None, 0  # erased meanwhile
+            return err.code, 0
 
     def sweep(self) -> int:
         """Delete files that no row needs and that are too old to belong to an upload under way.
@@ -98,6 +116,7 @@ class Reports(Measuring):
         Returns:
             How many were deleted.
         """
+        sweep_unfinished(self.settings.data, ORPHAN_SECONDS)
         there = set(self.host.blobs())
         needed = self.catalog.blobs(self.database.read())
         orphans = [a for a in there - needed if self.host.blob_age_seconds(a) > ORPHAN_SECONDS]

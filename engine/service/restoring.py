@@ -288,13 +288,13 @@ class Restoring(Viewing):
     def _reopen(self, caller: Caller, image_id: str) -> None:
         tx = self.database.read()
 
-        def read() -> tuple[Subject, Row, dict[str, Any], pipeline.Restored, list[Detection]]:
+        def read() -> tuple[Row, dict[str, Any], pipeline.Restored, list[Detection]]:
             subject = self._sealed_subject(tx, image_id)
             row = self.catalog.verify(tx, subject.key, image_id)
             sealed = [r.detection for r, _ in self.catalog.regions(tx, image_id)]
-            return subject, row, *self._opened(subject, row), sealed
+            return row, *self._opened(subject, row), sealed
 
-        subject, row, old_facts, restored, sealed = self._steady(image_id, read)
+        row, old_facts, restored, sealed = self._steady(image_id, read)
         patient_key = self.hierarchy.patient_key(tx, row["patient_id"])
         key, wrapped = self.hierarchy.new_image_key(patient_key, image_id)
         boxes = [replace(d, source="person") for d in sealed]
@@ -372,7 +372,7 @@ class Restoring(Viewing):
         if self.bound(caller):
             self.refuse_unseen(caller, "restore_package", "image", image_id)
         of = self.catalog.patient_of(self.database.read(), image_id) or ""
-        where = {"patient_id": of, "image_id": image_id}
+        where: dict[str, Any] = {"patient_id": of, "image_id": image_id}
         requested = Event("package.restore", "requested", reason=reason.strip(), **where)
         self.audit.record(caller, requested)
         try:

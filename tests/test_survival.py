@@ -1,0 +1,458 @@
+"""What a crash, a bad disk, a wrong key or a strange clock may do: a named error, nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from engine import Engine, Settings, errors
+from engine.backup import PENDING_ERASURES, Backups
+from engine.host import Host
+from engine.keys import new_key
+from engine.rootkeys import line_of
+from tests import builders
+from tests.conftest import WHY, Ward, text_png
+from tests.fakes import FakeHost, ScriptedDetector
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        data=tmp_path / "data",
+        key_file=tmp_path / "keys" / "root.key",
+        backup_dir=tmp_path / "backups",
+        bcrypt_cost=4,
+    )
+
+
+def reopened(settings: Settings) -> Engine:
+    return Engine.open(settings, detector=ScriptedDetector(settings), operator=True)
+
+
+def restored(engine: Engine, image_id: str) -> bytes:
+    token = engine.operator_token()
+    return engine.restored_file(token, engine.restore(token, image_id, WHY).handle).data
+
+
+# --- crashes ----------------------------------------------------------------------------------
+
+
+def test_what_a_crash_left_unfinished_is_swept_at_the_next_start(
+    ward: Ward, settings: Settings
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    ward.engine.close()
+    left = [
+        settings.data / ".catalog.duckdb.fresh",
+        settings.data / ".catalog.duckdb.fresh.wal",
+        settings.data / "blobs" / "ab" / f".{'ab' * 32}.012345678901.part",
+    ]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    engine = reopened(settings)
+    assert [path for path in left if path.exists()] == []
+    assert restored(engine, image_id) == data
+    engine.close()
+
+
+def test_a_young_temporary_file_of_a_running_server_is_left_alone(
+    ward: Ward, settings: Settings
+) -> None:
+    young = settings.data / "blobs" / ".x.012345678901.part"
+    old = settings.data / "blobs" / ".y.012345678901.part"
+    for path in (young, old):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    ward.engine.sweep()
+    assert (young.exists(), old.exists()) == (True, False)
+
+
+def test_erased_keys_leave_the_file_also_when_the_start_after_it_is_killed(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapped = ward.engine.database.read().one("SELECT wrapped_key FROM patients")
+    assert wrapped is not None
+    ward.engine.erase_patient(ward.team.administrator, "P-1", "asked for it")
+    ward.engine.close()
+
+    def killed(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            reopened(settings)
+    reopened(settings).close()
+    assert wrapped["wrapped_key"] not in (settings.data / "catalog.duckdb").read_bytes()
+
+
+def test_an_interrupted_backup_is_cleared_by_the_next(ward: Ward, settings: Settings) -> None:
+    assert settings.backup_dir is not None
+    half = settings.backup_dir / "20250101T000000000000"
+    write = settings.backup_dir / "blobs" / "ab" / f".{'ab' * 32}.012345678901.part"
+    for path in (half / "catalog.sealed", write):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"half")
+    name = ward.engine.make_backup(ward.team.administrator)
+    assert ward.engine.backups(ward.team.administrator) == [name]
+    assert not half.exists()
+    assert not write.exists()
+
+
+def test_two_backups_at_once_do_not_take_each_others_files(ward: Ward) -> None:
+    with ward.engine._backing_up, pytest.raises(errors.StorageBusy):
+        ward.engine.make_backup(ward.team.administrator)
+
+
+def test_an_interrupted_recovery_goes_on(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    ward.engine.make_backup(ward.team.administrator)
+    ward.engine.close()
+    elsewhere = replace(settings, data=settings.data.parent / "recovered")
+    real = Host.write_blob
+    written: list[bytes] = []
+
+    def killed(self: Host, content: bytes) -> str:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(content)
+        return real(self, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Host, "write_blob", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Engine.from_backup(elsewhere, detector=ScriptedDetector(settings))
+    assert (elsewhere.data / PENDING_ERASURES).exists()
+    with pytest.raises(errors.StorageError, match="recover-data"):
+        reopened(elsewhere)
+    engine = Engine.from_backup(elsewhere, detector=ScriptedDetector(settings))
+    assert restored(engine, image_id) == data
+    engine.close()
+
+
+def test_what_was_erased_after_the_last_backup_is_erased_again(
+    ward: Ward, settings: Settings
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    other = ward.seal(builders.png(builders.labelled("STAYS")[0]), found=[found])
+    ward.engine.make_backup(ward.team.administrator)
+    ward.engine.erase_image(ward.team.administrator, image_id, "asked for it")
+    ward.engine.close()
+    engine = Engine.from_backup(
+        replace(settings, data=settings.data.parent / "recovered"),
+        detector=ScriptedDetector(settings),
+    )
+    with pytest.raises(errors.NotFound):
+        restored(engine, image_id)
+    assert restored(engine, other)
+    engine.close()
+
+
+def test_the_list_of_erasures_reaches_the_backups_when_they_are_there_again(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise errors.StorageError("The backup folder cannot be written.")
+
+    image_id = ward.seal(text_png()[0], found=[text_png()[1]])
+    with monkeypatch.context() as patch:
+        patch.setattr(Backups, "record_erasures", away)
+        ward.engine.erase_image(ward.team.administrator, image_id, "asked for it")
+        assert ward.engine.health(ward.team.administrator)["erasures_kept"] is False
+    ward.engine._tend()
+    assert ward.engine.health(ward.team.administrator)["erasures_kept"] is True
+    assert settings.backup_dir is not None
+    assert image_id in (settings.backup_dir / "erasures.json").read_text()
+
+
+# --- disks, keys and clocks -------------------------------------------------------------------
+
+
+def _full(ward: Ward, settings: Settings, patch: pytest.MonkeyPatch) -> None:
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    patch.setattr(os, "fsync", fsync)
+
+
+def _read_only(ward: Ward, settings: Settings, patch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refusing(path: object, flags: int, *rest: int) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(path, flags, *rest)  # type: ignore[arg-type]
+
+    patch.setattr(os, "open", refusing)
+
+
+@pytest.mark.parametrize("fault", [_full, _read_only])
+def test_a_disk_that_takes_nothing_more_is_a_named_error_and_nothing_is_lost(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., None]
+) -> None:
+    data, found = text_png()
+    kept = ward.seal(data, found=[found])
+    draft = ward.upload(builders.png(builders.labelled("WAITS")[0]), found=[found])
+    files = set(ward.engine.host.blobs())
+    technician = ward.team.technician
+    with monkeypatch.context() as patch:
+        fault(ward, settings, patch)
+        with pytest.raises(errors.StorageError):
+            ward.upload(builders.png(builders.labelled("TOO MUCH")[0]))
+        with pytest.raises(errors.StorageError):
+            ward.engine.seal(technician, draft, [found])
+        with pytest.raises(errors.StorageError):
+            ward.engine.make_backup(ward.team.administrator)
+    assert set(ward.engine.host.blobs()) == files
+    assert list(settings.data.rglob("*.part")) == []
+    assert [r.image_id for r in ward.engine.drafts(technician)] == [draft]
+    assert ward.engine.verify_audit(ward.team.administrator) > 0
+    ward.engine.seal(technician, draft, [found])
+    ward.engine.close()
+    engine = reopened(settings)
+    assert restored(engine, kept) == data
+    engine.close()
+
+
+@pytest.mark.slow
+def test_a_data_folder_on_a_really_full_disk_is_a_named_error(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: DuckDB's own files meet it too."""
+    script = f"""
+import resource, signal
+from pathlib import Path
+from engine import Engine, Settings, errors
+from tests import builders
+from tests.conftest import Team
+from tests.fakes import ScriptedDetector
+settings = Settings(data=Path({str(tmp_path / "data")!r}), bcrypt_cost=4,
+                    key_file=Path({str(tmp_path / "root.key")!r}))
+engine = Engine.open(settings, detector=ScriptedDetector(settings), operator=True)
+token = engine.operator_token()
+patient = engine.create_patient(token, "P-1", "Erika Musterfrau").patient_id
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+taken = 0
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 22, 1 << 22))
+try:
+    for number in range(20000):
+        engine.create_patient(token, f"N-{{number}}", "Name " * 15, note="x" * 9000)
+        taken += 1
+except errors.StorageError as err:
+    print("refused", taken)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.stdout.startswith("refused"), done.stderr
+    taken = int(done.stdout.split()[1])
+    settings = Settings(data=tmp_path / "data", key_file=tmp_path / "root.key", bcrypt_cost=4)
+    engine = reopened(settings)
+    numbers = engine.database.read().count("SELECT count(*) FROM patients")
+    assert numbers == taken + 1
+    assert engine.verify_audit(engine.operator_token()) >= taken
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"), [("changed", errors.SealBroken), ("lost", errors.NotFound)]
+)
+def test_a_damaged_or_lost_file_is_a_named_error_and_the_backup_brings_it_back(
+    ward: Ward, settings: Settings, damage: str, error: type[errors.EngineError]
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    other = ward.seal(builders.png(builders.labelled("OTHER")[0]), found=[found])
+    engine, doctor = ward.engine, ward.team.doctor
+    engine.make_backup(ward.team.administrator)
+    row = engine.catalog.row(engine.database.read(), image_id)
+    path = engine.host._path(row["sealed_blob"])
+    if damage == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(error, match="backup"):
+        engine.restore(doctor, image_id, WHY)
+    assert engine.restore(doctor, other, WHY).proof in ("bytes", "pixels")
+    assert settings.backup_dir is not None
+    kept = settings.backup_dir / "blobs" / path.parent.name / path.name
+    shutil.copy(kept, path)  # as the error says
+    handle = engine.restore(doctor, image_id, WHY).handle
+    assert engine.restored_file(doctor, handle).data == data
+
+
+def test_a_wrong_key_opens_nothing_and_changes_nothing(ward: Ward, settings: Settings) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    ward.engine.close()
+    assert settings.key_file is not None
+    right = settings.key_file.read_text()
+    before = (settings.data / "catalog.duckdb").read_bytes()
+    settings.key_file.write_text(line_of(new_key(os.urandom)))
+    with pytest.raises(errors.SettingsError):
+        reopened(settings)
+    assert (settings.data / "catalog.duckdb").read_bytes() == before
+    settings.key_file.write_text(right)
+    engine = reopened(settings)
+    assert restored(engine, image_id) == data
+    engine.close()
+
+
+def test_a_clock_that_jumps_back_is_told_and_loses_nothing(
+    ward: Ward, host: FakeHost, settings: Settings
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    first = ward.engine.make_backup(ward.team.administrator)
+    host.advance(days=-40)
+    engine = ward.engine
+    engine._tend()
+    with pytest.raises(errors.NotSignedIn):  # sessions from the future are over
+        engine.restore(ward.team.doctor, image_id, WHY)
+    operator = engine.audit.entries(query="clock.back")
+    assert len(operator) == 1
+    assert operator[0].detail["seconds"] > 39 * 86400
+    engine.audit.verify()
+    again = engine._backups().names()[0]
+    assert again < first  # the newest has an older name
+    ward.engine.close()
+    recovered = Engine.from_backup(
+        replace(settings, data=settings.data.parent / "recovered"),
+        detector=ScriptedDetector(settings),
+    )
+    entries = recovered.audit.entries(query="backup.restore")
+    assert entries[0].detail["name"] == again
+    assert restored(recovered, image_id) == data
+    recovered.close()
+
+
+# --- reading while somebody writes ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("then", ["flag", "erase"])
+def test_a_change_in_the_middle_of_a_read_is_no_broken_seal(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    engine, team = ward.engine, ward.team
+    real = engine.host.read_blob
+    done: list[str] = []
+
+    def read(address: str) -> bytes:
+        if not done:  # after the rows were read, before the files are
+            done.append(address)
+            if then == "flag":
+                engine.flag_missed(team.doctor, image_id, "a name is left")
+            else:
+                engine.erase_image(team.administrator, image_id, "asked for it")
+        return real(address)
+
+    monkeypatch.setattr(engine.host, "read_blob", read)
+    with pytest.raises(errors.NotFound, match="no such image"):
+        engine.thumbnail(team.doctor, image_id)
+    assert done
+
+
+def test_one_damaged_record_does_not_hide_the_other_patients(ward: Ward) -> None:
+    engine, team = ward.engine, ward.team
+    engine.create_patient(team.technician, "P-2", "Max Beispiel")
+    with engine.database.write() as tx:
+        tx.run("UPDATE patients SET record = $1 WHERE patient_id = $2", b"x" * 200, ward.patient_id)
+    assert sorted(p.name for p in engine.patients(team.doctor)) == [
+        "Damaged record: tell the administrator",
+        "Max Beispiel",
+    ]
+    assert [p.name for p in engine.patients(team.doctor, "Beispiel")] == ["Max Beispiel"]
+    with pytest.raises(errors.SealBroken):
+        engine.patient(team.doctor, ward.patient_id)
+
+
+# --- what nobody asks for ---------------------------------------------------------------------
+
+
+def test_the_scrub_finds_what_rots_and_tells_it_once(ward: Ward) -> None:
+    engine, admin = ward.engine, ward.team.administrator
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    ward.seal(builders.png(builders.labelled("WHOLE")[0]), found=[found])
+    row = engine.catalog.row(engine.database.read(), image_id)
+    engine.host._path(row["masked_blob"]).write_bytes(b"rotten")
+    engine._scrub()
+    engine._scrub()
+    health = engine.health(admin)
+    assert (health["scrubbed_images"], health["broken"]) == (2, [image_id])
+    told = engine.audit_entries(admin, query="scrub.broken")
+    assert [(e.image_id, e.detail["why"]) for e in told] == [(image_id, "seal-broken")]
+    assert len(engine.audit_entries(admin, query="scrub.finish")) == 2
+
+
+def test_backups_come_on_time_and_an_old_one_is_an_alarm(
+    ward: Ward, host: FakeHost, settings: Settings
+) -> None:
+    engine = ward.engine
+
+    def health() -> dict[str, object]:
+        return engine._condition()
+
+    assert health()["backup_overdue"] is True
+    engine._tend()
+    assert len(engine._backups().names()) == 1
+    assert health()["backup_overdue"] is False
+    host.advance(hours=settings.backup_hours - 1)
+    engine._tend()
+    assert len(engine._backups().names()) == 1
+    host.advance(hours=2)
+    engine._next_ms.clear()  # an hour later, as the monotonic clock has it
+    engine._tend()
+    assert len(engine._backups().names()) == 2
+    host.clock += timedelta(hours=settings.backup_alarm_hours + 1)
+    assert health()["backup_overdue"] is True
+
+
+def test_a_backup_that_fails_is_in_the_log_and_is_tried_again_later(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, calls = ward.engine, []
+
+    def full(*_: object) -> str:
+        calls.append(1)
+        raise errors.StorageError("The backup folder cannot be written.")
+
+    monkeypatch.setattr(Backups, "make", full)
+    engine._tend()
+    engine._tend()
+    assert len(calls) == 1
+    failed = engine.audit_entries(ward.team.administrator, query="backup.make")
+    assert [(e.outcome, e.detail["why"]) for e in failed] == [("failed", "storage-error")]
+
+
+def test_orphans_are_swept_while_the_server_runs(ward: Ward, settings: Settings) -> None:
+    orphan = ward.engine.host.write_blob(b"nobody needs this")
+    os.utime(ward.engine.host._path(orphan), (0, 0))
+    ward.engine._tend()
+    assert orphan not in set(ward.engine.host.blobs())
+    assert ward.engine.audit_entries(ward.team.administrator, query="files.sweep")
+
+
+def test_the_upkeep_ends_with_the_engine(ward: Ward) -> None:
+    ward.engine.start_upkeep()
+    ward.engine.close()
+    assert not any(thread.is_alive() for thread in ward.engine._threads)
