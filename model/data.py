@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import cv2
 import numpy as np
@@ -324,25 +325,51 @@ def _save_crops(job: tuple[int, int, str, list[Background], int, Path]) -> int:
     return len(made)
 
 
-def _save_page(
-    job: tuple[int, int, str, list[Background], Path],
-) -> tuple[str, list[dict], list[str]]:
-    seed, number, split, reals, out = job
-    cv2.setNumThreads(1)
+@dataclass(frozen=True)
+class Whole:
+    """A whole picture to evaluate on.
+
+    Args:
+        pixels: Shape (H, W, 3), uint8, RGB.
+        truth: As in ``gt.json``; lines that name a patient have ``"patient": true``.
+        classes: Those that are labelled completely.
+    """
+
+    name: str
+    pixels: np.ndarray
+    truth: list[dict[str, Any]]
+    classes: list[str]
+
+
+def whole_page(seed: int, number: int, split: str, reals: list[Background]) -> Whole:
+    """Page ``number`` of a split, every third without text, as a third of all pictures are.
+
+    Args:
+        reals: Backgrounds; where there are none of a kind, they are invented.
+    """
     r = Random(f"{seed} page {split} {number}")
     while True:
         page, kind, real = compose(r, split, reals, whole=False)
-        if real or r.random() < 0.4:
+        if real or not reals or r.random() < 0.4:
             break
-    if number % 3 == 0:  # a picture without any text, as a third of all pictures are
+    if number % 3 == 0:
         page.pixels, page.boxes = page.clean, [b for b in page.boxes if b[0] != "text"]
     labels = page.boxes
     name = f"{kind}_{'real' if real else 'made'}_{number:04d}.png"
-    cv2.imwrite(
-        str(out / f"{split}_pages" / "images" / name), damaged(r, page.pixels, labels)[..., ::-1]
-    )
-    truth = [{"class": n, "x1": a, "y1": b, "x2": c, "y2": d} for n, a, b, c, d in labels]
-    return name, truth, ["text", "barcode"] if kind == "film" and real else list(CLASSES)
+    truth: list[dict[str, Any]] = []
+    for label in labels:
+        row = dict(zip(("class", "x1", "y1", "x2", "y2"), label, strict=True))
+        truth.append(row | ({"patient": True} if label in page.patient else {}))
+    known = ["text", "barcode"] if kind == "film" and real else list(CLASSES)
+    return Whole(name, damaged(r, page.pixels, labels), truth, known)
+
+
+def _save_page(job: tuple[int, int, str, list[Background], Path]) -> Whole:
+    seed, number, split, reals, out = job
+    cv2.setNumThreads(1)
+    page = whole_page(seed, number, split, reals)
+    cv2.imwrite(str(out / f"{split}_pages" / "images" / page.name), page.pixels[..., ::-1])
+    return page
 
 
 def make(images: Path, out: Path, seed: int, counts: dict[str, int], pages: int, per_page: int,
@@ -374,8 +401,10 @@ def make(images: Path, out: Path, seed: int, counts: dict[str, int], pages: int,
                 )
             )
             folder = out / f"{split}_pages"
-            (folder / "gt.json").write_text(json.dumps({n: t for n, t, _ in rows}, indent=0))
-            (folder / "coverage.json").write_text(json.dumps({n: c for n, _, c in rows}, indent=0))
+            truth = {page.name: page.truth for page in rows}
+            known = {page.name: page.classes for page in rows}
+            (folder / "gt.json").write_text(json.dumps(truth, indent=0))
+            (folder / "coverage.json").write_text(json.dumps(known, indent=0))
             print(f"{split}_pages: {len(rows)} pictures", flush=True)
     listing = "\n".join(f"  {number}: {name}" for number, name in enumerate(CLASSES))
     config = out / "data.yaml"

@@ -8,6 +8,7 @@ Where a ``coverage.json`` lies beside it, a class is scored only on the files fo
 listed: on the others it is unlabelled, not absent. Files that the truth does not name are not
 looked at.
 
+A box with ``"patient": true`` names a patient; such lines are counted once more on their own.
 Coverage is by the padded boxes of the same class. Nothing is left out of a figure.
 """
 
@@ -18,7 +19,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +56,7 @@ class Seen:
 
     Args:
         truth: Boxes of shape (M, 4) by class; a class that is not in here is not scored.
+        patient: Those text boxes that name a patient, shape (P, 4).
         milliseconds: Of the detection alone.
     """
 
@@ -64,6 +66,7 @@ class Seen:
     truth: dict[str, np.ndarray]
     found: list[Detection]
     milliseconds: float
+    patient: np.ndarray = field(default_factory=lambda: np.empty((0, 4)))
 
     def boxes(self, label: str) -> np.ndarray:
         return np.array(
@@ -124,6 +127,13 @@ def measure(pictures: Sequence[Seen], confidence: float, padding: Padding) -> Re
                     report.misses.append((p, box))
         for level in LEVELS:
             put[f"{label}: covered to {level:.0%}"] = float(np.mean(np.array(shares) >= level))
+    named = [
+        coverage(box, p.masks("text", confidence, padding)) for p in pictures for box in p.patient
+    ]
+    if named:
+        put["patient data: true boxes"] = len(named)
+        for level in LEVELS:
+            put[f"patient data: covered to {level:.0%}"] = float(np.mean(np.array(named) >= level))
     wasted = [_wasted_share(p, confidence, padding) for p in pictures]
     put["falsely masked area, mean share"] = float(np.mean(wasted)) if wasted else math.nan
     free = [p for p in pictures if "text" in p.truth and not len(p.truth["text"])]
@@ -165,18 +175,19 @@ def look_at(images: Path, truth_file: Path, look: Look) -> list[Seen]:
         if picture.ndim == 2:
             picture = np.repeat(picture[..., None], 3, 2)
         scored = classes if covered is None else [c for c in covered.get(name, []) if c in classes]
-        boxes = {
-            c: np.array(
-                [[b[k] for k in ("x1", "y1", "x2", "y2")] for b in truth[name] if b["class"] == c],
-                np.float64,
-            ).reshape(-1, 4)
-            for c in scored
-        }
+        boxes = {c: table([b for b in truth[name] if b["class"] == c]) for c in scored}
+        patient = table([b for b in truth[name] if b.get("patient") and b["class"] in scored])
         start = time.perf_counter()
         found = look(np.ascontiguousarray(picture))
         spent = (time.perf_counter() - start) * 1000
-        seen.append(Seen(path, picture.shape[1], picture.shape[0], boxes, found, spent))
+        seen.append(Seen(path, picture.shape[1], picture.shape[0], boxes, found, spent, patient))
     return seen
+
+
+def table(boxes: Sequence[Mapping[str, float]]) -> np.ndarray:
+    """Shape (N, 4), float64, of boxes as ``gt.json`` has them."""
+    rows = [[b[k] for k in ("x1", "y1", "x2", "y2")] for b in boxes]
+    return np.array(rows, np.float64).reshape(-1, 4)
 
 
 def bare_network(

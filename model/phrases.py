@@ -88,6 +88,7 @@ class Phrases:
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
+        self.identities: set[str] = set()  # texts given out that name a patient
         self._faker = {script: _faker(rng.choice(names)) for script, names in LOCALES.items()}
         for faker in self._faker.values():
             faker.seed_instance(rng.getrandbits(32))
@@ -201,5 +202,8 @@ class Phrases:
             prefix = (
                 ("", "", "", "Name: ", "Patient: ", "Pt: ", "Name ") if script == "la" else ("",)
             )
-            return self.rng.choice(prefix) + text
-        return make()
+            text = self.rng.choice(prefix) + text
+        else:
+            text = make()
+        self.identities.add(text)
+        return text

@@ -181,6 +181,7 @@ class Page:
         pixels: Shape (H, W, 3), uint8, RGB; drawn on in place.
         clean: The same without text, for repairs at crop borders.
         boxes: ``(label, x1, y1, x2, y2)`` in px, half open.
+        patient: Those of them that name a patient.
     """
 
     pixels: np.ndarray
@@ -189,6 +190,7 @@ class Page:
     split: str
     clean: np.ndarray = field(init=False)
     boxes: list[tuple[str, int, int, int, int]] = field(default_factory=list)
+    patient: set[tuple[str, int, int, int, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.clean = self.pixels.copy()
@@ -293,6 +295,8 @@ class Page:
             return None
         self._blend(ink, around, x1, y1, hand)
         self.boxes.append(("text", x1, y1, x1 + w, y1 + h))
+        if text in self.phrases.identities:
+            self.patient.add(self.boxes[-1])
         return (x1, y1, x1 + w, y1 + h)
 
     def taken(self, x1: int, y1: int, x2: int, y2: int) -> bool:
