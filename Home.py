@@ -19,7 +19,7 @@ from streamlit.runtime.pages_manager import PagesManager
 
 import api
 from engine import Engine, Permission, Settings
-from ui import gate, jobs, panes, state, theme, welcome
+from ui import account, gate, jobs, panes, state, theme, welcome
 
 PAGES = (
     ("pages/1_Upload.py", "Upload", ":material/upload:", Permission.UPLOAD),
@@ -27,6 +27,7 @@ PAGES = (
     ("pages/3_Analytics.py", "Analytics", ":material/monitoring:", Permission.STATISTICS),
     ("pages/4_Admin.py", "Admin", ":material/settings:", Permission.MANAGE_ACCOUNTS),
 )
+ACCOUNT = "account"
 
 
 @asynccontextmanager
@@ -68,7 +69,7 @@ def main() -> None:
     who = state.account()
     if who is None:
         # Every known address leads to the sign-in, so that a link survives it.
-        paths = [title for _, title, _, _ in PAGES]
+        paths = [title for _, title, _, _ in PAGES] + [ACCOUNT]
         pages = [st.Page(welcome.sign_in, title="MedSec", default=True)]
         pages += [st.Page(welcome.sign_in, title="MedSec", url_path=path) for path in paths]
         st.navigation(pages, position="hidden").run()
@@ -79,6 +80,17 @@ def main() -> None:
         for path, title, icon, permission in PAGES
         if state.engine().may(state.token(), permission)
     ]
+    if state.factor_due():
+        pages = []  # nothing but the way to the second factor that the role wants
+    pages.append(
+        st.Page(
+            account.page,
+            title="My account",
+            icon=":material/account_circle:",
+            url_path=ACCOUNT,
+            default=not pages,
+        )
+    )
     page = st.navigation(pages)
     welcome.sidebar(who)
     with panes.banner():

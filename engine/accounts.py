@@ -27,6 +27,12 @@ SERVICE = "medsec"
 MIN_GUESSES = 10**8
 
 
+_SELECT = (
+    "SELECT a.*, f.confirmed_at IS NOT NULL AS second_factor FROM accounts a"
+    " LEFT JOIN second_factors f USING (username)"
+)
+
+
 class Accounts:
     """People in one catalog.
 
@@ -137,14 +143,14 @@ class Accounts:
         return str(self._row(tx, username)["password_hash"])
 
     def _row(self, tx: Cursor, username: str) -> Row:
-        row = tx.one("SELECT * FROM accounts WHERE username = $1", folded(username))
+        row = tx.one(f"{_SELECT} WHERE username = $1", folded(username))
         if row is None:
             raise NotFound("There is no such account.")
         return row
 
     def list(self) -> list[Account]:
         """Every account, by user name."""
-        rows = self._database.read().all("SELECT * FROM accounts ORDER BY username")
+        rows = self._database.read().all(f"{_SELECT} ORDER BY username")
         return [_account(r) for r in rows]
 
     def verify(self, username: str, password: str) -> Account:
@@ -241,7 +247,7 @@ class Accounts:
             raise PermissionDenied("The last administrator cannot be removed.")
 
     def _check(self, username: str, password: str) -> tuple[Row | None, bool]:
-        row = self._database.read().one("SELECT * FROM accounts WHERE username = $1", username)
+        row = self._database.read().one(f"{_SELECT} WHERE username = $1", username)
         stored = row["password_hash"] if row else self._dummy
         return row, bcrypt.checkpw(_prepare(password), stored.encode())
 
@@ -273,4 +279,5 @@ def _account(row: Row) -> Account:
         enabled=row["enabled"],
         created_at=row["created_at"],
         last_sign_in_at=row["last_sign_in_at"],
+        second_factor=row["second_factor"],
     )

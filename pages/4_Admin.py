@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import Permission
-from ui import admin, admin_models, state
+from ui import admin, admin_accounts, admin_models, state
 
 token = state.page("Admin", Permission.MANAGE_ACCOUNTS)
 
@@ -14,7 +14,7 @@ accounts, audit, custody, health, profiles, models, settings = st.tabs(
     key="admin-tabs",
 )
 with accounts:
-    admin.accounts(token)
+    admin_accounts.accounts(token)
 with audit:
     admin.audit(token)
 with custody:

@@ -160,7 +160,7 @@ def test_each_role_has_its_menu_and_something_to_do(
     app = visit(team.token(role))
     assert "Good day" in texts(app)
     shown = [p["page_name"] for p in app._registered_pages.values()]
-    assert shown == ["Home", *titles]
+    assert shown == ["Home", *titles, "My account"]
 
 
 @pytest.mark.parametrize(

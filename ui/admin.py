@@ -6,77 +6,8 @@ from dataclasses import fields
 
 import streamlit as st
 
-from engine import ACCOUNT_ROLES, Account, ImageState
+from engine import ImageState
 from ui import panes, state
-
-
-def accounts(token: str) -> None:
-    """Who may sign in, as what."""
-    everybody = state.engine().accounts(token)
-    st.dataframe(
-        {
-            "User name": [a.username for a in everybody],
-            "Name": [a.name for a in everybody],
-            "Role": [str(a.role) for a in everybody],
-            "Open": [a.enabled for a in everybody],
-            "Created (UTC)": [a.created_at for a in everybody],
-            "Last sign-in (UTC)": [a.last_sign_in_at for a in everybody],
-        },
-        hide_index=True,
-    )
-    left, right = st.columns(2)
-    with left:
-        _new(token)
-    with right:
-        _change(token, {a.username: a for a in everybody})
-
-
-def _new(token: str) -> None:
-    with st.form(f"new-account-{state.turn('account')}"), panes.banner():
-        st.markdown("**New account**")
-        username = st.text_input("User name", autocomplete="off")
-        name = st.text_input("Name", autocomplete="off")
-        role = st.selectbox("Role", ACCOUNT_ROLES, format_func=str)
-        password = st.text_input("First password", type="password", autocomplete="new-password")
-        if st.form_submit_button("Create the account", type="primary"):
-            state.engine().create_account(token, username, name, role, password)
-            state.renew("account")  # a password does not stay in a form
-            state.say("The account was created.")
-            st.rerun()
-
-
-def _change(token: str, by_name: dict[str, Account]) -> None:
-    with st.container(border=True), panes.banner():
-        st.markdown("**Change an account**")
-        chosen = st.selectbox("Account", list(by_name))
-        account = by_name[chosen]
-        role = st.selectbox(
-            "New role",
-            ACCOUNT_ROLES,
-            index=ACCOUNT_ROLES.index(account.role),
-            format_func=str,
-            key=f"role-{chosen}",
-        )
-        with st.container(horizontal=True):
-            if st.button("Set the role", disabled=role == account.role):
-                state.engine().set_account_role(token, chosen, role)
-                state.say("The role was changed; it counts from the next click.")
-                st.rerun()
-            if st.button("Close the account" if account.enabled else "Open the account"):
-                state.engine().set_account_enabled(token, chosen, not account.enabled)
-                state.say("The account was changed; it counts at once.")
-                st.rerun()
-        password = st.text_input(
-            "New password",
-            type="password",
-            autocomplete="new-password",
-            key=f"reset-{chosen}-{state.turn('reset')}",
-        )
-        if st.button("Reset the password", disabled=not password):
-            state.engine().reset_password(token, chosen, password)
-            state.renew("reset")
-            state.say("The password was reset and the account's sessions have ended.")
-            st.rerun()
 
 
 def audit(token: str) -> None:

@@ -1,4 +1,4 @@
-"""The doctor's flow piece by piece; ``pages/2_Review.py`` puts the pieces in order."""
+"""One image: sealed, or beside its original; what was measured, noted and done with it."""
 
 from __future__ import annotations
 
@@ -8,70 +8,22 @@ from typing import Any
 import streamlit as st
 
 from engine import ImageRecord, Permission, Restoration, errors
-from ui import panes, state
-
-_PAGE = 12
-
-
-# --- find -------------------------------------------------------------------------------------
-
-
-def search(token: str) -> None:
-    """Filters and the images that match all of them."""
-    left, middle, right = st.columns([3, 1, 1])
-    query = left.text_input(
-        "Patient", type="search", placeholder="Number or name", key="review-query"
-    )
-    modality = middle.text_input("Modality", placeholder="such as CT", key="review-modality")
-    labels = sorted({c for p in state.engine().profiles().values() for c in p.classes})
-    label = right.selectbox("Sealed class", labels, index=None, placeholder="Any")
-    asked = (query, modality, label)
-    if state.recall("asked-for") != asked:
-        state.keep("asked-for", asked)
-        state.keep("page", 0)
-    start = state.recall("page", 0) * _PAGE
-    found = state.engine().images(
-        token,
-        query=query or "",
-        modality=modality.strip().upper() or None,
-        label=label,
-        limit=_PAGE + 1,
-        offset=start,
-    )
-    if not found:
-        st.info("No sealed image matches.", icon=":material/search_off:")
-        return
-    chosen = panes.cards(found[:_PAGE], "review", names(token))
-    if chosen:
-        open_image(chosen)
-        st.rerun()
-    with st.container(horizontal=True, vertical_alignment="center"):
-        if start and st.button("Newer"):
-            state.keep("page", state.recall("page") - 1)
-            st.rerun()
-        st.caption(f"{start + 1} to {start + len(found[:_PAGE])}")
-        if len(found) > _PAGE and st.button("Older"):
-            state.keep("page", state.recall("page", 0) + 1)
-            st.rerun()
-
-
-def names(token: str) -> dict[str, str]:
-    """What to call patients in a list."""
-    return {p.patient_id: f"{p.id} · {p.name}" for p in state.engine().patients(token, limit=1000)}
+from ui import panes, proving, state
 
 
 def open_image(image_id: str) -> None:
     """Make an image the one that is looked at."""
-    state.keep("image", image_id)
-    state.take("restoration")
+    st.query_params["image"] = image_id
 
 
-def _close(token: str) -> None:
-    handle = state.take("restoration")
-    if handle:
-        state.engine().close_viewing(token, handle)
-    state.take("image")
-    st.query_params.clear()
+def _close(token: str, image_id: str) -> None:
+    """Back to the list; what was open is closed."""
+    if state.engine().may(token, Permission.RESTORE):
+        restored = state.engine().open_restoration(token, image_id)
+        if restored is not None:
+            state.engine().close_viewing(token, restored.handle)
+    state.take("restored")
+    st.query_params.pop("image", None)
 
 
 # --- look -------------------------------------------------------------------------------------
@@ -80,12 +32,12 @@ def _close(token: str) -> None:
 def show(token: str, image_id: str) -> None:
     """One image: sealed, or both side by side once it is restored."""
     if st.button("Back to the list", icon=":material/arrow_back:"):
-        _close(token)
+        _close(token, image_id)
         st.rerun()
     try:
         record = state.engine().image(token, image_id)
     except errors.NotFound:
-        _close(token)
+        st.query_params.pop("image", None)
         raise
     patient = state.engine().patient(token, record.patient_id)
     age = "" if patient.age is None else f", {patient.age} years"
@@ -96,7 +48,7 @@ def show(token: str, image_id: str) -> None:
         + f" · uploaded {panes.when(record.uploaded_at)} UTC"
         + f" · sealed {panes.when(record.sealed_at)} UTC · version {record.version}"
     )
-    restored = _restored(token)
+    restored = _restored(token, image_id)
     if restored is None:
         regions = state.engine().regions(token, image_id)
         panes.viewer(panes.sealed_view(record, regions), f"viewer-{image_id}")
@@ -112,21 +64,21 @@ def show(token: str, image_id: str) -> None:
     _more(token, record)
 
 
-def _restored(token: str) -> Restoration | None:
-    handle = state.recall("restoration")
-    if not handle:
+def _restored(token: str, image_id: str) -> Restoration | None:
+    """What this session has open of the image, also after the page was loaded anew."""
+    if not state.engine().may(token, Permission.RESTORE):
         return None
-    try:
-        return state.engine().restoration(token, handle)
-    except errors.NotFound:
-        state.take("restoration")
+    restored = state.engine().open_restoration(token, image_id)
+    if restored is None and state.take("restored") == image_id:
         st.info("The restoration has ended; ask again to see it.", icon=":material/timer_off:")
-        return None
+    elif restored is not None:
+        state.keep("restored", image_id)
+    return restored
 
 
 def _ask(token: str, image_id: str) -> None:
     minutes = state.engine().settings.restore_minutes
-    with st.form("restore", border=True), panes.banner():
+    with st.form("restore", border=True), panes.banner(), proving.asked_again():
         reason = st.text_input(
             "Why do you need to see the original?",
             placeholder="such as: reading for the tumour board",
@@ -136,8 +88,7 @@ def _ask(token: str, image_id: str) -> None:
             "Restore the original", type="primary", icon=":material/lock_open:"
         ):
             with st.spinner("Decrypting and proving …"):
-                restored = state.engine().restore(token, image_id, reason)
-            state.keep("restoration", restored.handle)
+                state.engine().restore(token, image_id, reason)
             st.rerun()
         st.caption(f"It stays open for {minutes:g} minutes, in this session only.")
 
@@ -187,6 +138,9 @@ def _downloads(token: str, record: ImageRecord, restored: Restoration | None) ->
             st.link_button(
                 "Sealed file", f"/api/images/{record.image_id}/file", icon=":material/lock:"
             )
+        st.link_button(
+            "Grid picture", f"/api/images/{record.image_id}/grid", icon=":material/grid_on:"
+        )
         if restored is None:
             return
         base = f"/api/restorations/{restored.handle}/file?format="
@@ -198,7 +152,7 @@ def _downloads(token: str, record: ImageRecord, restored: Restoration | None) ->
         st.link_button("JPEG", base + "jpeg", icon=":material/download:")
         if st.button("Close the restoration", icon=":material/lock:"):
             state.engine().close_viewing(token, restored.handle)
-            state.take("restoration")
+            state.take("restored")
             st.rerun()
 
 
@@ -266,6 +220,6 @@ def _more(token: str, record: ImageRecord) -> None:
         st.caption("The image is withdrawn from everyone at once until it is sealed anew.")
         if st.form_submit_button("Withdraw the image"):
             state.engine().flag_missed(token, record.image_id, reason)
-            _close(token)
+            st.query_params.pop("image", None)
             state.say("The image was withdrawn. Thank you for looking.")
             st.rerun()

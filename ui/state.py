@@ -39,6 +39,12 @@ def account() -> Account | None:
         return None
 
 
+def factor_due() -> bool:
+    """Must this person set up a second factor before anything else?"""
+    now = engine().second_factor(token())
+    return now.required and now.enabled_at is None
+
+
 def page(title: str, permission: Permission) -> str:
     """The first line of every page: stop unless this visitor may see it.
 
@@ -63,20 +69,52 @@ def page(title: str, permission: Permission) -> str:
 def sign_in(username: str, password: str) -> None:
     """Open a session and put a one-time ticket aside that the browser trades for the cookie.
 
+    Where a code is missing, what it is sent with is put aside instead; see :func:`waits_for_code`.
+
     Raises:
         NotSignedIn: Name and password do not match.
         AccountLocked: Too many failures.
     """
-    address = st.context.ip_address  # None for this machine itself
-    origin = address if isinstance(address, str) else "this machine"
-    session = engine().sign_in(username, password, origin=origin)
+    try:
+        session = engine().sign_in(username, password, origin=origin())
+    except errors.CodeNeeded as step:
+        keep("challenge", step.challenge)
+    else:
+        keep("ticket", api.tickets.issue(session.token))
+
+
+def waits_for_code() -> bool:
+    """Was the password right, and is the second factor's code still to come?"""
+    return recall("challenge") is not None
+
+
+def finish_sign_in(code: str) -> None:
+    """The second step. Raises NotSignedIn, AccountLocked."""
+    session = engine().finish_sign_in(recall("challenge", ""), code, origin=origin())
+    give_up_sign_in()
     keep("ticket", api.tickets.issue(session.token))
+
+
+def give_up_sign_in() -> None:
+    """Back to the first step."""
+    take("challenge")
+
+
+def origin() -> str:
+    """Where this visitor comes from, for the log."""
+    address = st.context.ip_address  # None for this machine itself
+    return address if isinstance(address, str) else "this machine"
 
 
 def sign_out() -> None:
     """End the session in the engine: a copied cookie is worth nothing from here on."""
     with suppress(errors.NotSignedIn):  # it may have ended by itself
         engine().sign_out(token())
+    forget()
+
+
+def forget() -> None:
+    """Drop all that was remembered of this visitor."""
     for name in [k for k in st.session_state if str(k).startswith(_PREFIX)]:
         del st.session_state[name]
 

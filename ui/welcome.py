@@ -6,7 +6,7 @@ import streamlit as st
 
 from demo import PASSWORD
 from engine import ACCOUNT_ROLES, Account, ImageState, Role
-from ui import intake, panes, review, state
+from ui import entry, intake, panes, proving, search, state
 
 
 def demo_banner(accounts: bool = False) -> None:
@@ -34,6 +34,9 @@ def sign_in() -> None:
         if panes.trade_ticket(ticket):
             st.error("The browser could not keep the session. Allow cookies for this address.")
         return
+    if state.waits_for_code():
+        entry.code_form()
+        return
     left, right = st.columns([2, 3], gap="large", vertical_alignment="center")
 
     # Not at the top: as it is imported, the package registers components, for which it wants
@@ -53,6 +56,7 @@ def sign_in() -> None:
         )
         demo_banner(accounts=True)
         SignInForm(check).show()
+        entry.request_form()
         st.caption("Not for primary diagnosis. Every access is recorded.")
     with right:
         panes.story()
@@ -96,7 +100,6 @@ def home() -> None:
     demo_banner()
     with panes.banner():
         _TODAY[who.role](state.token())
-    _account(who)
 
 
 def _technician(token: str) -> None:
@@ -124,10 +127,9 @@ def _doctor(token: str) -> None:
         st.info("No sealed image yet: a technician has to upload and seal one.")
         return
     st.header("Sealed last")
-    chosen = panes.cards(newest, "home", review.names(token))
+    chosen = panes.cards(newest, "home", search.names(token, [r.patient_id for r in newest]))
     if chosen:
-        review.open_image(chosen)
-        st.switch_page("pages/2_Review.py")
+        st.switch_page("pages/2_Review.py", query_params={"image": chosen})
 
 
 def _withdrawn(token: str) -> None:
@@ -140,12 +142,12 @@ def _withdrawn(token: str) -> None:
         "Somebody saw something that should be hidden. Sent back, the image is restored for the"
         " technicians' review queue, to be boxed and sealed anew."
     )
-    names = review.names(token)
+    names = search.names(token, [r.patient_id for r in waiting])
     for record in waiting:
         of = names.get(record.patient_id, "a patient")
         label = f"Send back: {of}, {panes.when(record.uploaded_at)}"
         if st.button(label, key=f"reopen-{record.image_id}", icon=":material/undo:"):
-            with panes.banner():
+            with panes.banner(), proving.asked_again():
                 state.engine().reopen(token, record.image_id)
                 st.rerun()
 
@@ -183,20 +185,6 @@ _TODAY = {
     Role.RESEARCHER: _researcher,
     Role.ADMINISTRATOR: _administrator,
 }
-
-
-def _account(who: Account) -> None:
-    with (
-        st.expander("Your account", icon=":material/account_circle:"),
-        st.form("password", clear_on_submit=True, width=440),
-        panes.banner(),
-    ):
-        st.write(f"{who.name} ({who.username}), {who.role}")
-        old = st.text_input("Present password", type="password", autocomplete="current-password")
-        new = st.text_input("New password", type="password", autocomplete="new-password")
-        if st.form_submit_button("Change the password"):
-            state.engine().change_password(state.token(), old, new)
-            st.success("Changed. Your other sessions have ended.", icon=":material/check:")
 
 
 def sidebar(who: Account) -> None:

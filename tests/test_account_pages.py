@@ -1,0 +1,205 @@
+"""The pages about accounts: asking for one, the second step, My account, and Admin's list."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import segno
+from streamlit.testing.v1 import AppTest
+
+import api
+from engine import Engine, Role, errors
+from tests.conftest import PASSWORD, Team, Ward, text_png
+from tests.fakes import FakeHost
+from tests.test_pages import Visit, click, component, fill, remembered, texts, visit
+from tests.test_second_factor import Phone, enrol
+
+__all__ = ["visit"]
+
+
+def element(app: AppTest, kind: str) -> str:
+    return "\n".join(str(e.proto.body) for e in app.get(kind))
+
+
+def choose(app: AppTest, label: str, value: Any) -> None:
+    next(s for s in app.selectbox if s.label == label).set_value(value)
+
+
+def my_account(visit: Visit, token: str) -> AppTest:
+    app = visit(token)
+    page = next(h for h, p in app._registered_pages.items() if p["page_name"] == "My account")
+    app._page_hash = page
+    app.run()
+    assert "My account" in texts(app)
+    return app
+
+
+def test_a_stranger_asks_and_the_administrator_decides(
+    engine: Engine, visit: Visit, team: Team
+) -> None:
+    app = visit()
+    fill(app, Wished_user_name="nora", Your_name="Nora New")
+    fill(app, Password_you_will_use=PASSWORD, The_same_again=PASSWORD + "x")
+    choose(app, "Wished role", Role.ADMINISTRATOR)
+    click(app, "Ask")
+    assert "differ" in texts(app)
+    fill(app, The_same_again=PASSWORD)
+    click(app, "Ask")
+    reference = engine.account_requests(team.administrator)[0].request_id
+    assert reference in texts(app)
+    assert PASSWORD not in str(remembered(app))
+    page = visit(team.administrator, "4_Admin")
+    assert reference in texts(page)
+    next(s for s in page.selectbox if s.key == f"give-{reference}").set_value(Role.DOCTOR)
+    click(page, "Approve")
+    assert engine.sign_in("nora", PASSWORD).account.role is Role.DOCTOR
+    assert "Asked for an account" not in texts(page)
+
+
+def test_a_request_for_a_taken_name_can_only_be_declined(
+    engine: Engine, visit: Visit, team: Team
+) -> None:
+    engine.request_account("doctor", "Not the doctor", Role.DOCTOR, PASSWORD)
+    page = visit(team.administrator, "4_Admin")
+    assert "There is an account of this user name" in texts(page)
+    assert next(b for b in page.button if b.label == "Approve").disabled
+    click(page, "Decline")
+    assert engine.account_requests(team.administrator) == []
+
+
+def test_the_sign_in_asks_for_the_code_in_a_second_step(
+    engine: Engine, visit: Visit, team: Team, host: FakeHost
+) -> None:
+    phone, _ = enrol(engine, host, team.doctor)
+    app = visit()
+    fill(app, User_name="doctor", Password=PASSWORD)
+    click(app, "Sign in")
+    assert "One more step" in texts(app)
+    assert not app.get("bidi_component")  # no ticket yet
+    assert PASSWORD not in str(remembered(app))
+    fill(app, Code_of_your_authenticator_application="000000")
+    click(app, "Sign in")
+    assert "not right" in texts(app)
+    fill(app, Code_of_your_authenticator_application=phone.code())
+    click(app, "Sign in")
+    token = api.tickets.redeem(component(app, "session")["ticket"])
+    assert engine.whoami(token).username == "doctor"
+
+
+def test_the_second_step_can_be_given_up(
+    engine: Engine, visit: Visit, team: Team, host: FakeHost
+) -> None:
+    enrol(engine, host, team.doctor)
+    app = visit()
+    fill(app, User_name="doctor", Password=PASSWORD)
+    click(app, "Sign in")
+    click(app, "Begin again")
+    assert "One more step" not in texts(app)
+    assert any(t.label == "User name" for t in app.text_input)
+
+
+def test_a_second_factor_is_set_up_by_picture_or_by_text(
+    engine: Engine, visit: Visit, team: Team, host: FakeHost
+) -> None:
+    app = my_account(visit, team.doctor)
+    fill(app, Your_password=PASSWORD)
+    click(app, "Set up a second factor")
+    secret = app.code[0].value.replace(" ", "")
+    uri = f"otpauth://totp/MedSec:doctor?secret={secret}&issuer=MedSec"
+    assert segno.make(uri, error="m").svg_data_uri(scale=5, border=4, light="#fff") in re.sub(
+        "&#x27;|&amp;", lambda m: {"&#x27;": "'", "&amp;": "&"}[m[0]], element(app, "html")
+    )
+    fill(app, Code="000000")
+    click(app, "Turn it on")
+    assert "not the code" in texts(app)
+    fill(app, Code=Phone(secret, host).code())
+    click(app, "Turn it on")
+    codes = app.code[0].value.split("\n")
+    assert len(codes) == 10
+    assert engine.second_factor(team.doctor).enabled_at is not None
+    app.run()
+    assert not app.code  # shown once
+    assert codes[0] not in str(remembered(app)) + texts(app)
+    fill(app, **{"Your_password_once_more": PASSWORD, "A_code,_or_a_recovery_code": codes[0]})
+    click(app, "Turn the second factor off")
+    assert engine.second_factor(team.doctor).enabled_at is None
+
+
+def test_a_password_is_changed_on_ones_own_page(engine: Engine, visit: Visit, team: Team) -> None:
+    app = my_account(visit, team.researcher)
+    new = "four other words instead"
+    fill(app, Present_password="wrong wrong wrong", New_password=new, New_password_again=new)
+    click(app, "Change the password")
+    assert "not right" in texts(app)
+    fill(app, Present_password=PASSWORD, New_password_again="five")
+    click(app, "Change the password")
+    assert "differ" in texts(app)
+    fill(app, New_password_again=new)
+    click(app, "Change the password")
+    assert "was changed" in texts(app)
+    assert engine.sign_in("researcher", new)
+    assert new not in str(remembered(app))
+
+
+def test_ones_own_sessions_are_listed_and_ended(engine: Engine, visit: Visit, team: Team) -> None:
+    pair = engine.sign_in_api("doctor", PASSWORD)
+    app = my_account(visit, team.doctor)
+    assert "this one" in texts(app)
+    assert "API" in texts(app)
+    click(app, "End it")
+    with pytest.raises(errors.NotSignedIn):
+        engine.whoami(pair.access)
+    click(app, "Sign out everywhere")
+    with pytest.raises(errors.NotSignedIn):
+        engine.whoami(team.doctor)
+    assert component(app, "session") == {"end": "now"}
+
+
+def test_an_administrator_ends_sessions_and_resets_a_second_factor(
+    engine: Engine, visit: Visit, team: Team, host: FakeHost
+) -> None:
+    enrol(engine, host, team.doctor)
+    page = visit(team.administrator, "4_Admin")
+    choose(page, "Account", "doctor")
+    page.run()
+    assert "Signed in: browser" in texts(page)
+    click(page, "End their sessions")
+    with pytest.raises(errors.NotSignedIn):
+        engine.whoami(team.doctor)
+    click(page, "Take the second factor away")
+    assert engine.sign_in("doctor", PASSWORD)
+
+
+def test_a_role_that_wants_a_second_factor_sees_nothing_but_the_way_to_it(
+    engine: Engine, visit: Visit, team: Team, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine.sessions_, "factor_roles", frozenset({Role.DOCTOR}))
+    app = visit(team.doctor)
+    assert [p["page_name"] for p in app._registered_pages.values()] == ["My account"]
+    assert "Nothing else can be done" in texts(app)
+    assert "Good day" not in texts(app)
+    enrol(engine, host, team.doctor)
+    app.run()
+    assert len(app._registered_pages) > 1
+    assert "Good day" in texts(visit(team.doctor))
+
+
+def test_a_restoration_prompts_for_a_fresh_proof(ward: Ward, visit: Visit, host: FakeHost) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    engine, doctor = ward.engine, ward.team.doctor
+    object.__setattr__(engine.settings, "step_up_minutes", 5.0)
+    host.advance(minutes=6)
+    app = visit(doctor)
+    app.query_params["image"] = image_id
+    app.switch_page("pages/2_Review.py").run()
+    reason = "Why do you need to see the original?"
+    next(t for t in app.text_input if t.label == reason).input("tumour board")
+    click(app, "Restore the original")
+    assert "prove" in texts(app)
+    assert "Identical" not in texts(app)
+    engine.prove(doctor, password=PASSWORD)  # the prompt itself is tested in a browser
+    click(app, "Restore the original")
+    assert "Identical" in texts(app)
