@@ -13,8 +13,7 @@ import numpy as np
 
 from engine.records import Region
 
-PERIOD_PX = 16
-STROKE_PX = 4
+STROKE_PX = 4  # strokes are made of squares of this side: rows repeat, so masked files stay small
 LOCK_FROM_PX = 20  # a smaller box has the hatch alone
 
 
@@ -26,7 +25,7 @@ def pattern(height: int, width: int) -> np.ndarray:
         cleared plate in the middle a padlock.
     """
     y, x = np.ogrid[:height, :width]
-    light = (x + y) % PERIOD_PX < STROKE_PX
+    light = (x // STROKE_PX + y // STROKE_PX) % 4 == 0
     if min(height, width) >= LOCK_FROM_PX:
         side = min(height, width, 96) * 3 // 5
         top, left = (height - side) // 2, (width - side) // 2

@@ -16,10 +16,12 @@ import numpy as np
 
 from engine.errors import SealBroken
 
-STORED, ZSTD, JPEGLS, DELTA = range(4)
+STORED, ZSTD, JPEGLS, DELTA, WEBP = range(5)
 _DTYPES = ("|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<f4", "<f8", "<u8", "<i8")
 _THOROUGH_BYTES = 1 << 18  # above, the thorough level of the general coder costs seconds
 _MAX_SIDE = 65_535  # of a JPEG-LS picture
+_MAX_WEBP_SIDE = 16_383
+_FLAT = 8  # what shrinks this much is drawn, not taken: codes, forms, printed text
 
 
 def encode(pixels: np.ndarray) -> bytes:
@@ -42,6 +44,11 @@ def encode(pixels: np.ndarray) -> bytes:
         plane = _to_plane(pixels)
         if max(plane.shape) <= _MAX_SIDE and plane.size:
             bodies[JPEGLS] = bytes(imagecodecs.jpegls_encode(plane, out=2 * plane.nbytes + 1024))
+    drawn = min(map(len, bodies.values())) * _FLAT < len(raw)
+    if drawn or len(raw) <= _THOROUGH_BYTES:
+        picture = _to_picture(pixels)
+        if picture is not None:
+            bodies[WEBP] = bytes(imagecodecs.webp_encode(picture, lossless=True))
     if pixels.dtype.kind in "ui" and pixels.ndim >= 3 and pixels.shape[0] > 1:
         # a static overlay is the same on each frame: all but the first become zeros
         first, steps = encode(pixels[:1]), np.diff(pixels, axis=0)
@@ -70,6 +77,9 @@ def decode(patch: bytes) -> np.ndarray:
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if codec == JPEGLS:
             return _from_plane(imagecodecs.jpegls_decode(body), shape, dtype)
+        if codec == WEBP:
+            picture = imagecodecs.webp_decode(body)
+            return (picture if axes == 4 else picture[..., 0]).reshape(shape)
         if codec == DELTA:
             return _from_steps(body, shape, dtype)
         raw = body if codec == STORED else imagecodecs.zstd_decode(body, out=size)
@@ -98,6 +108,18 @@ def _to_plane(pixels: np.ndarray) -> np.ndarray:
             plane[:, 0] -= plane[:, 1]
             plane[:, 2] -= plane[:, 1]
     return np.ascontiguousarray(plane.reshape(-1, pixels.shape[2]))
+
+
+def _to_picture(pixels: np.ndarray) -> np.ndarray | None:
+    """Frames below each other as one RGB picture; None where WebP cannot hold them."""
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or pixels.shape[3:] == (3,)):
+        return None
+    picture = pixels.reshape(-1, *pixels.shape[2:])
+    if not picture.size or max(picture.shape[:2]) > _MAX_WEBP_SIDE:
+        return None
+    if picture.ndim == 2:
+        picture = np.repeat(picture[..., None], 3, axis=2)
+    return picture
 
 
 def _from_plane(plane: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
