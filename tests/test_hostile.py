@@ -427,10 +427,9 @@ def test_nothing_is_written_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         watching = True
         _, grid, _ = images.OPERATIONS["decode"](kind, data, 10_000, 1 << 30)
         region = Region(0, 0, 16, 16).aligned(grid)
-        masked, coded, remainder = images.OPERATIONS["dissect"](
-            kind, data, [(region.x1, region.y1, region.x2, region.y2)], KEY
-        )
-        images.assemble(masked, [region], dict(enumerate(coded)), remainder)
+        box = (region.x1, region.y1, region.x2, region.y2)
+        masked, coded, remainder = images.OPERATIONS["dissect"](kind, data, [box], KEY)
+        images.OPERATIONS["assemble"](masked, [box], dict(enumerate(coded)), remainder)
         watching = False
         assert not opened, name
 
