@@ -118,7 +118,11 @@ class Hierarchy:
     def new_image_key(self, patient_key: bytes, image_id: str) -> tuple[bytes, bytes]:
         """A fresh data key and its wrapping under the patient's key."""
         key = new_key(self._host.random)
-        return key, wrap_key(patient_key, key, f"image/{image_id}")
+        return key, self.wrap_image_key(patient_key, image_id, key)
+
+    def wrap_image_key(self, patient_key: bytes, image_id: str, key: bytes) -> bytes:
+        """An image's data key as it is stored under its patient's key."""
+        return wrap_key(patient_key, key, f"image/{image_id}")
 
     def image_key(self, tx: Cursor, image_id: str) -> bytes:
         """Unwrap an image's data key by way of its patient's.

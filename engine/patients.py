@@ -212,8 +212,9 @@ class Patients:
         searchable = [w for w in words if len(w) >= SHORTEST_QUERY] or words
         tokens = [self._token(w) for w in searchable]
         rows = tx.all(
-            "SELECT * FROM patients"  # noqa: S608
-            " WHERE erased_at IS NULL AND patient_id IN (SELECT patient_id FROM patient_tokens WHERE token IN (SELECT unnest($1::BLOB[])) GROUP BY patient_id"
+            "SELECT * FROM patients WHERE erased_at IS NULL AND patient_id IN"  # noqa: S608
+            " (SELECT patient_id FROM patient_tokens WHERE token IN (SELECT unnest($1::BLOB[]))"
+            " GROUP BY patient_id"
             f" HAVING count(DISTINCT token) = $2) AND {among}"
             " ORDER BY updated_at DESC, patient_id",
             tokens,

@@ -25,6 +25,7 @@ class Permission(StrEnum):
     DELETE_IMAGE = "image.erase"
     LIST_PATIENTS = "patient.list"
     EDIT_PATIENTS = "patient.edit"
+    MERGE_PATIENTS = "patient.merge"  # two records of one person become one, for good
     READ_PATIENT_NOTE = "patient.read-note"  # the clinical free text of a record
     ERASE_PATIENTS = "patient.erase"
     READ_HISTORY = "patient.history"
@@ -52,7 +53,7 @@ GRANTS: dict[Role, frozenset[Permission]] = {
         {
             P.UPLOAD, P.VIEW_MASKED, P.EXPORT, P.FLAG, P.LIST_PATIENTS, P.EDIT_PATIENTS,
             # At admission it is they who know the order, and so who treats the patient.
-            P.EVERY_PATIENT, P.ASSIGN_CARE,
+            P.EVERY_PATIENT, P.ASSIGN_CARE, P.MERGE_PATIENTS,
         }
     ),
     Role.DOCTOR: frozenset(

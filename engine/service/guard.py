@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import logging
 from collections.abc import Callable
 from datetime import timedelta
@@ -28,9 +29,11 @@ from engine.host import Host
 from engine.images import Limits
 from engine.keys import Keyring
 from engine.lockout import Lockout
+from engine.merging import Merging
 from engine.patients import Patients
 from engine.permissions import Permission, Role, allowed
 from engine.profiles import Profiles
+from engine.reads import Reads
 from engine.records import Caller
 from engine.registrations import Registrations
 from engine.secondfactor import Challenges, SecondFactors
@@ -60,6 +63,8 @@ class Core:
     access_: Access
     catalog: Catalog
     patients_: Patients
+    merging: Merging
+    reads: Reads
     detector: Detector
     profiles_: Profiles
     viewings: Viewings
@@ -83,20 +88,6 @@ class Core:
             return self.sessions_.resolve_id(self.tokens.session_of(token))
         return self.sessions_.resolve(token, activity=activity)
 
-    def work_token(self, token: str) -> str:
-        """A token for work that a session leaves behind, such as a batch; over with the session.
-
-        An access token would expire while the work waits. It stays within this process, until
-        :meth:`end_work`. Raises NotSignedIn.
-        """
-        work = self.host.token("work")
-        self._work[work] = self.caller(token).session_id
-        return work
-
-    def end_work(self, work: str) -> None:
-        """The work is done: its token is worth nothing from here on."""
-        self._work.pop(work, None)
-
     def _ask_again(self, caller: Caller) -> None:
         """Raises StepUpNeeded where the session's last proof is older than the setting says."""
         minutes = self.settings.step_up_minutes
@@ -106,6 +97,14 @@ class Core:
             raise StepUpNeeded(
                 "Prove again who you are: type your password or a code.", minutes=minutes
             )
+
+    def record_read(self, caller: Caller, event: Event) -> None:
+        """Log that somebody read something; drawn again within minutes, it is the same read."""
+        detail = json.dumps(event.detail or {}, sort_keys=True)
+        if self.reads.new(
+            (caller.session_id, event.action, event.patient_id, event.image_id, detail)
+        ):
+            self.audit.record(caller, event)
 
     def bound(self, caller: Caller) -> bool:
         """Does this caller see only patients whom they treat, or broke the glass for?"""

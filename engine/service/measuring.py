@@ -23,7 +23,10 @@ from engine.service.custody import Custody
 from engine.service.guard import needs
 
 #: What changes the numbers of released images; each is one row in the log.
-_CHANGES = ("image.seal", "image.withdraw", "image.reopen", "image.erase", "patient.erase")
+_CHANGES = (
+    "image.seal", "image.withdraw", "image.reopen", "image.erase", "patient.erase",
+    "patient.merge",
+)  # fmt: skip
 _CHUNK = 500
 
 
@@ -112,6 +115,7 @@ class Measuring(Custody):
         :mod:`engine.disclosure` allows: whole batches of at least five patients, months instead
         of days, columns shuffled apart, entropies rounded to 0.01 bits.
         """
+        self.record_read(caller, Event("statistics.read"))
         return self._statistics_of(caller)
 
     @needs(Permission.STATISTICS)

@@ -1,0 +1,251 @@
+"""Patients' records over time: history, merges, older ones put back, and reads in the log."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine import Engine, ImageState, Settings, errors
+from engine.patients import DAMAGED
+from tests import builders
+from tests.conftest import WHY, Ward, text_png
+from tests.fakes import FakeHost, ScriptedDetector
+
+# --- history ----------------------------------------------------------------------------------
+
+
+def test_history_says_who_changed_which_fields_and_the_log_says_no_word(ward: Ward) -> None:
+    engine, team = ward.engine, ward.team
+    engine.update_patient(team.technician, ward.patient_id, name="Erika Schmidt", age=62)
+    engine.update_patient(team.technician, "P-1", id="P-10")
+    newest, oldest = engine.patient_history(team.doctor, ward.patient_id)
+    assert (newest["changed"], newest["id"], newest["merged"]) == (["id"], "P-1", False)
+    assert (oldest["changed"], oldest["name"]) == (["age", "name"], "Erika Musterfrau")
+    assert newest["changed_by"] == "technician"
+    entries = engine.audit_entries(team.administrator, query="patient.update")
+    assert [e.detail["fields"] for e in entries] == [["id"], ["age", "name"]]
+    assert "Schmidt" not in str([e.detail for e in entries])
+
+
+def test_a_change_that_changes_nothing_leaves_no_version(ward: Ward) -> None:
+    ward.engine.update_patient(ward.team.technician, ward.patient_id, age=61)
+    assert ward.engine.patient_history(ward.team.doctor, ward.patient_id) == []
+
+
+def test_a_note_that_the_caller_may_not_read_is_not_emptied_by_giving_it_back(ward: Ward) -> None:
+    engine, team = ward.engine, ward.team
+    patient = engine.create_patient(team.technician, "P-2", "Jan Nowak", 40, "asthma")
+    assert patient.note is None
+    engine.update_patient(team.technician, patient.patient_id, age=41, note=patient.note)
+    assert engine.patient(team.doctor, "P-2").note == "asthma"
+
+
+@pytest.mark.parametrize("fields", [
+    {"id": None}, {"id": 7}, {"name": b"x"}, {"age": 3.5}, {"age": "3"}, {"note": 5},
+    {"name": "half a \ud800 character"}, {"id": "P\u202e1"}, {"note": "\udfff"},
+])  # fmt: skip
+def test_fields_of_another_kind_are_refused_by_name(ward: Ward, fields: dict) -> None:
+    with pytest.raises(errors.InputError):
+        ward.engine.update_patient(ward.team.technician, ward.patient_id, **fields)
+    with pytest.raises(errors.InputError):
+        ward.engine.create_patient(
+            ward.team.technician, **{"id": "P-7", "name": "N", "age": 1, "note": "", **fields}
+        )
+
+
+def test_half_a_character_is_no_note(ward: Ward) -> None:
+    with pytest.raises(errors.InputError):
+        ward.engine.add_note(ward.team.doctor, ward.patient_id, "\ud800")
+
+
+# --- an older record put back -----------------------------------------------------------------
+
+
+def _put_back(engine: Engine, patient_id: str) -> None:
+    """A thief with the file writes an earlier record, sealed under the right key, over the new."""
+    with engine.database.write() as tx:
+        old = tx.one("SELECT record FROM patient_history WHERE patient_id = $1", patient_id)
+        assert old is not None
+        tx.run("UPDATE patients SET record = $2 WHERE patient_id = $1", patient_id, old["record"])
+
+
+def test_an_older_record_put_back_does_not_open(ward: Ward) -> None:
+    engine, team = ward.engine, ward.team
+    engine.create_patient(team.technician, "P-2", "Jan Nowak")
+    engine.update_patient(team.technician, ward.patient_id, note="allergic to penicillin")
+    _put_back(engine, ward.patient_id)
+    with pytest.raises(errors.SealBroken):
+        engine.patient(team.doctor, ward.patient_id)
+    with pytest.raises(errors.SealBroken):
+        engine.update_patient(team.technician, ward.patient_id, age=9)
+    # and does not hide the others
+    assert {p.name for p in engine.patients(team.doctor)} == {"Jan Nowak", DAMAGED["name"]}
+
+
+def test_an_erased_patient_put_back_does_not_open(ward: Ward) -> None:
+    engine, admin = ward.engine, ward.team.administrator
+    row = engine.database.read().one("SELECT * FROM patients")
+    assert row is not None
+    engine.erase_patient(admin, "P-1", "asked for it")
+    with engine.database.write() as tx:
+        for name in ("wrapped_key", "root_key_id", "id_index", "record", "erased_at"):
+            tx.run(f"UPDATE patients SET {name} = $1", row[name])  # noqa: S608
+    with pytest.raises(errors.SealBroken):
+        engine.patient(ward.team.doctor, ward.patient_id)
+
+
+def test_records_that_are_older_than_their_tags_still_open(ward: Ward) -> None:
+    engine = ward.engine
+    with engine.database.write() as tx:  # as a data folder of an earlier day has it
+        tx.run("DROP TRIGGER audit_no_delete ON audit")
+    with engine.database.write() as tx:
+        tx.run("DELETE FROM audit WHERE action = 'patient.create'")
+    assert engine.patient(ward.team.doctor, "P-1").name == "Erika Musterfrau"
+    engine.update_patient(ward.team.technician, ward.patient_id, age=62)
+    _put_back(engine, ward.patient_id)
+    with pytest.raises(errors.SealBroken):
+        engine.patient(ward.team.doctor, "P-1")
+
+
+# --- merging ----------------------------------------------------------------------------------
+
+
+def _two_of_one(ward: Ward) -> tuple[str, str, bytes]:
+    """The ward's patient, and a second record of the same person with an image and a note."""
+    engine, team = ward.engine, ward.team
+    data, found = text_png()
+    stays = ward.patient_id
+    gone = engine.create_patient(team.technician, "P-2", "Erica Musterfrau", 61, "asthma")
+    ward.patient_id = gone.patient_id
+    image_id = ward.seal(data, "Erika.png", [found])
+    engine.add_note(team.doctor, gone.patient_id, "looks well", image_id)
+    engine.update_patient(team.technician, gone.patient_id, age=62)
+    ward.patient_id = stays
+    return image_id, gone.patient_id, data
+
+
+def test_a_merge_moves_images_notes_and_history_and_the_old_number_names_the_new(
+    ward: Ward,
+) -> None:
+    engine, team = ward.engine, ward.team
+    image_id, gone, data = _two_of_one(ward)
+    draft = engine.upload(
+        team.technician, gone, "b.png", builders.png(builders.labelled("WAITS")[0])
+    )
+    merged = engine.merge_patients(team.technician, "P-1", "P-2", "registered twice")
+    assert (merged.id, merged.image_count, merged.note) == ("P-1", 2, None)
+    for name in ("P-1", "P-2", "p-2", gone, ward.patient_id):
+        assert engine.patient(team.doctor, name).patient_id == ward.patient_id
+    assert [p.id for p in engine.patients(team.doctor, "P-2")] == ["P-1"]
+    assert [p.id for p in engine.patients(team.doctor)] == ["P-1"]
+    assert engine.image(team.doctor, image_id).patient_id == ward.patient_id
+    opened = engine.restore(team.doctor, image_id, WHY)
+    assert engine.restored_file(team.doctor, opened.handle).data == data
+    assert [n.text for n in engine.notes(team.doctor, patient_id="P-1")] == ["looks well"]
+    history = engine.patient_history(team.doctor, "P-1")
+    assert [(h["id"], h["age"], h["note"], h["merged"]) for h in history] == [
+        ("P-2", 62, "asthma", True), ("P-2", 61, "asthma", True),
+    ]  # fmt: skip
+    view = engine.open_draft(team.technician, draft.image_id)
+    done = engine.seal(team.technician, draft.image_id, view.detections)
+    assert (done.patient_id, done.state) == (ward.patient_id, ImageState.RELEASED)
+    codes = dict(engine.verify_images(_operator(engine)))
+    assert set(codes.values()) == {None}
+    entries = engine.audit_entries(team.administrator, query="patient.merge")
+    [entry] = [e for e in entries if e.action == "patient.merge"]
+    assert (entry.reason, entry.detail["images"]) == ("registered twice", 2)
+    assert engine.verify_audit(team.administrator) > 0
+
+
+def _operator(engine: Engine) -> str:
+    engine._operator_token = "operator_test"
+    return "operator_test"
+
+
+def test_a_number_that_was_merged_away_is_not_given_again(ward: Ward) -> None:
+    _two_of_one(ward)
+    ward.engine.merge_patients(ward.team.technician, "P-1", "P-2", "registered twice")
+    with pytest.raises(errors.InputError):
+        ward.engine.create_patient(ward.team.technician, "P-2", "Somebody Else")
+
+
+def test_merges_in_a_row_still_find_the_one_that_is_left(ward: Ward) -> None:
+    engine, team = ward.engine, ward.team
+    _two_of_one(ward)
+    engine.create_patient(team.technician, "P-3", "Erika M.")
+    engine.merge_patients(team.technician, "P-1", "P-2", "registered twice")
+    engine.merge_patients(team.technician, "P-3", "P-1", "registered thrice")
+    assert {engine.patient(team.doctor, n).id for n in ("P-1", "P-2", "P-3")} == {"P-3"}
+    assert len(engine.images(team.doctor)) == 1
+
+
+@pytest.mark.parametrize(("stays", "goes", "error"), [
+    ("P-1", "P-1", errors.InputError),
+    ("P-1", "P-9", errors.NotFound),
+    ("P-9", "P-2", errors.NotFound),
+])  # fmt: skip
+def test_what_cannot_be_merged_is_said(
+    ward: Ward, stays: str, goes: str, error: type[errors.EngineError]
+) -> None:
+    _two_of_one(ward)
+    with pytest.raises(error):
+        ward.engine.merge_patients(ward.team.technician, stays, goes, "registered twice")
+    with pytest.raises(errors.InputError):
+        ward.engine.merge_patients(ward.team.technician, "P-1", "P-2", "  ")
+    assert len(ward.engine.patients(ward.team.doctor)) == 2
+
+
+def test_an_altered_image_stops_the_merge_and_nothing_moved(ward: Ward) -> None:
+    engine, team = ward.engine, ward.team
+    image_id, gone, _ = _two_of_one(ward)
+    with engine.database.write() as tx:
+        tx.run("UPDATE images SET width = width + 1 WHERE image_id = $1", image_id)
+    with pytest.raises(errors.SealBroken):
+        engine.merge_patients(team.technician, "P-1", "P-2", "registered twice")
+    assert engine.patient(team.doctor, "P-2").patient_id == gone
+    assert engine.notes(team.doctor, patient_id=gone)[0].text == "looks well"
+
+
+def test_erasing_the_one_that_stays_erases_the_other_in_an_older_backup_too(
+    ward: Ward, settings: Settings, tmp_path: Path, host: FakeHost
+) -> None:
+    with_folder = replace(settings, backup_dir=tmp_path / "backups")
+    object.__setattr__(ward.engine, "settings", with_folder)
+    admin = ward.team.administrator
+    _two_of_one(ward)
+    old = ward.engine.make_backup(admin)
+    ward.engine.merge_patients(ward.team.technician, "P-1", "P-2", "registered twice")
+    ward.engine.erase_patient(admin, "P-2", "asked for it")  # by the number they knew
+    host.advance(minutes=1)
+    ward.engine.make_backup(admin)
+    ward.engine.close()
+    elsewhere = replace(with_folder, data=tmp_path / "recovered")
+    engine = Engine.from_backup(elsewhere, old, detector=ScriptedDetector(settings))
+    assert engine.patients(engine.operator_token()) == []
+    engine.close()
+
+
+# --- reads ------------------------------------------------------------------------------------
+
+
+def test_searches_notes_and_statistics_are_read_in_the_log_once_in_a_while(
+    ward: Ward, host: FakeHost
+) -> None:
+    engine, team = ward.engine, ward.team
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    for _ in range(3):
+        engine.patients(team.doctor, "Musterfrau")
+        engine.notes(team.doctor, image_id)
+        engine.statistics(team.doctor)
+    host.advance(minutes=6)
+    engine.notes(team.doctor, image_id)
+    entries = engine.audit_entries(team.administrator, limit=500)
+    mine = [e.action for e in reversed(entries) if e.actor == "doctor"]
+    reads = [a for a in mine if a in ("patient.search", "note.read", "statistics.read")]
+    assert reads == ["patient.search", "note.read", "statistics.read", "note.read"]
+    [search] = [e for e in entries if e.action == "patient.search" and e.actor == "doctor"]
+    assert search.detail == {"by": "words", "found": 1}
+    assert search.reason == ""
