@@ -86,6 +86,32 @@ class DraftView:
         return {i: HARMLESS for i, s in places if s is Suggestion.LEAVE}
 
 
+@dataclass(frozen=True)
+class Examined:
+    """What a look at a file gave.
+
+    Args:
+        columns: Of its catalog row, as far as the file decides them.
+        facts: To be sealed with the row; they tell of hidden pixels.
+    """
+
+    columns: Mapping[str, Any]
+    facts: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file that is stored, encrypted whole, and that no catalog row knows of yet."""
+
+    image_id: str
+    patient_id: str
+    key: bytes = field(repr=False)
+    wrapped_key: bytes = field(repr=False)
+    duplicate_index: bytes = field(repr=False)
+    blob: str
+    stored_bytes: int
+
+
 class Intake(Keeping, Verdicts):
     """Methods of the Engine."""
 
@@ -136,24 +162,50 @@ class Intake(Keeping, Verdicts):
         patient_key = self.hierarchy.patient_key(self.database.read(), patient_id)
         duplicate_index = blind_index(self.hierarchy.system_key("index"), "image/file", data)
         self._refuse_duplicate(self.database.read(), duplicate_index)
+        _, examined = self._examine(patient_id, _clean_name(name), data, chosen, watch, tell)
+        tell("encrypting the original", 0.85)
+        entry = self._keep(patient_key, patient_id, data, duplicate_index, watch)
+        with self.database.write() as tx:
+            self._enter(tx, caller, entry, examined, watch.times_ms)
+        tell("ready", 1.0)
+        return self._record(entry.image_id)
+
+    def _examine(
+        self,
+        patient_id: str,
+        name: str,
+        data: bytes,
+        profile: Profile,
+        watch: Stopwatch,
+        tell: Progress,
+    ) -> tuple[Image, Examined]:
+        """Decode a file and look for what must be hidden; nothing is kept. Raises InputError."""
         tell("reading the file", 0.05)
         with watch.stage("decode"):
-            image = images.decode(_clean_name(name), data, self.limits)
+            image = images.decode(name, data, self.limits)
         tell("looking for what must be hidden", 0.2)
         with watch.stage("detect"):
             detections, reasons = self._find(
-                image, chosen, lambda stage, share: tell(stage, 0.2 + 0.6 * share)
+                image, profile, lambda stage, share: tell(stage, 0.2 + 0.6 * share)
             )
         tell("reading text", 0.8)
         with watch.stage("read"):
             judged = self._judged(image, detections, self._known(image, patient_id))
-        tell("encrypting the original", 0.85)
-        image_id = self.host.token("im")
-        key, wrapped = self.hierarchy.new_image_key(patient_key, image_id)
-        with watch.stage("encrypt_draft"):
-            sealed = seal_field(key, f"image/{image_id}/0/draft", data, self.host.random)
-        with watch.stage("store_draft"):
-            blob = self.host.write_blob(sealed)
+        columns = {
+            "state": str(ImageState.REVIEW if reasons else ImageState.DRAFT),
+            "format": str(image.format),
+            "modality": str(image.properties.get("modality", "")),
+            "profile": profile.name,
+            "width": image.width,
+            "height": image.height,
+            "frames": image.frames,
+            # An exact size is computed from hidden pixels: who can render guesses of a name
+            # and code them alike could compare. The exact one is sealed with the facts.
+            "size_bytes": pad_length(len(data)),
+            "reasons": json.dumps(reasons),
+            "confidence": min((d.confidence for d in detections), default=None),
+            "region_count": len(detections),
+        }
         facts = {
             "name": image.name,
             "detections": [detection_to_json(d) for d in detections],
@@ -162,53 +214,69 @@ class Intake(Keeping, Verdicts):
             "still_visible": [],
             **verdict_facts(detections, judged),
         }
-        with self.database.write() as tx:
-            self._refuse_duplicate(tx, duplicate_index)
-            row = {
-                "image_id": image_id,
-                "patient_id": patient_id,
-                "state": str(ImageState.REVIEW if reasons else ImageState.DRAFT),
+        return image, Examined(columns, facts)
+
+    def _keep(
+        self,
+        patient_key: bytes,
+        patient_id: str,
+        data: bytes,
+        duplicate_index: bytes,
+        watch: Stopwatch,
+    ) -> Entry:
+        """Encrypt a file whole under a fresh key and store it; no row knows of it yet."""
+        image_id = self.host.token("im")
+        key, wrapped = self.hierarchy.new_image_key(patient_key, image_id)
+        with watch.stage("encrypt_draft"):
+            sealed = seal_field(key, f"image/{image_id}/0/draft", data, self.host.random)
+        with watch.stage("store_draft"):
+            blob = self.host.write_blob(sealed)
+        return Entry(image_id, patient_id, key, wrapped, duplicate_index, blob, len(sealed))
+
+    def _enter(
+        self,
+        tx: Cursor,
+        caller: Caller,
+        entry: Entry,
+        examined: Examined,
+        times_ms: Mapping[str, float],
+    ) -> None:
+        """The draft's row and its entry in the log. Raises DuplicateImage, NotFound."""
+        self._refuse_duplicate(tx, entry.duplicate_index)
+        self.patients_.get(tx, entry.patient_id)  # not erased meanwhile
+        tag = self.catalog.add(
+            tx,
+            entry.key,
+            {
+                "image_id": entry.image_id,
+                "patient_id": entry.patient_id,
                 "version": 0,
-                "wrapped_key": wrapped,
-                "duplicate_index": duplicate_index,
-                "format": str(image.format),
-                "modality": str(image.properties.get("modality", "")),
-                "profile": chosen.name,
-                "width": image.width,
-                "height": image.height,
-                "frames": image.frames,
-                # An exact size is computed from hidden pixels: who can render guesses of a name
-                # and code them alike could compare. The exact one is sealed with the facts.
-                "size_bytes": pad_length(len(data)),
-                "stored_bytes": len(sealed),
+                "wrapped_key": entry.wrapped_key,
+                "duplicate_index": entry.duplicate_index,
+                "stored_bytes": entry.stored_bytes,
                 "uploaded_at": self.host.now(),
                 "uploaded_by": caller.username,
-                "reasons": json.dumps(reasons),
-                "confidence": min((d.confidence for d in detections), default=None),
-                "region_count": len(detections),
-                "times_ms": json.dumps(watch.times_ms),
-                "draft_blob": blob,
-                "facts": self._seal_facts(key, image_id, 0, facts),
-            }
-            self.patients_.get(tx, patient_id)  # not erased meanwhile
-            tag = self.catalog.add(tx, key, row)
-            self.audit.append(
-                tx,
-                caller,
-                Event(
-                    "image.upload",
-                    patient_id=patient_id,
-                    image_id=image_id,
-                    detail={
-                        "format": str(image.format),
-                        "found": len(detections),
-                        "why": reasons,
-                        "tag": tag,
-                    },
-                ),
-            )
-        tell("ready", 1.0)
-        return self._record(image_id)
+                "times_ms": json.dumps(times_ms),
+                "draft_blob": entry.blob,
+                "facts": self._seal_facts(entry.key, entry.image_id, 0, examined.facts),
+                **examined.columns,
+            },
+        )
+        self.audit.append(
+            tx,
+            caller,
+            Event(
+                "image.upload",
+                patient_id=entry.patient_id,
+                image_id=entry.image_id,
+                detail={
+                    "format": examined.columns["format"],
+                    "found": examined.columns["region_count"],
+                    "why": json.loads(examined.columns["reasons"]),
+                    "tag": tag,
+                },
+            ),
+        )
 
     @needs(Permission.UPLOAD)
     def check_upload(
@@ -262,7 +330,7 @@ class Intake(Keeping, Verdicts):
         )
         image = self._draft_image(row, key, facts)
         profile = self.profile(row["profile"])
-        detections = _with_verdicts(facts)
+        detections = with_verdicts(facts)
         view = DraftView(
             handle=self.host.token("vw"),
             record=self._record(image_id),
@@ -270,7 +338,7 @@ class Intake(Keeping, Verdicts):
             detections=detections,
             reasons=tuple(json.loads(row["reasons"])),
             frames=image.frames,
-            suggestions=tuple(_suggestion(d, profile) for d in detections),
+            suggestions=tuple(suggestion(d, profile) for d in detections),
             labels=profile.classes,
             hints=facts["hints"],
             expires_at=self.viewings.expiry(),
@@ -417,7 +485,7 @@ class Intake(Keeping, Verdicts):
             )
 
 
-def _with_verdicts(facts: Mapping[str, Any]) -> tuple[Detection, ...]:
+def with_verdicts(facts: Mapping[str, Any]) -> tuple[Detection, ...]:
     """A draft's boxes; what was found later than at intake has not been read."""
     boxes = [detection_from_json(d) for d in facts["detections"] + facts["still_visible"]]
     verdicts = facts.get("verdicts", [])
@@ -428,7 +496,7 @@ def _with_verdicts(facts: Mapping[str, Any]) -> tuple[Detection, ...]:
     )
 
 
-def _suggestion(detection: Detection, profile: Profile) -> Suggestion:
+def suggestion(detection: Detection, profile: Profile) -> Suggestion:
     if profile.harmless_text == "visible" and detection.verdict is TextVerdict.HARMLESS:
         return Suggestion.LEAVE
     return Suggestion.SEAL if profile.seals(detection) else Suggestion.ASK

@@ -6,19 +6,27 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import numpy as np
 
 from engine import images, metrics, pipeline
 from engine.audit import Event
-from engine.database import Row
+from engine.database import Cursor, Row
 from engine.detection import Profile
 from engine.errors import DetectorError, InputError, ReviewNeeded
 from engine.permissions import Permission
 from engine.pipeline import Sealed, Stopwatch, Subject, detection_from_json, detection_to_json
-from engine.records import Caller, Detection, Image, ImageRecord, ImageState, TextVerdict
+from engine.records import (
+    Caller,
+    Detection,
+    Image,
+    ImageRecord,
+    ImageState,
+    SealedRegion,
+    TextVerdict,
+)
 from engine.service.guard import log, needs
 from engine.service.intake import REASONS, Intake, Progress
 from engine.vault import derive, seal_field
@@ -28,6 +36,23 @@ COVERED = 0.9
 MOST_BOXES = 500
 #: How often an unwatched batch looks again before it asks a person.
 _ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sealed image whose files are written and that no row knows of yet.
+
+    Args:
+        regions: Each with its first byte in the container.
+        columns: Of the image's row.
+        facts: To be sealed with it; they tell of hidden pixels.
+        corrections: What was done with the boxes, for the log.
+    """
+
+    regions: tuple[tuple[SealedRegion, int], ...]
+    columns: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(repr=False)
+    corrections: tuple[Event, ...]
 
 
 class Sealing(Intake):
@@ -61,9 +86,35 @@ class Sealing(Intake):
             RestoreMismatch: The way back could not be proven. The draft stays.
             InputError: A removed box without a reason.
         """
-        watch = Stopwatch(self.host)
         tell = progress or (lambda stage, share: None)
         row, draft_key, facts = self._draft(self.database.read(), image_id)
+        subject, wrapped = self._subject(row)
+        prepared = self._prepare(
+            caller, row, draft_key, facts, subject, detections, removed or {}, confirm, adopt, tell
+        )
+        tell("storing", 0.9)
+        with self.database.write() as tx:
+            self._release(tx, caller, row, draft_key, subject, wrapped, prepared)
+        self.viewings.close_subject(image_id)
+        self.host.delete_blob(row["draft_blob"])
+        tell("sealed", 1.0)
+        return self._record(image_id)
+
+    def _prepare(
+        self,
+        caller: Caller,
+        row: Row,
+        draft_key: bytes,
+        facts: dict[str, Any],
+        subject: Subject,
+        detections: Sequence[Detection],
+        removed: Mapping[int, str],
+        confirm: str,
+        adopt: bool,
+        tell: Progress,
+    ) -> Prepared:
+        """Everything about sealing but the rows: boxes, encryption, the second look, files."""
+        watch = Stopwatch(self.host)
         found = [detection_from_json(d) for d in facts["detections"] + facts["still_visible"]]
         profile = self.profile(row["profile"])
         wanted = _believed(detections, found, profile, row)
@@ -73,12 +124,11 @@ class Sealing(Intake):
         if reasons and not confirm.strip():
             raise ReviewNeeded(
                 "A person must look at this image before it is sealed.",
-                image_id=image_id,
+                image_id=row["image_id"],
                 reasons=reasons,
             )
-        corrections, left_out = _corrections(row, found, wanted, removed or {})
+        corrections, left_out = _corrections(row, found, wanted, removed)
         image = self._draft_image(row, draft_key, facts)
-        subject, wrapped = self._subject(row)
         tell("sealing", 0.1)
         for rounds_left in reversed(range(_ROUNDS if adopt else 1)):
             planned = pipeline.plan(image, wanted, *self._padding(profile))
@@ -96,19 +146,13 @@ class Sealing(Intake):
         tell("measuring", 0.8)
         with watch.stage("assess"):
             assessment = self._assess(image, sealed)
-        tell("storing", 0.9)
-        record = self._store(
-            caller, row, draft_key, subject, wrapped, facts["name"], image, sealed,
-            {
-                "assessment": assessment,
-                "reasons": reasons,
-                "confirm": confirm.strip(),
-                "sides": facts.get("sides", []),
-            },
-            corrections, watch,
-        )  # fmt: skip
-        tell("sealed", 1.0)
-        return record
+        review = {
+            "assessment": assessment,
+            "reasons": reasons,
+            "confirm": confirm.strip(),
+            "sides": facts.get("sides", []),
+        }
+        return self._written(row, subject, facts["name"], image, sealed, review, corrections, watch)
 
     def _still_visible(
         self,
@@ -202,22 +246,18 @@ class Sealing(Intake):
             )
         )
 
-    def _store(
+    def _written(
         self,
-        caller: Caller,
         row: Row,
-        draft_key: bytes,
         subject: Subject,
-        wrapped: bytes,
         name: str,
         image: Image,
         sealed: Sealed,
         review: Mapping[str, Any],
         corrections: Sequence[Event],
         watch: Stopwatch,
-    ) -> ImageRecord:
-        """Files first, then one transaction; the draft's file and key go last."""
-        image_id = subject.image_id
+    ) -> Prepared:
+        """Write the files of a sealed image; its rows come after."""
         picture = images.render(sealed.masked_image, 0)
         boxes = [r.detection for r, _ in sealed.regions]
         parts = {
@@ -244,56 +284,70 @@ class Sealing(Intake):
         }
         times = {**json.loads(row["times_ms"]), **sealed.times_ms, **watch.times_ms}
         scores = [d.confidence for d in boxes if d.source != "person"]
-        with self.database.write() as tx:
-            # Anything that happened to the draft meanwhile, a review above all, comes first.
-            if self.catalog.row(tx, image_id)["tag"] != row["tag"]:
-                raise ReviewNeeded(
-                    "Somebody else changed this draft: open it again.",
-                    image_id=image_id,
-                    reasons=json.loads(row["reasons"]),
-                )
-            self.catalog.verify(tx, draft_key, image_id)
-            tag = self.catalog.seal(
-                tx,
-                subject.key,
-                image_id,
-                sealed.regions,
-                wrapped_key=wrapped,
-                state=str(ImageState.RELEASED),
-                version=subject.version,
-                stored_bytes=stored,
-                sealed_at=self.host.now(),
-                sealed_by=caller.username,
-                reasons=json.dumps(review["reasons"]),
-                confidence=min(scores, default=None),
-                region_count=len(boxes),
-                times_ms=json.dumps(times),
-                draft_blob=None,
-                facts=self._seal_facts(subject.key, image_id, subject.version, facts),
-                **blobs,
+        columns = {
+            "stored_bytes": stored,
+            "reasons": json.dumps(review["reasons"]),
+            "confidence": min(scores, default=None),
+            "region_count": len(boxes),
+            "times_ms": json.dumps(times),
+            **blobs,
+        }
+        return Prepared(sealed.regions, columns, facts, tuple(corrections))
+
+    def _release(
+        self,
+        tx: Cursor,
+        caller: Caller,
+        row: Row,
+        draft_key: bytes,
+        subject: Subject,
+        wrapped: bytes,
+        prepared: Prepared,
+    ) -> None:
+        """Rows, tag and log of a sealed image; the draft's key is gone from here on."""
+        image_id = subject.image_id
+        # Anything that happened to the draft meanwhile, a review above all, comes first.
+        if self.catalog.row(tx, image_id)["tag"] != row["tag"]:
+            raise ReviewNeeded(
+                "Somebody else changed this draft: open it again.",
+                image_id=image_id,
+                reasons=json.loads(row["reasons"]),
             )
-            self.audit.append(
-                tx,
-                caller,
-                *corrections,
-                Event(
-                    "image.seal",
-                    patient_id=row["patient_id"],
-                    image_id=image_id,
-                    reason=str(review["confirm"]),
-                    detail={
-                        "version": subject.version,
-                        "regions": len(boxes),
-                        # Which statistics it may be in is decided by what it held then.
-                        "labels": dict(Counter(d.label for d in boxes)),
-                        "reviewed": review["reasons"],
-                        "tag": tag,
-                    },
-                ),
-            )
-        self.viewings.close_subject(image_id)
-        self.host.delete_blob(row["draft_blob"])
-        return self._record(image_id)
+        self.catalog.verify(tx, draft_key, image_id)
+        tag = self.catalog.seal(
+            tx,
+            subject.key,
+            image_id,
+            prepared.regions,
+            wrapped_key=wrapped,
+            state=str(ImageState.RELEASED),
+            version=subject.version,
+            sealed_at=self.host.now(),
+            sealed_by=caller.username,
+            draft_blob=None,
+            facts=self._seal_facts(subject.key, image_id, subject.version, prepared.facts),
+            **prepared.columns,
+        )
+        labels = Counter(r.detection.label for r, _ in prepared.regions)
+        self.audit.append(
+            tx,
+            caller,
+            *prepared.corrections,
+            Event(
+                "image.seal",
+                patient_id=row["patient_id"],
+                image_id=image_id,
+                reason=str(prepared.facts["confirm"]),
+                detail={
+                    "version": subject.version,
+                    "regions": len(prepared.regions),
+                    # Which statistics it may be in is decided by what it held then.
+                    "labels": dict(labels),
+                    "reviewed": prepared.facts["reasons"],
+                    "tag": tag,
+                },
+            ),
+        )
 
     def _padding(self, profile: Profile) -> tuple[float, int]:
         share, min_px = profile.padding, profile.padding_min_px
