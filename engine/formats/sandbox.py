@@ -2,7 +2,8 @@
 with it, and holds no key, no catalog and no other patient's data.
 
 A worker is started with an empty environment, so it inherits no secret, loads nothing of the
-engine but the image part, and may use a bounded amount of memory and time. Arguments and
+engine but one part of it, may open no file but those of Python and its libraries (where the
+kernel has Landlock), and may use a bounded amount of memory and time. Arguments and
 results travel through memory files that never touch a disk, as JSON with raw buffers: what
 comes back is never unpickled, since a worker that was taken over could send anything.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import importlib
+import importlib.util
 import json
 import mmap
 import os
@@ -50,9 +52,11 @@ _BOOT = """
 import sys, types
 package = sys.modules["engine"] = types.ModuleType("engine")
 package.__path__ = [sys.argv[2]]
-sys.path[:] = sys.argv[4:]
+sys.path[:] = sys.argv[6:]
+from engine.formats.confine import confine
+version = confine(sys.argv[2], sys.argv[5])
 from engine.formats import sandbox
-sandbox.serve(int(sys.argv[1]), sys.argv[3])
+sandbox.serve(int(sys.argv[1]), sys.argv[3], int(sys.argv[4]), version)
 """
 
 
@@ -138,13 +142,17 @@ def _receive(channel: socket.socket) -> Any:
 # --- the worker's side ------------------------------------------------------------------
 
 
-def serve(descriptor: int, module: str) -> None:
-    """Answer calls to the operations of a module until the other side is gone."""
+def serve(descriptor: int, module: str, memory_bytes: int, confined: int) -> None:
+    """Answer calls to the operations of a module until the other side is gone.
+
+    Args:
+        confined: See :func:`engine.formats.confine.confine`; told to the other side.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump: it would hold pixels
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     operations: Mapping[str, Callable[..., Any]] = importlib.import_module(module).OPERATIONS
     channel = socket.socket(fileno=descriptor)
-    _send(channel, "ready")
+    _send(channel, confined)
     while True:
         try:
             name, arguments = _receive(channel)
@@ -187,11 +195,21 @@ class Sandbox:
     Args:
         module: Full name of the module.
         workers: How many calls run at once; further ones wait.
-        seconds: Time for one call, and as much again per 8 MB of arguments.
+        seconds: Time for one call, and as much again per 8 MB of bytes among the arguments.
+        memory_bytes: Address space of a worker.
     """
 
-    def __init__(self, module: str, workers: int, seconds: float = SECONDS) -> None:
+    def __init__(
+        self,
+        module: str,
+        workers: int,
+        seconds: float = SECONDS,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
         self._module, self._workers, self._seconds = module, workers, seconds
+        self._memory_bytes = memory_bytes
+        #: Does the kernel keep files from the workers? None before the first has started.
+        self.confined: bool | None = None
         self._reset()
         atexit.register(self.close)
 
@@ -238,6 +256,11 @@ class Sandbox:
         size = sum(len(a) for a in arguments if isinstance(a, bytes))
         return self._seconds * (1 + size / _SECONDS_BYTES)
 
+    def _code(self) -> str:
+        """The folder that the module's code is in."""
+        spec = importlib.util.find_spec(self._module.partition(".")[0])
+        return "" if spec is None or spec.origin is None else str(Path(spec.origin).parent)
+
     def _start(self) -> _Worker:
         """A new worker that is ready.
 
@@ -248,7 +271,8 @@ class Sandbox:
         with theirs:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
                 [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()),
-                 str(Path(__file__).parent.parent), self._module, *filter(None, sys.path)],
+                 str(Path(__file__).parent.parent), self._module, str(self._memory_bytes),
+                 self._code(), *filter(None, sys.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # libraries quote values of the file there
@@ -259,7 +283,7 @@ class Sandbox:
         worker = _Worker(process, ours)
         try:
             ours.settimeout(self._seconds)
-            _receive(ours)
+            self.confined = bool(_receive(ours))
         except (EOFError, OSError) as err:
             worker.stop()
             raise EngineError(
