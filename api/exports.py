@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
+from pydantic import Field, NaiveDatetime
 
 from api import shapes
 from api.asking import TheEngine, Token
-from api.files import attachment
+from api.files import BINARY, Answers, attachment
 from api.problems import answers
 
 router = APIRouter(tags=["browser"])
 
+_TABLE: Answers = {
+    200: {
+        "description": "A table",
+        "content": {"text/csv": BINARY, "application/vnd.apache.parquet": BINARY},
+    }
+}
 _REFUSALS = answers(401, 403, 404, 409, 422, 429, 503)
 Chosen = Annotated[list[str] | None, Query(max_length=100)]
-Day = Annotated[datetime | None, Query()]
+#: UTC without saying so, as the engine keeps it.
+Day = Annotated[NaiveDatetime | None, Query()]
+
+
+#: A tuple would be described in the way of OpenAPI 3.0.
+Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class Display(shapes.Shape):
     """How an image can be shown and measured, as its masked file says."""
 
-    spacing_mm: tuple[float, float] | None
+    spacing_mm: Pair | None
     spacing_from: str
-    windows: list[tuple[float, float]]
+    windows: list[Pair]
 
 
 @router.get("/images/{image_id}/display/", responses=_REFUSALS)
@@ -33,7 +44,8 @@ def display(image_id: str, token: Token, engine: TheEngine) -> Display:
     return Display.model_validate(engine.display(token, image_id))
 
 
-@router.get("/statistics/{table}/", response_class=Response, responses=_REFUSALS)
+@router.get("/statistics/{table}/", response_class=Response,
+            responses={**_REFUSALS, **_TABLE})  # fmt: skip
 def statistics_table(
     table: Literal["images", "regions"],
     token: Token,

@@ -12,14 +12,14 @@ from PIL import Image as Picture
 
 from engine import File
 
-_BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _FORMATS = ("image/jpeg", "image/png", "application/dicom", "image/tiff", "image/bmp", "image/webp")
 
 Answers = dict[int | str, dict[str, Any]]
-PICTURE: Answers = {200: {"description": "A picture", "content": {"image/png": _BINARY}}}
-FILE: Answers = {200: {"description": "A file", "content": dict.fromkeys(_FORMATS, _BINARY)}}
+PICTURE: Answers = {200: {"description": "A picture", "content": {"image/png": BINARY}}}
+FILE: Answers = {200: {"description": "A file", "content": dict.fromkeys(_FORMATS, BINARY)}}
 SEALED: Answers = {
-    200: {"description": "Sealed bytes", "content": {"application/octet-stream": _BINARY}}
+    200: {"description": "Sealed bytes", "content": {"application/octet-stream": BINARY}}
 }
 REGION: Answers = {
     200: {

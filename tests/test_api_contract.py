@@ -1,0 +1,76 @@
+"""The OpenAPI document against the door: no server error, and no answer it does not tell of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+import schemathesis
+from hypothesis import strategies
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+import api
+from engine import Role
+from tests.rest import Hospital, hospital, house
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+DOCUMENT = {**api.door.openapi(), "servers": [{"url": "/api"}]}
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+SCHEMA.app = house
+OPERATIONS = {o.ok().label: o.ok() for o in SCHEMA.get_all_operations()}
+#: Ends the session that asks; the table of permissions tests it.
+ENDING = {"DELETE /auth/sessions/"}
+
+
+@pytest.fixture(scope="module")
+def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+    with hospital(tmp_path_factory.mktemp("contract")) as place:
+        yield place
+
+
+def test_every_route_is_in_the_document() -> None:
+    assert len(OPERATIONS) == sum(len(m) for m in DOCUMENT["paths"].values()) > 60
+
+
+@pytest.mark.parametrize("label", sorted(set(OPERATIONS) - ENDING))
+def test_no_answer_is_an_error_of_the_server_or_undocumented(ward: Hospital, label: str) -> None:
+    operation = OPERATIONS[label]
+    names = {"patient_id": ward.patient()}
+    names["image_id"] = ward.image(names["patient_id"])
+    tokens = [ward.tokens[r] for r in (Role.TECHNICIAN, Role.DOCTOR, Role.ADMINISTRATOR)]
+
+    right = operation.as_strategy()
+    wrong = operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)
+
+    @hypothesis.settings(
+        max_examples=6,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(case=right | wrong, real=strategies.booleans())
+    def probe(case: schemathesis.Case, real: bool) -> None:
+        for token in tokens:
+            if real:  # else nearly every answer is that there is no such thing
+                case.path_parameters.update(
+                    {n: v for n, v in names.items() if n in case.path_parameters}
+                )
+            headers = {"Authorization": f"Bearer {token}"}
+            case.call_and_validate(headers=headers, checks=CHECKS)
+
+    probe()
