@@ -1,8 +1,7 @@
 """Specialty profiles in force: those that are shipped, and what an administrator made of them.
 
 A shipped profile is a file and is never written. A change, or a profile of the hospital's own,
-is a row of the catalog, sealed, so that nobody with the disk alone takes a class out of it. The
-newest row's tag is in the audit log, as with images: an older row put back is found.
+is a sealed row of the catalog: nobody with the disk alone takes a class out of it.
 
 Refuses what would leave identifiers unsealed: every profile seals text, by a network that finds
 it, from a confidence that is not set out of reach.
@@ -10,22 +9,20 @@ it, from a confidence that is not set out of reach.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from engine.audit import AuditLog, Event
+from engine.audit import AuditLog
 from engine.database import Cursor, Database
 from engine.detection import Profile
-from engine.errors import InputError, NotFound, SealBroken, SettingsError
+from engine.errors import InputError, NotFound, SettingsError
 from engine.host import Host
 from engine.records import Caller
+from engine.sealedrows import SealedRows
 from engine.settings import Settings
-from engine.vault import open_field, seal_field
 
 #: What an administrator may set; the rest of a profile stays as it was shipped.
 EDITABLE = (
@@ -42,7 +39,6 @@ PADDING_PX = (2, 200)  # blurred edges of letters reach that far
 TITLE_LENGTH = 60
 DESCRIPTION_LENGTH = 500
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
-_SAVE, _RESET = "profile.save", "profile.reset"
 
 #: Every network that there is now, with the classes that it finds.
 Networks = Callable[[], Mapping[str, Sequence[str]]]
@@ -81,8 +77,7 @@ class Profiles:
         networks: Networks,
     ) -> None:
         self._database = database
-        self._host = host
-        self._key = key
+        self._rows = SealedRows("profiles", host, key)
         self._settings = settings
         self._shipped = dict(shipped)
         self._networks = networks
@@ -93,21 +88,16 @@ class Profiles:
         Raises:
             SealBroken: A row was altered, removed, or an older one put back.
         """
-        tx = self._database.read()
         entries = {name: ProfileEntry(p, "shipped") for name, p in self._shipped.items()}
-        rows = {r["name"]: r for r in tx.all("SELECT * FROM profiles ORDER BY name")}
-        if _logged(tx) != {name: _tag(row["sealed"]) for name, row in rows.items()}:
-            raise SealBroken("The specialty profiles were altered: restore them from a backup.")
-        for name, row in rows.items():
-            table = json.loads(open_field(self._key, f"profile/{name}", row["sealed"]))
+        for name, row in self._rows.all(self._database.read()).items():
             origin = "changed" if name in self._shipped else "own"
             # A network that is gone does not keep MedSec from starting: the detector refuses it,
             # and every image of this profile goes to a person until it is mended.
             entries[name] = ProfileEntry(
-                self._built(name, table, table["networks"]),
+                self._built(name, row.facts, row.facts["networks"]),
                 origin,
-                row["changed_at"],
-                row["changed_by"],
+                row.changed_at,
+                row.changed_by,
             )
         return dict(sorted(entries.items()))
 
@@ -140,22 +130,8 @@ class Profiles:
         except SettingsError as err:
             raise InputError(err.message) from err
         check(profile, self._networks())
-        after = as_table(profile)
-        sealed = seal_field(
-            self._key, f"profile/{name}", json.dumps(after).encode(), self._host.random
-        )
-        tx.run("DELETE FROM profiles WHERE name = $1", name)
-        tx.run(
-            "INSERT INTO profiles VALUES ($1, $2, $3, $4)",
-            name, sealed, self._host.now(), caller.username,
-        )  # fmt: skip
-        detail = {
-            "profile": name,
-            "tag": _tag(sealed),
-            "before": as_table(before.profile) if before else None,
-            "after": after,
-        }
-        audit.append(tx, caller, Event(_SAVE, detail=detail))
+        was = as_table(before.profile) if before else None
+        self._rows.put(tx, audit, caller, name, as_table(profile), was)
 
     def reset(self, tx: Cursor, audit: AuditLog, caller: Caller, name: str) -> None:
         """Take the changes of a shipped profile back, or remove one of the hospital's own.
@@ -176,14 +152,10 @@ class Profiles:
                     f"{users} images were taken in under this profile: change it, it cannot go.",
                     images=users,
                 )
-        tx.run("DELETE FROM profiles WHERE name = $1", name)
         after = self._shipped.get(name)
-        detail = {
-            "profile": name,
-            "before": as_table(before.profile),
-            "after": as_table(after) if after else None,
-        }
-        audit.append(tx, caller, Event(_RESET, detail=detail))
+        self._rows.drop(
+            tx, audit, caller, name, as_table(before.profile), as_table(after) if after else None
+        )
 
     def _built(self, name: str, table: Mapping[str, Any], networks: Any) -> Profile:
         """A profile from its values, on top of what is shipped under its name."""
@@ -249,20 +221,3 @@ def _within(value: float, bounds: tuple[float, float], what: str) -> None:
     low, high = bounds
     if not low <= value <= high:
         raise InputError(f"The {what} lies between {low:g} and {high:g}, not at {value:g}.")
-
-
-def _tag(sealed: bytes) -> str:
-    return hashlib.sha256(sealed).hexdigest()
-
-
-def _logged(tx: Cursor) -> dict[str, str]:
-    """The tag of each profile's newest row, as the audit log has it; without those that were
-    reset."""
-    rows = tx.all(
-        "SELECT detail ->> 'profile' AS name, detail ->> 'tag' AS tag FROM audit"
-        " WHERE action IN ($1, $2) AND outcome = 'ok' ORDER BY sequence",
-        _SAVE,
-        _RESET,
-    )
-    newest = {row["name"]: row["tag"] for row in rows}
-    return {name: tag for name, tag in newest.items() if tag is not None}

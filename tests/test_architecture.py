@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
      "randomness_tests", "similarity", "metrics", "pooling", "formats", "networks", "text", "faces",
      "codes", "yolo", "film", "identifying"),
     ("images", "detection", "hierarchy", "audit", "accounts", "lockout", "sessions", "secondfactor",
-     "registrations", "catalog", "patients", "profiles",
+     "registrations", "catalog", "patients", "profiles", "sealedrows",
      "viewings", "tokens",
      "access", "merging", "reads", "backup"),
     ("pipeline", "package"),
