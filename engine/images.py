@@ -195,7 +195,10 @@ def render(image: Image, frame: int = 0, window: tuple[float, float] | None = No
 
 def render_full(image: Image, frame: int = 0) -> np.ndarray:
     """One grey frame with its least stored value black and its greatest white, (H, W, 3) uint8."""
-    stored = image.pixels[frame].astype(np.float32)
+    cells = image.pixels[frame]
+    if image.format is Format.DICOM:
+        cells = dicom.significant(image, frame)
+    stored = cells.astype(np.float32)
     low, high = float(stored.min()), float(stored.max())
     grey = np.round((stored - low) * (255.0 / max(high - low, 1.0))).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)

@@ -171,6 +171,7 @@ class Image:
             lossily; (1, 1) for lossless sources.
         properties: Facts of the pixels only, never of the patient: ``bits``, ``colour``,
             ``modality``, ``spacing_mm`` (row, column), ``lossy``, ``transfer_syntax`` ...
+            and ``overlays``, which are pixels themselves and as sensitive as these.
     """
 
     name: str

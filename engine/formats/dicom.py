@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pydicom.dataset import Dataset
 
 from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
-from engine.formats import dicom_frames, dicom_native, dicom_view, jpeg_file
+from engine.formats import dicom_frames, dicom_native, dicom_overlay, dicom_view, jpeg_file
 from engine.formats.dicom_file import DicomFile, number, parse, text
 from engine.formats.dicom_header import shows_head
 from engine.formats.dicom_pixels import (
@@ -94,6 +95,7 @@ def _properties(file: DicomFile, layout: Layout) -> dict[str, Any]:
         "windows": _windows(displays[0]),
         "recognizable_head": shows_head(header),
         "display": tuple(dicom_view.pack_display(d) for d in displays),
+        "overlays": dicom_overlay.overlays_of(header),
     }
 
 
@@ -128,9 +130,22 @@ def _windows(display: Any) -> tuple[tuple[float, float], ...]:
 
 def render(image: Image, frame: int, window: tuple[float, float] | None) -> np.ndarray:
     """One frame as a person would see it: shape (height, width, 3), uint8, RGB."""
+    rgb = dicom_view.render(significant(image, frame), _display(image, frame), window)
+    overlays = image.properties["overlays"]
+    if overlays:
+        rgb = rgb.copy()
+        dicom_overlay.draw(rgb, image.pixels[frame], overlays, frame)
+    return rgb
+
+
+def significant(image: Image, frame: int) -> np.ndarray:
+    """Stored values of one frame without bits that hold no pixel value."""
+    return dicom_view.significant(image.pixels[frame], _display(image, frame))
+
+
+def _display(image: Image, frame: int) -> Dataset:
     displays = image.properties["display"]
-    display = dicom_view.unpack_display(displays[min(frame, len(displays) - 1)])
-    return dicom_view.render(image.pixels[frame], display, window)
+    return dicom_view.unpack_display(displays[min(frame, len(displays) - 1)])
 
 
 def patient_hints(data: bytes) -> dict[str, Any]:

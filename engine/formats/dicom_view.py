@@ -23,7 +23,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from engine.formats.dicom_file import number, quiet, text, write_data_set
 
 _DISPLAY = (
-    "PhotometricInterpretation", "BitsStored", "PixelRepresentation", "RescaleSlope",
+    "PhotometricInterpretation", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope",
     "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth",
     "VOILUTFunction", "RedPaletteColorLookupTableDescriptor",
     "GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor",
@@ -108,6 +108,18 @@ def render(
         if photometric == "MONOCHROME1":
             grey = 255 - grey
         return np.repeat(grey[..., None], 3, axis=2)
+
+
+def significant(stored: np.ndarray, display: Dataset) -> np.ndarray:
+    """Cells without the bits that hold no pixel value (overlays of old, garbage)."""
+    bits = int(number(display, "BitsStored", 0) or 0)
+    cell = 8 * stored.dtype.itemsize
+    high = int(number(display, "HighBit", bits - 1) or 0)
+    if stored.dtype.kind not in "ui" or not 1 <= bits < cell or high != bits - 1:
+        return stored
+    # up to the top of the cell and back: the sign follows by itself
+    spare = np.array(cell - bits, stored.dtype)
+    return np.asarray((stored << spare) >> spare)
 
 
 def modality_values(stored: np.ndarray, display: Dataset) -> np.ndarray:
