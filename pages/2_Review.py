@@ -5,13 +5,16 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import Permission
-from ui import review, state
+from ui import care, review, search, state
 
 token = state.page("Review", Permission.VIEW_MASKED)
+care.broken(token)
 
-image_id = state.recall("image") or st.query_params.get("image")
+image_id = st.query_params.get("image")
 if image_id:
-    st.query_params["image"] = image_id
     review.show(token, image_id)
 else:
-    review.search(token)
+    chosen = search.search(token)
+    if chosen:
+        review.open_image(chosen)
+        st.rerun()

@@ -198,7 +198,7 @@ def test_a_session_that_has_ended_sees_the_sign_in(
     app = visit(team.technician, "1_Upload")
     engine.set_account_enabled(team.administrator, "technician", False)
     app.run()
-    assert [t.label for t in app.text_input] == ["User name", "Password"]
+    assert [t.label for t in app.text_input][:2] == ["User name", "Password"]
     assert "Waiting to be sealed" not in texts(app)
 
 
@@ -479,7 +479,7 @@ def test_a_short_password_is_a_sentence(visit: Visit, team: Team) -> None:
     app = visit(team.administrator, "4_Admin")
     fill(app, User_name="nina", Name="Nina New", First_password="short")
     click(app, "Create the account")
-    assert "at least 12 characters" in texts(app)
+    assert "A password needs at least" in texts(app)
 
 
 def test_an_administrator_cannot_raise_themselves(engine: Engine, visit: Visit, team: Team) -> None:

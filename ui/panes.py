@@ -40,7 +40,7 @@ def _read(names: Sequence[str]) -> str:
 
 _ROOT = '<div class="root"></div>'
 _PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
-    "viewer": (("stage.css", "viewer.css"), ("stage.js", "viewer.js"), _ROOT),
+    "viewer": (("stage.css", "viewer.css"), ("stage.js", "ruler.js", "viewer.js"), _ROOT),
     "editor": (("stage.css", "editor.css"), ("stage.js", "editor.js"), _ROOT),
     "session": ((), ("session.js",), ""),
     "story": ((), (), theme.STORY),
@@ -223,6 +223,10 @@ def sealed_view(record: ImageRecord, regions: Sequence[SealedRegion]) -> dict[st
         "masked": f"/api/images/{record.image_id}/frames/{{frame}}",
         "original": None,
         "window": windows(record),
+        "display": f"/api/images/{record.image_id}/display"
+        if record.format == Format.DICOM
+        else None,
+        "sides": [],
         "expires": None,
         "columns": [],
         "regions": [

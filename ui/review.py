@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from engine import ImageRecord, Permission, Restoration, errors
-from ui import panes, proving, state
+from ui import care, panes, proving, state
 
 
 def open_image(image_id: str) -> None:
@@ -60,7 +60,9 @@ def show(token: str, image_id: str) -> None:
         panes.viewer(_comparison(restored), f"viewer-{restored.handle}")
         _downloads(token, record, restored)
         _numbers(restored)
+    care.record(token, patient)
     _notes(token, record)
+    care.team(token, patient)
     _more(token, record)
 
 
@@ -96,8 +98,11 @@ def _ask(token: str, image_id: str) -> None:
 def _proof(restored: Restoration) -> None:
     if restored.partial:
         st.warning(
-            f"Partial: {len(restored.opened)} of {len(restored.regions)} regions are open to your"
-            " role. Each opened region was verified by itself; this is not the whole original.",
+            f"A part: {len(restored.opened)} of {len(restored.regions)} regions are open."
+            f" {', '.join(restored.withheld).capitalize()} is not granted to your account and stays"
+            " sealed, so this is not the whole original. Every pixel outside the sealed regions"
+            + (f" and {restored.margin_px} px around them" if restored.margin_px else "")
+            + " is proven identical to the original's.",
             icon=":material/lock:",
         )
         return

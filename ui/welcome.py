@@ -6,7 +6,7 @@ import streamlit as st
 
 from demo import PASSWORD
 from engine import ACCOUNT_ROLES, Account, ImageState, Role
-from ui import entry, intake, panes, proving, search, state
+from ui import care, entry, intake, panes, proving, search, state
 
 
 def demo_banner(accounts: bool = False) -> None:
@@ -119,6 +119,7 @@ def _technician(token: str) -> None:
 
 
 def _doctor(token: str) -> None:
+    care.broken(token)
     _withdrawn(token)
     newest = state.engine().images(token, limit=4)
     if st.button("Find an image", type="primary", icon=":material/search:"):
@@ -166,6 +167,7 @@ def _researcher(token: str) -> None:
 
 def _administrator(token: str) -> None:
     health = state.engine().health(token)
+    held, due = state.engine().glass_due(token)
     waiting = sum(health["images"].get(s, 0) for s in (ImageState.DRAFT, ImageState.REVIEW))
     panes.figures(
         [
@@ -173,8 +175,14 @@ def _administrator(token: str) -> None:
             ("Images waiting", str(waiting)),
             ("Images withdrawn", str(health["images"].get(ImageState.WITHDRAWN, 0))),
             ("Free disk", panes.size(health["disk_free_bytes"])),
+            ("Reviews due", str(due)),
         ]
     )
+    if held or due:
+        st.warning(
+            f"Emergency access: {held} open now, {due} to review, on the tab Access.",
+            icon=":material/emergency_home:",
+        )
     if st.button("Open the administration", type="primary", icon=":material/settings:"):
         st.switch_page("pages/4_Admin.py")
 

@@ -279,7 +279,8 @@ function frameControl(frames, onframe) {
 }
 
 /** Centre and width of the shown grey values; ``onwindow`` gets them, or null for the file's own. */
-function windowControl(presets, onwindow) {
+function windowControl(given, onwindow) {
+  const presets = [...given];
   const set = (center, width) => {
     numbers[0].value = center;
     numbers[1].value = width;
@@ -293,6 +294,13 @@ function windowControl(presets, onwindow) {
     const preset = presets[select.selectedIndex - 1];
     set(preset ? preset.center : "", preset ? preset.width : "");
   } }, make("option", {}, "as in the file"), ...presets.map((preset) => make("option", {}, preset.name)));
-  return make("span", { class: "group", role: "group", "aria-label": "Window" },
+  const element = make("span", { class: "group", role: "group", "aria-label": "Window" },
     "Window ", select, ...numbers);
+  element.add = (more) => {
+    for (const preset of more.filter((m) => !presets.some((p) => p.name === m.name))) {
+      presets.push(preset);
+      select.append(make("option", {}, preset.name));
+    }
+  };
+  return element;
 }

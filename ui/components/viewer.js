@@ -26,15 +26,19 @@ class Viewer {
     this.frames = frameControl(data.frames, (frame) => this.turnTo(frame));
     this.stage.turn = (step) => this.frames?.set(this.frame + step);
     this.note = make("p", { class: "note", role: "status" });
+    this.badge = make("span", { class: "badge", hidden: true });
+    this.stage.element.append(this.badge);
+    this.ruler = new Ruler(this.stage, data.width, data.height, () => this.draw());
     this.captions = make("div", { class: "captions" },
       make("span", {}, "Sealed"), this.original && make("span", {}, "Original"));
     this.element = make("div", { class: "viewer" },
       make("p", { class: "warning" }, "Not for primary diagnosis"),
-      this.toolbar(), this.captions, this.stage.element, this.note, this.table());
+      this.toolbar(), this.captions, this.stage.element, this.sides(), this.note, this.table());
     root.replaceChildren(this.element);
     this.mode(this.original ? "slider" : "masked");
     this.draw();
     this.load();
+    this.learn();
     if (data.expires) this.expiry = setTimeout(() => this.expire(), data.expires - Date.now());
   }
 
@@ -60,18 +64,41 @@ class Viewer {
       this.boxes = make("input", { type: "checkbox", checked: true, onchange: () => this.draw() });
       bar.append(make("label", { class: "group" }, this.boxes, " Boxes"));
     }
-    if (this.data.window) bar.append(windowControl(this.data.window, (window) => {
-      this.window = window;
-      this.load();
-    }));
+    if (this.data.window) {
+      this.windows = windowControl(this.data.window, (window) => {
+        this.window = window;
+        this.load();
+      });
+      bar.append(this.windows);
+    }
     this.enhance = make("input", { type: "checkbox", onchange: () => this.load() });
     bar.append(make("label", { class: "group" }, this.enhance, " Enhance contrast"));
     this.invert = make("input", { type: "checkbox", onchange: () => {
       this.stage.element.classList.toggle("inverted", this.invert.checked);
       this.say();
     } });
-    bar.append(make("label", { class: "group" }, this.invert, " Invert"));
+    bar.append(make("label", { class: "group" }, this.invert, " Invert"), this.ruler.element);
     return bar;
+  }
+
+  /** What the file says of its pixels; the pictures do not wait for it. */
+  async learn() {
+    if (!this.data.display) return;
+    const answer = await fetch(this.data.display, { credentials: "same-origin", cache: "no-store" })
+      .catch(() => null);
+    if (!answer?.ok) return;
+    const { spacing_mm, spacing_from, windows } = await answer.json();
+    this.ruler.know(spacing_mm, spacing_from);
+    this.windows?.add(windows.map(([center, width], place) =>
+      ({ name: `file ${place + 1}: ${center} / ${width}`, center, width })));
+  }
+
+  /** Side markers that are sealed, said beside the picture to those who may know them. */
+  sides() {
+    if (!this.data.sides?.length) return null;
+    const names = { L: "left", R: "right" };
+    return make("p", { class: "sides" }, "Side marker under a box: " + this.data.sides
+      .map(({ number, side }) => `box ${number} says ${side} (${names[side]})`).join(", ") + ".");
   }
 
   mode(mode) {
@@ -111,6 +138,8 @@ class Viewer {
     if (this.invert.checked) said.push("inverted");
     const changed = said.length ? `Changed for this view only: ${said.join(", ")}.` : "";
     this.note.textContent = [this.ended, changed].filter(Boolean).join(" ");
+    this.badge.textContent = said.join(", ");
+    this.badge.hidden = !said.length;
   }
 
   expire() {
@@ -128,7 +157,7 @@ class Viewer {
     for (const pane of this.stage.panes) {
       pane.drawing.replaceChildren(...(shown ? this.data.regions : [])
         .filter((region) => region.frame <= this.frame && this.frame < region.frame_end)
-        .map((region) => this.box(region)));
+        .map((region) => this.box(region)), ...[this.ruler.shape()].filter(Boolean));
     }
   }
 
@@ -178,6 +207,7 @@ class Viewer {
     if (travel) this.stage.focusOn(region);
     this.draw();
     this.rows.forEach((row, key) => row.classList.toggle("selected", key === id));
+    if (!travel) this.rows.get(id)?.scrollIntoView({ block: "nearest" });
   }
 
   close() {

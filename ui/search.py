@@ -1,0 +1,236 @@
+"""Finding images: filters that live in the page's address, and a page of thumbnails.
+
+An address can be shared and is written to logs on its way, so it holds opaque keys, kinds, days
+and page numbers, and never what somebody typed to find a patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, time, timedelta
+from typing import Any
+
+import streamlit as st
+
+from engine import Found, ImageState, Patient, Permission
+from ui import care, panes, state
+
+PAGE = 12
+_SURE = (0, 100)
+#: What the address calls a state, what people call it, what it means, and who may ask for it.
+_STATES: dict[str, tuple[str, tuple[ImageState, ...], Permission]] = {
+    "sealed": ("Sealed", (ImageState.RELEASED,), Permission.VIEW_MASKED),
+    "waiting": ("Waiting", (ImageState.DRAFT, ImageState.REVIEW), Permission.UPLOAD),
+    "withdrawn": ("Withdrawn", (ImageState.WITHDRAWN,), Permission.RESTORE),
+}
+
+
+def search(token: str) -> str:
+    """Filters and one page of what matches all of them.
+
+    Returns:
+        The id of the image that was chosen in this run, or an empty string.
+    """
+    engine = state.engine()
+    left, right = st.columns([3, 1], vertical_alignment="bottom")
+    query = left.text_input(
+        "Patient", type="search", placeholder="Number or name", key="review-query"
+    )
+    kinds = {k: v for k, v in _STATES.items() if engine.may(token, v[2])}
+    kind = (
+        _choice("State", "state", list(kinds), lambda k: kinds[k][0], right, empty="Sealed")
+        or "sealed"
+    )
+    wanted: dict[str, Any] = {"states": kinds[kind][1], "query": query or ""}
+    wanted["patient_id"] = _patient(token, query or "")
+    wanted |= _filters(token)
+    page = _page(wanted)
+    found = engine.find_images(token, **wanted, limit=PAGE, offset=(page - 1) * PAGE)
+    if not found.images and page > 1:
+        _tell("page", None)
+        st.rerun()
+    if not found.images:
+        what = "sealed" if kind == "sealed" else kinds[kind][0].lower()
+        st.info(f"No {what} image matches.", icon=":material/search_off:")
+        care.door(token, (query or "").strip())
+        return ""
+    chosen = _shown(token, kind, found)
+    _pager(page, found.total)
+    return chosen
+
+
+def names(token: str, patient_ids: Sequence[str]) -> dict[str, str]:
+    """What to call the patients of a list."""
+    only = list(dict.fromkeys(patient_ids))
+    found = state.engine().patients(token, only=only, limit=len(only)) if only else []
+    return {p.patient_id: name(p) for p in found}
+
+
+def name(patient: Patient) -> str:
+    """Number and name."""
+    return f"{patient.id} · {patient.name}"
+
+
+# --- what to look for -------------------------------------------------------------------------
+
+
+def _patient(token: str, query: str) -> str | None:
+    """One patient out of those that match what was typed, or out of a shared address."""
+    key = st.query_params.get("patient")
+    if key:
+        known = names(token, [key])
+        if not known:
+            _tell("patient", None)
+            st.rerun()
+        label = f"Only {panes.plain(known[key])}: show all patients"
+        if st.button(label, key="every-patient", icon=":material/close:"):
+            _tell("patient", None)
+            st.rerun()
+        return key
+    matching = state.engine().patients(token, query, limit=20) if query.strip() else []
+    if len(matching) > 1:
+        by_id = {p.patient_id: name(p) for p in matching}
+        chosen = st.pills(
+            "Several patients match; one of them:", list(by_id), format_func=by_id.get,
+            key="review-one-of",
+        )  # fmt: skip
+        if chosen:
+            _tell("patient", chosen)
+            st.rerun()
+    return None
+
+
+def _filters(token: str) -> dict[str, Any]:
+    """Everything but the patient, folded away until it is used."""
+    names = ("modality", "class", "from", "to", "sure", "by")
+    used = [n for n in names if n in st.query_params]
+    label = "More filters" + (f": {len(used)} set" if used else "")
+    # An expander that renames itself is a new one: its key keeps it.
+    with st.expander(label, icon=":material/tune:", key="review-filters"):
+        choices = state.engine().image_choices(token)
+        labels = sorted({c for p in state.engine().profiles().values() for c in p.classes})
+        first, second, third = st.columns(3)
+        kinds = ["picture" if m == "" else m for m in choices.modalities]
+        modality = _choice("Modality", "modality", kinds, str, first)
+        label_ = _choice("Sealed class", "class", labels, str, second)
+        by = _choice("Uploaded by", "by", list(choices.uploaders), str, third)
+        since, until = _day("From", "from", first), _day("To", "to", second)
+        sure = _sure(third)
+    return {
+        "modality": {"picture": "", None: None}.get(modality, modality),
+        "label": label_,
+        "uploaded_by": by,
+        "confidence": sure,
+        "since": since and datetime.combine(since, time()),
+        "until": until and datetime.combine(until + timedelta(days=1), time()),
+    }
+
+
+def _choice(
+    label: str, name: str, options: Sequence[str], show: Callable[[str], str], where: Any,
+    empty: str = "Any",
+) -> str | None:  # fmt: skip
+    asked = st.query_params.get(name)
+    chosen: str | None = where.selectbox(
+        label,
+        options,
+        index=options.index(asked) if asked in options else None,
+        format_func=show,
+        placeholder=empty,
+        key=f"review-{name}",
+    )
+    _tell(name, chosen)
+    return chosen
+
+
+def _day(label: str, name: str, where: Any) -> date | None:
+    try:
+        asked = date.fromisoformat(st.query_params.get(name, ""))
+    except ValueError:
+        asked = None
+    chosen: date | None = where.date_input(
+        label, asked, format="YYYY-MM-DD", key=f"review-{name}", help="Day of upload, UTC."
+    )
+    _tell(name, chosen and chosen.isoformat())
+    return chosen
+
+
+def _sure(where: Any) -> tuple[float, float] | None:
+    """Bounds of the least certain region; None without bounds, so that images without count."""
+    low, _, high = st.query_params.get("sure", "").partition("-")
+    asked = _SURE
+    if low.isdigit() and high.isdigit() and 0 <= int(low) <= int(high) <= 100:
+        asked = (int(low), int(high))
+    chosen = where.slider(
+        "Least certain region", *_SURE, asked, format="%d %%", key="review-sure",
+        help="Confidence of the detector in the region it was least sure of.",
+    )  # fmt: skip
+    if tuple(chosen) == _SURE:
+        _tell("sure", None)
+        return None
+    _tell("sure", f"{chosen[0]}-{chosen[1]}")
+    return chosen[0] / 100, chosen[1] / 100
+
+
+def _tell(name: str, value: str | None) -> None:
+    """Put a value into the address, or take it out."""
+    if value:
+        if st.query_params.get(name) != value:
+            st.query_params[name] = value
+    elif name in st.query_params:
+        del st.query_params[name]
+
+
+def _page(wanted: dict[str, Any]) -> int:
+    """The page in the address; the first one where something else is looked for than before."""
+    asked = repr(wanted)
+    if state.recall("asked-for", asked) != asked:
+        _tell("page", None)
+    state.keep("asked-for", asked)
+    number = st.query_params.get("page", "1")
+    return max(1, int(number)) if number.isdigit() else 1
+
+
+# --- what was found ---------------------------------------------------------------------------
+
+
+def _shown(token: str, kind: str, found: Found) -> str:
+    called = names(token, [r.patient_id for r in found.images])
+    if kind == "sealed":
+        return panes.cards(found.images, "review", called)
+    st.caption(
+        "Not sealed yet: open them on the Upload page."
+        if kind == "waiting"
+        else "Withdrawn: nobody sees them until you send them back on the Home page."
+    )
+    for record in found.images:
+        with st.container(border=True):
+            st.markdown(
+                f"**{panes.plain(called.get(record.patient_id, ''))}**"
+                f" · {record.modality or record.format} {record.width}×{record.height}"
+                f" · uploaded {panes.when(record.uploaded_at)} UTC"
+                f" by {panes.plain(record.uploaded_by)}"
+            )
+    return ""
+
+
+def _pager(page: int, total: int) -> None:
+    pages = -(-total // PAGE)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if page > 1 and st.button("Newer", icon=":material/chevron_left:"):
+            _turn(page - 1)
+        first = (page - 1) * PAGE + 1
+        st.caption(f"{first:,} to {min(total, first + PAGE - 1):,} of {total:,} images")
+        if page < pages and st.button("Older", icon=":material/chevron_right:"):
+            _turn(page + 1)
+        if pages > 2:
+            number = st.number_input(
+                f"Page, of {pages:,}", 1, pages, page, step=1, width=150, key=f"page-{page}"
+            )
+            if number != page:
+                _turn(number)
+
+
+def _turn(page: int) -> None:
+    _tell("page", str(page) if page > 1 else None)
+    st.rerun()
