@@ -6,6 +6,7 @@ Doors import from here and from nowhere deeper.
 from __future__ import annotations
 
 import engine.errors as errors
+from engine.access import BrokenGlass, CareRelation, Verdict
 from engine.detection import Profile
 from engine.host import Host, write_durably
 from engine.keys import recover as recover_key_file
@@ -33,7 +34,9 @@ from engine.records import (
     TextVerdict,
 )
 from engine.service import Engine
+from engine.service.batch import BatchItem, Source
 from engine.service.detecting import Finder
+from engine.service.ciphers import Randomness
 from engine.service.finding import Display, Found
 from engine.service.intake import REASONS, DraftView, Suggestion
 from engine.service.measuring import Statistics
@@ -46,7 +49,10 @@ __all__ = [
     "Account",
     "AccountRequest",
     "Assessment",
+    "BrokenGlass",
+    "CareRelation",
     "AuditEntry",
+    "BatchItem",
     "Detection",
     "Display",
     "DraftView",
@@ -66,6 +72,7 @@ __all__ = [
     "Permission",
     "Profile",
     "ProfileEntry",
+    "Randomness",
     "Region",
     "Restoration",
     "Role",
@@ -73,9 +80,11 @@ __all__ = [
     "SecondFactor",
     "Session",
     "Settings",
+    "Source",
     "Statistics",
     "Suggestion",
     "TextVerdict",
+    "Verdict",
     "errors",
     "recover_key_file",
     "write_durably",

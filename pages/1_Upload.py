@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import ImageState, Permission
-from ui import intake, state
+from ui import care, intake, state
 
 token = state.page("Upload", Permission.UPLOAD)
 
@@ -20,6 +20,8 @@ else:
     if patient is None:
         intake.watch_intake()
     else:
+        care.team(token, patient)
+        care.merge(token, patient)
         intake.take_in(token, patient)
     intake.outcomes(token)
 

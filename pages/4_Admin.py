@@ -5,16 +5,27 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import Permission
-from ui import admin, admin_accounts, admin_models, state
+from ui import admin, admin_access, admin_accounts, admin_models, state
 
 token = state.page("Admin", Permission.MANAGE_ACCOUNTS)
 
-accounts, audit, custody, health, profiles, models, settings = st.tabs(
-    ["Accounts", "Audit log", "Keys and backups", "Health", "Profiles", "Models", "Settings"],
+accounts, access, audit, custody, health, profiles, models, settings = st.tabs(
+    [
+        "Accounts",
+        "Access",
+        "Audit log",
+        "Keys and backups",
+        "Health",
+        "Profiles",
+        "Models",
+        "Settings",
+    ],
     key="admin-tabs",
 )
 with accounts:
     admin_accounts.accounts(token)
+with access:
+    admin_access.access(token)
 with audit:
     admin.audit(token)
 with custody:

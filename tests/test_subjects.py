@@ -22,7 +22,7 @@ from tests.fakes import FakeHost, ScriptedDetector
 from tests.test_permissions import EVERYBODY, MAY
 
 #: Methods a doctor may call that answer about many patients: they leave out those of others.
-LISTS = {"patients", "withdrawn", "statistics", "statistics_file"}
+LISTS = {"patients", "withdrawn", "statistics", "statistics_file", "image_choices"}
 #: Methods a doctor may call in which no patient of others can be named, and why.
 NOBODYS = {
     "whoami": "oneself",

@@ -27,6 +27,7 @@ from engine.errors import (
     StorageError,
 )
 from engine.exchange import Exchanges
+from engine.guests import Guests
 from engine.hierarchy import Hierarchy
 from engine.host import Host, forbid_core_dumps, sweep_unfinished
 from engine.images import Limits
@@ -36,11 +37,13 @@ from engine.merging import Merging
 from engine.patients import Patients
 from engine.permissions import Role
 from engine.profiles import Profiles
-from engine.records import Caller
 from engine.reads import Reads
+from engine.records import Caller
 from engine.registrations import Registrations
 from engine.secondfactor import Challenges, SecondFactors
+from engine.service.batch import Batch
 from engine.service.caring import Caring
+from engine.service.ciphers import Ciphers
 from engine.service.files import Files
 from engine.service.finding import Finding
 from engine.service.measuring import Measured
@@ -53,7 +56,7 @@ from engine.tokens import Tokens
 from engine.viewings import Viewings
 
 
-class Engine(People, Files, Caring, Finding, Upkeep, Specialties):
+class Engine(People, Files, Caring, Finding, Ciphers, Batch, Upkeep, Specialties):
     """An open data folder with its keys, networks and people."""
 
     @classmethod
@@ -142,6 +145,11 @@ class Engine(People, Files, Caring, Finding, Upkeep, Specialties):
             self.detector.profiles, self.detector.finds,
         )  # fmt: skip
         self.detector.profiles = self.profiles_.in_force()
+        self.guests_ = Guests(
+            self.database, host, self.hierarchy.system_key("models"),
+            settings.model_limit_mb * 1_000_000, settings.threads,
+        )  # fmt: skip
+        self._meet_guests()
         self.viewings = Viewings(
             host,
             timedelta(minutes=settings.restore_minutes),

@@ -113,7 +113,12 @@ class Finding(Restoring):
             "until": until,
         }
         images = self.catalog.search(**filters, limit=limit, offset=offset)
-        return Found(tuple(images), self.catalog.count(**filters))
+        total = self.catalog.count(**filters)
+        if query.strip() or patient_id is not None:
+            self.record_read(
+                caller, Event("patient.search", detail={"by": "image", "found": total})
+            )
+        return Found(tuple(images), total)
 
     @needs(Permission.VIEW_MASKED)
     def image_choices(self, caller: Caller) -> Choices:

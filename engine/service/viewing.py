@@ -66,6 +66,8 @@ class Viewing(Sealing):
         if query.strip():
             found = [p.patient_id for p in self.patients_.search(query, 1000, 0, only)]
             patient_ids = [p for p in found if patient_id in (None, p)]
+        if query.strip() or patient_id is not None:
+            self.record_read(caller, Event("patient.search", detail={"by": "image"}))
         return self.catalog.search(
             states=[ImageState.RELEASED],
             patient_ids=patient_ids,

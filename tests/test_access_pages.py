@@ -1,0 +1,192 @@
+# ruff: noqa: F811 (a fixture of another file is a parameter here)
+"""Care relations, broken glass, classes and merges, as each role sees them on the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from engine import Detection, Engine, ImageRecord, Region
+from tests.conftest import WHY, Team
+from tests.test_pages import PICTURE, click, fill, texts, visit  # noqa: F401 (a fixture)
+
+URGENT = "unconscious in the emergency room"
+Visit = Callable[..., AppTest]
+
+
+@pytest.fixture
+def bound(engine: Engine) -> None:
+    """The setting in force, without opening the folder a second time."""
+    object.__setattr__(engine.settings, "care_relation", True)
+
+
+@pytest.fixture
+def sealed(engine: Engine, team: Team, detector) -> ImageRecord:
+    patient = engine.create_patient(team.technician, "P-17", "Erika Musterfrau", 61, "allergic")
+    detector.found = [
+        Detection(Region(8, 8, 200, 40), "text", 0.9, "net"),
+        Detection(Region(60, 80, 200, 180), "thorax", 0.9, "net"),
+    ]
+    draft = engine.upload(team.technician, patient.patient_id, "erika.png", PICTURE)
+    view = engine.open_draft(team.technician, draft.image_id)
+    return engine.seal(team.technician, draft.image_id, view.detections)
+
+
+def _type(app: AppTest, label: str, text: str) -> None:
+    next(t for t in [*app.text_input, *app.text_area] if t.label.startswith(label)).input(text)
+
+
+def test_glass_is_broken_on_the_review_page_and_reviewed_on_the_admin_page(
+    engine: Engine,
+    team: Team,
+    visit: Visit,
+    sealed: ImageRecord,
+    bound: None,
+) -> None:
+    app = visit(team.doctor, "2_Review")
+    assert "P-17" not in texts(app)
+    _type(app, "Patient", "P-17")
+    app.run()
+    assert "No sealed image matches" in texts(app)
+    assert next(t for t in app.text_input if t.label == "Patient number").value == "P-17"
+    _type(app, "Why do you need this patient", "need it")
+    click(app, "Break the glass")
+    assert "at least 15 characters" in texts(app)
+    _type(app, "Why do you need this patient", URGENT)
+    click(app, "Break the glass")
+    assert "Emergency access to patient P\\-17 until" in texts(app)
+    assert any(b.label == "View" for b in app.button)
+
+    home = visit(team.administrator)
+    assert "Emergency access: 1 open now, 0 to review" in texts(home)
+    admin = visit(team.administrator, "4_Admin")
+    assert URGENT in texts(admin)
+    assert "Erika" not in texts(admin)
+    click(admin, "End it now")
+    assert "Emergency access: 1 to review" in texts(admin)
+    click(admin, "Record the review")
+    assert "Choose a verdict" in texts(admin)
+    admin.radio[0].set_value("justified")
+    _type(admin, "Remark", "spoke to the ward")
+    click(admin, "Record the review")
+    assert "Emergency access: 0 to review" in texts(admin)
+    [glass] = engine.glass(team.administrator)
+    assert (glass.verdict, glass.remark) == ("justified", "spoke to the ward")
+    assert "P-17" not in texts(visit(team.doctor, "2_Review"))
+
+
+def test_a_doctor_ends_their_own_emergency_access(
+    engine: Engine,
+    team: Team,
+    visit: Visit,
+    sealed: ImageRecord,
+    bound: None,
+) -> None:
+    engine.break_glass(team.doctor, "P-17", URGENT)
+    app = visit(team.doctor)
+    assert "Emergency access to patient P\\-17" in texts(app)
+    click(app, "End it now")
+    assert "has ended" in texts(app) or "Emergency access" not in texts(app)
+    assert engine.glass_due(team.administrator) == (0, 1)
+
+
+def test_there_is_no_door_without_the_setting_or_for_a_technician(
+    engine: Engine,
+    team: Team,
+    visit: Visit,
+) -> None:
+    app = visit(team.doctor, "2_Review")
+    _type(app, "Patient", "P-99")
+    app.run()
+    assert not [b for b in app.button if b.label == "Break the glass"]
+    object.__setattr__(engine.settings, "care_relation", True)
+    app = visit(team.technician, "2_Review")
+    _type(app, "Patient", "P-99")
+    app.run()
+    assert not [b for b in app.button if b.label == "Break the glass"]
+
+
+def test_a_technician_names_the_doctor_and_merges_a_duplicate(
+    engine: Engine,
+    team: Team,
+    visit: Visit,
+    sealed: ImageRecord,
+    bound: None,
+) -> None:
+    engine.create_patient(team.technician, "P-18", "Erica Musterfrau", 61)
+    app = visit(team.technician, "1_Upload")
+    chosen = next(s for s in app.selectbox if s.label == "Patient")
+    chosen.set_value(sealed.patient_id).run()
+    assert "Treated by nobody yet" in [e.label for e in app.expander]
+    app.multiselect[0].set_value(["doctor"])
+    click(app, "Name them")
+    assert [p.id for p in engine.patients(team.doctor)] == ["P-17"]
+    fill(app, Number_of_the_other_record="P-18")
+    _type(app, "How do you know", "same passport")
+    click(app, "Merge the records")
+    assert "Tick the box first" in texts(app)
+    next(c for c in app.checkbox if c.label.startswith("Name, age")).check()
+    click(app, "Merge the records")
+    assert engine.patient(team.doctor, "P-18").id == "P-17"
+
+
+def test_a_part_says_what_is_withheld_and_offers_no_original(
+    engine: Engine,
+    team: Team,
+    visit: Visit,
+    sealed: ImageRecord,
+) -> None:
+    admin = visit(team.administrator, "4_Admin")
+    next(c for c in admin.checkbox if c.label.startswith("Every class")).uncheck()
+    next(m for m in admin.multiselect if m.label == "Or only these").set_value(["thorax"])
+    click(admin, "Grant")
+    assert engine.restorable_classes(team.administrator) == {"doctor": frozenset({"thorax"})}
+    engine.restore(team.doctor, sealed.image_id, WHY)
+    app = visit(team.doctor, "2_Review")
+    app.query_params["image"] = sealed.image_id
+    app.run()
+    assert not app.exception
+    said = texts(app)
+    assert "A part: 1 of 2 regions are open. Text is not granted to your account" in said
+    assert "proven identical" in said
+    links = [e.proto.label for e in app.get("link_button")]
+    assert "PNG" in links
+    assert not [label for label in links if label.startswith("Original")]
+
+
+def test_a_doctor_reads_the_note_and_the_history_of_a_record(
+    engine: Engine,
+    team: Team,
+    visit: Visit,
+    sealed: ImageRecord,
+) -> None:
+    engine.update_patient(team.technician, sealed.patient_id, name="Erika Schmidt")
+    app = visit(team.doctor, "2_Review")
+    app.query_params["image"] = sealed.image_id
+    app.run()
+    assert "allergic" in texts(app)
+    app.toggle[0].set_value(True).run()
+    assert not app.exception
+    table = next(d.value for d in app.dataframe if "Changed by" in d.value.columns)
+    assert list(table["Name"]) == ["Erika Musterfrau"]
+    assert list(table["Changed"]) == ["name"]
+
+
+def test_who_treats_whom_is_mended_by_number(
+    engine: Engine,
+    team: Team,
+    visit: Visit,
+    sealed: ImageRecord,
+) -> None:
+    app = visit(team.administrator, "4_Admin")
+    next(t for t in app.text_input if t.key == "care-number").input("P-17")
+    click(app, "Record it")
+    [relation] = engine.care_relations(team.administrator)
+    assert (relation.number, relation.username) == ("P-17", "doctor")
+    assert "Erika" not in texts(app)
+    next(t for t in app.text_input if t.key == "care-number").input("P-17")
+    next(c for c in app.checkbox if c.label.startswith("This doctor")).check()
+    click(app, "Record it")
+    assert engine.care_relations(team.administrator) == []
