@@ -40,7 +40,7 @@ def test_a_stranger_asks_and_the_administrator_decides(
     engine: Engine, visit: Visit, team: Team
 ) -> None:
     app = visit()
-    fill(app, Wished_user_name="nora", Your_name="Nora New")
+    fill(app, Name_to_sign_in_with="nora", Your_name="Nora New")
     fill(app, Password_you_will_use=PASSWORD, The_same_again=PASSWORD + "x")
     choose(app, "Wished role", Role.ADMINISTRATOR)
     click(app, "Ask")
@@ -151,7 +151,7 @@ def test_ones_own_sessions_are_listed_and_ended(engine: Engine, visit: Visit, te
     click(app, "End it")
     with pytest.raises(errors.NotSignedIn):
         engine.whoami(pair.access)
-    click(app, "Sign out everywhere")
+    click(app, "End every session")
     with pytest.raises(errors.NotSignedIn):
         engine.whoami(team.doctor)
     assert component(app, "session") == {"end": "now"}

@@ -153,7 +153,7 @@ def _sessions(token: str) -> None:
                 with panes.banner():
                     state.engine().end_session(token, session.session_id)
                     st.rerun()
-    if st.button("Sign out everywhere", icon=":material/logout:"):
+    if st.button("End every session", icon=":material/logout:"):
         state.engine().sign_out_everywhere(token)
         panes.end_session()
         state.forget()

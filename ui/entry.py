@@ -40,7 +40,7 @@ def request_form() -> None:
         st.form(f"ask-{state.turn('ask')}", border=False),
         panes.banner(),
     ):
-        username = st.text_input("Wished user name", autocomplete="username")
+        username = st.text_input("Name to sign in with", autocomplete="username")
         name = st.text_input("Your name", autocomplete="name")
         role = st.selectbox("Wished role", ACCOUNT_ROLES, format_func=str)
         password = st.text_input(

@@ -1,0 +1,112 @@
+"""A second factor's whole life in a real Chromium: asked for, set up, used, asked for again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pyotp
+import pytest
+from playwright.sync_api import expect
+
+from engine import Detection, Engine, Region
+from tests import builders
+from tests.browsing import Visitor, chromium
+from tests.conftest import PASSWORD
+from tests.fakes import ScriptedDetector
+from tests.serving import Server, people, serve, settings
+
+pytestmark = pytest.mark.browser
+
+BOX = Detection(Region(8, 8, 200, 40), "text", 0.9, "net")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Doctors need a second factor here, and are asked again after twelve seconds."""
+    folder = tmp_path_factory.mktemp("accounts")
+    chosen = settings(folder)
+    engine = Engine.open(chosen, detector=ScriptedDetector(chosen, [BOX]))
+    team = people(engine)
+    patient = engine.create_patient(team.technician, "P1", "Erika Musterfrau", 61)
+    original = builders.png(builders.labelled()[0])
+    image = engine.upload(team.technician, patient.patient_id, "erika.png", original)
+    engine.seal(team.technician, image.image_id, [BOX])
+    (folder / "image").write_text(image.image_id)
+    engine.close()
+    with serve(folder, MEDSEC_SECOND_FACTOR="doctor", MEDSEC_STEP_UP_MINUTES="0.2") as server:
+        yield server
+
+
+def test_a_second_factor_from_the_request_to_the_restoration(server: Server) -> None:
+    with chromium(server) as nora:
+        nora.go("/")
+        nora.page.locator("summary", has_text="Ask for an account").click()
+        nora.fill("Name to sign in with", "nora")
+        nora.fill("Your name", "Nora New")
+        nora.choose("Wished role", "doctor")
+        nora.page.get_by_label("Password you will use", exact=True).fill(PASSWORD)
+        nora.page.get_by_label("The same again", exact=True).fill(PASSWORD)
+        nora.click("Ask")
+        nora.reads("Tell them this reference")
+    with chromium(server) as ada:
+        ada.sign_in("admin", PASSWORD, "/Admin")
+        ada.reads("Nora New")
+        ada.click("Approve")
+        ada.reads("The account was made")
+    with chromium(server) as nora:
+        nora.sign_in("nora", PASSWORD)
+        signed_in = time.monotonic()
+        nora.reads("Nothing else can be done until it is set up.")
+        assert nora.page.get_by_role("link", name="Review").count() == 0
+        nora.page.get_by_label("Your password", exact=True).fill(PASSWORD)
+        nora.click("Set up a second factor")
+        picture = nora.page.locator('img[alt^="QR code"]')
+        expect(picture).to_be_visible()
+        assert picture.evaluate("i => i.naturalWidth") > 100  # the policy lets it show
+        secret = nora.page.locator("code").first.inner_text().replace(" ", "")
+        nora.page.get_by_label("Code", exact=True).fill(pyotp.TOTP(secret).now())
+        nora.click("Turn it on")
+        nora.reads("Your recovery codes.")
+        codes = nora.page.locator("code").first.inner_text().split()
+        assert len(codes) == 10
+
+        # The same person later: password, code, and once more before an original is opened.
+        restore(nora, server, codes[1], signed_in)
+        nora.go("/account")
+        nora.click("End every session")
+        nora.reads("Sign in")
+        second_step(nora, codes[0])
+        nora.reads("Good day, Nora New")
+
+
+def second_step(nora: Visitor, code: str) -> None:
+    nora.go("/")
+    nora.page.get_by_label("User name", exact=True).fill("nora")
+    nora.page.get_by_label("Password", exact=True).fill(PASSWORD)
+    nora.click("Sign in")
+    nora.reads("One more step")
+    nora.page.get_by_label("Code of your authenticator application", exact=True).fill(code)
+    nora.click("Sign in")
+    nora.page.get_by_role("button", name="Sign out", exact=True).wait_for()
+    nora.settle()
+
+
+def restore(nora: Visitor, server: Server, code: str, signed_in: float) -> None:
+    image_id = (server.log.parent / "image").read_text()
+    nora.go(f"/Review?image={image_id}")
+    nora.page.wait_for_timeout(1000 * max(0, signed_in + 12 - time.monotonic()))
+    nora.fill("Why do you need to see the original?", "tumour board")
+    nora.click("Restore the original")
+    dialog = nora.page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Is it still you?")
+    dialog.get_by_label("Password", exact=True).fill("wrong wrong wrong")
+    dialog.get_by_role("button", name="Go on").click()
+    expect(dialog).to_contain_text("This is not right")
+    dialog.get_by_label("Password", exact=True).fill("")
+    dialog.get_by_label("or a code of your application", exact=True).fill(code)
+    dialog.get_by_role("button", name="Go on").click()
+    expect(dialog).to_have_count(0)
+    nora.settle()
+    nora.click("Restore the original")
+    nora.reads("Identical to the original")
