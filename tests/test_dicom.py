@@ -354,6 +354,91 @@ def test_a_masked_dicom_names_nobody_anywhere() -> None:
     assert restored(data) == data
 
 
+def _item(**attributes: Any) -> Sequence:
+    item = Dataset()
+    for keyword, value in attributes.items():
+        setattr(item, keyword, value)
+    return Sequence([item])
+
+
+NAME, WORDS = "Musterfrau^Erika", "Musterfrau Erika"
+CORNERS: dict[str, dict[str, Any]] = {
+    "encapsulated document": {
+        "EncapsulatedDocument": WORDS.encode(), "DocumentTitle": WORDS,
+        "MIMETypeOfEncapsulatedDocument": "application/pdf",
+    },
+    "structured report": {
+        "ContentSequence": _item(
+            RelationshipType="CONTAINS", ValueType="TEXT", TextValue=WORDS,
+            ContentSequence=_item(ValueType="PNAME", PersonName=NAME,
+                                  ConceptNameCodeSequence=_item(CodeMeaning=WORDS, CodeValue="1")),
+        ),
+    },
+    "annotations of a presentation": {
+        "GraphicAnnotationSequence": _item(
+            GraphicLayer="L", TextObjectSequence=_item(UnformattedTextValue=WORDS)
+        ),
+        "ContentCreatorName": NAME, "PresentationCreationDate": "20240229",
+    },
+    "recorded wave": {
+        "WaveformSequence": _item(WaveformBitsAllocated=8, WaveformData=WORDS.encode(),
+                                  WaveformPaddingValue=WORDS.encode()),
+    },
+    "comments of a frame": {
+        "PerFrameFunctionalGroupsSequence": _item(
+            FrameContentSequence=_item(FrameComments=WORDS, FrameLabel=WORDS)
+        ),
+    },
+    "thumbnail": {
+        "IconImageSequence": _item(BitsAllocated=8, Rows=4, Columns=4, PixelData=WORDS.encode()),
+    },
+    "modified attributes": {
+        "OriginalAttributesSequence": _item(
+            ModifyingSystem="X", ModifiedAttributesSequence=_item(PatientName=NAME)
+        ),
+    },
+    "addresses": {"PixelDataProviderURL": "http://host/Musterfrau/Erika",
+                  "RetrieveURL": "http://host/Musterfrau/Erika"},
+    "table with an explanation": {
+        "VOILUTSequence": _item(LUTDescriptor=[2, 0, 16], LUTExplanation=WORDS,
+                                LUTData=b"\0\0\xff\xff"),
+    },
+    "bytes under another element": {
+        "ReferencedImageSequence": _item(EncryptedContent=WORDS.encode()),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("corner", CORNERS)
+def test_what_identifies_in_a_corner_is_sealed_and_comes_back(corner: str) -> None:
+    ds = theirs(builders.dicom(GREY, patient=0))
+    for keyword, value in CORNERS[corner].items():
+        setattr(ds, keyword, value)
+    buffer = io.BytesIO()
+    ds.save_as(buffer)
+    data = buffer.getvalue()
+    assert data.upper().count(b"MUSTERFRAU") > 1
+    masked = masked_of(data)
+    for word in (b"MUSTERFRAU", b"ERIKA", b"20240229"):
+        assert word not in masked.upper()
+    assert restored(data) == data
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["1.2.840.10008.5.1.4.1.1.88.11", "1.2.840.10008.5.1.4.1.1.11.1",
+     "1.2.840.10008.5.1.4.1.1.104.1", "1.2.840.10008.5.1.4.1.1.9.1.1"],
+    ids=["report", "presentation", "PDF", "ECG"],
+)  # fmt: skip
+def test_objects_without_a_picture_are_refused_by_name(kind: str) -> None:
+    ds = theirs(builders.dicom(GREY, SOPClassUID=kind))
+    del ds.PixelData
+    buffer = io.BytesIO()
+    ds.save_as(buffer)
+    with pytest.raises(UnsupportedFormat, match="no picture"):
+        read(buffer.getvalue())
+
+
 def test_a_masked_dicom_says_how_it_was_deidentified() -> None:
     ds = theirs(masked_of(_with_everything()))
     assert ds.PatientIdentityRemoved == "YES"
@@ -452,10 +537,17 @@ def test_every_attribute_of_the_standard_that_can_name_somebody_has_a_rule() -> 
         ({"modality": "MR", "BodyPartExamined": "BRAIN"}, True),
         ({"modality": "CT"}, True),  # nothing says what it shows
         ({"modality": "CT", "StudyDescription": "CT Neurocranium"}, True),
+        ({"modality": "MR", "SeriesDescription": "t1 mprage sag"}, True),  # nor does this
+        ({"modality": "CT", "BodyPartExamined": "WHOLEBODY"}, True),
+        ({"modality": "CT", "BodyPartExamined": "CSPINE"}, True),  # the lower half of a face
+        ({"modality": "PT", "BodyPartExamined": "CHEST", "SeriesDescription": "Skull to thigh"},
+         True),
         ({"modality": "CT", "BodyPartExamined": "CHEST"}, False),
+        ({"modality": "CT", "StudyDescription": "Cardiac CT, iliac access"}, False),
+        ({"modality": "MR", "BodyPartExamined": "KNEE"}, False),
         ({"modality": "DX", "BodyPartExamined": "SKULL"}, False),  # a projection
     ],
-)
+)  # fmt: skip
 def test_heads_from_which_a_face_could_be_made_are_flagged(
     attributes: dict[str, Any], flagged: bool
 ) -> None:

@@ -6,9 +6,9 @@ the top level only, maps identifiers at random and keeps dates it was told to re
 
 Where the profile leaves a choice (X/Z, X/D, Z/D, ...), the one that keeps the object valid
 is taken. On top of the profile: every unique identifier that is not one of the standard's
-own is mapped, every private and every unknown element and every overlay and curve goes,
-names, dates and long texts that the table does not know are emptied, and a last sweep
-removes any short text that still quotes the patient.
+own is mapped; every private and every unknown element, every overlay, curve and wave and all
+bytes that no viewer needs go; names, dates and long texts that the table does not know are
+emptied; and a last sweep removes any short text that still quotes the patient.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 
@@ -59,25 +60,24 @@ _TELLING = (
     "RequestingPhysician", "InstitutionName", "InstitutionAddress", "PatientAddress",
     "PatientTelephoneNumbers",
 )  # fmt: skip
-_HEAD_WORDS = (
-    "HEAD",
-    "BRAIN",
-    "SKULL",
-    "FACE",
-    "NECK",
-    "NEURO",
-    "CRAN",
-    "SINUS",
-    "ORBIT",
-    "CEREB",
-    "SCHAED",
-    "KOPF",
-    "IAC",
-    "DENT",
-    "JAW",
-    "MAND",
-    "MAXIL",
-    "TEMPORAL",
+#: Bytes that a viewer needs: palettes, tables, colour profile. All others could hold anything,
+#: a recorded ECG or a document for instance, and go.
+_SHOWN_BYTES = frozenset(
+    (
+        0x00281201, 0x00281202, 0x00281203, 0x00281204, 0x00281221, 0x00281222, 0x00281223,
+        0x00282000, 0x00283006,
+    )
+)  # fmt: skip
+#: Words for the head, and for regions from which no face can be made.
+_HEAD = re.compile(
+    r"HEAD|BRAIN|SKULL|FACE|FACIAL|NECK|NEURO|CRANI|SINUS|ORBIT|CEREB|SCHAE?D|KOPF|HALS|DENT|JAW"
+    r"|MANDI|MAXIL|TEMPORAL|PITUIT|CERVI|C-?SPINE|WHOLE|TOTAL|POLYTRAUMA"
+    r"|\b(?:IAC|IAM|TMJ|EARS?|EYES?|WB|HWS|NNH)\b"
+)
+_ELSEWHERE = re.compile(
+    r"CHEST|THORA|LUNG|HEART|CARDI|CORONAR|BREAST|MAMM|ABDO|LIVER|KIDNEY|RENAL|PELVI|PROST|UTER"
+    r"|COLON|BOWEL|SPINE|LUMB|SACR|HIP|KNEE|ANKLE|FOOT|TOE|SHOULDER|ELBOW|WRIST|HAND|FINGER|ARM"
+    r"|LEG|FEMUR|TIBIA|FIBULA|HUMER|EXTREM|AORT|ILIAC|BECKEN|KNIE|HUEFT|FUSS|PHANTOM"
 )
 
 
@@ -186,14 +186,17 @@ def file_meta(meta: FileMetaDataset, clean: Dataset) -> FileMetaDataset:
 
 
 def shows_head(header: Dataset) -> bool:
-    """Whether a face could be rendered from it: CT, MR or PET of a head, or of nobody says what."""
+    """Whether a face could be rendered from it: CT, MR or PET of a head, or of who knows what."""
     if text(header, "Modality") not in ("CT", "MR", "PT"):
         return False
-    said = [
+    said = " ".join(
         text(header, k).upper()
-        for k in ("BodyPartExamined", "StudyDescription", "SeriesDescription", "ProtocolName")
-    ]
-    return not any(said) or any(word in place for place in said for word in _HEAD_WORDS)
+        for k in (
+            "BodyPartExamined", "AnatomicRegionSequence", "StudyDescription", "SeriesDescription",
+            "ProtocolName", "RequestedProcedureDescription",
+        )
+    )  # fmt: skip
+    return _HEAD.search(said) is not None or _ELSEWHERE.search(said) is None
 
 
 def _code(value: str, meaning: str) -> Dataset:
@@ -226,6 +229,8 @@ def _clean_element(
     tag, vr = element.tag, element.VR
     if _unwelcome(tag) or vr == "UN":
         return None
+    if vr.startswith("O") and int(tag) not in _SHOWN_BYTES:
+        return None
     action = RULES.get(int(tag))
     if action == "X":
         return None
@@ -248,13 +253,14 @@ def _clean_element(
 
 
 def _unwelcome(tag: BaseTag) -> bool:
-    """Private, unknown, an overlay, a curve, or made from pixels."""
+    """Private, unknown, an overlay, a curve, a recorded wave, or made from pixels."""
     return (
         tag.is_private
         or tag.element == 0
         or int(tag) in _FROM_PIXELS
         or 0x5000 <= tag.group <= 0x501E
         or 0x6000 <= tag.group <= 0x601E
+        or tag.group == 0x5400
         or tag.group in (0x0000, 0x0002, 0x0004)
         or not dictionary_has_tag(tag)
     )
