@@ -136,16 +136,23 @@ def list_regions(image_id: str, token: Token, engine: TheEngine) -> list[shapes.
 @router.get("/regions/{region_id}/", response_model=shapes.SealedBox,
             responses={**answers(*_READING), **REGION})  # fmt: skip
 def read_region(
-    region_id: str, token: Token, engine: TheEngine, reason: Reason, exchange: Exchange = None
+    region_id: str,
+    token: Token,
+    engine: TheEngine,
+    reason: Reason,
+    exchange: Exchange = None,
+    frame: Annotated[int | None, Query(ge=0, le=1_000_000, description="By default its first")] = (
+        None
+    ),
 ) -> shapes.SealedBox | Response:
     """One sealed region: place, class and confidence.
 
-    With a key exchange and a reason, what it seals: a patch (FORMAT.md) under the exchanged key.
+    With a key exchange and a reason, what is under its box: a PNG under the exchanged key.
     """
     image_id, region = engine.region(token, region_id)
     if exchange is None:
         return shapes.SealedBox.of(image_id, region)
-    return _sealed(engine.deliver_region(token, image_id, region_id, reason, exchange))
+    return _sealed(engine.deliver_region(token, image_id, region_id, reason, exchange, frame))
 
 
 @router.get("/images/{image_id}/restore/", response_class=Response,

@@ -92,6 +92,8 @@ class Tokens:
         except jwt.InvalidTokenError as err:
             raise NotSignedIn("This access token is not valid: sign in again.") from err
         now = self._host.now().replace(tzinfo=UTC).timestamp()
+        if not all(isinstance(claims[name], int) for name in ("iat", "exp")):
+            raise NotSignedIn("This access token is not valid: sign in again.")
         if not claims["iat"] - 300 <= now < claims["exp"]:
             raise NotSignedIn("This access token has expired: refresh it.")
         return str(claims["sid"])

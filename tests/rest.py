@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from starlette.datastructures import State
 from starlette.types import Receive, Scope, Send
 
 import api
@@ -55,14 +56,14 @@ def ask(
 
 @contextmanager
 def opened(engine: Engine) -> Iterator[None]:
-    """The door on an engine, as the server's lifespan leaves it."""
-    api.door.state.engine = engine
-    api.door.state.batches = Batches(engine)
+    """The door on an engine, as the server's lifespan leaves it; then on the one before."""
+    before = api.door.state
+    api.door.state = State({"engine": engine, "batches": Batches(engine)})
     try:
         yield
     finally:
         api.door.state.batches.stop()
-        del api.door.state.engine, api.door.state.batches
+        api.door.state = before
 
 
 @dataclass

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from engine import Engine, errors
 from engine.exchange import Client
@@ -46,7 +50,10 @@ def test_a_region_travels_under_the_exchanged_key(ward: Ward, host: FakeHost) ->
     channel, offer = handshake(engine, token, host, "ffdhe3072")
     [region] = engine.regions(token, image_id)
     message = engine.deliver_region(token, image_id, region.region_id, WHY, offer["exchange_id"])
-    assert channel.decrypt(message, f"region/{region.region_id}")
+    opened = channel.decrypt(message, f"region/{region.region_id}/0")
+    box = region.detection.region
+    seen, original = (np.asarray(Image.open(io.BytesIO(d)).convert("L")) for d in (opened, data))
+    assert (seen == original[box.y1 : box.y2, box.x1 : box.x2]).all()
     with pytest.raises(errors.NotFound):
         engine.deliver_region(token, image_id, "rg_other", WHY, offer["exchange_id"])
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from engine import images
 from engine.audit import Event
 from engine.backup import Snapshot
 from engine.errors import EngineError, InputError, NotFound, PermissionDenied, StorageBusy
@@ -15,7 +16,6 @@ from engine.records import Caller
 from engine.rootkeys import SALT_RECORD
 from engine.service.guard import needs
 from engine.service.restoring import Restoring
-from engine.vault import decrypt
 
 
 class Custody(Restoring):
@@ -181,16 +181,29 @@ class Custody(Restoring):
 
     @needs(Permission.RESTORE, fresh=True)
     def deliver_region(
-        self, caller: Caller, image_id: str, region_id: str, reason: str, exchange_id: str
+        self,
+        caller: Caller,
+        image_id: str,
+        region_id: str,
+        reason: str,
+        exchange_id: str,
+        frame: int | None = None,
     ) -> bytes:
-        """What one region seals, readable only with this session's exchanged key.
+        """What is under one box, readable only with this session's exchanged key.
+
+        Regions of a class are sealed in one stream, so those of its class are opened and
+        proven with it; the pixels of one leave this method.
+
+        Args:
+            frame: One of the region's; by default its first.
 
         Returns:
-            The patch (see :class:`engine.records.Dissection`) under the channel's key.
+            A PNG of the box as a screen shows it, under the channel's key, with the context
+            ``region/<region id>/<frame>``.
 
         Raises:
             InputError: No reason.
-            NotFound: No such region of a released image.
+            NotFound: No such region of a released image, or none on this frame.
             PermissionDenied: Its class is not granted to this account.
             SealError: It does not open; no such exchange for this session.
         """
@@ -209,20 +222,25 @@ class Custody(Restoring):
         )
         self.audit.record(caller, where)
         try:
+            regions = [r for r, _ in self.catalog.regions(tx, image_id)]
+            region = next((r for r in regions if r.region_id == region_id), None)
+            if region is None:
+                raise NotFound("There is no such region.")
+            box, label = region.detection.region, region.detection.label
+            chosen = box.frame if frame is None else frame
+            if not box.frame <= chosen < box.frame_end:
+                raise NotFound("This region is not on that frame.")
+            if not self.granted(caller)(label):
+                raise PermissionDenied("The class of this region is not granted to your account.")
             subject = self._sealed_subject(tx, image_id)
             row = self.catalog.verify(tx, subject.key, image_id)
-            found = [f for f in self.catalog.regions(tx, image_id) if f[0].region_id == region_id]
-            if not found:
-                raise NotFound("There is no such region.")
-            [(region, start)] = found
-            if not self.granted(caller)(region.detection.label):
-                raise PermissionDenied("The class of this region is not granted to your account.")
-            sealed = self.host.read_blob(row["sealed_blob"])[start : start + region.size_bytes]
-            identity = subject.identity(region_id, region.detection.label, region.detection.region)
-            patch = decrypt(subject.key, identity, sealed)
+            _, restored = self._opened(subject, row, lambda other: other == label)
+            shown = images.render(restored.image, chosen)[box.y1 : box.y2, box.x1 : box.x2]
+            payload = images.encode_png(shown)
         except EngineError as err:
             failed = replace(where, outcome="failed", reason="", detail={"why": err.code})
             self.audit.record(caller, failed)
             raise
-        self.audit.record(caller, replace(where, outcome="ok", reason=""))
-        return channel.encrypt(patch, f"region/{region_id}")
+        same = [replace(where, outcome="ok", reason="", region_id=r) for r in restored.opened]
+        self.audit.record(caller, *same)
+        return channel.encrypt(payload, f"region/{region_id}/{chosen}")
