@@ -240,7 +240,10 @@ class Catalog:
     def blobs(self, tx: Cursor) -> set[str]:
         """Addresses of all files that some row needs."""
         rows = tx.all(f"SELECT {', '.join(_BLOBS)} FROM images")  # noqa: S608
-        return {address for row in rows for address in self.addresses(row)}
+        guests = tx.all("SELECT blob FROM guests WHERE blob IS NOT NULL")
+        return {address for row in rows for address in self.addresses(row)} | {
+            row["blob"] for row in guests
+        }
 
     def addresses(self, row: Row) -> list[str]:
         """Files that an image row needs."""

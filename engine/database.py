@@ -124,6 +124,21 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         ALTER TABLE patient_history ADD COLUMN merged BOOLEAN DEFAULT false
         """,
     ),
+    (
+        "guests: networks of the hospital's own",
+        """
+        CREATE TABLE guests (name VARCHAR PRIMARY KEY, sealed BLOB NOT NULL,
+            changed_at TIMESTAMP NOT NULL, changed_by VARCHAR NOT NULL, blob VARCHAR);
+        """,
+    ),
+    (
+        "outbox: notices by e-mail",
+        """
+        CREATE TABLE outbox (mail_id VARCHAR PRIMARY KEY, about VARCHAR NOT NULL,
+            subject VARCHAR NOT NULL, body VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL,
+            attempts INTEGER NOT NULL, next_at TIMESTAMP NOT NULL, sent_at TIMESTAMP);
+        """,
+    ),
 )
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {

@@ -20,13 +20,15 @@ from engine.box_metrics import coverage
 from engine.errors import DetectorError, SettingsError
 from engine.film import Tracks, Watch, hull
 from engine.identifying import Judge, Judgement, Known
-from engine.networks import Finding, ModelInfo, Network
+from engine.networks import Arbiter, Finding, ModelInfo, Network
 from engine.records import Detection, Region
 from engine.settings import Settings
 
 PROFILES = Path(__file__).parent.parent / "model" / "profiles"
 
 STAGE = "looking for text, codes and faces"
+#: Networks whose text is weighed by the one that reads, where a profile names both.
+WITNESSES = ("yolov8n",)
 FILM_FRAMES = 5  # from here on the mean of all frames is looked at too
 
 Frame = Callable[[int], np.ndarray]
@@ -271,6 +273,14 @@ def _first_alike(kept: np.ndarray, box: np.ndarray, threshold: float) -> int | N
     return int(hits[0]) if len(hits) else None
 
 
+@dataclass(frozen=True)
+class Guest:
+    """A network of the hospital's own: what it finds, and how it is opened."""
+
+    finds: tuple[str, ...]
+    open: Callable[[], Network]
+
+
 class Detector:
     """Runs the networks of a profile and merges what they find. Safe in several threads.
 
@@ -281,6 +291,8 @@ class Detector:
         self._settings = settings
         self.profiles = dict(profiles)
         self._networks: dict[str, Network] = {}
+        #: Networks of the hospital's own, by the name that profiles use.
+        self.guests: Mapping[str, Guest] = {}
         self._opening = threading.Lock()
 
     @classmethod
@@ -299,7 +311,7 @@ class Detector:
 
     def finds(self) -> dict[str, tuple[str, ...]]:
         """Every network that a profile may name, with the classes that it finds."""
-        return dict(FINDS)
+        return FINDS | {name: guest.finds for name, guest in self.guests.items()}
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
@@ -410,6 +422,9 @@ class Detector:
             raise DetectorError("Text could not be read.", network="ppocr") from err
 
     def _network(self, name: str) -> Network:
+        guest = self.guests.get(name)
+        if guest is not None:
+            return guest.open()
         with self._opening:
             if name not in self._networks:
                 if name not in NETWORKS:
@@ -427,10 +442,21 @@ class Detector:
     ) -> list[Detection]:
         """What the networks see in one area of a frame, merged."""
         part = np.ascontiguousarray(picture[area.slices[1:]])
-        found = []
-        for name, network in networks:
+        floor = profile.proposal_confidence
+        witnesses = [n for n, _ in networks if n in WITNESSES and "text" in profile.classes]
+        if not any(isinstance(network, Arbiter) for _, network in networks):
+            witnesses = []  # nobody weighs what they say, so it counts as it is
+        witnessed: list[Finding] = []
+        found: list[Detection] = []
+        for name, network in sorted(networks, key=lambda pair: isinstance(pair[1], Arbiter)):
             try:
-                seen = network.look(part, profile.proposal_confidence)
+                if witnesses and isinstance(network, Arbiter):
+                    seen = network.settle(part, floor, witnessed)
+                else:
+                    seen = network.look(part, floor)
+                if name in witnesses:
+                    witnessed += [finding for finding in seen if finding.label == "text"]
+                    seen = [finding for finding in seen if finding.label != "text"]
                 found += [
                     Detection(region, finding.label, finding.confidence, name)
                     for finding in seen

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -67,6 +68,19 @@ class Network(Protocol):
             picture: Shape (H, W, 3), uint8, RGB.
             floor: Lowest confidence that is reported, 0 to 1.
         """
+        ...
+
+
+@runtime_checkable
+class Arbiter(Protocol):
+    """A network that also weighs what a witness found against what it finds itself."""
+
+    info: ModelInfo
+
+    def settle(
+        self, picture: np.ndarray, floor: float, witnessed: Sequence[Finding]
+    ) -> list[Finding]:
+        """Find, and decide about what was found by another; returns both."""
         ...
 
 
@@ -139,6 +153,9 @@ class CpuModel:
         shape: Sequence[int] | None = None,
         precision: str | None = None,
     ) -> None:
+        # Importing openvino tells its makers about it and writes into the user's home, unless
+        # this package of theirs is missing: then its own stand-in says nothing to anybody.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         import openvino
 
         try:

@@ -5,6 +5,7 @@ Refuses unknown names in the file, values out of range, and secrets in the file.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -15,6 +16,8 @@ from engine.errors import SettingsError
 from engine.permissions import ACCOUNT_ROLES, Role
 
 PREFIX = "MEDSEC_"
+_ADDRESS = re.compile(r"[^\s@<>,;]+@[^\s@<>,;]+", re.ASCII)
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
 class Secret(str):
@@ -77,6 +80,15 @@ class Settings:
     backup_alarm_hours: float = _setting(
         50.0, "The health page warns when the last good backup is older", _positive, "h"
     )
+    batch_workers: int = _setting(
+        0, "Worker processes of a batch; 0 is one per processor", lambda v: v >= 0
+    )
+    batch_scheduler: str = _setting(
+        "", "Address (tls://host:port) of a Dask scheduler whose workers seal batches"
+    )
+    batch_ca: Path | None = _setting(None, "Certificate authority of that scheduler, PEM")
+    batch_cert: Path | None = _setting(None, "Our certificate for it, PEM")
+    batch_key: Path | None = _setting(None, "Our private key for it, PEM")
     scrub_hours: float = _setting(
         24.0, "The server checks every stored file this often; 0 never", lambda v: v >= 0, "h"
     )
@@ -103,6 +115,9 @@ class Settings:
     threads: int = _setting(0, "Processor threads for networks; 0 takes all", lambda v: v >= 0)
     picture_limit_mb: int = _setting(20, "Largest picture file", _positive, "MB")
     dicom_limit_mb: int = _setting(256, "Largest DICOM file", _positive, "MB")
+    model_limit_mb: int = _setting(
+        100, "Largest network that an administrator may send", _positive, "MB"
+    )
     max_side_px: int = _setting(32_768, "Longest side of an image", _positive, "px")
     max_decoded_mb: int = _setting(
         1024, "Largest image once decoded, all frames together", _positive, "MB"
@@ -153,6 +168,20 @@ class Settings:
         "Web origins whose pages may call the API, with commas between them",
         lambda v: all(_is_origin(o) for o in v.replace(",", " ").split()),
     )
+    smtp_host: str = _setting("", "Mail server for notices to administrators; empty sends none")
+    smtp_port: int = _setting(587, "Port of the mail server", lambda v: 0 < v < 65536)
+    smtp_security: str = _setting(
+        "starttls",
+        "How mail travels: starttls, tls, or none (only to a server on this machine)",
+        lambda v: v in ("starttls", "tls", "none"),
+    )
+    smtp_user: str = _setting("", "User name at the mail server; empty signs in nowhere")
+    smtp_password: Secret | None = _setting(None, "Password at the mail server (environment only)")
+    smtp_ca_file: Path | None = _setting(
+        None, "Certificates of the mail server's authority, by default the system's"
+    )
+    mail_from: str = _setting("", "Sender's address of notices")
+    mail_to: str = _setting("", "Addresses that get notices, with commas between them")
     write_wait_seconds: float = _setting(
         10.0, "How long a write waits for its turn", _positive, "s"
     )
@@ -173,6 +202,21 @@ class Settings:
                 "MEDSEC_PROPOSAL_CONFIDENCE must not be above MEDSEC_CONFIDENCE:"
                 " what is sealed cannot be less certain than what is proposed."
             )
+        if self.smtp_host:
+            for address in (self.mail_from, *(self.mail_recipients or ("",))):
+                if not _ADDRESS.fullmatch(address):
+                    raise SettingsError(
+                        "MEDSEC_SMTP_HOST needs addresses in MEDSEC_MAIL_FROM and MEDSEC_MAIL_TO."
+                    )
+            if self.smtp_security == "none" and self.smtp_host not in _THIS_MACHINE:
+                raise SettingsError(
+                    "MEDSEC_SMTP_SECURITY=none is for a mail server on this machine only."
+                )
+
+    @property
+    def mail_recipients(self) -> tuple[str, ...]:
+        """Who gets notices."""
+        return tuple(a.strip() for a in self.mail_to.split(",") if a.strip())
 
     @property
     def second_factor_roles(self) -> frozenset[Role]:

@@ -34,6 +34,7 @@ from engine.images import Limits
 from engine.keys import Keyring
 from engine.lockout import Lockout
 from engine.merging import Merging
+from engine.outbox import Outbox
 from engine.patients import Patients
 from engine.permissions import Role
 from engine.profiles import Profiles
@@ -132,9 +133,11 @@ class Engine(People, Files, Caring, Finding, Ciphers, Batch, Upkeep, Specialties
         self.registrations = Registrations(self.database, host)
         self.tokens = Tokens(self.database, host, self.hierarchy.system_key("tokens"))
         self.access_ = Access(self.database, self.hierarchy, host)
+        self.outbox_ = Outbox(self.database, host, settings)
         self.audit = AuditLog(
-            self.database, host, self.hierarchy.system_key("audit"), self._audit_mark
-        )
+            self.database, host, self.hierarchy.system_key("audit"), self._audit_mark,
+            self.outbox_.hear,
+        )  # fmt: skip
         self.catalog = Catalog(self.database)
         self.patients_ = Patients(self.database, self.hierarchy, host)
         self.merging = Merging(self.patients_, self.catalog, self.hierarchy, host)

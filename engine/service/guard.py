@@ -24,6 +24,7 @@ from engine.errors import (
     StepUpNeeded,
 )
 from engine.exchange import Exchanges
+from engine.guests import Guests
 from engine.hierarchy import Hierarchy
 from engine.host import Host
 from engine.images import Limits
@@ -67,6 +68,7 @@ class Core:
     reads: Reads
     detector: Detector
     profiles_: Profiles
+    guests_: Guests
     viewings: Viewings
     exchanges: Exchanges
     limits: Limits
