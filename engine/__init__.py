@@ -11,6 +11,7 @@ from engine.detection import Profile
 from engine.host import Host, write_durably
 from engine.keys import recover as recover_key_file
 from engine.networks import ModelInfo
+from engine.outbox import Notice
 from engine.permissions import ACCOUNT_ROLES, Permission, Role
 from engine.profiles import ProfileEntry
 from engine.records import (
@@ -35,8 +36,8 @@ from engine.records import (
 )
 from engine.service import Engine
 from engine.service.batch import BatchItem, Source
-from engine.service.detecting import Finder
 from engine.service.ciphers import Randomness
+from engine.service.detecting import Finder
 from engine.service.finding import Display, Found
 from engine.service.intake import REASONS, DraftView, Suggestion
 from engine.service.measuring import Statistics
@@ -49,10 +50,10 @@ __all__ = [
     "Account",
     "AccountRequest",
     "Assessment",
-    "BrokenGlass",
-    "CareRelation",
     "AuditEntry",
     "BatchItem",
+    "BrokenGlass",
+    "CareRelation",
     "Detection",
     "Display",
     "DraftView",
@@ -67,6 +68,7 @@ __all__ = [
     "ImageState",
     "ModelInfo",
     "Note",
+    "Notice",
     "OpenSession",
     "Patient",
     "Permission",

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from engine.aggregates import Throughput, throughput
 from engine.audit import Event
 from engine.database import Row
 from engine.disclosure import kind_of_image, published
@@ -55,6 +56,15 @@ class Statistics:
             "original_bytes": float(sizes["size_bytes"]),
             "stored_bytes": float(sizes["stored_bytes"]),
         }
+
+    @property
+    def throughput(self) -> Throughput | None:
+        """Images and bytes per second of work; None where no time was measured."""
+        stages = [c for c in self.images.columns if c.endswith("_ms")]
+        spent = self.images[stages].sum(axis=1) if stages else pd.Series(dtype=float)
+        if not spent.sum() > 0:
+            return None
+        return throughput(self.images["size_bytes"].tolist(), spent.tolist())
 
     def only(
         self,
@@ -100,6 +110,7 @@ class Measured:
         self.rows: dict[str, tuple[bytes, dict[str, Any], list[dict[str, Any]]]] = {}
         self.full = Statistics(pd.DataFrame(), pd.DataFrame(), True)
         self.public = Statistics(pd.DataFrame(), pd.DataFrame(), False)
+        self.told: set[str] = set()  # images that the public tables hold
 
 
 class Measuring(Custody):
@@ -218,7 +229,7 @@ class Measuring(Custody):
             _without(regions.sample(frac=1, random_state=seed), names) if len(regions) else regions,
             True,
         )  # fmt: skip
-        kept.public = self._public(pictures, regions)
+        kept.public, kept.told = self._public(pictures, regions)
 
     def _opened_numbers(
         self, image_ids: Sequence[str]
@@ -247,10 +258,10 @@ class Measuring(Custody):
                 )  # fmt: skip
         return opened
 
-    def _public(self, pictures: pd.DataFrame, regions: pd.DataFrame) -> Statistics:
-        """The tables for those who may not see single images."""
+    def _public(self, pictures: pd.DataFrame, regions: pd.DataFrame) -> tuple[Statistics, set[str]]:
+        """The tables for those who may not see single images, and whose images are in them."""
         if pictures.empty:
-            return Statistics(pictures, regions, False)
+            return Statistics(pictures, regions, False), set()
         kinds = pictures["modality"].where(~pictures["picture"], "").map(kind_of_image)
         pictures = pictures.assign(modality=kinds)
         first = set(pictures.loc[pictures["version"] == 1, "image_id"])
@@ -262,7 +273,7 @@ class Measuring(Custody):
             pictures[pictures["image_id"].isin(told)], ["uploaded_at", "modality"], self._seed()
         )
         if regions.empty:
-            return Statistics(images, regions, False)
+            return Statistics(images, regions, False), told
         regions = regions.assign(modality=regions["image_id"].map(
             dict(zip(pictures["image_id"], kinds, strict=True))
         ))  # fmt: skip
@@ -276,9 +287,8 @@ class Measuring(Custody):
             {pair for pair in pairs if pair[0] in first},  # type: ignore[index]
         )
         chosen = regions[[pair in told_regions for pair in pairs]]
-        return Statistics(
-            images, _unlinked(chosen, ["uploaded_at", "modality", "label"], self._seed()), False
-        )
+        told_rows = _unlinked(chosen, ["uploaded_at", "modality", "label"], self._seed())
+        return Statistics(images, told_rows, False), told
 
     def _releases(self) -> Iterator[tuple[tuple[str, str], str, str, Sequence[str]]]:
         """Every image ever released, by its first release: stream, patient, image, classes.
