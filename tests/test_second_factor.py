@@ -199,7 +199,7 @@ def test_a_sign_in_that_waits_for_its_code_expires_and_is_used_once(
 def test_recovery_codes_are_ten_and_each_is_good_once(
     engine: Engine, team: Team, host: FakeHost
 ) -> None:
-    _, codes = enrol(engine, host, team.doctor)
+    phone, codes = enrol(engine, host, team.doctor)
     assert len(set(codes)) == 10
     assert all(len(c.replace("-", "")) == 24 for c in codes)  # 120 bits
     assert engine.sign_in("doctor", PASSWORD, code=codes[0])
@@ -208,7 +208,9 @@ def test_recovery_codes_are_ten_and_each_is_good_once(
         with pytest.raises(errors.NotSignedIn):
             engine.sign_in("doctor", PASSWORD, code=code)
     assert engine.second_factor(team.doctor).codes_left == 8
-    fresh = engine.renew_recovery_codes(team.doctor, PASSWORD)
+    with pytest.raises(errors.PermissionDenied):
+        engine.renew_recovery_codes(team.doctor, PASSWORD, codes[0])
+    fresh = engine.renew_recovery_codes(team.doctor, PASSWORD, phone.code())
     with pytest.raises(errors.NotSignedIn):
         engine.sign_in("doctor", PASSWORD, code=codes[2])
     assert engine.sign_in("doctor", PASSWORD, code=fresh[2])
@@ -301,6 +303,16 @@ def test_an_administrator_resets_the_factor_of_another_and_never_their_own(
     assert [(e.outcome, e.detail["username"]) for e in logged] == [
         ("ok", "doctor"), ("refused", "own"),
     ]  # fmt: skip
+
+
+def test_a_reset_password_leaves_the_second_factor_on(
+    engine: Engine, team: Team, host: FakeHost
+) -> None:
+    phone, _ = enrol(engine, host, team.doctor)
+    engine.reset_password(team.administrator, "doctor", "four other words instead")
+    with pytest.raises(errors.CodeNeeded):
+        engine.sign_in("doctor", "four other words instead")
+    assert engine.sign_in("doctor", "four other words instead", code=phone.code())
 
 
 def test_a_role_that_wants_a_second_factor_can_do_nothing_else_before(

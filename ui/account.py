@@ -116,8 +116,9 @@ def _confirm(token: str, enrolment: Enrolment) -> None:
 def _renew(token: str) -> None:
     with st.form(f"renew-{state.turn('renew')}", width=440), panes.banner():
         password = st.text_input("Your password", type="password", autocomplete="current-password")
+        code = st.text_input("Code", autocomplete="one-time-code")
         if st.form_submit_button("New recovery codes"):
-            state.keep("recovery", state.engine().renew_recovery_codes(token, password))
+            state.keep("recovery", state.engine().renew_recovery_codes(token, password, code))
             state.renew("renew")
             st.rerun()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.audit import Event
-from engine.errors import InputError, PermissionDenied
+from engine.errors import PermissionDenied
 from engine.records import Caller, Enrolment, SecondFactor
 from engine.secondfactor import enrolment_uri
 from engine.service.guard import needs
@@ -65,16 +65,13 @@ class OwnAccount(SigningIn):
         return codes
 
     @needs(None, enrolling=True)
-    def renew_recovery_codes(self, caller: Caller, password: str) -> tuple[str, ...]:
+    def renew_recovery_codes(self, caller: Caller, password: str, code: str) -> tuple[str, ...]:
         """Ten fresh recovery codes; the old ones are void.
 
         Raises:
-            PermissionDenied: The password is wrong.
-            InputError: There is no second factor.
+            PermissionDenied: Password or code is wrong.
         """
-        self._ask_password(caller, password, "account.recovery-codes")
-        if not self.factors.enabled(caller.username):
-            raise InputError("There is no second factor: set it up first.")
+        self._ask_both(caller, password, code, "account.recovery-codes")
         with self.database.write() as tx:
             codes = self.factors.renew_codes(tx, caller.username)
             self.audit.append(tx, caller, Event("account.recovery-codes"))
@@ -92,20 +89,25 @@ class OwnAccount(SigningIn):
         Raises:
             PermissionDenied: Password or code is wrong.
         """
-        self._ask_password(caller, password, "account.second-factor-off")
+        self._ask_both(caller, password, code, "account.second-factor-off")
+        with self.database.write() as tx:
+            self.factors.remove(tx, caller.username)
+            ended = self.sessions_.end_all(tx, caller.username, keep=caller.session_id)
+            self.audit.append(tx, caller, Event("account.second-factor-off"))
+        self._close(ended)
+
+    def _ask_both(self, caller: Caller, password: str, code: str, action: str) -> None:
+        """A whole proof, before something that would weaken the next ones."""
+        self._ask_password(caller, password, action)
         self.lockout.count(caller.username)
         with self.database.write() as tx:
             right = bool(self.factors.spend(tx, caller.username, code))
-            ended: list[str] = []
             if right:
                 self.lockout.forgive(tx, caller.username)
-                self.factors.remove(tx, caller.username)
-                ended = self.sessions_.end_all(tx, caller.username, keep=caller.session_id)
-            outcome = "ok" if right else "refused"
-            self.audit.append(tx, caller, Event("account.second-factor-off", outcome))
+            else:
+                self.audit.append(tx, caller, Event(action, "refused"))
         if not right:
             raise PermissionDenied("The code is not right, or it was used before.")
-        self._close(ended)
 
     def _ask_password(self, caller: Caller, password: str, action: str) -> None:
         if not self.accounts_.check_password(caller.username, password):
