@@ -22,3 +22,28 @@ def test_every_file_that_the_security_page_names_exists() -> None:
     page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     for path in re.findall(r"`((?:tests|engine)/[\w./]+)`|\]\((\w+\.md)\)", page):
         assert (ROOT / "".join(path)).exists(), path
+
+
+#: ASVS 5.0.0: requirements of levels 1 and 2 per section, by the last part of their numbers.
+ASVS = {
+    "6.1": range(1, 4), "6.2": range(1, 13), "6.3": range(1, 5), "6.4": range(1, 5),
+    "6.5": range(1, 6), "6.6": range(1, 4), "6.8": range(1, 5),
+    "7.1": range(1, 4), "7.2": range(1, 5), "7.3": range(1, 3), "7.4": range(1, 6),
+    "7.5": range(1, 3), "7.6": range(1, 3),
+    "8.1": range(1, 3), "8.2": range(1, 4), "8.3": range(1, 2), "8.4": range(1, 2),
+    "9.1": range(1, 4), "9.2": range(1, 5),
+    "10.1": range(1, 3), "10.2": range(1, 3), "10.3": range(1, 5), "10.4": range(1, 12),
+    "10.5": range(1, 6), "10.6": range(1, 3), "10.7": range(1, 4),
+    "11.1": range(1, 3), "11.2": range(1, 4), "11.3": range(1, 4), "11.4": range(1, 5),
+    "11.5": range(1, 2), "11.6": range(1, 2),
+    "16.1": range(1, 2), "16.2": range(1, 6), "16.3": range(1, 5), "16.4": range(1, 4),
+    "16.5": range(1, 4),
+}  # fmt: skip
+
+
+def test_every_requirement_of_the_verification_standard_has_a_state() -> None:
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:\d+\.\d+\.\d+(?:, )?)+) \| (met|open|n/a) \| \S", page, re.M)
+    listed = [number for numbers, _ in rows for number in numbers.split(", ")]
+    wanted = [f"{section}.{n}" for section, numbers in ASVS.items() for n in numbers]
+    assert sorted(listed) == sorted(wanted)
