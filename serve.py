@@ -1,4 +1,7 @@
-"""Start the server: ``make run`` calls this. ``--demo`` fills a folder of its own first."""
+"""Start the server: ``make run`` calls this.
+
+``--demo`` fills a folder of its own first; ``--tls`` serves https and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from engine import Engine, Settings, errors
+from engine import Engine, Host, Settings, certificate, errors
 
 HERE = Path(__file__).parent
 DEMO = {"MEDSEC_DEMO": "1", "MEDSEC_DATA": "demo-data", "MEDSEC_KEY_FILE": "demo-keys/root.key"}
@@ -17,12 +20,17 @@ def main() -> None:
     """Check the settings, fill the demo if asked, and become the server."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", action="store_true", help="invented patients, own data folder")
+    parser.add_argument("--tls", action="store_true", help="https, as MEDSEC_TLS=1")
     arguments = parser.parse_args()
     if arguments.demo:
         # Never on another folder: the demo's password is known to everybody.
         os.environ.update(DEMO)
+    if arguments.tls:
+        os.environ["MEDSEC_TLS"] = "1"
     try:
         settings = Settings.load(os.environ)
+        where = [f"--server.address={settings.host}", f"--server.port={settings.port}"]
+        where += _tls(settings)
         if settings.demo:
             from demo.seed import fill
 
@@ -34,8 +42,21 @@ def main() -> None:
     except errors.EngineError as err:
         sys.exit(f"MedSec does not start: {err.message}")
     streamlit = [sys.executable, "-m", "streamlit", "run", str(HERE / "Home.py")]
-    where = [f"--server.address={settings.host}", f"--server.port={settings.port}"]
     os.execv(sys.executable, [*streamlit, *where])  # noqa: S606
+
+
+def _tls(settings: Settings) -> list[str]:
+    """Options of the server for TLS; without it, a warning where others can listen."""
+    if not settings.tls:
+        if settings.host not in ("127.0.0.1", "::1", "localhost"):
+            print(  # noqa: T201
+                "\n  Without TLS, passwords and pictures pass the network in clear: set"
+                " MEDSEC_TLS=1,\n  or let nobody reach this port but a proxy that has TLS.\n"
+            )
+        return []
+    shown = certificate(settings, Host(settings.data / "blobs"))
+    print(f"\n  TLS certificate, SHA-256: {shown.fingerprint}\n")  # noqa: T201
+    return [f"--server.sslCertFile={shown.path}", f"--server.sslKeyFile={shown.key}"]
 
 
 if __name__ == "__main__":

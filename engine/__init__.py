@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import engine.errors as errors
 from engine.access import BrokenGlass, CareRelation, Verdict
+from engine.certificate import certificate
 from engine.detection import Profile
+from engine.drift import Drift
+from engine.guests import GuestRecord
 from engine.host import Host, write_durably
 from engine.keys import recover as recover_key_file
 from engine.networks import ModelInfo
@@ -43,6 +46,7 @@ from engine.service.intake import REASONS, DraftView, Suggestion
 from engine.service.measuring import Statistics
 from engine.service.restoring import Restoration
 from engine.settings import Settings
+from engine.shadow import Comparison
 
 __all__ = [
     "ACCOUNT_ROLES",
@@ -54,14 +58,17 @@ __all__ = [
     "BatchItem",
     "BrokenGlass",
     "CareRelation",
+    "Comparison",
     "Detection",
     "Display",
     "DraftView",
+    "Drift",
     "Engine",
     "Enrolment",
     "File",
     "Finder",
     "Format",
+    "GuestRecord",
     "Found",
     "Host",
     "ImageRecord",
@@ -87,6 +94,7 @@ __all__ = [
     "Suggestion",
     "TextVerdict",
     "Verdict",
+    "certificate",
     "errors",
     "recover_key_file",
     "write_durably",

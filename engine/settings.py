@@ -186,6 +186,11 @@ class Settings:
         10.0, "How long a write waits for its turn", _positive, "s"
     )
     host: str = _setting("127.0.0.1", "Address that the server binds to")
+    tls: bool = _setting(
+        False, "Serve over TLS; without a certificate of your own, one is made beside the root key"
+    )
+    tls_certificate: Path | None = _setting(None, "Certificate for TLS, PEM, with its chain")
+    tls_key: Path | None = _setting(None, "Its private key, PEM")
     port: int = _setting(8501, "Port that the server binds to", lambda v: 0 <= v < 65536)
     demo: bool = _setting(False, "Show that this is a demo with invented patients")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -67,7 +68,8 @@ def serve(folder: Path, patience: float = 90, **environment: str) -> Iterator[Se
             stderr=subprocess.STDOUT,
         )
     try:
-        server = Server(f"http://127.0.0.1:{port}", log)
+        scheme = "https" if environment.get("MEDSEC_TLS") == "1" else "http"
+        server = Server(f"{scheme}://127.0.0.1:{port}", log)
         _wait(server, process, patience)
         yield server
     finally:
@@ -76,12 +78,15 @@ def serve(folder: Path, patience: float = 90, **environment: str) -> Iterator[Se
 
 
 def _wait(server: Server, process: subprocess.Popen, patience: float) -> None:
+    # Its own certificate cannot be known yet; nothing is sent while it is not checked.
+    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
     until = time.monotonic() + patience
     while time.monotonic() < until:
         if process.poll() is not None:
             break
         try:
-            if httpx.get(f"{server.url}/api/health").status_code == 200:
+            if httpx.get(f"{server.url}/api/health", verify=anybody).status_code == 200:
                 return
         except httpx.TransportError:
             pass

@@ -14,10 +14,10 @@ ROOT = Path(__file__).parent.parent
 #: From the ground up. A room imports rooms of its own floor or below, and nothing in a circle.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "permissions", "settings", "host", "records"),
-    ("vault", "rootkeys", "shares", "keys", "exchange", "database", "aggregates", "box_metrics",
+    ("vault", "rootkeys", "shares", "keys", "exchange", "certificate", "database", "aggregates", "box_metrics",
      "disclosure",
      "randomness_tests", "similarity", "metrics", "pooling", "formats", "networks", "lines", "text",
-     "faces", "codes", "yolo", "film", "crew", "identifying", "guest"),
+     "faces", "codes", "yolo", "film", "crew", "identifying", "guest", "drift", "shadow"),
     ("images", "detection", "hierarchy", "audit", "accounts", "lockout", "sessions", "secondfactor",
      "registrations", "catalog", "patients", "profiles", "sealedrows", "guests",
      "viewings", "tokens",
@@ -40,6 +40,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "jpeglib": ("engine/formats/",),
     "cryptography": (
         "engine/vault.py", "engine/keys.py", "engine/exchange.py", "engine/rootkeys.py",
+        "engine/certificate.py",
     ),
     "Crypto": ("engine/shares.py",),
     "jwt": ("engine/tokens.py",),
