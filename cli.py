@@ -1,6 +1,7 @@
 """MedSec without a browser, for the operator of one machine. Every action is in the audit log.
 
-    python cli.py seal FILE... --out DIR      masked files, each with its sealed package
+    python cli.py seal FILE... --out DIR      masked files, each with its sealed package;
+                                              on all processors, and again after a kill
     python cli.py restore DIR --out DIR2      originals, proven, under their own names
     python cli.py detect FILE... --json OUT   what would be found; keeps nothing
 
@@ -13,20 +14,26 @@ Exit status: 0 all done, 1 some failed or need a person, 2 wrong usage or refuse
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import logging
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from engine import (
+    BatchItem,
     Engine,
     Finder,
-    ImageRecord,
     Settings,
-    Suggestion,
+    Source,
     errors,
     recover_key_file,
     write_durably,
@@ -34,6 +41,9 @@ from engine import (
 
 SUFFIX = ".medsec"
 UNASSIGNED = "unassigned"
+#: So few files are sealed in this process: starting workers would take longer.
+FEW = 8
+PROGRESS_SECONDS = 10.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         "--seal-proposals",
         action="store_true",
         help="seal uncertain boxes too, instead of keeping the image for a person",
+    )
+    seal.add_argument(
+        "--report", type=Path, metavar="FILE", help="what became of each file, .csv or .jsonl"
     )
     seal.set_defaults(command=_seal)
 
@@ -135,66 +148,123 @@ def _seal(arguments: argparse.Namespace) -> int:
     files = list(_files(arguments.files))
     _refuse_overwriting(files, arguments.out)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    report = _Report(arguments.report, len(files))
     engine, token = _open(arguments)
     try:
         patient_id = _patient(engine, token, arguments.patient)
-        failed = 0
-        for path in files:
+        items = engine.seal_batch(
+            token,
+            patient_id,
+            (Source(path.name, partial(_read, path)) for path, _ in files),
+            arguments.profile,
+            accept_empty=arguments.accept_empty,
+            seal_proposals=arguments.seal_proposals,
+            few=len(files) <= FEW,
+        )
+        for item in items:
+            path, target = files[item.place]
             try:
-                done = _seal_one(engine, token, patient_id, path, arguments)
-                print(f"{_shown(path)}: {done}")
+                if item.state in ("sealed", "present"):
+                    _hand_out(engine, token, str(item.image_id), arguments.out / target)
             except errors.EngineError as err:
-                failed += 1
-                print(f"{_shown(path)}: {_said(err)}", file=sys.stderr)
-        return 1 if failed else 0
+                item = replace(item, state="failed", error=(err.code, err.message))
+            report.add(path, item)
+        return report.finish()
     finally:
+        report.close()
         engine.close()
 
 
-def _seal_one(
-    engine: Engine, token: str, patient_id: str, path: Path, arguments: argparse.Namespace
-) -> str:
-    try:
-        draft = engine.upload(token, patient_id, path.name, _read(path), arguments.profile)
-        image_id = draft.image_id
-    except errors.DuplicateImage as err:
-        # Run again after a kill: what is sealed is written out again, what is not goes on.
-        image_id = err.facts["image_id"]
-        if err.facts["patient_id"] != patient_id:
-            raise
-    record = _finish(engine, token, image_id, arguments)
-    package = engine.export_package(token, image_id)
-    _write_new(arguments.out / (path.name + SUFFIX), package.data)
-    _write_new(arguments.out / path.name, engine.masked_file(token, image_id).data)
-    labels = Counter(r.detection.label for r in engine.regions(token, image_id))
-    found = ", ".join(f"{n} {label}" for label, n in sorted(labels.items())) or "nothing"
-    unreviewed = " (released without review)" if "nothing-found" in record.reasons else ""
+def _hand_out(engine: Engine, token: str, image_id: str, target: Path) -> None:
+    """A masked file and its package; the same ones again are fine after a kill."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _write_new(target.with_name(target.name + SUFFIX), engine.export_package(token, image_id).data)
+    _write_new(target, engine.masked_file(token, image_id).data)
+
+
+class _Report:
+    """What became of each file: a line on the terminal and one in the report, as it happens.
+
+    Args:
+        path: A ``.csv`` or ``.jsonl`` file, begun anew; None for none.
+    """
+
+    COLUMNS = ("file", "state", "image_id", "regions", "labels", "reasons", "seconds", "error")
+
+    def __init__(self, path: Path | None, total: int) -> None:
+        self._total, self._done, self._worked, self._bad = total, 0, 0, 0
+        self._began = self._told = time.monotonic()
+        self._file: TextIO | None = None
+        self._csv = path is not None and path.suffix == ".csv"
+        if path is None:
+            return
+        if path.suffix not in (".csv", ".jsonl"):
+            raise errors.InputError("A report is a .csv or a .jsonl file.")
+        try:
+            self._file = path.open("w", newline="", encoding="utf-8")
+        except OSError as err:
+            raise errors.InputError("The report cannot be written there.", errno=err.errno) from err
+        if self._csv:
+            csv.writer(self._file).writerow(self.COLUMNS)
+
+    def add(self, path: Path, item: BatchItem) -> None:
+        self._done += 1
+        self._worked += item.state != "present"
+        good = item.state in ("sealed", "present")
+        self._bad += not good
+        print(f"{_shown(path)}: {_told(item)}", file=sys.stdout if good else sys.stderr)
+        if self._file is not None:
+            seconds = round(sum(item.times_ms.values()) / 1000, 3)
+            values = (
+                str(path), item.state, item.image_id or "", sum(item.labels.values()),
+                dict(item.labels), list(item.reasons), seconds, item.error[0] if item.error else "",
+            )  # fmt: skip
+            if self._csv:
+                plain = [" ".join(f"{v}" for v in x) if isinstance(x, list) else x for x in values]
+                plain[4] = " ".join(f"{label}={n}" for label, n in sorted(item.labels.items()))
+                csv.writer(self._file).writerow(plain)
+            else:
+                line = dict(zip(self.COLUMNS, values, strict=True)) | {"times_ms": item.times_ms}
+                self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        if time.monotonic() - self._told > PROGRESS_SECONDS:
+            self._told = time.monotonic()
+            print(self._progress(), file=sys.stderr)
+
+    def _progress(self) -> str:
+        spent = time.monotonic() - self._began
+        rate = self._worked / spent
+        said = f"{self._done} of {self._total} files, {rate:.2f} a second"
+        if rate > 0:
+            left = timedelta(seconds=round((self._total - self._done) / rate))
+            said += f", about {left} left"
+        return said
+
+    def finish(self) -> int:
+        """The exit status."""
+        if self._total > FEW:
+            print(self._progress(), file=sys.stderr)
+        return 1 if self._bad else 0
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _told(item: BatchItem) -> str:
+    if item.state == "review":
+        return f"needs review ({', '.join(item.reasons)}): it waits in the review queue"
+    if item.error is not None:
+        return f"failed ({item.error[0]}): {item.error[1]}"
+    if item.state == "present":
+        return "sealed before"
+    found = ", ".join(f"{n} {label}" for label, n in sorted(item.labels.items())) or "nothing"
+    unreviewed = " (released without review)" if "nothing-found" in item.reasons else ""
     return f"sealed {found}{unreviewed}"
 
 
-def _finish(
-    engine: Engine, token: str, image_id: str, arguments: argparse.Namespace
-) -> ImageRecord:
-    """Seal a draft, or find it sealed already."""
-    try:
-        view = engine.open_draft(token, image_id)
-    except errors.NotFound:
-        return engine.image(token, image_id)
-    try:
-        certain = view.suggested(Suggestion.SEAL)
-        confirm = ""
-        if view.reasons == ("nothing-found",) and arguments.accept_empty:
-            confirm = "nothing found; released without review (--accept-empty)"
-        elif view.reasons == ("proposals",) and arguments.seal_proposals:
-            certain += view.suggested(Suggestion.ASK)
-            confirm = "uncertain boxes sealed without review (--seal-proposals)"
-        return engine.seal(token, image_id, certain, view.left, confirm, adopt=True)
-    finally:
-        engine.close_viewing(token, view.handle)
-
-
 def _restore(arguments: argparse.Namespace) -> int:
-    packages = sorted(arguments.folder.glob(f"*{SUFFIX}"))
+    packages = sorted(arguments.folder.rglob(f"*{SUFFIX}"))
     if not packages:
         print(f"medsec: there is no sealed package in {arguments.folder}", file=sys.stderr)
         return 2
@@ -208,7 +278,9 @@ def _restore(arguments: argparse.Namespace) -> int:
                 file, proof = engine.restore_package(
                     token, _read(masked), _read(path), arguments.reason
                 )
-                _write_new(arguments.out / file.name, file.data)
+                folder = arguments.out / path.parent.relative_to(arguments.folder)
+                folder.mkdir(parents=True, exist_ok=True)
+                _write_new(folder / file.name, file.data)
                 same = "the very same file" if proof == "bytes" else "identical pixels"
                 print(f"{_shown(Path(file.name))}: restored, {same}")
             except errors.EngineError as err:
@@ -331,27 +403,30 @@ def _texts(paths: Sequence[Path]) -> list[str]:
     return [_read(p).decode("utf-8", "replace") for p in paths]
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
+def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """Files, each with where it belongs in the folder for masked files."""
     for path in paths:
         if path.is_dir():
-            yield from sorted(p for p in path.rglob("*") if p.is_file())
+            inside = sorted(p for p in path.rglob("*") if p.is_file())
+            yield from ((p, p.relative_to(path)) for p in inside)
         else:
-            yield path
+            yield path, Path(path.name)
 
 
-def _refuse_overwriting(files: Sequence[Path], out: Path) -> None:
+def _refuse_overwriting(files: Sequence[tuple[Path, Path]], out: Path) -> None:
     """A masked file has its original's name: it must never take its place, or another's."""
-    inputs = {p.resolve() for p in files}
-    targets = Counter(name for p in files for name in (p.name, p.name + SUFFIX))
-    for path in files:
-        if {(out / path.name).resolve(), (out / (path.name + SUFFIX)).resolve()} & inputs:
-            raise errors.InputError(
-                "The folder for masked files must not be that of the originals."
-            )
-        if targets[path.name] > 1 or targets[path.name + SUFFIX] > 1:
-            raise errors.InputError(
-                "Two of the files would get one name: seal them into different folders."
-            )
+    inputs = {p.resolve() for p, _ in files}
+    targets = Counter(
+        t for _, target in files for t in (target, target.with_name(target.name + SUFFIX))
+    )
+    if any((out / target).resolve() in inputs for target in targets):
+        raise errors.InputError("The folder for masked files must not be that of the originals.")
+    if any(out.resolve() in path.parents for path in inputs):
+        raise errors.InputError("The folder for masked files must not be among the originals.")
+    if any(count > 1 for count in targets.values()):
+        raise errors.InputError(
+            "Two of the files would get one name: seal them into different folders."
+        )
     if out.exists() and not out.is_dir():
         raise errors.InputError("What --out names is not a folder.")
 
@@ -359,8 +434,10 @@ def _refuse_overwriting(files: Sequence[Path], out: Path) -> None:
 def _write_new(path: Path, data: bytes) -> None:
     """Write a file; the same bytes again are fine, another file in its place is not."""
     try:
-        if path.exists() and path.read_bytes() != data:
-            raise errors.InputError("A different file of this name is in the way.")
+        if path.exists():
+            if path.read_bytes() != data:
+                raise errors.InputError("A different file of this name is in the way.")
+            return
         write_durably(path, data)
     except OSError as err:
         raise errors.StorageError("The file cannot be written there.", errno=err.errno) from err

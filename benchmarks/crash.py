@@ -136,7 +136,8 @@ class Victim:
         if not drafts:
             raise errors.NotFound("nothing to seal")
         image_id = random.choice(drafts).image_id
-        self.engine.seal(self.token, image_id, [BOX], confirm="soak")
+        view = self.engine.open_draft(self.token, image_id)
+        self.engine.seal(self.token, image_id, view.detections, confirm="soak")
         self.sealed.append(image_id)
         self.say("sealed", image=image_id)
 

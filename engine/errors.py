@@ -167,6 +167,16 @@ class BackupInvalid(StorageError):
     """A backup is incomplete, altered or from another system."""
 
 
+class WorkerLost(EngineError):
+    """A batch's worker process died, each time, on one file; the file is left out."""
+
+
+class MailFailed(EngineError):
+    """The mail server is away or refuses; what was to be sent waits."""
+
+    status = 502
+
+
 class DetectorError(EngineError):
     """A detector could not run; images go to a person until it does."""
 

@@ -49,15 +49,17 @@ from engine.service.files import Files
 from engine.service.finding import Finding
 from engine.service.measuring import Measured
 from engine.service.people import People
+from engine.service.observing import Observing
 from engine.service.specialties import Specialties
 from engine.service.upkeep import Upkeep
 from engine.sessions import Sessions
+from engine.sealedrows import SealedRows
 from engine.settings import Settings
 from engine.tokens import Tokens
 from engine.viewings import Viewings
 
 
-class Engine(People, Files, Caring, Finding, Ciphers, Batch, Upkeep, Specialties):
+class Engine(People, Files, Caring, Finding, Ciphers, Batch, Upkeep, Specialties, Observing):
     """An open data folder with its keys, networks and people."""
 
     @classmethod
@@ -153,6 +155,7 @@ class Engine(People, Files, Caring, Finding, Ciphers, Batch, Upkeep, Specialties
             settings.model_limit_mb * 1_000_000, settings.threads,
         )  # fmt: skip
         self._meet_guests()
+        self.evaluations_ = SealedRows("evaluations", host, self.hierarchy.system_key("models"))
         self.viewings = Viewings(
             host,
             timedelta(minutes=settings.restore_minutes),

@@ -162,7 +162,7 @@ class Intake(Keeping, Verdicts):
         patient_key = self.hierarchy.patient_key(self.database.read(), patient_id)
         duplicate_index = blind_index(self.hierarchy.system_key("index"), "image/file", data)
         self._refuse_duplicate(self.database.read(), duplicate_index)
-        _, examined = self._examine(patient_id, _clean_name(name), data, chosen, watch, tell)
+        _, examined = self._examine(patient_id, clean_name(name), data, chosen, watch, tell)
         tell("encrypting the original", 0.85)
         entry = self._keep(patient_key, patient_id, data, duplicate_index, watch)
         with self.database.write() as tx:
@@ -290,7 +290,7 @@ class Intake(Keeping, Verdicts):
         self.profile(profile)
         index = blind_index(self.hierarchy.system_key("index"), "image/file", data)
         self._refuse_duplicate(self.database.read(), index)
-        images.decode(_clean_name(name), data, self.limits)
+        images.decode(clean_name(name), data, self.limits)
 
     @needs(Permission.UPLOAD)
     def work_token(self, caller: Caller) -> str:
@@ -502,7 +502,7 @@ def suggestion(detection: Detection, profile: Profile) -> Suggestion:
     return Suggestion.SEAL if profile.seals(detection) else Suggestion.ASK
 
 
-def _clean_name(name: str) -> str:
+def clean_name(name: str) -> str:
     """The last part of a path, at most 255 characters (F39)."""
     plain = name.encode("utf-8", "replace").decode()  # names of other encodings
     last = plain.replace("\\", "/").rsplit("/", 1)[-1].strip()

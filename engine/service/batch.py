@@ -1,0 +1,262 @@
+"""Many files at once: sealed by worker processes, entered into the catalog by this one.
+
+For each file, this process reads it, knows whether it is here already, and stores it encrypted;
+a worker opens, looks and seals; this process writes the rows, one transaction a file. Stopped
+anywhere, the same call goes on: what has rows is not done again, and what has none was not
+acknowledged. Memory is bounded by the number of workers, not of files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from engine.audit import Event
+from engine.crew import Crew
+from engine.errors import DuplicateImage, EngineError, ReviewNeeded, WorkerLost
+from engine.permissions import Permission
+from engine.pipeline import Stopwatch, Subject
+from engine.records import Caller, ImageState
+from engine.service.guard import needs
+from engine.service.intake import Entry, clean_name
+from engine.service.sealing import Sealing
+from engine.service.workbench import Equipment, Job, Outcome, Workbench, work
+from engine.vault import blind_index, derive
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of a batch, read when its turn comes.
+
+    Args:
+        read: Gives the bytes; may raise an EngineError.
+    """
+
+    name: str = field(repr=False)
+    read: Callable[[], bytes] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class BatchItem:
+    """What became of one file.
+
+    Args:
+        place: Of the file in the batch, from 0.
+        state: ``sealed``, ``present`` (was sealed before), ``review`` (a person must look) or
+            ``failed``.
+        labels: How many regions of each class are sealed.
+        reasons: Why a person must look, or was not asked.
+        error: Code and sentence of what went wrong.
+    """
+
+    place: int
+    state: str
+    image_id: str | None = None
+    labels: Mapping[str, int] = field(default_factory=dict)
+    reasons: Sequence[str] = ()
+    times_ms: Mapping[str, float] = field(default_factory=dict)
+    error: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A job and what this process keeps for its return."""
+
+    place: int
+    name: str = field(repr=False)
+    entry: Entry
+    wrapped: bytes = field(repr=False)
+    job: Job
+    known_row: bytes | None  # tag of a draft that was here before
+
+
+class Batch(Sealing):
+    """Methods of the Engine."""
+
+    @needs(Permission.UPLOAD)
+    def seal_batch(
+        self,
+        caller: Caller,
+        patient_id: str,
+        sources: Iterable[Source],
+        profile: str | None = None,
+        *,
+        accept_empty: bool = False,
+        seal_proposals: bool = False,
+        few: bool = False,
+    ) -> Iterator[BatchItem]:
+        """Take files in and seal them, on all processors; yields each as it is done.
+
+        Nobody watches: what the second look finds is sealed too, and an image at which a
+        person must look becomes a draft in the review queue.
+
+        Args:
+            sources: Drawn one by one, as workers become free.
+            accept_empty: Release images in which nothing was found, marked as unreviewed.
+            seal_proposals: Seal uncertain boxes too.
+            few: Work in this process, without workers.
+
+        Raises:
+            InputError: No such profile.
+            NotFound: No such patient.
+            SettingsError: The workers do not answer.
+        """
+        patient_id = self._patient(patient_id)
+        chosen = self.profile(profile).name
+        options = {"accept_empty": accept_empty, "seal_proposals": seal_proposals}
+        tasks = self._tasks(caller, patient_id, chosen, sources, options)
+        workers = 0 if few else self.settings.batch_workers or os.cpu_count() or 1
+        return self._batch(caller, tasks, workers)
+
+    def _batch(
+        self, caller: Caller, tasks: Iterator[_Task | BatchItem], workers: int
+    ) -> Iterator[BatchItem]:
+        jobs = ((t, t.job if isinstance(t, _Task) else None) for t in tasks)
+        with contextlib.ExitStack() as stack:
+            if workers:
+                threads = max(1, (os.cpu_count() or 1) // workers)
+                equipment = Equipment.of(
+                    self.settings, self.detector.profiles, self.host.root, threads
+                )
+                crew = stack.enter_context(Crew.open(self.settings, workers, equipment))
+                answers = crew.run(work, jobs)
+            else:
+                answers = ((task, self._here(job)) for task, job in jobs)
+            for task, outcome in answers:
+                yield task if isinstance(task, BatchItem) else self._taken(caller, task, outcome)
+
+    def _here(self, job: Job | None) -> Outcome | None:
+        if job is None:
+            return None
+        return Workbench(self.settings, self.host, self.detector, job).work()
+
+    def _tasks(
+        self,
+        caller: Caller,
+        patient_id: str,
+        profile: str,
+        sources: Iterable[Source],
+        options: Mapping[str, bool],
+    ) -> Iterator[_Task | BatchItem]:
+        """What is to be worked on, and what became of files that need no work."""
+        patient = self.patients_.get(self.database.read(), patient_id)
+        known = (patient.id, patient.name)
+        for place, source in enumerate(sources):
+            try:
+                yield self._task(place, source, patient_id, profile, known, options)
+            except EngineError as err:
+                self._log_failure(caller, patient_id, err.code)
+                yield BatchItem(place, "failed", error=(err.code, err.message))
+
+    def _log_failure(self, caller: Caller, patient_id: str, code: str) -> None:
+        failed = Event("image.upload", "failed", patient_id=patient_id, detail={"why": code})
+        self.audit.record(caller, failed)
+
+    def _task(
+        self,
+        place: int,
+        source: Source,
+        patient_id: str,
+        profile: str,
+        known: tuple[str, ...],
+        options: Mapping[str, bool],
+    ) -> _Task | BatchItem:
+        """Raises EngineError where nothing can be done."""
+        data = source.read()
+        index = blind_index(self.hierarchy.system_key("index"), "image/file", data)
+        tx = self.database.read()
+        patient_key = self.hierarchy.patient_key(tx, patient_id)
+        tag = None
+        try:
+            self._refuse_duplicate(tx, index)
+            entry = self._keep(patient_key, patient_id, data, index, Stopwatch(self.host))
+        except DuplicateImage as err:
+            image_id = err.facts["image_id"]
+            if err.facts["patient_id"] != patient_id:
+                raise
+            row = self.catalog.row(tx, image_id)
+            if row["state"] == ImageState.RELEASED:
+                return BatchItem(place, "present", image_id)
+            if row["version"] > 0 or row["draft_blob"] is None:
+                return _review(place, image_id, json.loads(row["reasons"]))
+            # Left by a batch or a page that went no further: it goes on from here.
+            tag = row["tag"]
+            entry = Entry(
+                image_id, patient_id, self.hierarchy.image_key(tx, image_id), row["wrapped_key"],
+                index, row["draft_blob"], row["stored_bytes"],
+            )  # fmt: skip
+        key, wrapped = self.hierarchy.new_image_key(patient_key, entry.image_id)
+        subject = Subject(entry.image_id, 1, key, derive(patient_key, "pseudonyms"))
+        job = Job(
+            entry.image_id, patient_id, entry.blob, entry.key, subject, known, profile, **options
+        )
+        return _Task(place, clean_name(source.name), entry, wrapped, job, tag)
+
+    def _taken(
+        self, caller: Caller, task: _Task, outcome: Outcome | WorkerLost | None
+    ) -> BatchItem:
+        """Enter what a worker did into the catalog."""
+        try:
+            if isinstance(outcome, WorkerLost):
+                raise outcome
+            assert outcome is not None
+            if outcome.examined is None or (outcome.prepared is None and outcome.error):
+                code, message = outcome.error or ("engine-error", "")
+                return self._left_out(caller, task, code, message)
+            return self._entered(caller, task, outcome)
+        except ReviewNeeded as err:
+            return _review(task.place, task.entry.image_id, err.facts["reasons"])
+        except EngineError as err:
+            return self._left_out(caller, task, err.code, err.message)
+
+    def _left_out(self, caller: Caller, task: _Task, code: str, message: str) -> BatchItem:
+        if task.known_row is None:
+            self.host.delete_blob(task.entry.blob)
+        self._log_failure(caller, task.entry.patient_id, code)
+        return BatchItem(task.place, "failed", error=(code, message))
+
+    def _entered(self, caller: Caller, task: _Task, outcome: Outcome) -> BatchItem:
+        assert outcome.examined is not None
+        entry, prepared = task.entry, outcome.prepared
+        examined = replace(outcome.examined, facts={**outcome.examined.facts, "name": task.name})
+        with self.database.write() as tx:
+            if task.known_row is None:
+                self._enter(tx, caller, entry, examined, outcome.times_ms)
+            row = self.catalog.row(tx, entry.image_id)
+            if task.known_row is not None and row["tag"] != task.known_row:
+                raise ReviewNeeded("Somebody else has this draft.", reasons=["changed"])
+            if prepared is not None:
+                facts = {**prepared.facts, "name": task.name}
+                self._release(
+                    tx, caller, row, entry.key, task.job.subject, task.wrapped,
+                    replace(prepared, facts=facts),
+                )  # fmt: skip
+        if prepared is None:
+            reasons = _reasons(examined.columns)
+            return _review(task.place, entry.image_id, reasons, outcome.times_ms)
+        self.host.delete_blob(entry.blob)
+        self.viewings.close_subject(entry.image_id)
+        return BatchItem(
+            task.place,
+            "sealed",
+            entry.image_id,
+            Counter(r.detection.label for r, _ in prepared.regions),
+            _reasons(prepared.columns),
+            json.loads(prepared.columns["times_ms"]),
+        )
+
+
+def _review(
+    place: int, image_id: str, reasons: Sequence[str], times_ms: Mapping[str, float] | None = None
+) -> BatchItem:
+    return BatchItem(place, "review", image_id, reasons=reasons, times_ms=times_ms or {})
+
+
+def _reasons(columns: Mapping[str, Any]) -> list[str]:
+    reasons: list[str] = json.loads(columns["reasons"])
+    return reasons

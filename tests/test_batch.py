@@ -1,0 +1,311 @@
+"""Batches: bounded, resumable, nothing twice; workers hold no root key and write no rows."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine import BatchItem, Engine, ImageState, Settings, Source, errors
+from engine.crew import Crew
+from engine.service import batch
+from engine.service.workbench import Equipment, Job, Workbench
+from engine.settings import Secret
+from tests import builders
+from tests.conftest import WHY, Ward, text_png
+from tests.fakes import ScriptedDetector
+
+
+def picture(text: str) -> bytes:
+    return builders.png(builders.labelled(text)[0])
+
+
+def source(name: str, data: bytes) -> Source:
+    return Source(name, lambda: data)
+
+
+def sealed(ward: Ward, *sources: Source, **options: bool) -> list[BatchItem]:
+    items = ward.engine.seal_batch(
+        ward.team.technician, ward.patient_id, sources, few=True, **options
+    )
+    return list(items)
+
+
+def originals(ward: Ward, items: list[BatchItem]) -> list[tuple[str, bytes]]:
+    engine, doctor = ward.engine, ward.team.doctor
+    files = [
+        engine.restored_file(doctor, engine.restore(doctor, str(i.image_id), WHY).handle)
+        for i in items
+    ]
+    return [(f.name, f.data) for f in files]
+
+
+# --- one process ------------------------------------------------------------------------------
+
+
+def test_each_file_is_sealed_and_comes_back_exactly(ward: Ward) -> None:
+    _, found = text_png()
+    ward.detector.found = [found]
+    files = {f"{n}.png": picture(f"NAME {n}") for n in range(3)}
+    items = sealed(ward, *(source(n, d) for n, d in files.items()))
+    assert [(i.place, i.state, i.labels) for i in items] == [
+        (n, "sealed", {"text": 1}) for n in range(3)
+    ]
+    assert dict(originals(ward, items)) == files
+    assert {"decode", "detect", "mask", "rescan", "store"} <= set(items[0].times_ms)
+    assert [code for _, code in ward.engine.verify_images(ward.team.administrator)] == [None] * 3
+    assert ward.engine.drafts(ward.team.technician) == []
+    assert len(set(ward.engine.host.blobs())) == 9  # no draft is left
+
+
+def test_a_batch_writes_the_same_log_as_a_person_would(ward: Ward) -> None:
+    data, found = text_png()
+    by_hand = ward.seal(picture("BY HAND"), found=[found])
+    [item] = sealed(ward, source("a.png", data))
+    entries = ward.engine.audit.entries
+    ours = [(e.action, e.outcome, set(e.detail)) for e in entries(image_id=str(item.image_id))]
+    theirs = [(e.action, e.outcome, set(e.detail)) for e in entries(image_id=by_hand)]
+    assert ours == [e for e in theirs if e[0] != "draft.open"]
+
+
+def test_what_was_done_before_is_not_done_again(ward: Ward) -> None:
+    _, found = text_png()
+    first = sealed(ward, source("a.png", picture("A")), source("b.png", picture("B")))
+    ward.detector.found = errors.DetectorError  # would be found out if it looked again
+    again = sealed(ward, source("a.png", picture("A")), source("b.png", picture("B")))
+    assert [i.state for i in first] == ["review", "review"]  # nothing was found at first
+    ward.detector.found = [found]
+    third = sealed(ward, source("a.png", picture("A")), source("b.png", picture("B")))
+    assert [i.state for i in third] == ["sealed", "sealed"]  # drafts go on
+    ward.detector.found = errors.DetectorError
+    last = sealed(ward, source("a.png", picture("A")), source("b.png", picture("B")))
+    assert [(i.state, i.image_id) for i in last] == [("present", i.image_id) for i in first]
+    assert {i.state for i in again} == {"review"}
+
+
+def test_an_image_at_which_a_person_must_look_waits_for_one(ward: Ward) -> None:
+    data, found = text_png()
+    ward.detector.found = [replace(found, confidence=0.15)]
+    [item] = sealed(ward, source("Erika.png", data))
+    assert (item.state, item.reasons) == ("review", ["proposals"])
+    view = ward.engine.open_draft(ward.team.technician, str(item.image_id))
+    assert (view.name, list(view.detections)) == ("Erika.png", ward.detector.found)
+
+
+def test_what_the_second_look_sees_is_sealed_too_and_in_the_end_a_person_looks(ward: Ward) -> None:
+    data, found = text_png()
+    ward.detector.found = [found]
+    other = replace(found, region=replace(found.region, y1=150, y2=180))
+    ward.detector.left = [[other]]
+    [item] = sealed(ward, source("a.png", data))
+    assert (item.state, item.labels) == ("sealed", {"text": 2})
+    ward.detector.left = [[other], [other], [other]]
+    [item] = sealed(ward, source("b.png", picture("B")))
+    assert (item.state, item.reasons) == ("review", ["still-visible"])
+    view = ward.engine.open_draft(ward.team.technician, str(item.image_id))
+    assert other in view.detections
+
+
+def test_the_two_permissions_to_go_on_unseen_are_written_down(ward: Ward) -> None:
+    data, found = text_png()
+    ward.detector.found = []
+    [item] = sealed(ward, source("a.png", data), accept_empty=True)
+    assert (item.state, item.reasons) == ("sealed", ["nothing-found"])
+    ward.detector.found = [replace(found, confidence=0.15)]
+    [item] = sealed(ward, source("b.png", picture("B")), seal_proposals=True)
+    assert (item.state, item.reasons, item.labels) == ("sealed", ["proposals"], {"text": 1})
+
+
+def test_a_file_that_cannot_be_read_stops_nothing_and_leaves_nothing(ward: Ward) -> None:
+    data, found = text_png()
+    ward.detector.found = [found]
+
+    def gone() -> bytes:
+        raise errors.InputError("The file cannot be read.")
+
+    items = sealed(ward, source("a.png", data[:300]), Source("b.png", gone), source("c.png", data))
+    assert [(i.place, i.state) for i in items] == [(0, "failed"), (1, "failed"), (2, "sealed")]
+    assert [i.error and i.error[0] for i in items] == ["corrupt-image", "input-error", None]
+    assert len(set(ward.engine.host.blobs())) == 3
+    failed = ward.engine.audit_entries(ward.team.administrator, query="image.upload failed")
+    assert len(failed) == 2
+
+
+def test_files_are_read_only_when_their_turn_comes(ward: Ward) -> None:
+    _, found = text_png()
+    ward.detector.found = [found]
+    drawn: list[int] = []
+
+    def files() -> Iterator[Source]:
+        for n in range(50):
+            drawn.append(n)
+            yield source(f"{n}.png", picture(f"N {n}"))
+
+    items = ward.engine.seal_batch(ward.team.technician, ward.patient_id, files(), few=True)
+    next(items)
+    assert len(drawn) <= 2
+
+
+def test_a_patient_erased_meanwhile_gets_no_image(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, found = text_png()
+    ward.detector.found = [found]
+    real = Workbench.work
+
+    def erased(bench: Workbench) -> object:
+        ward.engine.erase_patient(ward.team.administrator, "P-1", "asked for it")
+        return real(bench)
+
+    monkeypatch.setattr(Workbench, "work", erased)
+    [item] = sealed(ward, source("a.png", data))
+    assert (item.state, item.error and item.error[0]) == ("failed", "not-found")
+    assert ward.engine.images(ward.team.technician) == []
+
+
+# --- what travels -----------------------------------------------------------------------------
+
+
+def test_no_root_key_and_no_name_travels_to_a_worker(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, found = text_png()
+    ward.detector.found = [found]
+    seen: list[Job] = []
+    real = batch.Batch._here
+
+    def spy(self: batch.Batch, job: Job | None) -> object:
+        assert job is not None
+        seen.append(job)
+        return real(self, job)
+
+    monkeypatch.setattr(batch.Batch, "_here", spy)
+    sealed(ward, source("Erika Musterfrau.png", data))
+    secret = replace(settings, key=Secret("ab" * 32), key_passphrase=Secret("a passphrase"))
+    equipment = Equipment.of(secret, ward.engine.detector.profiles, ward.engine.host.root, 1)
+    travels = pickle.dumps((seen, equipment))
+    assert settings.key_file is not None
+    keys = [line for line in settings.key_file.read_text().split() if len(line) > 30]
+    for root in (*keys, "ab" * 32, "a passphrase", str(settings.key_file)):
+        assert root.encode() not in travels
+    assert b"Musterfrau.png" not in travels
+    for shown in (repr(seen[0]), repr(seen[0].subject)):
+        assert "Musterfrau" not in shown
+        assert "key=" not in shown
+
+
+# --- workers ----------------------------------------------------------------------------------
+
+HERE = Path(__file__).parent
+
+
+class Flag:
+    """Equipment of a worker that has to do with no image."""
+
+    def __call__(self) -> None:
+        os.environ["MEDSEC_TEST_EQUIPPED"] = "1"
+
+
+def answer(number: int) -> tuple[int, dict[str, str], int]:
+    """Runs in a worker."""
+    return number * 2, dict(os.environ), os.getpid()
+
+
+def die(path: str) -> str:
+    """Runs in a worker; the first one to come is killed while it works."""
+    if not Path(path).exists():
+        Path(path).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done by another"
+
+
+def die_always(number: int) -> int:
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Dask warns of the workers that we kill
+def test_workers_start_bare_and_what_they_lose_is_done_again(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDSEC_KEY", "secret")
+    monkeypatch.setattr("engine.crew._ROOT", f"{HERE.parent}")
+    with Crew.open(settings, 2, Flag()) as crew:
+        tasks = ((f"task {n}", n) for n in range(6))
+        answers = dict(crew.run(answer, [*tasks, ("nothing to do", None)]))
+        assert answers.pop("nothing to do") is None
+        doubled, environments, processes = zip(*answers.values(), strict=True)
+        assert sorted(doubled) == [0, 2, 4, 6, 8, 10]
+        assert os.getpid() not in processes
+        for environment in environments:
+            assert environment["MEDSEC_TEST_EQUIPPED"] == "1"
+            assert "MEDSEC_KEY" not in environment
+        assert list(crew.run(die, [("x", str(tmp_path / "killed"))])) == [("x", "done by another")]
+        lost = dict(crew.run(die_always, [("kills", 1), ("lives", 2)]))
+        assert lost["lives"] == 2
+        assert isinstance(lost["kills"], errors.WorkerLost)
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    """On real networks and workers: a kill in the middle, then the same call again."""
+    import subprocess
+    import sys
+
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for n in range(10):
+        folder = tmp_path / "in" / ("deep" if n % 2 else ".")
+        (folder / f"{n}.png").write_bytes(picture(f"NOWAK JAN {n}"))
+    command = [
+        sys.executable, "cli.py", "seal", str(tmp_path / "in"), "--out", str(tmp_path / "out"),
+        "--data", str(tmp_path / "data"), "--key", str(tmp_path / "root.key"),
+        "--seal-proposals", "--report", str(tmp_path / "report.csv"),
+    ]  # fmt: skip
+    root = HERE.parent
+    first = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    acknowledged = [first.stdout.readline() for _ in range(3)]
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    first.stdout.close()
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("sealed before") >= len(acknowledged)
+    rows = (tmp_path / "report.csv").read_text().splitlines()
+    assert len(rows) == 11
+    masked = sorted(p for p in (tmp_path / "out").rglob("*.png"))
+    assert [p.relative_to(tmp_path / "out") for p in masked] == sorted(
+        p.relative_to(tmp_path / "in") for p in (tmp_path / "in").rglob("*.png")
+    )
+    settings = Settings(data=tmp_path / "data", key_file=tmp_path / "root.key")
+    engine = Engine.open(settings, detector=ScriptedDetector(settings), operator=True)
+    token = engine.operator_token()
+    images = engine.images(token, limit=100)
+    assert len(images) == 10
+    assert {i.state for i in images} == {ImageState.RELEASED}
+    files = [
+        engine.restored_file(token, engine.restore(token, i.image_id, WHY).handle) for i in images
+    ]
+    assert {f.data for f in files} == {p.read_bytes() for p in (tmp_path / "in").rglob("*.png")}
+    engine.close()
+
+
+def test_a_scheduler_that_does_not_answer_is_a_sentence(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.crew.PATIENCE_SECONDS", 1.0)
+    for name in ("ca", "cert", "key"):
+        (tmp_path / name).write_text("not a certificate")
+    away = replace(
+        settings, batch_scheduler="tls://127.0.0.1:9", batch_ca=tmp_path / "ca",
+        batch_cert=tmp_path / "cert", batch_key=tmp_path / "key",
+    )  # fmt: skip
+    with pytest.raises(errors.SettingsError, match="MEDSEC_BATCH_SCHEDULER"):
+        Crew.open(away, 0, Flag())
