@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import engine.errors as errors
 from engine.access import BrokenGlass, CareRelation, Verdict
-from engine.certificate import certificate
+from engine.certificate import server_certificate
 from engine.detection import Profile
 from engine.drift import Drift
 from engine.guests import GuestRecord
@@ -68,8 +68,8 @@ __all__ = [
     "File",
     "Finder",
     "Format",
-    "GuestRecord",
     "Found",
+    "GuestRecord",
     "Host",
     "ImageRecord",
     "ImageState",
@@ -94,8 +94,8 @@ __all__ = [
     "Suggestion",
     "TextVerdict",
     "Verdict",
-    "certificate",
     "errors",
     "recover_key_file",
+    "server_certificate",
     "write_durably",
 ]

@@ -50,6 +50,7 @@ class AuditLog:
         reason_key: 32 bytes under which reasons are sealed.
         mark: What every entry about a patient has to say besides, such as the broken glass
             under which it happened.
+        hear: Told of every entry, in its transaction.
     """
 
     def __init__(
@@ -58,11 +59,13 @@ class AuditLog:
         host: Host,
         reason_key: bytes,
         mark: Callable[[Cursor, Caller, Event], Mapping[str, Any]] = lambda tx, caller, event: {},
+        hear: Callable[[Cursor, Caller, Event], None] = lambda tx, caller, event: None,
     ) -> None:
         self._database = database
         self._host = host
         self._key = reason_key
         self._mark = mark
+        self._hear = hear
 
     def append(self, tx: Cursor, caller: Caller, *events: Event) -> None:
         """Append events in the caller's transaction (see :meth:`Database.write`)."""
@@ -91,6 +94,7 @@ class AuditLog:
                 *row.values(),
                 digest,
             )
+            self._hear(tx, caller, event)
 
     def record(self, caller: Caller, *events: Event) -> None:
         """Append events in a transaction of their own."""

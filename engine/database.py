@@ -139,6 +139,13 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             attempts INTEGER NOT NULL, next_at TIMESTAMP NOT NULL, sent_at TIMESTAMP);
         """,
     ),
+    (
+        "evaluations: figures of profiles and networks that an administrator added",
+        """
+        CREATE TABLE evaluations (name VARCHAR PRIMARY KEY, sealed BLOB NOT NULL,
+            changed_at TIMESTAMP NOT NULL, changed_by VARCHAR NOT NULL);
+        """,
+    ),
 )
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {

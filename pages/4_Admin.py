@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import Permission
-from ui import admin, admin_access, admin_accounts, admin_models, state
+from ui import admin, admin_access, admin_accounts, admin_mail, admin_models, state
 
 token = state.page("Admin", Permission.MANAGE_ACCOUNTS)
 
@@ -32,6 +32,7 @@ with custody:
     admin.custody(token)
 with health:
     admin.health(token)
+    admin_mail.mail(token)
 with profiles:
     admin_models.profiles(token)
 with models:

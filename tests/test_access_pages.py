@@ -174,6 +174,13 @@ def test_a_doctor_reads_the_note_and_the_history_of_a_record(
     assert list(table["Changed"]) == ["name"]
 
 
+def test_the_health_tab_says_that_mail_is_off(
+    team: Team,
+    visit: Visit,
+) -> None:
+    assert "MEDSEC_SMTP_HOST" in texts(visit(team.administrator, "4_Admin"))
+
+
 def test_who_treats_whom_is_mended_by_number(
     engine: Engine,
     team: Team,

@@ -41,6 +41,7 @@ from engine.profiles import Profiles
 from engine.reads import Reads
 from engine.records import Caller
 from engine.registrations import Registrations
+from engine.sealedrows import SealedRows
 from engine.secondfactor import Challenges, SecondFactors
 from engine.service.batch import Batch
 from engine.service.caring import Caring
@@ -48,12 +49,11 @@ from engine.service.ciphers import Ciphers
 from engine.service.files import Files
 from engine.service.finding import Finding
 from engine.service.measuring import Measured
-from engine.service.people import People
 from engine.service.observing import Observing
+from engine.service.people import People
 from engine.service.specialties import Specialties
 from engine.service.upkeep import Upkeep
 from engine.sessions import Sessions
-from engine.sealedrows import SealedRows
 from engine.settings import Settings
 from engine.tokens import Tokens
 from engine.viewings import Viewings

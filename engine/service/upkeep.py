@@ -15,6 +15,7 @@ from engine.errors import EngineError, NotFound
 from engine.permissions import Role
 from engine.records import Caller
 from engine.service.guard import log
+from engine.service.mailing import SEND_SECONDS, Mailing
 from engine.service.reports import Reports
 
 TICK_SECONDS = 60.0
@@ -27,7 +28,7 @@ CLOCK_SLACK = timedelta(minutes=5)
 _SYSTEM = Caller("system", Role.OPERATOR, "", "upkeep")
 
 
-class Upkeep(Reports):
+class Upkeep(Reports, Mailing):
     """Methods of the Engine."""
 
     _stopped: threading.Event
@@ -46,7 +47,10 @@ class Upkeep(Reports):
 
     def start_upkeep(self) -> None:
         """Begin to work in the background until :meth:`Engine.close`."""
-        for loop in (self._tend_forever, self._scrub_forever):
+        loops = [self._tend_forever, self._scrub_forever]
+        if self.outbox_.on:
+            loops.append(self._send_forever)
+        for loop in loops:
             thread = threading.Thread(target=loop, name=f"upkeep{loop.__name__}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -61,6 +65,10 @@ class Upkeep(Reports):
             self._tend()
             if self._stopped.wait(TICK_SECONDS):
                 return
+
+    def _send_forever(self) -> None:
+        while not self._stopped.wait(SEND_SECONDS):
+            self._send_mail()
 
     def _tend(self) -> None:
         """What is due by now."""

@@ -1,0 +1,305 @@
+"""Notices by e-mail, against a mail server on this machine with a certificate of its own."""
+
+from __future__ import annotations
+
+import datetime as dt
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from email import message_from_bytes
+from email.message import Message
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult, LoginPassword
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from engine import Engine, Settings, errors
+from engine.audit import Event
+from engine.outbox import MOST_ATTEMPTS, MOST_WAITING
+from engine.permissions import Role
+from engine.records import Caller
+from engine.settings import Secret
+from tests.conftest import PASSWORD, Team
+from tests.fakes import FakeHost, ScriptedDetector
+
+URGENT = "unconscious in the emergency room"
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1 and its key, as PEM files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    start = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start - dt.timedelta(days=1))
+        .not_valid_after(start + dt.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / "mail.pem", folder / "mail.key"
+    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return files
+
+
+@dataclass
+class Post:
+    """What arrived, and what the server shall answer."""
+
+    got: list[Message] = field(default_factory=list)
+    encrypted: list[bool] = field(default_factory=list)
+    answer: str = "250 OK"
+
+    async def handle_DATA(self, server, session, envelope) -> str:  # noqa: N802
+        if self.answer.startswith("250"):
+            self.got.append(message_from_bytes(envelope.content))
+            self.encrypted.append(session.ssl is not None)
+        return self.answer
+
+
+def _signs_in(server, session, envelope, mechanism, data) -> AuthResult:
+    right = isinstance(data, LoginPassword) and data.password == b"mail password"
+    return AuthResult(success=right, handled=False)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def post(tmp_path: Path) -> Iterator[tuple[Post, Controller]]:
+    """A mail server that wants STARTTLS and a password."""
+    pem, key = certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem, key)
+    handler = Post()
+    controller = Controller(
+        handler, hostname="127.0.0.1", port=_free_port(), tls_context=context,
+        require_starttls=True, authenticator=_signs_in, auth_required=True,
+    )  # fmt: skip
+    controller.start()
+    yield handler, controller
+    controller.stop()
+
+
+@pytest.fixture
+def mailing(
+    settings: Settings, host: FakeHost, post: tuple[Post, Controller], tmp_path: Path
+) -> Iterator[tuple[Engine, Team, Post]]:
+    handler, controller = post
+    on = replace(
+        settings, care_relation=True, smtp_host="127.0.0.1", smtp_port=controller.port,
+        smtp_user="medsec", smtp_password=Secret("mail password"),
+        smtp_ca_file=tmp_path / "mail.pem", mail_from="medsec@hospital.example",
+        mail_to="it@hospital.example, privacy@hospital.example",
+    )  # fmt: skip
+    engine = Engine.open(on, host, detector=ScriptedDetector(on))
+    team = Team(engine)
+    yield engine, team, handler
+    engine.close()
+
+
+def test_glass_that_is_broken_is_told_under_tls_without_the_patient(
+    mailing: tuple[Engine, Team, Post],
+) -> None:
+    engine, team, post = mailing
+    patient = engine.create_patient(team.technician, "P-4711", "Erika Musterfrau", 61)
+    glass = engine.break_glass(team.doctor, "P-4711", URGENT)
+    assert post.got == []  # not in the transaction
+    assert engine.outbox_.deliver() == 1
+    [message] = post.got
+    assert post.encrypted == [True]
+    assert message["Subject"] == "[MedSec] Emergency access to a patient"
+    assert message["To"] == "it@hospital.example, privacy@hospital.example"
+    text = message.as_string()
+    assert "Account: doctor" in text
+    for word in ("P-4711", "Erika", patient.patient_id, URGENT, "unconscious", glass.glass_id):
+        assert word not in text
+    [notice] = engine.notices(team.administrator)
+    assert (notice.attempts, notice.gave_up) == (1, False)
+    assert notice.sent_at is not None
+    assert engine.outbox_.deliver() == 0
+
+
+def test_lockouts_requests_and_failed_backups_are_told_once_an_hour(
+    mailing: tuple[Engine, Team, Post], host: FakeHost
+) -> None:
+    engine, _, post = mailing
+    for _ in range(8):
+        with pytest.raises(errors.AccessError):
+            engine.sign_in("doctor", "a wrong guess of four words")
+    engine.request_account("newcomer", "New Comer", Role.DOCTOR, PASSWORD)
+    system = Caller("system", Role.OPERATOR, "")
+    for _ in range(2):
+        engine.audit.record(system, Event("backup.make", "failed", detail={"why": "storage-error"}))
+    engine.outbox_.deliver()
+    subjects = sorted(str(m["Subject"]) for m in post.got)
+    assert subjects == [
+        "[MedSec] A backup failed",
+        "[MedSec] An account is locked out",
+        "[MedSec] Somebody asks for an account",
+    ]
+    host.advance(hours=2)
+    engine.audit.record(system, Event("backup.make", "failed", detail={"why": "storage-error"}))
+    assert engine.outbox_.deliver() == 1
+    assert "New Comer" not in "".join(m.as_string() for m in post.got)
+
+
+def test_a_change_that_is_rolled_back_tells_nobody(mailing: tuple[Engine, Team, Post]) -> None:
+    engine, _, _ = mailing
+    kept = []
+
+    def half() -> None:
+        with engine.database.write() as tx:
+            engine.audit.append(tx, Caller("system", Role.OPERATOR, ""), Event("glass.break"))
+            kept.append(tx.count("SELECT count(*) FROM outbox"))
+            raise errors.StorageError("the change fails")
+
+    with pytest.raises(errors.StorageError):
+        half()
+    assert kept == [1]
+    assert engine.outbox_.list() == []
+
+
+def test_a_server_that_refuses_is_tried_again_later_and_given_up_at_last(
+    mailing: tuple[Engine, Team, Post], host: FakeHost
+) -> None:
+    engine, team, post = mailing
+    engine.create_patient(team.technician, "P-1", "Erika Musterfrau")
+    engine.break_glass(team.doctor, "P-1", URGENT)
+    post.answer = "451 try again later"
+    assert engine.outbox_.deliver() == 0
+    assert engine.outbox_.deliver() == 0  # too soon: not even tried
+    assert engine.outbox_.list()[0].attempts == 1
+    host.advance(minutes=2)
+    post.answer = "250 OK"
+    assert engine.outbox_.deliver() == 1
+    first = post.got[0]["Message-ID"]
+    host.advance(minutes=2)
+    engine.audit.record(Caller("system", Role.OPERATOR, ""), Event("glass.break"))
+    post.answer = "554 never"
+    for _ in range(MOST_ATTEMPTS + 3):
+        engine.outbox_.deliver()
+        host.advance(hours=1, minutes=1)
+    assert [n.attempts for n in engine.outbox_.given_up()] == [MOST_ATTEMPTS]
+    assert first == f"<{engine.outbox_.list()[1].mail_id}@hospital.example>"
+    host.advance(days=31)
+    engine.outbox_.forget_old()
+    assert engine.outbox_.list() == []
+
+
+def test_a_server_that_is_away_keeps_every_notice(
+    mailing: tuple[Engine, Team, Post], post: tuple[Post, Controller], host: FakeHost
+) -> None:
+    engine, team, handler = mailing
+    for number in range(3):
+        engine.create_patient(team.technician, f"P-{number}", "N")
+        engine.break_glass(team.doctor, f"P-{number}", URGENT)
+    away = replace(engine.settings, smtp_port=1)
+    object.__setattr__(engine.outbox_, "_settings", away)
+    assert engine.outbox_.deliver() == 0
+    object.__setattr__(engine.outbox_, "_settings", engine.settings)
+    host.advance(minutes=2)
+    assert engine.outbox_.deliver() == 3
+    assert len({m["Message-ID"] for m in handler.got}) == 3
+
+
+def test_a_certificate_nobody_vouches_for_gets_no_mail_and_no_password(
+    mailing: tuple[Engine, Team, Post],
+) -> None:
+    engine, team, post = mailing
+    object.__setattr__(engine.outbox_, "_settings", replace(engine.settings, smtp_ca_file=None))
+    with pytest.raises(errors.MailFailed):
+        engine.send_test_mail(team.administrator)
+    assert post.got == []
+
+
+def test_a_test_arrives_and_a_wrong_password_is_said(mailing: tuple[Engine, Team, Post]) -> None:
+    engine, team, post = mailing
+    engine.send_test_mail(team.administrator)
+    assert post.got[0]["Subject"] == "[MedSec] A test of MedSec's e-mail"
+    wrong = replace(engine.settings, smtp_password=Secret("another one"))
+    object.__setattr__(engine.outbox_, "_settings", wrong)
+    with pytest.raises(errors.MailFailed) as caught:
+        engine.send_test_mail(team.administrator)
+    assert "another one" not in str(vars(caught.value))
+    outcomes = [e.outcome for e in engine.audit_entries(team.administrator, query="mail.test")]
+    assert outcomes == ["failed", "ok"]
+
+
+def test_without_a_server_nothing_is_kept(engine: Engine, team: Team) -> None:
+    engine.audit.record(Caller("system", Role.OPERATOR, ""), Event("glass.break"))
+    assert engine.notices(team.administrator) == []
+    with pytest.raises(errors.InputError):
+        engine.send_test_mail(team.administrator)
+
+
+def test_the_outbox_is_bounded(mailing: tuple[Engine, Team, Post]) -> None:
+    engine, _, _ = mailing
+    events = [Event("glass.break")] * (MOST_WAITING + 50)
+    engine.audit.record(Caller("system", Role.OPERATOR, ""), *events)
+    assert len(engine.outbox_.list()) == MOST_WAITING
+
+
+def test_the_server_sends_by_itself(
+    mailing: tuple[Engine, Team, Post], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, team, post = mailing
+    monkeypatch.setattr("engine.service.upkeep.SEND_SECONDS", 0.01)
+    engine.create_patient(team.technician, "P-1", "Erika Musterfrau")
+    engine.break_glass(team.doctor, "P-1", URGENT)
+    sent = threading.Event()
+    real = engine.outbox_.deliver
+
+    def deliver() -> int:
+        count = real()
+        if count:
+            sent.set()
+        return count
+
+    monkeypatch.setattr(engine.outbox_, "deliver", deliver)
+    engine.start_upkeep()
+    assert sent.wait(30)
+    assert len(post.got) == 1
+
+
+@pytest.mark.parametrize("wrong", [
+    {"mail_to": ""},
+    {"mail_from": ""},
+    {"mail_from": "nobody"},
+    {"mail_to": "it@hospital.example\r\nBcc: thief@example.com"},
+    {"smtp_security": "none", "smtp_host": "mail.hospital.example"},
+    {"smtp_security": "ssl"},
+    {"smtp_port": 0},
+])  # fmt: skip
+def test_settings_that_would_lose_or_bare_mail_are_refused(settings: Settings, wrong: dict) -> None:
+    right = {
+        "smtp_host": "localhost", "mail_from": "medsec@hospital.example",
+        "mail_to": "it@hospital.example",
+    }  # fmt: skip
+    replace(settings, **right)
+    with pytest.raises(errors.SettingsError):
+        replace(settings, **{**right, **wrong})
