@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from engine import Engine, Host, Settings, certificate, errors
+from engine import Engine, Host, Settings, errors, server_certificate
 
 HERE = Path(__file__).parent
 DEMO = {"MEDSEC_DEMO": "1", "MEDSEC_DATA": "demo-data", "MEDSEC_KEY_FILE": "demo-keys/root.key"}
@@ -54,7 +54,7 @@ def _tls(settings: Settings) -> list[str]:
                 " MEDSEC_TLS=1,\n  or let nobody reach this port but a proxy that has TLS.\n"
             )
         return []
-    shown = certificate(settings, Host(settings.data / "blobs"))
+    shown = server_certificate(settings, Host(settings.data / "blobs"))
     print(f"\n  TLS certificate, SHA-256: {shown.fingerprint}\n")  # noqa: T201
     return [f"--server.sslCertFile={shown.path}", f"--server.sslKeyFile={shown.key}"]
 

@@ -44,7 +44,7 @@ class Certificate:
     fingerprint: str
 
 
-def certificate(settings: Settings, host: Host) -> Certificate:
+def server_certificate(settings: Settings, host: Host) -> Certificate:
     """The certificate of the settings, or one of our own beside the root key.
 
     Raises:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from cryptography import x509
 
-from engine import Engine, Settings, certificate, errors
+from engine import Engine, Settings, errors, server_certificate
 from tests.conftest import PASSWORD
 from tests.fakes import FakeHost, ScriptedDetector
 from tests.serving import people, serve
@@ -22,11 +22,11 @@ from tests.serving import settings as settings_of
 def test_a_certificate_is_made_once_and_its_key_is_for_nobody_else(
     settings: Settings, host: FakeHost
 ) -> None:
-    made = certificate(settings, host)
+    made = server_certificate(settings, host)
     assert settings.key_file is not None
     assert made.path.parent == made.key.parent == settings.key_file.parent
     assert made.key.stat().st_mode & 0o777 == 0o600
-    assert certificate(settings, host) == made
+    assert server_certificate(settings, host) == made
     read = x509.load_pem_x509_certificate(made.path.read_bytes())
     names = read.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "localhost" in names.get_values_for_type(x509.DNSName)
@@ -36,22 +36,22 @@ def test_a_certificate_is_made_once_and_its_key_is_for_nobody_else(
 def test_a_certificate_is_made_anew_before_it_lapses_and_for_another_address(
     settings: Settings, host: FakeHost
 ) -> None:
-    first = certificate(settings, host).fingerprint
+    first = server_certificate(settings, host).fingerprint
     host.advance(days=366)
-    assert certificate(settings, host).fingerprint == first
+    assert server_certificate(settings, host).fingerprint == first
     host.advance(days=2)
-    second = certificate(settings, host).fingerprint
+    second = server_certificate(settings, host).fingerprint
     assert second != first
     elsewhere = replace(settings, host="192.0.2.7")
-    third = certificate(elsewhere, host).fingerprint
+    third = server_certificate(elsewhere, host).fingerprint
     assert third != second
-    assert certificate(elsewhere, host).fingerprint == third
+    assert server_certificate(elsewhere, host).fingerprint == third
 
 
 def test_a_certificate_of_ones_own_is_taken_as_it_is(
     settings: Settings, host: FakeHost, tmp_path: Path
 ) -> None:
-    made = certificate(settings, host)
+    made = server_certificate(settings, host)
     folder = tmp_path / "given"
     folder.mkdir()
     given = replace(
@@ -59,13 +59,13 @@ def test_a_certificate_of_ones_own_is_taken_as_it_is(
         tls_certificate=made.path.rename(folder / "chain.pem"),
         tls_key=made.key.rename(folder / "key.pem"),
     )
-    assert certificate(given, host).fingerprint == made.fingerprint
+    assert server_certificate(given, host).fingerprint == made.fingerprint
     assert not made.path.exists()
     with pytest.raises(errors.SettingsError, match="together"):
-        certificate(replace(given, tls_key=None), host)
+        server_certificate(replace(given, tls_key=None), host)
     (folder / "chain.pem").write_text("nothing")
     with pytest.raises(errors.SettingsError):
-        certificate(given, host)
+        server_certificate(given, host)
 
 
 def test_the_server_speaks_tls_and_nothing_else(tmp_path: Path) -> None:
@@ -94,6 +94,6 @@ def test_the_server_speaks_tls_and_nothing_else(tmp_path: Path) -> None:
         with socket.create_connection((host, int(port)), 20) as line:
             line.sendall(b"GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n")
             assert not line.recv(100).startswith(b"HTTP")
-        assert certificate(replace(chosen, tls=True), FakeHost(tmp_path)).fingerprint in (
+        assert server_certificate(replace(chosen, tls=True), FakeHost(tmp_path)).fingerprint in (
             server.log.read_text()
         )
