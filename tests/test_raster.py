@@ -290,6 +290,16 @@ def test_a_still_overlay_costs_one_frame() -> None:
     assert often < 1.3 * once
 
 
+@pytest.mark.parametrize("colour", [False, True])
+def test_what_was_drawn_is_coded_as_a_drawing(colour: bool) -> None:
+    bars = np.repeat(np.random.default_rng(4).integers(0, 2, 90), 4).astype(np.uint8) * 255
+    code = np.repeat(bars[None], 400, axis=0)
+    pixels = np.repeat(code[..., None], 3, axis=2) if colour else code
+    patch = patches.encode(pixels[None])
+    assert len(patch) < 200
+    assert np.array_equal(patches.decode(patch)[0], pixels)
+
+
 def test_a_broken_patch_or_container_is_a_named_error() -> None:
     patch = patches.encode(GREY[None])
     packed = patches.pack({"a": b"one" * 500, "b": b""})

@@ -1,8 +1,9 @@
 """Pictures that are not DICOM: PNG and JPEG taken apart exactly, TIFF, BMP and WebP anew.
 
 PNG and JPEG have their own modules. Of TIFF, BMP and WebP the masked file is written anew
-without loss and without metadata, and the original is sealed whole, so that it comes back
-byte for byte. Refuses animations, CMYK and pages of different kinds.
+without loss and without metadata. What the original has besides its pixels is sealed where its
+coding can be repeated (:mod:`engine.formats.recoding`), else the original whole, so that it
+comes back byte for byte in any case. Refuses animations, CMYK and pages of different kinds.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
-from engine.formats import jpeg, jpeg_file, mask, patches, png, png_seal
+from engine.formats import jpeg, jpeg_file, mask, patches, png, png_seal, recoding
 from engine.records import Format, Image, Region
 
 Read = tuple[np.ndarray, tuple[int, int], dict[str, Any]]
@@ -273,9 +274,10 @@ def dissect(
         return made.data, made.patches, {"bones": made.bones}
     pixels, _, facts = decode(kind, data, 1 << 30, 1 << 40)
     coded = tuple(patches.encode(mask.lift(pixels, regions, i)) for i in range(len(regions)))
+    parts = None if facts["lossy"] else recoding.take(kind, data, pixels)
     pixels = pixels.copy()
     _fill(pixels, regions, facts)
-    return _write(kind, pixels, facts), coded, {"whole": data}
+    return _write(kind, pixels, facts), coded, parts or {"whole": data}
 
 
 def _fill(pixels: np.ndarray, regions: Sequence[Region], facts: Mapping[str, Any]) -> None:
@@ -353,7 +355,7 @@ def assemble(
         if part.shape != pixels[regions[index].slices].shape:
             raise SealBroken("A sealed region does not fit the image it is put back into.")
         mask.lay(pixels, regions, index, part)
-    return _write(kind, pixels, facts)
+    return _write(kind, pixels, facts) if parts is None else recoding.give(parts, pixels)
 
 
 def same_pixels(kind: str, one: bytes, other: bytes) -> bool:
