@@ -14,6 +14,8 @@ from engine.guests import GuestRecord
 from engine.host import Host, write_durably
 from engine.keys import recover as recover_key_file
 from engine.networks import ModelInfo
+from engine.numbers import MEDIA_TYPE as METRICS_MEDIA_TYPE
+from engine.numbers import count_request
 from engine.outbox import Notice
 from engine.permissions import ACCOUNT_ROLES, Permission, Role
 from engine.profiles import ProfileEntry
@@ -47,9 +49,11 @@ from engine.service.measuring import Statistics
 from engine.service.restoring import Restoration
 from engine.settings import Settings
 from engine.shadow import Comparison
+from engine.tracing import begin_request, log_as_json
 
 __all__ = [
     "ACCOUNT_ROLES",
+    "METRICS_MEDIA_TYPE",
     "REASONS",
     "Account",
     "AccountRequest",
@@ -94,7 +98,10 @@ __all__ = [
     "Suggestion",
     "TextVerdict",
     "Verdict",
+    "begin_request",
+    "count_request",
     "errors",
+    "log_as_json",
     "recover_key_file",
     "server_certificate",
     "write_durably",

@@ -146,6 +146,23 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             changed_at TIMESTAMP NOT NULL, changed_by VARCHAR NOT NULL);
         """,
     ),
+    (
+        "single sign-on: whose address is whose account, and what was used up",
+        """
+        CREATE TABLE identities (username VARCHAR PRIMARY KEY, email VARCHAR NOT NULL,
+            issuer VARCHAR, subject VARCHAR, linked_at TIMESTAMP NOT NULL);
+        CREATE TABLE spent_assertions (digest VARCHAR PRIMARY KEY, spent_at TIMESTAMP NOT NULL);
+        """,
+    ),
+    (
+        "training: cases in which something was missed",
+        """
+        CREATE TABLE training_cases (case_id VARCHAR PRIMARY KEY, patient_id VARCHAR NOT NULL,
+            image_id VARCHAR NOT NULL, version INTEGER NOT NULL, wrapped_key BLOB NOT NULL,
+            blob VARCHAR NOT NULL, size_bytes BIGINT NOT NULL, kept_at TIMESTAMP NOT NULL,
+            exported_at TIMESTAMP);
+        """,
+    ),
 )
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {

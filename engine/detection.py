@@ -314,6 +314,11 @@ class Detector:
         return FINDS | {name: guest.finds for name, guest in self.guests.items()}
 
     @property
+    def opened(self) -> dict[str, ModelInfo]:
+        """Networks that were opened so far, by the name that profiles use."""
+        return {name: network.info for name, network in sorted(self._networks.items())}
+
+    @property
     def models(self) -> tuple[ModelInfo, ...]:
         """The networks of the profile that uploads start with, and all others in use."""
         for name in self.profiles[self._settings.profile].networks:

@@ -15,6 +15,7 @@ Coverage is by the padded boxes of the same class. Nothing is left out of a figu
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -297,7 +298,12 @@ def main() -> None:
     sheet(report, a.sheet)
     print(f"{len(report.misses)} text boxes covered to less than 80 %; the first are in {a.sheet}")
     if a.json is not None:
-        a.json.write_text(json.dumps(report.figures, indent=1))
+        if a.weights is not None:
+            measured = {a.weights.stem: hashlib.sha256(a.weights.read_bytes()).hexdigest()}
+        else:
+            measured = {name: info.sha256 for name, info in detector.opened.items()}
+        written = {"networks": measured, "figures": report.figures}
+        a.json.write_text(json.dumps(written, indent=1))
 
 
 if __name__ == "__main__":

@@ -13,15 +13,15 @@ ROOT = Path(__file__).parent.parent
 
 #: From the ground up. A room imports rooms of its own floor or below, and nothing in a circle.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "permissions", "settings", "host", "records"),
+    ("errors", "permissions", "settings", "host", "records", "tracing", "numbers"),
     ("vault", "rootkeys", "shares", "keys", "exchange", "certificate", "database", "aggregates", "box_metrics",
      "disclosure",
      "randomness_tests", "similarity", "metrics", "pooling", "formats", "networks", "lines", "text",
      "faces", "codes", "yolo", "film", "crew", "identifying", "guest", "drift", "shadow"),
     ("images", "detection", "hierarchy", "audit", "accounts", "lockout", "sessions", "secondfactor",
-     "registrations", "catalog", "patients", "profiles", "sealedrows", "guests",
+     "registrations", "identities", "catalog", "patients", "profiles", "sealedrows", "guests",
      "viewings", "tokens",
-     "access", "outbox", "merging", "reads", "backup"),
+     "access", "outbox", "merging", "training", "reads", "backup"),
     ("pipeline", "package"),
     ("service",),
 )  # fmt: skip

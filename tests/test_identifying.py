@@ -223,7 +223,7 @@ def test_a_profile_may_leave_harmless_text_visible(marked: Ward) -> None:
     engine.seal(token, image_id, view.suggested(Suggestion.SEAL), view.left)
     [sealed] = engine.regions(token, image_id)
     assert sealed.detection.region.x1 > MARKER.region.x2
-    [entry] = engine.audit_entries(marked.team.administrator, query="box.remove")
+    [entry] = engine.audit_entries(marked.team.administrator, query="box.leave")
     assert entry.reason == HARMLESS
 
 

@@ -30,6 +30,7 @@ from engine.exchange import Exchanges
 from engine.guests import Guests
 from engine.hierarchy import Hierarchy
 from engine.host import Host, forbid_core_dumps, sweep_unfinished
+from engine.identities import Identities
 from engine.images import Limits
 from engine.keys import Keyring
 from engine.lockout import Lockout
@@ -56,6 +57,7 @@ from engine.service.upkeep import Upkeep
 from engine.sessions import Sessions
 from engine.settings import Settings
 from engine.tokens import Tokens
+from engine.training import Training
 from engine.viewings import Viewings
 
 
@@ -133,6 +135,7 @@ class Engine(People, Files, Caring, Finding, Ciphers, Batch, Upkeep, Specialties
         self.factors = SecondFactors(self.database, host, self.hierarchy.system_key("factors"))
         self.challenges = Challenges(host)
         self.registrations = Registrations(self.database, host)
+        self.identities = Identities(self.database, host)
         self.tokens = Tokens(self.database, host, self.hierarchy.system_key("tokens"))
         self.access_ = Access(self.database, self.hierarchy, host)
         self.outbox_ = Outbox(self.database, host, settings)
@@ -142,7 +145,8 @@ class Engine(People, Files, Caring, Finding, Ciphers, Batch, Upkeep, Specialties
         )  # fmt: skip
         self.catalog = Catalog(self.database)
         self.patients_ = Patients(self.database, self.hierarchy, host)
-        self.merging = Merging(self.patients_, self.catalog, self.hierarchy, host)
+        self.training = Training(self.database, self.hierarchy, host)
+        self.merging = Merging(self.patients_, self.catalog, self.training, self.hierarchy, host)
         self.reads = Reads(host)
         self.detector = detector or Detector.open(settings)
         self.profiles_ = Profiles(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hmac
 import inspect
 import json
 import logging
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Concatenate, ParamSpec, TypeVar
 
+from engine import numbers
 from engine.access import Access
 from engine.accounts import Accounts
 from engine.audit import AuditLog, Event
@@ -27,6 +29,7 @@ from engine.exchange import Exchanges
 from engine.guests import Guests
 from engine.hierarchy import Hierarchy
 from engine.host import Host
+from engine.identities import Identities
 from engine.images import Limits
 from engine.keys import Keyring
 from engine.lockout import Lockout
@@ -37,10 +40,12 @@ from engine.profiles import Profiles
 from engine.reads import Reads
 from engine.records import Caller
 from engine.registrations import Registrations
+from engine.sealedrows import SealedRows
 from engine.secondfactor import Challenges, SecondFactors
 from engine.sessions import Sessions
 from engine.settings import Settings
 from engine.tokens import Tokens
+from engine.training import Training
 from engine.viewings import Viewings
 
 log = logging.getLogger("medsec")
@@ -59,16 +64,19 @@ class Core:
     factors: SecondFactors
     challenges: Challenges
     registrations: Registrations
+    identities: Identities
     tokens: Tokens
     audit: AuditLog
     access_: Access
     catalog: Catalog
     patients_: Patients
     merging: Merging
+    training: Training
     reads: Reads
     detector: Detector
     profiles_: Profiles
     guests_: Guests
+    evaluations_: SealedRows
     viewings: Viewings
     exchanges: Exchanges
     limits: Limits
@@ -84,6 +92,13 @@ class Core:
         """
         if self._operator_token is not None and token == self._operator_token:
             return Caller("operator", Role.OPERATOR, "operator", "command line")
+        monitor = self.settings.metrics_token
+        if (
+            monitor
+            and isinstance(token, str)
+            and hmac.compare_digest(monitor.encode(), token.encode(errors="replace"))
+        ):
+            return Caller("monitor", Role.MONITOR, "monitor", "monitoring")
         if isinstance(token, str) and token in self._work:
             return self.sessions_.resolve_id(self._work[token])
         if isinstance(token, str) and token.count(".") == 2:  # a JWT of the API
@@ -225,6 +240,6 @@ def needs(
                         self.refuse_unseen(caller, method.__name__, kind, given)
             return method(self, caller, *args, **kwargs)
 
-        return guarded
+        return numbers.counted(method.__name__, guarded)
 
     return wrap

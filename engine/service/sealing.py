@@ -28,8 +28,8 @@ from engine.records import (
     TextVerdict,
 )
 from engine.service.guard import log, needs
-from engine.service.intake import REASONS, Intake, Progress
-from engine.vault import derive, seal_field
+from engine.service.intake import HARMLESS, REASONS, Intake, Progress
+from engine.vault import derive, open_field, seal_field
 
 #: Share of a found box that other boxes must hide for it to count as changed, not removed.
 COVERED = 0.9
@@ -93,12 +93,28 @@ class Sealing(Intake):
             caller, row, draft_key, facts, subject, detections, removed or {}, confirm, adopt, tell
         )
         tell("storing", 0.9)
+        case = self._missed_case(row, draft_key, facts, prepared)
         with self.database.write() as tx:
             self._release(tx, caller, row, draft_key, subject, wrapped, prepared)
+            if case is not None:
+                self.training.add(tx, case)
+                kept = _event("training.keep", row)
+                self.audit.append(tx, caller, replace(kept, detail={"case": case["case_id"]}))
         self.viewings.close_subject(image_id)
         self.host.delete_blob(row["draft_blob"])
         tell("sealed", 1.0)
         return self._record(image_id)
+
+    def _missed_case(
+        self, row: Row, draft_key: bytes, facts: Mapping[str, Any], prepared: Prepared
+    ) -> dict[str, Any] | None:
+        """Material to learn from, where somebody flagged the image and the setting allows it."""
+        if not self.settings.keep_missed or "flagged" not in json.loads(row["reasons"]):
+            return None
+        context = f"image/{row['image_id']}/{row['version']}/draft"
+        original = open_field(draft_key, context, self.host.read_blob(row["draft_blob"]))
+        after = [detection_to_json(r.detection) for r, _ in prepared.regions]
+        return self.training.write(row, original, facts["detections"], after)
 
     def _prepare(
         self,
@@ -411,7 +427,8 @@ def _corrections(
                 "Every found box that is taken away or made smaller needs a reason.", place=place
             )
         left_out.append(detection)
-        events.append(replace(_event("box.remove", row, detection), reason=reason))
+        action = "box.leave" if reason == HARMLESS else "box.remove"
+        events.append(replace(_event(action, row, detection), reason=reason))
     events += [_event("box.add", row, d) for d in final if d not in known]
     return events, left_out
 

@@ -1,0 +1,238 @@
+"""How the networks do in daily work: drift, comparison in the shadow, figures of evaluations."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from engine import pipeline
+from engine.audit import Event
+from engine.detection import Profile, merge
+from engine.drift import Drift, Month, compared
+from engine.errors import DetectorError, EngineError, InputError
+from engine.networks import ModelInfo
+from engine.permissions import Permission
+from engine.pipeline import detection_from_json
+from engine.records import Caller, Detection, Image, ImageState
+from engine.service.guard import needs
+from engine.service.intake import Intake
+from engine.shadow import Comparison, Side
+
+#: Fewest patients that a row of the drift table stands for.
+SMALLEST_GROUP = 5
+MOST_COMPARED = 200
+EVALUATIONS = Path(__file__).parent.parent.parent / "model" / "evaluations"
+EVALUATION_BYTES = 100_000
+_CORRECTIONS = {"box.add": "added", "box.remove": "removed", "box.change": "changed"}
+
+
+@dataclass(frozen=True)
+class NetworkEntry:
+    """A network with where it is used.
+
+    Args:
+        profiles: Names of the profiles that name it.
+        info: Version, checksum, licence; None until it was first opened.
+        guest: Is it the hospital's own?
+    """
+
+    name: str
+    finds: tuple[str, ...]
+    profiles: tuple[str, ...]
+    info: ModelInfo | None
+    guest: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures that ``model.evaluate`` wrote.
+
+    Args:
+        name: Of the profile or network that was measured.
+        networks: SHA-256 of the weights that were measured, by network.
+        current: Are these the weights that run now? None where one of them is not open yet.
+        added_at: None for those that are shipped.
+    """
+
+    name: str
+    networks: Mapping[str, str]
+    figures: Mapping[str, float]
+    current: bool | None
+    added_at: datetime | None = None
+    added_by: str | None = None
+
+
+class Observing(Intake):
+    """Methods of the Engine."""
+
+    @needs(Permission.MANAGE_SETTINGS)
+    def networks(self, caller: Caller) -> list[NetworkEntry]:
+        """Every network there is, and which of them are active."""
+        opened = self.detector.opened
+        profiles = self.profiles()
+        return [
+            NetworkEntry(
+                name,
+                tuple(finds),
+                tuple(p for p, profile in profiles.items() if name in profile.networks),
+                opened.get(name),
+                name in self.detector.guests,
+            )
+            for name, finds in self.detector.finds().items()
+        ]
+
+    @needs(Permission.MANAGE_SETTINGS)
+    def evaluations(self, caller: Caller) -> list[Evaluation]:
+        """Figures of evaluations: the shipped ones, then what an administrator added."""
+        shipped = [
+            self._evaluation(p.stem, _figures(p.read_bytes()))
+            for p in sorted(EVALUATIONS.glob("*.json"))
+        ]
+        added = [
+            replace(
+                self._evaluation(name, dict(row.facts)),
+                added_at=row.changed_at,
+                added_by=row.changed_by,
+            )
+            for name, row in self.evaluations_.all(self.database.read()).items()
+        ]
+        return shipped + added
+
+    def _evaluation(self, name: str, facts: Mapping[str, Any]) -> Evaluation:
+        running = {n: info.sha256 for n, info in self.detector.opened.items()}
+        measured = facts["networks"]
+        known = all(n in running for n in measured)
+        current = None if not known else all(running[n] == s for n, s in measured.items())
+        return Evaluation(name, measured, facts["figures"], current)
+
+    @needs(Permission.MANAGE_SETTINGS)
+    def add_evaluation(self, caller: Caller, name: str, data: bytes) -> None:
+        """Keep what ``python -m model.evaluate --json`` wrote beside a profile or network.
+
+        Raises:
+            InputError: Not such a file, or no profile or network of this name.
+        """
+        if name not in self.profiles() and name not in self.detector.finds():
+            raise InputError("There is no profile or network of this name.")
+        facts = _figures(data)
+        with self.database.write() as tx:
+            before = self.evaluations_.all(tx).get(name)
+            self.evaluations_.put(
+                tx, self.audit, caller, name, facts, before.facts if before else None
+            )
+
+    @needs(Permission.MANAGE_SETTINGS)
+    def drift(self, caller: Caller) -> list[Drift]:
+        """Each month and profile beside the months before, newest first.
+
+        Months of fewer than ``SMALLEST_GROUP`` patients are left out.
+        """
+        tx = self.database.read()
+        months: dict[tuple[str, str], Month] = {}
+        people: dict[tuple[str, str], set[str]] = defaultdict(set)
+        of: dict[str, tuple[str, str]] = {}
+        for row in tx.all(
+            "SELECT image_id, patient_id, profile, uploaded_at FROM images WHERE state <> $1",
+            str(ImageState.ERASED),
+        ):
+            key = (f"{row['uploaded_at']:%Y-%m}", row["profile"])
+            of[row["image_id"]] = key
+            people[key].add(row["patient_id"])
+        enough = {key for key, patients in people.items() if len(patients) >= SMALLEST_GROUP}
+        for key in enough:
+            months[key] = Month(*key)
+        corrected: set[str] = set()
+        for row in tx.all(
+            "SELECT image_id, action, detail ->> 'found' AS found FROM audit WHERE outcome = 'ok'"
+            " AND action IN ('image.upload', 'image.withdraw', 'box.add', 'box.remove',"
+            " 'box.change') ORDER BY sequence"
+        ):
+            month = months.get(of.get(row["image_id"], ("", "")))
+            if month is None:
+                continue
+            if row["action"] == "image.upload":
+                month.boxes.append(int(row["found"]))
+            elif row["action"] == "image.withdraw":
+                month.flagged += 1
+            else:
+                kind = _CORRECTIONS[row["action"]]
+                setattr(month, kind, getattr(month, kind) + 1)
+                month.corrected += row["image_id"] not in corrected
+                corrected.add(row["image_id"])
+        for row in tx.all("SELECT image_id, confidence FROM regions WHERE source <> 'person'"):
+            month = months.get(of.get(row["image_id"], ("", "")))
+            if month is not None:
+                month.confidences.append(row["confidence"])
+        return compared(list(months.values()))
+
+    @needs(Permission.MANAGE_SETTINGS)
+    def compare_profiles(
+        self, caller: Caller, first: str, second: str, limit: int = 20
+    ) -> Comparison:
+        """Run two profiles in the shadow on what waits to be sealed; nothing of it is changed.
+
+        Images that were sent back because something was missed say what should have been
+        found. Only counts come out.
+
+        Raises:
+            InputError: No such profile, or nothing waits.
+        """
+        one, other = self.profile(first), self.profile(second)
+        waiting = self.catalog.search(
+            states=[ImageState.DRAFT, ImageState.REVIEW], limit=min(limit, MOST_COMPARED)
+        )
+        if not waiting:
+            raise InputError("Nothing waits to be sealed: there is nothing to compare on.")
+        comparison = Comparison(Side(first), Side(second))
+        for record in waiting:
+            try:
+                row, key, facts = self._draft(self.database.read(), record.image_id)
+                image = self._draft_image(row, key, facts)
+            except EngineError:
+                continue  # sealed or discarded meanwhile
+            found = self._in_the_shadow(image, one, comparison.first)
+            seen = self._in_the_shadow(image, other, comparison.second)
+            if found is not None and seen is not None:
+                boxes = [detection_from_json(d) for d in facts["detections"]]
+                comparison.add(found, seen, [d for d in boxes if d.source == "person"])
+        detail = {"first": first, "second": second, "images": comparison.images}
+        self.audit.record(caller, Event("profile.compare", detail=detail))
+        return comparison
+
+    def _in_the_shadow(self, image: Image, profile: Profile, side: Side) -> list[Detection] | None:
+        """What a profile would find; None where it fails."""
+        began = self.host.ticks_ms()
+        try:
+            found = merge(
+                pipeline.look(
+                    image, lambda frame: self.detector.detect(frame, image.frames, profile)
+                ),
+                profile.iou,
+            )
+        except DetectorError:
+            side.failed += 1
+            return None
+        side.times_ms.append(self.host.ticks_ms() - began)
+        return found
+
+
+def _figures(data: bytes) -> dict[str, Any]:
+    """What ``model.evaluate`` wrote, checked. Raises InputError."""
+    try:
+        written: Any = json.loads(data[: EVALUATION_BYTES + 1])  # what is longer is cut, no JSON
+        figures = {str(k)[:100]: float(v) for k, v in written["figures"].items()}
+        networks = {str(k)[:100]: str(v)[:64] for k, v in written["networks"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as err:
+        raise InputError(
+            "This is not what python -m model.evaluate --json writes: send that file."
+        ) from err
+    return {
+        "figures": {k: v for k, v in figures.items() if math.isfinite(v)},
+        "networks": networks,
+    }

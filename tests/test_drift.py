@@ -1,0 +1,189 @@
+"""Months beside the months before them; two profiles side by side; figures of evaluations."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from engine import Detection, Engine, Region, errors
+from engine.drift import FEWEST_IMAGES, PSI_MOVED, Month, compared, stability_index
+from engine.shadow import Comparison, Side
+from tests import builders
+from tests.conftest import Team, Ward
+
+
+def month(
+    name: str, boxes: float = 4.0, sure: float = 0.8, images: int = 200, **counts: int
+) -> Month:
+    rng = np.random.default_rng(int(name[-2:]))
+    found = rng.poisson(boxes, images)
+    return Month(
+        name,
+        "general",
+        [int(n) for n in found],
+        list(np.clip(rng.normal(sure, 0.08, int(found.sum())), 0.1, 1.0)),
+        **counts,
+    )
+
+
+# --- numbers ----------------------------------------------------------------------------------
+
+
+def test_the_stability_index_is_what_the_book_says() -> None:
+    before, now = [0.5] * 600 + [1.5] * 400, [0.5] * 300 + [1.5] * 700
+    # (0.3 - 0.6) ln(0.3 / 0.6) + (0.7 - 0.4) ln(0.7 / 0.4)
+    assert stability_index(before, now, (0, 1)) == pytest.approx(0.37583, abs=1e-3)
+    assert stability_index(before, before, (0, 1)) == 0.0
+    assert np.isfinite(stability_index([0.5], [1.5], (0, 1)))
+    with pytest.raises(ValueError, match="no values"):
+        stability_index([], [1.0], (0, 1))
+
+
+def test_months_alike_have_not_moved() -> None:
+    drifts = compared([month(f"2026-{k:02d}") for k in range(1, 7)])
+    assert [d.month.month for d in drifts] == [f"2026-{k:02d}" for k in range(6, 0, -1)]
+    assert not [s for d in drifts for s in d.shifts if s.moved]
+    assert drifts[0].sentence == "As in the months before."
+    assert not drifts[-1].shifts  # nothing before the first
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        (month("2026-03", boxes=9.0), "boxes per image"),
+        (month("2026-03", sure=0.6), "confidence"),
+        (month("2026-03", corrected=60), "corrected images"),
+        (month("2026-03", flagged=12), "flagged images"),
+    ],
+)
+def test_a_month_that_differs_has_moved(changed: Month, what: str) -> None:
+    before = [month("2026-01", corrected=10), month("2026-02", corrected=10)]
+    drift = compared([*before, changed])[0]
+    assert [s.what for s in drift.shifts if s.moved] == [what]
+    assert drift.sentence.startswith(f"Moved: {what}")
+
+
+def test_fewer_corrections_are_no_alarm() -> None:
+    drift = compared([month("2026-01", corrected=80), month("2026-02", corrected=2)])[0]
+    assert not [s for s in drift.shifts if s.moved]
+
+
+def test_too_few_images_are_not_compared() -> None:
+    few = month("2026-02", boxes=20.0, images=FEWEST_IMAGES - 1)
+    assert not compared([month("2026-01"), few])[0].shifts
+
+
+def test_chance_and_trifles_alone_move_nothing() -> None:
+    # Thirty images of the same kind: the index may wander above its threshold by itself.
+    alike = [
+        compared([month("2026-01", images=30), month(f"2026-{k:02d}", images=30)])[0]
+        for k in range(2, 13)
+    ]
+    assert max(s.size for d in alike for s in d.shifts) > PSI_MOVED
+    assert not [s for d in alike for s in d.shifts if s.moved]
+
+
+def test_another_profile_is_another_population() -> None:
+    other = replace(month("2026-01", boxes=30.0), profile="chest")
+    assert not compared([other, month("2026-02")])[0].shifts
+
+
+def box(x: int, label: str = "text", source: str = "net") -> Detection:
+    return Detection(Region(x, 0, x + 10, 10), label, 0.9, source)
+
+
+def test_boxes_are_counted_once_as_found_by_both_or_by_one() -> None:
+    c = Comparison(Side("a"), Side("b"))
+    c.add([box(0), box(50), box(80, "face")], [box(1), box(80)], [])
+    c.add([], [box(0)], [])
+    assert dict(c.both) == {"text": 1}
+    assert dict(c.first.alone) == {"text": 1, "face": 1}
+    assert dict(c.second.alone) == {"text": 2}
+    assert (c.images, c.first.empty, c.second.empty) == (2, 1, 0)
+
+
+def test_peoples_boxes_say_what_should_have_been_found() -> None:
+    c = Comparison(Side("a"), Side("b"))
+    c.add([box(0)], [box(0), box(50, "barcode")], [box(1, source="person"), box(50)])
+    assert (c.by_people, c.first.covered, c.second.covered) == (2, 1, 2)
+
+
+# --- in the engine ----------------------------------------------------------------------------
+
+
+def picture(seed: int) -> bytes:
+    return builders.png(builders.radiograph(96, 64, seed=seed))
+
+
+def test_drift_counts_what_happened_and_leaves_small_groups_out(ward: Ward) -> None:
+    engine, token = ward.engine, ward.team.technician
+    drawn = Detection(Region(60, 40, 80, 60), "text", 1.0)
+    for k in range(5):
+        assert not engine.drift(ward.team.administrator)
+        patient = engine.create_patient(token, f"D-{k}", f"Somebody {k}", 50).patient_id
+        ward.detector.found = [box(0), box(30)]
+        image_id = engine.upload(token, patient, "a.png", picture(k)).image_id
+        engine.seal(token, image_id, [box(0), drawn], {1: "not identifying"})
+    engine.flag_missed(token, image_id, "a name was missed")
+    [drift] = engine.drift(ward.team.administrator)
+    now = drift.month
+    assert (now.month, now.profile, now.images) == ("2026-01", "general", 5)
+    assert now.boxes == [2] * 5
+    assert now.confidences == [0.9] * 5  # of the boxes that were sealed as found
+    assert (now.added, now.removed, now.changed, now.corrected, now.flagged) == (5, 5, 0, 5, 1)
+
+
+def test_two_profiles_are_compared_on_what_waits_and_nothing_changes(ward: Ward) -> None:
+    admin = ward.team.administrator
+    with pytest.raises(errors.InputError, match="Nothing waits"):
+        ward.engine.compare_profiles(admin, "general", "chest")
+    ward.detector.found = [box(0)]
+    before = [ward.upload(picture(k)) for k in range(3)]
+    result = ward.engine.compare_profiles(admin, "general", "chest", limit=2)
+    assert (result.images, dict(result.both)) == (2, {"text": 2})
+    assert result.first.median_ms is not None
+    drafts = ward.engine.drafts(ward.team.technician)
+    assert {d.image_id for d in drafts} == set(before)
+    [entry] = ward.engine.audit_entries(admin, query="profile.compare")
+    assert entry.detail["images"] == 2
+    with pytest.raises(errors.InputError):
+        ward.engine.compare_profiles(admin, "general", "nobody")
+
+
+def test_a_profile_that_fails_is_counted_as_failed(ward: Ward) -> None:
+    ward.detector.found = [box(0)]
+    ward.upload(picture(1))
+    ward.detector.found = errors.DetectorError
+    result = ward.engine.compare_profiles(ward.team.administrator, "general", "chest")
+    assert (result.images, result.first.failed, result.second.failed) == (0, 1, 1)
+
+
+FIGURES = {"networks": {"ppocr": "0" * 64}, "figures": {"text: recall": 0.97, "none": float("nan")}}
+
+
+def test_figures_of_an_evaluation_are_kept_beside_their_profile(engine: Engine, team: Team) -> None:
+    engine.add_evaluation(team.administrator, "chest", json.dumps(FIGURES).encode())
+    [added] = [e for e in engine.evaluations(team.administrator) if e.added_by]
+    assert added.name == "chest"
+    assert added.figures == {"text: recall": 0.97}
+    assert added.current is None  # the network was not opened yet
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no json", b"[]", b"{}", b'{"figures": {}}', b'{"figures": 3, "networks": {}}',
+     b'{"figures": {"a": "b"}, "networks": {}}', b" " * 200_000],
+)  # fmt: skip
+def test_what_is_no_evaluation_is_refused(engine: Engine, team: Team, data: bytes) -> None:
+    with pytest.raises(errors.InputError):
+        engine.add_evaluation(team.administrator, "chest", data)
+
+
+def test_networks_are_listed_with_the_profiles_that_name_them(engine: Engine, team: Team) -> None:
+    listed = {n.name: n for n in engine.networks(team.administrator)}
+    assert "general" in listed["ppocr"].profiles
+    assert listed["yolov8n-thorax"].profiles == ("chest",)
+    assert not listed["ppocr"].guest
