@@ -6,9 +6,11 @@ import ast
 import itertools
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,7 @@ import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from engine.metrics import percentiles
-from ui import chart_look, charts
+from ui import chart_look, charts, cipher_charts
 
 MODALITIES = ("CT", "MR", "US", "CR", "DX", "MG", "OT", "XA")
 LABELS = ("text", "barcode", "face", "marker", "thorax", "stamp", "tattoo")
@@ -72,6 +74,7 @@ WAYS: dict[str, tuple[Callable[[int], pd.DataFrame], dict[str, float]]] = {
     "similarity": (images, {}),
     "confidence": (regions, {"threshold": 0.25, "proposal_threshold": 0.1}),
     "thresholds": (regions, {"threshold": 0.25}),
+    "classes": (regions, {}),
     "stage_times": (images, {}),
     "volumes": (images, {}),
     "storage": (images, {}),
@@ -399,8 +402,62 @@ def test_regions_of_an_image_are_drawn_as_they_are():
     assert charts.image_regions(regions(3)).data[2].error_x.array is None
 
 
+def measured(count: int = 400, **changes: object) -> SimpleNamespace:
+    rng = np.random.default_rng(3)
+    fields = {
+        "images": 90, "regions": count, "size_bytes": 10_000_000,
+        "chi_square_p": tuple(rng.uniform(0, 1, count)),
+        "correlation_z": tuple(rng.normal(0, 1, count)),
+        "plaintext_npcr": (99.61, 99.6), "plaintext_uaci": (33.4, 33.5),
+        "key_npcr": (99.62, 99.6), "key_uaci": (33.46, 33.5),
+        "npcr_low": 99.5, "uaci_low": 33.2, "uaci_high": 33.7, "trial_bytes": 65_552,
+    }  # fmt: skip
+    return SimpleNamespace(**{**fields, **changes})
+
+
+@pytest.mark.parametrize("draw", cipher_charts.CIPHER_CHARTS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("dark", [False, True])
+def test_charts_of_ciphertext_say_what_they_show_and_what_is_expected(draw, dark):
+    figure = draw(measured(), dark=dark)
+    meta = figure.layout.meta
+    assert meta["explains"].endswith(".")
+    assert meta["describes"].endswith(".")
+    figure.to_json(validate=True)
+    if draw is not cipher_charts.sensitivity:
+        nothing = draw(measured(0), dark=dark)
+        assert not nothing.data
+        assert "long enough" in nothing.layout.meta["describes"]
+
+
+def test_the_p_values_are_counted_and_the_bad_ones_named():
+    values = (0.001, 0.005, *(0.5,) * 8)
+    bars, line = cipher_charts.uniformity(measured(10, chi_square_p=values)).data
+    assert list(bars.y) == [2, 0, 0, 0, 0, 8, 0, 0, 0, 0]
+    assert list(line.y) == [1, 1]
+    described = cipher_charts.uniformity(measured(10, chi_square_p=values)).layout.meta["describes"]
+    assert "2 have a p-value under 0.01, where random data would have 0.1" in described
+
+
+def test_no_correlation_is_hidden_beyond_the_edge():
+    bars, line = cipher_charts.neighbours(measured(3, correlation_z=(50.0, -9.0, 0.1))).data
+    assert (bars.y[0], bars.y[-1], sum(bars.y)) == (1, 1, 3)
+    assert sum(line.y) == pytest.approx(3, abs=0.01)
+
+
+def test_a_bar_knows_what_a_click_on_it_chooses():
+    table = images(400, 900)
+    for trace in charts.volumes(table).data:
+        chosen = trace.customdata[0]
+        assert chosen.get("modality", "other") == trace.name
+        assert re.fullmatch(r"\d{4}-\d{2}", chosen["month"])
+    (bars,) = charts.classes(regions(200)).data
+    chosen = dict(zip(bars.y, bars.customdata, strict=True))
+    assert chosen.pop("other") == {}  # "other" is no class
+    assert all(data == {"class": label} for label, data in chosen.items())
+
+
 def test_charts_know_nothing_of_streamlit_or_the_engines_inside():
-    for module in (charts, chart_look):
+    for module in (charts, chart_look, cipher_charts):
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
         names = {
             name

@@ -100,6 +100,12 @@ def component(app: AppTest, name: str) -> dict[str, Any]:
     raise AssertionError(f"no {name} on the page; it says: {texts(app)}")
 
 
+def address(app: AppTest) -> dict[str, str]:
+    """The filters in the page's address."""
+    values = dict(app.query_params)
+    return {k: v[0] if isinstance(v, list) else str(v) for k, v in values.items()}
+
+
 def remembered(app: AppTest) -> list[Any]:
     return list(app._session_state.filtered_state.values())
 
@@ -377,6 +383,53 @@ def test_a_doctor_finds_restores_and_writes_a_note(
     assert "tumour board" in reasons
 
 
+def test_filters_of_the_review_are_in_the_address_and_what_was_typed_is_not(
+    engine: Engine, visit: Visit, team: Team, sealed: ImageRecord
+) -> None:
+    engine.create_patient(team.technician, "P-18", "Erik Musterfrau", 61)
+    app = visit(team.doctor, "2_Review")
+    next(s for s in app.selectbox if s.label == "Sealed class").select("face").run()
+    assert "No sealed image matches" in texts(app)
+    next(s for s in app.selectbox if s.label == "Sealed class").select("text").run()
+    assert "1 to 1 of 1 images" in texts(app)
+    app.text_input(key="review-query").input("muster").run()
+    app.get("button_group")[0].set_value(sealed.patient_id).run()
+    assert address(app) == {"class": "text", "patient": sealed.patient_id}
+    assert "Erika" in next(b.label for b in app.button if b.key == "every-patient")
+    click(app, "View")
+    assert address(app)["image"] == sealed.image_id
+    click(app, "Back to the list")
+    assert "1 to 1 of 1 images" in texts(app)
+    assert address(app) == {"class": "text", "patient": sealed.patient_id}
+
+
+def test_a_shared_address_shows_the_same_list(
+    engine: Engine, visit: Visit, team: Team, sealed: ImageRecord
+) -> None:
+    app = visit(team.doctor)
+    app.query_params["sure"] = "95-100"
+    app.switch_page("pages/2_Review.py").run()
+    assert "No sealed image matches" in texts(app)
+    for strange in ("200-300", "x", "90-10"):
+        app.query_params["sure"] = strange
+        app.query_params["page"] = "77"
+        app.query_params["from"] = "no day"
+        app.run()
+        assert not app.exception
+
+
+def test_a_reload_finds_what_the_session_has_open(
+    engine: Engine, visit: Visit, team: Team, sealed: ImageRecord
+) -> None:
+    opened = engine.restore(team.doctor, sealed.image_id, "tumour board")
+    app = visit(team.doctor)
+    app.query_params["image"] = sealed.image_id
+    app.switch_page("pages/2_Review.py").run()
+    assert opened.handle in component(app, "viewer")["original"]
+    click(app, "Close the restoration")
+    assert component(app, "viewer")["original"] is None
+
+
 def test_a_restoration_that_ran_out_is_said_and_gone(
     visit: Visit, team: Team, sealed: ImageRecord, host: Any
 ) -> None:
@@ -443,7 +496,7 @@ def test_every_chart_explains_itself_and_names_nobody(
 ) -> None:
     app = visit(team.doctor, "3_Analytics")
     charts = app.get("plotly_chart")
-    assert len(charts) == 7
+    assert len(charts) == 8
     everything = texts(app) + "".join(str(c.proto) for c in charts)
     for secret in ("Musterfrau", "P-17", "erika", sealed.image_id, sealed.patient_id):
         assert secret not in everything
@@ -454,7 +507,32 @@ def test_one_patients_numbers_are_not_shown_to_a_researcher(
 ) -> None:
     app = visit(team.researcher, "3_Analytics")
     assert not app.get("plotly_chart")
-    assert {m.value for m in app.metric} == {"0", "0 B"}
+    assert "so few patients" in texts(app)
+    assert not app.metric
+
+
+def test_filters_of_the_analytics_are_in_the_address_and_in_every_table(
+    visit: Visit, team: Team, sealed: ImageRecord
+) -> None:
+    app = visit(team.doctor, "3_Analytics")
+    kinds = next(m for m in app.multiselect if m.label == "Kind of image")
+    kinds.select("PNG").run()
+    assert address(app) == {"modality": "PNG"}
+    links = [b.proto.url for b in app.get("link_button")]
+    assert len(links) == 4
+    assert all("modality=PNG" in link for link in links)
+    assert {m.value for m in app.metric} >= {"1"}
+    next(m for m in app.multiselect if m.label == "Kind of image").unselect("PNG").run()
+    assert not address(app)
+
+
+def test_what_is_stored_is_measured_when_asked_for(
+    visit: Visit, team: Team, sealed: ImageRecord
+) -> None:
+    app = visit(team.doctor, "3_Analytics")
+    click(app, "Measure now")
+    assert "1 regions of 1 images" in texts(app)
+    assert len(app.get("plotly_chart")) == 11
 
 
 # --- admin ------------------------------------------------------------------------------------

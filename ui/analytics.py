@@ -1,48 +1,162 @@
-"""The charts of the Analytics page and the filters in front of them."""
+"""The charts of the Analytics page, the filters in front of them, and tables to take away.
+
+What is chosen here is whole months, kinds of image and classes, for everybody: by these, and by
+nothing finer, groups of few patients stay out of sight of those who may not see single images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
 
+import pandas as pd
 import streamlit as st
 
 from engine import Statistics
 from ui import charts as drawn
-from ui import panes, state
+from ui import cipher_charts, panes, state
+from ui.address import asked, asked_list, tell
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the visitor wants to see; None is everything."""
+
+    modalities: list[str] | None
+    labels: list[str] | None
+    since: datetime | None
+    until: datetime | None
+
+    def of(self, whole: Statistics) -> Statistics:
+        return whole.only(self.modalities, self.since, self.until, self.labels)
+
+    def query(self) -> str:
+        """For the address of a table."""
+        pairs: list[tuple[str, str]] = [("modality", m) for m in self.modalities or ()]
+        pairs += [("label", name) for name in self.labels or ()]
+        days = (("since", self.since), ("until", self.until))
+        return urlencode(pairs + [(name, day.isoformat()) for name, day in days if day])
+
+
+def page(token: str) -> None:
+    """Filters, counts, charts, tables."""
+    whole = state.engine().statistics(token)
+    if whole.images.empty:
+        st.info(
+            "Nothing to show: no image has been sealed yet, or so few patients' that they could"
+            " be recognised.",
+            icon=":material/monitoring:",
+        )
+        return
+    if not whole.single:
+        st.caption(
+            "Months and kinds of image in batches of at least five patients; what is left over"
+            " waits until there are enough. Columns are mixed, so that no row is an image."
+        )
+    choice = _choose(whole)
+    shown = choice.of(whole)
+    totals(shown)
+    charts(token, shown)
+    _take_away(choice)
 
 
 def totals(statistics: Statistics) -> None:
-    """Counts and sums over everything."""
-    of = statistics.totals
+    """Counts, sums and speed of what is chosen."""
+    of, speed = statistics.totals, statistics.throughput
     panes.figures(
         [
-            ("Sealed images", f"{of['images']:.0f}"),
-            ("Sealed regions", f"{of['regions']:.0f}"),
+            ("Sealed images", f"{of['images']:,.0f}"),
+            ("Sealed regions", f"{of['regions']:,.0f}"),
             ("Originals", panes.size(of["original_bytes"])),
             ("Stored for them", panes.size(of["stored_bytes"])),
-        ]
+            ("Throughput", "–" if speed is None else f"{speed.images_per_second:.2f} images/s"),
+            ("", "–" if speed is None else f"{panes.size(speed.bytes_per_second)}/s"),
+        ][: 5 if speed is None else 6]
     )
 
 
-def filtered(statistics: Statistics) -> Statistics:
-    """The images that the visitor wants to see; regions stay, they do not say whose they are."""
-    modalities = sorted(statistics.images["modality"].unique())
-    if len(modalities) < 2:
-        return statistics
-    chosen = st.multiselect("Modality", modalities, default=modalities)
-    kept = statistics.images[statistics.images["modality"].isin(chosen)]
-    if len(chosen) < len(modalities):
-        st.caption(
-            f"{len(kept)} of {len(statistics.images)} images. Charts of regions show all of them."
+# --- what to show -----------------------------------------------------------------------------
+
+
+def _choose(whole: Statistics) -> Choice:
+    """Filters that live in the address; a click into a chart sets them too."""
+    days = whole.images["uploaded_at"]
+    months = [f"{m}" for m in pd.period_range(days.min(), days.max(), freq="M")]
+    labels = sorted(whole.regions["label"].unique()) if len(whole.regions) else []
+    with st.container(border=True):
+        first, second, third, fourth = st.columns([2, 2, 1, 1])
+        modalities = _several(
+            "Kind of image", "modality", sorted(whole.images["modality"].unique()), first
         )
-    return replace(statistics, images=kept)
+        classes = _several("Class (charts of regions)", "class", labels, second)
+        since, until = _month("From", "from", months, third), _month("To", "to", months, fourth)
+        st.caption("A click on a bar of *Images over time*, *Storage* or *Regions* chooses it.")
+    return Choice(
+        modalities or None,
+        classes or None,
+        datetime.strptime(since, "%Y-%m") if since else None,  # noqa: DTZ007 (UTC, as stored)
+        _end_of(until) if until else None,
+    )
 
 
-def charts(statistics: Statistics) -> None:
+def _several(label: str, name: str, options: Sequence[str], where: Any) -> list[str]:
+    chosen: list[str] = where.multiselect(
+        label,
+        options,
+        default=[o for o in asked_list(name) if o in options],
+        placeholder="All",
+        key=f"analytics-{name}-{state.turn('analytics')}",
+    )
+    tell(name, ",".join(chosen))
+    return chosen
+
+
+def _month(label: str, name: str, months: Sequence[str], where: Any) -> str | None:
+    chosen: str | None = where.selectbox(
+        label,
+        months,
+        index=months.index(asked(name)) if asked(name) in months else None,
+        placeholder="Any",
+        key=f"analytics-{name}-{state.turn('analytics')}",
+    )
+    tell(name, chosen)
+    return chosen
+
+
+def _end_of(month: str) -> datetime:
+    begins = datetime.strptime(month, "%Y-%m")  # noqa: DTZ007 (UTC, as stored)
+    return (begins + timedelta(days=32)).replace(day=1) - timedelta(microseconds=1)
+
+
+def _pick(event: Any) -> None:
+    """A click into a chart: what was clicked becomes the filter of all of them."""
+    points = event.selection.points if event is not None else []
+    chosen = [p["customdata"] for p in points if p.get("customdata")]
+    if not chosen:
+        return
+    for name in {name for data in chosen for name in dict(data)}:
+        values = sorted({dict(data)[name] for data in chosen if name in dict(data)})
+        if name == "month":
+            tell("from", values[0])
+            tell("to", values[-1])
+        else:
+            tell(name, ",".join(values))
+    state.renew("analytics")  # the widgets take what the address says; the chart is unmarked
+    st.rerun()
+
+
+# --- charts -----------------------------------------------------------------------------------
+
+
+def charts(token: str, statistics: Statistics) -> None:
     """Every chart with its heading, its one sentence, and what is to be seen in words."""
     images, regions = statistics.images, statistics.regions
-    what, trust, work = st.tabs(["Privacy", "Detection", "Work"], key="analytics-tabs")
+    what, trust, work, random = st.tabs(
+        ["Privacy", "Detection", "Work", "Randomness"], key="analytics-tabs"
+    )
     with what:
         _chart(drawn.entropy, images)
         _chart(drawn.similarity, images)
@@ -52,18 +166,65 @@ def charts(statistics: Statistics) -> None:
         )
         _chart(drawn.thresholds, regions, threshold)
         _chart(drawn.confidence, regions, threshold)
+        _chart(drawn.classes, regions, pick=True)
     with work:
-        _chart(drawn.volumes, images)
+        _chart(drawn.volumes, images, pick=True)
         _chart(drawn.stage_times, images)
-        _chart(drawn.storage, images)
+        _chart(drawn.storage, images, pick=True)
+    with random:
+        _randomness(token)
 
 
-def _chart(draw: Callable, *values: object) -> None:
+def _randomness(token: str) -> None:
+    """Measured when asked for: it reads a sample of stored files."""
+    st.write(
+        "Measures up to 200 stored images, chosen at random, and encryptions of an invented"
+        " plaintext. Nothing is decrypted. Good figures show that nothing obvious is wrong; they"
+        " do not prove a cipher safe."
+    )
+    if st.button("Measure now", icon=":material/science:"):
+        with panes.banner(), st.spinner("Reading stored files …"):
+            state.keep("randomness", state.engine().randomness(token))
+    measured = state.recall("randomness")
+    if measured is not None:
+        st.caption(
+            f"{measured.regions:,} regions of {measured.images:,} images,"
+            f" {panes.size(measured.size_bytes)}; shorter than 1,280 bytes are not tested."
+        )
+        for draw in cipher_charts.CIPHER_CHARTS:
+            _chart(draw, measured)
+
+
+def _chart(draw: Callable, *values: object, pick: bool = False) -> None:
     figure = draw(*values, dark=st.context.theme.type == "dark")
     words = figure.layout.meta
+    key = f"chart-{draw.__name__}-{state.turn('analytics')}"
     with st.container(border=True):
         st.header(words["title"])
         st.write(words["explains"])
-        st.plotly_chart(figure, theme=None, config=drawn.CONFIG, key=f"chart-{draw.__name__}")
+        if pick:
+            figure.update_layout(clickmode="event+select", dragmode=False)
+            _pick(
+                st.plotly_chart(
+                    figure, theme=None, config=drawn.CONFIG, key=key, on_select="rerun",
+                    selection_mode="points",
+                )
+            )  # fmt: skip
+        else:
+            st.plotly_chart(figure, theme=None, config=drawn.CONFIG, key=key)
         with st.expander("In words"):
             st.write(words["describes"])
+
+
+def _take_away(choice: Choice) -> None:
+    st.header("Tables")
+    st.caption("The numbers behind the charts as they are filtered now. Every download is logged.")
+    with st.container(horizontal=True):
+        for table in ("images", "regions"):
+            for format, name in (("csv", "CSV"), ("parquet", "Parquet")):
+                query = "&".join(filter(None, [f"format={format}", choice.query()]))
+                st.link_button(
+                    f"{table.capitalize()}, {name}",
+                    f"/api/statistics/{table}/?{query}",
+                    icon=":material/download:",
+                )

@@ -35,6 +35,8 @@ optionally ``expected_low_bits``, ``expected_high_bits``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -44,6 +46,7 @@ from ui.chart_look import (
     CONFIG,
     DASHES,
     GREY,
+    OTHER,
     PALETTE,
     SYMBOLS,
     TEXT,
@@ -57,7 +60,7 @@ from ui.chart_look import (
     threshold_line,
 )
 
-__all__ = ["CHARTS", "CONFIG", "confidence", "entropy", "image_regions", "similarity",
+__all__ = ["CHARTS", "CONFIG", "classes", "confidence", "entropy", "image_regions", "similarity",
            "stage_times", "storage", "thresholds", "volumes"]  # fmt: skip
 
 
@@ -198,6 +201,41 @@ def confidence(
     return finish(figure, title, explains, describes, 150 + 48 * len(order), dark)
 
 
+def classes(regions: pd.DataFrame, dark: bool = False) -> go.Figure:
+    """How many sealed regions there are of each class."""
+    title = "Regions"
+    explains = "Sealed regions of each class: the length of a bar is their number."
+    regions = need(regions, ["label", "confidence"])
+    table = grouped(regions.dropna(subset=["confidence"]), "label")
+    if table.empty:
+        return empty(title, explains, "No region has been sealed yet.", dark)
+    counts = table["label"].value_counts()
+    figure = go.Figure()
+    figure.add_bar(
+        x=counts,
+        y=counts.index,
+        orientation="h",
+        marker=fill(0),
+        text=[f"{count:,}" for count in counts],
+        textposition="outside",
+        cliponaxis=False,
+        customdata=[_picked("class", label) for label in counts.index],
+        hovertemplate="%{x} regions<extra>%{y}</extra>",
+        showlegend=False,
+    )
+    figure.update_xaxes(range=[0, 1.25 * counts.max()], title="regions")
+    figure.update_yaxes(autorange="reversed")
+    described = ", ".join(f"{label} {count:,}" for label, count in counts.items())
+    describes = f"{len(table):,} regions: {described}."
+    return finish(figure, title, explains, describes, 130 + 44 * len(counts), dark)
+
+
+def _picked(column: str, value: object, month: Any = None) -> dict[str, str]:
+    """What a click on a bar chooses; ``other`` and ``unknown`` stand for no one thing."""
+    picked = {} if value in (OTHER, "unknown") else {column: str(value)}
+    return picked if month is None else {**picked, "month": f"{month:%Y-%m}"}
+
+
 def thresholds(regions: pd.DataFrame, threshold: float, dark: bool = False) -> go.Figure:
     """How many boxes of each class would be sealed at another threshold."""
     title = "What another threshold would seal"
@@ -305,6 +343,7 @@ def volumes(images: pd.DataFrame, by: str = "modality", dark: bool = False) -> g
             xperiod=width,
             xperiodalignment="middle",
             marker=fill(i),
+            customdata=[_picked(by, column, month) for month in counts.index],
             hovertemplate="%{y} in the "
             + unit
             + " of %{x|%Y-%m-%d}<extra>%{fullData.name}</extra>",
@@ -347,6 +386,7 @@ def storage(images: pd.DataFrame, dark: bool = False) -> go.Figure:
             text=[f"{value:,.1f}" for value in sums[column]],
             textposition="outside",
             cliponaxis=False,
+            customdata=[_picked("modality", kind) for kind in sums.index],
             hovertemplate="%{x:,.1f} MB<extra>%{y}, " + name + "</extra>",
         )
     figure.update_layout(barmode="group")
@@ -417,6 +457,7 @@ CHARTS = (
     similarity,
     confidence,
     thresholds,
+    classes,
     stage_times,
     volumes,
     storage,

@@ -1,8 +1,4 @@
-"""Finding images: filters that live in the page's address, and a page of thumbnails.
-
-An address can be shared and is written to logs on its way, so it holds opaque keys, kinds, days
-and page numbers, and never what somebody typed to find a patient.
-"""
+"""Finding images: filters that live in the page's address, and a page of thumbnails."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ import streamlit as st
 
 from engine import Found, ImageState, Patient, Permission
 from ui import care, panes, state
+from ui.address import asked, asked_day, tell
 
 PAGE = 12
 _SURE = (0, 100)
@@ -47,7 +44,7 @@ def search(token: str) -> str:
     page = _page(wanted)
     found = engine.find_images(token, **wanted, limit=PAGE, offset=(page - 1) * PAGE)
     if not found.images and page > 1:
-        _tell("page", None)
+        tell("page", None)
         st.rerun()
     if not found.images:
         what = "sealed" if kind == "sealed" else kinds[kind][0].lower()
@@ -76,15 +73,15 @@ def name(patient: Patient) -> str:
 
 def _patient(token: str, query: str) -> str | None:
     """One patient out of those that match what was typed, or out of a shared address."""
-    key = st.query_params.get("patient")
+    key = asked("patient")
     if key:
         known = names(token, [key])
         if not known:
-            _tell("patient", None)
+            tell("patient", None)
             st.rerun()
         label = f"Only {panes.plain(known[key])}: show all patients"
         if st.button(label, key="every-patient", icon=":material/close:"):
-            _tell("patient", None)
+            tell("patient", None)
             st.rerun()
         return key
     matching = state.engine().patients(token, query, limit=20) if query.strip() else []
@@ -95,7 +92,7 @@ def _patient(token: str, query: str) -> str | None:
             key="review-one-of",
         )  # fmt: skip
         if chosen:
-            _tell("patient", chosen)
+            tell("patient", chosen)
             st.rerun()
     return None
 
@@ -130,64 +127,55 @@ def _choice(
     label: str, name: str, options: Sequence[str], show: Callable[[str], str], where: Any,
     empty: str = "Any",
 ) -> str | None:  # fmt: skip
-    asked = st.query_params.get(name)
+    before = asked(name)
     chosen: str | None = where.selectbox(
         label,
         options,
-        index=options.index(asked) if asked in options else None,
+        index=options.index(before) if before in options else None,
         format_func=show,
         placeholder=empty,
         key=f"review-{name}",
     )
-    _tell(name, chosen)
+    tell(name, chosen)
     return chosen
 
 
 def _day(label: str, name: str, where: Any) -> date | None:
-    try:
-        asked = date.fromisoformat(st.query_params.get(name, ""))
-    except ValueError:
-        asked = None
     chosen: date | None = where.date_input(
-        label, asked, format="YYYY-MM-DD", key=f"review-{name}", help="Day of upload, UTC."
+        label,
+        asked_day(name),
+        format="YYYY-MM-DD",
+        key=f"review-{name}",
+        help="Day of upload, UTC.",
     )
-    _tell(name, chosen and chosen.isoformat())
+    tell(name, chosen)
     return chosen
 
 
 def _sure(where: Any) -> tuple[float, float] | None:
     """Bounds of the least certain region; None without bounds, so that images without count."""
-    low, _, high = st.query_params.get("sure", "").partition("-")
-    asked = _SURE
+    low, _, high = asked("sure").partition("-")
+    before = _SURE
     if low.isdigit() and high.isdigit() and 0 <= int(low) <= int(high) <= 100:
-        asked = (int(low), int(high))
+        before = (int(low), int(high))
     chosen = where.slider(
-        "Least certain region", *_SURE, asked, format="%d %%", key="review-sure",
+        "Least certain region", *_SURE, before, format="%d %%", key="review-sure",
         help="Confidence of the detector in the region it was least sure of.",
     )  # fmt: skip
     if tuple(chosen) == _SURE:
-        _tell("sure", None)
+        tell("sure", None)
         return None
-    _tell("sure", f"{chosen[0]}-{chosen[1]}")
+    tell("sure", f"{chosen[0]}-{chosen[1]}")
     return chosen[0] / 100, chosen[1] / 100
-
-
-def _tell(name: str, value: str | None) -> None:
-    """Put a value into the address, or take it out."""
-    if value:
-        if st.query_params.get(name) != value:
-            st.query_params[name] = value
-    elif name in st.query_params:
-        del st.query_params[name]
 
 
 def _page(wanted: dict[str, Any]) -> int:
     """The page in the address; the first one where something else is looked for than before."""
-    asked = repr(wanted)
-    if state.recall("asked-for", asked) != asked:
-        _tell("page", None)
-    state.keep("asked-for", asked)
-    number = st.query_params.get("page", "1")
+    now = repr(wanted)
+    if state.recall("asked-for", now) != now:
+        tell("page", None)
+    state.keep("asked-for", now)
+    number = asked("page")
     return max(1, int(number)) if number.isdigit() else 1
 
 
@@ -232,5 +220,5 @@ def _pager(page: int, total: int) -> None:
 
 
 def _turn(page: int) -> None:
-    _tell("page", str(page) if page > 1 else None)
+    tell("page", str(page) if page > 1 else None)
     st.rerun()
