@@ -18,8 +18,9 @@ from streamlit import config
 from streamlit.runtime.pages_manager import PagesManager
 
 import api
-from engine import Engine, Permission, Settings
-from ui import account, gate, jobs, panes, state, theme, welcome
+from api import observing
+from engine import Engine, Permission, Settings, begin_request, log_as_json
+from ui import account, gate, jobs, panes, single, state, theme, welcome
 
 PAGES = (
     ("pages/1_Upload.py", "Upload", ":material/upload:", Permission.UPLOAD),
@@ -39,6 +40,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
     config.set_option("server.maxUploadSize", largest)
     engine = await to_thread.run_sync(Engine.open, settings)
     api.door.state.engine = engine
+    engine.start_upkeep()
     try:
         if engine.setup_needed():
             print(f"\n  Code for the first administrator: {engine.setup_code()}\n")  # noqa: T201
@@ -52,18 +54,24 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
 if __name__ != "__main__":
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold plaintext
     gate.keep_bodies_in_memory()
+    log_as_json()
+    single.configure(Settings.load(os.environ))
     # Otherwise the first visitor of a fresh process runs any page without this file.
     PagesManager.uses_pages_directory = False
     app = st.App(
         __file__,
         routes=[Mount("/api", api.door)],
-        middleware=[Middleware(gate.Gate, engine=state.engine)],
+        middleware=[
+            Middleware(observing.Observed, words=observing.words(api.door.openapi()["paths"])),
+            Middleware(gate.Gate, engine=state.engine),
+        ],
         lifespan=lifespan,
     )
 
 
 def main() -> None:
     """One run for one visitor."""
+    begin_request()
     st.set_page_config(page_title="MedSec", page_icon=theme.MARK.strip(), layout="wide")
     theme.apply()
     who = state.account()

@@ -17,6 +17,7 @@ from api import (
     drafts,
     exports,
     images,
+    observing,
     patients,
     problems,
     system,
@@ -62,6 +63,7 @@ for room in (
     system,
     browser,
     exports,
+    observing,
     documents,
 ):
     door.include_router(room.router)

@@ -44,12 +44,15 @@ from engine.service.batch import BatchItem, Source
 from engine.service.ciphers import Randomness
 from engine.service.detecting import Finder
 from engine.service.finding import Display, Found
+from engine.service.governing import SettingEntry
 from engine.service.intake import REASONS, DraftView, Suggestion
 from engine.service.measuring import Statistics
+from engine.service.observing import Evaluation
 from engine.service.restoring import Restoration
 from engine.settings import Settings
 from engine.shadow import Comparison
 from engine.tracing import begin_request, log_as_json
+from engine.training import OpenedCase, TrainingCase, open_case
 
 __all__ = [
     "ACCOUNT_ROLES",
@@ -69,6 +72,7 @@ __all__ = [
     "Drift",
     "Engine",
     "Enrolment",
+    "Evaluation",
     "File",
     "Finder",
     "Format",
@@ -81,6 +85,7 @@ __all__ = [
     "Note",
     "Notice",
     "OpenSession",
+    "OpenedCase",
     "Patient",
     "Permission",
     "Profile",
@@ -92,16 +97,19 @@ __all__ = [
     "SealedRegion",
     "SecondFactor",
     "Session",
+    "SettingEntry",
     "Settings",
     "Source",
     "Statistics",
     "Suggestion",
     "TextVerdict",
+    "TrainingCase",
     "Verdict",
     "begin_request",
     "count_request",
     "errors",
     "log_as_json",
+    "open_case",
     "recover_key_file",
     "server_certificate",
     "write_durably",

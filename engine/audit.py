@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from engine import tracing
 from engine.database import Cursor, Database, Row
 from engine.errors import AuditBroken, SealBroken
 from engine.host import Host
@@ -74,6 +75,8 @@ class AuditLog:
         for event in events:
             sequence += 1
             detail = {**(event.detail or {}), **self._mark(tx, caller, event)}
+            if tracing.request_id():
+                detail["request"] = tracing.request_id()
             row = {
                 "sequence": sequence,
                 "occurred_at": self._host.now().isoformat(timespec="microseconds"),

@@ -44,6 +44,11 @@ class Host:
         """Bytes from the operating system's generator, fit for keys."""
         return secrets.token_bytes(count)
 
+    @staticmethod
+    def token_of(count: int) -> str:
+        """Random bytes in hex, for names that need not be repeatable in tests."""
+        return secrets.token_hex(count)
+
     def token(self, prefix: str) -> str:
         """A new opaque identifier: prefix and 96 random bits in hex."""
         return f"{prefix}_{self.random(12).hex()}"

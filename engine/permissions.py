@@ -10,6 +10,7 @@ class Role(StrEnum):
     DOCTOR = "doctor"
     RESEARCHER = "researcher"
     ADMINISTRATOR = "administrator"
+    MONITOR = "monitor"  # a monitoring system with a token of the settings; never signs in
     OPERATOR = "operator"  # the command line on this machine; never signs in
 
 
@@ -34,6 +35,7 @@ class Permission(StrEnum):
     BREAK_GLASS = "glass.break"  # open a patient of others in an emergency
     REVIEW_ACCESS = "access.review"  # care relations by number, broken glass and its review
     GRANT_CLASSES = "class.grant"  # which region classes an account may restore
+    EXPORT_TRAINING = "training.export"  # missed cases, sealed to a key: the operator alone
     WRITE_NOTES = "note.write"
     READ_NOTES = "note.read"
     STATISTICS = "statistics.view"  # aggregates without patient data
@@ -75,6 +77,7 @@ GRANTS: dict[Role, frozenset[Permission]] = {
             P.EVERY_PATIENT, P.ASSIGN_CARE, P.REVIEW_ACCESS, P.GRANT_CLASSES,
         }
     ),
+    Role.MONITOR: frozenset({P.VIEW_HEALTH}),
     # One machine's operator holds the root key anyway; pretending otherwise would be theatre.
     Role.OPERATOR: frozenset(Permission),
 }  # fmt: skip

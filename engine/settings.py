@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,9 @@ class Settings:
     batch_ca: Path | None = _setting(None, "Certificate authority of that scheduler, PEM")
     batch_cert: Path | None = _setting(None, "Our certificate for it, PEM")
     batch_key: Path | None = _setting(None, "Our private key for it, PEM")
+    metrics_token: Secret | None = _setting(
+        None, "Bearer token with which a monitoring system reads /api/metrics/ and health"
+    )
     scrub_hours: float = _setting(
         24.0, "The server checks every stored file this often; 0 never", lambda v: v >= 0, "h"
     )
@@ -146,6 +149,9 @@ class Settings:
         "Roles that must have a second factor, with commas between them; others may have one",
         lambda v: _role_names(v) <= set(ACCOUNT_ROLES),
     )
+    single_sign_on: Path | None = _setting(
+        None, "TOML file, mode 0600, with Streamlit's [auth] section for OpenID Connect"
+    )
     step_up_minutes: float = _setting(
         0.0,
         "Before a restoration, password or code must have been typed within this time;"
@@ -168,6 +174,12 @@ class Settings:
         "Web origins whose pages may call the API, with commas between them",
         lambda v: all(_is_origin(o) for o in v.replace(",", " ").split()),
     )
+    keep_missed: bool = _setting(
+        False,
+        "Keep an image in which something was missed, encrypted, for training; wants consent or"
+        " another legal ground",
+    )
+    training_days: int = _setting(365, "How long such cases are kept", _positive, "d")
     smtp_host: str = _setting("", "Mail server for notices to administrators; empty sends none")
     smtp_port: int = _setting(587, "Port of the mail server", lambda v: 0 < v < 65536)
     smtp_security: str = _setting(
@@ -227,6 +239,15 @@ class Settings:
     def second_factor_roles(self) -> frozenset[Role]:
         """Roles that must have a second factor."""
         return frozenset(map(Role, _role_names(self.second_factor)))
+
+    def changed(self, name: str, raw: str) -> Settings:
+        """A copy with one setting from text, as the environment would give it.
+
+        Raises:
+            SettingsError: Wrong type or out of range.
+        """
+        kind = next(str(f.type) for f in fields(self) if f.name == name)
+        return replace(self, **{name: _parse(name, raw, kind)})
 
     @classmethod
     def load(cls, environ: Mapping[str, str], **override: Any) -> Settings:

@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
      "disclosure",
      "randomness_tests", "similarity", "metrics", "pooling", "formats", "networks", "lines", "text",
      "faces", "codes", "yolo", "film", "crew", "identifying", "guest", "drift", "shadow"),
-    ("images", "detection", "hierarchy", "audit", "accounts", "lockout", "sessions", "secondfactor",
+    ("images", "detection", "policies", "hierarchy", "audit", "accounts", "lockout", "sessions", "secondfactor",
      "registrations", "identities", "catalog", "patients", "profiles", "sealedrows", "guests",
      "viewings", "tokens",
      "access", "outbox", "merging", "training", "reads", "backup"),

@@ -29,6 +29,9 @@ class Reports(Measuring):
     @needs(Permission.VIEW_HEALTH)
     def health(self, caller: Caller) -> dict[str, Any]:
         """State of the system for its administrator. No patient data."""
+        return self._health()
+
+    def _health(self) -> dict[str, Any]:
         usage = shutil.disk_usage(self.settings.data)
         tx = self.database.read()
         states = tx.all("SELECT state, count(*) AS n FROM images GROUP BY state")

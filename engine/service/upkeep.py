@@ -6,15 +6,18 @@ finding is in the audit log and on the health page. What goes wrong here never s
 
 from __future__ import annotations
 
+import math
 import threading
 from datetime import datetime, timedelta
 from typing import Any
 
+from engine import numbers
 from engine.audit import Event
 from engine.errors import EngineError, NotFound
-from engine.permissions import Role
+from engine.permissions import Permission, Role
 from engine.records import Caller
-from engine.service.guard import log
+from engine.service.guard import log, needs
+from engine.service.learning import Learning
 from engine.service.mailing import SEND_SECONDS, Mailing
 from engine.service.reports import Reports
 
@@ -28,7 +31,7 @@ CLOCK_SLACK = timedelta(minutes=5)
 _SYSTEM = Caller("system", Role.OPERATOR, "", "upkeep")
 
 
-class Upkeep(Reports, Mailing):
+class Upkeep(Reports, Mailing, Learning):
     """Methods of the Engine."""
 
     _stopped: threading.Event
@@ -36,6 +39,26 @@ class Upkeep(Reports, Mailing):
     _next_ms: dict[str, float]
     _clock_back_s: int
     _scrubbed: dict[str, Any]
+
+    @needs(Permission.VIEW_HEALTH)
+    def metrics(self, caller: Caller) -> bytes:
+        """Counts and times for a monitoring system, in Prometheus' text format."""
+        now = self._health()
+        last = now["last_backup_at"]
+        condition = {
+            "disk_free_bytes": now["disk_free_bytes"],
+            "stored_bytes": now["stored_bytes"],
+            "audit_entries": now["audit_entries"],
+            "keys_to_rotate": now["keys_to_rotate"],
+            "backup_overdue": now["backup_overdue"],
+            "backup_age_seconds": (
+                (self.host.now() - last).total_seconds() if last is not None else math.inf
+            ),
+            "erasures_kept": now["erasures_kept"],
+            "broken": len(now["broken"]),
+            "clock_back_seconds": now["clock_back_seconds"],
+        }
+        return numbers.text(now["images"], condition)
 
     def _prepare_upkeep(self) -> None:
         self._stopped = threading.Event()
@@ -76,6 +99,7 @@ class Upkeep(Reports, Mailing):
             ("clock", self._look_at_clock),
             ("erasures", self._retry_erasures),
             ("sweep", self._sweep_due),
+            ("training", self._training_due),
             ("backup", self._backup_due),
         ):
             try:
@@ -95,6 +119,10 @@ class Upkeep(Reports, Mailing):
             swept = self.sweep()
             if swept:
                 self.audit.record(_SYSTEM, Event("files.sweep", detail={"files": swept}))
+
+    def _training_due(self) -> None:
+        if self._due("training", SWEEP_MS):
+            self._expire_training(_SYSTEM)
 
     def _retry_erasures(self) -> None:
         if not self._erasures_kept:
@@ -143,6 +171,8 @@ class Upkeep(Reports, Mailing):
     # --- scrubbing ------------------------------------------------------------------------------
 
     def _scrub_forever(self) -> None:
+        if self._stopped.wait(TICK_SECONDS):  # people first
+            return
         while self.settings.scrub_hours > 0:
             began = self.host.ticks_ms()
             try:

@@ -1,0 +1,87 @@
+"""What is counted and logged of every request: route, outcome, time, and an id; no more.
+
+The id is new for each request, goes back as ``X-Request-ID``, and stands in the log and in the
+audit entries that the request causes. A route is named by its fixed parts only: an address can
+hold a hospital number, and a log must not.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from fastapi import APIRouter, Response
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.asking import TheEngine, Token
+from api.problems import answers
+from engine import METRICS_MEDIA_TYPE, begin_request, count_request
+
+log = logging.getLogger("medsec.http")
+router = APIRouter(tags=["system"])
+
+#: Addresses outside the API that are told apart; all others are one.
+_PAGES = ("_stcore", "media", "static", "component")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+@router.get("/metrics/", responses=answers(401, 403, 429, 503))
+def metrics(token: Token, engine: TheEngine) -> Response:
+    """Counts and times in Prometheus' format, for those who may see the system's health."""
+    return Response(
+        engine.metrics(token), media_type=METRICS_MEDIA_TYPE, headers={"Cache-Control": "no-store"}
+    )
+
+
+class Observed:
+    """Stands before everything else.
+
+    Args:
+        words: Fixed parts of the API's addresses.
+    """
+
+    def __init__(self, app: ASGIApp, words: frozenset[str]) -> None:
+        self.app = app
+        self._words = words
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = begin_request()
+        status = 500
+        began = time.perf_counter()
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        finally:
+            seconds = time.perf_counter() - began
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            route = self._route(scope["path"])
+            count_request(method, route, status, seconds)
+            if not route.startswith("/_stcore"):  # the page's own heartbeat
+                facts = {
+                    "method": method, "route": route, "status": status,
+                    "ms": round(seconds * 1000, 1),
+                }  # fmt: skip
+                log.info("request", extra={"facts": facts})
+
+    def _route(self, path: str) -> str:
+        first, *rest = path.strip("/").split("/")
+        if first != "api":
+            return f"/{first}" if first in _PAGES else "/page"
+        return "/api/" + "/".join(part if part in self._words else "*" for part in rest)
+
+
+def words(paths: list[str]) -> frozenset[str]:
+    """The fixed parts of route templates."""
+    parts = {part for path in paths for part in path.split("/")}
+    return frozenset(part for part in parts if part and "{" not in part)

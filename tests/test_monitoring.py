@@ -1,0 +1,148 @@
+"""Logs, request ids and numbers: enough to find what happened, and nothing about whom."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from api import observing
+from api.door import door
+from engine import Engine, Role, Settings, errors, tracing
+from engine.settings import Secret
+from tests.conftest import WHY, Team, Ward, text_png
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return replace(settings, metrics_token=Secret("a token for the monitoring system"))
+
+
+def told(engine: Engine, token: str) -> dict[str, float]:
+    lines = engine.metrics(token).decode().splitlines()
+    return {k: float(v) for k, v in (x.rsplit(" ", 1) for x in lines if not x.startswith("#"))}
+
+
+def test_numbers_count_calls_and_outcomes_and_name_nobody(ward: Ward) -> None:
+    engine, team = ward.engine, ward.team
+    before = told(engine, team.administrator)
+    data, found = text_png()
+    image_id = ward.seal(data, "Erika.png", found=[found])
+    engine.restore(team.doctor, image_id, WHY)
+    with pytest.raises(errors.PermissionDenied):
+        engine.restore(team.technician, image_id, WHY)
+    after = told(engine, team.administrator)
+
+    def more(name: str) -> float:
+        return after[name] - before.get(name, 0.0)
+
+    assert more('medsec_calls_total{method="seal",outcome="ok"}') == 1
+    assert more('medsec_calls_total{method="restore",outcome="ok"}') == 1
+    assert more('medsec_calls_total{method="restore",outcome="permission-denied"}') == 1
+    assert more('medsec_call_seconds_count{method="restore"}') == 2
+    assert after['medsec_images{state="released"}'] == 1
+    assert after['medsec_state{what="backup_overdue"}'] == 1
+    text = engine.metrics(team.administrator).decode()
+    for word in (image_id, ward.patient_id, "Erika", "Musterfrau", "doctor", "P-1"):
+        assert word not in text
+
+
+def test_a_monitoring_system_reads_numbers_with_its_token_and_nothing_else(ward: Ward) -> None:
+    token = "a token for the monitoring system"
+    assert told(ward.engine, token)
+    assert ward.engine.health(token)["patients"] == 1
+    for refused in (ward.engine.patients, ward.engine.audit_entries, ward.engine.drafts):
+        with pytest.raises(errors.PermissionDenied):
+            refused(token)
+    with pytest.raises(errors.NotSignedIn):
+        ward.engine.metrics(token[:-1] + "x")
+
+
+def test_without_a_token_in_the_settings_there_is_no_monitoring_role(engine: Engine) -> None:
+    object.__setattr__(engine.settings, "metrics_token", None)
+    for token in ("", "None"):
+        with pytest.raises(errors.NotSignedIn):
+            engine.metrics(token)
+
+
+def test_a_log_line_is_json_and_keeps_an_exceptions_text_to_itself() -> None:
+    try:
+        raise ValueError("MUSTERFRAU ERIKA")
+    except ValueError as err:
+        record = logging.LogRecord(
+            "medsec", logging.ERROR, "x.py", 1, "detector failed on %s", ("im_1",),
+            (type(err), err, err.__traceback__),
+        )  # fmt: skip
+    line = json.loads(tracing.JsonLines().format(record))
+    assert (line["level"], line["message"]) == ("error", "detector failed on im_1")
+    assert line["error"] == "ValueError"
+    assert line["where"][0].startswith("test_monitoring.py:")
+    assert "MUSTERFRAU" not in json.dumps(line)
+
+
+def test_no_log_of_a_day_names_a_patient_or_a_file(
+    ward: Ward, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="medsec")
+    data, found = text_png()
+    image_id = ward.seal(data, "Erika_Musterfrau.png", found=[found])
+    engine, team = ward.engine, ward.team
+    engine.restore(team.doctor, image_id, WHY)
+    engine.patients(team.doctor, "Musterfrau")
+    ward.detector.found = errors.DetectorError
+    with pytest.raises(errors.EngineError):
+        ward.upload(data[:200], "Musterfrau.png")
+    ward.upload(text_png()[0] + b" ", "Musterfrau2.png")  # trailing bytes: another file
+    assert "detector failed" in caplog.text
+    for word in ("Musterfrau", "Erika", "P-1", ".png"):
+        assert word not in " ".join(r.getMessage() for r in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/api/patients/4711-MUSTERFRAU/images/", "/api/patients/*/images"),
+        ("/api/images/im_0123/frames/7", "/api/images/*/frames/*"),
+        ("/media/0123.png", "/media"),
+        ("/_stcore/stream", "/_stcore"),
+        ("/Review", "/page"),
+        ("/anything/a/stranger/likes", "/page"),
+        ("/api/" + "x/" * 9, "/api/" + "/".join("*" * 9)),
+    ],
+)
+def test_a_route_is_named_without_what_stands_for_a_person(path: str, route: str) -> None:
+    words = observing.words(list(door.openapi()["paths"]))
+    assert observing.Observed(door, words)._route(path) == route
+
+
+def test_a_request_has_an_id_of_ours_in_answer_log_and_audit(
+    engine: Engine, team: Team, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="medsec.http")
+    door.state.engine = engine
+    app = observing.Observed(door, observing.words(list(door.openapi()["paths"])))
+
+    async def ask(token: str) -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        headers = {"Authorization": f"Bearer {token}", "X-Request-ID": "MUSTERFRAU"}
+        async with httpx.AsyncClient(transport=transport, base_url="https://medsec.test") as client:
+            return await client.get("/metrics/", headers=headers)
+
+    try:
+        answers = [asyncio.run(ask(team.token(r))) for r in (Role.ADMINISTRATOR, Role.DOCTOR)]
+    finally:
+        del door.state.engine
+    assert [a.status_code for a in answers] == [200, 403]
+    assert "medsec_calls_total" in answers[0].text
+    ids = [a.headers["X-Request-ID"] for a in answers]
+    assert all(re.fullmatch("[0-9a-f]{16}", i) for i in ids)
+    assert len(set(ids)) == 2
+    refused = engine.audit_entries(team.administrator, query="refused")[0]
+    assert refused.detail["request"] == ids[1]
+    logged = [r.facts for r in caplog.records if r.name == "medsec.http"]  # type: ignore[attr-defined]
+    assert [f["status"] for f in logged] == [200, 403]
