@@ -36,6 +36,6 @@ with health:
 with profiles:
     admin_models.profiles(token)
 with models:
-    admin.models()
+    admin_models.models(token)
 with settings:
     admin.settings()

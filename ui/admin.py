@@ -87,21 +87,6 @@ def custody(token: str) -> None:
                 st.success("Erased. It is in the audit log.", icon=":material/check:")
 
 
-def models() -> None:
-    """The networks in use, by version and checksum."""
-    for model in state.engine().about():
-        with st.container(border=True):
-            st.markdown(f"**{panes.plain(model.name)}** {panes.plain(model.version)}")
-            panes.facts(
-                [
-                    ("Finds", ", ".join(model.classes)),
-                    ("Licence", model.licence),
-                    ("Source", model.source),
-                    ("SHA-256", model.sha256 or "a decoder without weights"),
-                ]
-            )
-
-
 def settings() -> None:
     """Every setting as it is in force; changed in the environment or the settings file."""
     held = state.engine().settings

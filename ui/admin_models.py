@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 import streamlit as st
 
-from engine import Profile, ProfileEntry
+from engine import Comparison, Evaluation, Profile, ProfileEntry
 from ui import panes, state
 
 _ORIGINS = {"shipped": "as shipped", "changed": "changed here", "own": "the hospital's own"}
@@ -126,3 +127,209 @@ def _padding(held: Profile) -> dict[str, float | int]:
         settings.padding_min_px if held.padding_min_px is None else held.padding_min_px, 1,
     )  # fmt: skip
     return {"padding": float(share), "padding_min_px": int(least)}
+
+
+# --- networks ---------------------------------------------------------------------------------
+
+
+def models(token: str) -> None:
+    """Networks with version and checksum, how they do, and the hospital's own."""
+    engine = state.engine()
+    engine.about()  # opens those of the profile that uploads start with
+    st.header("Networks")
+    rows = engine.networks(token)
+    st.dataframe(
+        {
+            "Network": [n.name for n in rows],
+            "Finds": [", ".join(n.finds) for n in rows],
+            "Active in": [", ".join(n.profiles) or "no profile" for n in rows],
+            "What": [n.info.name if n.info else "not opened yet" for n in rows],
+            "Version": [n.info.version if n.info else "" for n in rows],
+            "Licence": [n.info.licence if n.info else "" for n in rows],
+            "SHA-256": [n.info.sha256 if n.info else "" for n in rows],
+            "Source": [n.info.source if n.info else "" for n in rows],
+        },
+        hide_index=True,
+    )
+    _evaluations(token)
+    _drift(token)
+    _compare(token)
+    _guests(token)
+
+
+def _evaluations(token: str) -> None:
+    """Figures as they were measured, and whether it was these weights."""
+    engine = state.engine()
+    st.header("Evaluations")
+    for found in engine.evaluations(token):
+        with st.expander(panes.plain(found.name)):
+            st.caption(_measured(found))
+            panes.facts([(name, f"{value:.4g}") for name, value in found.figures.items()])
+    names = [*engine.profiles(), *engine.known_networks(token)]
+    with st.form(f"evaluation-{state.turn('evaluation')}"), panes.banner():
+        name = st.selectbox("Profile or network that was measured", names)
+        file = st.file_uploader("What `python -m model.evaluate --json` wrote", type="json")
+        if st.form_submit_button("Add the figures"):
+            if file is None:
+                st.error("Choose the file first.", icon=":material/error:")
+            else:
+                engine.add_evaluation(token, name, file.getvalue())
+                state.renew("evaluation")
+                state.say("The figures were added.")
+                st.rerun()
+
+
+def _measured(found: Evaluation) -> str:
+    whose = (
+        f"Added {panes.when(found.added_at)} UTC by {found.added_by}. " if found.added_by else ""
+    )
+    now = {
+        True: "Measured with the weights that run now.",
+        False: "Measured with other weights than those that run now.",
+        None: "Whether these weights run now is known once each network was opened.",
+    }[found.current]
+    return whose + now
+
+
+def _drift(token: str) -> None:
+    """Months beside the months before them."""
+    st.header("Drift")
+    found = state.engine().drift(token)
+    if not found:
+        st.caption("No month has images of enough patients yet.")
+        return
+    for drift in found:
+        if any(s.moved for s in drift.shifts):
+            name = f"{drift.month.month}, {drift.month.profile}"
+            st.warning(f"{name}: {drift.sentence}", icon=":material/trending_up:")
+    months = [d.month for d in found]
+    st.dataframe(
+        {
+            "Month": [m.month for m in months],
+            "Profile": [m.profile for m in months],
+            "Images": [m.images for m in months],
+            "Boxes per image": [sum(m.boxes) / max(1, m.images) for m in months],
+            "Median confidence": [median(m.confidences) if m.confidences else None for m in months],
+            "Added": [m.added for m in months],
+            "Removed": [m.removed for m in months],
+            "Changed": [m.changed for m in months],
+            "Images corrected": [m.corrected for m in months],
+            "Flagged": [m.flagged for m in months],
+            "Verdict": [d.sentence for d in found],
+        },
+        hide_index=True,
+        column_config={
+            "Boxes per image": st.column_config.NumberColumn(format="%.1f"),
+            "Median confidence": st.column_config.NumberColumn(format="%.2f"),
+        },
+    )
+    st.caption(
+        "A month has moved where a change is large (population stability index over"
+        " 0.25, or a share that grew) and not chance (p below 0.01, Kolmogorov-Smirnov or Fisher)."
+        " Fewer than 30 images, here or before, are not compared."
+    )
+
+
+def _compare(token: str) -> None:
+    """Two profiles on what waits to be sealed, in the shadow."""
+    engine = state.engine()
+    st.header("Comparison")
+    st.caption(
+        "Runs two profiles on the newest drafts and on images that were sent back because"
+        " something was missed. Nothing of them is changed or shown; only counts come out."
+    )
+    names = list(engine.profiles())
+    with st.form("compare"), panes.banner():
+        left, middle, right = st.columns(3)
+        first = left.selectbox("Profile", names)
+        second = middle.selectbox("Beside it", names, index=min(1, len(names) - 1))
+        limit = right.number_input("Drafts at most", 1, 200, 20)
+        if st.form_submit_button("Compare"):
+            with st.spinner("Looking twice at each draft …"):
+                _compared(engine.compare_profiles(token, first, second, int(limit)))
+
+
+def _compared(result: Comparison) -> None:
+    sides = (result.first, result.second)
+    labels = sorted({*result.both, *result.first.alone, *result.second.alone})
+    st.dataframe(
+        {
+            "Class": labels,
+            "Found by both": [result.both[label] for label in labels],
+            f"Only {result.first.profile}": [result.first.alone[label] for label in labels],
+            f"Only {result.second.profile} (second)": [
+                result.second.alone[label] for label in labels
+            ],
+        },
+        hide_index=True,
+    )
+    st.dataframe(
+        {
+            "Profile": [side.profile for side in sides],
+            "Images": [result.images] * 2,
+            "Nothing found": [side.empty for side in sides],
+            "Failed": [side.failed for side in sides],
+            f"Of {result.by_people} boxes by people, hidden": [side.covered for side in sides],
+            "Median ms": [side.median_ms for side in sides],
+        },
+        hide_index=True,
+    )
+
+
+def _guests(token: str) -> None:
+    """Networks of the hospital's own: those there are, and one to send."""
+    engine = state.engine()
+    st.header("The hospital's own networks")
+    for name, record in engine.guests(token).items():
+        with st.expander(f"{panes.plain(record.title)} ({name})"), panes.banner():
+            panes.facts(
+                [
+                    (
+                        "Classes",
+                        ", ".join(f"{k} → {v or 'left out'}" for k, v in record.names.items()),
+                    ),
+                    ("Shown at", f"{record.side} px"),
+                    ("File", panes.size(record.size_bytes)),
+                    ("SHA-256", record.sha256),
+                    ("Time when it was checked", f"{record.check_ms:.0f} ms"),
+                    ("Added (UTC)", f"{panes.when(record.added_at)} by {record.added_by}"),
+                ]
+            )
+            if st.button("Remove it", key=f"remove-guest-{name}"):
+                engine.remove_guest(token, name)
+                state.say("The network was removed.")
+                st.rerun()
+    st.caption(
+        "ONNX with the head of YOLOv8. It is run before it is taken, kept encrypted, and looks at"
+        " images in a process without keys; what it does wrong sends an image to a person. PyTorch"
+        " files are programs and are refused."
+    )
+    turn = state.turn("guest")
+    file = st.file_uploader("Network (.onnx)", type="onnx", key=f"guest-file-{turn}")
+    if file is not None:
+        with panes.banner():
+            _new_guest(token, file.getvalue(), turn)
+
+
+def _new_guest(token: str, model: bytes, turn: int) -> None:
+    engine = state.engine()
+    shape = engine.inspect_guest(token, model)
+    known = sorted({label for found in engine.known_networks(token).values() for label in found})
+    with st.form(f"guest-{turn}"), panes.banner():
+        name = st.text_input("Short name", help="Small letters, digits and hyphens.").strip()
+        title = st.text_input("Title")
+        side = shape.side or st.number_input(
+            "Side of the picture it is shown, px", 64, 2048, 640, 32
+        )
+        st.caption("What each of its classes is here; classes that stay empty are left out.")
+        mapping = {
+            its: st.selectbox(its, ["", *known], index=known.index(its) + 1 if its in known else 0)
+            for its in shape.names
+        }
+        if st.form_submit_button("Check and keep it", type="primary"):
+            with st.spinner("Running it …"):
+                names = {its: ours for its, ours in mapping.items() if ours}
+                engine.add_guest(token, name, title, model, names, int(side))
+            state.renew("guest")
+            state.say("The network is kept; profiles can name it.")
+            st.rerun()

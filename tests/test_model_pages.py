@@ -1,0 +1,111 @@
+# ruff: noqa: F811 (a fixture of another file is a parameter here)
+"""The administrator's tabs about specialties and networks, without a browser."""
+
+from __future__ import annotations
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from engine import Engine, Suggestion, TextVerdict
+from tests.conftest import Team
+from tests.fakes import ScriptedDetector
+from tests.test_guests import box, hospital, network  # noqa: F401 - fixtures
+from tests.test_pages import BOX, PICTURE, click, component, patient, texts, visit  # noqa: F401
+from tests.test_pages import Visit as Visitor
+
+pytestmark = pytest.mark.usefixtures("hospital")
+
+
+def admin_page(visit: Visitor, team: Team) -> AppTest:
+    return visit(team.administrator, "4_Admin")
+
+
+def labelled(elements: object, label: str, place: int = 0) -> object:
+    found = [e for e in elements if e.label == label]  # type: ignore[attr-defined]
+    assert found, f"nothing is called {label!r}"
+    return found[place]
+
+
+def test_an_administrator_changes_a_profile_and_takes_it_back(
+    engine: Engine,
+    team: Team,
+    visit: Visitor,
+) -> None:
+    app = admin_page(visit, team)
+    labelled(app.selectbox, "Profile to change").select("chest").run()
+    labelled(app.number_input, "thorax").set_value(0.6)
+    labelled(app.checkbox, "Leave harmless text visible").check()
+    click(app, "Save the profile")
+    assert "the next upload uses it" in texts(app)
+    assert engine.profile("chest").class_confidence == {"thorax": 0.6}
+    assert engine.profile("chest").harmless_text == "visible"
+    labelled(app.selectbox, "Profile to change").select("chest").run()
+    click(app, "Back to what was shipped")
+    assert engine.profile("chest").harmless_text == "sealed"
+
+
+def test_a_profile_without_text_is_refused_with_a_sentence(
+    engine: Engine,
+    team: Team,
+    visit: Visitor,
+) -> None:
+    app = admin_page(visit, team)
+    labelled(app.multiselect, "Classes that are sealed").set_value(["face"])
+    click(app, "Save the profile")
+    assert "Every profile seals text" in texts(app)
+    assert "text" in engine.profile("general").classes
+
+
+def test_a_network_of_the_hospitals_own_is_sent_and_listed(
+    engine: Engine,
+    team: Team,
+    visit: Visitor,
+) -> None:
+    app = admin_page(visit, team)
+    uploader = labelled(app.get("file_uploader"), "Network (.onnx)")
+    uploader.set_value(("ours.onnx", network(), "application/octet-stream")).run()
+    labelled(app.text_input, "Short name").input("tags")
+    labelled(app.text_input, "Title", -1).input("Our tags")
+    labelled(app.selectbox, "tag").select("text")
+    click(app, "Check and keep it")
+    assert "profiles can name it" in texts(app)
+    assert engine.guests(team.administrator)["tags"].finds == ("text",)
+    listed = next(d.value for d in app.dataframe if "Network" in d.value)
+    assert "tags" in list(listed["Network"])
+
+
+def test_a_comparison_shows_counts_alone(
+    engine: Engine,
+    team: Team,
+    visit: Visitor,
+    detector: ScriptedDetector,
+    patient: str,
+) -> None:
+    detector.found = [BOX]
+    engine.upload(team.technician, patient, "erika.png", PICTURE)
+    app = admin_page(visit, team)
+    click(app, "Compare")
+    counted = next(d.value for d in app.dataframe if "Found by both" in d.value)
+    assert list(counted["Found by both"]) == [1]
+    assert "Musterfrau" not in texts(app)
+
+
+def test_the_technician_sees_what_was_read_of_each_box(
+    engine: Engine,
+    team: Team,
+    visit: Visitor,
+    detector: ScriptedDetector,
+    patient: str,
+) -> None:
+    engine.save_profile(team.administrator, "general", {"harmless_text": "visible"})
+    detector.found = [BOX]
+    detector.verdicts = {BOX.region.xyxy: (TextVerdict.HARMLESS, "L")}
+    draft = engine.upload(team.technician, patient, "erika.png", PICTURE)
+    view = engine.open_draft(team.technician, draft.image_id)
+    assert view.suggestions == (Suggestion.LEAVE,)
+    app = visit(team.technician, "1_Upload")
+    click(app, "Correct")
+    [shown] = component(app, "editor")["boxes"]
+    assert shown["verdict"] == "harmless"
+    assert shown["removed"].startswith("harmless text")
+    assert not shown["proposed"]
