@@ -7,6 +7,7 @@
 
     verify, rotate, backup, recover-data      the data folder's upkeep
     shares, drill, recover-key                the root key on paper
+    training-export, training-open            missed cases, for a machine that trains
 
 Exit status: 0 all done, 1 some failed or need a person, 2 wrong usage or refused to start.
 """
@@ -21,12 +22,12 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from engine import (
     BatchItem,
@@ -35,6 +36,7 @@ from engine import (
     Settings,
     Source,
     errors,
+    open_case,
     recover_key_file,
     write_durably,
 )
@@ -130,6 +132,23 @@ def _parser() -> argparse.ArgumentParser:
     drill = commands.add_parser("drill", parents=[common], help="prove that shares give the key")
     drill.add_argument("shares", nargs="+", type=Path, metavar="FILE", help="one share a file")
     drill.set_defaults(command=_drill)
+
+    export = commands.add_parser(
+        "training-export", parents=[common], help="missed cases that were kept, sealed to a key"
+    )
+    export.add_argument("--to-key", required=True, type=Path, help="key file, made on first use")
+    export.add_argument("--out", required=True, type=Path, metavar="DIR")
+    export.add_argument("--again", action="store_true", help="also what was exported before")
+    export.add_argument("--list", action="store_true", help="only say what there is")
+    export.set_defaults(command=_training_export)
+
+    cases = commands.add_parser(
+        "training-open", help="exported cases as images and gt.json; needs no data folder"
+    )
+    cases.add_argument("folder", type=Path, metavar="DIR")
+    cases.add_argument("--to-key", required=True, type=Path, help="key file of the export")
+    cases.add_argument("--out", required=True, type=Path, metavar="DIR2")
+    cases.set_defaults(command=_training_open)
 
     key = commands.add_parser("recover-key", help="a lost root key file from its shares")
     key.add_argument("shares", nargs="+", type=Path, metavar="FILE", help="one share a file")
@@ -386,6 +405,50 @@ def _drill(arguments: argparse.Namespace) -> int:
         return 0
     finally:
         engine.close()
+
+
+def _training_export(arguments: argparse.Namespace) -> int:
+    engine, token = _open(arguments)
+    failed = sealed = 0
+    try:
+        cases = engine.training_cases(token)
+        if arguments.list:
+            for case in cases:
+                left = f"exported {case.exported_at:%Y-%m-%d}" if case.exported_at else "new"
+                print(f"{case.case_id} {case.kept_at:%Y-%m-%d} {case.size_bytes} bytes, {left}")
+            return 0
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        made = engine.export_training(token, arguments.to_key, arguments.again)
+        for name, content in made:
+            if isinstance(content, errors.EngineError):
+                failed += 1
+                print(f"{name}: {_said(content)}", file=sys.stderr)
+            else:
+                sealed += 1
+                write_durably(arguments.out / name, content)
+        print(f"{sealed} cases sealed to {arguments.to_key}; {len(cases)} are kept")
+    finally:
+        engine.close()
+    return 1 if failed else 0
+
+
+def _training_open(arguments: argparse.Namespace) -> int:
+    pictures = arguments.out / "images"
+    pictures.mkdir(mode=0o700, parents=True, exist_ok=True)
+    boxes: dict[str, Sequence[Mapping[str, Any]]] = {}
+    failed = 0
+    for path in sorted(arguments.folder.glob("*.medsec-case")):
+        try:
+            case = open_case(_read(path), arguments.to_key)
+        except errors.SealError as err:
+            failed += 1
+            print(f"{_shown(path)}: {_said(err)}", file=sys.stderr)
+            continue
+        write_durably(pictures / case.name, case.original)
+        boxes[case.name] = case.after
+    write_durably(arguments.out / "gt.json", json.dumps(boxes, indent=1).encode())
+    print(f"{len(boxes)} cases opened; their boxes are in gt.json")
+    return 1 if failed else 0
 
 
 def _recover_key(arguments: argparse.Namespace) -> int:

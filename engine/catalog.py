@@ -119,6 +119,8 @@ class Catalog:
         row = self.row(tx, image_id)
         tx.run("DELETE FROM regions WHERE image_id = $1", image_id)
         tx.run("DELETE FROM notes WHERE image_id = $1", image_id)
+        cases = tx.all("SELECT blob FROM training_cases WHERE image_id = $1", image_id)
+        tx.run("DELETE FROM training_cases WHERE image_id = $1", image_id)
         self._set(
             tx, image_id, state=str(ImageState.ERASED), wrapped_key=None, facts=None, tag=None,
             duplicate_index=None, confidence=None, reasons="[]", **dict.fromkeys(_BLOBS),
@@ -128,7 +130,7 @@ class Catalog:
             image_id,
             at,
         )
-        return self.addresses(row)
+        return self.addresses(row) + [case["blob"] for case in cases]
 
     def row(self, tx: Cursor, image_id: str) -> Row:
         """The raw row.
@@ -240,9 +242,11 @@ class Catalog:
     def blobs(self, tx: Cursor) -> set[str]:
         """Addresses of all files that some row needs."""
         rows = tx.all(f"SELECT {', '.join(_BLOBS)} FROM images")  # noqa: S608
-        guests = tx.all("SELECT blob FROM guests WHERE blob IS NOT NULL")
+        others = tx.all(
+            "SELECT blob FROM guests WHERE blob IS NOT NULL UNION SELECT blob FROM training_cases"
+        )
         return {address for row in rows for address in self.addresses(row)} | {
-            row["blob"] for row in guests
+            row["blob"] for row in others
         }
 
     def addresses(self, row: Row) -> list[str]:

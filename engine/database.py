@@ -163,6 +163,13 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             exported_at TIMESTAMP);
         """,
     ),
+    (
+        "settings: those that an administrator changed",
+        """
+        CREATE TABLE settings (name VARCHAR PRIMARY KEY, sealed BLOB NOT NULL,
+            changed_at TIMESTAMP NOT NULL, changed_by VARCHAR NOT NULL);
+        """,
+    ),
 )
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {

@@ -12,6 +12,7 @@ from engine.database import Cursor
 from engine.hierarchy import Hierarchy
 from engine.host import Host
 from engine.patients import Patients, note_context
+from engine.training import Training
 from engine.vault import open_field, seal_field
 
 
@@ -19,10 +20,16 @@ class Merging:
     """Merges patients of one catalog. Callers hold the transaction."""
 
     def __init__(
-        self, patients: Patients, catalog: Catalog, hierarchy: Hierarchy, host: Host
+        self,
+        patients: Patients,
+        catalog: Catalog,
+        training: Training,
+        hierarchy: Hierarchy,
+        host: Host,
     ) -> None:
         self._patients = patients
         self._catalog = catalog
+        self._training = training
         self._hierarchy = hierarchy
         self._host = host
 
@@ -46,6 +53,7 @@ class Merging:
             tags[image_id] = self._catalog.change(
                 tx, key, image_id, patient_id=into_id, wrapped_key=wrapped
             )
+        self._training.move(tx, old, new, into_id, gone_id)
         self._move_notes(tx, old, new, into_id, gone_id)
         self._move_history(tx, old, new, into_id, gone_id)
         now = self._host.now()

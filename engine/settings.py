@@ -163,7 +163,7 @@ class Settings:
         False, "Doctors see only patients they treat; others open by breaking the glass"
     )
     requests_per_minute: int = _setting(
-        1200, "Requests of one account to the API in a minute", _positive
+        3000, "Requests of one account to the API in a minute", _positive
     )
     anonymous_requests_per_minute: int = _setting(
         60, "Requests of strangers from one address to the API in a minute", _positive

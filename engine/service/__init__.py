@@ -38,6 +38,7 @@ from engine.merging import Merging
 from engine.outbox import Outbox
 from engine.patients import Patients
 from engine.permissions import Role
+from engine.policies import Policies
 from engine.profiles import Profiles
 from engine.reads import Reads
 from engine.records import Caller
@@ -49,6 +50,7 @@ from engine.service.caring import Caring
 from engine.service.ciphers import Ciphers
 from engine.service.files import Files
 from engine.service.finding import Finding
+from engine.service.governing import Governing
 from engine.service.measuring import Measured
 from engine.service.observing import Observing
 from engine.service.people import People
@@ -61,7 +63,9 @@ from engine.training import Training
 from engine.viewings import Viewings
 
 
-class Engine(People, Files, Caring, Finding, Ciphers, Batch, Upkeep, Specialties, Observing):
+class Engine(
+    People, Files, Caring, Governing, Finding, Ciphers, Batch, Upkeep, Specialties, Observing
+):
     """An open data folder with its keys, networks and people."""
 
     @classmethod
@@ -177,6 +181,8 @@ class Engine(People, Files, Caring, Finding, Ciphers, Batch, Upkeep, Specialties
         sweep_unfinished(settings.data)
         self.sweep()
         self._keep_erasures()
+        self.policies = Policies(self.database, host, self.hierarchy.system_key("models"), settings)
+        self._govern(self.policies.in_force())
         self._prepare_upkeep()
         system = Caller("system", Role.OPERATOR, "", "start")
         self.audit.record(system, Event("system.start"))

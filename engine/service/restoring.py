@@ -99,9 +99,7 @@ class Restoring(Viewing):
             requested = Event("image.restore", "requested", reason=reason.strip(), **where)
             self.audit.append(tx, caller, requested)
         try:
-            restoration, image = self._steady(
-                image_id, lambda: self._open(caller, image_id, began)
-            )
+            restoration, image = self._steady(image_id, lambda: self._open(caller, image_id, began))
         except EngineError as err:
             failed = Event("image.restore", "failed", detail={"why": err.code}, **where)
             self.audit.record(caller, failed)
@@ -174,9 +172,7 @@ class Restoring(Viewing):
         """
         return self._file_of(caller, handle, format, frame, enhance)
 
-    def _file_of(
-        self, caller: Caller, handle: str, format: str, frame: int, enhance: bool
-    ) -> File:
+    def _file_of(self, caller: Caller, handle: str, format: str, frame: int, enhance: bool) -> File:
         image, about = self._restoration(caller, handle)
         if format not in ("original", "png", "jpeg"):
             raise InputError("A restoration comes as original, png or jpeg.")

@@ -1,0 +1,74 @@
+"""Missed cases kept for training: listed, exported to a key, ended in time. The operator's part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine.audit import Event
+from engine.errors import EngineError
+from engine.permissions import Permission
+from engine.records import Caller
+from engine.rootkeys import key_id_of
+from engine.service.guard import Core, needs
+from engine.training import SUFFIX, TrainingCase, export_key
+
+
+class Learning(Core):
+    """Methods of the Engine."""
+
+    @needs(Permission.EXPORT_TRAINING)
+    def training_cases(self, caller: Caller) -> list[TrainingCase]:
+        """Cases that are kept, oldest first; nothing of what they show."""
+        self.audit.record(caller, Event("training.list"))
+        return self.training.list()
+
+    @needs(Permission.EXPORT_TRAINING)
+    def export_training(
+        self, caller: Caller, key_file: Path, again: bool = False
+    ) -> Iterator[tuple[str, bytes | EngineError]]:
+        """Cases as files that open with one key only; each is in the log as it leaves.
+
+        Args:
+            key_file: Made where there is none. Move it to the machine that trains.
+            again: Also those that have left before.
+
+        Yields:
+            A file's name, and its content or why there is none.
+
+        Raises:
+            SettingsError: The file holds no key.
+        """
+        key = export_key(key_file, self.host.random)
+        return self._exported(caller, key, again)
+
+    def _exported(
+        self, caller: Caller, key: bytes, again: bool
+    ) -> Iterator[tuple[str, bytes | EngineError]]:
+        for case in self.training.list():
+            if case.exported_at is not None and not again:
+                continue
+            event = Event(
+                "training.export",
+                patient_id=case.patient_id,
+                image_id=case.image_id,
+                detail={"case": case.case_id, "key": key_id_of(key)},
+            )
+            try:
+                sealed = self.training.sealed_to(case, key)
+            except EngineError as err:
+                yield case.case_id + SUFFIX, err
+                continue
+            with self.database.write() as tx:
+                self.training.exported(tx, case.case_id)
+                self.audit.append(tx, caller, event)
+            yield case.case_id + SUFFIX, sealed
+
+    def _expire_training(self, caller: Caller) -> None:
+        """End what was kept longer than the setting says."""
+        with self.database.write() as tx:
+            gone = self.training.expire(tx, self.settings.training_days)
+            if gone:
+                self.audit.append(tx, caller, Event("training.expire", detail={"cases": len(gone)}))
+        for blob in gone:
+            self.host.delete_blob(blob)
