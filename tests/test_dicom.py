@@ -17,12 +17,15 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
@@ -272,6 +275,29 @@ def test_frames_under_no_box_keep_their_very_bytes() -> None:
         assert masked.file_meta.TransferSyntaxUID == syntax
 
 
+@pytest.mark.parametrize("syntax", builders.LOSSLESS, ids=lambda s: s.keyword)
+@pytest.mark.parametrize("depth", [8, 12])
+def test_a_frame_whose_coder_is_here_is_not_sealed_twice(syntax: str, depth: int) -> None:
+    pixels = builders.radiograph(161, 123, bits=depth)
+    data = builders.dicom(pixels, bits=depth, syntax=syntax)
+    image = read(data)
+    regions = [Region(10, 10, 60, 30)]
+    made = images.dissect(image, regions, KEY)
+    assert images.assemble(made.masked, regions, {0: made.patches[0]}, made.remainder) == data
+    assert len(made.remainder) < 2_500
+
+
+def test_a_frame_of_an_unknown_coder_comes_back_all_the_same() -> None:
+    frame = bytearray(builders.LOSSLESS[JPEG2000Lossless](GREY))
+    comment = b"\xff\x64" + struct.pack(">HH", 8, 1) + b"abcd"
+    at = frame.index(b"\xff\x52")
+    frame[at:at] = comment
+    data = builders.dicom(GREY, syntax=JPEG2000Lossless, fragments=[bytes(frame)])
+    made = images.dissect(read(data), [Region(0, 0, 8, 8)], KEY)
+    assert len(made.remainder) > len(frame)
+    assert restored(data) == data
+
+
 def test_more_pixels_than_frames_are_sealed_but_not_shared() -> None:
     secret = bytes(range(200, 232)) * 4
     body = GREY.tobytes() + secret
@@ -462,6 +488,38 @@ def test_largest_and_smallest_value_are_those_of_the_masked_pixels() -> None:
     ds = theirs(masked_of(data, regions=[Region(0, 0, 32, 32)]))
     assert ds.SmallestImagePixelValue == ds.pixel_array.min() > 0
     assert ds.LargestImagePixelValue == ds.pixel_array.max() < 4095
+
+
+@pytest.mark.parametrize(
+    ("name", "syntax", "loss"),
+    [
+        ("JPGExtended.dcm", ExplicitVRLittleEndian, "ISO_10918_1"),  # 12 bit: nobody writes it
+        ("JPEG2000.dcm", JPEG2000, "ISO_15444_1"),
+        ("JPEGLSNearLossless_08.dcm", JPEGLSNearLossless, "ISO_14495_1"),
+        ("examples_ybr_color.dcm", JPEGBaseline8Bit, "ISO_10918_1"),
+        ("MR_small_RLE.dcm", RLELossless, None),
+        ("image_dfl.dcm", DeflatedExplicitVRLittleEndian, None),
+        ("SC_rgb_rle_32bit.dcm", ExplicitVRLittleEndian, None),  # RLE has no 32 bit cells
+    ],
+)
+def test_a_masked_file_says_how_it_is_and_how_it_was_compressed(
+    name: str, syntax: str, loss: str | None
+) -> None:
+    ds = theirs((SAMPLES / name).read_bytes())
+    for keyword in ("LossyImageCompression", "LossyImageCompressionRatio",
+                    "LossyImageCompressionMethod"):  # fmt: skip
+        if keyword in ds:
+            delattr(ds, keyword)
+    buffer = io.BytesIO()
+    ds.save_as(buffer)
+    masked = theirs(masked_of(buffer.getvalue()))
+    assert masked.file_meta.TransferSyntaxUID == syntax
+    assert masked.get("LossyImageCompression") == ("01" if loss else None)
+    assert masked.get("LossyImageCompressionMethod") == loss
+    assert (float(masked.get("LossyImageCompressionRatio", 0)) > 0) is bool(loss)
+    told = masked_of((SAMPLES / "JPGExtended.dcm").read_bytes())
+    assert theirs(told).LossyImageCompressionRatio == 76  # as the sender said it
+    assert restored(buffer.getvalue()) == buffer.getvalue()
 
 
 def test_series_of_a_patient_stay_series_under_new_identifiers() -> None:

@@ -2,7 +2,8 @@
 
 Frames under no box keep their bytes, but for comments in the codestream, which may hold
 anything. JPEG (DCT) frames are masked in their coefficients. Frames of a lossless or wavelet
-syntax are decoded, masked and encoded again without loss; their original bytes are sealed.
+syntax are decoded, masked and encoded again without loss; their original bytes are sealed,
+unless a coder that is here writes them again from the restored pixels.
 Where the syntax has no such encoder (12-bit JPEG), the masked file is uncompressed.
 """
 
@@ -23,6 +24,8 @@ from engine.formats.dicom_pixels import (
     decode_frames,
     encode_frame,
     payload,
+    repeat_frame,
+    repeating_coder,
     store_native,
 )
 from engine.formats.dicom_view import display_of
@@ -38,6 +41,7 @@ def dissect(
     touched = sorted({f for r in regions for f in range(r.frame, r.frame_end)})
     spans: dict[str, bytes] = {}
     originals: dict[str, bytes] = {}
+    coders: dict[str, bytes] = {}
     masked: list[bytes] = []
     for index, frame in enumerate(frames):
         bare, removed = strip(frame)
@@ -60,8 +64,13 @@ def dissect(
             if made is None:
                 return _decompressed(file, layout, frames, regions, identity_key)
             masked[index] = made
-            if encode_frame(pixels, layout, file.syntax) != frames[index]:
+            coder = None
+            if not originals:  # all frames of a file come from one coder
+                coder = repeating_coder(frames[index], pixels, layout, file.syntax)
+            if coder is None:
                 originals[str(index)] = frames[index]
+            else:
+                coders[str(index)] = coder.encode()
         coded, bones = lifted.patches(), b""
     value = encapsulate(masked)
     file_out = dicom_native.build(
@@ -77,6 +86,7 @@ def dissect(
         "spans": patches.pack(spans),
         "bones": bones,
         "frames": patches.pack(originals),
+        "coders": patches.pack(coders),
     }
     return file_out, coded, parts
 
@@ -190,6 +200,7 @@ def assemble(
         head, tail = file.body[: file.pixel.value], file.body[file.pixel.end :]
         return b"".join([head, encapsulate(frames), tail])
     originals = patches.unpack(parts["frames"])
+    coders = patches.unpack(parts["coders"]) if "coders" in parts else {}
     bones = patches.unpack(parts["bones"]) if parts["bones"] else {}
     spans = patches.unpack(parts["spans"])
     sizes = np.frombuffer(parts["sizes"], "<u8")
@@ -203,11 +214,14 @@ def assemble(
                 place: patches.unpack(coded[number])[name] for place, (number, _) in enumerate(here)
             }
             frames[index] = jpeg.assemble(frames[index], [r for _, r in here], scans, bones[name])
+        elif name in coders:
+            pixels = _open_pixels(frames, index, layout, file, regions, coded)
+            frames[index] = repeat_frame(coders[name].decode(), pixels, layout, file.syntax)
         elif index in touched:
             frames[index] = _open_frame(frames, index, layout, file, regions, coded)
         elif name in spans:
             frames[index] = unstrip(frames[index], spans[name])
-        frames[index] = frames[index][: int(sizes[index])]
+        frames[index] = frames[index][: int(sizes[index])].ljust(int(sizes[index]), b"\0")
     stream, at = b"".join(frames), 0
     out = [parts["head"], _item(parts["table"])]
     for length in np.frombuffer(parts["lengths"], "<u4").tolist():
@@ -238,16 +252,31 @@ def _open_frame(
             if number in coded
         }
         return jpeg.assemble(frames[index], boxes, scans, None)
+    pixels = _open_pixels(frames, index, layout, file, regions, coded)
+    made = encode_frame(pixels, layout, file.syntax)
+    if made is None:
+        raise SealBroken("An opened frame cannot be written in the file's transfer syntax.")
+    return made
+
+
+def _open_pixels(
+    frames: Sequence[bytes],
+    index: int,
+    layout: Layout,
+    file: DicomFile,
+    regions: Sequence[Region],
+    coded: Mapping[int, bytes],
+) -> np.ndarray:
+    """Stored values of a masked frame with the patches that are there put back."""
+    here = _on_frame(regions, index)
+    boxes = [r for _, r in here]
     cells = next(decode_frames(frames, layout, file.syntax, [index]))[None].copy()
     for place, (number, _) in enumerate(here):
         if number in coded:
             part = patches.decode(coded[number])
             start = index - regions[number].frame
             dicom_native.lay(cells, boxes, place, part[start : start + 1])
-    made = encode_frame(cells[0], layout, file.syntax)
-    if made is None:
-        raise SealBroken("An opened frame cannot be written in the file's transfer syntax.")
-    return made
+    return np.asarray(cells[0])
 
 
 # --- comments in codestreams ----------------------------------------------------------------

@@ -22,10 +22,12 @@ from engine.formats.dicom_file import (
     number,
     parse,
     quiet,
+    text,
     write_header,
 )
 from engine.formats.dicom_header import deidentify, file_meta
 from engine.formats.dicom_pixels import (
+    LOSSY,
     NATIVE,
     Layout,
     layout_of,
@@ -256,6 +258,8 @@ def build(
     """A de-identified file around masked pixel data."""
     clean = deidentify(file.header, identity_key)
     _describe(clean, layout)
+    coded = len(value) if encapsulated else sum(b - a for a, b in file.pixel.fragments[1:])
+    _tell_loss(clean, file, layout, coded)
     if least_most is not None:
         vr = "SS" if layout.signed else "US"
         for tag, found in zip((0x00280106, 0x00280107), least_most, strict=True):
@@ -276,6 +280,28 @@ def build(
     if syntax == DeflatedExplicitVRLittleEndian:
         return front + deflate(whole)
     return front + whole
+
+
+def _tell_loss(clean: Dataset, file: DicomFile, layout: Layout, coded_bytes: int) -> None:
+    """What was lossy once stays so in whatever transfer syntax; senders forget to say it.
+
+    Ratios are kept to two digits: an exact one tells the length of what was compressed, hidden
+    pixels included.
+    """
+    if "LossyImageCompressionRatio" in clean:
+        try:
+            said = [float(v) for v in np.atleast_1d(clean.LossyImageCompressionRatio)]
+            clean.LossyImageCompressionRatio = [_two_digits(v) for v in said]
+        except (TypeError, ValueError):  # not a number
+            del clean.LossyImageCompressionRatio
+    if file.syntax in LOSSY and text(clean, "LossyImageCompression") != "01":
+        clean.LossyImageCompression = "01"
+        clean.LossyImageCompressionMethod = LOSSY[file.syntax]
+        clean.LossyImageCompressionRatio = _two_digits(layout.decoded_bytes / max(1, coded_bytes))
+
+
+def _two_digits(value: float) -> str:
+    return f"{float(f'{value:.2g}'):g}"
 
 
 def compress(masked: bytes) -> bytes | None:

@@ -53,7 +53,14 @@ JPEG_WHOLE = frozenset((JPEGLossless, JPEGLosslessSV1))
 JPEG_LS = frozenset((JPEGLSLossless, JPEGLSNearLossless))
 WAVELET = frozenset((JPEG2000Lossless, JPEG2000, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL))
 READABLE = NATIVE | JPEG_DCT | JPEG_WHOLE | JPEG_LS | WAVELET | {RLELossless}
-LOSSY = frozenset((JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K))
+#: With the defined term of each method (PS3.3 C.7.6.1.1.5.1).
+LOSSY = {
+    JPEGBaseline8Bit: "ISO_10918_1",
+    JPEGExtended12Bit: "ISO_10918_1",
+    JPEGLSNearLossless: "ISO_14495_1",
+    JPEG2000: "ISO_15444_1",
+    HTJ2K: "ISO_15444_15",
+}
 _DAMAGED = "This DICOM file is damaged: its pixel data cannot be decoded."
 
 
@@ -359,30 +366,78 @@ def encode_frame(pixels: np.ndarray, layout: Layout, syntax: UID) -> bytes | Non
 
 
 def _encoded(pixels: np.ndarray, layout: Layout, syntax: UID) -> bytes | None:
+    for coder in _coders(layout, syntax):
+        return repeat_frame(coder, pixels, layout, syntax)
+    return None
+
+
+def repeating_coder(frame: bytes, pixels: np.ndarray, layout: Layout, syntax: UID) -> str | None:
+    """Name of a coder that writes this very frame (but for its padding) from its pixels."""
+    for coder in _coders(layout, syntax):
+        try:
+            made = repeat_frame(coder, pixels, layout, syntax)
+        except Exception:  # noqa: BLE001, S112 - an encoder that refuses is an answer here
+            continue
+        if frame.startswith(made) and frame[len(made) :] in (b"", b"\0"):
+            return coder
+    return None
+
+
+def _coders(layout: Layout, syntax: UID) -> list[str]:
+    """Names of lossless coders for a transfer syntax; the first writes masked frames."""
+    if syntax == RLELossless:
+        return ["pylibjpeg", "pydicom"]
+    if syntax in (JPEG2000, JPEG2000Lossless):
+        return ["pylibjpeg", "openjpeg", "openjpeg colour"]
+    if syntax in JPEG_LS:
+        return ["charls"]
+    if syntax in (HTJ2K, HTJ2KLossless):
+        return ["openjph"]
+    if syntax in JPEG_WHOLE:
+        least = max(8 * (layout.dtype.itemsize - 1) + 1, layout.stored, 2)
+        predictors = range(1, 2 if syntax == JPEGLosslessSV1 else 8)
+        return [f"sof3 {p} {bits}" for p in predictors
+                for bits in dict.fromkeys((least, 8 * layout.dtype.itemsize))]  # fmt: skip
+    return []
+
+
+def repeat_frame(coder: str, pixels: np.ndarray, layout: Layout, syntax: UID) -> bytes:
+    """One frame by a coder that :func:`repeating_coder` named.
+
+    Raises:
+        Exception: Whatever the coder raises where it cannot hold these pixels.
+    """
+    pixels = np.ascontiguousarray(pixels)
     word = np.dtype(f"u{layout.dtype.itemsize}").type
     plain = pixels.view(word) & word((1 << layout.stored) - 1)
-    if syntax == RLELossless or syntax in (JPEG2000, JPEG2000Lossless):
-        return _by_pydicom(pixels, layout, syntax)
-    if syntax in JPEG_LS:
+    name, *numbers = coder.split()
+    if name == "charls":
         return bytes(imagecodecs.jpegls_encode(plain, out=2 * plain.nbytes + 1024))
-    if syntax in (HTJ2K, HTJ2KLossless):
+    if name == "openjph":
         return bytes(imagecodecs.htj2k_encode(pixels, reversible=True))
-    if syntax in JPEG_WHOLE:
+    if name == "openjpeg":
+        return bytes(
+            imagecodecs.jpeg2k_encode(
+                pixels, level=0, codecformat="j2k", reversible=True, mct=bool(numbers)
+            )
+        )
+    if name == "sof3":
         colour = "rgb" if layout.samples == 3 else None
+        predictor, bits = map(int, numbers)
         return bytes(
             imagecodecs.jpeg8_encode(
                 plain,
                 lossless=True,
-                predictor=1,
-                bitspersample=max(8 * (layout.dtype.itemsize - 1) + 1, layout.stored, 2),
+                predictor=predictor,
+                bitspersample=bits,
                 colorspace=colour,
                 outcolorspace=colour,
             )
         )
-    return None
+    return _by_pydicom(name, pixels, layout, syntax)
 
 
-def _by_pydicom(pixels: np.ndarray, layout: Layout, syntax: UID) -> bytes:
+def _by_pydicom(plugin: str, pixels: np.ndarray, layout: Layout, syntax: UID) -> bytes:
     options: dict[str, Any] = {
         "rows": layout.rows,
         "columns": layout.columns,
@@ -396,4 +451,4 @@ def _by_pydicom(pixels: np.ndarray, layout: Layout, syntax: UID) -> bytes:
     if layout.samples > 1:
         options["planar_configuration"] = 0
     encoder = get_encoder(JPEG2000Lossless if syntax == JPEG2000 else syntax)
-    return bytes(encoder.encode(pixels, encoding_plugin="pylibjpeg", **options))
+    return bytes(encoder.encode(pixels, encoding_plugin=plugin, **options))
