@@ -28,8 +28,9 @@ MIN_GUESSES = 10**8
 
 
 _SELECT = (
-    "SELECT a.*, f.confirmed_at IS NOT NULL AS second_factor FROM accounts a"
-    " LEFT JOIN second_factors f USING (username)"
+    "SELECT a.*, f.confirmed_at IS NOT NULL AS second_factor, coalesce(i.email, '') AS email"
+    " FROM accounts a LEFT JOIN second_factors f USING (username)"
+    " LEFT JOIN identities i USING (username)"
 )
 
 
@@ -48,7 +49,7 @@ class Accounts:
         self._host = host
         self._lockout = lockout
         self._cost = bcrypt_cost
-        self._min_length = min_length
+        self.min_length = min_length
         # Checked against when a name is unknown, so that the answer takes equally long.
         self._dummy = self.hash(base64.b64encode(host.random(24)).decode())
 
@@ -64,8 +65,8 @@ class Accounts:
 
         Source: NIST SP 800-63B-4, section 3.1.1.2.
         """
-        if len(password) < self._min_length:
-            raise InputError(f"A password needs at least {self._min_length} characters.")
+        if len(password) < self.min_length:
+            raise InputError(f"A password needs at least {self.min_length} characters.")
         if len(password) > MAX_PASSWORD_LENGTH:
             raise InputError(f"A password has at most {MAX_PASSWORD_LENGTH} characters.")
         folded = password.casefold()
@@ -280,4 +281,5 @@ def _account(row: Row) -> Account:
         created_at=row["created_at"],
         last_sign_in_at=row["last_sign_in_at"],
         second_factor=row["second_factor"],
+        email=row["email"],
     )

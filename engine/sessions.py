@@ -36,8 +36,8 @@ class Sessions:
     ) -> None:
         self._database = database
         self._host = host
-        self._idle = idle
-        self._absolute = absolute
+        self.idle = idle
+        self.absolute = absolute
         self.factor_roles = factor_roles
 
     def begin(self, tx: Cursor, username: str, door: str, origin: str) -> tuple[str, datetime]:
@@ -51,7 +51,7 @@ class Sessions:
         """
         now = self._host.now()
         token = base64.urlsafe_b64encode(self._host.random(32)).decode().rstrip("=")
-        expires_at = now + self._absolute
+        expires_at = now + self.absolute
         tx.run("DELETE FROM sessions WHERE expires_at < $1", now - timedelta(days=30))
         tx.run(
             "INSERT INTO sessions (token_digest, session_id, username, created_at, seen_at,"
@@ -95,7 +95,7 @@ class Sessions:
         now = self._host.now()
         if row is None or not row["enabled"] or not self._open(row, now):
             raise NotSignedIn("Your session has ended: please sign in again.")
-        if activity and now - row["seen_at"] > min(timedelta(seconds=30), self._idle / 4):
+        if activity and now - row["seen_at"] > min(timedelta(seconds=30), self.idle / 4):
             with self._database.write() as tx:
                 tx.run(
                     "UPDATE sessions SET seen_at = $2 WHERE session_id = $1",
@@ -116,7 +116,7 @@ class Sessions:
         return (
             row["ended_at"] is None
             and now < row["expires_at"]
-            and now - row["seen_at"] < self._idle
+            and now - row["seen_at"] < self.idle
             # A clock that jumped back must not bring an old session to life.
             and now >= row["created_at"] - timedelta(minutes=5)
         )

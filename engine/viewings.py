@@ -45,14 +45,14 @@ class Viewings:
 
     def __init__(self, host: Host, lifetime: timedelta, memory_bytes: int) -> None:
         self._host = host
-        self._lifetime = lifetime
+        self.lifetime = lifetime
         self._memory = memory_bytes
         self._open: OrderedDict[str, Viewing] = OrderedDict()
         self._lock = threading.Lock()
 
     def expiry(self) -> datetime:
         """When a viewing opened now will close."""
-        return self._host.now() + self._lifetime
+        return self._host.now() + self.lifetime
 
     def add(
         self, session_id: str, handle: str, subject_id: str, image: Image, about: Any
@@ -77,7 +77,7 @@ class Viewings:
                 self._open.popitem(last=False)
             self._open[handle] = viewing
         # Closed on time even if nobody ever asks again.
-        timer = threading.Timer(self._lifetime.total_seconds() + 1, self._sweep_alone)
+        timer = threading.Timer(self.lifetime.total_seconds() + 1, self._sweep_alone)
         timer.daemon = True
         timer.start()
         return viewing
