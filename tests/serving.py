@@ -26,11 +26,13 @@ class Server:
     Args:
         url: Without a slash at the end.
         log: What it has said so far is in this file.
+        pid: Of its process.
     """
 
-    def __init__(self, url: str, log: Path) -> None:
+    def __init__(self, url: str, log: Path, pid: int) -> None:
         self.url = url
         self.log = log
+        self.pid = pid
 
     def code(self) -> str:
         """The first administrator's code, as the console shows it."""
@@ -69,7 +71,7 @@ def serve(folder: Path, patience: float = 90, **environment: str) -> Iterator[Se
         )
     try:
         scheme = "https" if environment.get("MEDSEC_TLS") == "1" else "http"
-        server = Server(f"{scheme}://127.0.0.1:{port}", log)
+        server = Server(f"{scheme}://127.0.0.1:{port}", log, process.pid)
         _wait(server, process, patience)
         yield server
     finally:

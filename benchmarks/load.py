@@ -1,0 +1,237 @@
+"""Fifty people at once on the real server: how long each action takes, and what it costs.
+
+    python -m benchmarks.load [--minutes 10] [--sessions 50] [--think 10]
+
+Half of them are technicians, who upload radiographs made in code, open the draft, look at it and
+seal it; half are doctors, who list images, restore one and take the file away. Every restored
+file is compared with what was uploaded. The networks, the REST API, TLS apart, and the disk are
+the real ones. Between two actions everybody thinks, ``--think`` seconds on average.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+
+from engine import Engine, Role
+from tests import builders
+from tests.conftest import PASSWORD, Team
+from tests.fakes import ScriptedDetector
+from tests.serving import Server, serve, settings
+
+SAMPLE_SECONDS = 2.0
+
+
+@dataclass
+class Tally:
+    """What was measured.
+
+    Args:
+        seconds: Of each action, by name.
+        memory: Resident megabytes of the server and its children, each with its moment.
+    """
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    errors: Counter[str] = field(default_factory=Counter)
+    review: int = 0
+    originals: dict[str, bytes] = field(default_factory=dict)
+    memory: list[tuple[float, float]] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def action(self, name: str) -> AsyncIterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[name].append(time.perf_counter() - began)
+
+    def growth_mb(self) -> float | None:
+        """Memory of the last fifth over that after the first minute; None for short runs."""
+        later = [mb for at, mb in self.memory if at > 60.0]
+        if len(later) < 20:
+            return None
+        fifth = len(later) // 5
+        return float(np.median(later[-fifth:]) - np.median(later[:fifth]))
+
+
+class Person:
+    """One session."""
+
+    def __init__(self, client: httpx.AsyncClient, tally: Tally, number: int, think: float) -> None:
+        self.client, self.tally = client, tally
+        self.random, self.number, self.think = random.Random(number), number, think
+        self.count = 0
+
+    async def ask(self, method: str, path: str, **options: object) -> httpx.Response | None:
+        """The answer, or None for one that is an error, which is counted."""
+        try:
+            answer = await self.client.request(method, f"/api{path}", **options)  # type: ignore[arg-type]
+        except httpx.HTTPError as err:
+            self.tally.errors[f"{method} {type(err).__name__}"] += 1
+            return None
+        if answer.status_code >= 400:
+            if "review-needed" in answer.text:
+                self.tally.review += 1
+            elif answer.status_code != 404 or method == "POST":
+                code = (
+                    answer.json().get("type", "")
+                    if "json" in answer.headers.get("content-type", "")
+                    else ""
+                )
+                self.tally.errors[f"{method} {answer.status_code} {code}"] += 1
+            return None
+        return answer
+
+    async def live(self, until: float) -> None:
+        await asyncio.sleep(self.random.uniform(0, self.think))
+        while time.monotonic() < until:
+            await self.act()
+            await asyncio.sleep(self.random.expovariate(1 / self.think) if self.think else 0)
+
+    async def act(self) -> None:
+        raise NotImplementedError
+
+
+class Technician(Person):
+    """Uploads, looks, seals."""
+
+    async def act(self) -> None:
+        self.count += 1
+        pixels = builders.radiograph(512, 512, seed=self.number * 10_000 + self.count)
+        builders.write_text(pixels, f"NOWAK JAN {self.number}", (16, 24), scale=0.8)
+        data = builders.png(pixels)
+        async with self.tally.action("upload"):
+            answer = await self.ask(
+                "POST", "/patients/P-1/images/", files={"image": ("scan.png", data)}
+            )
+        if answer is None:
+            return
+        image_id = answer.json()["image_id"]
+        async with self.tally.action("review: open draft"):
+            answer = await self.ask("GET", f"/drafts/{image_id}/")
+        if answer is None:
+            return
+        draft = answer.json()
+        async with self.tally.action("review: frame"):
+            await self.ask("GET", f"/drafts/{draft['handle']}/frames/0/")
+        decision = {"boxes": draft["found"], "confirm": "looked at"}
+        async with self.tally.action("seal"):
+            answer = await self.ask("POST", f"/drafts/{image_id}/seal/", json=decision)
+        if answer is not None:
+            self.tally.originals[image_id] = data
+
+
+class Doctor(Person):
+    """Lists, restores, takes the file away."""
+
+    async def act(self) -> None:
+        async with self.tally.action("list images"):
+            answer = await self.ask("GET", "/images/?limit=20")
+        known = list(self.tally.originals)
+        if answer is None or not known:
+            return
+        image_id = self.random.choice(known)
+        async with self.tally.action("restore"):
+            answer = await self.ask(
+                "GET", f"/images/{image_id}/restore/?format=original",
+                headers={"X-Reason": "load test"},
+            )  # fmt: skip
+        if answer is not None and answer.content != self.tally.originals[image_id]:
+            self.tally.errors["another file came back"] += 1
+
+
+async def watch(server: Server, tally: Tally, until: float) -> None:
+    """Memory of the server and its children, every few seconds."""
+    process, began = psutil.Process(server.pid), time.monotonic()
+    while time.monotonic() < until:
+        family = [process, *process.children(recursive=True)]
+        total = 0
+        for member in family:
+            try:
+                total += member.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+        tally.memory.append((time.monotonic() - began, total / 1e6))
+        await asyncio.sleep(SAMPLE_SECONDS)
+
+
+async def crowd(server: Server, sessions: int, seconds: float, think: float) -> Tally:
+    """Sign everybody in and let them work."""
+    tally = Tally()
+    limits = httpx.Limits(max_connections=None)
+    clients = [
+        httpx.AsyncClient(base_url=server.url, timeout=300, limits=limits) for _ in range(sessions)
+    ]
+    people: list[Person] = []
+    try:
+        for number, client in enumerate(clients):
+            role = Role.TECHNICIAN if number % 2 == 0 else Role.DOCTOR
+            async with tally.action("sign in"):
+                answer = await client.post(
+                    "/api/auth/token/", json={"username": str(role), "password": PASSWORD}
+                )
+            answer.raise_for_status()
+            client.headers["Authorization"] = f"Bearer {answer.json()['access']}"
+            kind = Technician if role is Role.TECHNICIAN else Doctor
+            people.append(kind(client, tally, number, think))
+        until = time.monotonic() + seconds
+        await asyncio.gather(watch(server, tally, until), *(p.live(until) for p in people))
+    finally:
+        for client in clients:
+            await client.aclose()
+    return tally
+
+
+def run(folder: Path, sessions: int, seconds: float, think: float) -> Tally:
+    """Make the accounts, start the server, let the crowd in."""
+    chosen = settings(folder)
+    engine = Engine.open(chosen, detector=ScriptedDetector(chosen))
+    team = Team(engine)
+    engine.create_patient(team.technician, "P-1", "Jan Nowak", 61)
+    engine.close()
+    plenty = {
+        "MEDSEC_REQUESTS_PER_MINUTE": "1000000",
+        "MEDSEC_ANONYMOUS_REQUESTS_PER_MINUTE": "1000000",
+    }
+    with serve(folder, **plenty) as server:
+        return asyncio.run(crowd(server, sessions, seconds, think))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--sessions", type=int, default=50)
+    parser.add_argument("--think", type=float, default=10.0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="medsec-load-") as folder:
+        tally = run(Path(folder), options.sessions, options.minutes * 60, options.think)
+    print(f"{options.sessions} sessions, {options.minutes:g} minutes\n")
+    print("| action | times | p50 s | p95 s | p99 s |\n|---|---|---|---|---|")
+    for name, seconds in tally.seconds.items():
+        p50, p95, p99 = np.percentile(seconds, [50, 95, 99])
+        print(f"| {name} | {len(seconds)} | {p50:.2f} | {p95:.2f} | {p99:.2f} |")
+    growth = tally.growth_mb()
+    print(
+        f"\nerrors: {dict(tally.errors) or 'none'}; sent to review by the second look:"
+        f" {tally.review}; images sealed: {len(tally.originals)}"
+    )
+    print(
+        f"memory: {tally.memory[-1][1]:.0f} MB at the end, growth after the first minute:"
+        f" {'too short to say' if growth is None else f'{growth:+.0f} MB'}"
+    )
+    return 1 if tally.errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
