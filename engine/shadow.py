@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,9 +26,11 @@ class Side:
         empty: Pictures in which it found nothing.
         failed: Pictures that it could not look at.
         covered: Boxes of people that it would have hidden to ``COVERED``.
+        padding: Of its boxes: share of the longer side, and px at least.
     """
 
     profile: str
+    padding: tuple[float, int] = (0.0, 0)
     alone: Counter[str] = field(default_factory=Counter)
     empty: int = 0
     failed: int = 0
@@ -82,7 +84,8 @@ class Comparison:
         self.by_people += len(truth)
         for side, boxes in ((self.first, found), (self.second, other)):
             side.empty += not boxes
-            side.covered += sum(_hidden(t, boxes) >= COVERED for t in truth)
+            masks = [replace(d, region=d.region.padded(*side.padding)) for d in boxes]
+            side.covered += sum(_hidden(t, masks) >= COVERED for t in truth)
 
 
 def _same(a: Detection, b: Detection) -> bool:

@@ -136,13 +136,19 @@ class Training:
             SealError: The case was altered, or its key was destroyed.
             NotFound: Its file is gone.
         """
+        named = pack({"case_id": case.case_id.encode(), "content": self._content(case)})
+        return seal_field(key, "training export", named, self._host.random)
+
+    def opened(self, case: TrainingCase) -> OpenedCase:
+        """One case in memory, to measure networks on. Raises as :meth:`sealed_to`."""
+        return _opened(case.case_id, self._content(case))
+
+    def _content(self, case: TrainingCase) -> bytes:
         tx = self._database.read()
         row = tx.one("SELECT * FROM training_cases WHERE case_id = $1", case.case_id) or {}
         patient_key = self._hierarchy.patient_key(tx, case.patient_id)
         own = unwrap_key(patient_key, row["wrapped_key"], f"training/{case.case_id}")
-        content = open_field(own, f"training/{case.case_id}", self._host.read_blob(row["blob"]))
-        named = pack({"case_id": case.case_id.encode(), "content": content})
-        return seal_field(key, "training export", named, self._host.random)
+        return open_field(own, f"training/{case.case_id}", self._host.read_blob(row["blob"]))
 
     def exported(self, tx: Cursor, case_id: str) -> None:
         """Note that a case has left."""
@@ -193,9 +199,12 @@ def open_case(sealed: bytes, key_file: Path) -> OpenedCase:
         SealBroken: It was sealed to another key, or altered.
     """
     named = unpack(open_field(_read_key(rootkeys.resolved(key_file)), "training export", sealed))
-    parts = unpack(named["content"])
+    return _opened(named["case_id"].decode(), named["content"])
+
+
+def _opened(case_id: str, content: bytes) -> OpenedCase:
+    parts = unpack(content)
     facts = json.loads(parts["facts"])
-    case_id = named["case_id"].decode()
     return OpenedCase(
         case_id,
         f"{case_id}{facts['suffix']}",

@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine import Detection, Engine, Region, errors
+from engine import Detection, Engine, Region, Settings, errors
 from engine.drift import FEWEST_IMAGES, PSI_MOVED, Month, compared, stability_index
 from engine.shadow import Comparison, Side
 from tests import builders
 from tests.conftest import Team, Ward
+from tests.fakes import FakeHost, ScriptedDetector
 
 
 def month(
@@ -187,3 +188,23 @@ def test_networks_are_listed_with_the_profiles_that_name_them(engine: Engine, te
     assert "general" in listed["ppocr"].profiles
     assert listed["yolov8n-thorax"].profiles == ("chest",)
     assert not listed["ppocr"].guest
+
+
+def test_cases_that_were_kept_say_what_should_have_been_found(
+    settings: Settings, host: FakeHost
+) -> None:
+    engine = Engine.open(
+        replace(settings, keep_missed=True), host, detector=ScriptedDetector(settings)
+    )
+    team = Team(engine)
+    ward = Ward(engine, team, engine.detector, "")  # type: ignore[arg-type]
+    ward.patient_id = engine.create_patient(team.technician, "P-1", "Erika Muster", 61).patient_id
+    image_id = ward.seal(picture(3), found=[box(0)])
+    engine.flag_missed(team.doctor, image_id, "the marker at the bottom")
+    missed = Detection(Region(60, 40, 80, 60), "text", 1.0)
+    view = engine.open_draft(team.technician, image_id)
+    engine.seal(team.technician, image_id, [*view.detections, missed], confirm="found it")
+    result = engine.compare_profiles(team.administrator, "general", "chest")
+    assert (result.images, result.by_people) == (1, 2)
+    assert result.first.covered == 1  # the one that was missed is missed again
+    engine.close()

@@ -235,15 +235,16 @@ def _compare(token: str) -> None:
     engine = state.engine()
     st.header("Comparison")
     st.caption(
-        "Runs two profiles on the newest drafts and on images that were sent back because"
-        " something was missed. Nothing of them is changed or shown; only counts come out."
+        "Runs two profiles on the newest drafts and on the cases that were kept because something"
+        " was missed. Nothing of them is changed or shown; only counts come out. To train on those"
+        " cases: `python cli.py training-export`, on a machine that trains `training-open`."
     )
     names = list(engine.profiles())
     with st.form("compare"), panes.banner():
         left, middle, right = st.columns(3)
         first = left.selectbox("Profile", names)
         second = middle.selectbox("Beside it", names, index=min(1, len(names) - 1))
-        limit = right.number_input("Drafts at most", 1, 200, 20)
+        limit = right.number_input("Drafts and cases at most", 1, 200, 20)
         if st.form_submit_button("Compare"):
             with st.spinner("Looking twice at each draft …"):
                 _compared(engine.compare_profiles(token, first, second, int(limit)))

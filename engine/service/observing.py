@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine import pipeline
+from engine import images, pipeline
 from engine.audit import Event
 from engine.detection import Profile, merge
 from engine.drift import Drift, Month, compared
@@ -20,8 +20,8 @@ from engine.networks import ModelInfo
 from engine.permissions import Permission
 from engine.pipeline import detection_from_json
 from engine.records import Caller, Detection, Image, ImageState
-from engine.service.guard import needs
-from engine.service.intake import Intake
+from engine.service.guard import log, needs
+from engine.service.sealing import Sealing
 from engine.shadow import Comparison, Side
 
 #: Fewest patients that a row of the drift table stands for.
@@ -68,7 +68,7 @@ class Evaluation:
     added_by: str | None = None
 
 
-class Observing(Intake):
+class Observing(Sealing):
     """Methods of the Engine."""
 
     @needs(Permission.MANAGE_SETTINGS)
@@ -175,35 +175,52 @@ class Observing(Intake):
     def compare_profiles(
         self, caller: Caller, first: str, second: str, limit: int = 20
     ) -> Comparison:
-        """Run two profiles in the shadow on what waits to be sealed; nothing of it is changed.
+        """Run two profiles in the shadow on what waits to be sealed and on cases that were kept
+        because something was missed; nothing of them is changed.
 
-        Images that were sent back because something was missed say what should have been
-        found. Only counts come out.
+        What people boxed says what should have been found. Only counts come out.
+
+        Args:
+            limit: Drafts at most, and cases at most.
 
         Raises:
-            InputError: No such profile, or nothing waits.
+            InputError: No such profile, or there is nothing to compare on.
         """
         one, other = self.profile(first), self.profile(second)
-        waiting = self.catalog.search(
-            states=[ImageState.DRAFT, ImageState.REVIEW], limit=min(limit, MOST_COMPARED)
-        )
-        if not waiting:
-            raise InputError("Nothing waits to be sealed: there is nothing to compare on.")
-        comparison = Comparison(Side(first), Side(second))
-        for record in waiting:
-            try:
-                row, key, facts = self._draft(self.database.read(), record.image_id)
-                image = self._draft_image(row, key, facts)
-            except EngineError:
-                continue  # sealed or discarded meanwhile
+        comparison = Comparison(Side(first, self._padding(one)), Side(second, self._padding(other)))
+        looked_at = 0
+        for image, truth in self._material(min(limit, MOST_COMPARED)):
+            looked_at += 1
             found = self._in_the_shadow(image, one, comparison.first)
             seen = self._in_the_shadow(image, other, comparison.second)
             if found is not None and seen is not None:
-                boxes = [detection_from_json(d) for d in facts["detections"]]
-                comparison.add(found, seen, [d for d in boxes if d.source == "person"])
-        detail = {"first": first, "second": second, "images": comparison.images}
+                comparison.add(found, seen, truth)
+        if not looked_at:
+            raise InputError("Nothing waits to be sealed: there is nothing to compare on.")
+        detail = {"first": first, "second": second, "images": looked_at}
         self.audit.record(caller, Event("profile.compare", detail=detail))
         return comparison
+
+    def _material(self, limit: int) -> Iterator[tuple[Image, list[Detection]]]:
+        """Images to compare on, one at a time, each with the boxes that people made."""
+        states = [ImageState.DRAFT, ImageState.REVIEW]
+        for record in self.catalog.search(states=states, limit=limit):
+            try:
+                row, key, facts = self._draft(self.database.read(), record.image_id)
+                image = self._draft_image(row, key, facts)
+            except EngineError as err:
+                log.warning("not compared: %s", err.code)  # sealed or discarded meanwhile
+                continue
+            boxes = [detection_from_json(d) for d in facts["detections"]]
+            yield image, [d for d in boxes if d.source == "person"]
+        for case in self.training.list()[-limit:]:
+            try:
+                opened = self.training.opened(case)
+                image = images.decode(opened.name, opened.original, self.limits)
+            except EngineError as err:
+                log.warning("not compared: %s", err.code)
+                continue
+            yield image, [detection_from_json(d) for d in opened.after]
 
     def _in_the_shadow(self, image: Image, profile: Profile, side: Side) -> list[Detection] | None:
         """What a profile would find; None where it fails."""
