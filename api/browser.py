@@ -27,6 +27,7 @@ class Ticket(BaseModel):
 def begin_session(body: Ticket, request: Request) -> Response:
     """Trade a ticket of the sign-in page for the session cookie."""
     response = Response(status_code=204)
+    _forget_identity(request, response)
     response.set_cookie(
         COOKIE,
         tickets.redeem(body.ticket),
@@ -45,10 +46,18 @@ def end_session(request: Request, token: CookieToken, engine: TheEngine) -> Resp
         with suppress(errors.NotSignedIn):  # had it ended already, the cookie goes all the same
             engine.sign_out(token)
     response = Response(status_code=204)
+    _forget_identity(request, response)
     response.delete_cookie(
         COOKIE, path="/", httponly=True, samesite="strict", secure=request.url.scheme == "https"
     )
     return response
+
+
+def _forget_identity(request: Request, response: Response) -> None:
+    """Drop what single sign-on left in the browser: only the engine's session counts."""
+    for name in request.cookies:
+        if name.startswith("_streamlit_user"):
+            response.delete_cookie(name, path="/", httponly=True, samesite="lax")
 
 
 Place = Annotated[int, Path(ge=0, le=1_000_000, description="Frame, from 0")]

@@ -302,6 +302,7 @@ class Account:
     created_at: datetime
     last_sign_in_at: datetime | None = None
     second_factor: bool = False
+    email: str = ""  # linked to it for single sign-on
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ MAY: dict[str, set[Role]] = {
     "verify_images": {A},
     "statistics": {D, R, A},
     "statistics_file": {D, R, A},
+    "storage": {A},
+    "audit_file": {A},
     "setting_entries": {A},
     "change_setting": {A},
     "reset_setting": {A},

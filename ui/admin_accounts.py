@@ -110,7 +110,22 @@ def _change(token: str, by_name: dict[str, Account]) -> None:
             state.renew("reset")
             state.say("The password was reset and the account's sessions have ended.")
             st.rerun()
+        if state.engine().settings.single_sign_on is not None:
+            _identity(token, account)
         _sessions(token, account)
+
+
+def _identity(token: str, account: Account) -> None:
+    email = st.text_input(
+        "E-mail address for single sign-on",
+        value=account.email,
+        autocomplete="off",
+        key=f"email-{account.username}",
+    )
+    if st.button("Link the address", disabled=email.strip() == account.email):
+        state.engine().link_identity(token, account.username, email.strip())
+        state.say("The link was changed; it counts from the next sign-in.")
+        st.rerun()
 
 
 def _sessions(token: str, account: Account) -> None:

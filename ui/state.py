@@ -83,6 +83,16 @@ def sign_in(username: str, password: str) -> None:
         keep("ticket", api.tickets.issue(session.token))
 
 
+def sign_in_identity(claims: dict[str, Any], issuer: str) -> None:
+    """As :func:`sign_in`, by what an identity provider says. Raises NotSignedIn."""
+    try:
+        session = engine().sign_in_identity(claims, issuer, origin=origin())
+    except errors.CodeNeeded as step:
+        keep("challenge", step.challenge)
+    else:
+        keep("ticket", api.tickets.issue(session.token))
+
+
 def waits_for_code() -> bool:
     """Was the password right, and is the second factor's code still to come?"""
     return recall("challenge") is not None

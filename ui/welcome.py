@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from demo import PASSWORD
-from engine import ACCOUNT_ROLES, Account, ImageState, Role
-from ui import care, entry, intake, panes, proving, search, state
+from engine import ACCOUNT_ROLES, Account, ImageState, Role, errors
+from ui import care, entry, intake, panes, proving, search, single, state
 
 
 def demo_banner(accounts: bool = False) -> None:
@@ -37,6 +37,9 @@ def sign_in() -> None:
     if state.waits_for_code():
         entry.code_form()
         return
+    if single.arrived():
+        _arrived()
+        return
     left, right = st.columns([2, 3], gap="large", vertical_alignment="center")
 
     # Not at the top: as it is imported, the package registers components, for which it wants
@@ -56,10 +59,24 @@ def sign_in() -> None:
         )
         demo_banner(accounts=True)
         SignInForm(check).show()
+        if single.offered():
+            single.button()
         entry.request_form()
         st.caption("Not for primary diagnosis. Every access is recorded.")
     with right:
         panes.story()
+
+
+def _arrived() -> None:
+    """From the identity provider; a refusal is said once, and the browser can begin again."""
+    try:
+        single.redeem()
+        st.rerun()
+    except errors.NotSignedIn as err:
+        st.error(err.message, icon=":material/error:")
+        if st.button("Back to the sign-in"):
+            panes.end_session()
+            st.stop()
 
 
 def first_administrator() -> None:

@@ -230,6 +230,29 @@ class People(OwnAccount):
         self._close(ended)
 
     @needs(Permission.MANAGE_ACCOUNTS)
+    def link_identity(self, caller: Caller, username: str, email: str) -> Account:
+        """Let an address of the identity provider sign in as another account; empty ends that.
+
+        Raises:
+            InputError: Not an address, or linked to another account.
+            PermissionDenied: One's own account.
+            NotFound: No such account.
+        """
+        self._refuse_self(caller, username, "account.link-identity")
+        with self.database.write() as tx:
+            account = self.accounts_.get(tx, username)
+            self.identities.link(tx, account.username, email)
+            self.audit.append(
+                tx,
+                caller,
+                Event(
+                    "account.link-identity",
+                    detail={"username": account.username, "linked": bool(email)},
+                ),
+            )
+            return self.accounts_.get(tx, account.username)
+
+    @needs(Permission.MANAGE_ACCOUNTS)
     def account_sessions(self, caller: Caller, username: str) -> list[OpenSession]:
         """Open sessions of an account, the last used first. Raises NotFound."""
         account = self.accounts_.get(self.database.read(), username)

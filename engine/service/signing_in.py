@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from engine.accounts import folded
 from engine.audit import Event
 from engine.errors import (
@@ -65,6 +68,33 @@ class SigningIn(Core):
             raise
         return self._begin(username, origin, how, "browser")
 
+    def sign_in_identity(self, claims: Mapping[str, Any], issuer: str, origin: str = "") -> Session:
+        """Open a session of a browser by what an identity provider says, once.
+
+        It stands for the password only: a second factor is asked for all the same.
+
+        Args:
+            claims: Of an ID token whose signature, audience and nonce the door has checked.
+            issuer: Of the provider that the settings name.
+
+        Raises:
+            NotSignedIn: Not verified, not linked, stale, used already, or switched off.
+            CodeNeeded: As :meth:`sign_in`.
+        """
+        username = ""
+        try:
+            if self.settings.single_sign_on is None:
+                raise NotSignedIn("Single sign-on is switched off.")
+            with self.database.write() as tx:
+                username = self.identities.redeem(tx, claims, issuer)
+            if not self.accounts_.get(self.database.read(), username).enabled:
+                raise NotSignedIn("This account is closed.")
+            how = self._second_step(username, "")
+        except AccessError as err:
+            self._refused(username, origin, err, "single sign-on")
+            raise
+        return self._begin(username, origin, how, "browser", "single sign-on")
+
     def sign_in_api(
         self, username: str, password: str, origin: str = "", code: str = ""
     ) -> TokenPair:
@@ -83,7 +113,11 @@ class SigningIn(Core):
     def _sign_in(self, username: str, password: str, origin: str, code: str, door: str) -> Session:
         try:
             account = self.accounts_.verify(username, password)
-            how = self._second_step(account.username, code)
+            try:
+                how = self._second_step(account.username, code)
+            except CodeNeeded:
+                self.lockout.take_back(account.username)
+                raise
         except AccessError as err:
             self._refused(folded(username), origin, err)
             raise
@@ -94,7 +128,6 @@ class SigningIn(Core):
         if not self.factors.enabled(username):
             return "none"
         if not code:
-            self.lockout.take_back(username)
             kept = self.accounts_.password_hash(self.database.read(), username)
             raise CodeNeeded(
                 "Type the code that your authenticator application shows.",
@@ -109,18 +142,23 @@ class SigningIn(Core):
             raise NotSignedIn("The code is not right, or it was used before: wait for the next.")
         return how
 
-    def _begin(self, username: str, origin: str, how: str, door: str) -> Session:
+    def _begin(
+        self, username: str, origin: str, how: str, door: str, by: str = "password"
+    ) -> Session:
         with self.database.write() as tx:
             account = self.accounts_.signed_in(tx, username)
             token, expires_at = self.sessions_.begin(tx, username, door, origin)
             self.audit.append(
                 tx,
                 Caller(username, account.role, "", origin),
-                Event("session.sign-in", detail={"door": door, "second_factor": how}),
+                Event(
+                    "session.sign-in",
+                    detail={"door": door, "first_factor": by, "second_factor": how},
+                ),
             )
         return Session(token, account, expires_at)
 
-    def _refused(self, username: str, origin: str, err: AccessError) -> None:
+    def _refused(self, username: str, origin: str, err: AccessError, by: str = "password") -> None:
         # The typed name may be a password typed into the wrong box: record known names only.
         caller = nobody(origin)
         try:
@@ -129,7 +167,8 @@ class SigningIn(Core):
         except NotFound:
             pass
         outcome = "requested" if isinstance(err, CodeNeeded) else "refused"
-        self.audit.record(caller, Event("session.sign-in", outcome, detail={"why": err.code}))
+        why = {"why": err.code, "first_factor": by}
+        self.audit.record(caller, Event("session.sign-in", outcome, detail=why))
 
     def revoke(self, token: str) -> None:
         """End the session of an access or refresh token; one that is worth nothing is no error.
