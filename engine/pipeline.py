@@ -222,19 +222,23 @@ def seal(
     container = b"".join([*pieces, remainder])
     pixel_digest = images.pixel_digest(image.pixels)
     with watch.stage("prove"):
-        masked_image = images.decode(image.name, dissection.masked, limits)
+        masked = dissection.masked
+        del dissection  # so that at most two decoded pictures are in memory at a time
         restored = restore(
-            dissection.masked, container, sealed, start, subject, pixel_digest, b"",
+            masked, container, sealed, start, subject, pixel_digest, b"",
             image.name, host, limits,
         )  # fmt: skip
+        identical = restored.image.data == image.data
+        del restored
+        masked_image = images.decode(image.name, masked, limits)
     return Sealed(
-        masked=dissection.masked,
+        masked=masked,
         container=container,
         regions=tuple(sealed),
         remainder_start=start,
         pixel_digest=pixel_digest,
         file_digest=hashlib.sha256(image.data).digest(),
-        identical_bytes=restored.image.data == image.data,
+        identical_bytes=identical,
         masked_image=masked_image,
         times_ms=watch.times_ms,
     )

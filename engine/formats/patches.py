@@ -149,7 +149,9 @@ def pack(parts: Mapping[str, bytes]) -> bytes:
     """Named byte strings as one, each compressed where that makes it smaller, and a CRC-32."""
     out = [struct.pack("<BI", 1, len(parts))]
     for name, part in parts.items():
-        small = bytes(imagecodecs.zstd_encode(part, _level(part))) if part else b""
+        small = bytes(imagecodecs.zstd_encode(part, 1)) if part else b""
+        if len(small) < 0.98 * len(part):  # not coded already: worth some time
+            small = bytes(imagecodecs.zstd_encode(part, _level(part)))
         codec, body = (ZSTD, small) if 0 < len(small) < len(part) else (STORED, part)
         label = name.encode("ascii")
         out.append(struct.pack("<BBQQ", len(label), codec, len(part), len(body)) + label)
