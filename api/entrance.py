@@ -21,7 +21,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.asking import presented
-from api.problems import of, problem
+from api.problems import TOO_LARGE, of, problem
 from engine import Engine, Permission, errors
 
 #: Enough for every body without a file.
@@ -115,8 +115,7 @@ class Entrance:
                 await refusal(scope, receive, send_with_headers)
                 return
         if _announced(scope) > allowed_bytes:
-            title = "This is more than may be sent here."
-            await problem(413, "content-too-large", title)(scope, receive, send_with_headers)
+            await problem(413, "content-too-large", TOO_LARGE)(scope, receive, send_with_headers)
             return
         # What is sent without saying how much is counted as it comes.
         counted = RequestBodyLimitMiddleware(self.app, allowed_bytes)

@@ -15,9 +15,19 @@ from starlette.exceptions import HTTPException
 
 from engine import errors
 
+TOO_LARGE = "This is more than may be sent here."
 MEDIA_TYPE = "application/problem+json"
 #: Seconds after which a busy catalog is worth another try.
 _BUSY_SECONDS = 2
+
+
+#: What the framework refuses before a route is reached.
+_SENTENCES = {
+    400: "This request cannot be read: check its form.",
+    404: "There is nothing at this address.",
+    405: "This address does not take this method.",
+    413: TOO_LARGE,
+}
 
 
 class Problem(BaseModel):
@@ -91,8 +101,9 @@ def install(door: FastAPI) -> None:
 
     @door.exception_handler(HTTPException)
     def _http_error(_request: Request, error: HTTPException) -> JSONResponse:
-        title = HTTPStatus(error.status_code).phrase
-        code = title.lower().replace(" ", "-")
+        phrase = HTTPStatus(error.status_code).phrase
+        code = phrase.lower().replace(" ", "-")
+        title = _SENTENCES.get(error.status_code, f"{phrase}.")
         return problem(error.status_code, code, title, error.headers)
 
     @door.exception_handler(Exception)

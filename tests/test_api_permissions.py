@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,6 +80,17 @@ MAY: dict[str, Row] = {
     "GET /patients/{patient_id}/history/": row(D),
     "GET /patients/{patient_id}/notes/": row(D),
     "POST /patients/{patient_id}/notes/": row(D, status=201, json={"text": "Stable."}),
+    "GET /patients/{patient_id}/care-team/": row(T, D, A),
+    "POST /patients/{patient_id}/care-team/": row(T, D, A, status=201, json={"username": "doctor"}),
+    "DELETE /patients/{patient_id}/care-team/{username}/": row(T, D, A, status=204, fresh=True),
+    "POST /emergency-access/": row(
+        D, status=404, json={"patient": "nobody", "reason": "found unconscious in the corridor"}
+    ),
+    "GET /emergency-access/": row(D, A),
+    "DELETE /emergency-access/{glass_id}/": row(D, A, status=404),
+    "POST /emergency-access/{glass_id}/review/": row(
+        A, status=404, json={"verdict": "justified", "remark": "an emergency indeed"}
+    ),
     "GET /images/": row(T, D),
     "GET /images/{image_id}/": row(T, D),
     "DELETE /images/{image_id}/": row(A, status=204, headers=REASON, fresh=True),
@@ -110,9 +122,11 @@ MAY: dict[str, Row] = {
     "GET /batches/{batch_id}/": row(*EVERYBODY, status=404),
     "GET /statistics/": row(D, R, A),
     "GET /statistics/{table}/": row(D, R, A),
+    "GET /audit/file/": row(A),
     "GET /audit/": row(A),
     "POST /audit/verify/": row(A),
     "GET /system/": row(A),
+    "GET /metrics/": row(A),
     "GET /models/": row(*EVERYBODY),
     "GET /profiles/": row(*EVERYBODY),
     "GET /health/": OPEN,
@@ -132,15 +146,16 @@ NOWHERE = {
     "request_id": "rq_0",
     "frame": "0",
     "table": "images",
+    "glass_id": "gl_0",
 }
 #: Routes whose subject is a patient or hangs on one, and which a doctor may ask.
 CARED_FOR = sorted(
     name
     for name in GUARDED
-    if D in (MAY[name].may or ()) and {"{patient_id}", "{image_id}", "{region_id}"} & set(
-        name.replace("/", " ").split()
-    )
-)  # fmt: skip
+    if D in (MAY[name].may or ())
+    and "{username}" not in name
+    and re.search(r"\{(patient|image|region)_id\}", name)
+)
 
 
 @pytest.fixture(scope="module")
@@ -172,12 +187,12 @@ class Subjects:
         if name == "handle":
             kind = "draft handle" if "/drafts/" in route else "restoration"
         if kind in ("session_id", "restoration", "draft handle") or fresh:
-            return self._make(kind, token)
+            return self._make(kind, token, route)
         if kind not in self._kept:
-            self._kept[kind] = self._make(kind, token)
+            self._kept[kind] = self._make(kind, token, route)
         return self._kept[kind]
 
-    def _make(self, kind: str, token: str) -> str:
+    def _make(self, kind: str, token: str, route: str = "") -> str:
         ward, engine = self.ward, self.ward.engine
         match kind:
             case "patient_id":
@@ -210,9 +225,11 @@ class Subjects:
                 origin = f"192.0.2.{ward.made}"
                 return engine.request_account(name, "Some Body", R, "a quite unlikely heap", origin)
             case "username":
-                return "technician"
+                return "doctor" if "/care-team/" in route else "technician"
             case "batch_id":
                 return "ba_0"
+            case "glass_id":
+                return "gl_0"
             case "table":
                 return "images"
         return "0"
@@ -319,3 +336,23 @@ def test_lists_hold_no_patient_of_others(ward: Hospital, others: Subjects) -> No
     ).json()["items"]
     assert hidden["patient_id"] in {i["patient_id"] for i in found("/patients/")}
     assert hidden["image_id"] in {i["image_id"] for i in found("/images/")}
+
+
+def test_broken_glass_opens_a_patient_for_a_while_and_is_reviewed(
+    ward: Hospital,
+) -> None:
+    patient_id = ward.patient()
+    path, token = f"/patients/{patient_id}/", ward.tokens[D]
+    assert ask("GET", path, token).status_code == 404
+    emergency = {"patient": patient_id, "reason": "found unconscious in the corridor"}
+    broken = ask("POST", "/emergency-access/", token, json=emergency)
+    assert broken.status_code == 201, broken.text
+    glass = f"/emergency-access/{broken.json()['glass_id']}/"
+    assert ask("GET", path, token).status_code == 200
+    assert ask("DELETE", glass, token).status_code == 204
+    assert ask("GET", path, token).status_code == 404
+    [listed] = ask("GET", "/emergency-access/", ward.tokens[A]).json()
+    assert (listed["username"], listed["open"]) == ("doctor", False)
+    verdict = {"verdict": "justified", "remark": "an emergency indeed"}
+    assert ask("POST", f"{glass}review/", ward.tokens[D], json=verdict).status_code == 403
+    assert ask("POST", f"{glass}review/", ward.tokens[A], json=verdict).status_code == 204

@@ -1,0 +1,119 @@
+"""Care relations and emergency access over REST, for a hospital that restricts doctors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from api import shapes
+from api.asking import TheEngine, Token
+from api.problems import answers
+from engine import Permission, Verdict
+
+router = APIRouter(tags=["care"])
+
+_READING = answers(401, 403, 404, 422, 429, 503)
+_WRITING = answers(400, 401, 403, 404, 413, 422, 429, 503)
+Username = Annotated[shapes.Line, Field(max_length=64)]
+
+
+class CareRelation(shapes.Shape):
+    """A doctor who treats a patient."""
+
+    patient_id: str
+    number: str = Field(description="The patient's hospital number.")
+    username: str
+    since: shapes.Utc
+    assigned_by: str
+
+
+class Assignment(shapes.Request):
+    """The doctor who is to treat the patient."""
+
+    username: Username
+
+
+class EmergencyAccess(shapes.Shape):
+    """One broken glass, from its reason to its review."""
+
+    glass_id: str
+    patient_id: str
+    number: str = Field(description="The patient's hospital number.")
+    username: str
+    reason: str
+    opened_at: shapes.Utc
+    expires_at: shapes.Utc
+    open: bool
+    ended_at: shapes.Utc | None
+    ended_by: str
+    reviewed_at: shapes.Utc | None
+    reviewed_by: str
+    verdict: Verdict | None
+    remark: str
+
+
+class Emergency(shapes.Request):
+    """Whom to open, and why now; the administrator reads it."""
+
+    patient: Annotated[shapes.Line, Field(description="Hospital number or key.")]
+    reason: shapes.Why
+
+
+class Review(shapes.Request):
+    """Whether an emergency access was justified."""
+
+    verdict: Literal["justified", "unjustified"]
+    remark: shapes.Why
+
+
+@router.get("/patients/{patient_id}/care-team/", responses=_READING)
+def read_care_team(patient_id: str, token: Token, engine: TheEngine) -> list[CareRelation]:
+    """Who treats a patient, newest first."""
+    return [CareRelation.model_validate(r) for r in engine.care_team(token, patient_id)]
+
+
+@router.post("/patients/{patient_id}/care-team/", status_code=201, responses=_WRITING)
+def assign_care(
+    patient_id: str, assignment: Assignment, token: Token, engine: TheEngine
+) -> CareRelation:
+    """Let a doctor treat a patient."""
+    made = engine.assign_care(token, patient_id, assignment.username)
+    return CareRelation.model_validate(made)
+
+
+@router.delete("/patients/{patient_id}/care-team/{username}/", status_code=204, responses=_READING)
+def end_care(patient_id: str, username: str, token: Token, engine: TheEngine) -> None:
+    """End a care relation; a doctor ends only their own."""
+    engine.end_care(token, patient_id, username)
+
+
+@router.post("/emergency-access/", status_code=201, responses=_WRITING)
+def break_glass(emergency: Emergency, token: Token, engine: TheEngine) -> EmergencyAccess:
+    """Open a patient whom somebody else treats, for an hour. It will be reviewed."""
+    broken = engine.break_glass(token, emergency.patient, emergency.reason)
+    return EmergencyAccess.model_validate(broken)
+
+
+@router.get("/emergency-access/", responses=_READING)
+def list_emergency_access(token: Token, engine: TheEngine) -> list[EmergencyAccess]:
+    """Every emergency access for who reviews them; for a doctor, their own that is open."""
+    reviewer = engine.may(token, Permission.REVIEW_ACCESS)
+    found = engine.glass(token) if reviewer else engine.my_glass(token)
+    return [EmergencyAccess.model_validate(g) for g in found]
+
+
+@router.delete("/emergency-access/{glass_id}/", status_code=204, responses=_READING)
+def end_glass(glass_id: str, token: Token, engine: TheEngine) -> None:
+    """End one's own emergency access, or somebody's as who reviews them."""
+    if engine.may(token, Permission.REVIEW_ACCESS):
+        engine.revoke_glass(token, glass_id)
+    else:
+        engine.end_glass(token, glass_id)
+
+
+@router.post("/emergency-access/{glass_id}/review/", status_code=204, responses=_WRITING)
+def review_glass(glass_id: str, review: Review, token: Token, engine: TheEngine) -> None:
+    """Say whether an emergency access was justified; once, and never of one's own."""
+    engine.review_glass(token, glass_id, review.verdict, review.remark)
