@@ -15,6 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.asking import TheEngine, Token
+from api.files import Answers
 from api.problems import answers
 from engine import METRICS_MEDIA_TYPE, begin_request, count_request
 
@@ -26,7 +27,17 @@ _PAGES = ("_stcore", "media", "static", "component")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-@router.get("/metrics/", responses=answers(401, 403, 429, 503))
+_TEXT: Answers = {
+    200: {
+        "description": "Prometheus' text",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
+}
+
+
+@router.get(
+    "/metrics/", response_class=Response, responses={**answers(401, 403, 429, 503), **_TEXT}
+)
 def metrics(token: Token, engine: TheEngine) -> Response:
     """Counts and times in Prometheus' format, for those who may see the system's health."""
     return Response(
