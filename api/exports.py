@@ -58,3 +58,11 @@ def statistics_table(
 ) -> Response:
     """A table of the statistics to take away, filtered as the Analytics page is."""
     return attachment(engine.statistics_file(token, table, format, modality, since, until, label))
+
+
+@router.get("/audit/file/", response_class=Response, responses=_REFUSALS)
+def audit_file(
+    token: Token, engine: TheEngine, q: Annotated[str, Query(max_length=200)] = ""
+) -> Response:
+    """Every entry of the audit log that matches, as CSV."""
+    return attachment(engine.audit_file(token, q))

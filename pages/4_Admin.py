@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import Permission
-from ui import admin, admin_access, admin_accounts, admin_mail, admin_models, state
+from ui import admin, admin_access, admin_accounts, admin_mail, admin_models, admin_settings, state
 
 token = state.page("Admin", Permission.MANAGE_ACCOUNTS)
 
@@ -38,4 +38,4 @@ with profiles:
 with models:
     admin_models.models(token)
 with settings:
-    admin.settings()
+    admin_settings.settings(token)

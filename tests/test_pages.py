@@ -577,8 +577,40 @@ def test_the_audit_log_is_searched_and_verified(
     assert "one unbroken chain" in texts(app)
     search = next(t for t in app.text_input if t.label == "Search")
     search.input("image.seal").run()
-    actions = {a for frame in app.dataframe for a in frame.value.get("What", [])}
+    logs = [frame.value for frame in app.dataframe if "Outcome" in frame.value]
+    actions = {action for log in logs for action in log["What"]}
     assert actions == {"image.seal"}
+
+
+def test_an_administrator_changes_a_setting_and_sees_who_did(
+    engine: Engine, visit: Visit, team: Team
+) -> None:
+    app = visit(team.administrator, "4_Admin")
+    next(s for s in app.selectbox if s.label == "Setting").select("restore_minutes").run()
+    next(t for t in app.text_input if t.label == "New value").input("99").run()
+    click(app, "Change it")
+    assert "out of range" in texts(app)
+    next(t for t in app.text_input if t.label == "New value").input("9").run()
+    click(app, "Change it")
+    assert "It counts from the next restoration on" in texts(app)
+    assert engine.settings.restore_minutes == 9
+    before = {b for frame in app.dataframe for b in frame.value.get("Before", [])}
+    assert before == {"5.0"}
+    next(s for s in app.selectbox if s.label == "Setting").select("restore_minutes").run()
+    click(app, "Back to what the server was started with")
+    assert engine.settings.restore_minutes == 5
+
+
+def test_the_log_is_taken_away_without_formulas(engine: Engine, team: Team) -> None:
+    engine.create_patient(team.technician, "P-9", "Erika Musterfrau")
+    with pytest.raises(errors.NotFound):
+        engine.erase_image(team.administrator, "im_none", "=cmd()")
+    text = engine.audit_file(team.administrator).data.decode()
+    lines = text.splitlines()
+    assert lines[0].startswith("sequence,occurred_at,actor")
+    assert "patient.create" in text
+    assert "Musterfrau" not in text
+    assert len(lines) == 1 + engine.verify_audit(team.administrator) - 1  # not the export itself
 
 
 def test_no_patient_is_in_sight_of_an_administrator(

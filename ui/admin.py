@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from urllib.parse import urlencode
 
 import streamlit as st
 
@@ -21,7 +21,13 @@ def audit(token: str) -> None:
             count = state.engine().verify_audit(token)
             st.success(f"{count} entries form one unbroken chain.", icon=":material/verified:")
     panes.history(state.engine().audit_entries(token, query=query, limit=500))
-    st.caption("The newest 500 that match. Names of files and patients are never in the log.")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption("The newest 500 that match. Names of files and patients are never in the log.")
+        st.link_button(
+            "All that match, CSV",
+            f"/api/audit/file/?{urlencode({'q': query or ''})}",
+            icon=":material/download:",
+        )
 
 
 def health(token: str) -> None:
@@ -44,6 +50,19 @@ def health(token: str) -> None:
             ("Keys still to be wrapped anew", str(now["keys_to_rotate"])),
         ]
     )
+    st.header("Storage")
+    held = state.engine().storage(token)
+    panes.facts(
+        [
+            ("Catalog", panes.size(held["catalog_bytes"])),
+            ("Encrypted files", f"{held['files']:,.0f}, {panes.size(held['files_bytes'])}"),
+            ("Originals of sealed images", panes.size(held["original_bytes"])),
+            ("Stored for them", panes.size(held["sealed_bytes"])),
+            ("Drafts that wait", panes.size(held["draft_bytes"])),
+            ("Disk", f"{panes.size(held['disk_free_bytes'])} free of"
+             f" {panes.size(held['disk_bytes'])}"),
+        ]
+    )  # fmt: skip
 
 
 def custody(token: str) -> None:
@@ -85,20 +104,3 @@ def custody(token: str) -> None:
             else:
                 engine.erase_patient(token, number, reason)
                 st.success("Erased. It is in the audit log.", icon=":material/check:")
-
-
-def settings() -> None:
-    """Every setting as it is in force; changed in the environment or the settings file."""
-    held = state.engine().settings
-    rows = [f for f in fields(held) if "Secret" not in str(f.type)]
-    st.dataframe(
-        {
-            "Setting": [f"MEDSEC_{f.name.upper()}" for f in rows],
-            "Value": [str(getattr(held, f.name)) for f in rows],
-            "Unit": [f.metadata["unit"] for f in rows],
-            "Default": [str(f.default) for f in rows],
-            "Meaning": [f.metadata["help"] for f in rows],
-        },
-        hide_index=True,
-    )
-    st.caption("Secrets are not shown. A change takes effect when the server starts again.")

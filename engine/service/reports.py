@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from datetime import datetime
 from typing import Any
 
 from engine.audit import Event
@@ -11,7 +16,7 @@ from engine.errors import EngineError, SettingsError, StorageError
 from engine.host import sweep_unfinished, write_durably
 from engine.networks import ModelInfo
 from engine.permissions import Permission
-from engine.records import Caller
+from engine.records import AuditEntry, Caller, File, ImageState
 from engine.service.guard import log, needs
 from engine.service.measuring import Measuring
 
@@ -50,6 +55,50 @@ class Reports(Measuring):
     def _condition(self) -> dict[str, Any]:
         """What the upkeep knows; see :mod:`engine.service.upkeep`."""
         return {}
+
+    @needs(Permission.VIEW_HEALTH)
+    def storage(self, caller: Caller) -> dict[str, float]:
+        """Room that is taken, in bytes; sizes of originals are padded (see vault.pad_length)."""
+        disk = shutil.disk_usage(self.settings.data)
+        tx = self.database.read()
+        sizes = {
+            row["state"]: row
+            for row in tx.all(
+                "SELECT state, sum(size_bytes) AS original, sum(stored_bytes) AS stored"
+                " FROM images GROUP BY state"
+            )
+        }
+
+        def total(column: str, *states: ImageState) -> float:
+            return float(sum(int(sizes[s][column] or 0) for s in states if s in sizes))
+
+        needed = self.catalog.blobs(tx)
+        return {
+            "catalog_bytes": float(
+                sum(p.stat().st_size for p in self.settings.data.glob("catalog.duckdb*"))
+            ),
+            "files": float(len(needed)),
+            "files_bytes": total("stored", *ImageState),
+            "original_bytes": total("original", ImageState.RELEASED),
+            "sealed_bytes": total("stored", ImageState.RELEASED),
+            "draft_bytes": total("stored", ImageState.DRAFT, ImageState.REVIEW),
+            "disk_bytes": float(disk.total),
+            "disk_free_bytes": float(disk.free),
+        }
+
+    @needs(Permission.READ_AUDIT)
+    def audit_file(self, caller: Caller, query: str = "") -> File:
+        """Every entry of the log that matches, oldest first, as CSV with its digests; audited."""
+        out = io.StringIO()
+        table = csv.writer(out)
+        names = [f.name for f in fields(AuditEntry)]
+        table.writerow(names)
+        count = self.database.read().count("SELECT count(*) FROM audit")
+        for entry in reversed(self.audit.entries(query=query, limit=count)):
+            row = [getattr(entry, name) for name in names]
+            table.writerow([_cell(value) for value in row])
+        self.audit.record(caller, Event("audit.export", detail={"all": not query}))
+        return File("medsec-audit.csv", "text/csv", out.getvalue().encode())
 
     @needs(Permission.READ_AUDIT)
     def write_checkpoint(self, caller: Caller) -> str:
@@ -130,3 +179,17 @@ class Reports(Measuring):
         for address in orphans:
             self.host.delete_blob(address)
         return len(orphans)
+
+
+def _cell(value: object) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    text = (
+        json.dumps(value, sort_keys=True)
+        if isinstance(value, Mapping)
+        else value.isoformat()
+        if isinstance(value, datetime)
+        else ""
+        if value is None
+        else str(value)
+    )
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

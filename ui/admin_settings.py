@@ -1,0 +1,88 @@
+"""The administrator's tab about settings: what is in force, what may change, who changed it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from engine import SettingEntry
+from ui import panes, state
+
+
+def settings(token: str) -> None:
+    """A form for what may change while the server runs, and a table of everything."""
+    entries = state.engine().setting_entries(token)
+    _change(token, [e for e in entries if e.changeable])
+    st.dataframe(
+        {
+            "Setting": [e.variable for e in entries],
+            "Value": [e.value for e in entries],
+            "Unit": [e.unit for e in entries],
+            "Started with": [e.started for e in entries],
+            "Changes": [e.effect or "in the environment, at a new start" for e in entries],
+            "Changed by": [e.changed_by for e in entries],
+            "Changed (UTC)": [e.changed_at for e in entries],
+            "Meaning": [e.help for e in entries],
+        },
+        hide_index=True,
+    )
+    st.caption("Secrets are not shown. Every change is in the audit log with both values.")
+    with st.expander("Who changed what", icon=":material/history:"):
+        changes = [
+            e
+            for action in ("setting.save", "setting.reset")
+            for e in state.engine().audit_entries(token, query=action, limit=100)
+        ]
+        changes.sort(key=lambda e: e.sequence, reverse=True)
+        st.dataframe(
+            {
+                "When (UTC)": [e.occurred_at for e in changes],
+                "Who": [e.actor for e in changes],
+                "Setting": [str(e.detail["name"]) for e in changes],
+                "Before": [(e.detail["before"] or {}).get("value", "") for e in changes],
+                "After": [(e.detail["after"] or {}).get("value", "") for e in changes],
+            },
+            hide_index=True,
+        )
+
+
+def _change(token: str, entries: list[SettingEntry]) -> None:
+    by_name = {e.name: e for e in entries}
+    with st.container(border=True), panes.banner():
+        st.markdown("**Change a setting**")
+        name = st.selectbox(
+            "Setting",
+            list(by_name),
+            format_func=lambda n: f"{by_name[n].help} ({by_name[n].value} {by_name[n].unit})",
+            key="setting-name",
+        )
+        entry = by_name[name]
+        turn = state.turn("setting")
+        value = _value(entry, f"setting-{name}-{turn}")
+        st.caption(
+            f"In force: {entry.value} {entry.unit}. Started with: {entry.started} {entry.unit}."
+            f" A change counts {entry.effect}."
+        )
+        with st.container(horizontal=True):
+            if st.button("Change it", type="primary", disabled=value == entry.value):
+                state.engine().change_setting(token, name, value)
+                _done(f"Changed. It counts {entry.effect}.")
+            if entry.changed_by and st.button("Back to what the server was started with"):
+                state.engine().reset_setting(token, name)
+                _done("Reset to what the server was started with.")
+
+
+def _value(entry: SettingEntry, key: str) -> str:
+    """A field of the setting's kind; the engine checks what comes out of it."""
+    if entry.value in ("True", "False"):
+        return str(st.toggle("On", entry.value == "True", key=key))
+    if entry.name == "profile":
+        names = list(state.engine().profiles())
+        at = names.index(entry.value) if entry.value in names else 0
+        return str(st.selectbox("New value", names, index=at, key=key))
+    return str(st.text_input("New value", entry.value, key=key)).strip()
+
+
+def _done(sentence: str) -> None:
+    state.renew("setting")
+    state.say(sentence)
+    st.rerun()
