@@ -161,9 +161,9 @@ class Outbox:
 
     def given_up(self) -> list[Notice]:
         """What nobody was told of, although it was tried."""
-        return [n for n in self.list() if n.gave_up]
+        return [n for n in self.notices() if n.gave_up]
 
-    def list(self) -> list[Notice]:
+    def notices(self) -> list[Notice]:
         """Every notice of the last weeks, newest first."""
         rows = self._database.read().all("SELECT * FROM outbox ORDER BY created_at DESC, mail_id")
         return [

@@ -113,7 +113,7 @@ class Training:
             *case.values(),
         )
 
-    def list(self) -> list[TrainingCase]:
+    def cases(self) -> list[TrainingCase]:
         """Every case, oldest first."""
         rows = self._database.read().all("SELECT * FROM training_cases ORDER BY kept_at, case_id")
         return [

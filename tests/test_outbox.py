@@ -181,7 +181,7 @@ def test_a_change_that_is_rolled_back_tells_nobody(mailing: tuple[Engine, Team, 
     with pytest.raises(errors.StorageError):
         half()
     assert kept == [1]
-    assert engine.outbox_.list() == []
+    assert engine.outbox_.notices() == []
 
 
 def test_a_server_that_refuses_is_tried_again_later_and_given_up_at_last(
@@ -193,7 +193,7 @@ def test_a_server_that_refuses_is_tried_again_later_and_given_up_at_last(
     post.answer = "451 try again later"
     assert engine.outbox_.deliver() == 0
     assert engine.outbox_.deliver() == 0  # too soon: not even tried
-    assert engine.outbox_.list()[0].attempts == 1
+    assert engine.outbox_.notices()[0].attempts == 1
     host.advance(minutes=2)
     post.answer = "250 OK"
     assert engine.outbox_.deliver() == 1
@@ -205,10 +205,10 @@ def test_a_server_that_refuses_is_tried_again_later_and_given_up_at_last(
         engine.outbox_.deliver()
         host.advance(hours=1, minutes=1)
     assert [n.attempts for n in engine.outbox_.given_up()] == [MOST_ATTEMPTS]
-    assert first == f"<{engine.outbox_.list()[1].mail_id}@hospital.example>"
+    assert first == f"<{engine.outbox_.notices()[1].mail_id}@hospital.example>"
     host.advance(days=31)
     engine.outbox_.forget_old()
-    assert engine.outbox_.list() == []
+    assert engine.outbox_.notices() == []
 
 
 def test_a_server_that_is_away_keeps_every_notice(
@@ -261,7 +261,7 @@ def test_the_outbox_is_bounded(mailing: tuple[Engine, Team, Post]) -> None:
     engine, _, _ = mailing
     events = [Event("glass.break")] * (MOST_WAITING + 50)
     engine.audit.record(Caller("system", Role.OPERATOR, ""), *events)
-    assert len(engine.outbox_.list()) == MOST_WAITING
+    assert len(engine.outbox_.notices()) == MOST_WAITING
 
 
 def test_the_server_sends_by_itself(

@@ -22,7 +22,7 @@ from tests.fakes import FakeHost, ScriptedDetector
 from tests.test_permissions import EVERYBODY, MAY
 
 #: Methods a doctor may call that answer about many patients: they leave out those of others.
-LISTS = {"patients", "withdrawn", "statistics", "statistics_file", "image_choices"}
+LISTS = {"patients", "withdrawn", "statistics", "statistics_file", "image_choices", "randomness"}
 #: Methods a doctor may call in which no patient of others can be named, and why.
 NOBODYS = {
     "whoami": "oneself",
@@ -208,6 +208,7 @@ def test_lists_searches_and_counts_leave_others_out(clinic: Clinic) -> None:
     assert len(engine.statistics(doctor).images) == 1
     assert len(engine.statistics(doctor).regions) == 1
     assert engine.statistics_file(doctor, "images").data.count(b"\n") == 2  # heading and one row
+    assert engine.randomness(doctor).images == 1
     engine.flag_missed(team.technician, clinic.other.image_id, "a name in the corner")
     assert engine.withdrawn(doctor) == []
 

@@ -96,6 +96,10 @@ class Ciphers(Measuring):
         kept = self._numbers()
         single = self._statistics_of(caller).single
         ids = sorted(kept.rows if single else kept.told)
+        only = self.open_patients(caller) if single else None
+        if only is not None:
+            theirs = self._images_of(only)
+            ids = [image_id for image_id in ids if image_id in theirs]
         if not single and len(ids) < SMALLEST_GROUP:
             return []
         order = sorted((self.host.random(8), image_id) for image_id in ids)

@@ -21,7 +21,7 @@ class Learning(Core):
     def training_cases(self, caller: Caller) -> list[TrainingCase]:
         """Cases that are kept, oldest first; nothing of what they show."""
         self.audit.record(caller, Event("training.list"))
-        return self.training.list()
+        return self.training.cases()
 
     @needs(Permission.EXPORT_TRAINING)
     def export_training(
@@ -45,7 +45,7 @@ class Learning(Core):
     def _exported(
         self, caller: Caller, key: bytes, again: bool
     ) -> Iterator[tuple[str, bytes | EngineError]]:
-        for case in self.training.list():
+        for case in self.training.cases():
             if case.exported_at is not None and not again:
                 continue
             event = Event(

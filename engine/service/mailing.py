@@ -20,7 +20,7 @@ class Mailing(Core):
     @needs(Permission.VIEW_HEALTH)
     def notices(self, caller: Caller) -> list[Notice]:
         """E-mails of the last weeks and what became of them, newest first."""
-        return self.outbox_.list()
+        return self.outbox_.notices()
 
     @needs(Permission.MANAGE_SETTINGS)
     def send_test_mail(self, caller: Caller) -> None:

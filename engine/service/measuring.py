@@ -180,9 +180,12 @@ class Measuring(Custody):
         only = self.open_patients(caller)
         return kept.full if only is None else self._of_patients(kept, only)
 
-    def _of_patients(self, kept: Measured, patient_ids: Sequence[str]) -> Statistics:
+    def _images_of(self, patient_ids: Sequence[str]) -> set[str]:
         tx = self.database.read()
-        theirs = {i for patient_id in patient_ids for i in self.catalog.of_patient(tx, patient_id)}
+        return {i for patient_id in patient_ids for i in self.catalog.of_patient(tx, patient_id)}
+
+    def _of_patients(self, kept: Measured, patient_ids: Sequence[str]) -> Statistics:
+        theirs = self._images_of(patient_ids)
         chosen = [row for image_id, row in kept.rows.items() if image_id in theirs]
         pictures = pd.DataFrame([picture for _, picture, _ in chosen])
         regions = pd.DataFrame([region for _, _, some in chosen for region in some])

@@ -213,7 +213,7 @@ class Observing(Sealing):
                 continue
             boxes = [detection_from_json(d) for d in facts["detections"]]
             yield image, [d for d in boxes if d.source == "person"]
-        for case in self.training.list()[-limit:]:
+        for case in self.training.cases()[-limit:]:
             try:
                 opened = self.training.opened(case)
                 image = images.decode(opened.name, opened.original, self.limits)
