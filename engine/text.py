@@ -6,11 +6,12 @@ is believed; what a line says is dropped at once and never leaves this module.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
+from engine.lines import Line, joined, shared_px, support, table, united
 from engine.networks import CpuModel, Finding, ModelInfo, batch, packaged, read_weights, resized
 from engine.networks import version as version_of
 from engine.settings import Settings
@@ -26,50 +27,31 @@ LARGEST_ZOOM = 4  # a thumbnail needs no more: letters of 7 px are 28 px then
 HUGE_PX = 2200  # longer side from which small letters drown at the usual sizes
 
 # What is believed. Chosen on drawn text and on real images of which a person said what is
-# text; radiographs' wires and connectors and the traces of an ECG set them.
+# text; radiographs' wires, springs and connectors, and grids and traces of ECGs set them.
+LOWEST = 0.2  # finder's confidence from which reading can still make it believed
 LONG = 2.5  # length over height from which a line has several letters and can be read
 SURE_SHORT = 0.70  # finder's confidence that needs no reading: single letters, often mirrored
 SURE_LONG = 0.87
-LARGE_SHARE = 0.05  # of the picture's area, from which a line must be read to be believed
+LARGE_SHARE = 0.05  # of the picture's area, from which a line must be read to be believed:
+SEVERAL = 3  # so many letters
+READ_LARGE = 0.80  # so surely; anatomy as a whole is read as an O or an 8
 AGREED = 1.20  # finder's and reader's confidence together
 AGREED_LETTER = 1.35  # the same for one letter: wires look like an O or a 7
+TURNABLE = AGREED_LETTER - 1.0  # finders' confidence from which turning a letter can help
 TURNED = 0.97  # reader's confidence in a letter that it had to turn or mirror
 UNREAD = 0.3  # what the confidence of a line that nobody could read is multiplied with
+UNREAD_MOST = 0.24  # and what it is then at most
 
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line in a picture: corners of its turned box, and how sure the finder was.
-
-    Args:
-        corners: Shape (4, 2), float32, x and y in pixels, in order around the box.
-        confidence: 0 to 1.
-    """
-
-    corners: np.ndarray
-    confidence: float
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """The upright box around it: x1, y1, x2, y2."""
-        x1, y1 = (float(v) for v in self.corners.min(axis=0))
-        x2, y2 = (float(v) for v in self.corners.max(axis=0))
-        return x1, y1, x2, y2
-
-    @property
-    def thickness_px(self) -> float:
-        """Its shorter side."""
-        return min(self._sides_px)
-
-    @property
-    def length(self) -> float:
-        """Longer side over shorter side."""
-        return max(self._sides_px) / min(self._sides_px)
-
-    @property
-    def _sides_px(self) -> tuple[float, float]:
-        a, b, c, _ = self.corners
-        return max(1.0, float(np.hypot(*(b - a)))), max(1.0, float(np.hypot(*(c - b))))
+# With a second network as witness, grids that the finder alone is sure of are read first.
+SURE_ALONE = 0.93  # finder's confidence that needs neither witness nor reading
+SURE_WITNESS = 0.80  # the witness's, where the finder saw nothing
+AGREE_OURS = 0.50  # both confidences that need no reading
+AGREE_WITNESS = 0.70
+#: The same for single letters: together so much, if the witness has at least so much.
+AGREE_LETTER = ((0.10, 0.95), (0.30, 0.80))
+LARGE_WITNESS = 0.30  # the witness's, from which a large line needs no long reading
+ENDS = 0.25  # the witness's, from which the ends that it saw of a believed line count
+AGREEING = 0.30  # how much of the witness's confidence counts beside the reader's
 
 
 class TextFinder:
@@ -196,7 +178,7 @@ class TextReader:
 
 
 class TextNetwork:
-    """Finder and reader together: what the finder is not sure of must be read to be believed.
+    """Finder and reader together: what is not beyond doubt must be read to be believed.
 
     A line that cannot be read keeps ``UNREAD`` of its confidence, which makes it a proposal at
     most: a person looks at it.
@@ -215,43 +197,138 @@ class TextNetwork:
         )
 
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
-        longer = max(picture.shape)
-        found = [
-            line for side in sorted(sides(longer)) for line in self.finder.find(picture, side)
-        ]
-        found = joined([line for line in found if line.confidence >= floor])
-        area = picture.shape[0] * picture.shape[1]
-        unsure = [line for line in found if not _sure(line, area)]
-        readings = self._read(picture, unsure)
-        believed = dict(zip(map(id, unsure), readings, strict=True))
-        findings = []
-        for line in found:
-            confidence = believed.get(id(line), line.confidence)
-            if confidence >= floor:
-                findings.append(Finding(*line.box, "text", confidence))
-        return findings
+        found = self._find(picture)
+        sure = [_sure_alone(line, picture.shape) for line in found]
+        return _findings(found, self._settled(picture, found, sure, None), floor)
 
-    def _read(self, picture: np.ndarray, unsure: list[Line]) -> list[float]:
-        """The confidence of each line once the reader has seen it."""
-        views: list[np.ndarray] = []
-        owners: list[int] = []
-        for i, line in enumerate(unsure):
-            for view in _views(picture, line):
-                views.append(view)
-                owners.append(i)
-        confidences = [line.confidence * UNREAD for line in unsure]
-        # The first view of a line is the plain one, the others are turned or mirrored.
-        plain = {i: owners.index(i) for i in set(owners)}
-        for k, (text, certainty) in enumerate(self.reader.read(views)):
-            i = owners[k]
-            found = unsure[i].confidence
-            letters = sum(letter.isalnum() for letter in text)
-            needed = AGREED_LETTER if letters == 1 else AGREED
-            upright = k == plain[i] or unsure[i].length >= LONG
-            agreed = found + certainty >= needed and (upright or certainty >= TURNED)
-            if letters and agreed:
-                confidences[i] = max(confidences[i], (found + certainty) / 2)
+    def settle(
+        self, picture: np.ndarray, floor: float, witnessed: Sequence[Finding]
+    ) -> list[Finding]:
+        """What another network took for text, and this one, weighed against each other.
+
+        Where both agree, nothing is read. What only one saw must be read to be believed, or
+        it must be very sure.
+
+        Args:
+            witnessed: Text that the other network found, from a low confidence on.
+
+        Returns:
+            All text, from this network and from the other.
+        """
+        found = self._find(picture)
+        boxes = np.array([(f.x1, f.y1, f.x2, f.y2) for f in witnessed]).reshape(-1, 4)
+        confidences = np.array([f.confidence for f in witnessed])
+        agreed = support(table(found), boxes, confidences)
+        area = picture.shape[0] * picture.shape[1]
+        sure = [
+            _sure_together(line, float(other), area)
+            for line, other in zip(found, agreed, strict=True)
+        ]
+        # What the other network saw alone.
+        ours = np.array([line.confidence for line in found])
+        known = support(boxes, table(found), ours) > 0.0
+        shared = list(found)
+        found += [Line.upright(boxes[i], float(confidences[i])) for i in np.flatnonzero(~known)]
+        sure += [bool(c >= SURE_WITNESS) for c in confidences[~known]]
+        weights = self._settled(picture, found, sure, np.r_[agreed, np.zeros((~known).sum())])
+        # What it saw of a believed line may reach farther at an end.
+        for i in np.flatnonzero(known & (confidences >= ENDS)):
+            best = int(shared_px(boxes[i], table(shared)).argmax())
+            if weights[best] > UNREAD_MOST:
+                found.append(Line.upright(boxes[i], float(confidences[i])))
+                weights.append(weights[best])
+        return _findings(found, weights, floor)
+
+    def _find(self, picture: np.ndarray) -> list[Line]:
+        found = [
+            line
+            for side in sorted(sides(max(picture.shape)))
+            for line in self.finder.find(picture, side)
+        ]
+        return joined([line for line in found if line.confidence >= LOWEST])
+
+    def _settled(
+        self, picture: np.ndarray, found: list[Line], sure: list[bool], agreed: np.ndarray | None
+    ) -> list[float]:
+        """The confidence of each line, once the reader has seen those that are not sure.
+
+        Args:
+            agreed: How sure another network is of each line, shape (N,); None if there is none.
+        """
+        other = np.zeros(len(found)) if agreed is None else agreed
+        confidences = [
+            max(line.confidence, float(y))
+            if certain
+            else min(UNREAD_MOST, line.confidence * UNREAD)
+            for line, certain, y in zip(found, sure, other, strict=True)
+        ]
+        unsure = [i for i, certain in enumerate(sure) if not certain]
+        views = {i: _views(picture, found[i]) for i in unsure}
+        # Upright first: what is read so need not be turned, nor what no reading could save.
+        for turned in (False, True):
+            asked = [
+                (i, view) for i in unsure for view in (views[i][1:] if turned else views[i][:1])
+            ]
+            readings = self.reader.read([view for _, view in asked])
+            for (i, _), (text, certainty) in zip(asked, readings, strict=True):
+                strength = min(1.0, found[i].confidence + AGREEING * float(other[i]))
+                upright = not turned or found[i].length >= LONG
+                large = _share(found[i], picture.shape[0] * picture.shape[1]) > LARGE_SHARE
+                if large and other[i] < LARGE_WITNESS:
+                    readable = _letters(text) >= SEVERAL and certainty >= READ_LARGE
+                else:
+                    readable = _read(text, certainty, strength, upright)
+                if readable:
+                    confidences[i] = max(confidences[i], (found[i].confidence + certainty) / 2)
+            unsure = [
+                i
+                for i in unsure
+                if confidences[i] <= UNREAD_MOST
+                and (
+                    found[i].length >= LONG or found[i].confidence + AGREEING * other[i] >= TURNABLE
+                )
+            ]
         return confidences
+
+
+def _read(text: str, certainty: float, strength: float, upright: bool) -> bool:
+    """Does a reading make a line believed?
+
+    Args:
+        strength: How sure its finders were together, 0 to 1.
+        upright: Read without turning or mirroring, or several letters long.
+    """
+    letters = _letters(text)
+    needed = AGREED_LETTER if letters == 1 else AGREED
+    return bool(letters) and strength + certainty >= needed and (upright or certainty >= TURNED)
+
+
+def _letters(text: str) -> int:
+    return sum(letter.isalnum() for letter in text)
+
+
+def _findings(found: list[Line], confidences: list[float], floor: float) -> list[Finding]:
+    """Believed pieces of one line as one finding; what is not believed, box by box."""
+    boxes = table(found)
+    believed = [i for i, c in enumerate(confidences) if c > UNREAD_MOST and c >= floor]
+    findings = []
+    for group in united(boxes[believed]):
+        members = [believed[k] for k in group]
+        low, high = boxes[members, :2].min(axis=0), boxes[members, 2:].max(axis=0)
+        best = max(confidences[i] for i in members)
+        findings.append(_finding(np.r_[low, high], best))
+    held = np.array([(f.x1, f.y1, f.x2, f.y2) for f in findings]).reshape(-1, 4)
+    for i, confidence in enumerate(confidences):
+        if floor <= confidence <= UNREAD_MOST:
+            hidden = shared_px(boxes[i], held) > 0.7 * np.prod(boxes[i, 2:] - boxes[i, :2])
+            if not hidden.any():
+                findings.append(_finding(boxes[i], confidence))
+    return findings
+
+
+def _finding(box: np.ndarray, confidence: float) -> Finding:
+    x1, y1, x2, y2 = (float(v) for v in box)
+    return Finding(x1, y1, x2, y2, "text", confidence)
 
 
 def sides(longer_px: int) -> set[int]:
@@ -267,49 +344,28 @@ def sides(longer_px: int) -> set[int]:
     return {min(side, LARGEST_ZOOM * longer_px) for side in (coarse, fine)}
 
 
-def joined(found: list[Line]) -> list[Line]:
-    """Lines that were found more than once, as one.
-
-    From the most certain on, a line that mostly covers another of about its thickness, or is
-    mostly covered by it, takes it in and grows to hold both: at one size the network may see an
-    end that it cuts off at the other.
-    """
-    kept: list[Line] = []
-    for line in sorted(found, key=lambda line: -line.confidence):
-        for i, other in enumerate(kept):
-            alike = 0.5 <= line.thickness_px / other.thickness_px <= 2.0
-            if alike and (_mostly_inside(line, other) or _mostly_inside(other, line)):
-                x1, y1, x2, y2 = (
-                    pick(a, b)
-                    for pick, a, b in zip((min, min, max, max), line.box, other.box, strict=True)
-                )
-                if not _holds(other, line):
-                    corners = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float32)
-                    kept[i] = Line(corners, other.confidence)
-                break
-        else:
-            kept.append(line)
-    return kept
-
-
-def _mostly_inside(a: Line, b: Line) -> bool:
-    ax1, ay1, ax2, ay2 = a.box
-    bx1, by1, bx2, by2 = b.box
-    shared = max(0.0, min(ax2, bx2) - max(ax1, bx1)) * max(0.0, min(ay2, by2) - max(ay1, by1))
-    return shared > 0.7 * (ax2 - ax1) * (ay2 - ay1)
-
-
-def _holds(a: Line, b: Line) -> bool:
-    ax1, ay1, ax2, ay2 = a.box
-    bx1, by1, bx2, by2 = b.box
-    return ax1 <= bx1 and ay1 <= by1 and bx2 <= ax2 and by2 <= ay2
-
-
-def _sure(line: Line, area: int) -> bool:
+def _share(line: Line, area: int) -> float:
     x1, y1, x2, y2 = line.box
-    if (x2 - x1) * (y2 - y1) > LARGE_SHARE * area:
+    return (x2 - x1) * (y2 - y1) / area
+
+
+def _sure_alone(line: Line, shape: tuple[int, ...]) -> bool:
+    """Beyond doubt where no other network was asked."""
+    if _share(line, shape[0] * shape[1]) > LARGE_SHARE:
         return False
     return line.confidence >= (SURE_LONG if line.length >= LONG else SURE_SHORT)
+
+
+def _sure_together(line: Line, other: float, area: int) -> bool:
+    """Beyond doubt where a second network was asked and is so sure."""
+    if _share(line, area) > LARGE_SHARE:
+        return False
+    if line.length < LONG:
+        both = line.confidence + other
+        if any(other >= witness and both >= least for witness, least in AGREE_LETTER):
+            return True
+    agreed = line.confidence >= AGREE_OURS and other >= AGREE_WITNESS
+    return agreed or line.confidence >= SURE_ALONE
 
 
 def _views(picture: np.ndarray, line: Line) -> list[np.ndarray]:

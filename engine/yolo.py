@@ -26,6 +26,7 @@ CHECKSUMS = "SHA256SUMS"  # lines of "digest  file name", as sha256sum writes th
 #: seen none: a thorax is not found at 640 px, a line of text not at 320.
 THORAX_SIDES_PX = (320,)
 TEXT_SIDES_PX = (640, 1280)
+SAME_IOU = 0.6  # boxes of one look that overlap more are the same thing
 GREY = 114  # what the training fills borders with
 
 NUDENET_SHA256 = "c15d8273adad2d0a92f014cc69ab2d6c311a06777a55545f2c4eb46f51911f0f"
@@ -86,13 +87,15 @@ class YoloNetwork:
                 expected=4 + len(self._labels),
                 found=output.shape[0],
             )
-        best = output[4:].argmax(axis=0)
-        confidence = output[4:].max(axis=0)
+        asked = [i for i, label in enumerate(self._labels) if label is not None]
+        scores = output[4:][asked]
+        confidence = scores.max(axis=0)
+        likely = np.flatnonzero(confidence >= floor)
+        best = scores[:, likely].argmax(axis=0)
         findings = []
-        for i in np.flatnonzero(confidence >= floor):
-            label = self._labels[best[i]]
-            if label is None:
-                continue
+        for k in apart(output[:4, likely].T, confidence[likely], best):
+            i, label = likely[k], self._labels[asked[best[k]]]
+            assert label is not None
             x, y, wide, tall = (float(v) for v in output[:4, i])
             findings.append(
                 Finding(
@@ -105,6 +108,26 @@ class YoloNetwork:
                 )
             )
         return findings
+
+
+def apart(boxes: np.ndarray, confidences: np.ndarray, classes: np.ndarray) -> list[int]:
+    """Which boxes remain when of those that nearly coincide only the most certain is kept.
+
+    Args:
+        boxes: Shape (N, 4): centre x and y, width, height.
+        confidences: Shape (N,).
+        classes: Shape (N,): numbers; boxes of different classes do not compete.
+    """
+    if not len(boxes):
+        return []
+    import cv2
+
+    corners = boxes.astype(np.float64)
+    corners[:, :2] -= corners[:, 2:] / 2
+    kept = cv2.dnn.NMSBoxesBatched(
+        corners.tolist(), confidences.tolist(), classes.tolist(), 0.0, SAME_IOU
+    )
+    return [int(i) for i in np.asarray(kept).ravel()]
 
 
 def open_own(

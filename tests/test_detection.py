@@ -23,7 +23,10 @@ from engine.records import Detection, Region
 from engine.settings import Settings
 
 GENERAL = Profile(
-    "general", "General", ("text", "barcode", "face"), ("ppocr", "zxing", "centerface")
+    "general",
+    "General",
+    ("text", "barcode", "face"),
+    ("yolov8n", "ppocr", "zxing", "centerface"),
 )
 TABLE: dict[str, Any] = {"title": "T", "classes": ["text"], "networks": ["ppocr"]}
 
