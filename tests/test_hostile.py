@@ -34,6 +34,7 @@ from tests import builders
 LIMITS = images.Limits.of(Settings(max_decoded_mb=64))
 KEY = bytes(32)
 SECONDS = 20.0  # for one input, on a busy machine
+NAME = b"Musterfrau Erika"  # in no file here but where a test puts it
 
 
 def seeds() -> dict[str, bytes]:
@@ -111,6 +112,7 @@ def use(data: bytes) -> str:
         region = box.aligned(image.grid).clipped(image.width, image.height, image.frames)
         assert region is not None
         made = images.dissect(image, [region], KEY)
+        assert NAME not in made.masked
         masked = images.decode("upload", made.masked, LIMITS)
         assert masked.pixels.shape == image.pixels.shape
         back = images.assemble(made.masked, [region], dict(enumerate(made.patches)), made.remainder)
@@ -136,8 +138,8 @@ def run(numbers: range) -> Counter[str]:
 
 
 def test_hostile_files_end_in_a_result_or_a_named_error() -> None:
-    ends = run(range(600))
-    assert sum(ends.values()) == 600
+    ends = run(range(800))
+    assert sum(ends.values()) == 800
     assert ends["result"] > 50, "all refused: the inputs are no test"
     assert ends["CorruptImage"] > 50
 
@@ -158,6 +160,72 @@ def test_every_file_cut_anywhere_is_refused_or_whole() -> None:
         data = SEEDS[name]
         for cut in np.linspace(1, len(data) - 1, 25).astype(int):
             assert use(data[:cut]) in ("CorruptImage", "UnsupportedFormat", "result")
+
+
+def _elements(data: bytes) -> list[int]:
+    """Where the value representations of an explicit little-endian file stand."""
+    long = (
+        b"OB",
+        b"OD",
+        b"OF",
+        b"OL",
+        b"OV",
+        b"OW",
+        b"SQ",
+        b"SV",
+        b"UC",
+        b"UN",
+        b"UR",
+        b"UT",
+        b"UV",
+    )
+    found, at = [], 132
+    while at + 8 <= len(data):
+        found.append(at + 4)
+        if data[at + 4 : at + 6] in long:
+            at += 12 + int.from_bytes(data[at + 8 : at + 12], "little")
+        else:
+            at += 8 + int.from_bytes(data[at + 6 : at + 8], "little")
+    return found
+
+
+VRS = (
+    b"AT",
+    b"CS",
+    b"DS",
+    b"FD",
+    b"IS",
+    b"OB",
+    b"PN",
+    b"SQ",
+    b"UI",
+    b"UN",
+    b"US",
+    b"UT",
+    b"ZZ",
+    b"\0\0",
+)
+
+
+def test_wrong_value_representations_end_in_a_result_or_a_named_error() -> None:
+    data = builders.dicom(builders.radiograph(24, 16, bits=12), bits=12)
+    places = _elements(data)
+    ends: Counter[str] = Counter()
+    for place in places:
+        for vr in VRS:
+            ends[use(data[:place] + vr + data[place + 2 :])] += 1
+    assert sum(ends.values()) == len(places) * len(VRS) > 400
+    assert ends["result"] > 100
+
+
+def test_two_files_in_one_are_the_first_and_nothing_of_the_second_is_shared() -> None:
+    files = {k: v for k, v in SEEDS.items() if "cine" not in k}
+    ends: Counter[str] = Counter()
+    for one in files.values():
+        for other in files.values():
+            ends[use(one + NAME + other)] += 1
+    assert sum(ends.values()) > 600
+    assert ends["result"] > 300
 
 
 # --- bombs -------------------------------------------------------------------------------------
