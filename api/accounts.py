@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from api import shapes
 from api.asking import TheEngine, Token
@@ -29,7 +29,7 @@ class AccountChange(shapes.Request):
 class AccountRequest(shapes.Shape):
     """An account that somebody asked for."""
 
-    request_id: str
+    request_id: str = Field(examples=["rq_5b0d6c1e7f8a9b0c1d2e3f40"])
     username: str
     name: str
     role: Role
@@ -40,7 +40,7 @@ class AccountRequest(shapes.Shape):
 class Approval(shapes.Request):
     """The role that the administrator gives, whatever was wished for."""
 
-    role: RoleName
+    role: Annotated[RoleName, Field(examples=["doctor"])]
 
 
 @router.get("/", responses=answers(401, 403, 429, 503))

@@ -46,7 +46,7 @@ class Registration(shapes.Request):
 class Requested(shapes.Shape):
     """What a stranger is told: nothing but a reference for the administrator."""
 
-    request_id: str
+    request_id: str = Field(examples=["rq_5b0d6c1e7f8a9b0c1d2e3f40"])
     status: Literal["requested"] = "requested"
 
 
@@ -65,13 +65,16 @@ class Credentials(shapes.Request):
 
 
 class Refresh(shapes.Request):
-    refresh: Annotated[shapes.Text, Field(max_length=200)]
+    refresh: Annotated[
+        shapes.Text,
+        Field(max_length=200, examples=["5sVQ0Z2m1Yw8q3r7u9x0b2d4f6h8j0l2n4p6r8t0v2x"]),
+    ]
 
 
 class Tokens(shapes.Shape):
     """A short-lived access token, and what it is renewed with, once."""
 
-    access: str
+    access: str = Field(examples=["eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.c2lnbmF0dXJl"])
     refresh: str
     token_type: Literal["Bearer"] = "Bearer"  # noqa: S105
     expires_in_s: int
@@ -80,6 +83,8 @@ class Tokens(shapes.Shape):
 
 class Proof(shapes.Request):
     """Either of the two."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"code": "123456"}]})
 
     password: Password = ""
     code: Code = ""
@@ -92,14 +97,17 @@ class Session(shapes.Shape):
     started_at: shapes.Utc
     seen_at: shapes.Utc
     expires_at: shapes.Utc
-    door: str
+    door: str = Field(examples=["API"])
     current: bool
 
 
 class SigningKey(shapes.Shape):
     """What signs every key exchange. Compare the fingerprint with one from the administrator."""
 
-    ed25519: str = Field(description="Public key, 32 bytes in base64.")
+    ed25519: str = Field(
+        description="Public key, 32 bytes in base64.",
+        examples=["KtQBkjpeDmwJ2mx6zalyylpbutToTY53K+qJ8dgzC5w="],
+    )
     fingerprint: str = Field(description="SHA-256 of the key in hex.")
 
     @classmethod
@@ -112,8 +120,8 @@ class SigningKey(shapes.Shape):
 class Offer(shapes.Shape):
     """The server's signed half of a key exchange (FORMAT.md)."""
 
-    exchange_id: str
-    group: str
+    exchange_id: str = Field(examples=["ex_0a1b2c3d4e5f60718293a4b5"])
+    group: str = Field(examples=["x25519"])
     p: str | None = Field(None, description="Prime in hex; finite fields only.")
     g: str | None = Field(None, description="Generator in hex; finite fields only.")
     public: str = Field(description="The server's public value in base64.")
@@ -124,15 +132,24 @@ class Offer(shapes.Shape):
 class Answer(shapes.Request):
     """The client's half."""
 
-    exchange_id: Annotated[shapes.Text, Field(max_length=100)]
-    public: Annotated[shapes.Text, Field(max_length=2000, description="In base64.")]
+    exchange_id: Annotated[
+        shapes.Text, Field(max_length=100, examples=["ex_0a1b2c3d4e5f60718293a4b5"])
+    ]
+    public: Annotated[
+        shapes.Text,
+        Field(
+            max_length=2000,
+            description="In base64.",
+            examples=["3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08="],
+        ),
+    ]
 
 
 class Confirmation(shapes.Shape):
     """Proof that the server holds the same key."""
 
-    exchange_id: str
-    confirmation: str
+    exchange_id: str = Field(examples=["ex_0a1b2c3d4e5f60718293a4b5"])
+    confirmation: str = Field(description="HMAC-SHA256 in base64.")
     expires_in_s: int
     signature: str
 
@@ -197,7 +214,10 @@ def refresh(body: Refresh, engine: TheEngine) -> Tokens:
 
 @router.post("/token/revoke/", status_code=200, responses=answers(400, 413, 422, 429, 503))
 def revoke(
-    token: Annotated[shapes.Text, Form(max_length=5000)],
+    token: Annotated[
+        shapes.Text,
+        Form(max_length=5000, examples=["5sVQ0Z2m1Yw8q3r7u9x0b2d4f6h8j0l2n4p6r8t0v2x"]),
+    ],
     engine: TheEngine,
     token_type_hint: Annotated[shapes.Text, Form(max_length=100)] = "",
 ) -> dict[str, str]:

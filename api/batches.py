@@ -55,7 +55,7 @@ class Outcome(shapes.Shape):
 class Batch(shapes.Shape):
     """A batch and how far it is."""
 
-    batch_id: str
+    batch_id: str = Field(examples=["ba_7e6d5c4b3a29180f1e2d3c4b"])
     done: bool
     files: list[Outcome]
 
@@ -192,7 +192,9 @@ def send_batch(
     engine: TheEngine,
     batches: TheBatches,
     response: Response,
-    patient_id: Annotated[shapes.Line, Form(description="Key or hospital number.")],
+    patient_id: Annotated[
+        shapes.Line, Form(description="Key or hospital number.", examples=["P-1042"])
+    ],
     files: Annotated[list[UploadFile], File(min_length=1, max_length=_MOST_FILES)],
     profile: Annotated[shapes.Line | None, Form()] = None,
     seal: Annotated[bool, Form(description="Seal what no person must look at.")] = False,

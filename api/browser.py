@@ -20,12 +20,14 @@ router = APIRouter(tags=["browser"])
 class Ticket(BaseModel):
     """What the browser posts after a sign-in on a page."""
 
-    ticket: str = Field(max_length=100)
+    ticket: str = Field(max_length=100, examples=["what a page was given"])
 
 
 @router.post("/session/", status_code=204, responses=answers(400, 401, 413, 422, 429))
-def begin_session(body: Ticket, request: Request) -> Response:
-    """Trade a ticket of the sign-in page for the session cookie."""
+def begin_session(
+    body: Ticket, request: Request, token: CookieToken, engine: TheEngine
+) -> Response:
+    """Trade a ticket of the sign-in page for the session cookie; one that was there ends."""
     response = Response(status_code=204)
     _forget_identity(request, response)
     response.set_cookie(
@@ -36,6 +38,9 @@ def begin_session(body: Ticket, request: Request) -> Response:
         samesite="strict",
         secure=request.url.scheme == "https",
     )
+    if token:
+        with suppress(errors.NotSignedIn):
+            engine.sign_out(token)
     return response
 
 

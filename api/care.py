@@ -16,14 +16,14 @@ router = APIRouter(tags=["care"])
 
 _READING = answers(401, 403, 404, 422, 429, 503)
 _WRITING = answers(400, 401, 403, 404, 413, 422, 429, 503)
-Username = Annotated[shapes.Line, Field(max_length=64)]
+Username = Annotated[shapes.Line, Field(max_length=64, examples=["doctor"])]
 
 
 class CareRelation(shapes.Shape):
     """A doctor who treats a patient."""
 
     patient_id: str
-    number: str = Field(description="The patient's hospital number.")
+    number: str = Field(description="The patient's hospital number.", examples=["P-1042"])
     username: str
     since: shapes.Utc
     assigned_by: str
@@ -38,7 +38,7 @@ class Assignment(shapes.Request):
 class EmergencyAccess(shapes.Shape):
     """One broken glass, from its reason to its review."""
 
-    glass_id: str
+    glass_id: str = Field(examples=["gl_4f5e6d7c8b9a0f1e2d3c4b5a"])
     patient_id: str
     number: str = Field(description="The patient's hospital number.")
     username: str

@@ -34,7 +34,7 @@ class Display(shapes.Shape):
     """How an image can be shown and measured, as its masked file says."""
 
     spacing_mm: Pair | None
-    spacing_from: str
+    spacing_from: str = Field(examples=["PixelSpacing"])
     windows: list[Pair]
 
 

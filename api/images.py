@@ -37,7 +37,7 @@ class Metrics(shapes.Shape):
     histogram_correlation: float
     average_hash_distance_bits: int
     perceptual_hash_distance_bits: int
-    masked_share: float
+    masked_share: float = Field(examples=[0.04])
     fingerprint: dict[str, Any] = Field(description="Colour histogram and perceptual hashes.")
     regions: list[dict[str, float | None]]
 
@@ -45,7 +45,7 @@ class Metrics(shapes.Shape):
 class Opened(shapes.Shape):
     """An image that this session has opened; pixels are behind the handle."""
 
-    handle: str
+    handle: str = Field(examples=["vw_1a2b3c4d5e6f708192a3b4c5"])
     image_id: str
     frames: int
     partial: bool = Field(description="Some regions stayed sealed.")

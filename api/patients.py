@@ -17,7 +17,9 @@ Name = Annotated[shapes.Line, Form(max_length=100, examples=["Erika Musterfrau"]
 Age = Annotated[int | None, Form(ge=0, le=130, examples=[61])]
 NoteText = Annotated[shapes.Text, Form()]
 Upload = Annotated[UploadFile | None, File(description="JPEG, PNG, DICOM, TIFF, BMP or WebP.")]
-ProfileName = Annotated[shapes.Line | None, Form(description="Specialty; see GET /profiles/.")]
+ProfileName = Annotated[
+    shapes.Line | None, Form(description="Specialty; see GET /profiles/.", examples=["chest"])
+]
 Query_ = Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")]
 
 _READING = (401, 403, 404, 409, 422, 429, 503)

@@ -48,8 +48,8 @@ class Page(BaseModel, Generic[T]):
 
 
 class Account(Shape):
-    username: str
-    name: str
+    username: str = Field(examples=["e.example"])
+    name: str = Field(examples=["Dr Eva Example"])
     role: Role
     enabled: bool
     created_at: Utc
@@ -59,10 +59,13 @@ class Account(Shape):
 class Patient(Shape):
     """A patient's record as far as the caller may see it."""
 
-    patient_id: str = Field(description="Opaque key, safe in addresses and logs.")
-    id: str = Field(description="The hospital's own number.")
-    name: str
-    age: int | None
+    patient_id: str = Field(
+        description="Opaque key, safe in addresses and logs.",
+        examples=["pt_06286c4cefda68398cc9b199"],
+    )
+    id: str = Field(description="The hospital's own number.", examples=["P-1042"])
+    name: str = Field(examples=["Erika Musterfrau"])
+    age: int | None = Field(examples=[61])
     note: str | None = Field(description="Null where the caller may not read it.")
     created_at: Utc
     updated_at: Utc
@@ -85,7 +88,7 @@ class PatientVersion(Shape):
     """What a record was until it was changed."""
 
     changed_at: Utc
-    changed_by: str
+    changed_by: str = Field(examples=["technician"])
     id: str
     name: str
     age: int | None
@@ -95,15 +98,15 @@ class PatientVersion(Shape):
 class Image(Shape):
     """What may be known of an image without opening anything."""
 
-    image_id: str
-    patient_id: str
+    image_id: str = Field(examples=["im_9c1f0f8b2f6f4b7c8d9e0a1b"])
+    patient_id: str = Field(examples=["pt_06286c4cefda68398cc9b199"])
     state: ImageState
     format: Format
-    modality: str
-    profile: str
-    width: int
-    height: int
-    frames: int
+    modality: str = Field(examples=["US"])
+    profile: str = Field(examples=["general"])
+    width: int = Field(examples=[1024])
+    height: int = Field(examples=[768])
+    frames: int = Field(examples=[1])
     size_bytes: int = Field(description="Of the original, rounded up by at most 12 %.")
     stored_bytes: int
     uploaded_at: Utc
@@ -151,17 +154,17 @@ class Box(BaseModel):
 class SealedBox(BaseModel):
     """A sealed region: where, as what, and how much; nothing of what is under it."""
 
-    region_id: str
-    image_id: str
-    label: str
-    confidence: float
-    source: str
-    x1: int
-    y1: int
-    x2: int
-    y2: int
-    frame: int
-    frame_end: int
+    region_id: str = Field(examples=["rg_20056762805aa929ae52fd4b"])
+    image_id: str = Field(examples=["im_9c1f0f8b2f6f4b7c8d9e0a1b"])
+    label: str = Field(examples=["text"])
+    confidence: float = Field(examples=[0.93])
+    source: str = Field(examples=["person"])
+    x1: int = Field(examples=[8])
+    y1: int = Field(examples=[8])
+    x2: int = Field(examples=[200], description="Exclusive.")
+    y2: int = Field(examples=[40], description="Exclusive.")
+    frame: int = Field(examples=[0])
+    frame_end: int = Field(examples=[1], description="Exclusive.")
     size_bytes: int = Field(description="Of the sealed bytes.")
     encrypt_ms: float
 
@@ -196,9 +199,9 @@ class Note(Shape):
     note_id: str
     patient_id: str
     image_id: str | None
-    author: str
+    author: str = Field(examples=["doctor"])
     written_at: Utc
-    text: str
+    text: str = Field(examples=["No change since the last examination."])
 
 
 class NewNote(Request):
@@ -216,8 +219,8 @@ class AuditEntry(Shape):
     occurred_at: Utc
     actor: str
     role: str
-    action: str
-    outcome: str
+    action: str = Field(examples=["image.restore"])
+    outcome: str = Field(examples=["completed"])
     patient_id: str | None
     image_id: str | None
     region_id: str | None

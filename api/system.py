@@ -23,7 +23,9 @@ class Status(BaseModel):
 class Health(shapes.Shape):
     """State of the system for its administrator; no patient data."""
 
-    images: Mapping[str, int] = Field(description="How many in each state.")
+    images: Mapping[str, int] = Field(
+        description="How many in each state.", examples=[{"draft": 2, "released": 118}]
+    )
     patients: int
     accounts: int
     audit_entries: int
@@ -36,19 +38,19 @@ class Health(shapes.Shape):
 class Statistics(BaseModel):
     """Measured numbers of all released images; see `engine/service/reports.py`."""
 
-    totals: dict[str, float]
+    totals: dict[str, float] = Field(examples=[{"images": 120.0, "regions": 611.0}])
     images: list[dict[str, Any]]
     regions: list[dict[str, Any]]
 
 
 class Verified(BaseModel):
-    entries: int
+    entries: int = Field(examples=[1204])
 
 
 class Model(shapes.Shape):
     """A network in use."""
 
-    name: str
+    name: str = Field(examples=["PP-OCRv5"])
     version: str
     licence: str
     sha256: str
@@ -57,7 +59,7 @@ class Model(shapes.Shape):
 class Specialty(shapes.Shape):
     """What is looked for in a specialty."""
 
-    name: str
+    name: str = Field(examples=["chest"])
     title: str
     classes: list[str]
     confidence: float

@@ -124,6 +124,7 @@ MAY: dict[str, Row] = {
     "GET /statistics/{table}/": row(D, R, A),
     "GET /audit/file/": row(A),
     "GET /audit/": row(A),
+    "GET /audit/file/": row(A),
     "POST /audit/verify/": row(A),
     "GET /system/": row(A),
     "GET /metrics/": row(A),
