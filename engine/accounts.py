@@ -154,22 +154,25 @@ class Accounts:
         rows = self._database.read().all(f"{_SELECT} ORDER BY username")
         return [_account(r) for r in rows]
 
-    def verify(self, username: str, password: str) -> Account:
+    def verify(self, username: str, password: str) -> tuple[Account, int]:
         """Whose password this is. The attempt stays counted until the sign-in is whole.
 
         Unknown names, wrong passwords and disabled accounts answer alike, take equally
         long and are locked alike, so that nobody learns which names exist.
+
+        Returns:
+            The account, and the attempt's number for :meth:`Lockout.take_back`.
 
         Raises:
             NotSignedIn: Name and password do not match an enabled account.
             AccountLocked: Too many failures.
         """
         username = folded(username)
-        self._lockout.count(username)
+        attempt = self._lockout.count(username)
         row, right = self._check(username, password)
         if row is None or not right or not row["enabled"]:
             raise NotSignedIn("User name and password do not match.")
-        return _account(row)
+        return _account(row), attempt
 
     def signed_in(self, tx: Cursor, username: str) -> Account:
         """Note a whole sign-in."""
@@ -184,15 +187,22 @@ class Accounts:
     def check_password(self, username: str, password: str) -> bool:
         """Is this the account's password? Failures count towards the lock.
 
+        Where there is a second factor, the password alone forgives no failures: it would buy
+        endless tries for the code.
+
         Raises:
             AccountLocked: Too many failures.
         """
-        self._lockout.count(username)
+        attempt = self._lockout.count(username)
         row, right = self._check(username, password)
-        if row is not None and right:
+        if row is None or not right:
+            return False
+        if row["second_factor"]:
+            self._lockout.take_back(username, attempt)
+        else:
             with self._database.write() as tx:
                 self._lockout.forgive(tx, username)
-        return row is not None and right
+        return True
 
     def set_password(self, tx: Cursor, username: str, password: str) -> None:
         """Replace a password.
@@ -206,7 +216,6 @@ class Accounts:
             username,
             self.hash(password),
         )
-        self._lockout.forgive(tx, username)
 
     def set_role(self, tx: Cursor, caller: Caller, username: str, role: Role) -> None:
         """Give an account another role.

@@ -28,8 +28,11 @@ class Lockout:
         self._database = database
         self._host = host
 
-    def count(self, username: str) -> None:
+    def count(self, username: str) -> int:
         """Count before checking, in one transaction: guesses made at once all count.
+
+        Returns:
+            The number of this attempt, for :meth:`take_back`.
 
         Raises:
             AccountLocked: Too many without success; the wait doubles with each further one.
@@ -57,17 +60,20 @@ class Lockout:
                 now,
                 locked_until,
             )
+        return failures
 
-    def take_back(self, username: str) -> None:
-        """Undo the last :meth:`count`: the password was right, but the code is still to come.
+    def take_back(self, username: str, attempt: int) -> None:
+        """Undo one :meth:`count`: the password was right, but the code is still to come.
 
-        The failures before stay: else a known password would buy endless tries for the code.
+        Other failures stay, and so does a lock that another attempt brought meanwhile: else a
+        known password would buy endless tries for the code.
         """
         with self._database.write() as tx:
             tx.run(
-                "UPDATE sign_in_failures SET failures = failures - 1, locked_until = NULL"
-                " WHERE name_digest = $1",
+                "UPDATE sign_in_failures SET failures = failures - 1, locked_until ="
+                " CASE WHEN failures = $2 THEN NULL ELSE locked_until END WHERE name_digest = $1",
                 _digest(username),
+                attempt,
             )
 
     def forgive(self, tx: Cursor, username: str) -> None:

@@ -155,6 +155,24 @@ def test_wrong_codes_lock_and_a_known_password_buys_no_new_tries(
     assert engine.sign_in("doctor", PASSWORD, code=phone.code())
 
 
+def test_the_password_in_between_forgives_no_wrong_codes(
+    engine: Engine, team: Team, host: FakeHost
+) -> None:
+    phone, _ = enrol(engine, host, team.doctor)
+    wrong = f"{(int(phone.code()) + 1) % 10**6:06d}"
+    for _ in range(5):
+        engine.prove(team.doctor, password=PASSWORD)
+        engine.change_password(team.doctor, PASSWORD, PASSWORD)
+        with pytest.raises(errors.PermissionDenied):
+            engine.renew_recovery_codes(team.doctor, PASSWORD, wrong)
+    for attempt in (
+        lambda: engine.prove(team.doctor, password=PASSWORD),
+        lambda: engine.renew_recovery_codes(team.doctor, PASSWORD, phone.code()),
+    ):
+        with pytest.raises(errors.AccountLocked):
+            attempt()
+
+
 def test_asking_for_the_code_often_does_not_lock_its_owner_out(
     engine: Engine, team: Team, host: FakeHost
 ) -> None:

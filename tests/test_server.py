@@ -320,6 +320,17 @@ def test_the_session_cookie_is_out_of_reach_of_scripts(door: Door, team: Team) -
         assert word in cookie
 
 
+def test_a_new_sign_in_ends_the_session_that_the_browser_had(
+    door: Door, engine: Engine, team: Team
+) -> None:
+    door.token = team.technician
+    answer = door.ask("POST", "/session", json={"ticket": api.tickets.issue(team.doctor)})
+    assert answer.status_code == 204
+    with pytest.raises(errors.NotSignedIn):
+        engine.whoami(team.technician)
+    assert engine.whoami(team.doctor).username == "doctor"
+
+
 def test_a_ticket_is_good_once_and_not_for_long() -> None:
     now = [0.0]
     tickets = api.Tickets(lambda: now[0])

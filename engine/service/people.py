@@ -203,6 +203,7 @@ class People(OwnAccount):
         with self.database.write() as tx:
             account = self.accounts_.get(tx, username)
             self.accounts_.set_password(tx, account.username, password)
+            self.lockout.forgive(tx, account.username)
             ended = self.sessions_.end_all(tx, account.username)
             self.audit.append(
                 tx, caller, Event("account.reset-password", detail={"username": account.username})

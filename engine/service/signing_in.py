@@ -112,11 +112,11 @@ class SigningIn(Core):
 
     def _sign_in(self, username: str, password: str, origin: str, code: str, door: str) -> Session:
         try:
-            account = self.accounts_.verify(username, password)
+            account, attempt = self.accounts_.verify(username, password)
             try:
                 how = self._second_step(account.username, code)
             except CodeNeeded:
-                self.lockout.take_back(account.username)
+                self.lockout.take_back(account.username, attempt)
                 raise
         except AccessError as err:
             self._refused(folded(username), origin, err)
