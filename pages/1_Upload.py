@@ -5,18 +5,18 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import ImageState, Permission
-from ui import care, intake, state
+from ui import care, correcting, intake, queue, sealed, state, whose
 
 token = state.page("Upload", Permission.UPLOAD)
 
-sealed = state.recall("sealed")
+done = state.recall("sealed")
 draft = state.recall("draft")
 if draft:
-    intake.correct(token, draft)
-elif sealed:
-    intake.show_sealed(token, sealed)
+    correcting.correct(token, draft)
+elif done:
+    sealed.show_sealed(token, done)
 else:
-    patient = intake.choose_patient(token)
+    patient = whose.choose_patient(token)
     if patient is None:
         intake.watch_intake()
     else:
@@ -30,4 +30,4 @@ look = [d for d in waiting if d.state is ImageState.REVIEW]
 st.header(f"Waiting to be sealed: {len(waiting)}")
 if waiting:
     st.caption(f"{len(look)} of them need a person's look before they can be sealed.")
-    intake.queue(token, look + [d for d in waiting if d.state is not ImageState.REVIEW])
+    queue.queue(token, look + [d for d in waiting if d.state is not ImageState.REVIEW])

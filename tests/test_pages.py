@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,82 @@ def test_what_the_second_look_sees_comes_back_to_the_editor(
     data = component(app, "editor")
     assert [(b["x1"], b["found"]) for b in data["boxes"]] == [(8, 0), (30, 1)]
     assert "can still be read" in texts(app)
+
+
+def test_boxes_are_carried_to_the_series_and_each_picture_is_still_looked_at(
+    engine: Engine, visit: Visit, team: Team, detector: ScriptedDetector, patient: str
+) -> None:
+    detector.found = [BOX, PROPOSAL]
+    for seed in (1, 2):
+        data = builders.png(builders.labelled(f"ERIKA {seed}", seed=seed)[0])
+        engine.upload(team.technician, patient, f"{seed}.png", data)
+    detector.found = [BOX]
+    last = builders.png(builders.labelled("ERIKA 3", seed=3)[0])
+    other = builders.png(builders.labelled("ERIKA 4", seed=4, width=400)[0])
+    engine.upload(team.technician, patient, "3.png", last)
+    engine.upload(team.technician, patient, "4.png", other)
+    app = visit(team.technician, "1_Upload")
+    click(app, "Correct")  # the first of those that need a look
+    click(app, "Apply these boxes to the series (2 more pictures)")
+    assert len(engine.drafts(team.technician)) == 4  # nothing was decided
+    click(app, "Back to the queue")
+    for button, boxes in (("3.png", 2), ("4.png", 1)):
+        draft = next(
+            d for d in engine.drafts(team.technician)
+            if engine.open_draft(team.technician, d.image_id).name == button
+        )  # fmt: skip
+        next(b for b in app.button if b.key == f"open-{draft.image_id}").click().run()
+        shown = component(app, "editor")["boxes"]
+        assert len(shown) == boxes
+        assert [b["found"] for b in shown] == [0, None][:boxes]
+        click(app, "Back to the queue")
+
+
+def test_a_file_that_names_another_patient_is_pointed_out(
+    engine: Engine, visit: Visit, team: Team, detector: ScriptedDetector
+) -> None:
+    detector.found = [BOX]
+    pixels = builders.labelled()[0]
+    mine = engine.create_patient(team.technician, "P-77", "Erika Musterfrau").patient_id
+    ids = [
+        engine.upload(
+            team.technician, mine, f"{n}.dcm", builders.dicom(pixels, instance=n, **header)
+        ).image_id
+        for n, header in enumerate(({"PatientID": "P-77", "PatientAge": "061Y"}, {}))
+    ]
+    app = visit(team.technician, "1_Upload")
+    app.button(key=f"open-{ids[1]}").click().run()
+    assert any("names another patient number" in w.value for w in app.warning)
+    click(app, "Back to the queue")
+    app.button(key=f"open-{ids[0]}").click().run()
+    assert not any("names another patient number" in w.value for w in app.warning)
+    click(app, "Take the age into the record")
+    assert engine.patient(team.technician, mine).age == 61
+
+
+def test_what_has_not_begun_can_be_stopped_and_the_batch_says_so(
+    engine: Engine, visit: Visit, team: Team, detector: ScriptedDetector, patient: str
+) -> None:
+    detector.found = [BOX]
+    app = visit(team.technician, "1_Upload")
+
+    def work(tell: Callable[[str, float], None]) -> ImageRecord:
+        return engine.upload(team.technician, patient, "=erika.png", PICTURE, progress=tell)
+
+    first, second = Job("=erika.png", work), Job("late.png", work)
+    first.result()
+    second._future = Future()
+    second.cancel()
+    second._future.set_running_or_notify_cancel()
+    app.session_state["medsec.jobs"] = {"a": first, "b": second}
+    app.run()
+    assert not app.exception
+    assert "1 taken in, 1 refused" in texts(app)
+    assert "stopped before its turn" in texts(app)
+    lines = component(app, "download")["text"].splitlines()
+    assert lines[1].startswith("'=erika.png,taken in,im_")  # no formula
+    assert lines[1].endswith(",1,,draft")
+    assert lines[2].startswith("late.png,not taken in")
 
 
 def test_a_draft_is_discarded_with_a_reason_only(

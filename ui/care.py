@@ -67,6 +67,10 @@ def team(token: str, patient: Patient) -> None:
     doctors = {a.username: a.name for a in engine.doctors(token)}
     treating = [r.username for r in engine.care_team(token, patient.patient_id)]
     label = ", ".join(doctors.get(u, u) for u in treating) or "nobody yet"
+    who = state.account()
+    if who is not None and who.username in doctors and who.username not in treating:
+        st.caption(f"Treated by {panes.plain(label)}")  # an emergency brings nobody in
+        return
     with (
         st.expander(f"Treated by {label}", icon=":material/stethoscope:"),
         st.form(f"care-{patient.patient_id}-{len(treating)}", border=False),

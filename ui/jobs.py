@@ -43,12 +43,16 @@ class Job(Generic[T]):
     def _tell(self, stage: str, share: float) -> None:
         self.stage, self.share = stage, min(1.0, max(0.0, share))
 
+    def cancel(self) -> None:
+        """Take it back if its turn has not come; what runs comes to its end."""
+        self._future.cancel()
+
     @property
     def done(self) -> bool:
         return self._future.done()
 
     def result(self) -> T:
-        """What the work returned; raises what it raised."""
+        """What the work returned; raises what it raised, or CancelledError."""
         return self._future.result()
 
     def watch(self) -> T:

@@ -42,6 +42,11 @@ _ROOT = '<div class="root"></div>'
 _PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "viewer": (("stage.css", "viewer.css"), ("stage.js", "ruler.js", "viewer.js"), _ROOT),
     "editor": (("stage.css", "editor.css"), ("stage.js", "editor.js"), _ROOT),
+    "download": (
+        ("stage.css",),
+        ("download.js",),
+        '<div class="root"><button type="button"></button></div>',
+    ),
     "session": ((), ("session.js",), ""),
     "story": ((), (), theme.STORY),
 }
@@ -83,6 +88,11 @@ def picture(address: str, description: str, small: bool = False) -> None:
     """A picture of the HTTP door, as wide as there is room, or small in a list of its like."""
     kind = "picture small" if small else "picture"
     st.html(f'<img class="{kind}" src="{escape(address)}" alt="{escape(description)}">')
+
+
+def download(label: str, name: str, text: str) -> None:
+    """A button that hands out text as a file, from the page itself and from nowhere else."""
+    _component("download")(data={"label": label, "name": name, "text": text}, key=f"file-{name}")
 
 
 def story() -> None:

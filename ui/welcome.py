@@ -6,7 +6,7 @@ import streamlit as st
 
 from demo import PASSWORD
 from engine import ACCOUNT_ROLES, Account, ImageState, Role, errors
-from ui import care, entry, intake, panes, proving, search, single, state
+from ui import care, entry, panes, proving, queue, search, single, state
 
 
 def demo_banner(accounts: bool = False) -> None:
@@ -127,7 +127,7 @@ def _technician(token: str) -> None:
         if st.button("Upload images", type="primary", icon=":material/upload:"):
             st.switch_page("pages/1_Upload.py")
         if drafts and st.button("Work through the queue"):
-            intake.open_draft((look or drafts)[0].image_id)
+            queue.open_draft((look or drafts)[0].image_id)
             st.switch_page("pages/1_Upload.py")
     st.write(
         "Drop files, look at what was found, correct it, seal it. From sealing on, nobody sees"

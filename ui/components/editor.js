@@ -48,10 +48,13 @@ class Editor {
     this.pencil.setAttribute("aria-pressed", "false");
     this.back = button("Undo", "Undo the last change (Ctrl Z)", () => this.undo());
     this.back.disabled = true;
+    this.covered = make("input", { type: "checkbox", onchange: () =>
+      this.stage.element.classList.toggle("covered", this.covered.checked) });
     return make("div", { class: "toolbar" },
       make("span", { class: "group" }, this.pencil,
         button("Add box", "Add a box in the middle (N)", () => this.add()), this.back),
       this.stage.zoomButtons(), this.frames,
+      make("label", { class: "group", title: "Padding comes on top" }, this.covered, " As it will be hidden"),
       this.data.window && windowControl(this.data.window, (window) => {
         this.window = window;
         this.load();

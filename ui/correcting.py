@@ -1,0 +1,218 @@
+"""Correcting a draft and sealing it: the box editor, reasons, and boxes for a whole series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from engine import REASONS, Detection, DraftView, ImageRecord, Region, Suggestion, errors
+from ui import panes, series, state, whose
+from ui.jobs import Job
+
+_CONFIRM = (
+    "I looked at the whole image: everything that identifies is boxed",
+    "I looked at the whole image: there is nothing that identifies anybody",
+)
+
+
+def correct(token: str, image_id: str) -> None:
+    """The opened draft: its boxes in the editor, why a person must look, and the seal."""
+    _watch_sealing(token, image_id)  # a click elsewhere may have cut the page short
+    try:
+        view = state.engine().open_draft(token, image_id)
+    except errors.NotFound:
+        state.take("draft")
+        state.say("This draft is gone: somebody sealed or discarded it.")
+        st.rerun()
+    record = view.record
+    st.header("3. Correct the boxes, then seal")
+    st.caption(
+        f"{view.name} · {record.modality or record.format} {record.width}×{record.height}"
+        + (f" · {view.frames} frames" if view.frames > 1 else "")
+        + " · opening this draft was recorded"
+    )
+    for reason in view.reasons:
+        st.warning(REASONS.get(reason, reason), icon=":material/visibility:")
+    if view.recognizable_head:
+        st.warning(
+            "From slices of a head a face can be rendered, and no box prevents it: share them only"
+            " with people who may know who it is.",
+            icon=":material/face:",
+        )
+    _hints(token, view)
+    _work(token, view)
+    _discard(token, image_id)
+
+
+def _hints(token: str, view: DraftView) -> None:
+    """What the file says of the patient, to compare with the record it was filed under."""
+    if not view.hints:
+        return
+    patient = state.engine().patient(token, view.record.patient_id)
+    named = str(view.hints.get("id", ""))
+    if named and named.casefold() != patient.id.casefold():
+        st.warning(
+            "The file names another patient number than the record it was filed under: compare"
+            " before you seal.",
+            icon=":material/person_alert:",
+        )
+    with st.expander("Patient data in the file, to compare", icon=":material/badge:"):
+        panes.facts(
+            [("Filed under", whose.title(patient))]
+            + [
+                (name.replace("_", " ").capitalize(), str(value))
+                for name, value in view.hints.items()
+            ]
+        )
+        age = view.hints.get("age")
+        if patient.age is None and isinstance(age, int) and named == patient.id:
+            with panes.banner():
+                if st.button(f"Take the age into the record: {age} years", key="take-age"):
+                    state.engine().update_patient(token, patient.patient_id, age=age)
+                    state.say("The age was taken into the record; its history knows.")
+                    st.rerun()
+
+
+@st.fragment
+def _work(token: str, view: DraftView) -> None:
+    with panes.banner():
+        # Fragments run without Home.py: the session is asked for here.
+        view = state.engine().open_draft(token, view.record.image_id)
+        turn = state.turn("editor")
+        boxes = panes.editor(
+            {
+                "id": f"{view.record.image_id}-{turn}",
+                "title": "Draft",
+                "picture": f"/api/drafts/{view.handle}/frames/{{frame}}",
+                "width": view.record.width,
+                "height": view.record.height,
+                "frames": view.frames,
+                "window": panes.windows(view.record),
+                "labels": list(view.labels),
+                "boxes": state.recall("boxes") or series.added(view, _boxes(view)),
+            },
+            key=f"editor-{view.record.image_id}-{turn}",
+        )
+        kept = [b for b in boxes if b["removed"] is None]
+        unexplained = [b for b in boxes if _reason(b) == ""]
+        confirm: str | None = ""
+        if view.reasons or not kept:
+            confirm = st.selectbox(
+                "What did you decide? It is recorded with your name.",
+                _CONFIRM,
+                index=None,
+                accept_new_options=True,
+                placeholder="Choose, or write your own words",
+                key=f"confirm-{view.record.image_id}-{turn}",
+            )
+        if unexplained:
+            st.info(
+                "Say for each box that was removed or moved away why it is not needed there.",
+                icon=":material/edit_note:",
+            )
+        if st.button(
+            f"Seal {len(kept)} {'region' if len(kept) == 1 else 'regions'}",
+            type="primary",
+            icon=":material/lock:",
+            disabled=bool(unexplained),
+        ):
+            _seal(token, view, boxes, confirm or "")
+        series.offer(token, view, kept)
+        _watch_sealing(token, view.record.image_id)
+
+
+def _seal(token: str, view: DraftView, boxes: list[dict[str, Any]], confirm: str) -> None:
+    """Hand the boxes to the engine; the page watches."""
+    engine, image_id = state.engine(), view.record.image_id
+    kept = [_detection(b, view.detections) for b in boxes if b["removed"] is None]
+    removed = {b["found"]: reason for b in boxes if (reason := _reason(b)) is not None}
+    job = Job(
+        image_id,
+        lambda tell: engine.seal(token, image_id, kept, removed, confirm, progress=tell),
+    )
+    state.keep("sealing", (job, boxes, len(view.detections)))
+
+
+def _watch_sealing(token: str, image_id: str) -> None:
+    """Wait for the seal and go on with what comes of it."""
+    job, boxes, known = state.recall("sealing", (None, [], 0))
+    if job is None or job.name != image_id:
+        return
+    try:
+        record: ImageRecord = job.watch()
+    except errors.ReviewNeeded as err:
+        state.take("sealing")
+        if not err.facts.get("found"):
+            st.warning(err.message, icon=":material/visibility:")
+            return
+        # The second look saw more: it joins the boxes as they were corrected.
+        again = state.engine().open_draft(token, image_id)
+        state.keep("boxes", boxes + _boxes(again)[known:])
+        state.renew("editor")
+        st.rerun()
+    except errors.EngineError:
+        state.take("sealing")
+        raise
+    state.take("sealing")
+    state.take("draft")
+    state.take("boxes")
+    state.keep("sealed", record.image_id)
+    what = "1 region" if record.region_count == 1 else f"{record.region_count} regions"
+    state.say(f"Sealed: {what} encrypted, each with its own IV.")
+    st.rerun()
+
+
+def _boxes(view: DraftView) -> list[dict[str, Any]]:
+    return [
+        {
+            "found": index,
+            "label": d.label,
+            "confidence": d.confidence,
+            "proposed": view.suggestions[index] is Suggestion.ASK,
+            "verdict": None if d.verdict is None else str(d.verdict),
+            "x1": d.region.x1,
+            "y1": d.region.y1,
+            "x2": d.region.x2,
+            "y2": d.region.y2,
+            "frame": d.region.frame,
+            "frame_end": d.region.frame_end,
+            "removed": view.left.get(index),
+            "left": "",
+            "strayed": False,
+        }
+        for index, d in enumerate(view.detections)
+    ]
+
+
+def _reason(box: dict[str, Any]) -> str | None:
+    """Why nothing is sealed where a box was found; None where that needs no reason."""
+    if box["removed"] is not None:
+        return str(box["removed"])
+    return str(box["left"]) if box["strayed"] else None
+
+
+def _detection(box: dict[str, Any], found: Sequence[Detection]) -> Detection:
+    """A box as the engine takes it: untouched ones stay the network's, the rest are a person's."""
+    region = Region(box["x1"], box["y1"], box["x2"], box["y2"], box["frame"], box["frame_end"])
+    if box["found"] is not None:
+        original = found[box["found"]]
+        if (original.region, original.label) == (region, box["label"]):
+            return original
+    return Detection(region, box["label"], 1.0)
+
+
+def _discard(token: str, image_id: str) -> None:
+    with st.container(horizontal=True):
+        if st.button("Back to the queue"):
+            state.take("draft")
+            st.rerun()
+        with st.popover("Discard this draft", icon=":material/delete:"), panes.banner():
+            reason = st.text_input("Why is it not needed?", key=f"discard-{image_id}")
+            st.caption("Its key is destroyed: nobody can get it back.")
+            if st.button("Discard for good"):
+                state.engine().discard_draft(token, image_id, reason)
+                state.take("draft")
+                state.say("The draft was discarded.")
+                st.rerun()

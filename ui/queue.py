@@ -1,0 +1,41 @@
+"""What waits for a technician: drafts of everybody, those that need a look first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from engine import REASONS, ImageRecord
+from ui import panes, search, state
+
+
+def open_draft(image_id: str) -> None:
+    """Make a draft the one that is corrected, with a fresh editor."""
+    state.take("sealed")
+    state.take("boxes")
+    state.renew("editor")
+    state.keep("draft", image_id)
+
+
+def queue(token: str, drafts: Sequence[ImageRecord]) -> None:
+    """Drafts of everybody, those that need a look first."""
+    shown = drafts[: state.recall("shown", 10)]
+    names = search.names(token, [d.patient_id for d in shown])
+    for draft in shown:
+        with st.container(border=True, horizontal=True, vertical_alignment="center"):
+            why = " ".join(REASONS.get(r, r) for r in draft.reasons)
+            boxes = "box" if draft.region_count == 1 else "boxes"
+            st.markdown(
+                f"**{panes.plain(names.get(draft.patient_id, ''))}**"
+                f" · {draft.modality or draft.format} {draft.width}×{draft.height}"
+                f" · {draft.region_count} {boxes} · {panes.when(draft.uploaded_at)} UTC"
+                + (f"  \n:material/visibility: {why}" if why else ""),
+                width="stretch",
+            )
+            if st.button("Correct", key=f"open-{draft.image_id}"):
+                open_draft(draft.image_id)
+                st.rerun()
+    if len(drafts) > state.recall("shown", 10) and st.button("Show more"):
+        state.keep("shown", state.recall("shown", 10) + 20)
+        st.rerun()

@@ -1,0 +1,68 @@
+"""The technician chooses whose images come in, or makes the record."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from engine import Patient
+from ui import panes, state
+
+
+def choose_patient(token: str) -> Patient | None:
+    """Find a patient or make one; remembered until another is chosen."""
+    st.header("1. Patient")
+    query = st.text_input("Find a patient", type="search", placeholder="Number or name")
+    found = state.engine().patients(token, query)
+    by_id = {p.patient_id: p for p in found}
+    last = state.recall("patient")
+    index = list(by_id).index(last) if last in by_id else None
+    chosen = st.selectbox(
+        "Patient",
+        list(by_id),
+        index=index,
+        format_func=lambda key: title(by_id[key]),
+        placeholder="Choose a patient" if found else "No patient matches",
+        key=f"patient-{state.turn('patient')}",
+    )
+    left, right = st.columns(2)
+    turn = state.turn("patient")
+    with left, st.expander("New patient", key=f"new-{turn}", icon=":material/person_add:"):
+        _new_patient(token)
+    if chosen is None:
+        return None
+    with right, st.expander("Change the record", key=f"change-{turn}", icon=":material/edit:"):
+        _change_patient(token, by_id[chosen])
+    state.keep("patient", chosen)
+    return by_id[chosen]
+
+
+def title(patient: Patient) -> str:
+    """Number, name and age in one line."""
+    age = "" if patient.age is None else f", {patient.age} years"
+    return f"{patient.id} · {patient.name}{age}"
+
+
+def _new_patient(token: str) -> None:
+    with st.form(f"new-patient-{state.turn('patient')}"), panes.banner():
+        number = st.text_input("Patient number", max_chars=50)
+        name = st.text_input("Name", max_chars=100)
+        age = st.number_input("Age in years", 0, 150, value=None, step=1)
+        note = st.text_area("Note for doctors", help="You will not see it again after saving.")
+        if st.form_submit_button("Add the patient", type="primary"):
+            patient = state.engine().create_patient(token, number, name, age, note)
+            state.keep("patient", patient.patient_id)
+            state.renew("patient")
+            state.say("The patient was added.")
+            st.rerun()
+
+
+def _change_patient(token: str, patient: Patient) -> None:
+    with st.form(f"change-{patient.patient_id}-{state.turn('patient')}"), panes.banner():
+        number = st.text_input("Patient number", patient.id, max_chars=50)
+        name = st.text_input("Name", patient.name, max_chars=100)
+        age = st.number_input("Age in years", 0, 150, value=patient.age, step=1)
+        if st.form_submit_button("Save the changes"):
+            state.engine().update_patient(token, patient.patient_id, id=number, name=name, age=age)
+            state.renew("patient")
+            state.say("The record was changed; what was before is kept in its history.")
+            st.rerun()
