@@ -103,6 +103,15 @@ def test_an_uncertain_box_makes_a_person_look(ward: Ward) -> None:
     ward.engine.seal(ward.team.technician, image_id, [unsure], confirm="looked at it")
 
 
+def test_slices_of_a_head_are_marked_for_whoever_seals_them(ward: Ward) -> None:
+    for part, marked in (("HEAD", True), ("KNEE", False)):
+        pixels = builders.radiograph(64, 48, seed=len(part) + marked)
+        data = builders.dicom(pixels, modality="CT", BodyPartExamined=part)
+        image_id = ward.upload(data, f"{part}.dcm", [Detection(Region(0, 0, 9, 9), "text", 0.9)])
+        view = ward.engine.open_draft(ward.team.technician, image_id)
+        assert view.recognizable_head is marked
+
+
 def test_a_detector_that_fails_releases_nothing(ward: Ward) -> None:
     data, _ = text_png()
     ward.detector.found = DetectorError

@@ -60,6 +60,7 @@ class DraftView:
         suggestions: For each of them, what the profile makes of it.
         labels: Classes of the profile.
         hints: Patient data from a DICOM header, to compare with the record.
+        recognizable_head: Slices of a head, from which a face could be rendered.
     """
 
     handle: str
@@ -73,6 +74,7 @@ class DraftView:
     hints: Mapping[str, Any] = field(repr=False)
     expires_at: datetime
     blob: str = field(repr=False)
+    recognizable_head: bool = False
 
     def suggested(self, suggestion: Suggestion) -> list[Detection]:
         """The found boxes of which the profile makes this."""
@@ -343,6 +345,7 @@ class Intake(Keeping, Verdicts):
             hints=facts["hints"],
             expires_at=self.viewings.expiry(),
             blob=row["draft_blob"],
+            recognizable_head=bool(image.properties.get("recognizable_head")),
         )
         self.viewings.add(caller.session_id, view.handle, image_id, image, view)
         return view
