@@ -102,7 +102,16 @@ def _parser() -> argparse.ArgumentParser:
     detect.add_argument(
         "--proposals", action="store_true", help="also what is too uncertain to be sealed"
     )
+    detect.add_argument(
+        "--data", type=Path, help="data folder whose profiles and networks are used (needs its key)"
+    )
+    detect.add_argument("--key", type=Path, help="root key file of that folder")
     detect.set_defaults(command=_detect)
+
+    profiles = commands.add_parser(
+        "profiles", parents=[common], help="specialty profiles in force, and where they come from"
+    )
+    profiles.set_defaults(command=_profiles)
 
     verify = commands.add_parser("verify", parents=[common], help="check log, catalog and files")
     verify.add_argument("--checkpoint", type=Path, help="a signed checkpoint to check against")
@@ -310,8 +319,32 @@ def _restore(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _profiles(arguments: argparse.Namespace) -> int:
+    engine, token = _open(arguments)
+    try:
+        for name, entry in engine.profile_entries(token).items():
+            held = entry.profile
+            print(f"{name} ({entry.origin}): {held.title}")
+            sealed = (f"{label} from {held.sealed_from(label):g}" for label in held.classes)
+            print(f"  seals {', '.join(sealed)}; NMS IoU {held.iou:g}")
+            print(f"  by {', '.join(held.networks)}; harmless text {held.harmless_text}")
+        return 0
+    finally:
+        engine.close()
+
+
 def _detect(arguments: argparse.Namespace) -> int:
-    finder = Finder(Settings.load(os.environ), arguments.profile)
+    if arguments.data is None:
+        return _detect_with(Finder(Settings.load(os.environ), arguments.profile), arguments)
+    engine, _ = _open(arguments)
+    try:
+        finder = Finder(engine.settings, arguments.profile, engine.detector)
+        return _detect_with(finder, arguments)
+    finally:
+        engine.close()
+
+
+def _detect_with(finder: Finder, arguments: argparse.Namespace) -> int:
     found: dict[str, list[dict[str, object]]] = {}
     names = Counter(path.name for path in arguments.files)
     failed = 0

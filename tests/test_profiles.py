@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import cli
 from engine import Detection, Engine, Region, Settings, errors
 from engine.profiles import EDITABLE, as_table
+from tests import builders
 from tests.conftest import Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
 
@@ -157,3 +160,22 @@ def test_each_class_is_sealed_from_its_own_confidence(ward: Ward) -> None:
     ward.detector.found = [text, face]
     unsure = ward.engine.upload(ward.team.technician, ward.patient_id, "a.png", data)
     assert unsure.reasons == ("proposals",)
+
+
+def test_the_command_line_reads_the_profiles_in_force(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = Engine.open(settings, operator=True)
+    token = engine.operator_token()
+    engine.save_profile(token, "knees", {**OWN, "class_confidence": {"barcode": 0.55}})
+    engine.close()
+    place = ["--data", str(settings.data), "--key", str(settings.key_file)]
+    assert cli.main(["profiles", *place]) == 0
+    said = capsys.readouterr().out
+    assert "knees (own): Our knees" in said
+    assert "text from 0.3, barcode from 0.55" in said
+    picture = tmp_path / "a.png"
+    picture.write_bytes(builders.png(builders.radiograph()))
+    found = ["detect", str(picture), "--json", str(tmp_path / "out.json"), "--profile", "knees"]
+    assert cli.main([*found, *place]) == 0
+    assert cli.main(found) == 2  # the shipped ones have none of this name

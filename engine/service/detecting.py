@@ -18,14 +18,18 @@ class Finder:
 
     Args:
         profile: Name of a specialty profile; None looks for every class there is.
+        detector: That of an open engine, with the profiles in force and the hospital's own
+            networks; by default the shipped ones.
 
     Raises:
         InputError: There is no such profile.
         SettingsError: A profile is not valid.
     """
 
-    def __init__(self, settings: Settings, profile: str | None = None) -> None:
-        self._detector = Detector.open(settings)
+    def __init__(
+        self, settings: Settings, profile: str | None = None, detector: Detector | None = None
+    ) -> None:
+        self._detector = detector or Detector.open(settings)
         self._limits = Limits.of(settings)
         profiles = self._detector.profiles
         if profile is not None and profile not in profiles:
