@@ -122,7 +122,6 @@ MAY: dict[str, Row] = {
     "GET /batches/{batch_id}/": row(*EVERYBODY, status=404),
     "GET /statistics/": row(D, R, A),
     "GET /statistics/{table}/": row(D, R, A),
-    "GET /audit/file/": row(A),
     "GET /audit/": row(A),
     "GET /audit/file/": row(A),
     "POST /audit/verify/": row(A),
