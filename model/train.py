@@ -350,7 +350,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=RUNS / "set" / "data.yaml")
     parser.add_argument("--epochs", type=int, default=RECIPE["epochs"])
     parser.add_argument(
-        "--hours", type=float, default=None, help="stop in time; the cosine is fitted to it"
+        "--hours",
+        type=float,
+        default=None,
+        help="stop in time; the cosine is fitted to it. With --resume: since the run's first start",
     )
     parser.add_argument("--epoch-images", type=int, default=0, help="pictures per epoch; 0: all")
     parser.add_argument(
