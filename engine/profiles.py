@@ -3,8 +3,8 @@
 A shipped profile is a file and is never written. A change, or a profile of the hospital's own,
 is a sealed row of the catalog: nobody with the disk alone takes a class out of it.
 
-Refuses what would leave identifiers unsealed: every profile seals text, by a network that finds
-it, from a confidence that is not set out of reach.
+Refuses what would leave identifiers unsealed: every profile seals text, by a network of MedSec's
+own, from a confidence that is not set out of reach.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.audit import AuditLog
 from engine.database import Cursor, Database
-from engine.detection import Profile
+from engine.detection import FINDS, Profile
 from engine.errors import InputError, NotFound, SettingsError
 from engine.host import Host
 from engine.records import Caller
@@ -200,6 +200,11 @@ def check(profile: Profile, networks: Mapping[str, Sequence[str]]) -> None:
         raise InputError(f"None of the chosen networks finds {', '.join(missing)}: choose one.")
     if "text" not in profile.classes:
         raise InputError("Every profile seals text: without it no name would be sealed.")
+    if not any("text" in FINDS.get(name, ()) for name in profile.networks):
+        raise InputError(
+            "One of MedSec's own networks has to look for text: one of the hospital's own may look"
+            " beside it."
+        )
     for label in profile.classes:
         bounds = IDENTIFIER_CONFIDENCE if label in IDENTIFIERS else CONFIDENCE
         _within(profile.sealed_from(label), bounds, f"confidence of {label}")

@@ -160,7 +160,7 @@ def test_a_network_is_taken_kept_encrypted_and_used_by_a_profile(
     assert record.finds == ("text", "barcode")
     assert hospital.known_networks(admin)["tags"] == ("text", "barcode")
     hospital.save_profile(admin, "ours", {
-        "title": "Ours", "classes": ["text", "barcode"], "networks": ["tags"],
+        "title": "Ours", "classes": ["text", "barcode"], "networks": ["ppocr", "tags"],
     })  # fmt: skip
     picture = np.zeros((128, 64, 3), np.uint8)  # shown at half its size, in a corner
     detector = Detector(settings, hospital.profiles())
@@ -294,7 +294,7 @@ def test_a_network_that_fails_sends_the_image_to_a_person(
     engine.guests_.sandbox = box
     record = engine.add_guest(admin, "tags", "T", network(), MAPPING)
     engine.save_profile(admin, "general", {
-        "classes": ["text", "barcode"], "networks": ["tags"],
+        "classes": ["text", "barcode"], "networks": ["ppocr", "tags"],
     })  # fmt: skip
     detector = Detector(engine.settings, engine.profiles())
     detector.guests = engine.detector.guests
@@ -308,6 +308,16 @@ def test_a_network_that_fails_sends_the_image_to_a_person(
     )
     assert image.reasons == ("detector-failed",)
     assert record.size_bytes == len(network())
+
+
+def test_text_is_always_looked_for_by_a_network_of_medsecs_own(
+    hospital: Engine, team: Team
+) -> None:
+    hospital.add_guest(team.administrator, "tags", "T", network(), MAPPING)
+    with pytest.raises(errors.InputError, match="MedSec's own"):
+        hospital.save_profile(team.administrator, "general", {
+            "classes": ["text"], "networks": ["tags"],
+        })  # fmt: skip
 
 
 def test_a_network_in_use_stays_and_one_that_is_not_goes(hospital: Engine, team: Team) -> None:
