@@ -15,6 +15,7 @@ from engine.settings import Settings
 SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
 SIDES_PX = (640, 256)  # faces in a scene, and one that fills the picture
 STRIDE_PX = 4
+LOWEST = 0.18  # below, it sees faces in every second section of a head or a belly
 
 
 class FaceNetwork:
@@ -46,7 +47,7 @@ class FaceNetwork:
         h = max(32, round(height * scale / 32) * 32)
         # The network was trained on raw RGB values, 0 to 255.
         heat, size, offset, _ = self._model(batch(resized(picture, w, h), 0.0, 1.0))
-        rows, columns = np.nonzero(heat[0, 0] >= floor)
+        rows, columns = np.nonzero(heat[0, 0] >= max(floor, LOWEST))
         tall, wide = np.exp(size[0, :, rows, columns]).T * STRIDE_PX
         down, right = offset[0, :, rows, columns].T
         x = (columns + right + 0.5) * STRIDE_PX

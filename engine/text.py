@@ -39,7 +39,7 @@ AGREED = 1.20  # finder's and reader's confidence together
 AGREED_LETTER = 1.35  # the same for one letter: wires look like an O or a 7
 TURNABLE = AGREED_LETTER - 1.0  # finders' confidence from which turning a letter can help
 TURNED = 0.97  # reader's confidence in a letter that it had to turn or mirror
-UNREAD = 0.3  # what the confidence of a line that nobody could read is multiplied with
+UNREAD = 0.25  # what the confidence of a line that nobody could read is multiplied with
 UNREAD_MOST = 0.24  # and what it is then at most
 
 # With a second network as witness, grids that the finder alone is sure of are read first.
