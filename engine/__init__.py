@@ -12,6 +12,7 @@ from engine.detection import Profile
 from engine.drift import Drift
 from engine.guests import GuestRecord
 from engine.host import Host, write_durably
+from engine.images import carried, carry
 from engine.keys import recover as recover_key_file
 from engine.networks import ModelInfo
 from engine.numbers import MEDIA_TYPE as METRICS_MEDIA_TYPE
@@ -106,6 +107,8 @@ __all__ = [
     "TrainingCase",
     "Verdict",
     "begin_request",
+    "carried",
+    "carry",
     "count_request",
     "errors",
     "log_as_json",

@@ -17,8 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import CorruptImage, ImageTooLarge, NotFound, SealBroken, UnsupportedFormat
-from engine.formats import dicom, dicom_file, dicom_header, dicom_native, png, raster
+from engine.errors import (
+    CorruptImage,
+    ImageTooLarge,
+    InputError,
+    NotFound,
+    SealBroken,
+    UnsupportedFormat,
+)
+from engine.formats import dicom, dicom_carrier, dicom_file, dicom_header, dicom_native, png, raster
 from engine.formats.patches import pack, unpack
 from engine.formats.pictures import (
     as_png,
@@ -39,6 +46,8 @@ __all__ = [
     "alignment",
     "as_png",
     "assemble",
+    "carried",
+    "carry",
     "decode",
     "dissect",
     "encode_jpeg",
@@ -371,6 +380,30 @@ def _from_storage(small: bytes) -> bytes:
         raise SealBroken("A stored picture is not what was stored.") from err
 
 
+def carry(masked: bytes, package: bytes) -> bytes:
+    """A masked DICOM with its sealed package inside, for archives that keep single files.
+
+    Raises:
+        InputError: Of another format.
+    """
+    if sniff(masked) is not Format.DICOM:
+        raise InputError("Only a DICOM file can carry its package: send both files.")
+    whole: bytes = _SANDBOX.call("carry", masked, package)
+    return whole
+
+
+def carried(data: bytes) -> tuple[bytes, bytes] | None:
+    """The masked file as it was before :func:`carry`, and its package; None where it has none.
+
+    Raises:
+        InputError: Not an image that can be read.
+    """
+    if sniff(data) is not Format.DICOM:
+        return None
+    found: tuple[bytes, bytes] | None = _SANDBOX.call("carried", data)
+    return found
+
+
 #: What the workers do: everything that reads bytes which came from strangers, or from a worker
 #: that a stranger's file may have taken over.
 OPERATIONS = {
@@ -379,6 +412,8 @@ OPERATIONS = {
     "assemble": _put_together,
     "for_storage": _for_storage,
     "from_storage": _from_storage,
+    "carry": dicom_carrier.carry,
+    "carried": dicom_carrier.carried,
     "patient_hints": dicom.patient_hints,
     "identifiers": _identifiers,
 }
