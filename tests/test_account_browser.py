@@ -52,6 +52,7 @@ def test_a_second_factor_from_the_request_to_the_restoration(server: Server) -> 
     with chromium(server) as ada:
         ada.sign_in("admin", PASSWORD, "/Admin")
         ada.reads("Nora New")
+        ada.choose("Role to give", "doctor")
         ada.click("Approve")
         ada.reads("The account was made")
     with chromium(server) as nora:

@@ -52,7 +52,8 @@ def test_a_stranger_asks_and_the_administrator_decides(
     assert PASSWORD not in str(remembered(app))
     page = visit(team.administrator, "4_Admin")
     assert reference in texts(page)
-    next(s for s in page.selectbox if s.key == f"give-{reference}").set_value(Role.DOCTOR)
+    assert next(b for b in page.button if b.label == "Approve").disabled  # the wish decides nothing
+    next(s for s in page.selectbox if s.key == f"give-{reference}").set_value(Role.DOCTOR).run()
     click(page, "Approve")
     assert engine.sign_in("nora", PASSWORD).account.role is Role.DOCTOR
     assert "Asked for an account" not in texts(page)

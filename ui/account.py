@@ -145,7 +145,7 @@ def _sessions(token: str) -> None:
     st.header("Sessions")
     for session in state.engine().sessions(token):
         with st.container(border=True):
-            where = "this one" if session.current else session.door
+            where = session.door + (", this one" if session.current else "")
             st.markdown(
                 f"**{where}**  \nstarted {panes.when(session.started_at)}, last seen"
                 f" {panes.when(session.seen_at)} UTC"

@@ -49,12 +49,14 @@ def _requests(token: str) -> None:
             role = st.selectbox(
                 "Role to give",
                 ACCOUNT_ROLES,
-                index=ACCOUNT_ROLES.index(request.role),
+                index=None,  # the wish is not the answer
+                placeholder="Choose",
                 format_func=str,
                 key=f"give-{key}",
             )
             with st.container(horizontal=True):
-                if st.button("Approve", key=f"approve-{key}", disabled=request.taken):
+                ready = role is not None and not request.taken
+                if st.button("Approve", key=f"approve-{key}", disabled=not ready) and role:
                     state.engine().approve_account(token, key, role)
                     state.say("The account was made; its owner can sign in.")
                     st.rerun()
