@@ -3,6 +3,8 @@
     python cli.py seal FILE... --out DIR      masked files, each with its sealed package;
                                               on all processors, and again after a kill
     python cli.py restore DIR --out DIR2      originals, proven, under their own names
+    python cli.py carry DIR --out DIR2        DICOM files with their packages inside; restore
+                                              takes these too, a folder or a single file
     python cli.py detect FILE... --json OUT   what would be found; keeps nothing
 
     verify, rotate, backup, recover-data      the data folder's upkeep
@@ -35,6 +37,8 @@ from engine import (
     Finder,
     Settings,
     Source,
+    carried,
+    carry,
     errors,
     open_case,
     recover_key_file,
@@ -94,6 +98,13 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("--out", required=True, type=Path, metavar="DIR2")
     restore.add_argument("--reason", default="restored on the command line")
     restore.set_defaults(command=_restore)
+
+    carrying = commands.add_parser(
+        "carry", help="masked DICOM files with their packages inside, for an archive"
+    )
+    carrying.add_argument("folder", type=Path, metavar="DIR")
+    carrying.add_argument("--out", required=True, type=Path, metavar="DIR2")
+    carrying.set_defaults(command=_carry)
 
     detect = commands.add_parser("detect", help="find regions; no keys, nothing is kept")
     detect.add_argument("files", nargs="+", type=Path, metavar="FILE")
@@ -292,30 +303,69 @@ def _told(item: BatchItem) -> str:
 
 
 def _restore(arguments: argparse.Namespace) -> int:
-    packages = sorted(arguments.folder.rglob(f"*{SUFFIX}"))
-    if not packages:
+    sources = _sealed_files(arguments.folder)
+    if not sources:
         print(f"medsec: there is no sealed package in {arguments.folder}", file=sys.stderr)
         return 2
+    root = arguments.folder if arguments.folder.is_dir() else arguments.folder.parent
     arguments.out.mkdir(parents=True, exist_ok=True)
     engine, token = _open(arguments)
     failed = 0
     try:
-        for path in packages:
-            masked = path.with_name(path.name[: -len(SUFFIX)])
+        for path in sources:
             try:
-                file, proof = engine.restore_package(
-                    token, _read(masked), _read(path), arguments.reason
-                )
-                folder = arguments.out / path.parent.relative_to(arguments.folder)
+                masked, package = _masked_and_package(path)
+                file, proof = engine.restore_package(token, masked, package, arguments.reason)
+                folder = arguments.out / path.parent.relative_to(root)
                 folder.mkdir(parents=True, exist_ok=True)
                 _write_new(folder / file.name, file.data)
                 same = "the very same file" if proof == "bytes" else "identical pixels"
                 print(f"{_shown(Path(file.name))}: restored, {same}")
             except errors.EngineError as err:
                 failed += 1
-                print(f"{_shown(masked)}: {_said(err)}", file=sys.stderr)
+                print(f"{_shown(path)}: {_said(err)}", file=sys.stderr)
     finally:
         engine.close()
+    return 1 if failed else 0
+
+
+def _sealed_files(place: Path) -> list[Path]:
+    """Masked files of a folder, or the one file, that have a package beside or inside them."""
+    found = []
+    for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        if path.name.endswith(SUFFIX):
+            found.append(path.with_name(path.name[: -len(SUFFIX)]))
+        elif path.is_file() and not path.with_name(path.name + SUFFIX).exists():
+            try:
+                carries = carried(_read(path)) is not None
+            except errors.InputError:
+                continue  # some other file
+            if carries:
+                found.append(path)
+    return found
+
+
+def _masked_and_package(path: Path) -> tuple[bytes, bytes]:
+    package = path.with_name(path.name + SUFFIX)
+    if package.exists():
+        return _read(path), _read(package)
+    pair = carried(_read(path))
+    if pair is None:
+        raise errors.InputError("The file changed meanwhile: it carries no package any more.")
+    return pair
+
+
+def _carry(arguments: argparse.Namespace) -> int:
+    failed = 0
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for package in sorted(arguments.folder.glob(f"*{SUFFIX}")):
+        masked = package.with_name(package.name[: -len(SUFFIX)])
+        try:
+            _write_new(arguments.out / masked.name, carry(_read(masked), _read(package)))
+            print(f"{_shown(masked)}: carries its package")
+        except errors.EngineError as err:
+            failed += 1
+            print(f"{_shown(masked)}: {_said(err)}", file=sys.stderr)
     return 1 if failed else 0
 
 

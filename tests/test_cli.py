@@ -73,6 +73,18 @@ def test_a_folder_is_sealed_and_every_original_comes_back(
     assert cli.main(["restore", str(out), "--out", str(back), *where(place)]) == 1
     assert not (back / "a.png").exists()
 
+    # the same from a single file, as an archive would keep it
+    single = place / "single"
+    assert cli.main(["carry", str(out), "--out", str(single)]) == 1  # only DICOM can
+    assert [p.name for p in single.iterdir()] == ["c.dcm"]
+    capsys.readouterr()
+    again = ["restore", str(single / "c.dcm"), "--out", str(place / "again"), *where(place)]
+    assert cli.main(again) == 0
+    assert (place / "again" / "c.dcm").read_bytes() == files["c.dcm"]
+    (out / "c.dcm").unlink()  # a package without its masked file is not passed over
+    assert cli.main(["restore", str(out), "--out", str(place / "third"), *where(place)]) == 1
+    assert "c.dcm: failed" in capsys.readouterr().err
+
 
 def test_an_image_without_findings_waits_unless_it_is_accepted(
     place: Path, capsys: pytest.CaptureFixture[str]
