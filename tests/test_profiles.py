@@ -10,7 +10,8 @@ import pytest
 
 import cli
 from engine import Detection, Engine, Region, Settings, errors
-from engine.profiles import EDITABLE, as_table
+from engine.detection import FINDS, NETWORKS
+from engine.profiles import EDITABLE, as_table, check
 from tests import builders
 from tests.conftest import Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
@@ -179,3 +180,14 @@ def test_the_command_line_reads_the_profiles_in_force(
     found = ["detect", str(picture), "--json", str(tmp_path / "out.json"), "--profile", "knees"]
     assert cli.main([*found, *place]) == 0
     assert cli.main(found) == 2  # the shipped ones have none of this name
+
+
+@pytest.mark.parametrize("name", sorted(FINDS))
+def test_what_a_network_finds_is_known_without_opening_it(name: str) -> None:
+    assert set(NETWORKS) == set(FINDS)
+    assert NETWORKS[name](Settings(threads=2)).info.classes == FINDS[name]
+
+
+def test_every_shipped_profile_would_be_accepted_from_an_administrator(engine: Engine) -> None:
+    for profile in engine.profiles().values():
+        check(profile, engine.detector.finds())
