@@ -18,6 +18,7 @@ from engine.errors import InputError
 from engine.formats.dicom_file import DicomFile, deflate, parse
 
 _GROUP = 0x7FDF  # the last private group before the pixels
+_PACKAGE = _GROUP << 16 | 0x1000
 _CREATOR = b"MEDSEC SEALED 1 "
 _LARGEST = (1 << 32) - 16
 
@@ -41,11 +42,9 @@ def carried(data: bytes) -> tuple[bytes, bytes] | None:
         CorruptImage, UnsupportedFormat: Not a DICOM file that can be read.
     """
     file = parse(data)
-    creator = file.header.get(_GROUP << 16 | 0x10)
-    held = file.header.get(_GROUP << 16 | 0x1000)
-    if creator is None or held is None:
+    if _PACKAGE not in file.header:
         return None
-    value = bytes(held.value)
+    value = bytes(file.header[_PACKAGE].value)
     package = value[8 : 8 + int.from_bytes(value[:8])]
     block = _block(file.syntax, package)
     start = file.pixel.start - len(block)
