@@ -82,6 +82,21 @@ class BrokenGlass:
         return not self.open and self.reviewed_at is None
 
 
+def checked_reason(reason: str) -> str:
+    """The reason, trimmed.
+
+    Raises:
+        InputError: It is too short or too long.
+    """
+    reason = reason.strip()
+    if len(reason) not in REASON_LENGTH:
+        raise InputError(
+            f"Say in {REASON_LENGTH[0]} to {REASON_LENGTH[-1]} characters why you need this"
+            " patient now."
+        )
+    return reason
+
+
 class Access:
     """Rows of one catalog about who may reach which patient."""
 
@@ -162,16 +177,7 @@ class Access:
     # --- glass --------------------------------------------------------------------------------
 
     def break_glass(self, tx: Cursor, patient_id: str, username: str, reason: str) -> str:
-        """Open a patient to an account for ``GLASS_TIME``; returns the id of the opening.
-
-        Raises:
-            InputError: The reason is too short or too long.
-        """
-        reason = reason.strip()
-        if len(reason) not in REASON_LENGTH:
-            raise InputError(
-                f"Say in at least {REASON_LENGTH[0]} characters why you need this patient now."
-            )
+        """Open a patient to an account for ``GLASS_TIME``; returns the id of the opening."""
         glass_id, now = self._host.token("gl"), self._host.now()
         tx.run(
             "INSERT INTO glass (glass_id, patient_id, username, reason, opened_at, expires_at)"

@@ -69,6 +69,8 @@ def test_an_emergency_from_the_glass_to_its_review(server: Server) -> None:
         dora.fill("Why do you need to see the original?", "allergies on file")
         dora.click("Restore the original")
         dora.reads("A part: 1 of 2 regions are open. Text is not granted to your account")
+        assert dora.page.get_by_role("button", name="Opened part").count() == 1
+        assert dora.page.get_by_role("button", name="Original").count() == 0
         if shots:
             dora.page.screenshot(path=str(Path(shots) / "part.png"), full_page=True)
 

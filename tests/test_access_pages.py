@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from engine import Detection, Engine, ImageRecord, Region
 from tests.conftest import WHY, Team
-from tests.test_pages import PICTURE, click, fill, texts, visit  # noqa: F401 (a fixture)
+from tests.test_pages import PICTURE, click, component, fill, texts, visit  # noqa: F401 (a fixture)
 
 URGENT = "unconscious in the emergency room"
 Visit = Callable[..., AppTest]
@@ -53,7 +53,7 @@ def test_glass_is_broken_on_the_review_page_and_reviewed_on_the_admin_page(
     assert next(t for t in app.text_input if t.label == "Patient number").value == "P-17"
     _type(app, "Why do you need this patient", "need it")
     click(app, "Break the glass")
-    assert "at least 15 characters" in texts(app)
+    assert "in 15 to 1000 characters" in texts(app)
     _type(app, "Why do you need this patient", URGENT)
     click(app, "Break the glass")
     assert "Emergency access to patient P\\-17 until" in texts(app)
@@ -151,6 +151,7 @@ def test_a_part_says_what_is_withheld_and_offers_no_original(
     said = texts(app)
     assert "A part: 1 of 2 regions are open. Text is not granted to your account" in said
     assert "proven identical" in said
+    assert component(app, "viewer")["opened"] == "Opened part"
     links = [e.proto.label for e in app.get("link_button")]
     assert "PNG" in links
     assert not [label for label in links if label.startswith("Original")]

@@ -139,8 +139,9 @@ def test_glass_opens_a_patient_for_an_hour_and_no_longer(clinic: Ward, host: Fak
 
 @pytest.mark.parametrize("reason", ["", "need it", " " * 50, "x" * 1001])
 def test_glass_wants_a_reason(clinic: Ward, reason: str) -> None:
-    with pytest.raises(errors.InputError):
-        clinic.engine.break_glass(clinic.team.doctor, "P-1", reason)
+    for number in ("P-1", "P-99"):  # a refusal without a row says nothing of who is there
+        with pytest.raises(errors.InputError):
+            clinic.engine.break_glass(clinic.team.doctor, number, reason)
     assert clinic.engine.glass(clinic.team.administrator) == []
 
 

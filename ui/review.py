@@ -130,6 +130,7 @@ def _comparison(restored: Restoration) -> dict[str, Any]:
         id=restored.handle,
         title="Sealed and original image",
         original=f"/api/restorations/{restored.handle}/frames/{{frame}}",
+        opened="Opened part" if restored.partial else "Original",
         window=panes.windows(restored.record, restored.properties.get("windows", ())),
         expires=restored.expires_at.replace(tzinfo=UTC).timestamp() * 1000,
         columns=["Entropy before", "after (bit/byte)", "Sealed (ms)", "Opened (ms)", "Size"],

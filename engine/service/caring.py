@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from engine.access import BrokenGlass, CareRelation, Verdict
+from engine.access import BrokenGlass, CareRelation, Verdict, checked_reason
 from engine.audit import Event
 from engine.database import Cursor, Row
 from engine.errors import EngineError, InputError, NotFound, PermissionDenied
@@ -126,6 +126,8 @@ class Caring(Core):
         """
         if not self.settings.care_relation:
             raise InputError("Every patient is open to doctors here: there is no glass to break.")
+        # Before the number is looked up: a refusal without a row must not tell what exists.
+        reason = checked_reason(reason)
         with self.database.write() as tx:
             patient_id = self.patients_.known(tx, number)
             if patient_id is None:
@@ -134,7 +136,7 @@ class Caring(Core):
                 raise InputError("This patient is open to you already.")
             else:
                 glass_id = self.access_.break_glass(tx, patient_id, caller.username, reason)
-                broken = Event("glass.break", patient_id=patient_id, reason=reason.strip())
+                broken = Event("glass.break", patient_id=patient_id, reason=reason)
                 self.audit.append(tx, caller, broken)
         if patient_id is None:
             raise NotFound("There is no such patient.")

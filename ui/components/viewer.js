@@ -16,7 +16,7 @@ class Viewer {
     this.window = null;
     this.labels = [...new Set(data.regions.map((region) => region.label))].sort();
     this.masked = new Pane("Sealed");
-    this.original = data.original ? new Pane("Original") : null;
+    this.original = data.original ? new Pane(data.opened) : null;
     const panes = this.original ? [this.original, this.masked] : [this.masked];
     this.stage = new Stage(panes, data.width, data.height);
     this.stage.element.setAttribute("role", "group");
@@ -30,7 +30,7 @@ class Viewer {
     this.stage.element.append(this.badge);
     this.ruler = new Ruler(this.stage, data.width, data.height, () => this.draw());
     this.captions = make("div", { class: "captions" },
-      make("span", {}, "Sealed"), this.original && make("span", {}, "Original"));
+      make("span", {}, "Sealed"), this.original && make("span", {}, data.opened));
     this.element = make("div", { class: "viewer" },
       make("p", { class: "warning" }, "Not for primary diagnosis"),
       this.toolbar(), this.captions, this.stage.element, this.sides(), this.note, this.table());
@@ -48,12 +48,13 @@ class Viewer {
     const bar = make("div", { class: "toolbar" });
     if (this.original) {
       this.modes = MODES.map(([mode, name]) =>
-        make("button", { type: "button", "data-mode": mode, onclick: () => this.mode(mode) }, name));
+        make("button", { type: "button", "data-mode": mode, onclick: () => this.mode(mode) },
+          mode === "original" ? this.data.opened : name));
       bar.append(make("span", { class: "group", role: "group", "aria-label": "Compare" },
         ...this.modes));
       this.split = make("input", {
         type: "range", min: 0, max: 100, step: 0.5, value: 50, class: "split",
-        "aria-label": "Sealed left of here, original right of here",
+        "aria-label": `Sealed left of here, ${this.data.opened.toLowerCase()} right of here`,
         oninput: () => this.stage.element.style.setProperty("--split", `${this.split.value}%`),
       });
       this.stage.element.append(make("span", { class: "divider" }), this.split);
