@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -104,20 +104,31 @@ class AuditLog:
         with self._database.write() as tx:
             self.append(tx, caller, *events)
 
-    def entries(
-        self, *, query: str = "", image_id: str = "", limit: int = 200, offset: int = 0
-    ) -> list[AuditEntry]:
+    def entries(self, *, query: str = "", limit: int = 200, offset: int = 0) -> list[AuditEntry]:
         """Newest first. The query matches actor, action, outcome and ids, not reasons."""
         rows = self._database.read().all(
-            "SELECT * FROM audit WHERE ($1 = '' OR image_id = $1) AND ($2 = '' OR"
+            "SELECT * FROM audit WHERE ($1 = '' OR"
             " contains(lower(concat_ws(' ', actor, role, action, outcome, patient_id, image_id,"
-            " region_id, origin)), lower($2))) ORDER BY sequence DESC LIMIT $3 OFFSET $4",
-            image_id,
+            " region_id, origin)), lower($1))) ORDER BY sequence DESC LIMIT $2 OFFSET $3",
             query,
             limit,
             offset,
         )
         return [self._entry(row) for row in rows]
+
+    def of_image(
+        self, image_id: str, actions: Collection[str] | None = None, limit: int = 200
+    ) -> list[AuditEntry]:
+        """What happened to one image, newest first.
+
+        Args:
+            actions: Only these; the limit counts what is left.
+        """
+        # Nothing but the id is asked of the database: only then does it use its index.
+        rows = self._database.read().all("SELECT * FROM audit WHERE image_id = $1", image_id)
+        rows = [r for r in rows if actions is None or r["action"] in actions]
+        rows.sort(key=lambda r: int(r["sequence"]), reverse=True)
+        return [self._entry(row) for row in rows[:limit]]
 
     def under_glass(self, glass_id: str) -> list[AuditEntry]:
         """What happened under one emergency access, oldest first."""

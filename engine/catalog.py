@@ -184,12 +184,11 @@ class Catalog:
         Raises:
             SealBroken: The log knows a newer one.
         """
-        logged = tx.one(
-            "SELECT detail ->> 'tag' AS tag FROM audit WHERE image_id = $1"
-            " AND detail ->> 'tag' IS NOT NULL ORDER BY sequence DESC LIMIT 1",
-            row["image_id"],
-        )
-        if logged is None or logged["tag"] != row["tag"].hex():
+        # Nothing but the id is asked of the database: only then does it use its index.
+        entries = tx.all("SELECT sequence, detail FROM audit WHERE image_id = $1", row["image_id"])
+        tags = ((e["sequence"], json.loads(e["detail"]).get("tag")) for e in entries)
+        newest = max(((s, tag) for s, tag in tags if tag is not None), default=(0, ""))[1]
+        if newest != row["tag"].hex():
             raise SealBroken(
                 "An older version of this image was put back: restore it from a backup.",
                 image_id=row["image_id"],
@@ -197,8 +196,11 @@ class Catalog:
 
     def regions(self, tx: Cursor, image_id: str) -> list[tuple[SealedRegion, int]]:
         """Sealed regions in the order of sealing, each with its start in the sealed file."""
-        rows = tx.all("SELECT * FROM regions WHERE image_id = $1 ORDER BY place", image_id)
-        return [(_region(r), r["start"]) for r in rows]
+        return [(_region(r), r["start"]) for r in self._region_rows(tx, image_id)]
+
+    def _region_rows(self, tx: Cursor, image_id: str) -> list[Row]:
+        rows = tx.all("SELECT * FROM regions WHERE image_id = $1", image_id)
+        return sorted(rows, key=lambda r: int(r["place"]))
 
     def image_of(self, tx: Cursor, region_id: str) -> str:
         """The image of a region. Raises NotFound."""
@@ -217,8 +219,10 @@ class Catalog:
     ) -> list[ImageRecord]:
         """Images that match every filter given, newest first."""
         rows = self._database.read().all(
-            f"SELECT * FROM images WHERE {_MATCHES}"  # noqa: S608
-            " ORDER BY uploaded_at DESC, image_id LIMIT $10 OFFSET $11",
+            # First the ids of the page, then its rows: sorting whole rows takes their blobs along.
+            "SELECT * FROM images WHERE image_id IN (SELECT image_id FROM images"  # noqa: S608
+            f" WHERE {_MATCHES} ORDER BY uploaded_at DESC, image_id LIMIT $10 OFFSET $11)"
+            " ORDER BY uploaded_at DESC, image_id",
             *_values(filters),
             limit,
             offset,
@@ -263,9 +267,7 @@ class Catalog:
         return tag.hex()
 
     def _compute(self, tx: Cursor, key: bytes, row: Row) -> bytes:
-        regions = tx.all(
-            "SELECT * FROM regions WHERE image_id = $1 ORDER BY place", row["image_id"]
-        )
+        regions = self._region_rows(tx, row["image_id"])
         covered = {k: v for k, v in row.items() if k not in _UNTAGGED}
         text = json.dumps([covered, regions], sort_keys=True, default=_plain)
         return blind_index(derive(key, "catalog row"), "image and regions", text)

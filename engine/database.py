@@ -170,6 +170,13 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             changed_at TIMESTAMP NOT NULL, changed_by VARCHAR NOT NULL);
         """,
     ),
+    (
+        "lookups of one image that do not grow with all others",
+        """
+        CREATE INDEX regions_of_image ON regions (image_id);
+        CREATE INDEX audit_of_image ON audit (image_id);
+        """,
+    ),
 )
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -398,7 +405,8 @@ def _copy(raw: duckdb.DuckDBPyConnection, path: Path) -> None:
             target.register("incoming", rows)
             target.execute(f'INSERT INTO "{name}" SELECT * FROM incoming')  # noqa: S608
             target.unregister("incoming")
-        for statement in _TRIGGERS:
+        indexes = cursor.execute("SELECT sql FROM duckdb_indexes() WHERE sql <> ''").fetchall()
+        for statement in (*(sql for (sql,) in indexes), *_TRIGGERS):
             target.execute(statement)
         target.execute("CHECKPOINT")
     finally:

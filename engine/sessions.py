@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from datetime import datetime, timedelta
+from typing import Literal
 
 from engine.database import Cursor, Database, Row
 from engine.errors import NotFound, NotSignedIn
@@ -84,12 +85,14 @@ class Sessions:
         """As :meth:`resolve`, for a session that was proven by an access token."""
         return self._live("session_id", session_id, activity=True)
 
-    def _live(self, column: str, value: str, activity: bool) -> Caller:
+    def _live(
+        self, column: Literal["token_digest", "session_id"], value: str, activity: bool
+    ) -> Caller:
         row = self._database.read().one(
-            "SELECT s.*, a.role, a.enabled, f.confirmed_at AS factor_since FROM sessions s"
+            "SELECT s.*, a.role, a.enabled, f.confirmed_at AS factor_since"  # noqa: S608
+            " FROM sessions s"
             " JOIN accounts a USING (username) LEFT JOIN second_factors f USING (username)"
-            " WHERE CASE $1 WHEN 'token_digest' THEN token_digest ELSE session_id END = $2",
-            column,
+            f" WHERE s.{column} = $1",
             value,
         )
         now = self._host.now()

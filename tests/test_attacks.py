@@ -224,6 +224,7 @@ def test_an_erased_patient_is_neither_in_the_next_backup_nor_in_the_file_after_a
 def test_a_column_set_to_null_is_found_in_the_log(ward: Ward) -> None:
     with ward.engine.database.write() as tx:
         tx.run("DROP TRIGGER audit_no_update ON audit")
+        tx.run("DROP INDEX audit_of_image")
     with ward.engine.database.write() as tx:
         tx.run("ALTER TABLE audit ALTER COLUMN actor DROP NOT NULL")
         tx.run("UPDATE audit SET actor = NULL, action = 'nothing' WHERE sequence = 2")

@@ -67,9 +67,9 @@ def test_a_batch_writes_the_same_log_as_a_person_would(ward: Ward) -> None:
     data, found = text_png()
     by_hand = ward.seal(picture("BY HAND"), found=[found])
     [item] = sealed(ward, source("a.png", data))
-    entries = ward.engine.audit.entries
-    ours = [(e.action, e.outcome, set(e.detail)) for e in entries(image_id=str(item.image_id))]
-    theirs = [(e.action, e.outcome, set(e.detail)) for e in entries(image_id=by_hand)]
+    entries = ward.engine.audit.of_image
+    ours = [(e.action, e.outcome, set(e.detail)) for e in entries(str(item.image_id))]
+    theirs = [(e.action, e.outcome, set(e.detail)) for e in entries(by_hand)]
     assert ours == [e for e in theirs if e[0] != "draft.open"]
 
 

@@ -153,11 +153,11 @@ class Viewing(Sealing):
     def image_history(self, caller: Caller, image_id: str) -> list[AuditEntry]:
         """What happened to this image. Technicians see uploads and sealing only (F25)."""
         self._released(self.database.read(), image_id)
-        entries = self.audit.entries(image_id=image_id)
         if allowed(caller.role, Permission.READ_HISTORY):
-            return entries
+            return self.audit.of_image(image_id)
         visible = ("image.upload", "image.seal", "box.add", "box.remove", "box.change")
-        return [replace(e, reason="", origin="") for e in entries if e.action in visible]
+        entries = self.audit.of_image(image_id, visible)
+        return [replace(e, reason="", origin="") for e in entries]
 
     @needs(Permission.EXPORT)
     def export_package(self, caller: Caller, image_id: str) -> File:

@@ -1,0 +1,197 @@
+"""How search, charts and the audit log grow with the number of images.
+
+    python -m benchmarks.catalog [--sizes 10000,100000,1000000]
+
+Each size gets a catalog of its own, made by the program's own migrations and filled in bulk: three
+regions and three log entries per image, ten images per patient. The log's chain is a real one;
+sealed columns hold random bytes of a usual length, since no key is needed for what is measured.
+Times are the median of several runs in milliseconds; ``grows`` is the factor from the smallest to
+the largest catalog, to be held against the factor between their sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+
+from engine.audit import GENESIS, AuditLog, _digest
+from engine.catalog import Catalog
+from engine.database import Database
+from engine.host import Host
+from engine.records import ImageState
+
+REGIONS, ENTRIES, OF_ONE_PATIENT = 3, 3, 10
+_AUDIT = (
+    "sequence", "occurred_at", "actor", "role", "action", "outcome", "patient_id", "image_id",
+    "region_id", "reason", "origin", "detail",
+)  # fmt: skip
+
+
+def image_name(number: int) -> str:
+    return f"im_{number * 7919 % 999_999_937:024x}"
+
+
+def fill(database: Database, images: int) -> None:
+    """Rows in bulk."""
+    with database.write() as tx:
+        columns = {r["column_name"] for r in tx.all("DESCRIBE images")}
+        values = {
+            "image_id": "printf('im_%024x', (i * 7919) % 999999937)",
+            "patient_id": f"printf('pt_%024x', i // {OF_ONE_PATIENT})",
+            "state": "CASE WHEN i % 50 = 0 THEN 'review' ELSE 'released' END",
+            "version": "1",
+            "wrapped_key": "repeat('k', 40)::BLOB",
+            "duplicate_index": "printf('%064x', i)::BLOB",
+            "format": "'DICOM'",
+            "modality": "['CT', 'DX', 'US', 'MG', 'XA'][1 + i % 5]",
+            "profile": "'general'",
+            "width": "2048",
+            "height": "2048",
+            "frames": "1",
+            "size_bytes": "8000000",
+            "stored_bytes": "6000000",
+            "uploaded_at": "TIMESTAMP '2020-01-01' + to_minutes(i)",
+            "uploaded_by": "'technician' || (i % 20)",
+            "sealed_at": "TIMESTAMP '2020-01-01' + to_minutes(i)",
+            "sealed_by": "'technician'",
+            "reasons": "'[]'",
+            "confidence": "0.5 + (i % 50) / 100.0",
+            "region_count": str(REGIONS),
+            "times_ms": "'{\"detect\": 400.0}'",
+            "masked_blob": "printf('%064x', i * 3)",
+            "sealed_blob": "printf('%064x', i * 3 + 1)",
+            "thumbnail_blob": "printf('%064x', i * 3 + 2)",
+            "facts": "repeat('f', 2000)::BLOB",
+            "tag": "repeat('t', 32)::BLOB",
+        }
+        names = [n for n in values if n in columns]
+        tx.run(
+            f"INSERT INTO images ({', '.join(names)}) SELECT"  # noqa: S608
+            f" {', '.join(values[n] for n in names)} FROM range($1) t(i)",
+            images,
+        )
+        tx.run(
+            "INSERT INTO regions SELECT printf('rg_%024x', i * 3 + k),"
+            " printf('im_%024x', (i * 7919) % 999999937), k,"
+            " ['text', 'barcode', 'face'][1 + k], 0.9, 'ppocr', 8, 8, 200, 40, 0, 1, k * 7000,"
+            " 7000, 0.1 FROM range($1) t(i), range($2) u(k)",
+            images,
+            REGIONS,
+        )
+    _fill_log(database, images)
+    database._raw.execute("CHECKPOINT")
+
+
+def _fill_log(database: Database, images: int) -> None:
+    digest, sequence = GENESIS, 0
+    for start in range(0, images, 50_000):
+        rows: dict[str, list[object]] = {c: [] for c in (*_AUDIT, "digest")}
+        for number in range(start, min(images, start + 50_000)):
+            for action in ("image.upload", "draft.open", "image.seal"):
+                sequence += 1
+                row = {
+                    "sequence": sequence,
+                    "occurred_at": f"2026-01-01T00:00:{sequence % 60:02d}.000000",
+                    "actor": "technician", "role": "technician", "action": action,
+                    "outcome": "ok", "patient_id": f"pt_{number // OF_ONE_PATIENT:024x}",
+                    "image_id": image_name(number), "region_id": "", "reason": "",
+                    "origin": "browser",
+                    "detail": '{"tag":"' + "74" * 32 + '"}' if action != "draft.open" else "{}",
+                }  # fmt: skip
+                digest = _digest(digest, row)
+                for column in _AUDIT:
+                    rows[column].append(row[column])
+                rows["digest"].append(digest)
+        database._raw.register("incoming", pa.table(rows))
+        database._raw.execute("INSERT INTO audit SELECT * FROM incoming")
+        database._raw.unregister("incoming")
+
+
+def median_ms(work: Callable[[], object], times: int) -> float:
+    spent = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        spent.append((time.perf_counter() - began) * 1000.0)
+    return statistics.median(spent)
+
+
+def measure(images: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="medsec-catalog-") as folder:
+        host = Host(Path(folder))
+        path = Path(folder) / "catalog.duckdb"
+        database = Database.open(path, host, 10)
+        fill(database, images)
+        catalog, audit = Catalog(database), AuditLog(database, host, bytes(32))
+        tx = database.read()
+        middle = image_name(images // 2)
+        patient = f"pt_{images // 2 // OF_ONE_PATIENT:024x}"
+        released = [ImageState.RELEASED]
+        row = catalog.row(tx, middle)
+        sizes = tx.one("SELECT count(*) AS n FROM images")
+        assert sizes is not None
+        assert sizes["n"] == images
+        found = {
+            "one image by id": median_ms(lambda: catalog.row(tx, middle), 9),
+            "its regions": median_ms(lambda: catalog.regions(tx, middle), 9),
+            "is it the newest (log)": median_ms(lambda: catalog.verify_newest(tx, row), 9),
+            "its history (log)": median_ms(lambda: audit.of_image(middle), 9),
+            "is a file here already": median_ms(
+                lambda: catalog.find_duplicate(tx, f"{images // 2:064x}".encode()), 9
+            ),
+            "first page of images": median_ms(lambda: catalog.search(states=released), 9),
+            "page 100": median_ms(lambda: catalog.search(states=released, offset=5000), 9),
+            "a patient's images": median_ms(
+                lambda: catalog.search(states=released, patient_ids=[patient]), 9
+            ),
+            "filtered by kind and class": median_ms(
+                lambda: catalog.search(states=released, modality="CT", label="face"), 5
+            ),
+            "count for the pager": median_ms(lambda: catalog.count(states=released), 9),
+            "chart: month x kind": median_ms(
+                lambda: tx.all(
+                    "SELECT date_trunc('month', uploaded_at) AS m, modality, count(*) AS n,"
+                    " avg(confidence) AS c FROM images GROUP BY ALL"
+                ),
+                5,
+            ),
+            "newest log entries": median_ms(lambda: audit.entries(limit=50), 9),
+            "log searched for a word": median_ms(lambda: audit.entries(query="refused"), 3),
+            "whole log verified": median_ms(audit.verify, 1),
+        }
+        database.close()
+        found["file, MB"] = os.path.getsize(path) / 1e6
+        return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sizes", default="10000,100000,1000000")
+    sizes = [int(s) for s in parser.parse_args().sizes.split(",")]
+    found = {}
+    for size in sizes:
+        found[size] = measure(size)
+        print(f"{size} images measured", file=sys.stderr)
+    print(
+        "| ms | "
+        + " | ".join(f"{s:,}" for s in sizes)
+        + f" | grows (size: {sizes[-1] // sizes[0]}) |"
+    )
+    print("|---" * (len(sizes) + 2) + "|")
+    for name in found[sizes[0]]:
+        values = [found[s][name] for s in sizes]
+        shown = " | ".join(f"{v:.1f}" for v in values)
+        print(f"| {name} | {shown} | {values[-1] / max(values[0], 1e-9):.1f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
