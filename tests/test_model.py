@@ -207,6 +207,38 @@ def test_labels_are_written_as_shares_of_the_picture() -> None:
     ]
 
 
+def test_a_drawn_line_that_names_a_patient_is_marked_so() -> None:
+    page = page_of()
+    hand = page.hand(script="la", low=12)
+    name = page.phrases.identity()
+    box = page.line(name, 20, 20, hand)
+    page.line("12 cm", 20, 200, hand)
+    assert box is not None
+    assert page.patient == {("text", *box)}
+
+
+def test_an_enlarged_crop_keeps_its_boxes_on_the_ink() -> None:
+    pixels = np.zeros((100, 160, 3), np.uint8)
+    pixels[30:50, 40:90] = 255
+    larger, labels = data.enlarged(pixels, [("text", 40, 30, 90, 50)], 1.75)
+    assert larger.shape == (175, 280, 3)
+    ((_, x1, y1, x2, y2),) = labels
+    assert larger[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].min() == 255
+    larger[y1 - 1 : y2 + 1, x1 - 1 : x2 + 1] = 0
+    assert larger.max() == 0
+
+
+@pytest.mark.parametrize("layout", [layouts.letters, layouts.leads])
+def test_letters_and_leads_are_short_and_all_in_boxes(layout: layouts.Layout) -> None:
+    page = page_of(seed="3", size=(600, 800))
+    layout(page)
+    assert page.boxes
+    outside = (page.pixels != page.clean).any(2)
+    for _, x1, y1, x2, y2 in page.boxes:
+        outside[y1:y2, x1:x2] = False
+    assert not outside.any()
+
+
 # ---- measuring -----------------------------------------------------------------------------------
 
 
@@ -258,6 +290,19 @@ def test_padding_counts_for_coverage_but_not_for_precision() -> None:
     padded = evaluate.measure([picture], 0.25, PADDING).figures
     assert (bare["text: covered to 95%"], padded["text: covered to 95%"]) == (0.0, 1.0)
     assert bare["text: mAP@0.5:0.95"] == padded["text: mAP@0.5:0.95"]
+
+
+def test_lines_that_name_a_patient_are_counted_on_their_own(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((100, 200, 3), 40, np.uint8))
+    name = {"class": "text", "x1": 10, "y1": 10, "x2": 60, "y2": 24, "patient": True}
+    scale = {"class": "text", "x1": 150, "y1": 80, "x2": 160, "y2": 90}
+    (tmp_path / "gt.json").write_text(json.dumps({"a.png": [name, scale]}))
+    found = [Detection(Region(10, 10, 60, 24), "text", 0.9)]
+    pictures = evaluate.look_at(tmp_path, tmp_path / "gt.json", lambda picture: found)
+    figures = evaluate.measure(pictures, 0.25, PADDING).figures
+    assert figures["text: covered to 80%"] == 0.5
+    assert figures["patient data: true boxes"] == 1
+    assert figures["patient data: covered to 80%"] == 1.0
 
 
 def test_nothing_to_count_is_nan_and_no_error() -> None:
@@ -341,6 +386,21 @@ def test_a_warm_start_reproduces_the_network_it_came_from() -> None:
     assert np.abs(ours - theirs).max() < 1e-3
     other = train.DetectionModel("yolov8n.yaml", nc=3, verbose=False)
     assert train.warm_start(other, train.nudenet_weights()) == 349
+
+
+def test_a_later_cycle_starts_from_the_weights_of_an_earlier_one(tmp_path: Path) -> None:
+    from model import train
+
+    earlier = train.DetectionModel("yolov8n.yaml", nc=3, verbose=False)
+    torch.save({"ema": None, "model": earlier.half()}, tmp_path / "best.pt")
+    later = train.DetectionModel("yolov8n.yaml", nc=3, verbose=False)
+    assert train.take_weights(later, tmp_path / "best.pt") == 355
+    kept = earlier.float().state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in later.state_dict().items())
+    with pytest.raises(SystemExit, match="classes"):
+        train.take_weights(
+            train.DetectionModel("yolov8n.yaml", nc=2, verbose=False), tmp_path / "best.pt"
+        )
 
 
 def test_recalibration_changes_the_statistics_and_not_the_output(tiny_set: Path) -> None:

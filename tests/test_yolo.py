@@ -10,7 +10,7 @@ import pytest
 from engine.detection import NETWORKS, Detector
 from engine.errors import DetectorError
 from engine.settings import Settings
-from engine.yolo import open_own
+from engine.yolo import apart, open_own
 from tests import builders
 
 SAMPLES = Path(__file__).parent.parent / "demo" / "samples"
@@ -39,6 +39,14 @@ def test_drawn_text_is_found_by_the_projects_own_network() -> None:
     found = NETWORKS["yolov8n"](Settings(threads=1)).look(rgb, 0.25)
     assert any(f.label == "text" and f.x1 < region.x1 + 40 and f.y1 < region.y2 for f in found)
     assert all(f.label in ("text", "barcode") for f in found)
+
+
+def test_of_boxes_that_nearly_coincide_the_most_certain_is_kept() -> None:
+    boxes = np.array([[50, 50, 40, 10], [51, 50, 40, 10], [50, 90, 40, 10], [50, 50, 40, 10]])
+    confidences = np.array([0.6, 0.9, 0.3, 0.5])
+    classes = np.array([0, 0, 0, 1])  # the last is of another class, and stays
+    assert sorted(apart(boxes.astype(float), confidences, classes)) == [1, 2, 3]
+    assert apart(np.empty((0, 4)), np.empty(0), np.empty(0)) == []
 
 
 def test_weights_that_are_not_the_recorded_ones_are_refused(tmp_path: Path) -> None:
