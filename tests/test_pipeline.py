@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engine import images, pipeline
-from engine.records import Detection, Region
+from engine.records import Detection, Region, SealedRegion
 from engine.settings import Settings
+from engine.vault import encrypt, seal_field
 from tests import builders
+from tests.fakes import FakeHost
 
 LIMITS = images.Limits.of(Settings())
 
@@ -92,3 +96,40 @@ def test_boxes_of_a_jpeg_are_rounded_out_to_its_blocks() -> None:
     image = images.decode("a.jpg", builders.jpeg(colour), LIMITS)
     [made] = pipeline.plan(image, [Detection(Region(17, 17, 30, 30), "text", 1.0)], 0.04, 4)
     assert made.region.xyxy == (16, 16, 32, 32)
+
+
+def test_a_container_of_version_1_still_opens_whole_and_in_part(tmp_path: Path) -> None:
+    """Regions sealed patch by patch, each padded to the volume of its box."""
+    host, subject = FakeHost(tmp_path), pipeline.Subject("im_old", 1, bytes(32), bytes(32))
+    pixels, region = builders.labelled(width=320, height=300)
+    image = images.decode("old.png", builders.png(pixels), LIMITS)
+    boxes = [
+        Detection(region, "text", 0.9, "net"),
+        Detection(Region(100, 200, 180, 260), "thorax", 0.8, "net"),
+    ]
+    made = images.dissect(image, [b.region for b in boxes], subject.identity_key)
+    container, regions = b"", []
+    for number, (box, patch) in enumerate(zip(boxes, made.patches, strict=True)):
+        identity = subject.identity(f"rg_{number}", box.label, box.region)
+        sealed = encrypt(subject.key, identity, patch, host.random, subject.image_id)
+        regions.append((SealedRegion(f"rg_{number}", box, len(sealed), 0.1), len(container)))
+        container += sealed
+    start = len(container)
+    context = subject.context(pipeline.REMAINDER)
+    container += seal_field(subject.key, context, made.remainder, host.random)
+    assert container.startswith(b"MSEC")
+
+    def opened(permitted: Callable[[str], bool]) -> pipeline.Restored:
+        return pipeline.restore(
+            made.masked, container, regions, start, subject, images.pixel_digest(image.pixels),
+            hashlib.sha256(image.data).digest(), "old.png", host, LIMITS, permitted,
+        )  # fmt: skip
+
+    whole = opened(lambda label: True)
+    assert (whole.image.data, whole.proof) == (image.data, "bytes")
+    part = opened(lambda label: label == "thorax")
+    assert part.partial
+    assert np.array_equal(part.image.pixels[0, 200:260, 100:180], pixels[200:260, 100:180])
+    new = pipeline.seal(image, boxes, subject, host, LIMITS)
+    assert new.container.startswith(b"MSC2")
+    assert len(new.container) < len(container)
