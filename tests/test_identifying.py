@@ -290,3 +290,15 @@ def test_verdicts_and_sides_lie_sealed_and_are_in_no_log(
         assert word.encode() not in stored
         assert word not in details
         assert word not in caplog.text
+
+
+def test_a_side_marker_stays_known_when_an_image_is_sealed_anew(marked: Ward) -> None:
+    image_id = marked.seal(PICTURE)
+    engine, team = marked.engine, marked.team
+    engine.flag_missed(team.doctor, image_id, "a date in the corner")
+    view = engine.open_draft(team.technician, image_id)
+    engine.seal(team.technician, image_id, view.detections, confirm="boxed the date")
+    tx = engine.database.read()
+    key = engine.hierarchy.image_key(tx, image_id)
+    facts = engine.open_facts(key, engine.catalog.verify(tx, key, image_id))
+    assert [s["side"] for s in facts["sides"]] == ["L"]

@@ -300,6 +300,7 @@ class Restoring(Viewing):
             "hints": images.patient_hints(restored.image),
             "size_bytes": old_facts["size_bytes"],
             "still_visible": [],
+            "sides": old_facts.get("sides", []),
         }
         version = row["version"]
         draft = seal_field(
