@@ -94,7 +94,7 @@ class Accounts:
         username, name = folded(username), name.strip()
         if not (1 <= len(username) <= 64) or not all(c.isalnum() or c in "._-@" for c in username):
             raise InputError("A user name has 1 to 64 letters, digits or . _ - @.")
-        if not (1 <= len(name) <= 100):
+        if not (1 <= len(name) <= 100) or not name.isprintable():
             raise InputError("A name has 1 to 100 characters.")
         if role not in ACCOUNT_ROLES:
             raise InputError("This role cannot be given to an account.")

@@ -47,7 +47,7 @@ class Identities:
         if not email:
             return
         folded = email.strip().casefold()
-        if not _ADDRESS.fullmatch(folded):
+        if not _ADDRESS.fullmatch(folded) or not folded.isprintable():
             raise InputError("This is not an e-mail address.")
         if tx.one("SELECT 1 AS x FROM identities WHERE email = $1", folded):
             raise InputError("This address is linked to another account.")
@@ -79,7 +79,7 @@ class Identities:
         said = {name: claims.get(name) for name in ("iss", "sub", "email", "nonce")}
         iat = claims.get("iat")
         if (
-            not all(isinstance(value, str) and value for value in said.values())
+            not all(isinstance(v, str) and v and v.isprintable() for v in said.values())
             or said["iss"] != issuer
             or claims.get("email_verified") is not True
             or not isinstance(iat, int | float)

@@ -165,8 +165,15 @@ def enrolment_uri(username: str, secret: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Challenge:
+class Challenge:
+    """A sign-in that waits.
+
+    Args:
+        first_factor: What was proven, for the log.
+    """
+
     username: str
+    first_factor: str
     password_hash: str
     expires_at: datetime
 
@@ -179,25 +186,29 @@ class Challenges:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._held: dict[str, _Challenge] = {}
+        self._held: dict[str, Challenge] = {}
         self._lock = threading.Lock()
 
-    def issue(self, username: str, password_hash: str) -> str:
-        """A handle for :meth:`username`, good for minutes."""
+    def issue(self, username: str, first_factor: str, password_hash: str) -> str:
+        """A handle for :meth:`get`, good for minutes."""
         handle = base64.urlsafe_b64encode(self._host.random(32)).decode().rstrip("=")
         now = self._host.now()
         with self._lock:
             self._held = {k: c for k, c in self._held.items() if c.expires_at > now}
-            self._held[handle] = _Challenge(username, password_hash, now + CHALLENGE)
+            self._held[handle] = Challenge(username, first_factor, password_hash, now + CHALLENGE)
         return handle
 
-    def username(self, handle: str) -> str:
+    def get(self, handle: str) -> Challenge:
         """Whose sign-in waits.
 
         Raises:
             NotSignedIn: Unknown, expired or finished.
         """
-        return self._get(handle).username
+        with self._lock:
+            held = self._held.get(handle)
+        if held is None or held.expires_at <= self._host.now():
+            raise NotSignedIn("This sign-in has expired: please begin again.")
+        return held
 
     def finish(self, handle: str, password_hash: str) -> None:
         """Use the handle up, once the code was right.
@@ -205,18 +216,11 @@ class Challenges:
         Raises:
             NotSignedIn: Unknown, expired, finished, or the password is another one by now.
         """
-        held = self._get(handle)
+        held = self.get(handle)
         with self._lock:
             taken = self._held.pop(handle, None)
         if taken is None or held.password_hash != password_hash:
             raise NotSignedIn("This sign-in has expired: please begin again.")
-
-    def _get(self, handle: str) -> _Challenge:
-        with self._lock:
-            held = self._held.get(handle)
-        if held is None or held.expires_at <= self._host.now():
-            raise NotSignedIn("This sign-in has expired: please begin again.")
-        return held
 
 
 def _place(username: str) -> str:

@@ -60,6 +60,7 @@ def test_a_verified_address_that_is_linked_opens_its_account(
     {"email_verified": None},
     {"email": "other@hospital.example"},   # linked to nobody
     {"email": ""},
+    {"email": "\ud83d@hospital.example"},  # no text at all
     {"iss": "https://login.elsewhere.example"},
     {"iss": ISSUER + "/"},
     {"sub": ""},
@@ -143,6 +144,8 @@ def test_a_second_factor_is_asked_for_all_the_same(
         linked.sign_in_identity(claims(host), ISSUER)
     session = linked.finish_sign_in(asked.value.challenge, phone.code())
     assert linked.whoami(session.token).username == "doctor"
+    logged = linked.audit_entries(team.administrator, query="session.sign-in", limit=1)[0]
+    assert logged.detail["first_factor"] == "single sign-on"
 
 
 def test_single_sign_on_does_not_buy_tries_at_the_code(

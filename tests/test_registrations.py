@@ -87,6 +87,8 @@ def test_a_declined_or_old_request_is_gone(engine: Engine, team: Team, host: Fak
 @pytest.mark.parametrize(("username", "name", "password"), [
     ("a b", "Nora", PASSWORD),
     ("nora", "", PASSWORD),
+    ("nora", "Nora\ud83d", PASSWORD),
+    ("nora", "Nora\nadministrator", PASSWORD),
     ("nora", "Nora", "too short"),
     ("nora", "Nora", "password1234567"),
 ])  # fmt: skip

@@ -22,6 +22,7 @@ from engine.tokens import TokenPair
 
 #: Who acts before anybody is known; the role is that which may least.
 NOBODY = "anonymous"
+_SINGLE = "single sign-on"
 
 
 def nobody(origin: str) -> Caller:
@@ -54,7 +55,8 @@ class SigningIn(Core):
             NotSignedIn: The code is not right, or it took too long.
             AccountLocked: Too many failures.
         """
-        username = self.challenges.username(challenge)
+        waiting = self.challenges.get(challenge)
+        username = waiting.username
         try:
             self.lockout.count(username)
             how = self._spend_code(username, code)
@@ -64,9 +66,9 @@ class SigningIn(Core):
             if not account.enabled:
                 raise NotSignedIn("This sign-in has expired: please begin again.")
         except AccessError as err:
-            self._refused(username, origin, err)
+            self._refused(username, origin, err, waiting.first_factor)
             raise
-        return self._begin(username, origin, how, "browser")
+        return self._begin(username, origin, how, "browser", waiting.first_factor)
 
     def sign_in_identity(self, claims: Mapping[str, Any], issuer: str, origin: str = "") -> Session:
         """Open a session of a browser by what an identity provider says, once.
@@ -89,11 +91,11 @@ class SigningIn(Core):
                 username = self.identities.redeem(tx, claims, issuer)
             if not self.accounts_.get(self.database.read(), username).enabled:
                 raise NotSignedIn("This account is closed.")
-            how = self._second_step(username, "")
+            how = self._second_step(username, "", _SINGLE)
         except AccessError as err:
-            self._refused(username, origin, err, "single sign-on")
+            self._refused(username, origin, err, _SINGLE)
             raise
-        return self._begin(username, origin, how, "browser", "single sign-on")
+        return self._begin(username, origin, how, "browser", _SINGLE)
 
     def sign_in_api(
         self, username: str, password: str, origin: str = "", code: str = ""
@@ -123,7 +125,7 @@ class SigningIn(Core):
             raise
         return self._begin(account.username, origin, how, door)
 
-    def _second_step(self, username: str, code: str) -> str:
+    def _second_step(self, username: str, code: str, by: str = "password") -> str:
         """After the first proof: how the second was given, ``none`` where none is set up."""
         if not self.factors.enabled(username):
             return "none"
@@ -131,7 +133,7 @@ class SigningIn(Core):
             kept = self.accounts_.password_hash(self.database.read(), username)
             raise CodeNeeded(
                 "Type the code that your authenticator application shows.",
-                self.challenges.issue(username, kept),
+                self.challenges.issue(username, by, kept),
             )
         return self._spend_code(username, code)
 
