@@ -1,7 +1,8 @@
-"""Masked DICOM before other people's programs: a validator, and readers of other makers.
+"""Masked files before other people's programs: a validator, and readers of other makers.
 
-``dciodvfy`` (Debian's dicom3tools) checks a file against the standard's definitions; dcmtk and
-GDCM read it with code of their own. Whatever of these is not installed is skipped by name.
+``dciodvfy`` (Debian's dicom3tools) checks a file against the standard's definitions; dcmtk, GDCM
+and ImageMagick read it with code of their own. Whatever of these is not installed is skipped by
+name.
 """
 
 from __future__ import annotations
@@ -211,3 +212,24 @@ def test_gdcm_reads_the_same_stored_values_from_masked_files(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_gdcm_reads_the_same_stored_values_from_every_masked_file(tmp_path: Path) -> None:
     assert check_gdcm(all_there_are(), tmp_path) > 40
+
+
+def test_imagemagick_reads_masked_files_of_every_format(tmp_path: Path) -> None:
+    identify, convert = program("identify", "imagemagick"), program("convert", "imagemagick")
+    suffixes = {"JPEG": "jpg", "PNG": "png", "TIFF": "tif", "BMP": "bmp", "WebP": "webp"}
+    compared = 0
+    for name, data in builders.every_format().items():
+        made = masked(data) if name.split()[0] in suffixes else None
+        if made is None:
+            continue
+        path = tmp_path / f"one.{suffixes[name.split()[0]]}"
+        path.write_bytes(made[1])
+        done = run(identify, "-format", "%w %h ", str(path))
+        assert done.returncode == 0, f"{name}: {done.stderr}"
+        assert done.stdout.split()[:2] == [str(made[0].width), str(made[0].height)], name
+        if name.endswith(("grey", "grey 8")) and not name.startswith("JPEG"):
+            raw = tmp_path / "one.gray"
+            assert run(convert, str(path), "-depth", "8", f"gray:{raw}").returncode == 0, name
+            assert raw.read_bytes() == images.decode("m", made[1], LIMITS).pixels.tobytes(), name
+            compared += 1
+    assert compared >= 3
