@@ -7,6 +7,7 @@ again finds what is there already.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Sequence
@@ -28,6 +29,14 @@ router = APIRouter(prefix="/batches", tags=["batches"])
 #: Finished batches that are remembered; the oldest go first.
 _REMEMBERED: Final = 200
 _MOST_FILES: Final = 1000
+
+
+log = logging.getLogger("medsec")
+_UNEXPECTED: Final = Problem(
+    type="urn:medsec:unexpected",
+    title="Something went wrong: tell the administrator.",
+    status=500,
+)
 
 
 class State(StrEnum):
@@ -140,7 +149,11 @@ class Batches:
                     name, data = job.files[place]
                     job.files[place] = ("", b"")
                     job.outcomes[place] = Outcome(place=place, state=State.WORKING)
-                outcome = self._one(job, place, name, data)
+                try:
+                    outcome = self._one(job, place, name, data)
+                except Exception:
+                    log.exception("a file of a batch failed")
+                    outcome = Outcome(place=place, state=State.REFUSED, problem=_UNEXPECTED)
                 with self._lock:
                     job.outcomes[place] = outcome
         finally:

@@ -392,6 +392,35 @@ def test_a_large_body_is_refused_before_it_is_read(
             assert not (announced and sent[0])
 
 
+def test_who_may_upload_sends_large_bodies_only_where_files_go(ward: Hospital) -> None:
+    body = {"note": "x" * (1 << 20)}
+    answer = ask("PATCH", f"/patients/{ward.patient()}/", ward.tokens[T], json=body)
+    assert (answer.status_code, answer.json()["type"]) == (413, "urn:medsec:content-too-large")
+    endless = {"Content-Length": "9" * 5000}
+    assert ask("POST", "/auth/token/", content=b"{}", headers=endless).status_code == 413
+
+
+def test_a_file_that_fails_unexpectedly_leaves_the_rest_of_its_batch(
+    ward: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form, upload = {"patient_id": ward.patient()}, ward.engine.upload
+    broken = ward.picture()
+
+    def failing(token: str, patient_id: str, name: str, data: bytes, *rest: Any) -> Any:
+        if data == broken:
+            raise ZeroDivisionError
+        return upload(token, patient_id, name, data, *rest)
+
+    monkeypatch.setattr(ward.engine, "upload", failing)
+    files = [("files", ("a.png", broken)), ("files", ("b.png", ward.picture()))]
+    sent = ask("POST", "/batches/", ward.tokens[T], data=form, files=files)
+    place = sent.headers["location"].removeprefix("/api")
+    while not (batch := ask("GET", place, ward.tokens[T]).json())["done"]:
+        time.sleep(0.05)
+    assert [f["state"] for f in batch["files"]] == ["refused", "draft"]
+    assert "ZeroDivision" not in json.dumps(batch)
+
+
 def test_other_origins_are_refused_unless_they_are_configured(
     ward: Hospital, tmp_path: Path
 ) -> None:
