@@ -20,7 +20,7 @@ from streamlit.runtime.pages_manager import PagesManager
 import api
 from api import observing
 from engine import Engine, Permission, Settings, begin_request, log_as_json
-from ui import account, gate, jobs, panes, single, state, theme, welcome
+from ui import account, gate, guide, jobs, panes, single, state, theme, welcome
 
 PAGES = (
     ("pages/1_Upload.py", "Upload", ":material/upload:", Permission.UPLOAD),
@@ -44,6 +44,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
     try:
         if engine.setup_needed():
             print(f"\n  Code for the first administrator: {engine.setup_code()}\n")  # noqa: T201
+        jobs.begin(engine.warm)  # the numbers of many images take seconds to open
         async with api.door.router.lifespan_context(api.door):
             yield
     finally:
@@ -101,6 +102,7 @@ def main() -> None:
     )
     page = st.navigation(pages)
     welcome.sidebar(who)
+    guide.show(who.role)
     with panes.banner():
         page.run()
 

@@ -1,6 +1,7 @@
 # make run          the product on http://127.0.0.1:8501
 # make run DEMO=1   the same on a folder of its own, with accounts and sample images
 # make run TLS=1    the same over https, with a certificate made on first use
+# make run DEMO=1 RESET=1   the same, begun anew
 # make test         lint, types, architecture and tests
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -14,7 +15,7 @@ export PYTHONUNBUFFERED := 1
 .PHONY: run test check format bench train soak clean
 
 run: $(STAMP)
-	$(BIN)/python serve.py $(if $(DEMO),--demo) $(if $(TLS),--tls)
+	$(BIN)/python serve.py $(if $(DEMO),--demo) $(if $(RESET),--reset) $(if $(TLS),--tls)
 
 test: check
 	$(BIN)/python -m pytest -m "not slow"

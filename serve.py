@@ -1,12 +1,14 @@
 """Start the server: ``make run`` calls this.
 
-``--demo`` fills a folder of its own first; ``--tls`` serves https and nothing else.
+``--demo`` fills a folder of its own first, with ``--reset`` anew; ``--tls`` serves https and
+nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,14 +23,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", action="store_true", help="invented patients, own data folder")
     parser.add_argument("--tls", action="store_true", help="https, as MEDSEC_TLS=1")
+    parser.add_argument("--reset", action="store_true", help="with --demo: begin it anew")
     arguments = parser.parse_args()
     if arguments.demo:
         # Never on another folder: the demo's password is known to everybody.
         os.environ.update(DEMO)
+    elif arguments.reset:
+        sys.exit("Only a demo can be reset: add --demo.")
     if arguments.tls:
         os.environ["MEDSEC_TLS"] = "1"
     try:
         settings = Settings.load(os.environ)
+        if arguments.reset:
+            _forget_demo(settings)
         where = [f"--server.address={settings.host}", f"--server.port={settings.port}"]
         where += _tls(settings)
         if settings.demo:
@@ -43,6 +50,19 @@ def main() -> None:
         sys.exit(f"MedSec does not start: {err.message}")
     streamlit = [sys.executable, "-m", "streamlit", "run", str(HERE / "Home.py")]
     os.execv(sys.executable, [*streamlit, *where])  # noqa: S606
+
+
+def _forget_demo(settings: Settings) -> None:
+    """Delete the demo's own two folders, unless a server is at work in them.
+
+    Raises:
+        StorageBusy: One is.
+    """
+    folders = [Path(DEMO["MEDSEC_DATA"]), Path(DEMO["MEDSEC_KEY_FILE"]).parent]
+    if (folders[0] / "catalog.duckdb").exists() and folders[1].exists():
+        Engine.open(settings).close()
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _tls(settings: Settings) -> list[str]:

@@ -1,4 +1,4 @@
-"""Fill an empty data folder with the demo, through the same Engine methods as the pages."""
+"""Fill a data folder with the demo, through the same Engine methods as the pages."""
 
 from __future__ import annotations
 
@@ -6,40 +6,59 @@ from collections.abc import Callable
 
 from demo import NAMES, PASSWORD
 from demo.pictures import PATIENTS, DemoFile, files
-from engine import ACCOUNT_ROLES, Engine, Role, Suggestion, errors
+from engine import ACCOUNT_ROLES, Engine, ImageState, Role, Suggestion, errors
 
 
 def fill(engine: Engine, tell: Callable[[str], None]) -> None:
-    """Accounts, patients and a dozen sealed images; does nothing where there are accounts.
+    """Accounts, patients and a dozen sealed images; what was interrupted goes on.
+
+    Does nothing where it was done before, or where the accounts are not the demo's.
 
     Args:
         tell: Told one line of progress at a time.
     """
-    if not engine.setup_needed():
+    finished = engine.settings.data / "demo-filled"
+    if finished.exists():
         return
-    tell("accounts, one for each role")
     administrator = str(Role.ADMINISTRATOR)
-    engine.create_first_administrator(
-        engine.setup_code(), administrator, NAMES[Role.ADMINISTRATOR], PASSWORD
-    )
-    token = engine.sign_in(administrator, PASSWORD, "demo").token
+    if engine.setup_needed():
+        tell("accounts, one for each role")
+        engine.create_first_administrator(
+            engine.setup_code(), administrator, NAMES[Role.ADMINISTRATOR], PASSWORD
+        )
+    try:
+        token = engine.sign_in(administrator, PASSWORD, "demo").token
+    except errors.AccessError:
+        return  # somebody made these accounts their own
+    there = {account.username for account in engine.accounts(token)}
     for role in ACCOUNT_ROLES:
-        if role is not Role.ADMINISTRATOR:
+        if str(role) not in there:
             engine.create_account(token, str(role), NAMES[role], role, PASSWORD)
     engine.sign_out(token)
 
     token = engine.sign_in(str(Role.TECHNICIAN), PASSWORD, "demo").token
+    known = {p.id: p.patient_id for p in engine.patients(token, limit=1000)}
     ids = {
-        p.id: engine.create_patient(token, p.id, p.name, p.age, p.note).patient_id for p in PATIENTS
+        p.id: known.get(p.id)
+        or engine.create_patient(token, p.id, p.name, p.age, p.note).patient_id
+        for p in PATIENTS
     }
     for number, file in enumerate(files(), 1):
         tell(f"image {number} of 12: {file.name}: {_take_in(engine, token, ids, file)}")
     engine.sign_out(token)
+    finished.touch(mode=0o600)
 
 
 def _take_in(engine: Engine, token: str, ids: dict[str, str], file: DemoFile) -> str:
     """Upload and, where nothing asks for a person, seal; the rest waits in the review queue."""
-    draft = engine.upload(token, ids[file.patient.id], file.name, file.data, file.profile)
+    try:
+        draft = engine.upload(token, ids[file.patient.id], file.name, file.data, file.profile)
+    except errors.DuplicateImage as err:  # an earlier start was interrupted after this one
+        waiting = {d.image_id: d for d in engine.drafts(token, limit=1000)}
+        found = waiting.get(err.facts["image_id"])
+        if found is None or found.state is ImageState.REVIEW:
+            return "there already"
+        draft = found
     view = engine.open_draft(token, draft.image_id)
     certain = view.suggested(Suggestion.SEAL)
     try:

@@ -21,6 +21,11 @@ Progress = Callable[[str, float], None]
 _workers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="job")
 
 
+def begin(work: Callable[[], None]) -> None:
+    """Work that nobody waits for; should it fail, whoever needs it does it again and is told."""
+    _workers.submit(work)
+
+
 def stop() -> None:
     """Let what runs come to its end and drop what waits, before the engine closes."""
     _workers.shutdown(wait=True, cancel_futures=True)

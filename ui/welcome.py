@@ -138,14 +138,16 @@ def _technician(token: str) -> None:
 def _doctor(token: str) -> None:
     care.broken(token)
     _withdrawn(token)
-    newest = state.engine().images(token, limit=4)
+    newest = state.engine().find_images(token, limit=4)
+    panes.figures([("Sealed images open to you", f"{newest.total:,}")])
     if st.button("Find an image", type="primary", icon=":material/search:"):
         st.switch_page("pages/2_Review.py")
-    if not newest:
+    if not newest.total:
         st.info("No sealed image yet: a technician has to upload and seal one.")
         return
     st.header("Sealed last")
-    chosen = panes.cards(newest, "home", search.names(token, [r.patient_id for r in newest]))
+    called = search.names(token, [r.patient_id for r in newest.images])
+    chosen = panes.cards(newest.images, "home", called)
     if chosen:
         st.switch_page("pages/2_Review.py", query_params={"image": chosen})
 

@@ -1,0 +1,90 @@
+"""The demo is filled once, goes on where it was interrupted, and touches nobody else's accounts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+import demo.seed
+from demo.pictures import PATIENTS, DemoFile
+from engine import ACCOUNT_ROLES, Detection, Engine, ImageState, Region, errors
+from tests import builders
+from tests.conftest import PASSWORD
+from tests.fakes import ScriptedDetector
+from tests.serving import ROOT
+from ui import guide
+
+BOX = Detection(Region(8, 8, 200, 40), "text", 0.9, "net")
+
+
+def pictures() -> Iterator[DemoFile]:
+    for n in range(3):
+        data = builders.png(builders.labelled(f"DEMO {n}", seed=n)[0])
+        yield DemoFile(f"{n}.png", data, PATIENTS[n])
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch, detector: ScriptedDetector) -> None:
+    monkeypatch.setattr(demo.seed, "files", pictures)
+    detector.found = [BOX]
+
+
+def sealed(engine: Engine) -> int:
+    token = engine.sign_in("doctor", demo.PASSWORD).token
+    return engine.find_images(token).total
+
+
+def test_an_interrupted_filling_goes_on(engine: Engine) -> None:
+    def stop_at_the_second(line: str) -> None:
+        if line.startswith("image 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        demo.seed.fill(engine, stop_at_the_second)
+    said: list[str] = []
+    demo.seed.fill(engine, said.append)
+    assert [line.rsplit(": ", 1)[1] for line in said] == [
+        "there already", "there already", "1 regions sealed",
+    ]  # fmt: skip
+    assert sealed(engine) == 3
+    demo.seed.fill(engine, said.append)
+    assert len(said) == 3  # nothing is done twice
+
+
+def test_a_draft_that_was_not_sealed_any_more_is_sealed_then(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_given: object, **_named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "seal", die)
+        with pytest.raises(KeyboardInterrupt):
+            demo.seed.fill(engine, lambda line: None)
+    demo.seed.fill(engine, lambda line: None)
+    assert sealed(engine) == 3
+    token = engine.sign_in("technician", demo.PASSWORD).token
+    assert not [d for d in engine.drafts(token) if d.state is ImageState.DRAFT]
+
+
+def test_accounts_that_are_not_the_demos_are_left_alone(engine: Engine) -> None:
+    engine.create_first_administrator(engine.setup_code(), "administrator", "Ada", PASSWORD)
+    demo.seed.fill(engine, lambda line: None)
+    with pytest.raises(errors.NotSignedIn):
+        engine.sign_in("doctor", demo.PASSWORD)
+
+
+def test_every_role_of_an_account_has_its_way_through() -> None:
+    assert set(guide.STEPS) == set(ACCOUNT_ROLES)
+    assert all(3 <= len(steps) <= 5 for steps in guide.STEPS.values())
+
+
+def test_only_a_demo_can_be_reset() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "serve.py", "--reset"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "add --demo" in done.stderr
