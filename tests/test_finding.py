@@ -131,6 +131,26 @@ def test_lengths_are_known_only_where_the_file_says_how_large_a_pixel_is(
     assert (shown.spacing_mm, shown.spacing_from) == (spacing, source)
 
 
+def test_a_sealed_side_marker_is_told_to_those_who_may_open_it_and_the_log_knows(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, team = ward.engine, ward.team
+    marker = {"side": "L", "x1": 20, "y1": 10, "x2": 40, "y2": 30, "frame": 0}
+    elsewhere = {**marker, "side": "R", "x1": 250, "x2": 260}
+    real = type(engine).open_facts
+    image_id = ward.seal(builders.png(builders.labelled("F", seed=6)[0]), found=[box()])
+    monkeypatch.setattr(
+        type(engine),
+        "open_facts",
+        lambda self, key, row: {**real(self, key, row), "sides": [marker, elsewhere]},
+    )
+    [region] = engine.regions(team.doctor, image_id)
+    assert engine.side_markers(team.doctor, image_id) == [(region.region_id, "L")]
+    assert len(engine.audit_entries(team.administrator, query="image.side")) == 1
+    with pytest.raises(errors.PermissionDenied):
+        engine.side_markers(team.technician, image_id)
+
+
 def test_a_page_that_was_loaded_anew_finds_what_its_session_has_open(
     engine: Engine, team: Team, ward: Ward, shelf: dict[str, str], host: FakeHost
 ) -> None:

@@ -90,6 +90,7 @@ MAY: dict[str, set[Role]] = {
     "image_choices": {T, D},
     "display": {T, D},
     "open_restoration": {D},
+    "side_markers": {D},
     "regions": {T, D},
     "region": {T, D},
     "masked_frame": {T, D},

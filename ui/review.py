@@ -50,20 +50,32 @@ def show(token: str, image_id: str) -> None:
     )
     restored = _restored(token, image_id)
     if restored is None:
-        regions = state.engine().regions(token, image_id)
-        panes.viewer(panes.sealed_view(record, regions), f"viewer-{image_id}")
+        view = panes.sealed_view(record, state.engine().regions(token, image_id))
+        view["sides"] = _sides(token, image_id, view)
+        panes.viewer(view, f"viewer-{image_id}")
         if state.engine().may(token, Permission.RESTORE):
             _ask(token, image_id)
         _downloads(token, record, None)
     else:
         _proof(restored)
-        panes.viewer(_comparison(restored), f"viewer-{restored.handle}")
+        view = _comparison(restored)
+        view["sides"] = _sides(token, image_id, view)
+        panes.viewer(view, f"viewer-{restored.handle}")
         _downloads(token, record, restored)
         _numbers(restored)
     care.record(token, patient)
     _notes(token, record)
     care.team(token, patient)
     _more(token, record)
+
+
+def _sides(token: str, image_id: str, view: dict[str, Any]) -> list[dict[str, Any]]:
+    """Sealed side markers by the numbers of their boxes, for those who may open them."""
+    if not state.engine().may(token, Permission.RESTORE):
+        return []
+    numbers = {region["id"]: region["number"] for region in view["regions"]}
+    markers = state.engine().side_markers(token, image_id)
+    return [{"number": numbers[region], "side": side} for region, side in markers]
 
 
 def _restored(token: str, image_id: str) -> Restoration | None:

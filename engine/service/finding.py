@@ -144,6 +144,39 @@ class Finding(Restoring):
         )
 
     @needs(Permission.RESTORE)
+    def side_markers(self, caller: Caller, image_id: str) -> list[tuple[str, str]]:
+        """Sealed side markers that were read with certainty, for those who may open their boxes.
+
+        A picture whose side marker is hidden can be taken for the other side of the body. What
+        is told says what is under a box, so it is in the log.
+
+        Returns:
+            Region id and ``L`` or ``R``. That none is told does not mean that there is none.
+
+        Raises:
+            NotFound: No such released image.
+        """
+        tx = self.database.read()
+        row = self._verified(image_id)
+        facts = self.open_facts(self.hierarchy.image_key(tx, image_id), row)
+        may = self.granted(caller)
+        found = []
+        for marker in facts.get("sides", []):
+            x, y = (marker["x1"] + marker["x2"]) / 2, (marker["y1"] + marker["y2"]) / 2
+            for region, _ in self.catalog.regions(tx, image_id):
+                box = region.detection.region
+                inside = box.x1 <= x < box.x2 and box.y1 <= y < box.y2
+                shown = box.frame <= marker["frame"] < box.frame_end
+                if inside and shown and may(region.detection.label):
+                    found.append((region.region_id, str(marker["side"])))
+                    break
+        if found:
+            self.audit.record(
+                caller, Event("image.side", patient_id=row["patient_id"], image_id=image_id)
+            )
+        return found
+
+    @needs(Permission.RESTORE)
     def open_restoration(self, caller: Caller, image_id: str) -> Restoration | None:
         """What this session has open of an image, for a page that was loaded anew; else None."""
         held = self.viewings.find(caller.session_id, image_id, Restoration)
