@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import Engine, Role, Settings, errors
+from engine import Engine, Permission, Role, Settings, errors
+from engine.service.guard import FRESH, GUARDED
 from tests import builders
 from tests.conftest import PASSWORD, WHY, Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
@@ -221,6 +222,18 @@ def test_every_way_to_the_original_asks_again(careful: Ward, host: FakeHost) -> 
     ):
         with pytest.raises(errors.StepUpNeeded):
             call()
+
+
+def test_every_method_that_needs_the_right_to_restore_asks_again_or_opens_nothing() -> None:
+    opens_nothing = {
+        "withdrawn",          # a list of what is sealed
+        "side_markers",       # left or right, so that nobody takes one side for the other
+        # What a restoration has opened already, in its own session and for its minutes:
+        "restoration", "open_restoration", "restored_frame", "restored_file", "deliver_file",
+    }  # fmt: skip
+    restoring = {name for name, needed in GUARDED.items() if needed is Permission.RESTORE}
+    assert restoring - FRESH == opens_nothing
+    assert restoring & FRESH == FRESH
 
 
 def test_without_the_setting_nobody_is_asked_again(ward: Ward, host: FakeHost) -> None:

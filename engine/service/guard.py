@@ -184,6 +184,8 @@ R = TypeVar("R")
 
 #: Every guarded method and what it needs, for the table test and the documentation.
 GUARDED: dict[str, Permission | None] = {}
+#: Those that ask for a fresh proof.
+FRESH: set[str] = set()
 #: Parameters by which a method names its subject. Whoever takes one of them is asked for a
 #: care relation first: the name alone is enough, so that no method can forget it.
 SUBJECTS = {"patient_id": "patient", "image_id": "image", "region_id": "region"}
@@ -208,6 +210,8 @@ def needs(
         method: Callable[Concatenate[S, Caller, P], R],
     ) -> Callable[Concatenate[S, str, P], R]:
         GUARDED[method.__name__] = permission
+        if fresh:
+            FRESH.add(method.__name__)
         parameters = list(inspect.signature(method).parameters)[2:]
         subjects = [(n, parameters.index(n), k) for n, k in SUBJECTS.items() if n in parameters]
 
