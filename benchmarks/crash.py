@@ -376,10 +376,14 @@ class Soak:
 def soak(folder: Path, kills: int, seed: int, tell: Callable[[str], None]) -> Soak:
     """Run the rounds; ``.ledger.problems`` of what comes back must be empty."""
     run = Soak(folder, seed)
+    told = 0
     while run.kills < kills:
         run.round()
-        problems = len(run.ledger.problems)
-        tell(f"kill {run.kills}: {dict(run.ledger.counts)}, {problems} problems")
+        problems = run.ledger.problems
+        tell(f"kill {run.kills}: {dict(run.ledger.counts)}, {len(problems)} problems")
+        for problem in problems[told:]:
+            tell(f"  problem: {problem}")
+        told = len(problems)
     run.finish()
     return run
 

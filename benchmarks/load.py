@@ -169,7 +169,8 @@ async def watch(server: Server, tally: Tally, until: float) -> None:
 async def crowd(server: Server, sessions: int, seconds: float, think: float) -> Tally:
     """Sign everybody in and let them work."""
     tally = Tally()
-    limits = httpx.Limits(max_connections=None)
+    # Shorter than the server keeps a connection: else both may let go of it at once.
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=2)
     clients = [
         httpx.AsyncClient(base_url=server.url, timeout=300, limits=limits) for _ in range(sessions)
     ]

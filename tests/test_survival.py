@@ -371,6 +371,24 @@ def test_a_change_in_the_middle_of_a_read_is_no_broken_seal(
     assert done
 
 
+def test_an_image_reopened_after_it_was_asked_for_is_not_there(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    engine, doctor = ward.engine, ward.team.doctor
+    real = engine._open
+
+    def flagged(*given: object) -> object:  # between the request and the first read
+        if engine.catalog.row(engine.database.read(), image_id)["state"] == "released":
+            engine.flag_missed(doctor, image_id, "a name is left")
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "_open", flagged)
+    with pytest.raises(errors.NotFound):
+        engine.restore(doctor, image_id, WHY)
+
+
 def test_one_damaged_record_does_not_hide_the_other_patients(ward: Ward) -> None:
     engine, team = ward.engine, ward.team
     engine.create_patient(team.technician, "P-2", "Max Beispiel")

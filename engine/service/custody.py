@@ -12,6 +12,7 @@ from engine.backup import Snapshot
 from engine.errors import EngineError, InputError, NotFound, PermissionDenied, StorageBusy
 from engine.exchange import Group
 from engine.permissions import Permission
+from engine.pipeline import Restored
 from engine.records import Caller
 from engine.rootkeys import SALT_RECORD
 from engine.service.guard import needs
@@ -232,9 +233,13 @@ class Custody(Restoring):
                 raise NotFound("This region is not on that frame.")
             if not self.granted(caller)(label):
                 raise PermissionDenied("The class of this region is not granted to your account.")
-            subject = self._sealed_subject(tx, image_id)
-            row = self.catalog.verify(tx, subject.key, image_id)
-            _, restored = self._opened(subject, row, lambda other: other == label)
+
+            def read() -> Restored:
+                subject = self._sealed_subject(tx, image_id)
+                row = self.catalog.verify(tx, subject.key, image_id)
+                return self._opened(subject, row, lambda other: other == label)[1]
+
+            restored = self._steady(image_id, read)
             shown = images.render(restored.image, chosen)[box.y1 : box.y2, box.x1 : box.x2]
             payload = images.encode_png(shown)
         except EngineError as err:

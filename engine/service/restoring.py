@@ -450,6 +450,8 @@ class Restoring(Viewing):
         self, subject: Subject, row: Row, permitted: Callable[[str], bool] = lambda label: True
     ) -> tuple[dict[str, Any], pipeline.Restored]:
         """Sealed facts and the restored original of a row that verified."""
+        if row["masked_blob"] is None:  # reopened since it was asked for: it is a draft again
+            raise NotFound("There is no such image.")
         self.catalog.verify_newest(self.database.read(), row)
         facts = self.open_facts(subject.key, row)
         masked = self.host.read_blob(row["masked_blob"])
