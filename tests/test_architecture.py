@@ -14,14 +14,12 @@ ROOT = Path(__file__).parent.parent
 #: From the ground up. A room imports rooms of its own floor or below, and nothing in a circle.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "permissions", "settings", "host", "records", "tracing", "numbers"),
-    ("vault", "rootkeys", "shares", "keys", "exchange", "certificate", "database", "aggregates", "box_metrics",
-     "disclosure",
-     "randomness_tests", "similarity", "metrics", "pooling", "formats", "networks", "lines", "text",
+    ("vault", "rootkeys", "shares", "keys", "exchange", "certificate", "database",
+     "aggregates", "box_metrics", "disclosure", "randomness_tests", "similarity", "metrics", "pooling", "formats", "networks", "lines", "text",
      "faces", "codes", "yolo", "film", "crew", "identifying", "guest", "drift", "shadow"),
-    ("images", "detection", "policies", "hierarchy", "audit", "accounts", "lockout", "sessions", "secondfactor",
-     "registrations", "identities", "catalog", "patients", "profiles", "sealedrows", "guests",
-     "viewings", "tokens",
-     "access", "outbox", "merging", "training", "reads", "backup"),
+    ("images", "detection", "policies", "hierarchy", "audit", "accounts", "lockout", "sessions",
+     "secondfactor", "registrations", "identities", "catalog", "patients", "profiles", "sealedrows", "guests",
+     "viewings", "tokens", "access", "outbox", "merging", "training", "reads", "backup"),
     ("pipeline", "package"),
     ("service",),
 )  # fmt: skip
