@@ -72,10 +72,13 @@ def totals(statistics: Statistics) -> None:
             ("Sealed regions", f"{of['regions']:,.0f}"),
             ("Originals", panes.size(of["original_bytes"])),
             ("Stored for them", panes.size(of["stored_bytes"])),
-            ("Throughput", "–" if speed is None else f"{speed.images_per_second:.2f} images/s"),
-            ("", "–" if speed is None else f"{panes.size(speed.bytes_per_second)}/s"),
-        ][: 5 if speed is None else 6]
+        ]
     )
+    if speed is not None:
+        st.caption(
+            f"Throughput of one worker while it is busy: {speed.images_per_second:.2f} images and"
+            f" {panes.size(speed.bytes_per_second)} a second."
+        )
 
 
 # --- what to show -----------------------------------------------------------------------------

@@ -13,8 +13,12 @@ _CSS = """
   }
   :focus-visible { outline: 3px solid var(--st-link-color, #0b6780); outline-offset: 2px; }
   [data-testid="stMetric"] { padding: 0.6rem 0.9rem; }
+  [data-testid="stMetricValue"] { font-size: 1.5rem; }
   [data-testid="stCaptionContainer"] p { color: inherit; }
   [data-testid="stCaptionContainer"] { color: inherit; opacity: 0.82; }
+  [data-testid="stSliderThumbValue"], [data-testid="stSliderThumbValue"] * {
+    color: inherit !important;  /* the primary colour is too dark for small text on dark */
+  }
   img.picture { display: block; max-width: 100%; border-radius: 0.4rem; }
   img.picture.small {
     width: 100%; height: 10rem; object-fit: contain; background: #0a0d0f;

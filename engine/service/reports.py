@@ -72,12 +72,15 @@ class Reports(Measuring):
         def total(column: str, *states: ImageState) -> float:
             return float(sum(int(sizes[s][column] or 0) for s in states if s in sizes))
 
-        needed = self.catalog.blobs(tx)
+        files = tx.count(
+            "SELECT count(draft_blob) + count(masked_blob) + count(sealed_blob)"
+            " + count(thumbnail_blob) FROM images"
+        )
         return {
             "catalog_bytes": float(
                 sum(p.stat().st_size for p in self.settings.data.glob("catalog.duckdb*"))
             ),
-            "files": float(len(needed)),
+            "files": float(files),
             "files_bytes": total("stored", *ImageState),
             "original_bytes": total("original", ImageState.RELEASED),
             "sealed_bytes": total("stored", ImageState.RELEASED),
