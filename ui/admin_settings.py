@@ -52,15 +52,15 @@ def _change(token: str, entries: list[SettingEntry]) -> None:
         name = st.selectbox(
             "Setting",
             list(by_name),
-            format_func=lambda n: f"{by_name[n].help} ({by_name[n].value} {by_name[n].unit})",
+            format_func=lambda n: f"{by_name[n].help}: {_measured(by_name[n], by_name[n].value)}",
             key="setting-name",
         )
         entry = by_name[name]
         turn = state.turn("setting")
         value = _value(entry, f"setting-{name}-{turn}")
         st.caption(
-            f"In force: {entry.value} {entry.unit}. Started with: {entry.started} {entry.unit}."
-            f" A change counts {entry.effect}."
+            f"In force: {_measured(entry, entry.value)}."
+            f" Started with: {_measured(entry, entry.started)}. A change counts {entry.effect}."
         )
         with st.container(horizontal=True):
             if st.button("Change it", type="primary", disabled=value == entry.value):
@@ -69,6 +69,10 @@ def _change(token: str, entries: list[SettingEntry]) -> None:
             if entry.changed_by and st.button("Back to what the server was started with"):
                 state.engine().reset_setting(token, name)
                 _done("Reset to what the server was started with.")
+
+
+def _measured(entry: SettingEntry, value: str) -> str:
+    return f"{value} {entry.unit}".strip()
 
 
 def _value(entry: SettingEntry, key: str) -> str:
