@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import statistics
 import tempfile
@@ -198,16 +199,29 @@ def visitor(server: Server, token: str) -> connect:
     )
 
 
-async def alone(server: Server, tokens: dict[Role, str], rounds: int) -> dict[str, list[float]]:
-    """Each page for each role, one after the other."""
-    times: dict[str, list[float]] = {}
+def cpu_ms(pid: int) -> float:
+    """Processor time that the server has taken so far: other work on the machine is not in it."""
+    spent = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    return sum(map(int, spent)) * 1000 / os.sysconf("SC_CLK_TCK")
+
+
+Times = dict[str, list[float]]
+
+
+async def alone(server: Server, tokens: dict[Role, str], rounds: int) -> tuple[Times, Times]:
+    """Each page for each role, one after the other: elapsed and processor milliseconds."""
+    times: Times = {}
+    spent: Times = {}
     for role, pages in PAGES.items():
         async with visitor(server, tokens[role]) as line:
             tab = Visitor(line)
             for page in pages:
                 name = f"{role}: {page or 'Home'}"
-                times[name] = [await tab.visit(page) for _ in range(rounds)]
-    return times
+                for _ in range(rounds):
+                    before = cpu_ms(server.pid)
+                    times.setdefault(name, []).append(await tab.visit(page))
+                    spent.setdefault(name, []).append(cpu_ms(server.pid) - before)
+    return times, spent
 
 
 async def together(
@@ -270,9 +284,13 @@ def main() -> None:
         began = time.perf_counter()
         with serve(folder) as server:
             print(f"started in {time.perf_counter() - began:.1f} s")
-            report("alone, ms", asyncio.run(alone(server, dict(tokens), 8)))
-            load = asyncio.run(together(server, tokens, options.seconds))
-            report(f"{options.sessions} sessions, ms", load)
+            load = os.getloadavg()[0]
+            print(f"load of the machine: {load:.1f} on {os.cpu_count()} processors")
+            elapsed, spent = asyncio.run(alone(server, dict(tokens), 8))
+            report("alone, elapsed ms", elapsed)
+            report("alone, processor ms of the server", spent)
+            crowd = asyncio.run(together(server, tokens, options.seconds))
+            report(f"{options.sessions} sessions, elapsed ms", crowd)
 
 
 if __name__ == "__main__":
