@@ -12,6 +12,7 @@ from tests.serving import Server
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
 DESKTOP = {"width": 1440, "height": 1000}
+TABLET = {"width": 820, "height": 1180}
 PHONE = {"width": 390, "height": 844}
 
 expect.set_options(timeout=20_000)

@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 
 import api
 from tests import builders
-from tests.browsing import DESKTOP, PHONE, Visitor, chromium
+from tests.browsing import DESKTOP, PHONE, TABLET, Visitor, chromium
 from tests.conftest import PASSWORD
 from tests.serving import ROOT, Server, serve
 
@@ -220,10 +220,11 @@ def test_a_doctor_finds_what_the_technician_sealed_and_gets_the_original_back(
         page.get_by_label("Patient", exact=True).fill("muster")
         page.get_by_label("Patient", exact=True).press("Enter")
         dora.settle()
-        page.get_by_label("Modality", exact=True).fill("us")
-        page.get_by_label("Modality", exact=True).press("Enter")
-        dora.settle()
+        page.locator("summary", has_text="More filters").click()
+        dora.choose("Modality", "US")
         assert page.get_by_role("button", name="View", exact=True).count() == 1
+        assert "modality=US" in page.url
+        assert "muster" not in page.url
         dora.go(f"/Review?image={sealed}")
         dora.reads("Erika Musterfrau")
         assert page.get_by_role("button", name="Original", exact=True).count() == 0
@@ -260,10 +261,12 @@ def test_a_doctor_finds_what_the_technician_sealed_and_gets_the_original_back(
         assert download.value.suggested_filename == "thorax.png"
         assert Path(download.value.path()).read_bytes() == files["thorax.png"].read_bytes()
 
-        # A reload keeps the session but not the opened picture; a copied cookie ends with it.
+        # A reload keeps the session and finds what it has open; a copied cookie ends with it.
         page.reload()
         dora.settle()
         dora.reads("Erika Musterfrau")
+        assert page.get_by_role("button", name="Side by side").count() == 1
+        dora.click("Close the restoration")
         assert page.get_by_role("button", name="Side by side").count() == 0
         cookie = next(c for c in dora.context.cookies() if c["name"] == api.COOKIE)
         assert cookie["httpOnly"]
@@ -301,10 +304,8 @@ def test_an_opened_picture_leaves_the_screen_when_its_time_is_over(
 def test_the_frames_of_a_moving_image_are_turned_by_keyboard(server: Server, sealed: str) -> None:
     with chromium(server) as dora:
         page = dora.page
-        dora.sign_in("dora", PASSWORD, "/Review")
-        page.get_by_label("Modality", exact=True).fill("US")
-        page.get_by_label("Modality", exact=True).press("Enter")
-        dora.settle()
+        dora.sign_in("dora", PASSWORD)
+        dora.go("/Review?modality=US")
         dora.click("View")
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
@@ -346,7 +347,9 @@ def test_a_phone_shows_the_same_and_scrolls_nowhere_sideways(server: Server, sea
     "MEDSEC_SCREENSHOTS" not in os.environ, reason="set MEDSEC_SCREENSHOTS to refresh docs"
 )
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "view"), [("desktop", DESKTOP), ("phone", PHONE)])
+@pytest.mark.parametrize(
+    ("width", "view"), [("desktop", DESKTOP), ("tablet", TABLET), ("phone", PHONE)]
+)
 def test_screenshots(demo: Server, width: str, view: dict[str, int]) -> None:
     from demo.seed import PASSWORD as DEMO
 
@@ -371,9 +374,7 @@ def test_screenshots(demo: Server, width: str, view: dict[str, int]) -> None:
     with chromium(demo, viewport=view) as visitor:
         visitor.sign_in("doctor", DEMO, "/Review")
         keep(visitor, "review")
-        visitor.page.get_by_label("Modality", exact=True).fill("DX")
-        visitor.page.get_by_label("Modality", exact=True).press("Enter")
-        visitor.settle()
+        visitor.go("/Review?modality=DX")
         visitor.click("View")
         visitor.fill("Why do you need to see the original?", "tumour board")
         visitor.click("Restore the original")
