@@ -15,11 +15,12 @@ ROOT = Path(__file__).parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "permissions", "settings", "host", "records", "tracing", "numbers"),
     ("vault", "rootkeys", "shares", "keys", "exchange", "certificate", "database",
-     "aggregates", "box_metrics", "disclosure", "randomness_tests", "similarity", "metrics", "pooling", "formats", "networks", "lines", "text",
+     "aggregates", "box_metrics", "disclosure", "randomness_tests",
+     "similarity", "metrics", "pooling", "formats", "networks", "lines", "text",
      "faces", "codes", "yolo", "film", "crew", "identifying", "guest", "drift", "shadow"),
     ("images", "detection", "policies", "hierarchy", "audit", "accounts", "lockout", "sessions",
-     "secondfactor", "registrations", "identities", "catalog", "patients", "profiles", "sealedrows", "guests",
-     "viewings", "tokens", "access", "outbox", "merging", "training", "reads", "backup"),
+     "secondfactor", "registrations", "identities", "catalog", "patients", "profiles", "sealedrows",
+     "guests", "viewings", "tokens", "access", "outbox", "merging", "training", "reads", "backup"),
     ("pipeline", "package"),
     ("service",),
 )  # fmt: skip
