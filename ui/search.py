@@ -88,7 +88,7 @@ def _patient(token: str, query: str) -> str | None:
     if len(matching) > 1:
         by_id = {p.patient_id: name(p) for p in matching}
         chosen = st.pills(
-            "Several patients match; one of them:", list(by_id), format_func=by_id.get,
+            "Several patients match; one of them:", list(by_id), format_func=by_id.__getitem__,
             key="review-one-of",
         )  # fmt: skip
         if chosen:
