@@ -355,6 +355,15 @@ def test_faces_are_found_upright_turned_and_filling_the_picture(detector: Detect
         assert any(d.label == "face" and d.confidence > 0.5 for d in found)
 
 
+def test_what_hardly_looks_like_a_face_is_not_even_a_proposal() -> None:
+    network = NETWORKS["centerface"](Settings(threads=1))
+    heat, rest = np.zeros((1, 1, 8, 8)), np.zeros((1, 2, 8, 8))
+    heat[0, 0, 2, 2], heat[0, 0, 5, 5] = 0.15, 0.3
+    network._model = lambda batch: [heat, rest, rest, rest]  # type: ignore[attr-defined]
+    found = network.look(np.zeros((32, 32, 3), np.uint8), 0.10)
+    assert {f.confidence for f in found} == {0.3}
+
+
 def bars(words: str, code: str) -> np.ndarray:
     import zxingcpp
 
