@@ -338,8 +338,10 @@ def _sealed_files(place: Path) -> list[Path]:
         elif path.is_file() and not path.with_name(path.name + SUFFIX).exists():
             try:
                 carries = carried(_read(path)) is not None
+            except errors.UnsupportedFormat:
+                carries = False  # some other file
             except errors.InputError:
-                continue  # some other file
+                carries = True  # a damaged one is not passed over: restoring says what is wrong
             if carries:
                 found.append(path)
     return found

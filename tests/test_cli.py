@@ -81,6 +81,8 @@ def test_a_folder_is_sealed_and_every_original_comes_back(
     again = ["restore", str(single / "c.dcm"), "--out", str(place / "again"), *where(place)]
     assert cli.main(again) == 0
     assert (place / "again" / "c.dcm").read_bytes() == files["c.dcm"]
+    (single / "c.dcm").write_bytes((single / "c.dcm").read_bytes()[:-200])
+    assert cli.main(["restore", str(single), "--out", str(place / "cut"), *where(place)]) == 1
     (out / "c.dcm").unlink()  # a package without its masked file is not passed over
     assert cli.main(["restore", str(out), "--out", str(place / "third"), *where(place)]) == 1
     assert "c.dcm: failed" in capsys.readouterr().err
