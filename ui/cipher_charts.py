@@ -65,10 +65,7 @@ def neighbours(measured: Any, dark: bool = False) -> go.Figure:
     edges = np.linspace(-4, 4, 17)
     counts, _ = np.histogram(np.clip(values, -4, 4), bins=edges)
     normal = NormalDist()
-    expected = [
-        values.size * (normal.cdf(b) - normal.cdf(a))
-        for a, b in itertools.pairwise(edges)
-    ]
+    expected = [values.size * (normal.cdf(b) - normal.cdf(a)) for a, b in itertools.pairwise(edges)]
     middle = (edges[:-1] + edges[1:]) / 2
     figure = go.Figure()
     figure.add_bar(
