@@ -1,6 +1,6 @@
 """What sealing and restoring an image costs, stage by stage, and what others take for less.
 
-    python -m benchmarks.stages [--rounds 3] [--presidio PYTHON]
+    python -m benchmarks.stages [--rounds 3] [--only RADIOGRAPH] [--presidio PYTHON]
 
 Four images made in code: a CT slice of 512 x 512, a radiograph of 2048 x 2048, an ultrasound film
 of 640 x 480 x 60, a photograph of 12 megapixels. Each is uploaded, sealed and restored through
@@ -213,6 +213,7 @@ def peers(case: Case, data: bytes, presidio: str | None, folder: Path) -> dict[s
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="images whose name has this in it")
     parser.add_argument("--presidio", help="Python of an environment with Presidio")
     options = parser.parse_args()
     clock = NetworkClock()
@@ -222,7 +223,7 @@ def main() -> int:
         settings = Settings(data=folder / "data", key_file=folder / "key")
         engine = Engine.open(settings, operator=True)
         engine.create_patient(engine.operator_token(), "P-1", "Jan Nowak")
-        for case in CASES:
+        for case in (c for c in CASES if options.only in c.name):
             data = case.make(99)
             table: dict[str, float | str] = {"file, MB": len(data) / 1e6}
             table |= ours(engine, clock, case, options.rounds)
@@ -238,7 +239,7 @@ def main() -> int:
             if isinstance(table["Presidio, redacting"], float):
                 table["Presidio / end to end"] = table["Presidio, redacting"] / whole
             tables[case.name] = table
-            print(f"{case.name} measured", file=sys.stderr)
+            print(f"{case.name} measured: {table}", file=sys.stderr)
         engine.close()
     rows = list(dict.fromkeys(row for table in tables.values() for row in table))
     print("| ms | " + " | ".join(tables) + " |")
