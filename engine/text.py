@@ -44,6 +44,7 @@ UNREAD_MOST = 0.24  # and what it is then at most
 
 # With a second network as witness, grids that the finder alone is sure of are read first.
 SURE_ALONE = 0.93  # finder's confidence that needs neither witness nor reading
+SURE_LETTER = 0.75  # the same for lead letters with initials, tilted and mirrored; also springs
 SURE_WITNESS = 0.80  # the witness's, where the finder saw nothing
 AGREE_OURS = 0.50  # both confidences that need no reading
 AGREE_WITNESS = 0.70
@@ -361,6 +362,8 @@ def _sure_together(line: Line, other: float, area: int) -> bool:
     if _share(line, area) > LARGE_SHARE:
         return False
     if line.length < LONG:
+        if line.confidence >= SURE_LETTER:
+            return True
         both = line.confidence + other
         if any(other >= witness and both >= least for witness, least in AGREE_LETTER):
             return True

@@ -118,9 +118,10 @@ LARGE = (20, 20, 400, 300)
         (WORD, 0.0, 0.85, None, True, False),  # only the witness saw it, and is very sure
         (WORD, 0.0, 0.5, ("NOWAK", 0.9), True, True),
         (WORD, 0.0, 0.5, None, False, True),
-        (LETTER, 0.8, 0.2, None, True, False),  # a lead letter that the witness half saw
-        (LETTER, 0.84, 0.0, None, False, True),  # a spring
-        (LETTER, 0.75, 0.0, ("L", 0.99), True, True),
+        (LETTER, 0.74, 0.22, None, True, False),  # a lead letter that the witness half saw
+        (LETTER, 0.76, 0.0, None, True, False),  # a tilted lead letter with initials
+        (LETTER, 0.74, 0.0, None, False, True),  # a clip
+        (LETTER, 0.70, 0.0, ("L", 0.99), True, True),
         (LETTER, 0.5, 0.35, None, True, False),  # tiny, seen by both
         (LARGE, 0.9, 0.0, ("O", 0.9), False, True),  # a skull is read as an O
         (LARGE, 0.9, 0.0, ("NOWAK", 0.9), True, True),

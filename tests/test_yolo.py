@@ -41,6 +41,16 @@ def test_drawn_text_is_found_by_the_projects_own_network() -> None:
     assert all(f.label in ("text", "barcode") for f in found)
 
 
+def test_a_tilted_lead_marker_with_initials_is_sealed() -> None:
+    detector = Detector.open(Settings(threads=1))
+    pixels = picture("chest-1.jpg")
+    found = detector.detect(lambda i: pixels, 1, detector.profiles["general"])
+    marker = [d for d in found if d.label == "text" and d.confidence >= 0.25]
+    assert len(marker) == 1
+    assert marker[0].region.x1 <= 945
+    assert marker[0].region.x2 >= 990
+
+
 def test_of_boxes_that_nearly_coincide_the_most_certain_is_kept() -> None:
     boxes = np.array([[50, 50, 40, 10], [51, 50, 40, 10], [50, 90, 40, 10], [50, 50, 40, 10]])
     confidences = np.array([0.6, 0.9, 0.3, 0.5])
