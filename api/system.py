@@ -33,6 +33,13 @@ class Health(shapes.Shape):
     disk_free_bytes: int
     root_keys: list[str]
     keys_to_rotate: int
+    last_backup_at: shapes.Utc | None = None
+    backup_overdue: bool = Field(description="The last good backup is older than the setting.")
+    erasures_kept: bool = Field(description="The list of erasures lies beside the backups.")
+    scrubbed_at: shapes.Utc | None = Field(None, description="When all files were last checked.")
+    scrubbed_images: int
+    broken: list[str] = Field(description="Images and patients that were found damaged.")
+    clock_back_seconds: int = Field(description="How far the clock went back; 0 if it did not.")
 
 
 class Statistics(BaseModel):

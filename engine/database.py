@@ -177,6 +177,10 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         CREATE INDEX audit_of_image ON audit (image_id);
         """,
     ),
+    (
+        "a file that is here already is found by its keyed hash alone",
+        "CREATE INDEX images_by_file ON images (duplicate_index)",
+    ),
 )
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
