@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -30,6 +31,10 @@ def audit(token: str) -> None:
         )
 
 
+def _moment(at: datetime | None) -> str:
+    return "not yet" if at is None else f"{at:%Y-%m-%d %H:%M}"
+
+
 def health(token: str) -> None:
     """State of the system."""
     now = state.engine().health(token)
@@ -47,6 +52,9 @@ def health(token: str) -> None:
             ("Open accounts", str(now["accounts"])),
             ("Entries in the audit log", str(now["audit_entries"])),
             ("Root keys, oldest first", ", ".join(now["root_keys"])),
+            ("Last good backup", _moment(now["last_backup_at"])),
+            ("Files last checked", _moment(now["scrubbed_at"])),
+            ("Damaged", ", ".join(now["broken"]) or "nothing known"),
             ("Keys still to be wrapped anew", str(now["keys_to_rotate"])),
         ]
     )
