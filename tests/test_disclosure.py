@@ -1,4 +1,4 @@
-"""What researchers may be told: no filter, no pair of filters and no later look shows few patients."""
+"""What researchers may be told: no filter, no pair of them, no later look shows few patients."""
 
 from __future__ import annotations
 

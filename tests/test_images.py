@@ -25,8 +25,8 @@ from engine.errors import (
     CorruptImage,
     EngineError,
     ImageTooLarge,
-    NotFound,
     InputError,
+    NotFound,
     SealBroken,
     UnsupportedFormat,
 )
