@@ -9,33 +9,27 @@ from ui import admin, admin_access, admin_accounts, admin_mail, admin_models, ad
 
 token = state.page("Admin", Permission.MANAGE_ACCOUNTS)
 
-accounts, access, audit, custody, health, profiles, models, settings = st.tabs(
-    [
-        "Accounts",
-        "Access",
-        "Audit log",
-        "Keys and backups",
-        "Health",
-        "Profiles",
-        "Models",
-        "Settings",
-    ],
-    key="admin-tabs",
-)
-with accounts:
-    admin_accounts.accounts(token)
-with access:
-    admin_access.access(token)
-with audit:
-    admin.audit(token)
-with custody:
-    admin.custody(token)
-with health:
+
+def health(token: str) -> None:
+    """The system and its mail."""
     admin.health(token)
     admin_mail.mail(token)
-with profiles:
-    admin_models.profiles(token)
-with models:
-    admin_models.models(token)
-with settings:
-    admin_settings.settings(token)
+
+
+TABS = {
+    "Accounts": admin_accounts.accounts,
+    "Access": admin_access.access,
+    "Audit log": admin.audit,
+    "Keys and backups": admin.custody,
+    "Health": health,
+    "Profiles": admin_models.profiles,
+    "Models": admin_models.models,
+    "Settings": admin_settings.settings,
+}
+# Only the open one is drawn: some of them read the whole catalog. The address names it.
+for tab, draw in zip(
+    st.tabs(list(TABS), key="tab", bind="query-params"), TABS.values(), strict=True
+):
+    if tab.open:
+        with tab:
+            draw(token)

@@ -61,7 +61,7 @@ def test_glass_is_broken_on_the_review_page_and_reviewed_on_the_admin_page(
 
     home = visit(team.administrator)
     assert "Emergency access: 1 open now, 0 to review" in texts(home)
-    admin = visit(team.administrator, "4_Admin")
+    admin = visit(team.administrator, "4_Admin", tab="Access")
     assert URGENT in texts(admin)
     assert "Erika" not in texts(admin)
     click(admin, "End it now")
@@ -138,7 +138,7 @@ def test_a_part_says_what_is_withheld_and_offers_no_original(
     visit: Visit,
     sealed: ImageRecord,
 ) -> None:
-    admin = visit(team.administrator, "4_Admin")
+    admin = visit(team.administrator, "4_Admin", tab="Access")
     next(c for c in admin.checkbox if c.label.startswith("Every class")).uncheck()
     next(m for m in admin.multiselect if m.label == "Or only these").set_value(["thorax"])
     click(admin, "Grant")
@@ -179,7 +179,7 @@ def test_the_health_tab_says_that_mail_is_off(
     team: Team,
     visit: Visit,
 ) -> None:
-    assert "MEDSEC_SMTP_HOST" in texts(visit(team.administrator, "4_Admin"))
+    assert "MEDSEC_SMTP_HOST" in texts(visit(team.administrator, "4_Admin", tab="Health"))
 
 
 def test_who_treats_whom_is_mended_by_number(
@@ -188,7 +188,7 @@ def test_who_treats_whom_is_mended_by_number(
     visit: Visit,
     sealed: ImageRecord,
 ) -> None:
-    app = visit(team.administrator, "4_Admin")
+    app = visit(team.administrator, "4_Admin", tab="Access")
     next(t for t in app.text_input if t.key == "care-number").input("P-17")
     click(app, "Record it")
     [relation] = engine.care_relations(team.administrator)

@@ -16,8 +16,8 @@ from tests.test_pages import Visit as Visitor
 pytestmark = pytest.mark.usefixtures("hospital")
 
 
-def admin_page(visit: Visitor, team: Team) -> AppTest:
-    return visit(team.administrator, "4_Admin")
+def admin_page(visit: Visitor, team: Team, tab: str) -> AppTest:
+    return visit(team.administrator, "4_Admin", tab=tab)
 
 
 def labelled(elements: object, label: str, place: int = 0) -> object:
@@ -31,7 +31,7 @@ def test_an_administrator_changes_a_profile_and_takes_it_back(
     team: Team,
     visit: Visitor,
 ) -> None:
-    app = admin_page(visit, team)
+    app = admin_page(visit, team, "Profiles")
     labelled(app.selectbox, "Profile to change").select("chest").run()
     labelled(app.number_input, "thorax").set_value(0.6)
     labelled(app.checkbox, "Leave harmless text visible").check()
@@ -49,7 +49,7 @@ def test_a_profile_without_text_is_refused_with_a_sentence(
     team: Team,
     visit: Visitor,
 ) -> None:
-    app = admin_page(visit, team)
+    app = admin_page(visit, team, "Profiles")
     labelled(app.multiselect, "Classes that are sealed").set_value(["face"])
     click(app, "Save the profile")
     assert "Every profile seals text" in texts(app)
@@ -61,7 +61,7 @@ def test_a_network_of_the_hospitals_own_is_sent_and_listed(
     team: Team,
     visit: Visitor,
 ) -> None:
-    app = admin_page(visit, team)
+    app = admin_page(visit, team, "Models")
     uploader = labelled(app.get("file_uploader"), "Network (.onnx)")
     uploader.set_value(("ours.onnx", network(), "application/octet-stream")).run()
     labelled(app.text_input, "Short name").input("tags")
@@ -83,7 +83,7 @@ def test_a_comparison_shows_counts_alone(
 ) -> None:
     detector.found = [BOX]
     engine.upload(team.technician, patient, "erika.png", PICTURE)
-    app = admin_page(visit, team)
+    app = admin_page(visit, team, "Models")
     click(app, "Compare")
     counted = next(d.value for d in app.dataframe if "Found by both" in d.value)
     assert list(counted["Found by both"]) == [1]
