@@ -18,7 +18,7 @@ run: $(STAMP)
 	$(BIN)/python serve.py $(if $(DEMO),--demo) $(if $(RESET),--reset) $(if $(TLS),--tls)
 
 test: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
