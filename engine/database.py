@@ -170,16 +170,15 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             changed_at TIMESTAMP NOT NULL, changed_by VARCHAR NOT NULL);
         """,
     ),
+    # No index on rows that are updated: with one over ``images``, DuckDB 2.0 came back from a crash
+    # with rows that no longer fitted their tags (benchmarks/crash.py). These two tables are only
+    # added to and deleted from.
     (
         "lookups of one image that do not grow with all others",
         """
         CREATE INDEX regions_of_image ON regions (image_id);
         CREATE INDEX audit_of_image ON audit (image_id);
         """,
-    ),
-    (
-        "a file that is here already is found by its keyed hash alone",
-        "CREATE INDEX images_by_file ON images (duplicate_index)",
     ),
 )
 

@@ -221,6 +221,7 @@ def test_a_doctor_finds_what_the_technician_sealed_and_gets_the_original_back(
         page.get_by_label("Patient", exact=True).press("Enter")
         dora.settle()
         page.locator("summary", has_text="More filters").click()
+        page.wait_for_timeout(1000)  # what unfolds must not move the field under the mouse
         dora.choose("Modality", "US")
         assert page.get_by_role("button", name="View", exact=True).count() == 1
         assert "modality=US" in page.url
