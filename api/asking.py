@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated
 from urllib.parse import unquote
 
@@ -15,6 +16,10 @@ from engine import Engine, errors
 #: Methods that change nothing: only for these the browser's cookie is believed. Whatever
 #: changes something needs a header that no other site's form or picture can send.
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+#: What a browser says of the page that asks: ours, or none (an address that was typed). The
+#: cookie goes with requests of other ports of this host and of sister hosts too, whatever
+#: SameSite says; those must not make somebody read what then stands in the log.
+_OWN_PAGE = frozenset({"same-origin", "none"})
 
 _bearer = HTTPBearer(
     auto_error=False, bearerFormat="JWT", description="Access token of POST /auth/token/."
@@ -38,7 +43,8 @@ def presented(connection: HTTPConnection) -> str:
     scheme, _, credentials = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return credentials.strip()
-    if connection.scope["method"] in SAFE:
+    own_page = connection.headers.get("sec-fetch-site", "none") in _OWN_PAGE
+    if own_page and connection.scope["method"] in SAFE:
         return connection.cookies.get(COOKIE, "")
     return ""
 
@@ -88,9 +94,12 @@ def reason(
 ) -> str:
     """Why somebody must see what is sealed, as it will stand in the log."""
     try:
-        return unquote(x_reason or "", errors="strict")
+        text = unquote(x_reason or "", errors="strict")
     except UnicodeDecodeError as err:
         raise errors.InputError("X-Reason is percent-encoded, but not in UTF-8.") from err
+    if any(unicodedata.category(c) == "Cc" and not c.isspace() for c in text):
+        raise errors.InputError("X-Reason holds control characters.")
+    return text
 
 
 Reason = Annotated[str, Depends(reason)]

@@ -62,7 +62,9 @@ def statistics_table(
 
 @router.get("/audit/file/", response_class=Response, responses=_REFUSALS)
 def audit_file(
-    token: Token, engine: TheEngine, q: Annotated[str, Query(max_length=200)] = ""
+    token: Token,
+    engine: TheEngine,
+    q: Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")] = "",
 ) -> Response:
     """Every entry of the audit log that matches, as CSV."""
     return attachment(engine.audit_file(token, q))

@@ -180,6 +180,53 @@ def test_an_upload_is_refused_before_its_body_is_read(world: World, role: str, s
         assert line.recv(100).startswith(f"HTTP/1.1 {status} ".encode())  # and no body was sent
 
 
+@pytest.mark.parametrize("role", ["technician", "administrator"])
+def test_whoever_sends_files_on_a_page_passes_the_gate(world: World, role: str) -> None:
+    """The images of one and the networks of the other: Streamlit answers, not the gate."""
+    cookies = {api.COOKIE: world.team.token(Role(role)), "_streamlit_xsrf": "2|0|0|0"}
+    answer = httpx.put(
+        f"{world.server.url}/_stcore/upload_file/session/file",
+        files={"file": b"x"},
+        cookies=cookies,
+        headers={"X-Xsrftoken": "2|0|0|0"},
+    )
+    assert answer.headers["content-type"] != "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("origin", "opens"),
+    [
+        ("{own}", True),
+        (None, True),  # no browser
+        ("http://127.0.0.1:9999", False),  # another program's page on this very machine
+        ("http://localhost:9999", False),
+        ("http://evil.example", False),
+        ("null", False),
+        ("http://[", False),
+    ],
+)
+def test_only_our_own_pages_open_the_line_that_the_cookie_goes_with(
+    world: World, origin: str | None, opens: bool
+) -> None:
+    async def talk() -> None:
+        async with websockets.connect(
+            world.server.url.replace("http", "ws") + "/_stcore/stream",
+            subprotocols=["streamlit"],  # type: ignore[list-item]
+            additional_headers={"Cookie": f"{api.COOKIE}={world.team.administrator}"},
+            origin=origin and origin.format(own=world.server.url),  # type: ignore[arg-type]
+        ):
+            pass
+
+    if opens:
+        asyncio.run(talk())
+    else:
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            asyncio.run(talk())
+        assert refused.value.response.status_code == 403
+        # Nobody on the internet was asked whether this might be our address.
+        assert "external IP" not in world.server.log.read_text()
+
+
 def test_every_answer_carries_the_security_headers(world: World) -> None:
     for path in ("/", "/api/health", "/_stcore/health", "/media/x", "/static/nothing"):
         headers = world.ask(path).headers

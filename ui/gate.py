@@ -3,6 +3,11 @@
 Streamlit answers ``/media/<id>`` and takes uploads without asking who is there, and says more
 about itself than a stranger needs. Here the rule is the other way round: of Streamlit's own
 addresses only those that the sign-in page needs are open; the rest want a session.
+
+A page's whole work goes over its WebSocket, which browsers open to any host with the cookie of
+that host, whatever port the asking page came from. Streamlit lets pages of this machine's other
+ports in, and asks a server on the internet which address it has before it refuses one; here only
+MedSec's own pages may, and nobody else is asked.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import streamlit
 from anyio import to_thread
@@ -26,6 +32,8 @@ from engine import Engine, Permission, errors
 UPLOADS = "/_stcore/upload_file/"
 OPEN = ("/_stcore/health", "/_stcore/host-config", "/_stcore/stream", "/_stcore/bidi-components/")
 GUARDED = ("/_stcore", "/media", "/component")
+#: Who sends files on some page: images, or networks and their figures.
+_SENDERS = (Permission.UPLOAD, Permission.MANAGE_SETTINGS)
 
 
 def keep_bodies_in_memory() -> None:
@@ -88,6 +96,9 @@ class Gate:
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket" and not _from_own_page(HTTPConnection(scope)):
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -115,5 +126,18 @@ class Gate:
     def _check(self, token: str, path: str) -> None:
         engine = self.engine()
         engine.whoami(token)
-        if path.startswith(UPLOADS) and not engine.may(token, Permission.UPLOAD):
+        if path.startswith(UPLOADS) and not any(engine.may(token, p) for p in _SENDERS):
             raise errors.PermissionDenied("This account may not upload.")
+
+
+def _from_own_page(connection: HTTPConnection) -> bool:
+    """Does no browser's page of another host or port ask? Programs send no origin."""
+    origin = connection.headers.get("origin")
+    if origin is None or origin in config.get_option("server.corsAllowedOrigins"):
+        return True
+    host = connection.headers.get("host", "")
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
