@@ -229,9 +229,11 @@ class Cursor:
 
     def count(self, sql: str, *values: Any) -> int:
         """The single number of a query."""
-        self.run(sql, *values)
-        row = self._raw.fetchone()
-        return int(row[0]) if row and row[0] is not None else 0
+        # Never fetchone(): the rest of the answer would keep this cursor's transaction open, and
+        # while one is open, DuckDB writes no checkpoint and keeps what every later one undid.
+        row = self.one(sql, *values)
+        number = next(iter(row.values())) if row else None
+        return int(number) if number is not None else 0
 
 
 class Database:

@@ -98,3 +98,34 @@ def test_threads_read_their_own_rows(database: Database) -> None:
     for t in threads:
         t.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("ask_for", "answer"), [("all", [{"n": 1}]), ("one", {"n": 1}), ("count", 1)]
+)
+def test_a_thread_that_has_its_answer_keeps_no_transaction_open(
+    database: Database, ask_for: str, answer: object
+) -> None:
+    """One that stays open keeps the log from being written into the file, and all undone rows."""
+    with database.write() as tx:
+        tx.run("INSERT INTO root_keys VALUES ('a', 'b', '2026-01-01')")
+    answers = []
+
+    def ask() -> None:
+        cursor = database.read()
+        answers.append(getattr(cursor, ask_for)("SELECT 1 AS n FROM root_keys WHERE key_id = 'a'"))
+        asked.set()
+        done.wait(20)
+
+    asked, done = threading.Event(), threading.Event()
+    thread = threading.Thread(target=ask)
+    thread.start()
+    asked.wait(20)
+    try:
+        with database.write() as tx:
+            tx.run("UPDATE root_keys SET check_value = 'c' WHERE key_id = 'a'")
+        database.read().run("CHECKPOINT")  # DuckDB refuses it while a transaction is open
+    finally:
+        done.set()
+        thread.join()
+    assert answers == [answer]
