@@ -49,6 +49,8 @@ class Viewings:
         self._memory = memory_bytes
         self._open: OrderedDict[str, Viewing] = OrderedDict()
         self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._due = host.now()  # when what the timer waits for closes
 
     def expiry(self) -> datetime:
         """When a viewing opened now will close."""
@@ -76,11 +78,14 @@ class Viewings:
             ):
                 self._open.popitem(last=False)
             self._open[handle] = viewing
-        # Closed on time even if nobody ever asks again.
-        timer = threading.Timer(self.lifetime.total_seconds() + 1, self._sweep_alone)
-        timer.daemon = True
-        timer.start()
+            self._wake_up()
         return viewing
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of all pictures that are open."""
+        with self._lock:
+            return sum(_size(v.image) for v in self._open.values())
 
     def get(self, session_id: str, handle: str) -> Viewing:
         """The viewing, if this session opened it and it has not expired.
@@ -124,9 +129,26 @@ class Viewings:
             for handle in [h for h, v in self._open.items() if v.subject_id == subject_id]:
                 del self._open[handle]
 
+    def _wake_up(self) -> None:
+        """Close what is open on time even if nobody ever asks again: one timer for all."""
+        if not self._open:
+            return
+        due = min(v.expires_at for v in self._open.values())
+        if self._timer is not None:
+            if due >= self._due:
+                return
+            self._timer.cancel()
+        self._due = due
+        left = max(0.0, (due - self._host.now()).total_seconds())
+        self._timer = threading.Timer(left + 1, self._sweep_alone)
+        self._timer.daemon = True
+        self._timer.start()
+
     def _sweep_alone(self) -> None:
         with self._lock:
+            self._timer = None
             self._sweep()
+            self._wake_up()
 
     def _sweep(self) -> None:
         now = self._host.now()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -258,6 +261,29 @@ def test_a_handle_works_in_its_own_session_and_for_minutes_only(ward: Ward, host
     host.advance(minutes=0.2)
     with pytest.raises(errors.NotFound):
         engine.restored_frame(ward.team.doctor, opened.handle)
+
+
+def test_open_pictures_wait_for_their_end_in_one_thread_and_close_by_themselves(
+    ward: Ward, host: FakeHost
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    viewings, doctor = ward.engine.viewings, ward.team.doctor
+    viewings.lifetime = timedelta(minutes=5)
+    threads = threading.active_count()
+    for _ in range(20):
+        ward.engine.restore(doctor, image_id, WHY)
+    assert len(viewings._open) == 20
+    assert viewings.held_bytes > 20 * len(data)
+    assert threading.active_count() <= threads + 1
+    viewings.lifetime = timedelta(0)
+    ward.engine.restore(doctor, image_id, WHY)  # over at once, long before the others
+    host.advance(minutes=5)
+    until = time.monotonic() + 20
+    while viewings._open and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not viewings._open
+    assert viewings._timer is None
 
 
 def test_signing_out_closes_what_is_open(ward: Ward) -> None:
