@@ -19,7 +19,7 @@ from streamlit.runtime.pages_manager import PagesManager
 
 import api
 from api import observing
-from engine import Engine, Permission, Settings, begin_request, log_as_json
+from engine import Engine, Permission, Settings, begin_request, come_from, log_as_json
 from ui import account, gate, guide, jobs, panes, single, state, theme, welcome
 
 PAGES = (
@@ -73,6 +73,7 @@ if __name__ != "__main__":
 def main() -> None:
     """One run for one visitor."""
     begin_request()
+    come_from(state.origin())
     st.set_page_config(page_title="MedSec", page_icon=theme.MARK.strip(), layout="wide")
     theme.apply()
     who = state.account()

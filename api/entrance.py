@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.asking import presented
 from api.problems import TOO_LARGE, of, problem
-from engine import Engine, Permission, errors
+from engine import Engine, Permission, come_from, errors
 
 #: Enough for every body without a file.
 SMALL_BYTES: Final = 1 << 20
@@ -98,6 +98,7 @@ class Entrance:
         engine: Engine = scope["app"].state.engine
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         connection = HTTPConnection(scope)
+        come_from(connection.client.host if connection.client else "")
         try:
             account, allowed_bytes = await to_thread.run_sync(
                 self._who, engine, presented(connection), path

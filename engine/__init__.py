@@ -52,7 +52,7 @@ from engine.service.observing import Evaluation
 from engine.service.restoring import Restoration
 from engine.settings import Settings
 from engine.shadow import Comparison
-from engine.tracing import begin_request, log_as_json
+from engine.tracing import begin_request, come_from, log_as_json
 from engine.training import OpenedCase, TrainingCase, open_case
 
 __all__ = [
@@ -107,6 +107,7 @@ __all__ = [
     "TrainingCase",
     "Verdict",
     "begin_request",
+    "come_from",
     "carried",
     "carry",
     "count_request",

@@ -41,6 +41,11 @@ NOTICES: dict[tuple[str, str, str], tuple[str, str]] = {
         "An account is locked out",
         "Too many sign-ins failed, so further ones are refused for a while.",
     ),
+    ("session.refresh", "refused", "used-before"): (
+        "A token was used twice",
+        "A refresh token came a second time, so somebody else may have a copy of it. The session"
+        " was ended.",
+    ),
     ("glass.break", "ok", ""): (
         "Emergency access to a patient",
         "A doctor opened a patient they do not treat. It has to be reviewed.",

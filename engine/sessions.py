@@ -81,9 +81,9 @@ class Sessions:
             raise NotSignedIn("Please sign in.")
         return self._live("token_digest", _digest(token), activity)
 
-    def resolve_id(self, session_id: str) -> Caller:
+    def resolve_id(self, session_id: str, *, activity: bool = True) -> Caller:
         """As :meth:`resolve`, for a session that was proven by an access token."""
-        return self._live("session_id", session_id, activity=True)
+        return self._live("session_id", session_id, activity)
 
     def _live(
         self, column: Literal["token_digest", "session_id"], value: str, activity: bool

@@ -1,4 +1,4 @@
-"""Which request something belongs to, and logs that machines read.
+"""Which request something belongs to and where it came from, and logs that machines read.
 
 A request's id is made here, never taken from outside: what a stranger sends would end up in
 logs and in the audit log. Log lines carry what the program says, ids and places in the code;
@@ -16,10 +16,12 @@ from contextvars import ContextVar
 from engine.host import Host
 
 _request: ContextVar[str] = ContextVar("medsec_request", default="")
+_address: ContextVar[str] = ContextVar("medsec_address", default="")
 
 
 def begin_request() -> str:
     """A new id for what follows in this thread or task."""
+    _address.set("")
     request_id = Host.token_of(8)
     _request.set(request_id)
     return request_id
@@ -28,6 +30,16 @@ def begin_request() -> str:
 def request_id() -> str:
     """The id of the request under way, or empty."""
     return _request.get()
+
+
+def come_from(address: str) -> None:
+    """What follows in this thread or task is asked for from there."""
+    _address.set(address)
+
+
+def address() -> str:
+    """Where the request under way comes from, or empty."""
+    return _address.get()
 
 
 class JsonLines(logging.Formatter):

@@ -170,6 +170,24 @@ def test_the_cookie_reads_for_our_own_pages_only(ward: Hospital, page: str, stat
     assert ask("GET", "/patients/", ward.tokens[T], headers=bearer).status_code == 200
 
 
+def test_the_log_says_from_where_a_token_was_used_not_only_from_where_it_came(
+    ward: Hospital,
+) -> None:
+    ask("GET", "/patients/", ward.tokens[T], client="203.0.113.9")
+    [read] = ask("GET", "/audit/", ward.tokens[A], params={"q": "203.0.113.9"}).json()["items"]
+    assert (read["actor"], read["action"]) == ("technician", "patient.search")
+
+
+def test_a_question_that_is_no_activity_keeps_no_session_alive(tmp_path: Path) -> None:
+    with hospital(tmp_path) as place:
+        access = place.sign_in("doctor")["access"]
+        before = place.engine.sessions(access)[0].seen_at
+        place.host.advance(minutes=5)
+        assert place.engine.caller(access, activity=False).username == "doctor"
+        rows = place.engine.database.read().all("SELECT max(seen_at) AS seen FROM sessions")
+        assert rows[0]["seen"] == before
+
+
 def test_a_session_can_be_seen_and_ended(ward: Hospital) -> None:
     pair, other = ward.sign_in("doctor"), ward.sign_in("doctor")
     listed = ask("GET", "/auth/sessions/", pair["access"]).json()

@@ -282,6 +282,27 @@ def test_many_guesses_at_once_all_count(ward: Ward) -> None:
     assert sorted(results) == ["account-locked"] * 10 + ["not-signed-in"] * 5
 
 
+def test_a_refresh_token_that_comes_again_is_in_the_log_and_closes_what_was_open(
+    ward: Ward,
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    engine = ward.engine
+    stolen = engine.sign_in_api("doctor", PASSWORD)
+    owners = engine.refresh(stolen.refresh)
+    engine.restore(owners.access, image_id, WHY)
+    session_id = engine.caller(owners.access).session_id
+    assert engine.viewings.find(session_id, image_id, object)
+    with pytest.raises(errors.NotSignedIn):
+        engine.refresh(stolen.refresh)
+    assert not engine.viewings.find(session_id, image_id, object)
+    [entry] = engine.audit_entries(ward.team.administrator, query="session.refresh")
+    assert (entry.actor, entry.outcome, entry.detail["why"]) == ("doctor", "refused", "used-before")
+    with pytest.raises(errors.NotSignedIn):  # again: it tells nobody anything, and adds no row
+        engine.refresh(stolen.refresh)
+    assert len(engine.audit_entries(ward.team.administrator, query="session.refresh")) == 1
+
+
 def test_a_stolen_session_cannot_make_itself_the_account(ward: Ward) -> None:
     with pytest.raises(errors.PermissionDenied):
         ward.engine.reset_password(ward.team.administrator, "Admin ", "another four words here")

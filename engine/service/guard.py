@@ -8,10 +8,11 @@ import inspect
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Concatenate, ParamSpec, TypeVar
 
-from engine import numbers
+from engine import numbers, tracing
 from engine.access import Access
 from engine.accounts import Accounts
 from engine.audit import AuditLog, Event
@@ -85,11 +86,16 @@ class Core:
     _work: dict[str, str]
 
     def caller(self, token: object, *, activity: bool = True) -> Caller:
-        """Resolve a token afresh.
+        """Resolve a token afresh; who has stolen one asks from an address of their own.
 
         Raises:
             NotSignedIn: It is not one of an open session.
         """
+        caller = self._caller(token, activity)
+        here = tracing.address()
+        return replace(caller, origin=here) if here else caller
+
+    def _caller(self, token: object, activity: bool) -> Caller:
         if self._operator_token is not None and token == self._operator_token:
             return Caller("operator", Role.OPERATOR, "operator", "command line")
         monitor = self.settings.metrics_token
@@ -102,7 +108,7 @@ class Core:
         if isinstance(token, str) and token in self._work:
             return self.sessions_.resolve_id(self._work[token])
         if isinstance(token, str) and token.count(".") == 2:  # a JWT of the API
-            return self.sessions_.resolve_id(self.tokens.session_of(token))
+            return self.sessions_.resolve_id(self.tokens.session_of(token), activity=activity)
         return self.sessions_.resolve(token, activity=activity)
 
     def _ask_again(self, caller: Caller) -> None:
@@ -118,9 +124,8 @@ class Core:
     def record_read(self, caller: Caller, event: Event) -> None:
         """Log that somebody read something; drawn again within minutes, it is the same read."""
         detail = json.dumps(event.detail or {}, sort_keys=True)
-        if self.reads.new(
-            (caller.session_id, event.action, event.patient_id, event.image_id, detail)
-        ):
+        who = (caller.session_id, caller.origin)
+        if self.reads.new((who, event.action, event.patient_id, event.image_id, detail)):
             self.audit.record(caller, event)
 
     def bound(self, caller: Caller) -> bool:

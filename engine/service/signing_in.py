@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from engine import tracing
 from engine.accounts import folded
 from engine.audit import Event
 from engine.errors import (
@@ -199,7 +201,13 @@ class SigningIn(Core):
         with self.database.write() as tx:
             session_id, used = self.tokens.redeem(tx, refresh_token)
             if used:
+                # Either its owner or a thief has a copy: nobody can tell which of the two asks.
+                caller = self.sessions_.resolve_id(session_id, activity=False)
                 self.sessions_.end(tx, session_id)
+                twice = Event("session.refresh", "refused", detail={"why": "used-before"})
+                self.audit.append(tx, replace(caller, origin=tracing.address()), twice)
+        if used:
+            self._close([session_id])
         caller = self.sessions_.resolve_id(session_id)
         with self.database.write() as tx:
             return self.tokens.issue(tx, caller.session_id, caller.username)
