@@ -6,7 +6,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
@@ -32,6 +32,11 @@ from engine.vault import open_field, seal_field
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 TITLE_LENGTH = 60
+
+
+def guest_sandbox() -> Sandbox:
+    """Where such networks run: one process without keys and files."""
+    return Sandbox("engine.guest", 1, SECONDS, MEMORY_BYTES)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Guests:
         self._rows = SealedRows("guests", host, key)
         self._open: dict[str, GuestNetwork] = {}
         self._lock = threading.Lock()
-        self.sandbox = Sandbox("engine.guest", 1, SECONDS, MEMORY_BYTES)
+        self.sandbox = guest_sandbox()
 
     def records(self) -> dict[str, GuestRecord]:
         """Every network by name. Raises SealBroken where a row was altered."""
@@ -161,9 +166,9 @@ class Guests:
             "side": wanted,
             "names": labels,
         }
-        network = self._network(model, GuestRecord(
+        network = as_network(self.sandbox, model, GuestRecord(
             name, title, sha256, len(model), wanted, labels, 0.0, self._host.now(), ""
-        ))  # fmt: skip
+        ), self._threads)  # fmt: skip
         try:
             for picture in _trial_pictures(wanted):
                 began = self._host.ticks_ms()
@@ -214,6 +219,15 @@ class Guests:
             return self._open[name]
 
     def _opened(self, name: str) -> GuestNetwork:
+        luggage = self.luggage(name)
+        return as_network(self.sandbox, luggage.model, luggage.record, self._threads)
+
+    def luggage(self, name: str) -> Luggage:
+        """One to look with elsewhere: its file in clear, and what is known of it; no key.
+
+        Raises:
+            DetectorError: It is not there, or its file is not what was kept.
+        """
         row = self._rows.all(self._database.read()).get(name)
         if row is None:
             raise DetectorError(f"There is no network {name!r}.", network=name)
@@ -225,25 +239,52 @@ class Guests:
                 "The file of the hospital's own network is missing or was altered: send it again.",
                 network=name,
             ) from err
-        return self._network(model, self.records()[name])
+        return Luggage(self.records()[name], model)
 
-    def _network(self, model: bytes, record: GuestRecord) -> GuestNetwork:
-        return GuestNetwork(
-            self.sandbox,
-            model,
-            record.sha256,
-            record.side,
-            [label or None for label in record.names.values()],
-            ModelInfo(
-                name=record.title,
-                version=f"{record.added_at:%Y-%m-%d}",
-                sha256=record.sha256,
-                licence="the hospital's own",
-                classes=record.finds,
-                source="sent by an administrator; runs without access to keys",
-            ),
-            self._threads,
-        )
+
+@dataclass(frozen=True)
+class Luggage:
+    """A network as it travels to a worker of a batch.
+
+    Args:
+        model: The file; its SHA-256 is the record's.
+    """
+
+    record: GuestRecord
+    model: bytes = field(repr=False)
+
+    def unpack(self, sandbox: Sandbox, threads: int) -> GuestNetwork:
+        """The network, ready to look, run in a sandbox of the worker's own.
+
+        Raises:
+            DetectorError: The file is not the one that the record names.
+        """
+        if hashlib.sha256(self.model).hexdigest() != self.record.sha256:
+            raise DetectorError(
+                "The hospital's own network was altered on its way to a worker.",
+                network=self.record.name,
+            )
+        return as_network(sandbox, self.model, self.record, threads)
+
+
+def as_network(sandbox: Sandbox, model: bytes, record: GuestRecord, threads: int) -> GuestNetwork:
+    """A network that can look, of a file and what is known of it."""
+    return GuestNetwork(
+        sandbox,
+        model,
+        record.sha256,
+        record.side,
+        [label or None for label in record.names.values()],
+        ModelInfo(
+            name=record.title,
+            version=f"{record.added_at:%Y-%m-%d}",
+            sha256=record.sha256,
+            licence="the hospital's own",
+            classes=record.finds,
+            source="sent by an administrator; runs without access to keys",
+        ),
+        threads,
+    )
 
 
 def _trial_pictures(side: int) -> list[np.ndarray]:

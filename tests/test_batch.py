@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engine import BatchItem, Engine, ImageState, Settings, Source, errors
 from engine.crew import Crew
-from engine.service import batch
+from engine.service import batch, workbench
 from engine.service.workbench import Equipment, Job, Workbench
 from engine.settings import Secret
 from tests import builders
 from tests.conftest import WHY, Ward, text_png
 from tests.fakes import ScriptedDetector
+from tests.test_guests import MAPPING, network
 
 
 def picture(text: str) -> bytes:
@@ -186,17 +188,112 @@ def test_no_root_key_and_no_name_travels_to_a_worker(
 
     monkeypatch.setattr(batch.Batch, "_here", spy)
     sealed(ward, source("Erika Musterfrau.png", data))
-    secret = replace(settings, key=Secret("ab" * 32), key_passphrase=Secret("a passphrase"))
+    secret = replace(
+        settings, key=Secret("ab" * 32), key_passphrase=Secret("a passphrase"),
+        metrics_token=Secret("a token"), smtp_password=Secret("mail password"),
+        batch_key=Path("b.pem"),
+    )  # fmt: skip
     equipment = Equipment.of(secret, ward.engine.detector.profiles, ward.engine.host.root, 1)
     travels = pickle.dumps((seen, equipment))
     assert settings.key_file is not None
     keys = [line for line in settings.key_file.read_text().split() if len(line) > 30]
-    for root in (*keys, "ab" * 32, "a passphrase", str(settings.key_file)):
+    paths = (str(settings.key_file), "b.pem")
+    for root in (*keys, "ab" * 32, "a passphrase", "a token", "mail password", *paths):
         assert root.encode() not in travels
     assert b"Musterfrau.png" not in travels
     for shown in (repr(seen[0]), repr(seen[0].subject)):
         assert "Musterfrau" not in shown
         assert "key=" not in shown
+
+
+# --- the hospital's own networks --------------------------------------------------------------
+
+
+@pytest.fixture
+def guest(ward: Ward) -> Iterator[Ward]:
+    """A hospital whose own network, named by its own profile, sees one box in every picture."""
+    engine, admin = ward.engine, ward.team.administrator
+    engine.add_guest(admin, "tags", "Our tags", network(), MAPPING)
+    engine.save_profile(admin, "ours", {
+        "title": "Ours", "classes": ["text", "barcode"], "networks": ["ppocr", "tags"],
+    })  # fmt: skip
+    yield ward
+    engine.guests_.sandbox.close()
+
+
+def blank() -> bytes:
+    """A picture in which nobody but that network sees anything."""
+    return builders.png(np.full((128, 64), 90, np.uint8))
+
+
+def equipped(ward: Ward) -> Equipment:
+    """What a worker of a batch with that profile gets, after its journey."""
+    engine = ward.engine
+    luggage = engine._luggage("ours")
+    sent = Equipment.of(engine.settings, engine.profiles(), engine.host.root, 1, luggage)
+    arrived: Equipment = pickle.loads(pickle.dumps(sent))  # noqa: S301 - our own
+    return arrived
+
+
+def test_a_worker_looks_with_the_hospitals_own_network(
+    guest: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    equipment = equipped(guest)
+    monkeypatch.setattr(workbench, "_HERE", None)
+    equipment()  # as in a worker
+    monkeypatch.setattr(batch.Batch, "_here", lambda self, job: workbench.work(job))
+    items = guest.engine.seal_batch(
+        guest.team.technician, guest.patient_id, [source("a.png", blank())], "ours", few=True
+    )
+    assert [(i.state, i.labels) for i in items] == [("sealed", {"text": 1})]
+    assert workbench._HERE is not None
+    assert workbench._HERE[2].opened.keys() == {"ppocr"}  # the other one is no network of ours
+
+
+def test_of_the_hospitals_own_networks_only_those_of_the_profile_travel_and_no_key(
+    guest: Ward,
+) -> None:
+    engine = guest.engine
+    assert engine._luggage("general") == []
+    [luggage] = engine._luggage("ours")
+    assert luggage.model == network()
+    assert engine.hierarchy.system_key("models") not in pickle.dumps(equipped(guest))
+    assert "onnx" not in repr(luggage)
+
+
+def test_a_network_that_was_altered_on_its_way_or_at_rest_sends_the_image_to_a_person(
+    guest: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = guest.engine
+    [luggage] = engine._luggage("ours")
+    altered = replace(luggage, model=luggage.model[:-1] + b"x")
+    monkeypatch.setattr(workbench, "_HERE", None)
+    monkeypatch.setattr(batch.Batch, "_here", lambda self, job: workbench.work(job))
+
+    def state(equipment: Equipment, data: bytes) -> list[tuple[str, list[str]]]:
+        equipment()
+        items = engine.seal_batch(
+            guest.team.technician, guest.patient_id, [source("a.png", data)], "ours", few=True
+        )
+        return [(i.state, list(i.reasons)) for i in items]
+
+    to_a_person = [("review", ["detector-failed"])]
+    assert state(replace(equipped(guest), guests=(altered,)), blank()) == to_a_person
+    row = engine.database.read().one("SELECT blob FROM guests")
+    assert row is not None
+    path = engine.host._path(row["blob"])
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert engine._luggage("ours") == []
+    assert state(equipped(guest), picture("B")) == to_a_person
+
+
+@pytest.mark.slow
+def test_the_hospitals_own_network_runs_in_worker_processes(guest: Ward) -> None:
+    object.__setattr__(guest.engine.settings, "batch_workers", 1)
+    items = guest.engine.seal_batch(
+        guest.team.technician, guest.patient_id, [source("a.png", blank())], "ours"
+    )
+    assert [(i.state, i.labels) for i in items] == [("sealed", {"text": 1})]
 
 
 # --- workers ----------------------------------------------------------------------------------

@@ -18,11 +18,12 @@ from typing import Any
 
 from engine.audit import Event
 from engine.crew import Crew
-from engine.errors import DuplicateImage, EngineError, ReviewNeeded, WorkerLost
+from engine.errors import DetectorError, DuplicateImage, EngineError, ReviewNeeded, WorkerLost
+from engine.guests import Luggage
 from engine.permissions import Permission
 from engine.pipeline import Stopwatch, Subject
 from engine.records import Caller, ImageState
-from engine.service.guard import needs
+from engine.service.guard import log, needs
 from engine.service.intake import Entry, clean_name
 from engine.service.sealing import Sealing
 from engine.service.workbench import Equipment, Job, Outcome, Workbench, work
@@ -111,18 +112,33 @@ class Batch(Sealing):
         options = {"accept_empty": accept_empty, "seal_proposals": seal_proposals}
         tasks = self._tasks(caller, patient_id, chosen, sources, options)
         workers = 0 if few else self.settings.batch_workers or os.cpu_count() or 1
-        return self._batch(caller, tasks, workers)
+        return self._batch(caller, tasks, workers, chosen)
+
+    def _luggage(self, profile: str) -> list[Luggage]:
+        """Networks of the hospital's own that the profile names.
+
+        One that cannot be opened is left out: workers then send each image to a person.
+        """
+        found = []
+        for name in self.profile(profile).networks:
+            if name in self.guests_.records():
+                try:
+                    found.append(self.guests_.luggage(name))
+                except DetectorError:
+                    log.exception("a network of the hospital's own does not open")
+        return found
 
     def _batch(
-        self, caller: Caller, tasks: Iterator[_Task | BatchItem], workers: int
+        self, caller: Caller, tasks: Iterator[_Task | BatchItem], workers: int, profile: str
     ) -> Iterator[BatchItem]:
         jobs = ((t, t.job if isinstance(t, _Task) else None) for t in tasks)
         with contextlib.ExitStack() as stack:
             if workers:
                 threads = max(1, (os.cpu_count() or 1) // workers)
                 equipment = Equipment.of(
-                    self.settings, self.detector.profiles, self.host.root, threads
-                )
+                    self.settings, self.detector.profiles, self.host.root, threads,
+                    self._luggage(profile),
+                )  # fmt: skip
                 crew = stack.enter_context(Crew.open(self.settings, workers, equipment))
                 answers = crew.run(work, jobs)
             else:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from engine import images
-from engine.detection import Detector, Profile
+from engine.detection import Detector, Guest, Profile
 from engine.errors import EngineError, ReviewNeeded
+from engine.guests import Luggage, guest_sandbox
 from engine.host import Host
 from engine.identifying import Known
 from engine.images import Limits
@@ -84,25 +86,44 @@ class Equipment:
 
     Args:
         root: The folder, at this path on every machine that works.
+        guests: Networks of the hospital's own that the profile names.
     """
 
     settings: Settings
     profiles: Mapping[str, Profile]
     root: Path
+    guests: Sequence[Luggage] = ()
 
     @classmethod
     def of(
-        cls, settings: Settings, profiles: Mapping[str, Profile], root: Path, threads: int
+        cls,
+        settings: Settings,
+        profiles: Mapping[str, Profile],
+        root: Path,
+        threads: int,
+        guests: Sequence[Luggage] = (),
     ) -> Equipment:
-        """Without any setting that holds or leads to a root key."""
-        bare = replace(settings, key=None, key_passphrase=None, key_file=None, threads=threads)
-        return cls(bare, dict(profiles), root.resolve())
+        """Without any setting that holds a secret or says where one lies."""
+        secret: dict[str, Any] = {
+            f.name: None
+            for f in fields(settings)
+            if str(f.type) in ("Secret | None", "Path | None")
+        }
+        bare = replace(settings, threads=threads, **secret)
+        return cls(bare, dict(profiles), root.resolve(), tuple(guests))
 
     def __call__(self) -> None:
         """Load it, in a worker process."""
         global _HERE
         detector = Detector.open(self.settings)
         detector.profiles = dict(self.profiles)
+        sandbox = guest_sandbox()
+        detector.guests = {
+            g.record.name: Guest(
+                g.record.finds, cache(partial(g.unpack, sandbox, self.settings.threads))
+            )
+            for g in self.guests
+        }
         _HERE = (self.settings, Host(self.root), detector)
 
 
