@@ -41,7 +41,8 @@ from engine.records import (
     TextVerdict,
 )
 from engine.service import Engine
-from engine.service.batch import BatchItem, Source
+from engine.service.batch import FEW_FILES, Source
+from engine.service.batchreport import CSV_HEAD, BatchItem, Progress
 from engine.service.ciphers import Randomness
 from engine.service.detecting import Finder
 from engine.service.finding import Display, Found
@@ -57,6 +58,8 @@ from engine.training import OpenedCase, TrainingCase, open_case
 
 __all__ = [
     "ACCOUNT_ROLES",
+    "CSV_HEAD",
+    "FEW_FILES",
     "METRICS_MEDIA_TYPE",
     "REASONS",
     "Account",
@@ -91,6 +94,7 @@ __all__ = [
     "Permission",
     "Profile",
     "ProfileEntry",
+    "Progress",
     "Randomness",
     "Region",
     "Restoration",
@@ -107,9 +111,9 @@ __all__ = [
     "TrainingCase",
     "Verdict",
     "begin_request",
-    "come_from",
     "carried",
     "carry",
+    "come_from",
     "count_request",
     "errors",
     "log_as_json",

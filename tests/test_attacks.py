@@ -303,6 +303,49 @@ def test_a_refresh_token_that_comes_again_is_in_the_log_and_closes_what_was_open
     assert len(engine.audit_entries(ward.team.administrator, query="session.refresh")) == 1
 
 
+def test_whoever_looks_at_sealed_images_or_at_the_log_is_in_the_log(ward: Ward) -> None:
+    """A technician who leafs through another department's pictures leaves a trace."""
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    engine, team = ward.engine, ward.team
+    for _ in range(2):  # a page that draws itself again is one read
+        engine.images(team.technician)
+        engine.find_images(team.technician)
+        engine.drafts(team.technician)
+        engine.masked_frame(team.technician, image_id)
+        engine.grid_picture(team.technician, image_id)
+        engine.image_history(team.technician, image_id)
+        engine.audit_entries(team.administrator)
+    entries = engine.audit_entries(team.administrator)
+    seen = Counter((e.actor, e.action) for e in entries)
+    assert seen["technician", "image.list"] == 2  # what is released, and what waits
+    assert seen["technician", "image.view"] == 1
+    assert seen["technician", "image.history"] == 1
+    assert seen["admin", "audit.read"] == 1
+    view = next(e for e in entries if e.action == "image.view")
+    assert (view.patient_id, view.detail["image"]) == (ward.patient_id, image_id)
+    # What happened to the image stays a short list.
+    assert "image.view" not in {e.action for e in engine.image_history(team.doctor, image_id)}
+
+
+def test_a_draft_that_is_sealed_while_it_is_thrown_away_stays(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, found = text_png()
+    image_id = ward.upload(data, found=[found])
+    engine, token = ward.engine, ward.team.technician
+    real = engine._erase
+
+    def meanwhile(*given: object, **more: object) -> None:
+        engine.seal(token, image_id, [found])
+        real(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "_erase", meanwhile)
+    with pytest.raises(errors.NotFound):
+        engine.discard_draft(token, image_id, "gone")
+    assert engine.image(ward.team.doctor, image_id).state is ImageState.RELEASED
+
+
 def test_a_stolen_session_cannot_make_itself_the_account(ward: Ward) -> None:
     with pytest.raises(errors.PermissionDenied):
         ward.engine.reset_password(ward.team.administrator, "Admin ", "another four words here")

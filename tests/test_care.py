@@ -51,7 +51,7 @@ def test_a_technician_assigns_at_admission_and_the_doctor_then_sees(clinic: Ward
     engine.end_care(team.doctor, "P-1", "doctor")
     assert engine.patients(team.doctor) == []
     actions = [e.action for e in engine.audit_entries(team.administrator, query="care.")]
-    assert actions == ["care.end", "care.assign"]
+    assert actions == ["care.end", "care.read", "care.assign"]
 
 
 def test_only_who_treats_a_patient_brings_in_a_colleague(clinic: Ward) -> None:
@@ -171,13 +171,16 @@ def test_everything_under_glass_is_marked_in_the_log(clinic: Ward) -> None:
     engine.assign_care(team.technician, "P-2", "doctor")
     broken = engine.break_glass(team.doctor, "P-1", URGENT)
     engine.patient(team.doctor, "P-1")
+    engine.masked_frame(team.doctor, image_id)
+    engine.grid_picture(team.doctor, image_id)
+    engine.image_history(team.doctor, image_id)
     engine.restore(team.doctor, image_id, WHY)
     engine.add_note(team.doctor, clinic.patient_id, "seen in the emergency room", image_id)
     engine.patient(team.doctor, "P-2")  # their own: not marked
     under = engine.glass_entries(team.administrator, broken.glass_id)
     assert [e.action for e in under] == [
-        "glass.break", "patient.read", "image.restore", "region.decrypt", "image.restore",
-        "note.write",
+        "glass.break", "patient.read", "image.view", "image.history",
+        "image.restore", "region.decrypt", "image.restore", "note.write",
     ]  # fmt: skip
     assert {e.patient_id for e in under} == {clinic.patient_id}
     assert under[0].reason == URGENT
@@ -185,6 +188,21 @@ def test_everything_under_glass_is_marked_in_the_log(clinic: Ward) -> None:
     later = engine.audit_entries(team.administrator, limit=1)[0]
     assert later.action == "glass.end"
     assert engine.verify_audit(team.administrator) > 0
+
+
+def test_what_was_seen_before_the_glass_broke_is_marked_when_it_is_seen_under_it(
+    clinic: Ward,
+) -> None:
+    engine, team = clinic.engine, clinic.team
+    data, found = text_png()
+    image_id = clinic.seal(data, found=[found])
+    engine.assign_care(team.technician, "P-1", "doctor")
+    engine.masked_frame(team.doctor, image_id)
+    engine.end_care(team.doctor, "P-1", "doctor")
+    broken = engine.break_glass(team.doctor, "P-1", URGENT)
+    engine.masked_frame(team.doctor, image_id)
+    under = engine.glass_entries(team.administrator, broken.glass_id)
+    assert [e.action for e in under] == ["glass.break", "image.view"]
 
 
 def test_a_review_is_due_is_made_once_and_by_somebody_else(clinic: Ward, host: FakeHost) -> None:

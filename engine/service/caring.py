@@ -37,6 +37,7 @@ class Caring(Core):
         """Who treats a patient, newest first. Raises NotFound."""
         tx = self.database.read()
         patient_id = self._existing(tx, patient_id)
+        self.record_read(caller, Event("care.read", patient_id=patient_id))
         return [self._relation(tx, row) for row in self.access_.relations(tx, patient_id)]
 
     @needs(Permission.ASSIGN_CARE)

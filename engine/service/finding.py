@@ -118,6 +118,8 @@ class Finding(Restoring):
             self.record_read(
                 caller, Event("patient.search", detail={"by": "image", "found": total})
             )
+        else:
+            self.record_read(caller, Event("image.list", detail={"states": [*states]}))
         return Found(tuple(images), total)
 
     @needs(Permission.VIEW_MASKED)

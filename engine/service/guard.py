@@ -124,7 +124,11 @@ class Core:
     def record_read(self, caller: Caller, event: Event) -> None:
         """Log that somebody read something; drawn again within minutes, it is the same read."""
         detail = json.dumps(event.detail or {}, sort_keys=True)
-        who = (caller.session_id, caller.origin)
+        glass = None  # what was read before the glass was broken is read under it once more
+        if event.patient_id and self.bound(caller):
+            tx = self.database.read()
+            glass = self.access_.glass_over(tx, caller.username, event.patient_id)
+        who = (caller.session_id, caller.origin, glass)
         if self.reads.new((who, event.action, event.patient_id, event.image_id, detail)):
             self.audit.record(caller, event)
 

@@ -312,6 +312,7 @@ class Intake(Keeping, Verdicts):
     @needs(Permission.UPLOAD)
     def drafts(self, caller: Caller, limit: int = 200, offset: int = 0) -> list[ImageRecord]:
         """What waits for a technician: drafts and the review queue, newest first."""
+        self.record_read(caller, Event("image.list", detail={"states": [*_OPEN_STATES]}))
         return self.catalog.search(states=_OPEN_STATES, limit=limit, offset=offset)
 
     @needs(Permission.UPLOAD)
@@ -375,11 +376,7 @@ class Intake(Keeping, Verdicts):
             InputError: No reason.
             NotFound: No such draft.
         """
-        row = self.catalog.row(self.database.read(), image_id)
-        if row["state"] not in _OPEN_STATES or row["version"] > 0:
-            # One that was sealed before is not a technician's to destroy.
-            raise NotFound("There is no such draft.")
-        self._erase(caller, image_id, reason, "draft.discard")
+        self._erase(caller, image_id, reason, "draft.discard", never_sealed=True)
 
     @needs(Permission.DELETE_IMAGE)
     def erase_image(self, caller: Caller, image_id: str, reason: str) -> None:
@@ -391,17 +388,26 @@ class Intake(Keeping, Verdicts):
         """
         self._erase(caller, image_id, reason, "image.erase")
 
-    def _erase(self, caller: Caller, image_id: str, reason: str, action: str) -> None:
+    def _erase(
+        self,
+        caller: Caller,
+        image_id: str,
+        reason: str,
+        action: str,
+        *,
+        never_sealed: bool = False,
+    ) -> None:
         if not reason.strip():
             raise InputError("Erasing an image needs a reason.")
         with self.database.write() as tx:
-            patient_id = self.catalog.row(tx, image_id)["patient_id"]
+            row = self.catalog.row(tx, image_id)
+            # Asked in the transaction: somebody may be sealing it at this moment, and one that
+            # was sealed is not a technician's to destroy.
+            if never_sealed and (row["state"] not in _OPEN_STATES or row["version"] > 0):
+                raise NotFound("There is no such draft.")
             blobs = self.catalog.erase(tx, image_id, self.host.now())
-            self.audit.append(
-                tx,
-                caller,
-                Event(action, patient_id=patient_id, image_id=image_id, reason=reason.strip()),
-            )
+            about = {"patient_id": row["patient_id"], "image_id": image_id}
+            self.audit.append(tx, caller, Event(action, reason=reason.strip(), **about))
         self.viewings.close_subject(image_id)
         for blob in blobs:
             self.host.delete_blob(blob)

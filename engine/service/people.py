@@ -287,7 +287,10 @@ class People(OwnAccount):
         self, caller: Caller, query: str = "", limit: int = 200, offset: int = 0
     ) -> list[AuditEntry]:
         """The audit log, newest first."""
-        return self.audit.entries(query=query, limit=limit, offset=offset)
+        entries = self.audit.entries(query=query, limit=limit, offset=offset)
+        # Reasons may name a patient. What was searched for may, too, and is not in the log.
+        self.record_read(caller, Event("audit.read"))
+        return entries
 
     @needs(Permission.READ_AUDIT)
     def verify_audit(self, caller: Caller) -> int:

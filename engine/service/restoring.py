@@ -259,6 +259,7 @@ class Restoring(Viewing):
     @needs(Permission.RESTORE)
     def withdrawn(self, caller: Caller, limit: int = 200, offset: int = 0) -> list[ImageRecord]:
         """Images that were flagged and wait for :meth:`reopen`, newest first."""
+        self.record_read(caller, Event("image.list", detail={"states": [ImageState.WITHDRAWN]}))
         return self.catalog.search(
             states=[ImageState.WITHDRAWN],
             patient_ids=self.open_patients(caller),

@@ -68,6 +68,8 @@ class Viewing(Sealing):
             patient_ids = [p for p in found if patient_id in (None, p)]
         if query.strip() or patient_id is not None:
             self.record_read(caller, Event("patient.search", detail={"by": "image"}))
+        else:
+            self.record_read(caller, Event("image.list", detail={"states": [ImageState.RELEASED]}))
         return self.catalog.search(
             states=[ImageState.RELEASED],
             patient_ids=patient_ids,
@@ -113,6 +115,7 @@ class Viewing(Sealing):
             enhance: Contrast-limited histogram equalisation, for looking only.
         """
         rgb = images.render(self._masked_image(image_id), frame, window)
+        self._record_view(caller, image_id)
         return images.enhance(rgb) if enhance else rgb
 
     @needs(Permission.VIEW_MASKED)
@@ -129,6 +132,7 @@ class Viewing(Sealing):
             ),
         )
         boxes = [r.detection for r in sealed]
+        self._record_view(caller, image_id)
         return images.grid_picture(
             picture, [d for d in boxes if d.region.frame <= frame < d.region.frame_end]
         )
@@ -153,6 +157,7 @@ class Viewing(Sealing):
     def image_history(self, caller: Caller, image_id: str) -> list[AuditEntry]:
         """What happened to this image. Technicians see uploads and sealing only (F25)."""
         self._released(self.database.read(), image_id)
+        self._record_view(caller, image_id, "image.history")
         if allowed(caller.role, Permission.READ_HISTORY):
             return self.audit.of_image(image_id)
         visible = ("image.upload", "image.seal", "box.add", "box.remove", "box.change")
@@ -180,6 +185,15 @@ class Viewing(Sealing):
             caller, Event("package.export", patient_id=row["patient_id"], image_id=image_id)
         )
         return File(f"{image_id}{package.SUFFIX}", "application/octet-stream", content)
+
+    def _record_view(self, caller: Caller, image_id: str, action: str = "image.view") -> None:
+        """Log that somebody looked at a sealed image.
+
+        The image is named in the detail and not in its column: what happened to an image stays
+        a short list, whoever looks at it.
+        """
+        patient_id = self.catalog.patient_of(self.database.read(), image_id) or ""
+        self.record_read(caller, Event(action, patient_id=patient_id, detail={"image": image_id}))
 
     def _released(self, tx: Cursor, image_id: str) -> Row:
         """The row of a released image; drafts and withdrawn ones answer like missing ones."""
