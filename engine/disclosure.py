@@ -22,8 +22,8 @@ Why that holds through every filter, every combination of filters, and over time
   the open tail. What two tables of different days differ in is whole batches too: closed since,
   or taken back whole.
 - Images and regions are cut separately (an image has regions of several classes). No quantity
-  may be published from both cuts, or their totals could be subtracted: a count of regions
-  belongs to the table of regions alone.
+  may be published from both cuts, or their totals could be subtracted: counts and confidences of
+  regions belong to the table of regions alone, areas, lengths and times to that of images.
 
 It does not stop whoever knows all but one patient of a batch, nor guesses from a batch in which
 all values are alike. Source: k-anonymity, Sweeney 2002; differencing, Duncan and Lambert 1986.

@@ -75,12 +75,12 @@ def test_kinds_of_image_are_a_fixed_list(modality: str, kind: str) -> None:
 # --- in the engine ----------------------------------------------------------------------------
 
 
-def _seal(ward: Ward, number: int, labels: tuple[str, ...] = ("text",)) -> str:
+def _seal(ward: Ward, number: int, labels: tuple[str, ...] = ("text",), least: float = 0.9) -> str:
     ward.patient_id = ward.engine.create_patient(
         ward.team.technician, f"Q-{number}", f"Person Number{number}"
     ).patient_id
     boxes = [
-        Detection(Region(8, 8 + 60 * n, 200, 40 + 60 * n), label, 0.9, "scripted")
+        Detection(Region(8, 8 + 60 * n, 200, 40 + 60 * n), label, least if n else 0.9, "scripted")
         for n, label in enumerate(labels)
     ]
     picture = builders.png(builders.labelled(f"PERSON {number}", seed=number)[0])
@@ -99,6 +99,22 @@ def test_a_class_of_one_patient_is_in_no_table_and_in_no_total(ward: Ward) -> No
     full = ward.engine.statistics(ward.team.doctor)
     assert full.totals["regions"] == 6
     assert full.only(labels=["face"]).totals == {**full.totals, "regions": 1}
+
+
+def test_no_number_of_the_images_tells_of_a_region_that_is_in_no_table(ward: Ward) -> None:
+    """Subtracting the tables: the least certain box of an image, and how much its boxes cover."""
+    for number in range(5):
+        _seal(ward, number, ("text", "face") if number == 3 else ("text",), least=0.3)
+    seen = ward.engine.statistics(ward.team.researcher)
+    full = ward.engine.statistics(ward.team.doctor)
+    assert 0.3 in set(full.images["confidence"])
+    assert "confidence" not in seen.images
+    assert 0.3 not in set(seen.regions["confidence"])
+    twice = {"masked_share": "area_px", "encrypt_ms": "encrypt_ms", "stored_bytes": "sealed_bytes"}
+    for of_image, of_region in twice.items():
+        assert of_image in full.images
+        assert of_region in full.regions
+        assert not (of_image in seen.images and of_region in seen.regions)
 
 
 def test_the_next_image_alone_changes_nothing_that_a_researcher_sees(ward: Ward) -> None:

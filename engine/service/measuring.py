@@ -29,6 +29,11 @@ _CHANGES = (
     "patient.merge",
 )  # fmt: skip
 _CHUNK = 500
+#: What an image's row and the rows of its regions both tell of, in one way or another: an
+#: image's confidence is that of its least certain region, its masked share is their area. Two
+#: cuts that both had it could be subtracted (see :mod:`engine.disclosure`), so each has its own.
+_OF_REGIONS = ("region_count", "confidence")
+_OF_IMAGES = ("area_px", "frames", "sealed_bytes", "encrypt_ms")
 
 
 @dataclass(frozen=True)
@@ -273,7 +278,9 @@ class Measuring(Custody):
             ((stream, patient, image_id) for stream, patient, image_id, _ in released), first
         )
         images = _unlinked(
-            pictures[pictures["image_id"].isin(told)], ["uploaded_at", "modality"], self._seed()
+            pictures[pictures["image_id"].isin(told)].drop(columns=[*_OF_REGIONS]),
+            ["uploaded_at", "modality"],
+            self._seed(),
         )
         if regions.empty:
             return Statistics(images, regions, False), told
@@ -289,7 +296,7 @@ class Measuring(Custody):
             ),
             {pair for pair in pairs if pair[0] in first},  # type: ignore[index]
         )
-        chosen = regions[[pair in told_regions for pair in pairs]]
+        chosen = regions[[pair in told_regions for pair in pairs]].drop(columns=[*_OF_IMAGES])
         told_rows = _unlinked(chosen, ["uploaded_at", "modality", "label"], self._seed())
         return Statistics(images, told_rows, False), told
 
@@ -323,11 +330,9 @@ def _unlinked(table: pd.DataFrame, groups: list[str], seed: int) -> pd.DataFrame
     """The same values, no longer row by row: each column is shuffled within its group.
 
     Distributions stay exactly what was measured. What goes is the row: an entropy beside
-    a size beside a confidence would point at one image, and its exact value at a name. What
-    counts regions goes too, where regions have a table of their own: see
-    :mod:`engine.disclosure`.
+    a size beside a confidence would point at one image, and its exact value at a name.
     """
-    table = _without(table, ["image_id", "version", "region_count"])
+    table = _without(table, ["image_id", "version"])
     if table.empty:
         return table
     table["uploaded_at"] = table["uploaded_at"].dt.to_period("M").dt.to_timestamp()
