@@ -78,6 +78,7 @@ def fill(database: Database, images: int) -> None:
             f" {', '.join(values[n] for n in names)} FROM range($1) t(i)",
             images,
         )
+        tx.run("INSERT INTO image_files SELECT duplicate_index, image_id FROM images")
         tx.run(
             "INSERT INTO regions SELECT printf('rg_%024x', i * 3 + k),"
             " printf('im_%024x', (i * 7919) % 999999937), k,"

@@ -70,6 +70,8 @@ class Catalog:
         columns = ", ".join(row)
         places = ", ".join(f"${i + 1}" for i in range(len(row)))
         tx.run(f"INSERT INTO images ({columns}) VALUES ({places})", *row.values())  # noqa: S608
+        # By itself, because ``images`` may have no index: its rows are updated.
+        tx.run("INSERT INTO image_files VALUES ($1, $2)", row["duplicate_index"], row["image_id"])
         return self._tag(tx, key, row["image_id"])
 
     def change(self, tx: Cursor, key: bytes, image_id: str, **columns: Any) -> str:
@@ -119,6 +121,7 @@ class Catalog:
         row = self.row(tx, image_id)
         tx.run("DELETE FROM regions WHERE image_id = $1", image_id)
         tx.run("DELETE FROM notes WHERE image_id = $1", image_id)
+        tx.run("DELETE FROM image_files WHERE image_id = $1", image_id)
         cases = tx.all("SELECT blob FROM training_cases WHERE image_id = $1", image_id)
         tx.run("DELETE FROM training_cases WHERE image_id = $1", image_id)
         self._set(
@@ -211,7 +214,7 @@ class Catalog:
 
     def find_duplicate(self, tx: Cursor, index: bytes) -> str | None:
         """The image with this keyed hash of its file, if one is there."""
-        row = tx.one("SELECT image_id FROM images WHERE duplicate_index = $1", index)
+        row = tx.one("SELECT image_id FROM image_files WHERE duplicate_index = $1", index)
         return None if row is None else str(row["image_id"])
 
     def search(
