@@ -36,6 +36,8 @@ _QUIET = {
     "distributed.worker.memory.spill": False,
     "distributed.scheduler.allowed-failures": LIVES,
     "distributed.admin.log-length": 0,
+    # Pages about tasks and workers, which Dask serves in clear and to anybody.
+    "distributed.scheduler.http.routes": [],
 }
 _ROOT = Path(__file__).parent.parent
 
@@ -175,6 +177,7 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any]:
         "YOLO_CONFIG_DIR": folder,
         "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
         "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
+        "DASK_DISTRIBUTED__WORKER__HTTP__ROUTES": "[]",
         f"{tls}CA_FILE": security.tls_ca_file,
         f"{tls}WORKER__CERT": security.tls_worker_cert,
         f"{tls}WORKER__KEY": security.tls_worker_key,
@@ -184,6 +187,7 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any]:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
             [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address,
              "--nworkers", "1", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1",
+             "--dashboard-address", "127.0.0.1:0",  # else on every address of this machine
              "--memory-limit", str(memory), "--local-directory", folder,
              "--death-timeout", "30"],
             cwd=folder,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -313,6 +314,25 @@ def answer(number: int) -> tuple[int, dict[str, str], int]:
     return number * 2, dict(os.environ), os.getpid()
 
 
+def listening_in_clear(crew: Crew) -> list[str]:
+    """Addresses at which scheduler or workers answer anybody, or listen to other machines."""
+    listeners = [
+        line.split()[1]
+        for line in Path("/proc/net/tcp").read_text().splitlines()
+        if line.split()[3] == "0A"
+    ]
+    told = crew._client.scheduler_info(n_workers=-1)
+    found = []
+    for served in (told, *told["workers"].values()):
+        port = served["services"]["dashboard"]
+        if f"0100007F:{port:04X}" not in listeners:
+            found.append(f"{port} on every address")
+        for path in ("metrics", "health", "info/main/workers.html", "json/counts.json"):
+            if httpx.get(f"http://127.0.0.1:{port}/{path}").status_code != 404:
+                found.append(f"{port}/{path}")
+    return found
+
+
 def die(path: str) -> str:
     """Runs in a worker; the first one to come is killed while it works."""
     if not Path(path).exists():
@@ -344,6 +364,7 @@ def test_workers_start_bare_and_what_they_lose_is_done_again(
         for environment in environments:
             assert environment["MEDSEC_TEST_EQUIPPED"] == "1"
             assert "MEDSEC_KEY" not in environment
+        assert listening_in_clear(crew) == []
         assert list(crew.run(die, [("x", str(tmp_path / "killed"))])) == [("x", "done by another")]
         lost = dict(crew.run(die_always, [("kills", 1), ("lives", 2)]))
         assert lost["lives"] == 2
