@@ -658,6 +658,34 @@ def test_a_window_is_applied_in_units_of_the_modality() -> None:
     assert np.array_equal(narrow > 127, values >= 0) or np.array_equal(narrow > 127, values > -1)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16])
+@pytest.mark.parametrize("spread", [40, 9_000])
+def test_a_file_without_a_window_is_shown_from_the_values_it_has(dtype: type, spread: int) -> None:
+    limits = np.iinfo(dtype)
+    middle = (int(limits.min) + int(limits.max)) // 2
+    noise = np.random.default_rng(spread).normal(middle, spread, (211, 97))
+    stored = noise.clip(limits.min, limits.max).astype(dtype)
+    stored[0, :2] = limits.min, limits.max
+    image = read(builders.dicom(stored, bits=8 * stored.itemsize))
+    low, high = np.percentile(stored, (0.5, 99.5))
+    expected = np.round(((stored - low) / (high - low)).clip(0, 1) * 255)
+    assert np.array_equal(images.render(image)[..., 0], expected)
+    window = images.content_window(image)
+    assert window == pytest.approx(((low + high + 1) / 2, high - low + 1))
+    assert np.abs(images.render(image, 0, window)[..., 0] - expected).max() <= 1
+    assert not images.window_hides(image)
+
+
+def test_padding_does_not_set_the_window() -> None:
+    stored = np.random.default_rng(5).integers(1000, 1100, (64, 64)).astype(np.int16)
+    stored[:20] = -2000
+    image = read(builders.dicom(stored, bits=16, PixelPaddingValue=-2000))
+    low, high = np.percentile(stored[20:], (0.5, 99.5))
+    assert images.content_window(image) == pytest.approx(((low + high + 1) / 2, high - low + 1))
+    owned = read(builders.dicom(stored, bits=16, WindowCenter=40, WindowWidth=400))
+    assert images.content_window(owned) is None
+
+
 def test_inverted_grey_is_shown_inverted() -> None:
     stored = np.linspace(0, 255, 256).astype(np.uint8).reshape(16, 16)
     window = {"WindowCenter": 128, "WindowWidth": 256}

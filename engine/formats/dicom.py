@@ -138,6 +138,11 @@ def render(image: Image, frame: int, window: tuple[float, float] | None) -> np.n
     return rgb
 
 
+def content_window(image: Image, frame: int) -> tuple[float, float] | None:
+    """Centre and width at which a frame is shown whose file has no window."""
+    return dicom_view.content_window(significant(image, frame), _display(image, frame))
+
+
 def significant(image: Image, frame: int) -> np.ndarray:
     """Stored values of one frame without bits that hold no pixel value."""
     return dicom_view.significant(image.pixels[frame], _display(image, frame))

@@ -7,8 +7,10 @@ C.11.2). Without a window, the values between the 0.5th and the 99.5th percentil
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import cv2
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
@@ -104,10 +106,40 @@ def render(
             return _eight_bit(_palette(stored, display))
         if stored.ndim == 3:
             return _colour(stored, display, photometric)
-        grey = _grey(stored, display, window)
+        grey = _by_table(stored, display, window)
         if photometric == "MONOCHROME1":
             grey = 255 - grey
-        return np.repeat(grey[..., None], 3, axis=2)
+        return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+
+
+def content_window(stored: np.ndarray, display: Dataset) -> tuple[float, float] | None:
+    """Centre and width at which :func:`render` shows a grey frame whose file has no window."""
+    with quiet():
+        own = display.get("VOILUTSequence") or number(display, "WindowCenter") is not None
+        if own or stored.ndim == 3 or "PALETTE" in text(display, "PhotometricInterpretation"):
+            return None
+        values, counts, _ = _occurring(stored)
+        low, high = _content_range(modality_values(values, display), counts, values, display)
+    return ((low + high + 1) / 2, high - low + 1) if high > low else None
+
+
+def _by_table(
+    stored: np.ndarray, display: Dataset, window: tuple[float, float] | None
+) -> np.ndarray:
+    """The grey of each value that occurs, worked out once, then looked up for every pixel."""
+    values, counts, places = _occurring(stored)
+    return _grey(values, counts, display, window)[places]
+
+
+def _occurring(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Values that may occur, how often each does, and where each pixel's is among them."""
+    low, high = int(stored.min()), int(stored.max())
+    if stored.dtype.kind not in "ui" or high - low >= stored.size:
+        return stored, np.ones(stored.shape, np.int64), ...
+    # A difference that overflows comes out right when its bits are read without a sign.
+    places = (stored - stored.dtype.type(low)).view(f"u{stored.dtype.itemsize}")
+    counts = np.bincount(places.reshape(-1), minlength=high - low + 1)
+    return np.arange(low, high + 1).astype(stored.dtype), counts, places
 
 
 def significant(stored: np.ndarray, display: Dataset) -> np.ndarray:
@@ -131,7 +163,13 @@ def modality_values(stored: np.ndarray, display: Dataset) -> np.ndarray:
             return stored.astype(np.float64)
 
 
-def _grey(stored: np.ndarray, display: Dataset, window: tuple[float, float] | None) -> np.ndarray:
+def _grey(
+    stored: np.ndarray,
+    counts: np.ndarray,
+    display: Dataset,
+    window: tuple[float, float] | None,
+) -> np.ndarray:
+    """Values as they are shown, uint8, each of which occurs ``counts`` times."""
     values = modality_values(stored, display)
     if window is not None:
         return _windowed(values, *window)
@@ -148,18 +186,38 @@ def _grey(stored: np.ndarray, display: Dataset, window: tuple[float, float] | No
             with np.errstate(over="ignore"):
                 return _scaled(1 / (1 + np.exp(-4 * (values - centre) / width)), 0.0, 1.0)
         return _windowed(values, centre, width)
-    return _by_content(values, stored, display)
+    return _by_content(values, counts, stored, display)
 
 
-def _by_content(values: np.ndarray, stored: np.ndarray, display: Dataset) -> np.ndarray:
+def _by_content(
+    values: np.ndarray, counts: np.ndarray, stored: np.ndarray, display: Dataset
+) -> np.ndarray:
+    return _scaled(values, *_content_range(values, counts, stored, display))
+
+
+def _content_range(
+    values: np.ndarray, counts: np.ndarray, stored: np.ndarray, display: Dataset
+) -> tuple[float, float]:
     padding = number(display, "PixelPaddingValue")
-    shown = values[np.isfinite(values)] if padding is None else values[stored != padding]
-    if not shown.size:
-        shown = values.reshape(-1)
-    low, high = np.percentile(shown, (0.5, 99.5))
+    shown = counts > 0
+    if (real := shown & (np.isfinite(values) if padding is None else stored != padding)).any():
+        shown = real
+    low, high = _percentiles(values[shown], counts[shown], (0.5, 99.5))
     if high <= low:
-        low, high = float(shown.min()), float(shown.max())
-    return _scaled(values, float(low), float(high))
+        low, high = float(values[shown].min()), float(values[shown].max())
+    return low, high
+
+
+def _percentiles(
+    values: np.ndarray, counts: np.ndarray, percents: Sequence[float]
+) -> Iterator[float]:
+    """As NumPy's ``percentile`` of every value repeated as often as it occurs."""
+    order = np.argsort(values)
+    ordered, last = values[order], np.cumsum(counts[order]) - 1
+    for percent in percents:
+        rank = last[-1] * percent / 100
+        below, above = ordered[np.searchsorted(last, (np.floor(rank), np.ceil(rank)))]
+        yield float(below + (above - below) * (rank - np.floor(rank)))
 
 
 def _windowed(values: np.ndarray, centre: float, width: float) -> np.ndarray:
@@ -181,7 +239,9 @@ def _palette(stored: np.ndarray, display: Dataset) -> np.ndarray:
     try:
         return np.asarray(apply_color_lut(stored, display))[..., :3]
     except Exception:  # noqa: BLE001 - a broken palette is shown as grey
-        grey = _by_content(stored.astype(np.float64), stored, display)
+        grey = _by_content(
+            stored.astype(np.float64), np.ones(stored.shape, np.int64), stored, display
+        )
         return np.repeat(grey[..., None], 3, axis=2)
 
 

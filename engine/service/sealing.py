@@ -251,14 +251,17 @@ class Sealing(Intake):
 
     def _assess(self, image: Image, sealed: Sealed) -> dict[str, Any]:
         middle = image.frames // 2
+        # Both at the original's window: the masks' own tone would shift one taken from content,
+        # and pixels that nobody touched would count as changed.
+        window = images.content_window(image, middle)
         return pipeline.assessment_to_json(
             metrics.assess(
                 image.pixels,
                 sealed.masked_image.pixels,
                 sealed.ciphertexts(),
                 [r.detection.region for r, _ in sealed.regions],
-                images.render(image, middle),
-                images.render(sealed.masked_image, middle),
+                images.render(image, middle, window),
+                images.render(sealed.masked_image, middle, window),
             )
         )
 
