@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -169,7 +169,30 @@ class Loader(DataLoader):
         """Nothing is kept between epochs."""
 
 
-def trainer_class(epoch_images: int, warm: Path | None, threads: int) -> type[DetectionTrainer]:
+def in_bfloat16(predict: Callable[..., Any]) -> Callable[..., Any]:
+    """A network's forward pass in bfloat16, its results in float32; weights stay float32.
+
+    Of the trainer's own mixed precision only the half for GPUs can be had offline.
+    """
+
+    def widened(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.float() if value.is_floating_point() else value
+        if isinstance(value, dict):
+            return {key: widened(each) for key, each in value.items()}
+        return type(value)(widened(each) for each in value)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = predict(*args, **kwargs)
+        return widened(found)
+
+    return forward
+
+
+def trainer_class(
+    epoch_images: int, warm: Path | None, threads: int, bfloat16: bool = False
+) -> type[DetectionTrainer]:
     """A trainer with our loader and start.
 
     Args:
@@ -177,6 +200,7 @@ def trainer_class(epoch_images: int, warm: Path | None, threads: int) -> type[De
             epochs fit a schedule into little time.
         warm: ONNX of a YOLOv8n to start from, or ``.pt`` of an earlier run of ours.
         threads: Processor threads; 0 leaves them alone.
+        bfloat16: Compute the forward pass in bfloat16, on a CPU that does so itself.
     """
 
     class Trainer(DetectionTrainer):
@@ -217,6 +241,8 @@ def trainer_class(epoch_images: int, warm: Path | None, threads: int) -> type[De
             # A third less time per step on a CPU; gradients agree with the usual order to 1e-5.
             network: Any = self.model
             network.to(memory_format=torch.channels_last)
+            if bfloat16:
+                network.predict = in_bfloat16(network.predict)
 
     return Trainer
 
@@ -335,10 +361,12 @@ def _stay_offline() -> None:
         shutil.copy(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", font)
 
 
-def train(overrides: dict[str, Any], epoch_images: int, warm: Path | None, threads: int) -> Path:
+def train(
+    overrides: dict[str, Any], epoch_images: int, warm: Path | None, threads: int, bfloat16: bool
+) -> Path:
     """Run the training and return ``best.pt`` of the run."""
     _stay_offline()
-    trainer = trainer_class(epoch_images, warm, threads)(overrides=overrides)
+    trainer = trainer_class(epoch_images, warm, threads, bfloat16)(overrides=overrides)
     trainer.train()  # type: ignore[no-untyped-call]
     return Path(trainer.best)
 
@@ -372,6 +400,9 @@ def main() -> None:
     parser.add_argument(
         "--resume", type=Path, default=None, help="last.pt of a run that was interrupted"
     )
+    parser.add_argument(
+        "--bf16", action="store_true", help="bfloat16 on a CPU that computes it: 0.6 of the time"
+    )
     parser.add_argument("--no-val", action="store_true", help="validate after the last epoch only")
     a = parser.parse_args()
     overrides: dict[str, Any] = {
@@ -390,7 +421,7 @@ def main() -> None:
     if a.resume is not None:
         overrides |= {"model": str(a.resume), "resume": str(a.resume)}
     warm = None if a.cold or a.resume is not None else a.warm or nudenet_weights()
-    print(train(overrides, a.epoch_images, warm, a.threads))
+    print(train(overrides, a.epoch_images, warm, a.threads, a.bf16))
 
 
 if __name__ == "__main__":
