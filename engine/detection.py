@@ -10,6 +10,7 @@ import math
 import threading
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from engine.box_metrics import coverage
 from engine.errors import DetectorError, SettingsError
 from engine.film import Tracks, Watch, hull
 from engine.identifying import Judge, Judgement, Known
-from engine.networks import Arbiter, Finding, ModelInfo, Network
+from engine.networks import Arbiter, Finding, ModelInfo, Network, Rescaled
 from engine.records import Detection, Region
 from engine.settings import Settings
 
@@ -68,7 +69,7 @@ def _open_own(settings: Settings) -> Network:
 def _open_thorax(settings: Settings) -> Network:
     from engine.yolo import THORAX_SIDES_PX, open_own
 
-    return open_own(settings, ("thorax",), THORAX_SIDES_PX)
+    return open_own(settings, ("thorax",), THORAX_SIDES_PX, THORAX_SIDES_PX)
 
 
 #: Every network there is, by the name that profiles use.
@@ -348,9 +349,19 @@ class Detector:
         Raises:
             DetectorError: A network is missing, altered or failed.
         """
+        networks = [(name, self._network(name)) for name in profile.networks]
+        return self._search(networks, frame, frames, profile, progress)
+
+    def _search(
+        self,
+        networks: Sequence[tuple[str, Network]],
+        frame: Frame,
+        frames: int,
+        profile: Profile,
+        progress: Progress | None = None,
+    ) -> list[Detection]:
         if frames < 1:
             raise ValueError(f"an image has at least one frame, not {frames}")
-        networks = [(name, self._network(name)) for name in profile.networks]
         watch, tracks = Watch(), Tracks(profile.iou)
         total: np.ndarray | None = None
         for i in range(frames):
@@ -378,7 +389,8 @@ class Detector:
         """Look at the masked image for what is still to be seen outside the masks.
 
         Masks are painted over in the tone around them first, so that neither their edges nor
-        their mark is taken for text.
+        their mark is taken for text. Networks that can look at other sizes than the first time
+        do so.
 
         Args:
             frame: Gives frame ``i`` of the *masked* image, as in :meth:`detect`.
@@ -396,9 +408,14 @@ class Detector:
                     picture[region.slices[1:]] = _surroundings(picture, region)
             return picture
 
+        networks = [
+            (name, network.rescaled() if isinstance(network, Rescaled) else network)
+            for name in profile.networks
+            for network in (self._network(name),)
+        ]
         return [
             d
-            for d in self.detect(without_masks, frames, profile)
+            for d in self._search(networks, without_masks, frames, profile)
             if profile.seals(d) and _hidden_share(d.region, hidden) < 0.5
         ]
 
@@ -449,25 +466,18 @@ class Detector:
         part = np.ascontiguousarray(picture[area.slices[1:]])
         floor = profile.proposal_confidence
         witnesses = [n for n, _ in networks if n in WITNESSES and "text" in profile.classes]
-        if not any(isinstance(network, Arbiter) for _, network in networks):
+        if not any(_judges(network) for _, network in networks):
             witnesses = []  # nobody weighs what they say, so it counts as it is
-        witnessed: list[Finding] = []
-        found: list[Detection] = []
-        for name, network in sorted(networks, key=lambda pair: isinstance(pair[1], Arbiter)):
+
+        def seen(name: str, network: Network, witnessed: Sequence[Finding]) -> list[Finding]:
             try:
                 if witnesses and isinstance(network, Arbiter):
-                    seen = network.settle(part, floor, witnessed)
+                    findings = network.settle(part, floor, witnessed)
                 else:
-                    seen = network.look(part, floor)
-                if name in witnesses:
-                    witnessed += [finding for finding in seen if finding.label == "text"]
-                    seen = [finding for finding in seen if finding.label != "text"]
-                found += [
-                    Detection(region, finding.label, finding.confidence, name)
-                    for finding in seen
-                    if finding.label in profile.classes
-                    and (region := _on_frame(finding, area, picture, index))
-                ]
+                    findings = network.look(part, floor)
+                if not all(math.isfinite(f.x1 + f.y1 + f.x2 + f.y2) for f in findings):
+                    raise ValueError("a box without a place")
+                return findings
             except DetectorError:
                 raise
             except Exception as err:
@@ -475,7 +485,32 @@ class Detector:
                     "A network failed while looking at an image: it needs a person's look.",
                     network=name,
                 ) from err
-        return merge(found, profile.iou)
+
+        witnessed: list[Finding] = []
+        found: list[tuple[str, Finding]] = []
+        aside = [pair for pair in networks if not (pair[0] in witnesses or _judges(pair[1]))]
+        text = [pair for pair in networks if pair not in aside]
+        # Reading codes takes one processor for as long as the text networks take the others.
+        with ThreadPoolExecutor(max_workers=1) as lane:
+            others = [(name, lane.submit(seen, name, network, ())) for name, network in aside]
+            for name, network in sorted(text, key=lambda pair: _judges(pair[1])):
+                for finding in seen(name, network, witnessed):
+                    if name in witnesses and finding.label == "text":
+                        witnessed.append(finding)
+                    else:
+                        found.append((name, finding))
+            found += [(name, finding) for name, each in others for finding in each.result()]
+        detections = [
+            Detection(region, finding.label, finding.confidence, name)
+            for name, finding in found
+            if finding.label in profile.classes
+            and (region := _on_frame(finding, area, picture, index))
+        ]
+        return merge(detections, profile.iou)
+
+
+def _judges(network: Network) -> bool:
+    return isinstance(network, Arbiter)
 
 
 def _on_frame(finding: Finding, area: Region, picture: np.ndarray, index: int) -> Region | None:

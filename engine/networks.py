@@ -84,6 +84,15 @@ class Arbiter(Protocol):
         ...
 
 
+@runtime_checkable
+class Rescaled(Protocol):
+    """A network that can look at other sizes than it usually does."""
+
+    def rescaled(self) -> Network:
+        """The same weights at other sizes: what was lost at one may be seen at another."""
+        ...
+
+
 def packaged(package: str, *parts: str) -> Path:
     """A file inside an installed package, without importing the package.
 

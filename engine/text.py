@@ -6,7 +6,9 @@ is believed; what a line says is dropped at once and never leaves this module.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from copy import copy
 
 import cv2
 import numpy as np
@@ -188,6 +190,7 @@ class TextNetwork:
     def __init__(self, settings: Settings) -> None:
         self.finder = TextFinder(settings)
         self.reader = TextReader(settings)
+        self._sides = sides
         self.info = ModelInfo(
             name="PP-OCRv6 small, detection and recognition",
             version=version_of("rapidocr"),
@@ -196,6 +199,11 @@ class TextNetwork:
             classes=("text",),
             source="PaddlePaddle/PaddleOCR, from the package rapidocr",
         )
+
+    def rescaled(self) -> TextNetwork:
+        again = copy(self)
+        again._sides = sides_again
+        return again
 
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
         found = self._find(picture)
@@ -243,7 +251,7 @@ class TextNetwork:
     def _find(self, picture: np.ndarray) -> list[Line]:
         found = [
             line
-            for side in sorted(sides(max(picture.shape)))
+            for side in sorted(self._sides(max(picture.shape[:2])))
             for line in self.finder.find(picture, side)
         ]
         return joined([line for line in found if line.confidence >= LOWEST])
@@ -343,6 +351,15 @@ def sides(longer_px: int) -> set[int]:
     coarse = 640 if longer_px <= 760 else 960
     fine = min(1600, max(960, round(1.6 * longer_px)))
     return {min(side, LARGEST_ZOOM * longer_px) for side in (coarse, fine)}
+
+
+def sides_again(longer_px: int) -> set[int]:
+    """The size of a second look: between the two of the first, and equal to neither.
+
+    Beside the masks the picture is the one that was looked at before, so the same sizes would
+    see the same things.
+    """
+    return {round(math.prod(sides(longer_px)) ** (1 / len(sides(longer_px))))}
 
 
 def _share(line: Line, area: int) -> float:

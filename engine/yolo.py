@@ -26,6 +26,7 @@ CHECKSUMS = "SHA256SUMS"  # lines of "digest  file name", as sha256sum writes th
 #: seen none: a thorax is not found at 640 px, a line of text not at 320.
 THORAX_SIDES_PX = (320,)
 TEXT_SIDES_PX = (640, 1280)
+TEXT_SIDES_AGAIN_PX = (960,)  # for the second look
 SAME_IOU = 0.6  # boxes of one look that overlap more are the same thing
 GREY = 114  # what the training fills borders with
 
@@ -54,6 +55,7 @@ class YoloNetwork:
         sides: Sizes of the longer side at which a picture is looked at; a picture is made
             smaller for that, and larger only up to the least of them.
         info: What the About line says.
+        again: Sizes at which it looks a second time, where they are others.
     """
 
     def __init__(
@@ -62,11 +64,16 @@ class YoloNetwork:
         labels: tuple[str | None, ...],
         sides: tuple[int, ...],
         info: ModelInfo,
+        again: tuple[int, ...] = (),
     ) -> None:
         self._model = model
         self._labels = labels
         self._sides = sides
         self.info = info
+        self._again = again or sides
+
+    def rescaled(self) -> YoloNetwork:
+        return YoloNetwork(self._model, self._labels, self._again, self.info)
 
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
         least, most = min(self._sides), max(picture.shape[:2])
@@ -134,6 +141,7 @@ def open_own(
     settings: Settings,
     classes: tuple[str, ...] = ("text", "barcode"),
     sides: tuple[int, ...] = TEXT_SIDES_PX,
+    again: tuple[int, ...] = TEXT_SIDES_AGAIN_PX,
     folder: Path = WEIGHTS,
 ) -> YoloNetwork:
     """MedSec's own network: ``best.pt`` on a GPU, else ``best.onnx``.
@@ -172,6 +180,7 @@ def open_own(
             classes=classes,
             source="trained by this project, see model/CARD.md",
         ),
+        again,
     )
 
 

@@ -516,6 +516,39 @@ def test_a_mask_on_one_frame_does_not_excuse_text_on_another(detector: Detector)
 # The repository's own network
 
 
+class Sized:
+    """A network that says at which size it looked."""
+
+    info = ModelInfo("sized", "1", "", "MIT", ("text",), "")
+
+    def __init__(self, asked: list[str], size: str = "usual") -> None:
+        self.asked, self.size = asked, size
+
+    def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
+        self.asked.append(self.size)
+        return []
+
+    def rescaled(self) -> Sized:
+        return Sized(self.asked, "other")
+
+
+def test_the_second_look_takes_other_sizes_than_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setitem(NETWORKS, "ppocr", lambda settings: Sized(asked))
+    made = Detector(Settings(), {})
+    profile = Profile("p", "P", ("text",), ("ppocr",))
+    made.detect(lambda i: anatomy(), 1, profile)
+    made.rescan(lambda i: anatomy(), 1, [], profile)
+    assert asked == ["usual", "other"]
+
+
+@pytest.mark.parametrize("longer_px", [7, 64, 512, 700, 1600, 2200, 2201, 9000])
+def test_the_size_of_the_second_look_lies_between_those_of_the_first(longer_px: int) -> None:
+    least, most = min(text.sides(longer_px)), max(text.sides(longer_px))
+    (again,) = text.sides_again(longer_px)
+    assert least < again < most or least == again == most
+
+
 class Touch:
     """A pickle that writes a file when it is loaded."""
 
