@@ -17,7 +17,6 @@ Exit status: 0 all done, 1 some failed or need a person, 2 wrong usage or refuse
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import logging
 import os
@@ -32,9 +31,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from engine import (
+    CSV_HEAD,
+    FEW_FILES,
     BatchItem,
     Engine,
     Finder,
+    Progress,
     Settings,
     Source,
     carried,
@@ -47,8 +49,6 @@ from engine import (
 
 SUFFIX = ".medsec"
 UNASSIGNED = "unassigned"
-#: So few files are sealed in this process: starting workers would take longer.
-FEW = 8
 PROGRESS_SECONDS = 10.0
 
 
@@ -198,7 +198,7 @@ def _seal(arguments: argparse.Namespace) -> int:
             arguments.profile,
             accept_empty=arguments.accept_empty,
             seal_proposals=arguments.seal_proposals,
-            few=len(files) <= FEW,
+            few=len(files) <= FEW_FILES,
         )
         for item in items:
             path, target = files[item.place]
@@ -228,11 +228,9 @@ class _Report:
         path: A ``.csv`` or ``.jsonl`` file, begun anew; None for none.
     """
 
-    COLUMNS = ("file", "state", "image_id", "regions", "labels", "reasons", "seconds", "error")
-
     def __init__(self, path: Path | None, total: int) -> None:
-        self._total, self._done, self._worked, self._bad = total, 0, 0, 0
-        self._began = self._told = time.monotonic()
+        self._told = time.monotonic()
+        self._progress = Progress(total, self._told)
         self._file: TextIO | None = None
         self._csv = path is not None and path.suffix == ".csv"
         if path is None:
@@ -240,50 +238,38 @@ class _Report:
         if path.suffix not in (".csv", ".jsonl"):
             raise errors.InputError("A report is a .csv or a .jsonl file.")
         try:
-            self._file = path.open("w", newline="", encoding="utf-8")
+            # A name of another encoding must not end the batch.
+            self._file = path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
         except OSError as err:
             raise errors.InputError("The report cannot be written there.", errno=err.errno) from err
         if self._csv:
-            csv.writer(self._file).writerow(self.COLUMNS)
+            self._file.write(CSV_HEAD)
 
     def add(self, path: Path, item: BatchItem) -> None:
-        self._done += 1
-        self._worked += item.state != "present"
-        good = item.state in ("sealed", "present")
-        self._bad += not good
-        print(f"{_shown(path)}: {_told(item)}", file=sys.stdout if good else sys.stderr)
+        now = time.monotonic()
+        self._progress.add(item, now)
+        bad = item.state in ("review", "failed")
+        print(f"{_shown(path)}: {_told(item)}", file=sys.stderr if bad else sys.stdout)
         if self._file is not None:
-            seconds = round(sum(item.times_ms.values()) / 1000, 3)
-            values = (
-                str(path), item.state, item.image_id or "", sum(item.labels.values()),
-                dict(item.labels), list(item.reasons), seconds, item.error[0] if item.error else "",
-            )  # fmt: skip
-            if self._csv:
-                plain = [" ".join(f"{v}" for v in x) if isinstance(x, list) else x for x in values]
-                plain[4] = " ".join(f"{label}={n}" for label, n in sorted(item.labels.items()))
-                csv.writer(self._file).writerow(plain)
-            else:
-                line = dict(zip(self.COLUMNS, values, strict=True)) | {"times_ms": item.times_ms}
-                self._file.write(json.dumps(line) + "\n")
+            line = item.csv_line if self._csv else item.json_line
+            self._file.write(line(str(path)))
             self._file.flush()
-        if time.monotonic() - self._told > PROGRESS_SECONDS:
-            self._told = time.monotonic()
-            print(self._progress(), file=sys.stderr)
+        if now - self._told > PROGRESS_SECONDS:
+            self._told = now
+            print(self._said(), file=sys.stderr)
 
-    def _progress(self) -> str:
-        spent = time.monotonic() - self._began
-        rate = self._worked / spent
-        said = f"{self._done} of {self._total} files, {rate:.2f} a second"
-        if rate > 0:
-            left = timedelta(seconds=round((self._total - self._done) / rate))
-            said += f", about {left} left"
+    def _said(self) -> str:
+        how = self._progress
+        said = f"{how.done} of {how.total} files, {how.per_second:.2f} a second"
+        if how.left_seconds is not None:
+            said += f", about {timedelta(seconds=round(how.left_seconds))} left"
         return said
 
     def finish(self) -> int:
         """The exit status."""
-        if self._total > FEW:
-            print(self._progress(), file=sys.stderr)
-        return 1 if self._bad else 0
+        if self._progress.total > FEW_FILES:
+            print(self._said(), file=sys.stderr)
+        return 1 if self._progress.bad else 0
 
     def close(self) -> None:
         if self._file is not None:

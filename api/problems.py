@@ -30,6 +30,13 @@ _SENTENCES = {
 }
 
 
+_STATUS = {
+    kind.code: kind.status
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.EngineError)
+}
+
+
 class Problem(BaseModel):
     """Why a request was refused."""
 
@@ -49,6 +56,11 @@ def problem(
         media_type=MEDIA_TYPE,
         headers={"Cache-Control": "no-store", **extra, **(headers or {})},
     )
+
+
+def named(code: str, title: str) -> Problem:
+    """A problem of an engine's error that is known by its code alone."""
+    return Problem(type=f"urn:medsec:{code}", title=title, status=_STATUS.get(code, 500))
 
 
 def of(error: errors.EngineError) -> JSONResponse:

@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import re
-import time
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
@@ -319,27 +318,6 @@ def test_a_flag_withdraws_and_notes_stay(ward: Hospital) -> None:
         assert ask("GET", f"/images/{image}/", ward.tokens[role]).status_code == 404
 
 
-def test_a_batch_is_polled_until_each_file_has_its_outcome(ward: Hospital) -> None:
-    patient_id, once = ward.patient(), ward.picture()
-    contents = [ward.picture(), once, once, b"no picture"]
-    files = [("files", (f"{i}.png", data)) for i, data in enumerate(contents)]
-    form = {"patient_id": patient_id, "seal": "true"}
-    answer = ask("POST", "/batches/", ward.tokens[T], data=form, files=files)
-    assert answer.status_code == 202
-    place = answer.headers["location"].removeprefix("/api")
-    for _ in range(600):
-        batch = ask("GET", place, ward.tokens[T]).json()
-        if batch["done"]:
-            break
-        time.sleep(0.05)
-    assert [f["state"] for f in batch["files"]] == ["sealed", "sealed", "present", "refused"]
-    assert batch["files"][3]["problem"]["status"] == 422
-    images = ask("GET", f"/patients/{patient_id}/images/", ward.tokens[D]).json()["items"]
-    assert {i["image_id"] for i in images} == {f["image_id"] for f in batch["files"][:2]}
-    assert ask("GET", place, ward.tokens[D]).status_code == 404
-    assert not ward.engine._work  # the token for it is gone
-
-
 def test_erasing_needs_a_reason(ward: Hospital) -> None:
     patient_id = ward.patient()
     path = f"/patients/{patient_id}/"
@@ -429,27 +407,6 @@ def test_who_may_upload_sends_large_bodies_only_where_files_go(ward: Hospital) -
     assert (answer.status_code, answer.json()["type"]) == (413, "urn:medsec:content-too-large")
     endless = {"Content-Length": "9" * 5000}
     assert ask("POST", "/auth/token/", content=b"{}", headers=endless).status_code == 413
-
-
-def test_a_file_that_fails_unexpectedly_leaves_the_rest_of_its_batch(
-    ward: Hospital, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    form, upload = {"patient_id": ward.patient()}, ward.engine.upload
-    broken = ward.picture()
-
-    def failing(token: str, patient_id: str, name: str, data: bytes, *rest: Any) -> Any:
-        if data == broken:
-            raise ZeroDivisionError
-        return upload(token, patient_id, name, data, *rest)
-
-    monkeypatch.setattr(ward.engine, "upload", failing)
-    files = [("files", ("a.png", broken)), ("files", ("b.png", ward.picture()))]
-    sent = ask("POST", "/batches/", ward.tokens[T], data=form, files=files)
-    place = sent.headers["location"].removeprefix("/api")
-    while not (batch := ask("GET", place, ward.tokens[T]).json())["done"]:
-        time.sleep(0.05)
-    assert [f["state"] for f in batch["files"]] == ["refused", "draft"]
-    assert "ZeroDivision" not in json.dumps(batch)
 
 
 def test_other_origins_are_refused_unless_they_are_configured(

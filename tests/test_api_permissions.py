@@ -120,6 +120,7 @@ MAY: dict[str, Row] = {
     "GET /drafts/{handle}/frames/{frame}/": row(T),
     "POST /batches/": row(T, status=202, files={"files": ("a.png", b"")}, fresh=True),
     "GET /batches/{batch_id}/": row(*EVERYBODY, status=404),
+    "GET /batches/{batch_id}/report/": row(*EVERYBODY, status=404),
     "GET /statistics/": row(D, R, A),
     "GET /statistics/{table}/": row(D, R, A),
     "GET /audit/": row(A),

@@ -12,22 +12,34 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.audit import Event
 from engine.crew import Crew
-from engine.errors import DetectorError, DuplicateImage, EngineError, ReviewNeeded, WorkerLost
+from engine.database import Row
+from engine.errors import (
+    DetectorError,
+    DuplicateImage,
+    EngineError,
+    PermissionDenied,
+    ReviewNeeded,
+    WorkerLost,
+)
 from engine.guests import Luggage
-from engine.permissions import Permission
+from engine.permissions import Permission, Role, allowed
 from engine.pipeline import Stopwatch, Subject
 from engine.records import Caller, ImageState
+from engine.service.batchreport import BatchItem
 from engine.service.guard import log, needs
 from engine.service.intake import Entry, clean_name
 from engine.service.sealing import Sealing
 from engine.service.workbench import Equipment, Job, Outcome, Workbench, work
 from engine.vault import blind_index, derive
+
+#: So few files are sealed in this process: starting workers would take longer.
+FEW_FILES = 8
 
 
 @dataclass(frozen=True)
@@ -40,28 +52,6 @@ class Source:
 
     name: str = field(repr=False)
     read: Callable[[], bytes] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class BatchItem:
-    """What became of one file.
-
-    Args:
-        place: Of the file in the batch, from 0.
-        state: ``sealed``, ``present`` (was sealed before), ``review`` (a person must look) or
-            ``failed``.
-        labels: How many regions of each class are sealed.
-        reasons: Why a person must look, or was not asked.
-        error: Code and sentence of what went wrong.
-    """
-
-    place: int
-    state: str
-    image_id: str | None = None
-    labels: Mapping[str, int] = field(default_factory=dict)
-    reasons: Sequence[str] = ()
-    times_ms: Mapping[str, float] = field(default_factory=dict)
-    error: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,10 +77,11 @@ class Batch(Sealing):
         sources: Iterable[Source],
         profile: str | None = None,
         *,
+        seal: bool = True,
         accept_empty: bool = False,
         seal_proposals: bool = False,
         few: bool = False,
-    ) -> Iterator[BatchItem]:
+    ) -> Generator[BatchItem, None, None]:
         """Take files in and seal them, on all processors; yields each as it is done.
 
         Nobody watches: what the second look finds is sealed too, and an image at which a
@@ -109,7 +100,7 @@ class Batch(Sealing):
         """
         patient_id = self._patient(patient_id)
         chosen = self.profile(profile).name
-        options = {"accept_empty": accept_empty, "seal_proposals": seal_proposals}
+        options = {"seal": seal, "accept_empty": accept_empty, "seal_proposals": seal_proposals}
         tasks = self._tasks(caller, patient_id, chosen, sources, options)
         workers = 0 if few else self.settings.batch_workers or os.cpu_count() or 1
         return self._batch(caller, tasks, workers, chosen)
@@ -130,7 +121,7 @@ class Batch(Sealing):
 
     def _batch(
         self, caller: Caller, tasks: Iterator[_Task | BatchItem], workers: int, profile: str
-    ) -> Iterator[BatchItem]:
+    ) -> Generator[BatchItem, None, None]:
         jobs = ((t, t.job if isinstance(t, _Task) else None) for t in tasks)
         with contextlib.ExitStack() as stack:
             if workers:
@@ -164,10 +155,19 @@ class Batch(Sealing):
         known = (patient.id, patient.name)
         for place, source in enumerate(sources):
             try:
+                self._still_may(caller)
                 yield self._task(place, source, patient_id, profile, known, options)
             except EngineError as err:
                 self._log_failure(caller, patient_id, err.code)
                 yield BatchItem(place, "failed", error=(err.code, err.message))
+
+    def _still_may(self, caller: Caller) -> None:
+        """Raises AccessError where session or role have ended since the batch began."""
+        if caller.role is Role.OPERATOR:
+            return
+        now = self.sessions_.resolve_id(caller.session_id)
+        if now.factor_due or not allowed(now.role, Permission.UPLOAD):
+            raise PermissionDenied("Your account may not send files any more.")
 
     def _log_failure(self, caller: Caller, patient_id: str, code: str) -> None:
         failed = Event("image.upload", "failed", patient_id=patient_id, detail={"why": code})
@@ -196,10 +196,8 @@ class Batch(Sealing):
             if err.facts["patient_id"] != patient_id:
                 raise
             row = self.catalog.row(tx, image_id)
-            if row["state"] == ImageState.RELEASED:
-                return BatchItem(place, "present", image_id)
-            if row["version"] > 0 or row["draft_blob"] is None:
-                return _review(place, image_id, json.loads(row["reasons"]))
+            if not options["seal"] or row["version"] > 0 or row["draft_blob"] is None:
+                return _here_already(place, row, options["seal"])
             # Left by a batch or a page that went no further: it goes on from here.
             tag = row["tag"]
             entry = Entry(
@@ -227,6 +225,13 @@ class Batch(Sealing):
             return self._entered(caller, task, outcome)
         except ReviewNeeded as err:
             return _review(task.place, task.entry.image_id, err.facts["reasons"])
+        except DuplicateImage as err:
+            # The same file twice in one batch, or by somebody else meanwhile.
+            if err.facts["patient_id"] != task.entry.patient_id:
+                return self._left_out(caller, task, err.code, err.message)
+            self.host.delete_blob(task.entry.blob)
+            row = self.catalog.row(self.database.read(), err.facts["image_id"])
+            return _here_already(task.place, row, task.job.seal)
         except EngineError as err:
             return self._left_out(caller, task, err.code, err.message)
 
@@ -254,6 +259,8 @@ class Batch(Sealing):
                 )  # fmt: skip
         if prepared is None:
             reasons = _reasons(examined.columns)
+            if not reasons:
+                return BatchItem(task.place, "draft", entry.image_id, times_ms=outcome.times_ms)
             return _review(task.place, entry.image_id, reasons, outcome.times_ms)
         self.host.delete_blob(entry.blob)
         self.viewings.close_subject(entry.image_id)
@@ -271,6 +278,15 @@ def _review(
     place: int, image_id: str, reasons: Sequence[str], times_ms: Mapping[str, float] | None = None
 ) -> BatchItem:
     return BatchItem(place, "review", image_id, reasons=reasons, times_ms=times_ms or {})
+
+
+def _here_already(place: int, row: Row, seal: bool) -> BatchItem:
+    """A file that is here and that this batch does nothing more with."""
+    if row["state"] == ImageState.RELEASED:
+        return BatchItem(place, "present", row["image_id"])
+    if row["state"] == ImageState.DRAFT and not seal:
+        return BatchItem(place, "draft", row["image_id"])
+    return _review(place, row["image_id"], json.loads(row["reasons"]))
 
 
 def _reasons(columns: Mapping[str, Any]) -> list[str]:

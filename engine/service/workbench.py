@@ -25,6 +25,7 @@ from engine.images import Limits
 from engine.permissions import Role
 from engine.pipeline import Stopwatch, Subject, detection_to_json
 from engine.records import Caller, Detection, Image, ImageState
+from engine.service.guard import log
 from engine.service.intake import (
     HARMLESS,
     REASONS,
@@ -37,6 +38,7 @@ from engine.service.sealing import Prepared, Sealing
 from engine.settings import Settings
 from engine.vault import open_field
 
+UNEXPECTED = ("unexpected", "Something went wrong: tell the administrator.")
 _NOBODY = Caller("batch", Role.OPERATOR, "")
 
 
@@ -49,6 +51,7 @@ class Job:
         key: Data key of that file.
         subject: Which image is sealed, and under what.
         known: What the patient's record says, to tell a name from a side marker.
+        seal: False takes the file in as a draft.
         accept_empty: Release an image in which nothing was found.
         seal_proposals: Seal uncertain boxes instead of asking a person.
     """
@@ -60,6 +63,7 @@ class Job:
     subject: Subject = field(repr=False)
     known: tuple[str, ...] = field(repr=False)
     profile: str
+    seal: bool
     accept_empty: bool
     seal_proposals: bool
 
@@ -70,7 +74,8 @@ class Outcome:
 
     Args:
         examined: None where the file could not be read.
-        prepared: None where a person must look, or the file could not be read.
+        prepared: None where a person must look, nothing is to be sealed, or the file could not
+            be read.
         error: Code and sentence of what went wrong.
     """
 
@@ -159,12 +164,16 @@ class Workbench(Sealing):
             self._image, examined = self._examine(
                 job.patient_id, "", data, profile, watch, lambda stage, share: None
             )
-            return Outcome(examined, self._sealed(examined, profile, watch), watch.times_ms)
+            prepared = self._sealed(examined, profile, watch) if job.seal else None
+            return Outcome(examined, prepared, watch.times_ms)
         except ReviewNeeded as err:
             assert examined is not None
             return Outcome(_for_review(examined, err), None, watch.times_ms)
         except EngineError as err:
             return Outcome(examined, None, watch.times_ms, (err.code, err.message))
+        except Exception:  # noqa: BLE001 - one of thousands must not end them all
+            log.exception("a file of a batch failed")
+            return Outcome(None, None, watch.times_ms, UNEXPECTED)
 
     def _sealed(self, examined: Examined, profile: Profile, watch: Stopwatch) -> Prepared:
         job = self._job
