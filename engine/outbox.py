@@ -37,6 +37,29 @@ NOTICES: dict[tuple[str, str, str], tuple[str, str]] = {
         "An account was approved",
         "An account that somebody asked for was approved.",
     ),
+    # Whoever manages accounts could make one that sees pictures, or take somebody's over: the
+    # others are told.
+    ("account.create", "ok", ""): (
+        "An account was made",
+        "An administrator made an account.",
+    ),
+    ("account.set-role", "ok", ""): (
+        "An account has another role",
+        "An administrator gave an account another role.",
+    ),
+    ("account.reset-password", "ok", ""): (
+        "A password was reset",
+        "An administrator set the password of somebody else. Ask its owner whether they wanted it.",
+    ),
+    ("account.reset-second-factor", "ok", ""): (
+        "A second factor was taken away",
+        "An administrator took the second factor from an account. Ask its owner whether they lost"
+        " it.",
+    ),
+    ("account.link-identity", "ok", ""): (
+        "An account was linked for single sign-on",
+        "An administrator changed which address signs in as an account.",
+    ),
     ("session.sign-in", "refused", "account-locked"): (
         "An account is locked out",
         "Too many sign-ins failed, so further ones are refused for a while.",
@@ -58,6 +81,8 @@ NOTICES: dict[tuple[str, str, str], tuple[str, str]] = {
 TEST = ("A test of MedSec's e-mail", "If you read this, e-mail from MedSec arrives.")
 #: The same notice about the same account within this time is told once.
 REPEAT = timedelta(hours=1)
+#: But for these, each of which may be another patient's or another person's.
+_EACH_TIME = frozenset({"glass.break", "account.reset-password", "account.reset-second-factor"})
 MOST_WAITING = 200
 MOST_ATTEMPTS = 12
 KEPT = timedelta(days=30)
@@ -108,8 +133,7 @@ class Outbox:
         again = tx.one(
             "SELECT 1 AS x FROM outbox WHERE about = $1 AND created_at > $2", about, now - REPEAT
         )
-        # Glass that is broken is told each time: two patients are two notices.
-        if waiting >= MOST_WAITING or (again is not None and event.action != "glass.break"):
+        if waiting >= MOST_WAITING or (again is not None and event.action not in _EACH_TIME):
             return
         subject, text = told
         body = (

@@ -328,6 +328,16 @@ def test_whoever_looks_at_sealed_images_or_at_the_log_is_in_the_log(ward: Ward) 
     assert "image.view" not in {e.action for e in engine.image_history(team.doctor, image_id)}
 
 
+def test_nobody_replaces_a_note_that_they_cannot_read(ward: Ward) -> None:
+    engine, team = ward.engine, ward.team
+    engine.update_patient(team.technician, ward.patient_id, note="Allergic to contrast agent.")
+    engine.update_patient(team.technician, ward.patient_id, note="Came by ambulance.")
+    engine.update_patient(team.technician, ward.patient_id, note="  ", age=62)
+    seen = engine.patient(team.doctor, ward.patient_id)
+    assert (seen.note, seen.age) == ("Allergic to contrast agent.\nCame by ambulance.", 62)
+    assert engine.patient(team.technician, ward.patient_id).note is None
+
+
 def test_a_draft_that_is_sealed_while_it_is_thrown_away_stays(
     ward: Ward, monkeypatch: pytest.MonkeyPatch
 ) -> None:

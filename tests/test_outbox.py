@@ -6,6 +6,7 @@ import datetime as dt
 import socket
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from email import message_from_bytes
@@ -118,6 +119,8 @@ def mailing(
     )  # fmt: skip
     engine = Engine.open(on, host, detector=ScriptedDetector(on))
     team = Team(engine)
+    with engine.database.write() as tx:
+        tx.run("DELETE FROM outbox")  # that these accounts were made
     yield engine, team, handler
     engine.close()
 
@@ -182,6 +185,23 @@ def test_a_change_that_is_rolled_back_tells_nobody(mailing: tuple[Engine, Team, 
         half()
     assert kept == [1]
     assert engine.outbox_.notices() == []
+
+
+def test_an_account_that_is_taken_over_is_told_to_the_others(
+    mailing: tuple[Engine, Team, Post],
+) -> None:
+    """Who manages accounts can become a doctor in two calls; not without a word."""
+    engine, team, _ = mailing
+    engine.create_account(team.administrator, "d2", "Second Doctor", Role.DOCTOR, PASSWORD)
+    engine.reset_password(team.administrator, "doctor", "five unrelated words are better")
+    engine.reset_password(team.administrator, "d2", "five unrelated words are better")
+    engine.reset_second_factor(team.administrator, "doctor")
+    engine.set_account_role(team.administrator, "researcher", Role.DOCTOR)
+    told = Counter(n.subject for n in engine.notices(team.administrator))
+    assert told["An account was made"] == 1  # within the hour, once
+    assert told["A password was reset"] == 2
+    assert told["A second factor was taken away"] == 1
+    assert told["An account has another role"] == 1
 
 
 def test_a_server_that_refuses_is_tried_again_later_and_given_up_at_last(

@@ -68,7 +68,14 @@ class Files(Keeping):
 
     @needs(Permission.EDIT_PATIENTS)
     def update_patient(self, caller: Caller, /, patient_id: str, **changes: Any) -> Patient:
-        """Change id, name, age or note; what was before is kept. Raises InputError, NotFound."""
+        """Change id, name, age or note; what was before is kept.
+
+        A note by somebody who may not read notes is added below the one that is there.
+
+        Raises:
+            InputError: A field is too long, empty or taken.
+            NotFound: No such patient.
+        """
         unknown = set(changes) - {"id", "name", "age", "note"}
         if unknown:
             raise InputError("A patient has the fields id, name, age and note.")
@@ -76,6 +83,10 @@ class Files(Keeping):
             del changes["note"]
         patient_id = self.resolve_patient(patient_id)
         with self.database.write() as tx:
+            if "note" in changes and not allowed(caller.role, Permission.READ_PATIENT_NOTE):
+                # Who cannot read what is there must not replace it: it is written below.
+                noted = (self.patients_.get(tx, patient_id).note, changes["note"])
+                changes["note"] = "\n".join(text for text in noted if text and text.strip())
             patient, changed = self.patients_.update(tx, patient_id, caller.username, **changes)
             tag = self.patients_.tag(tx, patient_id)
             self.audit.append(
