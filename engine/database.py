@@ -325,6 +325,10 @@ class Database:
             cursor = self._local.cursor = Cursor(self._raw.cursor())
         return cursor
 
+    def held_bytes(self) -> int:
+        """Memory that the database uses for pages, indexes and changes under way."""
+        return self.read().count("SELECT sum(memory_usage_bytes) FROM duckdb_memory()")
+
     @contextlib.contextmanager
     def write(self) -> Iterator[Cursor]:
         """One exclusive transaction: all of it or nothing. Never one inside another.

@@ -40,6 +40,7 @@ _request_seconds = Histogram(
     registry=_registry, buckets=_SECONDS,
 )  # fmt: skip
 _images = Gauge("medsec_images", "Images by state", ("state",), registry=_registry)
+_held = Gauge("medsec_held_bytes", "Memory of what is kept", ("what",), registry=_registry)
 _state = Gauge("medsec_state", "Condition of the system", ("what",), registry=_registry)
 
 
@@ -70,16 +71,21 @@ def count_request(method: str, route: str, status: int, seconds: float) -> None:
     _request_seconds.labels(route).observe(seconds)
 
 
-def text(images: Mapping[str, int], condition: Mapping[str, float]) -> bytes:
+def text(
+    images: Mapping[str, int], condition: Mapping[str, float], held: Mapping[str, int]
+) -> bytes:
     """Everything, as Prometheus reads it.
 
     Args:
         images: How many there are by state.
         condition: Numbers of the health page.
+        held: Bytes of each cache.
     """
     _images.clear()
     for state, count in images.items():
         _images.labels(state).set(count)
     for what, value in condition.items():
         _state.labels(what).set(value)
+    for what, size in held.items():
+        _held.labels(what).set(size)
     return generate_latest(_registry)

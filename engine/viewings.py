@@ -64,7 +64,7 @@ class Viewings:
         Raises:
             StorageBusy: It alone is larger than the memory set aside.
         """
-        size = _size(image)
+        size = size_bytes(image)
         if size > self._memory:
             raise StorageBusy(
                 "This image is larger than the memory for opened pictures:"
@@ -73,7 +73,7 @@ class Viewings:
         viewing = Viewing(handle, session_id, subject_id, image, about, self.expiry())
         with self._lock:
             self._sweep()
-            while self._open and sum(_size(v.image) for v in self._open.values()) + size > (
+            while self._open and sum(size_bytes(v.image) for v in self._open.values()) + size > (
                 self._memory
             ):
                 self._open.popitem(last=False)
@@ -83,9 +83,9 @@ class Viewings:
 
     @property
     def held_bytes(self) -> int:
-        """Memory of all pictures that are open."""
+        """Memory of all pictures that are open; at most ``memory_bytes``."""
         with self._lock:
-            return sum(_size(v.image) for v in self._open.values())
+            return sum(size_bytes(v.image) for v in self._open.values())
 
     def get(self, session_id: str, handle: str) -> Viewing:
         """The viewing, if this session opened it and it has not expired.
@@ -157,5 +157,6 @@ class Viewings:
                 del self._open[handle]
 
 
-def _size(image: Image) -> int:
+def size_bytes(image: Image) -> int:
+    """Memory of an opened picture: its pixels and its file."""
     return int(image.pixels.nbytes) + len(image.data)

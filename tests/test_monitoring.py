@@ -47,6 +47,11 @@ def test_numbers_count_calls_and_outcomes_and_name_nobody(ward: Ward) -> None:
     assert more('medsec_call_seconds_count{method="restore"}') == 2
     assert after['medsec_images{state="released"}'] == 1
     assert after['medsec_state{what="backup_overdue"}'] == 1
+    held = {what: after[f'medsec_held_bytes{{what="{what}"}}'] for what in
+            ("opened_pictures", "masked_pictures", "catalog")}  # fmt: skip
+    assert held["opened_pictures"] > len(data)  # the doctor has one open
+    assert held["masked_pictures"] == 0
+    assert held["catalog"] > 0
     text = engine.metrics(team.administrator).decode()
     for word in (image_id, ward.patient_id, "Erika", "Musterfrau", '"doctor"', "P-1"):
         assert word not in text

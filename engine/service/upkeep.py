@@ -58,7 +58,12 @@ class Upkeep(Reports, Mailing, Learning):
             "broken": len(now["broken"]),
             "clock_back_seconds": now["clock_back_seconds"],
         }
-        return numbers.text(now["images"], condition)
+        held = {
+            "opened_pictures": self.viewings.held_bytes,
+            "masked_pictures": self._masked_bytes(),
+            "catalog": self.database.held_bytes(),
+        }
+        return numbers.text(now["images"], condition, held)
 
     def _prepare_upkeep(self) -> None:
         self._stopped = threading.Event()

@@ -27,6 +27,7 @@ from engine.records import (
 from engine.service.guard import needs
 from engine.service.sealing import Sealing
 from engine.vault import open_field
+from engine.viewings import size_bytes
 
 MEDIA_TYPES = {
     "JPEG": "image/jpeg",
@@ -242,9 +243,12 @@ class Viewing(Sealing):
             cached = images.decode(name, self._part(image_id, "masked"), self.limits)
             with self._masked_lock:
                 self._masked[address] = cached
-                while sum(i.pixels.nbytes for i in self._masked.values()) > _MASKED_CACHE_BYTES:
+                while self._masked_bytes() > _MASKED_CACHE_BYTES:
                     self._masked.popitem(last=False)
         return cached
+
+    def _masked_bytes(self) -> int:
+        return sum(size_bytes(i) for i in list(self._masked.values()))
 
 
 def _file(stem: str, format: str, data: bytes) -> File:
