@@ -1,11 +1,15 @@
 """Fifty people at once on the real server: how long each action takes, and what it costs.
 
-    python -m benchmarks.load [--minutes 10] [--sessions 50] [--think 10]
+    python -m benchmarks.load [--minutes 10] [--sessions 50] [--think 10] [--scripted]
 
 Half of them are technicians, who upload radiographs made in code, open the draft, look at it and
 seal it; half are doctors, who list images, restore one and take the file away. Every restored
 file is compared with what was uploaded. The networks, the REST API, TLS apart, and the disk are
 the real ones. Between two actions everybody thinks, ``--think`` seconds on average.
+
+Memory is printed by the minute, the server apart from its sandboxes, with what its caches held
+beside it, so that the run itself says what grows. ``--scripted`` leaves the networks out: many
+times as many uploads, and what grows then is not theirs.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +36,23 @@ from tests.conftest import PASSWORD, Team
 from tests.fakes import ScriptedDetector
 from tests.serving import Server, serve, settings
 
-SAMPLE_SECONDS = 2.0
+SAMPLE_SECONDS = 5.0
+METRICS_TOKEN = "a token of the load test for the metrics"  # noqa: S105 - of this run alone
+#: Columns of a sample, in MB.
+PARTS = ("server", "sandboxes", "opened_pictures", "masked_pictures", "catalog")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Memory at one moment.
+
+    Args:
+        at: Seconds since the crowd came.
+        mb: By ``PARTS``; the last three are inside the first.
+    """
+
+    at: float
+    mb: dict[str, float]
 
 
 @dataclass
@@ -41,14 +61,14 @@ class Tally:
 
     Args:
         seconds: Of each action, by name.
-        memory: Resident megabytes of the server and its children, each with its moment.
+        memory: Of the server and its children, every few seconds.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     errors: Counter[str] = field(default_factory=Counter)
     review: int = 0
     originals: dict[str, bytes] = field(default_factory=dict)
-    memory: list[tuple[float, float]] = field(default_factory=list)
+    memory: list[Sample] = field(default_factory=list)
 
     @asynccontextmanager
     async def action(self, name: str) -> AsyncIterator[None]:
@@ -56,13 +76,29 @@ class Tally:
         yield
         self.seconds[name].append(time.perf_counter() - began)
 
-    def growth_mb(self) -> float | None:
-        """Memory of the last fifth over that after the first minute; None for short runs."""
-        later = [mb for at, mb in self.memory if at > 60.0]
+    def growth_mb(self) -> dict[str, float]:
+        """Memory of the last fifth over that after the first minute, by part; empty if short."""
+        later = [s.mb for s in self.memory if s.at > 60.0]
         if len(later) < 20:
-            return None
+            return {}
         fifth = len(later) // 5
-        return float(np.median(later[-fifth:]) - np.median(later[:fifth]))
+        return {
+            part: float(
+                np.median([mb[part] for mb in later[-fifth:]])
+                - np.median([mb[part] for mb in later[:fifth]])
+            )
+            for part in PARTS
+        }
+
+    def by_minute(self) -> list[tuple[int, dict[str, float]]]:
+        """Medians of each minute."""
+        minutes: dict[int, list[Sample]] = defaultdict(list)
+        for sample in self.memory:
+            minutes[int(sample.at // 60) + 1].append(sample)
+        return [
+            (minute, {part: float(np.median([s.mb[part] for s in of])) for part in PARTS})
+            for minute, of in minutes.items()
+        ]
 
 
 class Person:
@@ -152,18 +188,31 @@ class Doctor(Person):
 
 
 async def watch(server: Server, tally: Tally, until: float) -> None:
-    """Memory of the server and its children, every few seconds."""
+    """Memory of the server, its children and its caches, every few seconds."""
     process, began = psutil.Process(server.pid), time.monotonic()
-    while time.monotonic() < until:
-        family = [process, *process.children(recursive=True)]
-        total = 0
-        for member in family:
+    token = {"Authorization": f"Bearer {METRICS_TOKEN}"}
+    async with httpx.AsyncClient(base_url=server.url, headers=token, timeout=300) as client:
+        while time.monotonic() < until:
+            told = {}
             try:
-                total += member.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
-        tally.memory.append((time.monotonic() - began, total / 1e6))
-        await asyncio.sleep(SAMPLE_SECONDS)
+                told = held(await client.get("/api/metrics/"))
+            except httpx.HTTPError as err:
+                tally.errors[f"metrics {type(err).__name__}"] += 1
+            if told:
+                mb = {"server": process.memory_info().rss / 1e6, "sandboxes": 0.0, **told}
+                for child in process.children(recursive=True):
+                    with suppress(psutil.NoSuchProcess):
+                        mb["sandboxes"] += child.memory_info().rss / 1e6
+                tally.memory.append(Sample(time.monotonic() - began, mb))
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+
+def held(answer: httpx.Response) -> dict[str, float]:
+    """Megabytes of the server's caches, by name."""
+    answer.raise_for_status()
+    lines = (line.partition('what="')[2] for line in answer.text.splitlines()
+             if line.startswith("medsec_held_bytes{"))  # fmt: skip
+    return {what: float(size) / 1e6 for what, _, size in (x.partition('"} ') for x in lines)}
 
 
 async def crowd(server: Server, sessions: int, seconds: float, think: float) -> Tally:
@@ -194,8 +243,12 @@ async def crowd(server: Server, sessions: int, seconds: float, think: float) -> 
     return tally
 
 
-def run(folder: Path, sessions: int, seconds: float, think: float) -> Tally:
-    """Make the accounts, start the server, let the crowd in."""
+def run(folder: Path, sessions: int, seconds: float, think: float, scripted: bool = False) -> Tally:
+    """Make the accounts, start the server, let the crowd in.
+
+    Args:
+        scripted: Without networks; see :mod:`benchmarks.scripted`.
+    """
     chosen = settings(folder)
     engine = Engine.open(chosen, detector=ScriptedDetector(chosen))
     team = Team(engine)
@@ -204,8 +257,10 @@ def run(folder: Path, sessions: int, seconds: float, think: float) -> Tally:
     plenty = {
         "MEDSEC_REQUESTS_PER_MINUTE": "1000000",
         "MEDSEC_ANONYMOUS_REQUESTS_PER_MINUTE": "1000000",
+        "MEDSEC_METRICS_TOKEN": METRICS_TOKEN,
     }
-    with serve(folder, **plenty) as server:
+    program = "benchmarks/scripted.py" if scripted else "serve.py"
+    with serve(folder, program=program, **plenty) as server:
         return asyncio.run(crowd(server, sessions, seconds, think))
 
 
@@ -214,23 +269,32 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--sessions", type=int, default=50)
     parser.add_argument("--think", type=float, default=10.0)
+    parser.add_argument("--scripted", action="store_true", help="without networks")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="medsec-load-") as folder:
-        tally = run(Path(folder), options.sessions, options.minutes * 60, options.think)
+        seconds = options.minutes * 60
+        tally = run(Path(folder), options.sessions, seconds, options.think, options.scripted)
     print(f"{options.sessions} sessions, {options.minutes:g} minutes\n")
     print("| action | times | p50 s | p95 s | p99 s |\n|---|---|---|---|---|")
     for name, seconds in tally.seconds.items():
         p50, p95, p99 = np.percentile(seconds, [50, 95, 99])
         print(f"| {name} | {len(seconds)} | {p50:.2f} | {p95:.2f} | {p99:.2f} |")
-    growth = tally.growth_mb()
     print(
         f"\nerrors: {dict(tally.errors) or 'none'}; sent to review by the second look:"
         f" {tally.review}; images sealed: {len(tally.originals)}"
     )
-    print(
-        f"memory: {tally.memory[-1][1]:.0f} MB at the end, growth after the first minute:"
-        f" {'too short to say' if growth is None else f'{growth:+.0f} MB'}"
-    )
+    names = " | ".join(part.replace("_", " ") for part in PARTS)
+    print(f"\n| MB, median of minute | {names} |\n|---|{'---|' * len(PARTS)}")
+    for minute, mb in tally.by_minute():
+        print(f"| {minute} | " + " | ".join(f"{mb[part]:.0f}" for part in PARTS) + " |")
+    growth = tally.growth_mb()
+    if not growth:
+        print("\nToo short to say how memory grows.")
+        return 1 if tally.errors else 0
+    told = " | ".join(f"{growth[part]:+.0f}" for part in PARTS)
+    print(f"| growth after the first | {told} |")
+    caches = sum(growth[part] for part in PARTS[2:])
+    print(f"\nof the server's growth, {caches:+.0f} MB are in these caches")
     return 1 if tally.errors else 0
 
 

@@ -41,12 +41,28 @@ class Server:
 
 
 @contextmanager
-def serve(folder: Path, patience: float = 90, **environment: str) -> Iterator[Server]:
+def serve(
+    folder: Path, patience: float = 90, program: str = "serve.py", **environment: str
+) -> Iterator[Server]:
     """Start the server on a data folder, wait until it answers, and stop it in the end.
 
     Args:
         patience: Seconds until it must answer.
+        program: What is started, from the root of the project.
     """
+    server, process = launch(folder, program, **environment)
+    try:
+        wait(server, process, patience)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def launch(
+    folder: Path, program: str = "serve.py", **environment: str
+) -> tuple[Server, subprocess.Popen[bytes]]:
+    """Start the server on a data folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -63,23 +79,18 @@ def serve(folder: Path, patience: float = 90, **environment: str) -> Iterator[Se
     }
     with log.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "serve.py")],
+            [sys.executable, str(ROOT / program)],
             cwd=folder,  # whatever the folder it is started from
             env={**os.environ, **names, **environment},
             stdout=out,
             stderr=subprocess.STDOUT,
         )
-    try:
-        scheme = "https" if environment.get("MEDSEC_TLS") == "1" else "http"
-        server = Server(f"{scheme}://127.0.0.1:{port}", log, process.pid)
-        _wait(server, process, patience)
-        yield server
-    finally:
-        process.terminate()
-        process.wait(30)
+    scheme = "https" if environment.get("MEDSEC_TLS") == "1" else "http"
+    return Server(f"{scheme}://127.0.0.1:{port}", log, process.pid), process
 
 
-def _wait(server: Server, process: subprocess.Popen, patience: float) -> None:
+def wait(server: Server, process: subprocess.Popen[bytes], patience: float) -> None:
+    """Until the server answers. Raises RuntimeError where it does not."""
     # Its own certificate cannot be known yet; nothing is sent while it is not checked.
     anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
