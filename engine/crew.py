@@ -189,10 +189,10 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any]:
              "--nworkers", "1", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1",
              "--dashboard-address", "127.0.0.1:0",  # else on every address of this machine
              "--memory-limit", str(memory), "--local-directory", folder,
-             "--death-timeout", "30"],
+             "--death-timeout", "30", "--preload-nanny", str(Path(__file__).with_name("leash.py"))],
             cwd=folder,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # nothing is written: it holds the worker's leash
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # libraries quote what they work on there
             start_new_session=True,  # Ctrl-C is for us, who then let them go
@@ -208,6 +208,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    assert process.stdin is not None
+    process.stdin.close()
 
 
 def _memory_bytes() -> int:

@@ -17,7 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("vault", "rootkeys", "shares", "keys", "exchange", "certificate", "database",
      "aggregates", "box_metrics", "disclosure", "randomness_tests",
      "similarity", "metrics", "pooling", "formats", "networks", "lines", "text",
-     "faces", "codes", "yolo", "film", "crew", "identifying", "guest", "drift", "shadow"),
+     "faces", "codes", "yolo", "film", "crew", "leash", "identifying", "guest", "drift", "shadow"),
     ("images", "detection", "policies", "hierarchy", "audit", "accounts", "lockout", "sessions",
      "secondfactor", "registrations", "identities", "catalog", "patients", "profiles", "sealedrows",
      "guests", "viewings", "tokens", "access", "outbox", "merging", "training", "reads", "backup"),
