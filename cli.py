@@ -7,7 +7,7 @@
                                               takes these too, a folder or a single file
     python cli.py detect FILE... --json OUT   what would be found; keeps nothing
 
-    verify, rotate, backup, recover-data      the data folder's upkeep
+    verify, rotate, backup, recover-data      the data folder's upkeep; accept-roster
     shares, drill, recover-key                the root key on paper
     training-export, training-open            missed cases, for a machine that trains
 
@@ -127,6 +127,14 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", parents=[common], help="check log, catalog and files")
     verify.add_argument("--checkpoint", type=Path, help="a signed checkpoint to check against")
     verify.set_defaults(command=_verify)
+
+    accept = commands.add_parser(
+        "accept-roster",
+        parents=[common],
+        help="let accounts and rights stand that were changed outside MedSec",
+    )
+    accept.add_argument("--reason", required=True, help="goes into the audit log")
+    accept.set_defaults(command=_accept_roster)
 
     rotate = commands.add_parser("rotate", parents=[common], help="new root key, keys re-wrapped")
     rotate.add_argument("--resume", action="store_true", help="go on with one that was interrupted")
@@ -401,6 +409,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     engine, token = _open(arguments)
     try:
         print(f"audit log: {engine.verify_audit(token)} entries, unbroken")
+        engine.verify_roster(token)
+        print("accounts and rights: those that the log knows")
         if arguments.checkpoint:
             size = engine.check_checkpoint(token, _read(arguments.checkpoint))
             print(f"audit log: continues the checkpoint at entry {size}")
@@ -413,6 +423,16 @@ def _verify(arguments: argparse.Namespace) -> int:
                 print(f"{image_id}: {problem}", file=sys.stderr)
         print(f"images: {total} checked, {broken} broken")
         return 1 if broken else 0
+    finally:
+        engine.close()
+
+
+def _accept_roster(arguments: argparse.Namespace) -> int:
+    engine, token = _open(arguments)
+    try:
+        engine.accept_roster(token, arguments.reason)
+        print("accounts and rights stand as they are; the log says so")
+        return 0
     finally:
         engine.close()
 

@@ -38,7 +38,10 @@ class Health(shapes.Shape):
     erasures_kept: bool = Field(description="The list of erasures lies beside the backups.")
     scrubbed_at: shapes.Utc | None = Field(None, description="When all files were last checked.")
     scrubbed_images: int
-    broken: list[str] = Field(description="Images and patients that were found damaged.")
+    broken: list[str] = Field(
+        description="Images and patients that were found damaged, and `accounts and rights` where"
+        " they were changed outside MedSec."
+    )
     clock_back_seconds: int = Field(description="How far the clock went back; 0 if it did not.")
 
 

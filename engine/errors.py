@@ -163,6 +163,10 @@ class AuditBroken(StorageError):
     """The audit chain does not verify from ``facts['sequence']`` on."""
 
 
+class RosterBroken(StorageError):
+    """Rows that say who may sign in and see whom are not those that the log knows."""
+
+
 class BackupInvalid(StorageError):
     """A backup is incomplete, altered or from another system."""
 

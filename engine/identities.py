@@ -65,8 +65,8 @@ class Identities:
         )
         return row["email"] if row else ""
 
-    def redeem(self, tx: Cursor, claims: Mapping[str, Any], issuer: str) -> str:
-        """Whose account these claims open, once.
+    def redeem(self, tx: Cursor, claims: Mapping[str, Any], issuer: str) -> tuple[str, bool]:
+        """Whose account these claims open, once; and whether that person came for the first time.
 
         Args:
             claims: Of an ID token whose signature and audience were checked.
@@ -95,13 +95,15 @@ class Identities:
             and (row["issuer"], row["subject"]) != (said["iss"], said["sub"])
         ):
             raise NotSignedIn(_REFUSAL)
-        tx.run(
-            "UPDATE identities SET issuer = $2, subject = $3 WHERE username = $1",
-            row["username"],
-            said["iss"],
-            said["sub"],
-        )
-        return str(row["username"])
+        first = row["subject"] is None
+        if first:
+            tx.run(
+                "UPDATE identities SET issuer = $2, subject = $3 WHERE username = $1",
+                row["username"],
+                said["iss"],
+                said["sub"],
+            )
+        return str(row["username"]), first
 
     def _fresh(self, issued_at: float) -> bool:
         age = self._host.now().replace(tzinfo=UTC).timestamp() - issued_at

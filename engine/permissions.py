@@ -35,6 +35,7 @@ class Permission(StrEnum):
     BREAK_GLASS = "glass.break"  # open a patient of others in an emergency
     REVIEW_ACCESS = "access.review"  # care relations by number, broken glass and its review
     GRANT_CLASSES = "class.grant"  # which region classes an account may restore
+    ACCEPT_ROSTER = "roster.accept"  # rights changed outside MedSec: the operator alone
     EXPORT_TRAINING = "training.export"  # missed cases, sealed to a key: the operator alone
     WRITE_NOTES = "note.write"
     READ_NOTES = "note.read"

@@ -2,12 +2,16 @@
 
 A session remembers when its holder last proved who they are, so that the engine can ask
 again before it decrypts. What a token is worth is read afresh on every call.
+
+A token ends with a tag of whose it is, under a key: a row that somebody wrote into the catalog's
+file for a token of their own making, or moved to another account, opens nothing.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -16,6 +20,10 @@ from engine.errors import NotFound, NotSignedIn
 from engine.host import Host
 from engine.permissions import Role
 from engine.records import Caller, OpenSession
+from engine.vault import blind_index, pack
+
+_ENDED = "Your session has ended: please sign in again."
+_RANDOM_LENGTH = 43  # 32 bytes in base64
 
 
 class Sessions:
@@ -24,6 +32,7 @@ class Sessions:
     Args:
         idle: A session ends after this time without a call.
         absolute: A session ends after this time at the latest.
+        key: 32 bytes, for the tags of tokens.
         factor_roles: Roles that may do nothing but set up a second factor until they have one.
     """
 
@@ -33,12 +42,14 @@ class Sessions:
         host: Host,
         idle: timedelta,
         absolute: timedelta,
+        key: bytes,
         factor_roles: frozenset[Role] = frozenset(),
     ) -> None:
         self._database = database
         self._host = host
         self.idle = idle
         self.absolute = absolute
+        self._key = key
         self.factor_roles = factor_roles
 
     def begin(self, tx: Cursor, username: str, door: str, origin: str) -> tuple[str, datetime]:
@@ -51,14 +62,15 @@ class Sessions:
             The token, which is stored nowhere, and when it ends at the latest.
         """
         now = self._host.now()
-        token = base64.urlsafe_b64encode(self._host.random(32)).decode().rstrip("=")
+        session_id = self._host.token("se")
+        token = self._tagged(_text(self._host.random(32)), session_id, username)
         expires_at = now + self.absolute
         tx.run("DELETE FROM sessions WHERE expires_at < $1", now - timedelta(days=30))
         tx.run(
             "INSERT INTO sessions (token_digest, session_id, username, created_at, seen_at,"
             " expires_at, origin, proven_at, door) VALUES ($1, $2, $3, $4, $4, $5, $6, $4, $7)",
             _digest(token),
-            self._host.token("se"),
+            session_id,
             username,
             now,
             expires_at,
@@ -79,14 +91,32 @@ class Sessions:
         """
         if not isinstance(token, str) or not (16 <= len(token) <= 128):
             raise NotSignedIn("Please sign in.")
-        return self._live("token_digest", _digest(token), activity)
+        return self._live("token_digest", _digest(token), activity, token)
 
-    def resolve_id(self, session_id: str, *, activity: bool = True) -> Caller:
-        """As :meth:`resolve`, for a session that was proven by an access token."""
-        return self._live("session_id", session_id, activity)
+    def resolve_id(
+        self, session_id: str, username: str | None = None, *, activity: bool = True
+    ) -> Caller:
+        """As :meth:`resolve`, for a session that was proven in another way.
+
+        Args:
+            username: Whose it has to be, as an access token says.
+        """
+        caller = self._live("session_id", session_id, activity)
+        if username is not None and caller.username != username:
+            raise NotSignedIn(_ENDED)
+        return caller
+
+    def _tagged(self, random: str, session_id: str, username: str) -> str:
+        """The token that belongs to these: random text and its tag."""
+        parts = pack(random.encode(), session_id.encode(), username.encode())
+        return random + _text(blind_index(self._key, "session", parts))
 
     def _live(
-        self, column: Literal["token_digest", "session_id"], value: str, activity: bool
+        self,
+        column: Literal["token_digest", "session_id"],
+        value: str,
+        activity: bool,
+        token: str | None = None,
     ) -> Caller:
         row = self._database.read().one(
             "SELECT s.*, a.role, a.enabled, f.confirmed_at AS factor_since"  # noqa: S608
@@ -97,7 +127,11 @@ class Sessions:
         )
         now = self._host.now()
         if row is None or not row["enabled"] or not self._open(row, now):
-            raise NotSignedIn("Your session has ended: please sign in again.")
+            raise NotSignedIn(_ENDED)
+        if token is not None:
+            right = self._tagged(token[:_RANDOM_LENGTH], row["session_id"], row["username"])
+            if not hmac.compare_digest(right.encode(), token.encode(errors="replace")):
+                raise NotSignedIn(_ENDED)
         if activity and now - row["seen_at"] > min(timedelta(seconds=30), self.idle / 4):
             with self._database.write() as tx:
                 tx.run(
@@ -188,6 +222,10 @@ class Sessions:
             "SELECT session_id FROM sessions WHERE username = $1 AND ended_at IS NULL", username
         )
         return [row["session_id"] for row in rows]
+
+
+def _text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def _digest(token: str) -> str:

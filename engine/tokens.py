@@ -2,27 +2,33 @@
 
 An access token (RFC 7519, HS256 and nothing else) names a session and is worth nothing once
 that session has ended. A refresh token is random, good once, and stored as a digest: one
-that comes a second time was stolen or lost, and ends its session (RFC 9700, section 4.14).
+that comes a second time was stolen or lost, and ends its session (RFC 9700, section 4.14). It
+ends with a tag of its session under a key, so that a row that somebody wrote into the catalog's
+file gives no pair.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 
 import jwt
 
-from engine.database import Cursor, Database
+from engine.database import Cursor, Database, Row
 from engine.errors import NotSignedIn
 from engine.host import Host
+from engine.vault import blind_index, derive, pack
 
 ISSUER = "medsec"
 AUDIENCE = "medsec-api"
 ACCESS = timedelta(minutes=15)
 REFRESH = timedelta(hours=8)
 _ALGORITHM = "HS256"
+_INVALID = "This refresh token is not valid: sign in again."
+_RANDOM_LENGTH = 43  # 32 bytes in base64
 _REQUIRED = ["iss", "aud", "sub", "sid", "jti", "iat", "exp"]
 
 
@@ -39,13 +45,14 @@ class Tokens:
     """Issues and checks tokens of the sessions in one catalog.
 
     Args:
-        key: 32 bytes that sign access tokens.
+        key: 32 bytes that sign access tokens, and the tags of refresh tokens by way of another.
     """
 
     def __init__(self, database: Database, host: Host, key: bytes) -> None:
         self._database = database
         self._host = host
         self._key = key
+        self._tag_key = derive(key, "refresh tokens")
 
     def issue(self, tx: Cursor, session_id: str, username: str) -> TokenPair:
         """A fresh pair for a session."""
@@ -63,7 +70,7 @@ class Tokens:
             self._key,
             algorithm=_ALGORITHM,
         )
-        refresh = base64.urlsafe_b64encode(self._host.random(32)).decode().rstrip("=")
+        refresh = self._tagged(_text(self._host.random(32)), session_id)
         tx.run("DELETE FROM refresh_tokens WHERE expires_at < $1", now - REFRESH)
         tx.run(
             "INSERT INTO refresh_tokens VALUES ($1, $2, $3, NULL)",
@@ -73,8 +80,9 @@ class Tokens:
         )
         return TokenPair(access, refresh, int(ACCESS.total_seconds()))
 
-    def session_of(self, access: str) -> str:
-        """The session that an access token names; whether it is still open is asked elsewhere.
+    def session_of(self, access: str) -> tuple[str, str]:
+        """The session that an access token names, and whose it is; whether it is still open is
+        asked elsewhere.
 
         Raises:
             NotSignedIn: Not ours, altered, expired, or of another algorithm or audience.
@@ -96,14 +104,11 @@ class Tokens:
             raise NotSignedIn("This access token is not valid: sign in again.")
         if not claims["iat"] - 300 <= now < claims["exp"]:
             raise NotSignedIn("This access token has expired: refresh it.")
-        return str(claims["sid"])
+        return str(claims["sid"]), str(claims["sub"])
 
     def holder(self, tx: Cursor, refresh: str) -> str:
         """The session of a refresh token, used or not. Raises NotSignedIn."""
-        row = tx.one("SELECT * FROM refresh_tokens WHERE token_digest = $1", _digest(refresh))
-        if row is None:
-            raise NotSignedIn("This refresh token is not valid: sign in again.")
-        return str(row["session_id"])
+        return str(self._row(tx, refresh)["session_id"])
 
     def redeem(self, tx: Cursor, refresh: str) -> tuple[str, bool]:
         """Use a refresh token up.
@@ -114,14 +119,31 @@ class Tokens:
         Raises:
             NotSignedIn: Unknown or expired.
         """
-        digest = _digest(refresh)
-        row = tx.one("SELECT * FROM refresh_tokens WHERE token_digest = $1", digest)
+        row = self._row(tx, refresh)
         now = self._host.now()
-        if row is None or now >= row["expires_at"]:
-            raise NotSignedIn("This refresh token is not valid: sign in again.")
+        if now >= row["expires_at"]:
+            raise NotSignedIn(_INVALID)
         used = row["used_at"] is not None
+        digest = row["token_digest"]
         tx.run("UPDATE refresh_tokens SET used_at = $2 WHERE token_digest = $1", digest, now)
         return row["session_id"], used
+
+    def _row(self, tx: Cursor, refresh: str) -> Row:
+        row = tx.one("SELECT * FROM refresh_tokens WHERE token_digest = $1", _digest(refresh))
+        if row is None:
+            raise NotSignedIn(_INVALID)
+        right = self._tagged(refresh[:_RANDOM_LENGTH], row["session_id"])
+        if not hmac.compare_digest(right.encode(), refresh.encode(errors="replace")):
+            raise NotSignedIn(_INVALID)
+        return row
+
+    def _tagged(self, random: str, session_id: str) -> str:
+        parts = pack(random.encode(), session_id.encode())
+        return random + _text(blind_index(self._tag_key, "refresh", parts))
+
+
+def _text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def _digest(token: str) -> str:

@@ -20,7 +20,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
      "faces", "codes", "yolo", "film", "crew", "leash", "identifying", "guest", "drift", "shadow"),
     ("images", "detection", "policies", "hierarchy", "audit", "accounts", "lockout", "sessions",
      "secondfactor", "registrations", "identities", "catalog", "patients", "profiles", "sealedrows",
-     "guests", "viewings", "tokens", "access", "outbox", "merging", "training", "reads", "backup"),
+     "guests", "viewings", "tokens", "access", "outbox", "merging", "training", "reads", "backup",
+     "roster"),
     ("pipeline", "package"),
     ("service",),
 )  # fmt: skip

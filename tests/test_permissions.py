@@ -46,6 +46,8 @@ MAY: dict[str, set[Role]] = {
     "reset_password": {A},
     "audit_entries": {A},
     "verify_audit": {A},
+    "verify_roster": {A},
+    "accept_roster": set(),
     "write_checkpoint": {A},
     "check_checkpoint": {A},
     "health": {A},

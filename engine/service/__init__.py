@@ -43,6 +43,7 @@ from engine.profiles import Profiles
 from engine.reads import Reads
 from engine.records import Caller
 from engine.registrations import Registrations
+from engine.roster import Roster
 from engine.sealedrows import SealedRows
 from engine.secondfactor import Challenges, SecondFactors
 from engine.service.batch import Batch
@@ -60,6 +61,7 @@ from engine.sessions import Sessions
 from engine.settings import Settings
 from engine.tokens import Tokens
 from engine.training import Training
+from engine.vault import derive
 from engine.viewings import Viewings
 
 
@@ -134,6 +136,7 @@ class Engine(
             host,
             timedelta(minutes=settings.session_idle_minutes),
             timedelta(hours=settings.session_hours),
+            derive(self.hierarchy.system_key("tokens"), "sessions"),
             settings.second_factor_roles,
         )
         self.factors = SecondFactors(self.database, host, self.hierarchy.system_key("factors"))
@@ -142,6 +145,7 @@ class Engine(
         self.identities = Identities(self.database, host)
         self.tokens = Tokens(self.database, host, self.hierarchy.system_key("tokens"))
         self.access_ = Access(self.database, self.hierarchy, host)
+        self.roster = Roster(derive(self.hierarchy.system_key("audit"), "roster"))
         self.outbox_ = Outbox(self.database, host, settings)
         self.audit = AuditLog(
             self.database, host, self.hierarchy.system_key("audit"), self._audit_mark,
@@ -177,6 +181,7 @@ class Engine(
         self._operator_token = host.token("operator") if operator else None
         self._work = {}
         self._backing_up = threading.Lock()
+        self._meet_roster(operator)
         self._finish_recovery()
         sweep_unfinished(settings.data)
         self.sweep()

@@ -14,12 +14,14 @@ from typing import Any
 from engine.access import BrokenGlass, CareRelation, Verdict, checked_reason
 from engine.audit import Event
 from engine.database import Cursor, Row
-from engine.errors import EngineError, InputError, NotFound, PermissionDenied
+from engine.errors import EngineError, InputError, NotFound, PermissionDenied, RosterBroken
 from engine.permissions import Permission, Role, allowed
 from engine.records import Account, AuditEntry, Caller
+from engine.roster import CHANGES
 from engine.service.guard import Core, needs
 
 _DAMAGED = "damaged record"
+_SYSTEM = Caller("system", Role.OPERATOR, "", "start")
 
 
 class Caring(Core):
@@ -246,17 +248,57 @@ class Caring(Core):
             }
             self.audit.append(tx, caller, Event("class.grant", detail=detail))
 
+    # --- the roster ---------------------------------------------------------------------------
+
+    @needs(Permission.READ_AUDIT)
+    def verify_roster(self, caller: Caller) -> None:
+        """Are accounts and rights those that the log knows? Raises RosterBroken."""
+        try:
+            with self.database.write() as tx:  # nobody changes them meanwhile
+                self.roster.check(tx)
+        except RosterBroken:
+            self.audit.record(caller, Event("roster.verify", "failed"))
+            raise
+        self.audit.record(caller, Event("roster.verify"))
+
+    @needs(Permission.ACCEPT_ROSTER)
+    def accept_roster(self, caller: Caller, reason: str) -> None:
+        """Let accounts and rights stand that were changed outside MedSec. Raises InputError."""
+        if not reason.strip():
+            raise InputError("Accepting accounts and rights as they are needs a reason.")
+        self._roster_broken = False
+        self.audit.record(caller, Event("roster.accept", reason=reason.strip()))
+
     # --- inside -------------------------------------------------------------------------------
+
+    def _meet_roster(self, operator: bool) -> None:
+        """At the start, before anything is changed. Raises RosterBroken in a server."""
+        self._roster_broken = False
+        begun = self.roster.begun(self.database.read())
+        try:
+            self.roster.check(self.database.read())
+        except RosterBroken:
+            self._roster_broken = True
+            self.audit.record(_SYSTEM, Event("roster.verify", "failed"))
+            if not operator:
+                raise
+        if not begun:
+            self.audit.record(_SYSTEM, Event("roster.begin"))
 
     def _doctors(self) -> list[Account]:
         return [a for a in self.accounts_.list() if a.role is Role.DOCTOR and a.enabled]
 
     def _audit_mark(self, tx: Cursor, caller: Caller, event: Event) -> Mapping[str, Any]:
-        """Everything done under broken glass says so in the log, whichever method did it."""
-        if not event.patient_id or not self.bound(caller):
-            return {}
-        glass_id = self.access_.glass_over(tx, caller.username, event.patient_id)
-        return {} if glass_id is None else {"glass": glass_id}
+        """Everything done under broken glass says so in the log, whichever method did it; what
+        changes accounts or rights leaves the roster's tag there."""
+        mark = {}
+        if event.action in CHANGES and event.outcome == "ok" and not self._roster_broken:
+            mark["roster"] = self.roster.tag(tx)
+        if event.patient_id and self.bound(caller):
+            glass_id = self.access_.glass_over(tx, caller.username, event.patient_id)
+            if glass_id is not None:
+                mark["glass"] = glass_id
+        return mark
 
     def _may_assign(self, tx: Cursor, caller: Caller, patient_id: str) -> bool:
         return allowed(caller.role, Permission.EVERY_PATIENT) or self.access_.treats(

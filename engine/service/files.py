@@ -83,10 +83,11 @@ class Files(Keeping):
             del changes["note"]
         patient_id = self.resolve_patient(patient_id)
         with self.database.write() as tx:
-            if "note" in changes and not allowed(caller.role, Permission.READ_PATIENT_NOTE):
+            note = changes.get("note")
+            if isinstance(note, str) and not allowed(caller.role, Permission.READ_PATIENT_NOTE):
                 # Who cannot read what is there must not replace it: it is written below.
-                noted = (self.patients_.get(tx, patient_id).note, changes["note"])
-                changes["note"] = "\n".join(text for text in noted if text and text.strip())
+                there = self.patients_.get(tx, patient_id).note or ""
+                changes["note"] = "\n".join(text for text in (there, note) if text.strip())
             patient, changed = self.patients_.update(tx, patient_id, caller.username, **changes)
             tag = self.patients_.tag(tx, patient_id)
             self.audit.append(

@@ -41,6 +41,7 @@ from engine.profiles import Profiles
 from engine.reads import Reads
 from engine.records import Caller
 from engine.registrations import Registrations
+from engine.roster import Roster
 from engine.sealedrows import SealedRows
 from engine.secondfactor import Challenges, SecondFactors
 from engine.sessions import Sessions
@@ -68,6 +69,7 @@ class Core:
     identities: Identities
     tokens: Tokens
     audit: AuditLog
+    roster: Roster
     access_: Access
     catalog: Catalog
     patients_: Patients
@@ -82,6 +84,8 @@ class Core:
     exchanges: Exchanges
     limits: Limits
     keyring: Keyring
+    #: Were accounts or rights changed outside MedSec? Then no entry of the log vouches for them.
+    _roster_broken: bool
     _operator_token: str | None
     _work: dict[str, str]
 
@@ -108,7 +112,7 @@ class Core:
         if isinstance(token, str) and token in self._work:
             return self.sessions_.resolve_id(self._work[token])
         if isinstance(token, str) and token.count(".") == 2:  # a JWT of the API
-            return self.sessions_.resolve_id(self.tokens.session_of(token), activity=activity)
+            return self.sessions_.resolve_id(*self.tokens.session_of(token), activity=activity)
         return self.sessions_.resolve(token, activity=activity)
 
     def _ask_again(self, caller: Caller) -> None:

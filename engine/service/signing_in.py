@@ -90,7 +90,10 @@ class SigningIn(Core):
             if self.settings.single_sign_on is None:
                 raise NotSignedIn("Single sign-on is switched off.")
             with self.database.write() as tx:
-                username = self.identities.redeem(tx, claims, issuer)
+                username, first = self.identities.redeem(tx, claims, issuer)
+                if first:
+                    who = Caller(username, self.accounts_.get(tx, username).role, "", origin)
+                    self.audit.append(tx, who, Event("account.meet-identity"))
             if not self.accounts_.get(self.database.read(), username).enabled:
                 raise NotSignedIn("This account is closed.")
             how = self._second_step(username, "", _SINGLE)
@@ -181,10 +184,10 @@ class SigningIn(Core):
         """
         try:
             if token.count(".") == 2:
-                session_id = self.tokens.session_of(token)
+                caller = self.sessions_.resolve_id(*self.tokens.session_of(token))
             else:
                 session_id = self.tokens.holder(self.database.read(), token)
-            caller = self.sessions_.resolve_id(session_id)
+                caller = self.sessions_.resolve_id(session_id)
         except NotSignedIn:
             return
         with self.database.write() as tx:

@@ -13,7 +13,7 @@ from typing import Any
 
 from engine import numbers
 from engine.audit import Event
-from engine.errors import EngineError, NotFound
+from engine.errors import EngineError, NotFound, RosterBroken
 from engine.permissions import Permission, Role
 from engine.records import Caller
 from engine.service.guard import log, needs
@@ -105,6 +105,7 @@ class Upkeep(Reports, Mailing, Learning):
             ("erasures", self._retry_erasures),
             ("sweep", self._sweep_due),
             ("training", self._training_due),
+            ("roster", self._roster_due),
             ("backup", self._backup_due),
         ):
             try:
@@ -124,6 +125,17 @@ class Upkeep(Reports, Mailing, Learning):
             swept = self.sweep()
             if swept:
                 self.audit.record(_SYSTEM, Event("files.sweep", detail={"files": swept}))
+
+    def _roster_due(self) -> None:
+        """Somebody may have written to the catalog's file while it was open."""
+        if self._due("roster", SWEEP_MS) and not self._roster_broken:
+            try:
+                with self.database.write() as tx:
+                    self.roster.check(tx)
+            except RosterBroken as err:
+                self._roster_broken = True
+                log.error("upkeep: %s", err.code)
+                self.audit.record(_SYSTEM, Event("roster.verify", "failed"))
 
     def _training_due(self) -> None:
         if self._due("training", SWEEP_MS):
@@ -253,6 +265,6 @@ class Upkeep(Reports, Mailing, Learning):
             "scrubbed_at": self._scrubbed["finished_at"],
             "scrubbed_images": self._scrubbed["images"],
             "scrub_running": self._scrubbed["running"],
-            "broken": list(self._scrubbed["broken"]),
+            "broken": [*self._scrubbed["broken"], *["accounts and rights"] * self._roster_broken],
             "clock_back_seconds": self._clock_back_s,
         }
