@@ -10,11 +10,12 @@ import hashlib
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from random import Random
 
 import cv2
 import numpy as np
+from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
 from model.phrases import LOCALES, Phrases
@@ -158,6 +159,13 @@ def _font(file: str, size: int) -> ImageFont.FreeTypeFont | None:
     return None
 
 
+@cache
+def _letters(file: str) -> frozenset[int]:
+    """Code points that a font can draw."""
+    with TTFont(file, fontNumber=0, lazy=True) as font:
+        return frozenset(font.getBestCmap() or ())
+
+
 @dataclass(frozen=True)
 class Hand:
     """How one device or person writes: one font, one size, one colour, with its habits."""
@@ -275,6 +283,8 @@ class Page:
         Returns:
             The box of the ink (with its plate's text only), or None where it was not drawn.
         """
+        if not _letters(hand.file).issuperset(map(ord, "".join(text.split()))):
+            return None  # empty boxes would be drawn instead, which are no text
         cover = _ink(text, hand)
         if cover is None:
             return None

@@ -181,6 +181,16 @@ def test_a_film_marker_that_nobody_labelled_is_painted_over() -> None:
     assert film.max() == 255, "the given picture stays as it was"
 
 
+def test_a_line_that_its_font_cannot_write_is_not_drawn() -> None:
+    page = page_of()
+    before = page.pixels.copy()
+    for files in writing.installed_fonts()["la"].values():
+        hand = writing.Hand(files[0], "la", 20.0, (255, 255, 255))
+        assert page.line("ward \U0010fffd", 200, 50, hand) is None, files[0]
+    assert not page.boxes
+    assert np.array_equal(page.pixels, before)
+
+
 def test_splits_share_no_font_no_layout_and_no_patient() -> None:
     fonts = writing.installed_fonts()["la"]
     families = {s: {f for f in fonts if writing.split_of(f) == s} for s in writing.SPLITS}
@@ -431,7 +441,7 @@ def test_one_epoch_trains_exports_and_is_found_again(tiny_set: Path, tmp_path: P
         "name": "run",
         "device": "cpu",
     }
-    best = train.train(overrides, epoch_images=8, warm=train.nudenet_weights(), threads=1)
+    best = train.train(overrides, 8, train.nudenet_weights(), threads=1, bfloat16=True)
     sums = export.ship(best, tmp_path)
     assert set(sums) == {"best.pt", "best.onnx"}
     recorded = (tmp_path / "SHA256SUMS").read_text().split()
