@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,10 +21,12 @@ class Line:
     Args:
         corners: Shape (4, 2), float32, x and y in pixels, in order around the box.
         confidence: 0 to 1.
+        parts: What it was joined from, where it was found more than once.
     """
 
     corners: np.ndarray
     confidence: float
+    parts: tuple[Line, ...] = ()
 
     @classmethod
     def upright(cls, box: Sequence[float] | np.ndarray, confidence: float) -> Line:
@@ -88,6 +90,7 @@ def joined(found: Sequence[Line]) -> list[Line]:
     order = sorted(found, key=lambda line: -line.confidence)
     boxes, thickness = table(order), np.array([line.thickness_px for line in order])
     kept: list[Line] = []
+    parts: list[list[Line]] = []
     held = np.empty((len(order), 4))
     thick = np.empty(len(order))
     for line, box, own in zip(order, boxes, thickness, strict=True):
@@ -99,14 +102,19 @@ def joined(found: Sequence[Line]) -> list[Line]:
         if not len(hits):
             held[n], thick[n] = box, own
             kept.append(line)
+            parts.append([line])
             continue
         i = int(hits[0])
+        parts[i].append(line)
         grown = np.r_[np.minimum(held[i, :2], box[:2]), np.maximum(held[i, 2:], box[2:])]
         if (grown != held[i]).any():
             held[i] = grown
             kept[i] = Line.upright(grown, kept[i].confidence)
             thick[i] = kept[i].thickness_px
-    return kept
+    return [
+        line if len(members) == 1 else replace(line, parts=tuple(members))
+        for line, members in zip(kept, parts, strict=True)
+    ]
 
 
 def support(boxes: np.ndarray, seen: np.ndarray, confidences: np.ndarray) -> np.ndarray:

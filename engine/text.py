@@ -389,7 +389,13 @@ def _sure_together(line: Line, other: float, area: int) -> bool:
 
 
 def _views(picture: np.ndarray, line: Line) -> list[np.ndarray]:
-    """A line as the reader wants it, upright first, then the other ways it may stand."""
+    """A line as the reader wants it, upright first, then the other ways it may stand, and as
+    each size showed it: around a letter, the box of one may hold a ring, that of another none."""
+    apart = [view for part in line.parts for view in _standing(picture, part)[:1]]
+    return _standing(picture, line) + apart
+
+
+def _standing(picture: np.ndarray, line: Line) -> list[np.ndarray]:
     height, width = picture.shape[:2]
     x1, y1, x2, y2 = line.box
     left, top = max(0, int(x1)), max(0, int(y1))

@@ -145,6 +145,32 @@ def test_what_one_network_sees_alone_must_be_read(
     assert believed or ours < 0.4 or len(found) == 1
 
 
+class Narrow(Scripted):
+    """Reads an L, but only in a view that leaves out the ring around it."""
+
+    def __init__(self, found: list[Line], certainty: float) -> None:
+        super().__init__(found)
+
+        class Reader:
+            def read(self, pictures: list[np.ndarray]) -> list[tuple[str, float]]:
+                return [("L", certainty) if max(p.shape) < 30 else ("", 0.0) for p in pictures]
+
+        self.reader = Reader()  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(("certainty", "believed"), [(0.99, True), (0.9, False)])
+def test_a_letter_in_a_ring_is_read_as_each_size_showed_it(
+    certainty: float, believed: bool
+) -> None:
+    ring, letter = line(50, 50, 100, 100, 0.55), line(60, 60, 88, 85, 0.54)
+    (whole,) = joined([ring, letter])
+    assert [part.box for part in whole.parts] == [ring.box, letter.box]
+    (found,) = Narrow([whole], certainty).settle(PICTURE, 0.1, [])
+    assert (found.confidence >= 0.25) == believed
+    assert (found.x1, found.y1, found.x2, found.y2) == ring.box
+    assert joined([ring])[0].parts == ()
+
+
 def test_both_ends_of_a_line_are_hidden_where_each_network_cut_another() -> None:
     network = Scripted([line(50, 50, 200, 70, 0.9)])
     seen = [Finding(48.0, 49.0, 120.0, 71.0, "text", 0.8),
