@@ -14,7 +14,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
@@ -165,35 +165,50 @@ class Judge:
         Raises:
             DetectorError: A network failed.
         """
-        views: list[np.ndarray] = []
-        owners: list[tuple[int, int]] = []  # region, turn
-        for i, region in enumerate(regions):
-            for turn in _turns(region):
-                for part in (_part(picture, region, 0.08, 0.08), _context(picture, region)):
-                    views.append(np.ascontiguousarray(np.rot90(part, turn)))
-                    owners.append((i, turn))
+        alone = self._readings(picture, regions, lambda r: _part(picture, r, 0.08, 0.08))
+        named = [
+            any(judge_words(text, known) is TextVerdict.IDENTIFYING for text, _ in readings)
+            for readings in alone
+        ]
+        # What names somebody by itself does so whatever stands beside it.
+        open_ = [r for r, identifying in zip(regions, named, strict=True) if not identifying]
+        beside = iter(self._readings(picture, open_, lambda r: _context(picture, r)))
+        return [
+            Judgement(TextVerdict.IDENTIFYING)
+            if identifying
+            else self._judged(picture, region, readings, next(beside), known)
+            for region, readings, identifying in zip(regions, alone, named, strict=True)
+        ]
+
+    def _readings(
+        self,
+        picture: np.ndarray,
+        regions: Sequence[Region],
+        view: Callable[[Region], np.ndarray],
+    ) -> list[list[tuple[str, float]]]:
+        """For each region what is read in each way in which it may stand."""
+        owners = [(i, turn) for i, region in enumerate(regions) for turn in _turns(region)]
+        views = [np.ascontiguousarray(np.rot90(view(regions[i]), turn)) for i, turn in owners]
         readings: list[list[tuple[str, float]]] = [[] for _ in regions]
         for (i, _), reading in zip(owners, self._reader.read(views), strict=True):
             readings[i].append(reading)
-        return [
-            self._judged(picture, region, read, known)
-            for region, read in zip(regions, readings, strict=True)
-        ]
+        return readings
 
     def _judged(
         self,
         picture: np.ndarray,
         region: Region,
-        readings: Sequence[tuple[str, float]],
+        alone: Sequence[tuple[str, float]],
+        beside: Sequence[tuple[str, float]],
         known: Known,
     ) -> Judgement:
-        verdicts = [judge_words(text, known) for text, _ in readings]
-        if TextVerdict.IDENTIFYING in verdicts:
+        """A box in which nothing names anybody, read alone and with what is beside it."""
+        around = [judge_words(text, known) for text, _ in beside]
+        if TextVerdict.IDENTIFYING in around:
             return Judgement(TextVerdict.IDENTIFYING)
-        for k in range(0, len(readings), 2):  # the box alone, and with what is beside it
-            (text, sure), (_, sure_beside) = readings[k : k + 2]
+        for (text, sure), (_, sure_beside), verdict in zip(alone, beside, around, strict=True):
             if (
-                verdicts[k] == verdicts[k + 1] == TextVerdict.HARMLESS
+                judge_words(text, known) is verdict is TextVerdict.HARMLESS
                 and min(sure, sure_beside) >= CERTAIN
                 and _fits(text, region)
                 and self._single_line(picture, region)
