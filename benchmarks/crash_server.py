@@ -46,7 +46,10 @@ BOX = {"label": "text", "x1": 8, "y1": 8, "x2": 200, "y2": 40}
 EXPECTED = (404, 409, 429, 503)
 #: More files than the server seals by itself: it starts a worker.
 BATCH_FILES = 12
+#: For a process to end after the kill.
 PATIENCE_SECONDS = 60.0
+#: For an answer, on a machine that does much else: the first upload loads the networks.
+ANSWER_SECONDS = 300.0
 _PR_SET_CHILD_SUBREAPER = 36
 #: Words of the command lines of those that the server starts.
 _KINDS = ("dask_worker", "multiprocessing", "engine.images", "engine.guest")
@@ -88,7 +91,7 @@ class Staff:
             thread.join()
 
     def _forever(self, role: Role, work: Callable[[httpx.Client], None]) -> None:
-        with httpx.Client(base_url=f"{self.url}/api", timeout=PATIENCE_SECONDS) as client:
+        with httpx.Client(base_url=f"{self.url}/api", timeout=ANSWER_SECONDS) as client:
             while not self.over.is_set():
                 try:
                     if "Authorization" not in client.headers:
@@ -221,20 +224,22 @@ class ServerSoak(crash.Soak):
                 TMPDIR=str(self.folder / "tmp"),
             )
             staff = Staff(self, server.url, 1000 * self.kills)
-            if until != "start":
-                wait(server, process, 2 * PATIENCE_SECONDS)
-                staff.start(until, batch=until == "batch")
-                if not staff.seen.wait(2 * PATIENCE_SECONDS):
-                    self.ledger.counts[f"waited in vain: {until}"] += 1
-            time.sleep(self.random.uniform(0.05, self.longest * (3 if until == "start" else 1)))
-            if process.poll() is not None:
-                self.ledger.problems.append("the server ended by itself")
-            staff.over.set()
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            self.kills += 1
-            staff.end()
-            self._outlived(left)
+            try:
+                if until != "start":
+                    wait(server, process, ANSWER_SECONDS)
+                    staff.start(until, batch=until == "batch")
+                    if not staff.seen.wait(ANSWER_SECONDS):
+                        self.ledger.counts[f"waited in vain: {until}"] += 1
+                time.sleep(self.random.uniform(0.05, self.longest * (3 if until == "start" else 1)))
+                if process.poll() is not None:
+                    self.ledger.problems.append("the server ended by itself")
+            finally:
+                staff.over.set()
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                self.kills += 1
+                staff.end()
+                self._outlived(left)
         self.inspect(crash.settings(self.folder), self.random.sample)
 
     def _outlived(self, left: Callable[[], dict[psutil.Process, str]]) -> None:

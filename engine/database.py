@@ -18,6 +18,7 @@ import duckdb
 
 from engine.errors import StorageBusy, StorageError
 from engine.host import Host, sync_folder
+from engine.turns import Turns
 
 _TRIGGERS = tuple(
     f"CREATE TRIGGER audit_no_{verb.lower()} AFTER {verb} ON audit FOR EACH STATEMENT"
@@ -253,7 +254,7 @@ class Database:
         self._raw = raw
         self._path = path
         self._wait = wait_seconds
-        self._write_lock = threading.Lock()
+        self._turns = Turns()
         self._local = threading.local()
 
     @classmethod
@@ -285,7 +286,7 @@ class Database:
 
     def close(self) -> None:
         """Write everything into the file and let it go."""
-        with self._write_lock:
+        with self._turns.take(None):
             with contextlib.suppress(duckdb.Error):
                 self._raw.execute("CHECKPOINT")
             self._raw.close()
@@ -300,10 +301,8 @@ class Database:
         Raises:
             StorageBusy: The turn did not come in time.
         """
-        if not self._write_lock.acquire(timeout=self._wait):
-            raise StorageBusy("The catalog is busy with another change: try again in a moment.")
-        fresh = _fresh(self._path)
-        try:
+        with self._turns.take(self._wait):
+            fresh = _fresh(self._path)
             try:
                 _copy(self._raw, fresh)
                 content = fresh.read_bytes()
@@ -315,8 +314,6 @@ class Database:
                 with contextlib.suppress(OSError):
                     _discard(fresh)
             yield content
-        finally:
-            self._write_lock.release()
 
     def read(self) -> Cursor:
         """This thread's own cursor: a shared connection silently mixes up rows."""
@@ -337,9 +334,7 @@ class Database:
             StorageBusy: The turn did not come in time.
             StorageError: The database refused; nothing was changed.
         """
-        if not self._write_lock.acquire(timeout=self._wait):
-            raise StorageBusy("The catalog is busy with another change: try again in a moment.")
-        try:
+        with self._turns.take(self._wait):
             cursor = self.read()
             cursor.run("BEGIN TRANSACTION")
             try:
@@ -350,8 +345,6 @@ class Database:
                 with contextlib.suppress(StorageError):
                     cursor.run("ROLLBACK")
                 raise
-        finally:
-            self._write_lock.release()
 
     def _forget_erased(self) -> None:
         """After an erasure, write the file anew, so that destroyed keys are not in it."""

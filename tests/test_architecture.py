@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 #: From the ground up. A room imports rooms of its own floor or below, and nothing in a circle.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "permissions", "settings", "host", "records", "tracing", "numbers"),
-    ("vault", "rootkeys", "shares", "keys", "exchange", "certificate", "database",
+    ("vault", "rootkeys", "shares", "keys", "exchange", "certificate", "turns", "database",
      "aggregates", "box_metrics", "disclosure", "randomness_tests",
      "similarity", "metrics", "pooling", "formats", "networks", "lines", "text",
      "faces", "codes", "yolo", "film", "crew", "leash", "identifying", "guest", "drift", "shadow"),

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -113,11 +113,8 @@ def test_fields_cannot_be_shifted_into_each_other(audit: AuditLog, database: Dat
 
 
 def test_many_threads_make_one_chain(audit: AuditLog) -> None:
-    threads = [threading.Thread(target=fill, args=(audit, 15)) for _ in range(8)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: fill(audit, 15), range(8)))  # what fails there fails here
     assert audit.verify() == 120
 
 
