@@ -98,12 +98,11 @@ def _newest(tx: Cursor) -> str | None:
 def _digest(tx: Cursor, table: str) -> str:
     """SHA-256 over the rows of a table in an order of their own; every field with its length."""
     fields = " || ".join(
-        f"CASE WHEN {c} IS NULL THEN '-' ELSE strlen({c}::VARCHAR) || ':' || {c}::VARCHAR END"
-        for c in _ROWS[table]
+        f"coalesce(strlen({c}::VARCHAR) || ':' || {c}::VARCHAR, '-')" for c in _ROWS[table]
     )
     row = tx.one(
-        "SELECT sha256(coalesce(string_agg(line, '' ORDER BY line), '')) AS digest"  # noqa: S608
-        f" FROM (SELECT sha256({fields}) AS line FROM {table} {_ONLY.get(table, '')})"
+        "SELECT sha256(coalesce(array_to_string(list_sort(list(line)), ''), '')) AS digest"  # noqa: S608
+        f" FROM (SELECT {fields} AS line FROM {table} {_ONLY.get(table, '')})"
     )
     assert row is not None
     return str(row["digest"])
