@@ -91,7 +91,11 @@ class Staff:
             thread.join()
 
     def _forever(self, role: Role, work: Callable[[httpx.Client], None]) -> None:
-        with httpx.Client(base_url=f"{self.url}/api", timeout=ANSWER_SECONDS) as client:
+        # Shorter than the server keeps a connection: else both may let go of it at once.
+        limits = httpx.Limits(keepalive_expiry=1)
+        with httpx.Client(
+            base_url=f"{self.url}/api", timeout=ANSWER_SECONDS, limits=limits
+        ) as client:
             while not self.over.is_set():
                 try:
                     if "Authorization" not in client.headers:
