@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,6 +158,18 @@ def correct_by_keyboard_and_mouse(tina: Visitor) -> None:
     page.get_by_role("button", name="Draw boxes").click()
     # By keyboard: move it by 10 px and make it 1 px wider.
     drawn = page.locator(".box").last
+    # What will be hidden: a found box with its padding, one's own as drawn, to whole blocks.
+    assert not page.locator(".mask").first.is_visible()
+    page.get_by_label("As it will be hidden").check()
+    for box, least in ((page.locator(".box").first, 1), (drawn, 0)):
+        mask = [int(n) for n in re.findall(r"\d+", box.locator(".mask").get_attribute("d") or "")]
+        left, top, right, bottom = _corners(box.get_attribute("aria-label"))
+        assert mask[0] <= max(0, left - least)
+        assert mask[1] <= max(0, top - least)
+        assert mask[2] >= right
+        assert mask[3] >= bottom
+        expect(box.locator(".mask")).to_be_visible()
+    page.get_by_label("As it will be hidden").uncheck()
     before = _corners(drawn.get_attribute("aria-label"))
     drawn.focus()
     page.keyboard.press("Shift+ArrowLeft")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -113,6 +114,22 @@ def test_slices_of_a_head_are_marked_for_whoever_seals_them(ward: Ward) -> None:
         image_id = ward.upload(data, f"{part}.dcm", [Detection(Region(0, 0, 9, 9), "text", 0.9)])
         view = ward.engine.open_draft(ward.team.technician, image_id)
         assert view.recognizable_head is marked
+
+
+@pytest.mark.parametrize("coding", [builders.png, builders.jpeg])
+def test_a_draft_tells_what_would_be_hidden(
+    ward: Ward, coding: Callable[[np.ndarray], bytes]
+) -> None:
+    pixels, region = builders.labelled()
+    found = [Detection(region, "text", 0.9, "scripted"),
+             Detection(Region(0, 0, 5, 5), "text", 0.8, "scripted")]  # fmt: skip
+    image_id = ward.upload(coding(pixels), "scan", found)
+    view = ward.engine.open_draft(ward.team.technician, image_id)
+    ward.engine.seal(ward.team.technician, image_id, view.detections)
+    hidden = [r.detection.region for r in ward.engine.regions(ward.team.doctor, image_id)]
+    assert sorted(view.masks) == sorted(hidden)
+    assert all(mask != d.region for mask, d in zip(view.masks, view.detections, strict=True))
+    assert (view.grid == (1, 1)) == (coding is builders.png)
 
 
 def test_a_detector_that_fails_releases_nothing(ward: Ward) -> None:

@@ -19,7 +19,15 @@ from engine.detection import Profile, merge
 from engine.errors import DetectorError, DuplicateImage, EngineError, InputError, NotFound
 from engine.permissions import Permission
 from engine.pipeline import Stopwatch, detection_from_json, detection_to_json
-from engine.records import Caller, Detection, Image, ImageRecord, ImageState, TextVerdict
+from engine.records import (
+    Caller,
+    Detection,
+    Image,
+    ImageRecord,
+    ImageState,
+    Region,
+    TextVerdict,
+)
 from engine.service.guard import log, needs
 from engine.service.keeping import Keeping
 from engine.service.verdicts import Verdicts, verdict_facts
@@ -58,6 +66,8 @@ class DraftView:
         handle: For :meth:`Intake.draft_frame`; works in this session, for minutes.
         detections: What was found, most certain first.
         suggestions: For each of them, what the profile makes of it.
+        masks: For each of them, the pixels that are hidden if it is sealed as it was found.
+        grid: Width and height in px of the blocks to which masks are rounded outward.
         labels: Classes of the profile.
         hints: Patient data from a DICOM header, to compare with the record.
         recognizable_head: Slices of a head, from which a face could be rendered.
@@ -70,6 +80,8 @@ class DraftView:
     reasons: tuple[str, ...]
     frames: int
     suggestions: tuple[Suggestion, ...]
+    masks: tuple[Region, ...]
+    grid: tuple[int, int]
     labels: tuple[str, ...]
     hints: Mapping[str, Any] = field(repr=False)
     expires_at: datetime
@@ -342,6 +354,10 @@ class Intake(Keeping, Verdicts):
             reasons=tuple(json.loads(row["reasons"])),
             frames=image.frames,
             suggestions=tuple(suggestion(d, profile) for d in detections),
+            masks=tuple(
+                pipeline.plan(image, [d], *self._padding(profile))[0].region for d in detections
+            ),
+            grid=image.grid,
             labels=profile.classes,
             hints=facts["hints"],
             expires_at=self.viewings.expiry(),
@@ -456,6 +472,13 @@ class Intake(Keeping, Verdicts):
             return row, key, self.open_facts(key, row)
 
         return self._steady(image_id, read)
+
+    def _padding(self, profile: Profile) -> tuple[float, int]:
+        share, min_px = profile.padding, profile.padding_min_px
+        return (
+            self.settings.padding if share is None else share,
+            self.settings.padding_min_px if min_px is None else min_px,
+        )
 
     def _draft_image(self, row: Row, key: bytes, facts: Mapping[str, Any]) -> Image:
         context = f"image/{row['image_id']}/{row['version']}/draft"

@@ -368,13 +368,6 @@ class Sealing(Intake):
             ),
         )
 
-    def _padding(self, profile: Profile) -> tuple[float, int]:
-        share, min_px = profile.padding, profile.padding_min_px
-        return (
-            self.settings.padding if share is None else share,
-            self.settings.padding_min_px if min_px is None else min_px,
-        )
-
     def _subject(self, row: Row) -> tuple[Subject, bytes]:
         """A fresh data key for the sealed image, and its wrapping."""
         patient_key = self.hierarchy.patient_key(self.database.read(), row["patient_id"])

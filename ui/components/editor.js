@@ -54,7 +54,7 @@ class Editor {
       make("span", { class: "group" }, this.pencil,
         button("Add box", "Add a box in the middle (N)", () => this.add()), this.back),
       this.stage.zoomButtons(), this.frames,
-      make("label", { class: "group", title: "Padding comes on top" }, this.covered, " As it will be hidden"),
+      make("label", { class: "group" }, this.covered, " As it will be hidden"),
       this.data.window && windowControl(this.data.window, (window) => {
         this.window = window;
         this.load();
@@ -273,11 +273,27 @@ class Editor {
         this.rows();
       },
     },
+      make("svg:path", { class: "mask", d: this.mask(box) }),
       make("svg:rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }),
       boxName(box, this.data.width, selected ? name : name.split(" ")[0]));
     if (selected) for (const [edge, [left, top]] of Object.entries(EDGES))
       shape.append(make("svg:circle", { "data-edge": edge, cx: left ? x1 : x2, cy: top ? y1 : y2 }));
     return shape;
+  }
+
+  /** The pixels that sealing hides: a found box with its padding, a person's own as drawn, both
+      rounded outward to the blocks of the file. */
+  mask(box) {
+    const { from } = box;
+    const same = box.found !== null &&
+      ["x1", "y1", "x2", "y2", "frame", "frame_end", "label"].every((name) => box[name] === from[name]);
+    const [w, h] = this.data.grid;
+    const [x1, y1, x2, y2] = same ? from.hides : [
+      Math.floor(box.x1 / w) * w, Math.floor(box.y1 / h) * h,
+      Math.min(this.data.width, Math.ceil(box.x2 / w) * w),
+      Math.min(this.data.height, Math.ceil(box.y2 / h) * h),
+    ];
+    return `M${x1} ${y1}H${x2}V${y2}H${x1}Z`;
   }
 
   colour(box) {
