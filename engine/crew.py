@@ -11,14 +11,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from engine.errors import SettingsError, WorkerLost
+from engine.errors import EngineError, SettingsError, WorkerLost
 from engine.settings import Settings
 
 T = TypeVar("T")
@@ -30,6 +32,7 @@ AHEAD = 2
 #: How often a task may take its worker with it before it is given up.
 LIVES = 2
 PATIENCE_SECONDS = 120.0
+LOOK_SECONDS = 2.0  # whether workers are still there
 _QUIET = {
     # Plaintext and keys stay in memory: nothing is written to a worker's disk.
     "distributed.worker.memory.target": False,
@@ -43,14 +46,16 @@ _ROOT = Path(__file__).parent.parent
 
 
 class Crew:
-    """Workers that are ready; a context manager.
+    """Workers that are ready; a context manager."""
 
-    Args:
-        size: How many workers there are.
-    """
+    def __init__(self, client: Any, cleanup: contextlib.ExitStack, here: _Here | None) -> None:
+        self._client, self._cleanup, self._here = client, cleanup, here
 
-    def __init__(self, client: Any, size: int, cleanup: contextlib.ExitStack) -> None:
-        self._client, self.size, self._cleanup = client, size, cleanup
+    @property
+    def size(self) -> int:
+        """How many tasks run at once now: workers elsewhere come and go."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        return sum(worker["nthreads"] for worker in workers)
 
     @classmethod
     def open(cls, settings: Settings, workers: int, equip: Callable[[], None]) -> Self:
@@ -68,6 +73,7 @@ class Crew:
 
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # their texts show arguments
         cleanup = contextlib.ExitStack()
+        here: _Here | None = None
         try:
             cleanup.enter_context(dask.config.set(_QUIET))
             if settings.batch_scheduler:
@@ -79,14 +85,16 @@ class Crew:
                 )
                 address = settings.batch_scheduler
             else:
-                address, security = _start(workers, cleanup)
+                address, security, here = _start(workers, cleanup)
             try:
                 client = cleanup.enter_context(
                     Client(
                         address, security=security, timeout=PATIENCE_SECONDS, set_as_default=False
                     )
                 )
-                client.wait_for_workers(max(1, workers), timeout=PATIENCE_SECONDS)
+                # Elsewhere, how many there are is not ours to say.
+                wanted = 1 if settings.batch_scheduler else workers
+                client.wait_for_workers(wanted, timeout=PATIENCE_SECONDS)
             except (OSError, TimeoutError, ValueError) as err:
                 raise SettingsError(
                     "The workers for batches do not answer: check MEDSEC_BATCH_SCHEDULER and its"
@@ -97,8 +105,16 @@ class Crew:
                     "The workers for batches write to disk what they work on: set"
                     " distributed.worker.memory.target and .spill to false there."
                 )
-            client.register_plugin(_plugin(equip))
-            return cls(client, len(client.scheduler_info(n_workers=-1)["workers"]), cleanup)
+            try:
+                client.register_plugin(_plugin(equip))
+            except EngineError:
+                raise
+            except Exception as err:  # whatever importing another release raises
+                raise SettingsError(
+                    "The workers for batches cannot load MedSec and its networks: install the"
+                    " same release there."
+                ) from err
+            return cls(client, cleanup, here)
         except BaseException:
             cleanup.close()
             raise
@@ -112,35 +128,71 @@ class Crew:
             work: A function of a module; may run more than once for a job.
             tasks: Drawn only as workers become free. Jobs travel, what stands before them
                 stays; without a job the answer is None.
+
+        Raises:
+            SettingsError: There are no workers any more, or they are of another release.
         """
+        lost: list[tuple[T, J | None]] = []
+        for task, job, answer in self._flow(work, tasks):
+            if isinstance(answer, WorkerLost):
+                lost.append((task, job))
+            else:
+                yield task, answer
+        # Dask blames a worker's end on all that it had before it: each of them tries again alone.
+        for suspect in lost:
+            for task, _, answer in self._flow(work, [suspect]):
+                yield task, answer
+
+    def _flow(
+        self, work: Callable[[J], R], tasks: Iterable[tuple[T, J | None]]
+    ) -> Iterator[tuple[T, J | None, R | WorkerLost | None]]:
         from distributed import as_completed
 
-        waiting: dict[Any, T] = {}
+        waiting: dict[Any, tuple[T, J]] = {}
         done = as_completed(loop=self._client.loop)
         source = iter(tasks)
         more = True
         while True:
-            while more and len(waiting) < self.size * AHEAD:
+            room = max(1, self.size) * AHEAD
+            while more and len(waiting) < room:
                 drawn = next(source, None)
                 if drawn is None:
                     more = False
-                elif drawn[1] is None:
-                    yield drawn[0], None
+                    continue
+                task, job = drawn
+                if job is None:
+                    yield task, None, None
                 else:
-                    future = self._client.submit(work, drawn[1], pure=False)
-                    waiting[future] = drawn[0]
+                    sent = pickle.dumps((work, job))
+                    future = self._client.submit(_opaque(), sent, pure=False)
+                    waiting[future] = (task, job)
                     done.add(future)
             if not waiting:
                 return
+            self._wait(done)
             future = next(done)
-            answer: R | WorkerLost
-            if future.status == "finished":
-                answer = future.result()
-            else:
-                answer = WorkerLost("The worker on this file died each time: it is left out.")
-            task = waiting.pop(future)
+            answer = _answer(future)
             future.release()
-            yield task, answer
+            yield *waiting.pop(future), answer
+
+    def _wait(self, done: Any) -> None:
+        """Until a task is done. Dask itself would wait for ever for workers that are gone."""
+        seen = looked = time.monotonic()
+        while not done.has_ready():
+            time.sleep(0.05)
+            now = time.monotonic()
+            if now - looked < LOOK_SECONDS:
+                continue
+            looked = now
+            if self._here is not None:
+                self._here.replace_lost()
+            if self.size:
+                seen = now
+            elif now - seen > PATIENCE_SECONDS:
+                raise SettingsError(
+                    "The workers for batches are gone: look whether there is memory enough for"
+                    " them, and send the rest again."
+                )
 
     def close(self) -> None:
         """Let the workers go."""
@@ -153,7 +205,41 @@ class Crew:
         self.close()
 
 
-def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any]:
+def _opaque() -> Callable[[bytes], Any]:
+    """What a task is to a scheduler: a function of bytes.
+
+    A scheduler unpickles tasks. As bytes, no key is an object in it, and it needs no MedSec:
+    being no function of a module, this one travels whole.
+    """
+
+    def open_and_work(sent: bytes) -> Any:
+        import pickle
+
+        work, job = pickle.loads(sent)  # noqa: S301 - from who may run code here anyway
+        return work(job)
+
+    return open_and_work
+
+
+def _answer(future: Any) -> Any:
+    """The result of a task, or WorkerLost.
+
+    Raises:
+        SettingsError: It was not even begun: none of the others will be.
+    """
+    from distributed.scheduler import KilledWorker
+
+    if future.status == "finished":
+        return future.result()
+    if isinstance(future.exception(), KilledWorker):
+        return WorkerLost("The worker on this file died each time: it is left out.")
+    raise SettingsError(
+        "The workers for batches do not understand what they are sent: install the same release"
+        " of MedSec and its packages there."
+    )
+
+
+def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any, _Here]:
     """A scheduler in this process and workers in their own, each with one thread."""
     from distributed import LocalCluster, Security
 
@@ -161,7 +247,7 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any]:
     cluster = cleanup.enter_context(
         LocalCluster(
             n_workers=0, processes=True, host="127.0.0.1", protocol="tls", security=security,
-            dashboard_address=None, silence_logs=logging.CRITICAL,
+            dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
         )
     )  # fmt: skip
     folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="medsec-workers-"))
@@ -183,8 +269,9 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any]:
         f"{tls}WORKER__KEY": security.tls_worker_key,
         **{k: os.environ[k] for k in ("LD_LIBRARY_PATH", "LANG") if k in os.environ},
     }
-    for _ in range(workers):
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+
+    def begin() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and code
             [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address,
              "--nworkers", "1", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1",
              "--dashboard-address", "127.0.0.1:0",  # else on every address of this machine
@@ -197,8 +284,33 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any]:
             stderr=subprocess.DEVNULL,  # libraries quote what they work on there
             start_new_session=True,  # Ctrl-C is for us, who then let them go
         )  # fmt: skip
-        cleanup.callback(_stop, process)
-    return cluster, security
+
+    here = _Here(begin, workers)
+    cleanup.callback(here.stop)
+    return cluster, security, here
+
+
+class _Here:
+    """Worker processes of this machine.
+
+    Args:
+        begin: Starts one.
+    """
+
+    def __init__(self, begin: Callable[[], subprocess.Popen[bytes]], count: int) -> None:
+        self._begin = begin
+        self._processes = [begin() for _ in range(count)]
+
+    def replace_lost(self) -> None:
+        """Start others for those that ended: on a busy machine Dask's nanny gives up on them."""
+        for place, process in enumerate(self._processes):
+            if process.poll() is not None:
+                _stop(process)
+                self._processes[place] = self._begin()
+
+    def stop(self) -> None:
+        for process in self._processes:
+            _stop(process)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -369,6 +369,16 @@ def test_workers_start_bare_and_what_they_lose_is_done_again(
         lost = dict(crew.run(die_always, [("kills", 1), ("lives", 2)]))
         assert lost["lives"] == 2
         assert isinstance(lost["kills"], errors.WorkerLost)
+        assert crew._here is not None
+        for process in crew._here._processes:  # with all that watches over them
+            os.killpg(process.pid, signal.SIGKILL)
+        assert [n for _, (n, _, _) in crew.run(answer, [("after", 21)])] == [42]
+        monkeypatch.setattr("engine.crew.PATIENCE_SECONDS", 1.0)
+        here, crew._here = crew._here, None  # as on other machines: nobody starts them again
+        for process in here._processes:
+            os.killpg(process.pid, signal.SIGKILL)
+        with pytest.raises(errors.SettingsError, match="gone"):
+            list(crew.run(answer, [("never", 1)]))
 
 
 @pytest.mark.slow

@@ -125,7 +125,10 @@ class Batch(Sealing):
         jobs = ((t, t.job if isinstance(t, _Task) else None) for t in tasks)
         with contextlib.ExitStack() as stack:
             if workers:
+                # Workers elsewhere are one per processor, as the README says.
                 threads = max(1, (os.cpu_count() or 1) // workers)
+                if self.settings.batch_scheduler:
+                    threads = self.settings.threads or 1
                 equipment = Equipment.of(
                     self.settings, self.detector.profiles, self.host.root, threads,
                     self._luggage(profile),
