@@ -30,7 +30,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	for b in $(filter-out crash load presidio_peer,$(basename $(notdir $(wildcard benchmarks/*.py)))); \
+	for b in $(filter-out crash crash_server load presidio_peer,$(basename $(notdir $(wildcard benchmarks/*.py)))); \
 		do nice $(BIN)/python -m benchmarks.$$b || exit 1; done
 
 train: $(STAMP)
@@ -39,6 +39,7 @@ train: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/python -m pytest
 	$(BIN)/python -m benchmarks.crash --kills 110
+	$(BIN)/python -m benchmarks.crash_server --kills 25
 	$(BIN)/python -m benchmarks.load --minutes 10
 
 $(STAMP): requirements.txt requirements-dev.txt constraints.txt
