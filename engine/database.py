@@ -285,11 +285,23 @@ class Database:
         return database
 
     def close(self) -> None:
-        """Write everything into the file and let it go."""
+        """Write everything into the file and let it go.
+
+        Raises:
+            StorageBusy: Somebody was reading all the time.
+        """
+        pause = threading.Event()
         with self._turns.take(None):
             with contextlib.suppress(duckdb.Error):
                 self._raw.execute("CHECKPOINT")
-            self._raw.close()
+            for _ in range(1000):
+                try:
+                    self._raw.close()
+                except duckdb.ResourceInUseException:  # amid somebody's query
+                    pause.wait(0.01)
+                else:
+                    return
+        raise StorageBusy("The catalog is still being read: it is let go with the program.")
 
     @contextlib.contextmanager
     def still(self) -> Iterator[bytes]:

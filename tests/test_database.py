@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -129,3 +130,21 @@ def test_a_thread_that_has_its_answer_keeps_no_transaction_open(
         done.set()
         thread.join()
     assert answers == [answer]
+
+
+def test_the_file_is_let_go_though_somebody_reads(tmp_path: Path, database: Database) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def look() -> None:
+        with contextlib.suppress(StorageError):
+            while not over.is_set():
+                database.read().count("SELECT sum(range) FROM range(300000)")
+                begun.set()
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    begun.wait()
+    database.close()
+    over.set()
+    reader.join()
+    Database.open(tmp_path / "c.duckdb", FakeHost(tmp_path), 0.2).close()
