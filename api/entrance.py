@@ -1,7 +1,8 @@
 """What every request passes before a route sees it: address, size, and how many there are.
 
 A body is refused before it is read: strangers and those who may not upload get a small limit,
-whatever they announce. Requests are counted per account, and per address for strangers.
+whatever they announce. Large ones stay in memory while they are worked on, so only so many come
+in at once. Requests are counted per account, and per address for strangers.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from engine import Engine, Permission, come_from, errors
 #: Enough for every body without a file.
 SMALL_BYTES: Final = 1 << 20
 _MB: Final = 1024 * 1024
+#: So many of the largest bodies there can be are held in memory at once.
+_AT_ONCE: Final = 2
 #: What stands around the files of a form.
 _FORM_BYTES: Final = 1 << 20
 _UPLOADS: Final = re.compile("/batches/|/patients/|/patients/[^/]+/images/")
@@ -82,6 +85,7 @@ class Entrance:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._held_bytes = 0  # of large bodies; only the event loop touches it
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -120,9 +124,20 @@ class Entrance:
         if _announced(scope) > allowed_bytes:
             await problem(413, "content-too-large", TOO_LARGE)(scope, receive, send_with_headers)
             return
-        # What is sent without saying how much is counted as it comes.
+        # What is sent without saying how much is counted as it comes, and may be the most.
         counted = RequestBodyLimitMiddleware(self.app, allowed_bytes)
-        await counted(scope, receive, send_with_headers)
+        unsaid = "transfer-encoding" in connection.headers
+        size = allowed_bytes if unsaid else _announced(scope)
+        size = size if size > SMALL_BYTES else 0
+        if self._held_bytes + size > _AT_ONCE * _largest(engine):
+            busy = errors.StorageBusy("Other files are coming in: send this again in a moment.")
+            await of(busy)(scope, receive, send_with_headers)
+            return
+        self._held_bytes += size
+        try:
+            await counted(scope, receive, send_with_headers)
+        finally:
+            self._held_bytes -= size
 
     def _who(self, engine: Engine, token: str, path: str) -> tuple[str, int]:
         """User name, empty for a stranger, and how large a body they may send."""
@@ -130,13 +145,9 @@ class Entrance:
             account = engine.caller(token, activity=False).username
         except errors.NotSignedIn:
             return "", SMALL_BYTES
-        settings = engine.settings
         if not _UPLOADS.fullmatch(path) or not engine.may(token, Permission.UPLOAD):
             return account, SMALL_BYTES
-        if path == "/batches/":
-            return account, settings.batch_limit_mb * _MB + _FORM_BYTES
-        largest = max(settings.picture_limit_mb, settings.dicom_limit_mb)
-        return account, largest * _MB + _FORM_BYTES
+        return account, _largest(engine, batch=path == "/batches/")
 
     def _wait(self, engine: Engine, account: str, connection: HTTPConnection, cost: int) -> int:
         """Seconds to wait; 0 for a request that is within its limit."""
@@ -151,6 +162,13 @@ class Entrance:
             return 0
         reset = self._limiter.get_window_stats(limit, key).reset_time
         return max(1, math.ceil(reset - time.time()))
+
+
+def _largest(engine: Engine, batch: bool = True) -> int:
+    """Bytes of the largest body with files: of one image, or of a batch if that is larger."""
+    settings = engine.settings
+    image = max(settings.picture_limit_mb, settings.dicom_limit_mb)
+    return (max(image, settings.batch_limit_mb) if batch else image) * _MB + _FORM_BYTES
 
 
 def _announced(scope: Scope) -> int:

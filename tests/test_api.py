@@ -401,6 +401,53 @@ def test_a_large_body_is_refused_before_it_is_read(
             assert not (announced and sent[0])
 
 
+@pytest.mark.parametrize("said", [True, False])
+def test_only_so_many_large_bodies_come_in_at_once(tmp_path: Path, said: bool) -> None:
+    """Who has a technician's token must not fill the server's memory."""
+    with hospital(tmp_path, batch_limit_mb=2, picture_limit_mb=1, dicom_limit_mb=1) as place:
+        patient = place.patient()
+        size = 2 << 20  # as far as anybody knows
+
+        async def crowd() -> list[int]:
+            begun, more = asyncio.Semaphore(0), asyncio.Event()
+
+            async def body(waits: bool) -> AsyncGenerator[bytes, None]:
+                yield b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+                if waits:
+                    begun.release()
+                    await more.wait()
+                yield b"x\r\n--b--\r\n"
+
+            async def send(waits: bool) -> int:
+                transport = httpx.ASGITransport(house)
+                headers = {
+                    "Authorization": f"Bearer {place.tokens[T]}",
+                    "Content-Type": "multipart/form-data; boundary=b",
+                }
+                if said:
+                    headers["Content-Length"] = str(size)
+                async with httpx.AsyncClient(
+                    transport=transport, base_url="https://medsec.test"
+                ) as line:
+                    path = f"/api/patients/{patient}/images/"
+                    answer = await line.post(path, headers=headers, content=body(waits))
+                    return answer.status_code
+
+            waiting = [asyncio.create_task(send(True)) for _ in range(3)]
+            for _ in waiting:
+                await begun.acquire()
+            refused = await send(False)
+            more.set()
+            return [refused, *await asyncio.gather(*waiting)]
+
+        refused, *others = asyncio.run(crowd())
+        assert refused == 503
+        assert 503 not in others
+        # What was held is free again.
+        assert ask("POST", f"/patients/{patient}/images/", place.tokens[T],
+                   files={"image": ("a.png", place.picture())}).status_code == 201  # fmt: skip
+
+
 def test_who_may_upload_sends_large_bodies_only_where_files_go(ward: Hospital) -> None:
     body = {"note": "x" * (1 << 20)}
     answer = ask("PATCH", f"/patients/{ward.patient()}/", ward.tokens[T], json=body)
