@@ -184,6 +184,28 @@ def test_updates_survive_a_kill_after_a_kill_amid_a_migration(
     assert lost(folder, _ALTERS[0]) == set()
 
 
+def test_files_of_an_older_folder_are_known_after_a_kill_amid_its_migration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [name for name, _ in module.MIGRATIONS]
+    older = module.MIGRATIONS[: names.index("files that are here already, by their keyed hash")]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "MIGRATIONS", older)
+        database = opened(tmp_path)
+        fill(database)
+        database.close()
+    killed(tmp_path, "migrate")
+    database = opened(tmp_path)
+    tx = database.read()
+    images = tx.all("SELECT image_id, duplicate_index AS file FROM images ORDER BY image_id")
+    files = {(row["image_id"], row["file"]) for row in images if row["file"] is not None}
+    assert files
+    for _, file in files:
+        found = tx.all("SELECT image_id FROM image_files WHERE duplicate_index = $1", file)
+        assert {(row["image_id"], file) for row in found} == {f for f in files if f[1] == file}
+    database.close()
+
+
 def test_an_index_over_rows_that_are_updated_would_lose_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
