@@ -92,19 +92,12 @@ class Crew:
                         address, security=security, timeout=PATIENCE_SECONDS, set_as_default=False
                     )
                 )
-                # Elsewhere, how many there are is not ours to say.
-                wanted = 1 if settings.batch_scheduler else workers
-                client.wait_for_workers(wanted, timeout=PATIENCE_SECONDS)
+                client.wait_for_workers(1, timeout=PATIENCE_SECONDS)  # others join under way
             except (OSError, TimeoutError, ValueError) as err:
                 raise SettingsError(
                     "The workers for batches do not answer: check MEDSEC_BATCH_SCHEDULER and its"
                     " certificates, or leave it out."
                 ) from err
-            if any(client.run(_spills).values()):
-                raise SettingsError(
-                    "The workers for batches write to disk what they work on: set"
-                    " distributed.worker.memory.target and .spill to false there."
-                )
             try:
                 client.register_plugin(_plugin(equip))
             except EngineError:
@@ -345,6 +338,11 @@ def _plugin(equip: Callable[[], None]) -> Any:
         name = "medsec"
 
         def setup(self, worker: Any) -> None:
+            if _spills():
+                raise SettingsError(
+                    "The workers for batches write to disk what they work on: set"
+                    " distributed.worker.memory.target and .spill to false there."
+                )
             equip()
 
     return Equipped()

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import dask
 import httpx
 import numpy as np
 import pytest
 
 from engine import BatchItem, Engine, ImageState, Settings, Source, errors
-from engine.crew import Crew
+from engine.crew import Crew, _plugin
 from engine.service import batch, workbench
 from engine.service.workbench import Equipment, Job, Workbench
 from engine.settings import Secret
@@ -423,6 +424,15 @@ def test_a_batch_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     ]
     assert {f.data for f in files} == {p.read_bytes() for p in (tmp_path / "in").rglob("*.png")}
     engine.close()
+
+
+def test_a_worker_that_would_write_to_its_disk_is_refused_whenever_it_comes() -> None:
+    plugin = _plugin(Flag())  # Dask calls it in every worker, also in those that join later
+    with (
+        dask.config.set({"distributed.worker.memory.target": False}),
+        pytest.raises(errors.SettingsError, match="write to disk"),
+    ):
+        plugin.setup(None)
 
 
 def test_a_scheduler_that_does_not_answer_is_a_sentence(
