@@ -30,7 +30,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	for b in $(filter-out crash crash_server load presidio_peer,$(basename $(notdir $(wildcard benchmarks/*.py)))); \
+	for b in $(filter-out crash crash_server load many presidio_peer scripted,$(basename $(notdir $(wildcard benchmarks/*.py)))); \
 		do nice $(BIN)/python -m benchmarks.$$b || exit 1; done
 
 train: $(STAMP)
@@ -41,6 +41,7 @@ soak: $(STAMP)
 	$(BIN)/python -m benchmarks.crash --kills 110
 	$(BIN)/python -m benchmarks.crash_server --kills 25
 	$(BIN)/python -m benchmarks.load --minutes 10
+	$(BIN)/python -m benchmarks.many
 
 $(STAMP): requirements.txt requirements-dev.txt constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "MedSec needs Python 3.11")'
