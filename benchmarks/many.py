@@ -116,7 +116,7 @@ def sampled(folder: Path, workers: int, until_done: int | None = None) -> tuple[
                 busy = (spent(family), sum(map(spent, children)))
             except psutil.NoSuchProcess:
                 continue
-            if server:  # not one that has just ended
+            if server and len(children) > 1:  # not one that is about to end
                 samples.append(Sample(time.monotonic() - began, done, server, others, busy))
             if until_done is not None and done >= until_done:
                 process.kill()
