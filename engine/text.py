@@ -47,7 +47,7 @@ UNREAD_MOST = 0.24  # and what it is then at most
 # With a second network as witness, grids that the finder alone is sure of are read first.
 SURE_ALONE = 0.93  # finder's confidence that needs neither witness nor reading
 SURE_LETTER = 0.75  # the same for lead letters with initials, tilted and mirrored; also springs
-SURE_WITNESS = 0.80  # the witness's, where the finder saw nothing
+SURE_WITNESS = 0.68  # the witness's, where the finder saw nothing
 AGREE_OURS = 0.50  # both confidences that need no reading
 AGREE_WITNESS = 0.70
 #: The same for single letters: together so much, if the witness has at least so much.
