@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, TimeoutError, expect, sync_playwright
 
 from tests.serving import Server
 
@@ -82,10 +82,17 @@ class Visitor:
         field.blur()  # what a form shows below a field must not move the button under the mouse
 
     def choose(self, label: str, option: str) -> None:
-        """Pick from a select box of Streamlit."""
+        """Pick from a select box of Streamlit; a page that is drawn anew closes an open list."""
+        self.settle()
         expect(self.page.get_by_label(label, exact=True)).to_have_count(1)
-        self.page.get_by_label(label, exact=True).click()
-        self.page.get_by_role("option", name=option).first.click()
+        for patience_ms in (5_000, 30_000):
+            self.page.get_by_label(label, exact=True).click()
+            try:
+                self.page.get_by_role("option", name=option).first.click(timeout=patience_ms)
+                break
+            except TimeoutError:
+                if self.page.get_by_role("option", name=option).count() or patience_ms == 30_000:
+                    raise
         self.settle()
 
     def reads(self, text: str) -> None:
