@@ -256,8 +256,7 @@ class _Report:
     def add(self, path: Path, item: BatchItem) -> None:
         now = time.monotonic()
         self._progress.add(item, now)
-        bad = item.state in ("review", "failed")
-        print(f"{_shown(path)}: {_told(item)}", file=sys.stderr if bad else sys.stdout)
+        print(f"{_shown(path)}: {_told(item)}", file=sys.stderr if item.bad else sys.stdout)
         if self._file is not None:
             line = item.csv_line if self._csv else item.json_line
             self._file.write(line(str(path)))

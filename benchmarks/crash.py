@@ -253,6 +253,22 @@ class Soak:
                     if said["what"] == until:
                         seen.set()
 
+    def go(self, kills: int, tell: Callable[[str], None]) -> None:
+        """Rounds until so many kills, then a look at everything; losses are in the ledger."""
+        told = 0
+        while self.kills < kills:
+            self.round()
+            problems = self.ledger.problems
+            tell(f"kill {self.kills}: {dict(self.ledger.counts)}, {len(problems)} problems")
+            for problem in problems[told:]:
+                tell(f"  problem: {problem}")
+            told = len(problems)
+        self.finish()
+
+    def rows(self) -> list[tuple[str, float]]:
+        """What was done and found, for the report."""
+        return [*sorted(self.ledger.counts.items()), ("problems", len(self.ledger.problems))]
+
     def round(self) -> None:
         """One kill, and the inspection after it."""
         if self.ledger.backups and self.kills % 10 == 9:
@@ -373,19 +389,24 @@ class Soak:
         self.inspect(recovered)
 
 
-def soak(folder: Path, kills: int, seed: int, tell: Callable[[str], None]) -> Soak:
-    """Run the rounds; ``.ledger.problems`` of what comes back must be empty."""
-    run = Soak(folder, seed)
-    told = 0
-    while run.kills < kills:
-        run.round()
-        problems = run.ledger.problems
-        tell(f"kill {run.kills}: {dict(run.ledger.counts)}, {len(problems)} problems")
-        for problem in problems[told:]:
-            tell(f"  problem: {problem}")
-        told = len(problems)
-    run.finish()
-    return run
+def attend(make: Callable[[Path], Soak], kills: int, keep: bool) -> int:
+    """Soak in a folder of its own and print what came of it; 1 if anything was lost."""
+    folder = Path(tempfile.mkdtemp(prefix="medsec-crash-"))
+    began = time.monotonic()
+    try:
+        run = make(folder)
+        run.go(kills, lambda line: print(line, flush=True))
+    finally:
+        if keep:
+            print(f"left in {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    print(f"\n| kills | {run.kills} in {(time.monotonic() - began) / 60:.0f} min |\n|---|---|")
+    for what, count in run.rows():
+        print(f"| {what} | {count} |")
+    for problem, count in Counter(run.ledger.problems).most_common():
+        print(f"- {count} x {problem}")
+    return 1 if run.ledger.problems else 0
 
 
 def main() -> int:
@@ -403,21 +424,7 @@ def main() -> int:
         else:
             Victim(options.victim, options.first).run()
         return 0
-    folder = Path(tempfile.mkdtemp(prefix="medsec-crash-"))
-    began = time.monotonic()
-    try:
-        run = soak(folder, options.kills, options.seed, lambda line: print(line, flush=True))
-    finally:
-        if not options.keep:
-            shutil.rmtree(folder, ignore_errors=True)
-    said = run.ledger
-    print(f"\n| kills | {run.kills} in {(time.monotonic() - began) / 60:.0f} min |\n|---|---|")
-    for what, count in sorted(said.counts.items()):
-        print(f"| {what} | {count} |")
-    print(f"| problems | {len(said.problems)} |")
-    for problem, count in Counter(said.problems).most_common():
-        print(f"- {count} x {problem}")
-    return 1 if said.problems else 0
+    return attend(lambda folder: Soak(folder, options.seed), options.kills, options.keep)
 
 
 if __name__ == "__main__":

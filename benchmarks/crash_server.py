@@ -23,10 +23,8 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -216,6 +214,12 @@ class ServerSoak(crash.Soak):
         finally:
             engine.close()
 
+    def rows(self) -> list[tuple[str, float]]:
+        outlived = sorted(self.outlived_s.items())
+        return super().rows() + [
+            (f"{kind} outlived the server by at most, s", seconds) for kind, seconds in outlived
+        ]
+
     def round(self) -> None:
         """One kill, and the inspection after it."""
         until = ("uploaded", "sealed", "start", "restored", "batch", "changed")[self.kills % 6]
@@ -310,46 +314,15 @@ def orphans_are_ours() -> Iterator[Callable[[], dict[psutil.Process, str]]]:
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-def soak(folder: Path, kills: int, seed: int, tell: Callable[[str], None]) -> ServerSoak:
-    """Run the rounds; ``.ledger.problems`` of what comes back must be empty."""
-    run = ServerSoak(folder, seed)
-    told = 0
-    while run.kills < kills:
-        run.round()
-        problems = run.ledger.problems
-        tell(f"kill {run.kills}: {dict(run.ledger.counts)}, {len(problems)} problems")
-        for problem in problems[told:]:
-            tell(f"  problem: {problem}")
-        told = len(problems)
-    run.finish()
-    return run
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", action="store_true", help="leave the folder for a closer look")
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="medsec-crash-server-"))
-    began = time.monotonic()
-    try:
-        run = soak(folder, options.kills, options.seed, lambda line: print(line, flush=True))
-    finally:
-        if options.keep:
-            print(f"left in {folder}")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-    said = run.ledger
-    print(f"\n| kills | {run.kills} in {(time.monotonic() - began) / 60:.0f} min |\n|---|---|")
-    for what, count in sorted(said.counts.items()):
-        print(f"| {what} | {count} |")
-    for kind, seconds in sorted(run.outlived_s.items()):
-        print(f"| {kind} outlived the server by at most, s | {seconds} |")
-    print(f"| problems | {len(said.problems)} |")
-    for problem, count in Counter(said.problems).most_common():
-        print(f"- {count} x {problem}")
-    return 1 if said.problems else 0
+    return crash.attend(
+        lambda folder: ServerSoak(folder, options.seed), options.kills, options.keep
+    )
 
 
 if __name__ == "__main__":

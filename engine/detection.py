@@ -408,10 +408,10 @@ class Detector:
                     picture[region.slices[1:]] = _surroundings(picture, region)
             return picture
 
+        first = ((name, self._network(name)) for name in profile.networks)
         networks = [
             (name, network.rescaled() if isinstance(network, Rescaled) else network)
-            for name in profile.networks
-            for network in (self._network(name),)
+            for name, network in first
         ]
         return [
             d
@@ -465,11 +465,17 @@ class Detector:
         """What the networks see in one area of a frame, merged."""
         part = np.ascontiguousarray(picture[area.slices[1:]])
         floor = profile.proposal_confidence
-        witnesses = [n for n, _ in networks if n in WITNESSES and "text" in profile.classes]
-        if not any(_judges(network) for _, network in networks):
-            witnesses = []  # nobody weighs what they say, so it counts as it is
+        judges = [pair for pair in networks if isinstance(pair[1], Arbiter)]
+        # Where nobody weighs what they say, it counts as it is.
+        witnesses = [
+            pair
+            for pair in networks
+            if judges and pair[0] in WITNESSES and "text" in profile.classes
+        ]
+        aside = [pair for pair in networks if pair not in judges and pair not in witnesses]
+        witnessed: list[Finding] = []
 
-        def seen(name: str, network: Network, witnessed: Sequence[Finding]) -> list[Finding]:
+        def seen(name: str, network: Network) -> list[tuple[str, Finding]]:
             try:
                 if witnesses and isinstance(network, Arbiter):
                     findings = network.settle(part, floor, witnessed)
@@ -477,7 +483,7 @@ class Detector:
                     findings = network.look(part, floor)
                 if not all(math.isfinite(f.x1 + f.y1 + f.x2 + f.y2) for f in findings):
                     raise ValueError("a box without a place")
-                return findings
+                return [(name, finding) for finding in findings]
             except DetectorError:
                 raise
             except Exception as err:
@@ -486,20 +492,20 @@ class Detector:
                     network=name,
                 ) from err
 
-        witnessed: list[Finding] = []
         found: list[tuple[str, Finding]] = []
-        aside = [pair for pair in networks if not (pair[0] in witnesses or _judges(pair[1]))]
-        text = [pair for pair in networks if pair not in aside]
         # Reading codes takes one processor for as long as the text networks take the others.
         with ThreadPoolExecutor(max_workers=1) as lane:
-            others = [(name, lane.submit(seen, name, network, ())) for name, network in aside]
-            for name, network in sorted(text, key=lambda pair: _judges(pair[1])):
-                for finding in seen(name, network, witnessed):
-                    if name in witnesses and finding.label == "text":
+            others = [lane.submit(seen, *pair) for pair in aside]
+            for pair in witnesses:
+                for name, finding in seen(*pair):
+                    if finding.label == "text":
                         witnessed.append(finding)
                     else:
                         found.append((name, finding))
-            found += [(name, finding) for name, each in others for finding in each.result()]
+            for pair in judges:
+                found += seen(*pair)
+            for other in others:
+                found += other.result()
         detections = [
             Detection(region, finding.label, finding.confidence, name)
             for name, finding in found
@@ -507,10 +513,6 @@ class Detector:
             and (region := _on_frame(finding, area, picture, index))
         ]
         return merge(detections, profile.iou)
-
-
-def _judges(network: Network) -> bool:
-    return isinstance(network, Arbiter)
 
 
 def _on_frame(finding: Finding, area: Region, picture: np.ndarray, index: int) -> Region | None:

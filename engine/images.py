@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 from engine.errors import (
@@ -217,7 +218,7 @@ def render_full(image: Image, frame: int = 0) -> np.ndarray:
     stored = cells.astype(np.float32)
     low, high = float(stored.min()), float(stored.max())
     grey = np.round((stored - low) * (255.0 / max(high - low, 1.0))).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
 
 
 def window_hides(image: Image) -> bool:
@@ -229,7 +230,10 @@ def window_hides(image: Image) -> bool:
     if image.format is not Format.DICOM or image.pixels.ndim != 3:
         return False
     middle = image.frames // 2
-    shown, full = render(image, middle)[..., 0], render_full(image, middle)[..., 0]
+    shown, full = (
+        np.ascontiguousarray(picture[..., 0])
+        for picture in (render(image, middle), render_full(image, middle))
+    )
     lost = ((shown == 0) | (shown == 255)) & (full > 0) & (full < 255)
     return bool(lost.mean() > 0.02)
 

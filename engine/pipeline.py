@@ -34,6 +34,7 @@ from engine.vault import (
 _IDENTIFIERS = ("text", "barcode", "face")
 
 REMAINDER = "remainder"
+_OTHER = "The restored picture is not the original: keep it closed and tell the administrator."
 #: How far a JPEG decoder carries halved colour over the edge of a block ("fancy upsampling").
 UPSAMPLING_PX = 2
 
@@ -224,12 +225,13 @@ def seal(
     with watch.stage("prove"):
         masked = dissection.masked
         del dissection  # so that at most two decoded pictures are in memory at a time
-        restored = restore(
-            masked, container, sealed, start, subject, pixel_digest, b"",
-            image.name, host, limits,
-        )  # fmt: skip
-        identical = restored.image.data == image.data
-        del restored
+        data, _ = _opened(masked, container, sealed, start, subject, host)
+        identical = data == image.data  # and so is every pixel
+        if not identical:
+            back = images.decode(image.name, data, limits)
+            if images.pixel_digest(back.pixels) != pixel_digest:
+                raise RestoreMismatch(_OTHER, image_id=subject.image_id)
+            del back
         masked_image = images.decode(image.name, masked, limits)
     return Sealed(
         masked=masked,
@@ -271,9 +273,51 @@ def restore(
         SealBroken: A region, its box, class or place, or the masked file was altered.
         RestoreMismatch: What was opened is not the original's.
     """
+    data, times = _opened(masked, container, regions, remainder_start, subject, host, permitted)
+    image = images.decode(name, data, limits)
+    if len(times) < len(regions):
+        whole = restore(
+            masked, container, regions, remainder_start, subject, pixel_digest, file_digest, name,
+            host, limits,
+        )  # fmt: skip
+        sealed = [r.detection.region for r, _ in regions if r.region_id not in times]
+        margin = 0 if whole.image.grid == (1, 1) else UPSAMPLING_PX
+        if not _same_outside(whole.image, image, sealed, margin):
+            raise RestoreMismatch(
+                "The restored part is not the original's: keep it closed and tell the"
+                " administrator.",
+                image_id=subject.image_id,
+            )
+        return Restored(image, tuple(times), True, "outside", times, margin)
+    # The very same file is the original, whatever a newer decoder makes of its pixels.
+    if hashlib.sha256(data).digest() == file_digest:
+        proof = "bytes"
+    elif images.pixel_digest(image.pixels) == pixel_digest:
+        proof = "pixels"
+    else:
+        raise RestoreMismatch(_OTHER, image_id=subject.image_id)
+    return Restored(image, tuple(times), False, proof, times)
+
+
+def _opened(
+    masked: bytes,
+    container: bytes,
+    regions: Sequence[tuple[SealedRegion, int]],
+    remainder_start: int,
+    subject: Subject,
+    host: Host,
+    permitted: Callable[[str], bool] = lambda label: True,
+) -> tuple[bytes, dict[str, float]]:
+    """The permitted regions put back into the masked file; compared with nothing yet.
+
+    Returns:
+        A file, and for each opened region how long its decryption took, in ms.
+
+    Raises:
+        SealBroken: A region, its box, class or place, or the masked file was altered.
+    """
     patches: dict[int, bytes] = {}
     times: dict[str, float] = {}
-    opened = []
     for index, (region, start) in enumerate(regions):
         if permitted(region.detection.label):
             began = host.ticks_ms()
@@ -283,39 +327,13 @@ def restore(
                 container[start : start + region.size_bytes],
             )
             times[region.region_id] = round(host.ticks_ms() - began, 1)
-            opened.append(region.region_id)
-    partial = len(patches) < len(regions)
     remainder = None
-    if not partial:
+    if len(patches) == len(regions):
         remainder = open_field(subject.key, subject.context(REMAINDER), container[remainder_start:])
     if container.startswith(pooling.MAGIC):
         patches = pooling.join([r.detection.label for r, _ in regions], patches)
     boxes = [r.detection.region for r, _ in regions]
-    data = images.assemble(masked, boxes, patches, remainder)
-    image = images.decode(name, data, limits)
-    if partial:
-        whole = restore(
-            masked, container, regions, remainder_start, subject, pixel_digest, file_digest, name,
-            host, limits,
-        )  # fmt: skip
-        sealed = [r.detection.region for r, _ in regions if r.region_id not in opened]
-        margin = 0 if whole.image.grid == (1, 1) else UPSAMPLING_PX
-        if not _same_outside(whole.image, image, sealed, margin):
-            raise RestoreMismatch(
-                "The restored part is not the original's: keep it closed and tell the"
-                " administrator.",
-                image_id=subject.image_id,
-            )
-        return Restored(image, tuple(opened), True, "outside", times, margin)
-    # The very same file is the original, whatever a newer decoder makes of its pixels.
-    same_file = hashlib.sha256(data).digest() == file_digest
-    same_pixels = images.pixel_digest(image.pixels) == pixel_digest
-    if not (same_file or same_pixels):
-        raise RestoreMismatch(
-            "The restored picture is not the original: keep it closed and tell the administrator.",
-            image_id=subject.image_id,
-        )
-    return Restored(image, tuple(opened), False, "bytes" if same_file else "pixels", times)
+    return images.assemble(masked, boxes, patches, remainder), times
 
 
 def _same_outside(whole: Image, part: Image, sealed: Sequence[Region], margin_px: int) -> bool:

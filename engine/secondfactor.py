@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 import pyotp
 from pyotp.exceptions import OTPVerificationError
 
+from engine.bearers import random_text
 from engine.database import Cursor, Database
 from engine.errors import InputError, NotSignedIn
 from engine.host import Host
@@ -191,7 +192,7 @@ class Challenges:
 
     def issue(self, username: str, first_factor: str, password_hash: str) -> str:
         """A handle for :meth:`get`, good for minutes."""
-        handle = base64.urlsafe_b64encode(self._host.random(32)).decode().rstrip("=")
+        handle = random_text(self._host)
         now = self._host.now()
         with self._lock:
             self._held = {k: c for k, c in self._held.items() if c.expires_at > now}

@@ -9,21 +9,17 @@ file for a token of their own making, or moved to another account, opens nothing
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 from datetime import datetime, timedelta
 from typing import Literal
 
+from engine.bearers import Bearers, token_digest
 from engine.database import Cursor, Database, Row
 from engine.errors import NotFound, NotSignedIn
 from engine.host import Host
 from engine.permissions import Role
 from engine.records import Caller, OpenSession
-from engine.vault import blind_index, pack
 
 _ENDED = "Your session has ended: please sign in again."
-_RANDOM_LENGTH = 43  # 32 bytes in base64
 
 
 class Sessions:
@@ -49,7 +45,7 @@ class Sessions:
         self._host = host
         self.idle = idle
         self.absolute = absolute
-        self._key = key
+        self._tokens = Bearers(host, key, "session")
         self.factor_roles = factor_roles
 
     def begin(self, tx: Cursor, username: str, door: str, origin: str) -> tuple[str, datetime]:
@@ -63,13 +59,13 @@ class Sessions:
         """
         now = self._host.now()
         session_id = self._host.token("se")
-        token = self._tagged(_text(self._host.random(32)), session_id, username)
+        token = self._tokens.new(session_id, username)
         expires_at = now + self.absolute
         tx.run("DELETE FROM sessions WHERE expires_at < $1", now - timedelta(days=30))
         tx.run(
             "INSERT INTO sessions (token_digest, session_id, username, created_at, seen_at,"
             " expires_at, origin, proven_at, door) VALUES ($1, $2, $3, $4, $4, $5, $6, $4, $7)",
-            _digest(token),
+            token_digest(token),
             session_id,
             username,
             now,
@@ -91,7 +87,7 @@ class Sessions:
         """
         if not isinstance(token, str) or not (16 <= len(token) <= 128):
             raise NotSignedIn("Please sign in.")
-        return self._live("token_digest", _digest(token), activity, token)
+        return self._live("token_digest", token_digest(token), activity, token)
 
     def resolve_id(
         self, session_id: str, username: str | None = None, *, activity: bool = True
@@ -105,11 +101,6 @@ class Sessions:
         if username is not None and caller.username != username:
             raise NotSignedIn(_ENDED)
         return caller
-
-    def _tagged(self, random: str, session_id: str, username: str) -> str:
-        """The token that belongs to these: random text and its tag."""
-        parts = pack(random.encode(), session_id.encode(), username.encode())
-        return random + _text(blind_index(self._key, "session", parts))
 
     def _live(
         self,
@@ -128,10 +119,8 @@ class Sessions:
         now = self._host.now()
         if row is None or not row["enabled"] or not self._open(row, now):
             raise NotSignedIn(_ENDED)
-        if token is not None:
-            right = self._tagged(token[:_RANDOM_LENGTH], row["session_id"], row["username"])
-            if not hmac.compare_digest(right.encode(), token.encode(errors="replace")):
-                raise NotSignedIn(_ENDED)
+        if token is not None and not self._tokens.fits(token, row["session_id"], row["username"]):
+            raise NotSignedIn(_ENDED)
         if activity and now - row["seen_at"] > min(timedelta(seconds=30), self.idle / 4):
             with self._database.write() as tx:
                 tx.run(
@@ -222,11 +211,3 @@ class Sessions:
             "SELECT session_id FROM sessions WHERE username = $1 AND ended_at IS NULL", username
         )
         return [row["session_id"] for row in rows]
-
-
-def _text(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()

@@ -354,12 +354,13 @@ def sides(longer_px: int) -> set[int]:
 
 
 def sides_again(longer_px: int) -> set[int]:
-    """The size of a second look: between the two of the first, and equal to neither.
+    """The size of a second look: between those of the first.
 
     Beside the masks the picture is the one that was looked at before, so the same sizes would
     see the same things.
     """
-    return {round(math.prod(sides(longer_px)) ** (1 / len(sides(longer_px))))}
+    first = sides(longer_px)
+    return {round(math.prod(first) ** (1 / len(first)))}
 
 
 def _share(line: Line, area: int) -> float:

@@ -9,18 +9,16 @@ file gives no pair.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 
 import jwt
 
+from engine.bearers import Bearers, token_digest
 from engine.database import Cursor, Database, Row
 from engine.errors import NotSignedIn
 from engine.host import Host
-from engine.vault import blind_index, derive, pack
+from engine.vault import derive
 
 ISSUER = "medsec"
 AUDIENCE = "medsec-api"
@@ -28,7 +26,6 @@ ACCESS = timedelta(minutes=15)
 REFRESH = timedelta(hours=8)
 _ALGORITHM = "HS256"
 _INVALID = "This refresh token is not valid: sign in again."
-_RANDOM_LENGTH = 43  # 32 bytes in base64
 _REQUIRED = ["iss", "aud", "sub", "sid", "jti", "iat", "exp"]
 
 
@@ -52,7 +49,7 @@ class Tokens:
         self._database = database
         self._host = host
         self._key = key
-        self._tag_key = derive(key, "refresh tokens")
+        self._refresh = Bearers(host, derive(key, "refresh tokens"), "refresh")
 
     def issue(self, tx: Cursor, session_id: str, username: str) -> TokenPair:
         """A fresh pair for a session."""
@@ -70,11 +67,11 @@ class Tokens:
             self._key,
             algorithm=_ALGORITHM,
         )
-        refresh = self._tagged(_text(self._host.random(32)), session_id)
+        refresh = self._refresh.new(session_id)
         tx.run("DELETE FROM refresh_tokens WHERE expires_at < $1", now - REFRESH)
         tx.run(
             "INSERT INTO refresh_tokens VALUES ($1, $2, $3, NULL)",
-            _digest(refresh),
+            token_digest(refresh),
             session_id,
             now + REFRESH,
         )
@@ -129,22 +126,9 @@ class Tokens:
         return row["session_id"], used
 
     def _row(self, tx: Cursor, refresh: str) -> Row:
-        row = tx.one("SELECT * FROM refresh_tokens WHERE token_digest = $1", _digest(refresh))
+        row = tx.one("SELECT * FROM refresh_tokens WHERE token_digest = $1", token_digest(refresh))
         if row is None:
             raise NotSignedIn(_INVALID)
-        right = self._tagged(refresh[:_RANDOM_LENGTH], row["session_id"])
-        if not hmac.compare_digest(right.encode(), refresh.encode(errors="replace")):
+        if not self._refresh.fits(refresh, row["session_id"]):
             raise NotSignedIn(_INVALID)
         return row
-
-    def _tagged(self, random: str, session_id: str) -> str:
-        parts = pack(random.encode(), session_id.encode())
-        return random + _text(blind_index(self._tag_key, "refresh", parts))
-
-
-def _text(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "permissions", "settings", "host", "records", "tracing", "numbers"),
     ("vault", "rootkeys", "shares", "keys", "exchange", "certificate", "turns", "database",
-     "aggregates", "box_metrics", "disclosure", "randomness_tests",
+     "bearers", "aggregates", "box_metrics", "disclosure", "randomness_tests",
      "similarity", "metrics", "pooling", "formats", "networks", "lines", "text",
      "faces", "codes", "yolo", "film", "crew", "leash", "identifying", "guest", "drift", "shadow"),
     ("images", "detection", "policies", "hierarchy", "audit", "accounts", "lockout", "sessions",

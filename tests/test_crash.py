@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
-    run = crash.soak(tmp_path / "soak", kills=3, seed=7, tell=lambda line: None)
+    run = crash.Soak(tmp_path / "soak", seed=7)
+    run.go(kills=3, tell=lambda line: None)
     assert run.ledger.problems == []
     assert run.kills == 3
     assert run.ledger.uploaded
@@ -27,7 +28,8 @@ def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path)
 
 @pytest.mark.slow
 def test_nothing_acknowledged_is_lost_when_the_server_is_killed(tmp_path: Path) -> None:
-    run = crash_server.soak(tmp_path / "soak", kills=3, seed=7, tell=lambda line: None)
+    run = crash_server.ServerSoak(tmp_path / "soak", seed=7)
+    run.go(kills=3, tell=lambda line: None)
     assert run.ledger.problems == []
     assert run.kills == 3
     assert run.ledger.uploaded

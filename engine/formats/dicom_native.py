@@ -158,9 +158,12 @@ def fill(
     cells: np.ndarray, layout: Layout, displays: Sequence[Dataset], regions: Sequence[Region]
 ) -> None:
     """Draw the mask into stored values, in place."""
+    tones = {}  # one for all boxes of a frame: of pixels outside every box
     for region in regions:
-        display = displays[min(region.frame, len(displays) - 1)]
-        dark, light = _tones(cells, layout, display, regions, region.frame)
+        if region.frame not in tones:
+            display = displays[min(region.frame, len(displays) - 1)]
+            tones[region.frame] = _tones(cells, layout, display, regions, region.frame)
+        dark, light = tones[region.frame]
         shape = mask.pattern(region.height, region.width)
         tone = np.where(shape, light, dark)
         target = cells[region.slices]

@@ -146,8 +146,8 @@ def _tokens(
         difference[mine] = dc - before
     dc_size = _size(difference)
     # AC: runs of zeros and values
-    block, k = np.nonzero(flat[:, 1:])
-    k = k + 1
+    block, k = np.divmod(np.flatnonzero(flat[:, 1:] != 0), 63)  # far faster than in two axes
+    k += 1
     value = flat[block, k]
     previous = np.concatenate([[0], k[:-1]])[: len(k)]
     previous[np.flatnonzero(np.diff(block, prepend=-1))] = 0

@@ -11,8 +11,6 @@ from typing import Any
 
 #: What a line says, in this order.
 COLUMNS = ("file", "state", "image_id", "regions", "labels", "reasons", "seconds", "error")
-#: Ends of a file that need nobody.
-GOOD = ("sealed", "present", "draft")
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,11 @@ class BatchItem:
     reasons: Sequence[str] = ()
     times_ms: Mapping[str, float] = field(default_factory=dict)
     error: tuple[str, str] | None = None
+
+    @property
+    def bad(self) -> bool:
+        """Does somebody have to do something about this file?"""
+        return self.state in ("review", "failed")
 
     @property
     def seconds(self) -> float:
@@ -90,7 +93,7 @@ class Progress:
 
     def add(self, item: BatchItem, now_s: float) -> None:
         self.done += 1
-        self.bad += item.state not in GOOD
+        self.bad += item.bad
         self._worked += item.state != "present"  # these take no time to speak of
         self._last = now_s
 
