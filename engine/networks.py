@@ -177,6 +177,9 @@ class CpuModel:
                 "INFERENCE_PRECISION_HINT": precision,
                 # Kept per size of picture otherwise: 0.8 GB after 60 different ones, for no speed.
                 "CPU_RUNTIME_CACHE_CAPACITY": 0,
+                # Else every process takes the first processors for itself: two workers of a batch
+                # with a thread each then share one, and the other one rests.
+                "ENABLE_CPU_PINNING": False,
             }
             if threads:
                 properties["INFERENCE_NUM_THREADS"] = threads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import subprocess
 import sys
@@ -242,6 +243,27 @@ def test_a_package_that_is_not_installed_is_a_detector_error() -> None:
 def test_bytes_that_are_no_network_are_a_detector_error() -> None:
     with pytest.raises(DetectorError):
         CpuModel(b"not a network", threads=1)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+def test_a_network_leaves_it_to_the_system_where_its_threads_run() -> None:
+    """Two workers that both claim the first processor are no faster than one."""
+    weights = (Path(__file__).parent.parent / "model" / "best.onnx").read_bytes()
+    network, over = CpuModel(weights, threads=1), threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            network(np.zeros((1, 3, 320, 320), np.float32))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(20):
+            over.wait(0.02)
+            assert os.sched_getaffinity(looking.native_id or 0) == os.sched_getaffinity(0)
+    finally:
+        over.set()
+        looking.join()
 
 
 def test_an_altered_network_stops_the_image_and_is_not_skipped(
