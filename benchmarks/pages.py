@@ -1,6 +1,6 @@
 """How long pages take with 10,000 images in the catalog, alone and with 50 people at work.
 
-    python -m benchmarks.pages [--images 10000] [--sessions 50] [--folder FOLDER]
+    python -m benchmarks.pages [--images 10000] [--sessions 50] [--think 10] [--folder FOLDER]
 
 A dozen small images are taken in, found (boxes are given, no network runs) and sealed by the
 engine's own methods. The rest of the catalog are copies of their rows: each with an id, a key,
@@ -51,7 +51,6 @@ PAGES: dict[Role, tuple[str, ...]] = {
     Role.RESEARCHER: ("", "Analytics"),
     Role.ADMINISTRATOR: ("", "Analytics", "Admin"),
 }
-THINK_SECONDS = 10.0
 
 
 def fill(folder: Path, count: int) -> None:
@@ -225,9 +224,9 @@ async def alone(server: Server, tokens: dict[Role, str], rounds: int) -> tuple[T
 
 
 async def together(
-    server: Server, tokens: Sequence[tuple[Role, str]], seconds: float
+    server: Server, tokens: Sequence[tuple[Role, str]], seconds: float, think_s: float
 ) -> dict[str, list[float]]:
-    """All at work at once, each pausing between two pages."""
+    """All at work at once, each pausing ``think_s`` on average between two pages."""
     times: dict[str, list[float]] = {}
     end = time.perf_counter() + seconds
 
@@ -235,11 +234,11 @@ async def together(
         draw = random.Random(number)
         async with visitor(server, token) as line:
             tab = Visitor(line)
-            await asyncio.sleep(draw.uniform(0, THINK_SECONDS))
+            await asyncio.sleep(draw.uniform(0, think_s))
             while time.perf_counter() < end:
                 page = draw.choice(PAGES[role])
                 times.setdefault(f"{role}: {page or 'Home'}", []).append(await tab.visit(page))
-                await asyncio.sleep(draw.uniform(0.5, 1.5) * THINK_SECONDS)
+                await asyncio.sleep(draw.uniform(0.5, 1.5) * think_s)
 
     await asyncio.gather(*(work(n, role, token) for n, (role, token) in enumerate(tokens)))
     return times
@@ -272,6 +271,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--sessions", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--think", type=float, default=10.0)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -289,7 +289,7 @@ def main() -> None:
             elapsed, spent = asyncio.run(alone(server, dict(tokens), 8))
             report("alone, elapsed ms", elapsed)
             report("alone, processor ms of the server", spent)
-            crowd = asyncio.run(together(server, tokens, options.seconds))
+            crowd = asyncio.run(together(server, tokens, options.seconds, options.think))
             report(f"{options.sessions} sessions, elapsed ms", crowd)
 
 
