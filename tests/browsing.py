@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import BrowserContext, Page, TimeoutError, expect, sync_playwright
+from playwright.sync_api import (
+    BrowserContext,
+    Page,
+    TimeoutError,
+    WebSocket,
+    expect,
+    sync_playwright,
+)
 
 from tests.serving import Server
 
@@ -34,6 +42,21 @@ class Visitor:
         self.page.on("pageerror", lambda error: self.complaints.append(f"script: {error}"))
         self.page.on("console", self._console)
         self.page.on("request", self._request)
+        self._unanswered = False
+        self.page.on("websocket", self._websocket)
+
+    def _websocket(self, socket: WebSocket) -> None:
+        """Every message of a page to its server, such as a click, is answered by some."""
+
+        def answered(_: object) -> None:
+            self._unanswered = False
+
+        def sent(_: object) -> None:
+            self._unanswered = True
+
+        socket.on("framesent", sent)
+        socket.on("framereceived", answered)
+        socket.on("close", answered)
 
     def _console(self, message: object) -> None:
         text = str(getattr(message, "text", ""))
@@ -46,13 +69,17 @@ class Visitor:
             self.complaints.append(f"asked elsewhere: {url}")
 
     def settle(self) -> None:
-        """Wait until the page's script has run to its end and rests for a moment."""
+        """Wait until the page's script has run to its end and rests for a moment.
+
+        On a busy machine a click may wait in the server before the page says that it runs.
+        """
         done = self.page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]')
-        quiet = 0
+        quiet, until = 0, time.monotonic() + 120
         while quiet < 3:
             done.wait_for(timeout=120_000)
             self.page.wait_for_timeout(100)
-            quiet = quiet + 1 if done.count() else 0
+            quiet = quiet + 1 if done.count() and not self._unanswered else 0
+            assert time.monotonic() < until, "the page never rests"
 
     def go(self, path: str) -> None:
         self.page.goto(self.server.url + path)

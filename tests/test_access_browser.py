@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from engine import Detection, Engine, Region, Settings
 from tests import builders
@@ -69,8 +70,8 @@ def test_an_emergency_from_the_glass_to_its_review(server: Server) -> None:
         dora.fill("Why do you need to see the original?", "allergies on file")
         dora.click("Restore the original")
         dora.reads("A part: 1 of 2 regions are open. Text is not granted to your account")
-        assert dora.page.get_by_role("button", name="Opened part").count() == 1
-        assert dora.page.get_by_role("button", name="Original").count() == 0
+        expect(dora.page.get_by_role("button", name="Opened part")).to_have_count(1)
+        expect(dora.page.get_by_role("button", name="Original")).to_have_count(0)
         if shots:
             dora.page.screenshot(path=str(Path(shots) / "part.png"), full_page=True)
 

@@ -59,7 +59,7 @@ def test_a_second_factor_from_the_request_to_the_restoration(server: Server) -> 
         nora.sign_in("nora", PASSWORD)
         signed_in = time.monotonic()
         nora.reads("Nothing else can be done until it is set up.")
-        assert nora.page.get_by_role("link", name="Review").count() == 0
+        expect(nora.page.get_by_role("link", name="Review")).to_have_count(0)
         nora.page.get_by_label("Your password", exact=True).fill(PASSWORD)
         nora.click("Set up a second factor")
         picture = nora.page.locator('img[alt^="QR code"]')

@@ -67,7 +67,7 @@ def accounts(server: Server) -> None:
             ada.page.get_by_label("First password").fill(PASSWORD)
             ada.click("Create the account")
             ada.reads("The account was created.")
-        assert ada.page.locator('img[src*="/api/"]').count() == 0  # no patient pictures here
+        expect(ada.page.locator('img[src*="/api/"]')).to_have_count(0)  # no patient pictures here
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +142,8 @@ def correct_by_keyboard_and_mouse(tina: Visitor) -> None:
     """Draw, move, relabel and remove: what a person does before sealing."""
     page = tina.page
     stage = page.locator(".stage")
+    expect(page.locator(".list li")).not_to_have_count(0)
     found = page.locator(".list li").count()
-    assert found >= 1
     # By mouse: draw a box near the lower right corner.
     page.get_by_role("button", name="Draw boxes").click()
     place = stage.bounding_box()
@@ -154,12 +154,12 @@ def correct_by_keyboard_and_mouse(tina: Visitor) -> None:
     page.mouse.move(x + 90, y + 50, steps=4)
     page.mouse.up()
     tina.settle()
-    assert page.locator(".list li").count() == found + 1
+    expect(page.locator(".list li")).to_have_count(found + 1)
     page.get_by_role("button", name="Draw boxes").click()
     # By keyboard: move it by 10 px and make it 1 px wider.
     drawn = page.locator(".box").last
     # What will be hidden: a found box with its padding, one's own as drawn, to whole blocks.
-    assert not page.locator(".mask").first.is_visible()
+    expect(page.locator(".mask").first).to_be_hidden()
     page.get_by_label("As it will be hidden").check()
     for box, least in ((page.locator(".box").first, 1), (drawn, 0)):
         mask = [int(n) for n in re.findall(r"\d+", box.locator(".mask").get_attribute("d") or "")]
@@ -189,7 +189,7 @@ def correct_by_keyboard_and_mouse(tina: Visitor) -> None:
     page.locator(".box").last.focus()
     page.keyboard.press("Delete")
     tina.settle()
-    assert page.locator(".list li").count() == found + 1
+    expect(page.locator(".list li")).to_have_count(found + 1)
     # A found one goes with a reason only, and comes back.
     page.get_by_role("button", name="Remove box 1", exact=True).click()
     tina.settle()
@@ -236,12 +236,12 @@ def test_a_doctor_finds_what_the_technician_sealed_and_gets_the_original_back(
         page.locator("summary", has_text="More filters").click()
         page.wait_for_timeout(1000)  # what unfolds must not move the field under the mouse
         dora.choose("Modality", "US")
-        assert page.get_by_role("button", name="View", exact=True).count() == 1
+        expect(page.get_by_role("button", name="View", exact=True)).to_have_count(1)
         assert "modality=US" in page.url
         assert "muster" not in page.url
         dora.go(f"/Review?image={sealed}")
         dora.reads("Erika Musterfrau")
-        assert page.get_by_role("button", name="Original", exact=True).count() == 0
+        expect(page.get_by_role("button", name="Original", exact=True)).to_have_count(0)
         dora.fill("Why do you need to see the original?", "tumour board")
         dora.click("Restore the original")
         dora.reads("Identical to the original: proven by SHA-256 of the pixels.")
@@ -279,9 +279,9 @@ def test_a_doctor_finds_what_the_technician_sealed_and_gets_the_original_back(
         page.reload()
         dora.settle()
         dora.reads("Erika Musterfrau")
-        assert page.get_by_role("button", name="Side by side").count() == 1
+        expect(page.get_by_role("button", name="Side by side")).to_have_count(1)
         dora.click("Close the restoration")
-        assert page.get_by_role("button", name="Side by side").count() == 0
+        expect(page.get_by_role("button", name="Side by side")).to_have_count(0)
         cookie = next(c for c in dora.context.cookies() if c["name"] == api.COOKIE)
         assert cookie["httpOnly"]
         assert cookie["sameSite"] == "Strict"
@@ -293,7 +293,7 @@ def test_a_doctor_finds_what_the_technician_sealed_and_gets_the_original_back(
         answer = dora.context.request.get(f"{server.url}/api/images/{sealed}/thumbnail")
         assert answer.status == 401
         dora.go("/Review")
-        assert page.get_by_label("User name").count() == 1
+        expect(page.get_by_label("User name")).to_have_count(1)
 
 
 def test_an_opened_picture_leaves_the_screen_when_its_time_is_over(

@@ -10,8 +10,8 @@ import pytest
 
 from cli import main
 from engine import Engine, Role, Settings, errors
+from engine.bearers import token_digest
 from engine.database import Cursor
-from engine.sessions import _digest
 from tests.conftest import PASSWORD, Team, Ward
 from tests.fakes import FakeHost, ScriptedDetector
 
@@ -222,7 +222,7 @@ def test_a_session_that_was_written_or_moved_in_the_catalog_opens_nothing(ward: 
             "INSERT INTO sessions (token_digest, session_id, username, created_at, seen_at,"
             " expires_at, origin, proven_at, door) SELECT $1, 'se_made', username, created_at,"
             " seen_at, expires_at, origin, proven_at, door FROM sessions WHERE username = 'doctor'",
-            _digest(made),
+            token_digest(made),
         )
         tx.run("UPDATE sessions SET username = 'doctor' WHERE username = 'researcher'")
     for token in (made, team.researcher, api.access):
@@ -240,10 +240,10 @@ def test_a_refresh_token_that_was_written_or_moved_in_the_catalog_gives_no_pair(
     made = "B" * 65
     with engine.database.write() as tx:
         later = engine.host.now().replace(year=2030)
-        tx.run("INSERT INTO refresh_tokens VALUES ($1, $2, $3, NULL)", _digest(made), session_id,
-               later)  # fmt: skip
+        tx.run("INSERT INTO refresh_tokens VALUES ($1, $2, $3, NULL)",
+               token_digest(made), session_id, later)  # fmt: skip
         tx.run("UPDATE refresh_tokens SET session_id = $2 WHERE token_digest = $1",
-               _digest(mine.refresh), session_id)  # fmt: skip
+               token_digest(mine.refresh), session_id)  # fmt: skip
     for token in (made, mine.refresh):
         with pytest.raises(errors.NotSignedIn):
             engine.refresh(token)
