@@ -3,8 +3,9 @@
     python -m benchmarks.catalog [--sizes 10000,100000,1000000]
 
 Each size gets a catalog of its own, made by the program's own migrations and filled in bulk: three
-regions and three log entries per image, ten images per patient. The log's chain is a real one;
-sealed columns hold random bytes of a usual length, since no key is needed for what is measured.
+regions and three log entries per image, ten images and one more entry per patient. The log's chain
+is a real one; sealed columns hold bytes of a usual length, since no key is needed for what is
+measured.
 Times are the median of several runs in milliseconds; ``grows`` is the factor from the smallest to
 the largest catalog, to be held against the factor between their sizes.
 """
@@ -22,11 +23,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from engine.audit import GENESIS, AuditLog, _digest
+from engine.audit import GENESIS, AuditLog, Event, _digest
 from engine.catalog import Catalog
 from engine.database import Database
+from engine.hierarchy import Hierarchy
 from engine.host import Host
-from engine.records import ImageState
+from engine.keys import Keyring
+from engine.patients import Patients
+from engine.permissions import Role
+from engine.records import Caller, ImageState
 
 REGIONS, ENTRIES, OF_ONE_PATIENT = 3, 3, 10
 _AUDIT = (
@@ -96,14 +101,16 @@ def _fill_log(database: Database, images: int) -> None:
     for start in range(0, images, 50_000):
         rows: dict[str, list[object]] = {c: [] for c in (*_AUDIT, "digest")}
         for number in range(start, min(images, start + 50_000)):
-            for action in ("image.upload", "draft.open", "image.seal"):
+            created = ("patient.create",) if number % OF_ONE_PATIENT == 0 else ()
+            for action in (*created, "image.upload", "draft.open", "image.seal"):
                 sequence += 1
                 row = {
                     "sequence": sequence,
                     "occurred_at": f"2026-01-01T00:00:{sequence % 60:02d}.000000",
                     "actor": "technician", "role": "technician", "action": action,
                     "outcome": "ok", "patient_id": f"pt_{number // OF_ONE_PATIENT:024x}",
-                    "image_id": image_name(number), "region_id": "", "reason": "",
+                    "image_id": "" if action in created else image_name(number),
+                    "region_id": "", "reason": "",
                     "origin": "browser",
                     "detail": '{"tag":"' + "74" * 32 + '"}' if action != "draft.open" else "{}",
                 }  # fmt: skip
@@ -132,6 +139,8 @@ def measure(images: int) -> dict[str, float]:
         database = Database.open(path, host, 10)
         fill(database, images)
         catalog, audit = Catalog(database), AuditLog(database, host, bytes(32))
+        patients = Patients(database, Hierarchy(database, Keyring([bytes(32)]), host), host)
+        caller = Caller("technician", Role.TECHNICIAN, "", "benchmark")
         tx = database.read()
         middle = image_name(images // 2)
         patient = f"pt_{images // 2 // OF_ONE_PATIENT:024x}"
@@ -147,6 +156,10 @@ def measure(images: int) -> dict[str, float]:
             "its history (log)": median_ms(lambda: audit.of_image(middle), 9),
             "is a file here already": median_ms(
                 lambda: catalog.find_duplicate(tx, f"{images // 2:064x}".encode()), 9
+            ),
+            "is a record the newest (log)": median_ms(lambda: patients._newest(tx, [patient]), 9),
+            "an entry written (log)": median_ms(
+                lambda: audit.record(caller, Event("image.export", image_id=middle)), 9
             ),
             "first page of images": median_ms(lambda: catalog.search(states=released), 9),
             "page 100": median_ms(lambda: catalog.search(states=released, offset=5000), 9),

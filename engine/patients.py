@@ -139,6 +139,10 @@ class Patients:
         self._refuse_older(tx, key, row)
         return _patient(row, self.open_record(key, row), self._images(tx, patient_id))
 
+    def refuse_erased(self, tx: Cursor, patient_id: str) -> None:
+        """Raises NotFound where there is no such patient, or no longer; opens no record."""
+        self._row(tx, patient_id)
+
     def _images(self, tx: Cursor, patient_id: str) -> int:
         return tx.count(
             "SELECT count(*) FROM images WHERE patient_id = $1 AND state <> 'erased'", patient_id

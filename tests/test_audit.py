@@ -88,13 +88,24 @@ def test_a_changed_column_is_found_where_it_is(
     [
         ("DELETE FROM audit WHERE sequence = 2", 3),
         ("DELETE FROM audit WHERE sequence = 1", 2),
+        ("DELETE FROM audit WHERE sequence IN (2, 3, 4)", 5),
         ("UPDATE audit SET sequence = 9 WHERE sequence = 5", 9),
+        ("UPDATE audit SET sequence = -9 WHERE sequence = 5", -9),
+        ("UPDATE audit SET sequence = 0 WHERE sequence = 1", 0),
     ],
 )
+@pytest.mark.parametrize("part_entries", [1, 2, 3, 100])
 def test_a_missing_or_moved_entry_is_found(
-    audit: AuditLog, database: Database, sql: str, first_bad: int
+    audit: AuditLog,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    sql: str,
+    first_bad: int,
+    part_entries: int,
 ) -> None:
+    monkeypatch.setattr("engine.audit._PART_ENTRIES", part_entries)
     fill(audit)
+    assert audit.verify() == 5
     unguarded(database)
     with database.write() as tx:
         tx.run(sql)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
 from itertools import pairwise
 from typing import Any
+from unittest import mock
 
 import cv2
 import imagecodecs
@@ -20,7 +22,7 @@ from PIL import Image as Pillow
 from engine.errors import CorruptImage, SealBroken, UnsupportedFormat
 from engine.formats import patches, png, png_seal, raster
 from engine.records import Format, Region
-from tests import builders
+from tests import builders, vectors
 
 GREY = builders.labelled(width=90, height=61)[0]
 COLOUR = builders.labelled(width=90, height=61, colour=True)[0]
@@ -264,11 +266,18 @@ TYPES = ["u1", "i1", "<u2", "<i2", "<u4", "<i4", "<f4", "<f8", ">u2", ">i2"]
 
 @given(
     st.sampled_from(TYPES), st.integers(1, 5), st.integers(1, 20), st.integers(1, 20),
-    st.sampled_from([0, 1, 2, 3, 4]), st.integers(0, 2**32 - 1), st.booleans(),
+    st.sampled_from([0, 1, 2, 3, 4]), st.integers(0, 2**32 - 1), st.booleans(), st.booleans(),
 )  # fmt: skip
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_a_patch_of_any_shape_and_type_comes_back(
-    kind: str, frames: int, height: int, width: int, channels: int, seed: int, still: bool
+    kind: str,
+    frames: int,
+    height: int,
+    width: int,
+    channels: int,
+    seed: int,
+    still: bool,
+    large: bool,
 ) -> None:
     rng = np.random.default_rng(seed)
     shape = (frames, height, width) + ((channels,) if channels else ())
@@ -277,10 +286,30 @@ def test_a_patch_of_any_shape_and_type_comes_back(
     pixels = raw[: int(np.prod(shape)) * dtype.itemsize].view(dtype).reshape(shape).copy()
     if still:
         pixels[:] = pixels[0]
-    back = patches.decode(patches.encode(pixels))
+    with mock.patch.object(patches, "_LARGE_BYTES", 0 if large else 1 << 18):
+        patch = patches.encode(pixels)
+    back = patches.decode(patch)
     assert back.shape == pixels.shape
     assert back.tobytes() == pixels.astype(dtype.newbyteorder("<")).tobytes()
     assert back.flags.writeable
+
+
+@pytest.mark.parametrize("case", vectors.load("patches-v1")["cases"], ids=lambda c: c["name"])
+def test_a_large_patch_that_was_coded_once_opens_for_ever(case: dict[str, Any]) -> None:
+    back = patches.decode(base64.b64decode(case["patch"]))
+    assert back.dtype.str == case["dtype"]
+    assert list(back.shape) == case["shape"]
+    assert back.tobytes() == base64.b64decode(case["pixels"])
+
+
+def test_a_large_picture_takes_little_more_than_half_and_comes_back() -> None:
+    pixels = builders.radiograph(600, 500, bits=12)[None]
+    patch = patches.encode(pixels)
+    assert patch[0] == patches.JPEGXL
+    assert len(patch) < 0.6 * pixels.nbytes
+    assert np.array_equal(patches.decode(patch), pixels)
+    with pytest.raises(SealBroken):
+        patches.decode(patch[:-1])
 
 
 def test_a_still_overlay_costs_one_frame() -> None:

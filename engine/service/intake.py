@@ -257,7 +257,7 @@ class Intake(Keeping, Verdicts):
     ) -> None:
         """The draft's row and its entry in the log. Raises DuplicateImage, NotFound."""
         self._refuse_duplicate(tx, entry.duplicate_index)
-        self.patients_.get(tx, entry.patient_id)  # not erased meanwhile
+        self.patients_.refuse_erased(tx, entry.patient_id)
         tag = self.catalog.add(
             tx,
             entry.key,
