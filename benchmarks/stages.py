@@ -9,8 +9,9 @@ the Engine with the real networks; medians over rounds with another image each. 
 - the floor: the time in which networks or code readers ran, decoding by the plain library,
   AES-256-CBC with HMAC by bare OpenSSL, and one durable write of the file;
 - peers: Presidio's DICOM redactor (``--presidio`` names the Python of an environment that has it,
-  see ``presidio_peer.py``), RapidOCR alone, ultralytics on PyTorch, one pass of a bare OpenVINO
-  network of the same weights, and a PNG by Pillow.
+  see ``presidio_peer.py``; the burned-in name is the header's, which it looks for), RapidOCR
+  alone, ultralytics on PyTorch, one pass of a bare OpenVINO network of the same weights, and a PNG
+  by Pillow.
 
 Detection is the first look and the second. Reading text to tell names from side markers is part
 of the upload ("read").
@@ -37,45 +38,54 @@ from PIL import Image as Pillow
 
 from benchmarks.detection import Stopwatch
 from benchmarks.vault import Bare
-from engine import Engine, Settings, images
+from engine import Engine, Region, Settings, images
+from engine.box_metrics import coverage
 from engine.host import write_durably
 from engine.images import Limits
 from engine.networks import CpuModel
 from tests import builders
 
 ROOT = Path(__file__).parent.parent
+HEADER_NAME = "Nowak^Jan"
+HIDDEN = "share of the burned-in name that is hidden"
 
 
 @dataclass(frozen=True)
 class Case:
+    """A kind of image.
+
+    Args:
+        make: From a number a file and where the name is in it.
+    """
+
     name: str
     kind: str
-    make: Callable[[int], bytes]
+    make: Callable[[int], tuple[bytes, Region]]
 
 
-def _ct(seed: int) -> bytes:
+def _ct(seed: int) -> tuple[bytes, Region]:
     pixels = builders.radiograph(512, 512, bits=12, seed=seed)
-    builders.write_text(pixels, f"NOWAK JAN {seed}", (12, 24))
-    return builders.dicom(pixels, bits=12, modality="CT")
+    name = builders.write_text(pixels, f"NOWAK JAN {seed}", (12, 24))
+    return builders.dicom(pixels, bits=12, modality="CT", PatientName=HEADER_NAME), name
 
 
-def _radiograph(seed: int) -> bytes:
+def _radiograph(seed: int) -> tuple[bytes, Region]:
     pixels = builders.radiograph(2048, 2048, bits=12, seed=seed)
-    builders.write_text(pixels, f"NOWAK JAN {seed}", (40, 80), scale=2)
-    return builders.dicom(pixels, bits=12)
+    name = builders.write_text(pixels, f"NOWAK JAN {seed}", (40, 80), scale=2)
+    return builders.dicom(pixels, bits=12, PatientName=HEADER_NAME), name
 
 
-def _film(seed: int) -> bytes:
+def _film(seed: int) -> tuple[bytes, Region]:
     frames = np.stack([builders.radiograph(640, 480, seed=seed * 100 + i) for i in range(60)])
     for frame in frames:
-        builders.write_text(frame, f"NOWAK JAN {seed}", (12, 24))
-    return builders.dicom(frames, modality="US")
+        name = builders.write_text(frame, f"NOWAK JAN {seed}", (12, 24))
+    return builders.dicom(frames, modality="US", PatientName=HEADER_NAME), name
 
 
-def _photograph(seed: int) -> bytes:
+def _photograph(seed: int) -> tuple[bytes, Region]:
     pixels = builders.radiograph(4000, 3000, seed=seed, colour=True)
-    builders.write_text(pixels, f"NOWAK JAN {seed}", (80, 160), scale=4)
-    return builders.jpeg(pixels)
+    name = builders.write_text(pixels, f"NOWAK JAN {seed}", (80, 160), scale=4)
+    return builders.jpeg(pixels), name
 
 
 CASES = (
@@ -98,7 +108,7 @@ def ours(engine: Engine, clock: Stopwatch, case: Case, rounds: int) -> dict[str,
     patient = engine.patient(token, "P-1").patient_id
     times: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds + 1):
-        data = case.make(number + 1)
+        data, name = case.make(number + 1)
         clock.ms = 0.0
         began = time.perf_counter()
         image_id = engine.upload(token, patient, f"x.{case.kind}", data).image_id
@@ -117,6 +127,8 @@ def ours(engine: Engine, clock: Stopwatch, case: Case, rounds: int) -> dict[str,
         times["end to end: upload, open, seal"].append((sealed - began) * 1000.0)
         times["seal alone"].append((sealed - opened) * 1000.0)
         times["restore to file"].append(restore)
+        hidden = [r.detection.region.xyxy for r in engine.regions(token, image_id)]
+        times[HIDDEN].append(coverage(name.xyxy, np.array(hidden).reshape(-1, 4)))
     return {name: statistics.median(each) for name, each in times.items()}
 
 
@@ -148,7 +160,9 @@ def floor(data: bytes, kind: str, folder: Path) -> dict[str, float]:
     }
 
 
-def peers(case: Case, data: bytes, presidio: str | None, folder: Path) -> dict[str, float | str]:
+def peers(
+    case: Case, data: bytes, name: Region, presidio: str | None, folder: Path
+) -> dict[str, float | str]:
     limits = Limits.of(Settings())
     image = images.decode("x", data, limits)
     frames = [images.render(image, i) for i in range(image.frames)]
@@ -157,11 +171,16 @@ def peers(case: Case, data: bytes, presidio: str | None, folder: Path) -> dict[s
         path = folder / "peer.dcm"
         path.write_bytes(data)
         done = subprocess.run(
-            [presidio, str(ROOT / "benchmarks" / "presidio_peer.py"), str(path)],
+            [presidio, str(ROOT / "benchmarks" / "presidio_peer.py"), str(path),
+             *map(str, name.xyxy)],
             capture_output=True, text=True, timeout=600,
         )  # fmt: skip
-        last = done.stdout.strip().splitlines()[-1:] or ["nothing"]
-        found["Presidio, redacting"] = float(last[0]) if done.returncode == 0 else "failed on it"
+        if done.returncode == 0:
+            spent, share = done.stdout.split()[-2:]
+            found["Presidio, redacting"] = float(spent)
+            found[f"Presidio: {HIDDEN}"] = float(share)
+        else:
+            found["Presidio, redacting"] = "failed on it"
     else:
         why = "takes no such file" if presidio else "not installed here"
         found["Presidio, redacting"] = why
@@ -200,17 +219,17 @@ def main() -> int:
     options = parser.parse_args()
     clock = Stopwatch()
     tables: dict[str, dict[str, float | str]] = {}
-    with tempfile.TemporaryDirectory(prefix="medsec-stages-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="medsec-stages-") as temporary:
+        folder = Path(temporary)
         settings = Settings(data=folder / "data", key_file=folder / "key")
         engine = Engine.open(settings, operator=True)
         engine.create_patient(engine.operator_token(), "P-1", "Jan Nowak")
         for case in (c for c in CASES if options.only in c.name):
-            data = case.make(99)
+            data, name = case.make(99)
             table: dict[str, float | str] = {"file, MB": len(data) / 1e6}
             table |= ours(engine, clock, case, options.rounds)
             table |= floor(data, case.kind, folder)
-            table |= peers(case, data, options.presidio, folder)
+            table |= peers(case, data, name, options.presidio, folder)
             whole = float(table["end to end: upload, open, seal"])
             network = float(table["of these, inside networks"])
             least = network + sum(float(table[f"floor: {x}"]) for x in (

@@ -30,6 +30,7 @@ PROFILES = Path(__file__).parent.parent / "model" / "profiles"
 STAGE = "looking for text, codes and faces"
 #: Networks whose text is weighed by the one that reads, where a profile names both.
 WITNESSES = ("yolov8n",)
+RING_PX = 3  # around a mask, whose tone is painted over it for the second look
 FILM_FRAMES = 5  # from here on the mean of all frames is looked at too
 
 Frame = Callable[[int], np.ndarray]
@@ -543,11 +544,14 @@ def _hidden_share(region: Region, hidden: Sequence[Region]) -> float:
 
 def _surroundings(picture: np.ndarray, region: Region) -> np.ndarray:
     """The median colour of the pixels just outside a region."""
-    outer = picture[
-        max(0, region.y1 - 3) : region.y2 + 3, max(0, region.x1 - 3) : region.x2 + 3
-    ].astype(np.float32)
-    top, left = region.y1 - max(0, region.y1 - 3), region.x1 - max(0, region.x1 - 3)
-    outer[top : top + region.height, left : left + region.width] = np.nan
-    values = outer.reshape(-1, 3)
-    values = values[~np.isnan(values[:, 0])]
+    left, top = max(0, region.x1 - RING_PX), max(0, region.y1 - RING_PX)
+    right, bottom = region.x2 + RING_PX, region.y2 + RING_PX
+    beside = picture[region.y1 : region.y2]
+    strips = (
+        picture[top : region.y1, left:right],
+        picture[region.y2 : bottom, left:right],
+        beside[:, left : region.x1],
+        beside[:, region.x2 : right],
+    )
+    values = np.concatenate([strip.reshape(-1, 3) for strip in strips])
     return np.median(values, axis=0) if len(values) else np.zeros(3)

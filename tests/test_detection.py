@@ -16,7 +16,15 @@ import numpy as np
 import pytest
 
 from engine import codes, text
-from engine.detection import NETWORKS, Detector, Profile, load_profiles, merge, whole_pixels
+from engine.detection import (
+    NETWORKS,
+    Detector,
+    Profile,
+    _surroundings,
+    load_profiles,
+    merge,
+    whole_pixels,
+)
 from engine.errors import DetectorError, SettingsError
 from engine.film import iou
 from engine.networks import CpuModel, Finding, ModelInfo, packaged, read_weights
@@ -552,6 +560,22 @@ class Sized:
 
     def rescaled(self) -> Sized:
         return Sized(self.asked, "other")
+
+
+@pytest.mark.parametrize("box", [
+    Region(10, 12, 30, 40),
+    Region(0, 0, 20, 9),  # in a corner
+    Region(1, 20, 60, 50),  # up to the edge on the right
+    Region(0, 30, 60, 50),  # from edge to edge
+])  # fmt: skip
+def test_a_mask_is_painted_over_in_the_tone_of_the_three_pixels_around_it(box: Region) -> None:
+    picture = np.random.default_rng(3).integers(0, 256, (50, 60, 3)).astype(np.uint8)
+    rows, columns = np.mgrid[:50, :60]
+    near = (rows >= box.y1 - 3) & (rows < box.y2 + 3) & (columns >= box.x1 - 3)
+    near &= columns < box.x2 + 3
+    near[box.slices[1:]] = False
+    assert np.array_equal(_surroundings(picture, box), np.median(picture[near], axis=0))
+    assert np.array_equal(_surroundings(picture, Region(0, 0, 60, 50)), np.zeros(3))
 
 
 def test_the_second_look_takes_other_sizes_than_the_first(monkeypatch: pytest.MonkeyPatch) -> None:

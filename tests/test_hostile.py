@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import struct
 import sys
 import tempfile
@@ -438,6 +439,30 @@ def test_a_worker_inherits_no_secret_and_loads_no_vault(
     assert loaded[0].shape == (1, 8, 8)
     for module in ("engine.vault", "engine.keys", "engine.catalog", "engine.database", "duckdb"):
         assert module not in box.call("modules")
+
+
+def test_a_message_is_its_sender_s_no_longer_once_it_is_read() -> None:
+    message = struct.pack("<IQ", 0, 1).ljust(64, b"\0") + b"7"
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def send(flags: int) -> int:
+        descriptor = os.memfd_create("hostile", flags)
+        os.pwrite(descriptor, message, 0)
+        socket.send_fds(theirs, [struct.pack("<Q", len(message))], [descriptor])
+        return descriptor
+
+    with ours, theirs:
+        held = send(os.MFD_ALLOW_SEALING)
+        assert sandbox._receive(ours) == 7
+        with pytest.raises(PermissionError):
+            os.ftruncate(held, 0)
+        with pytest.raises(PermissionError):
+            os.pwrite(held, b"8", 64)
+        unsealable = send(0)
+        with pytest.raises(PermissionError):
+            sandbox._receive(ours)
+        os.close(held)
+        os.close(unsealable)
 
 
 def test_calls_from_many_threads_do_not_mix(box: Sandbox) -> None:

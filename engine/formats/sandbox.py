@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import importlib
 import importlib.util
 import json
@@ -37,6 +38,7 @@ SECONDS = 30.0  # for one call, and as much again per 8 MB of arguments
 _SECONDS_BYTES = 8 << 20
 MEMORY_BYTES = 6 << 30  # address space of a worker
 _ALIGN = 64
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 #: The C library then fills memory on allocation and release: a decoder that leaves a hole in
 #: its output must not show there what an earlier file left behind.
 _PERTURB = {"MALLOC_PERTURB_": "165", "GLIBC_TUNABLES": "glibc.malloc.perturb=165"}
@@ -101,7 +103,7 @@ def _send(channel: socket.socket, value: Any) -> None:
     buffers: list[memoryview] = []
     text = json.dumps(_encode(value, buffers)).encode()
     table = struct.pack(f"<I{len(buffers) + 1}Q", len(buffers), len(text), *map(len, buffers))
-    descriptor = os.memfd_create("medsec", os.MFD_CLOEXEC)
+    descriptor = os.memfd_create("medsec", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         at = 0
         for view in (memoryview(table), memoryview(text), *buffers):
@@ -120,12 +122,16 @@ def _receive(channel: socket.socket) -> Any:
 
     Raises:
         EOFError: The other side is gone.
+        OSError, ValueError: It is none that :func:`_send` sends.
     """
     head, descriptors, _, _ = socket.recv_fds(channel, 8, 1)
     if len(head) < 8 or not descriptors:
         raise EOFError
     (size,) = struct.unpack("<Q", head)
     try:
+        # Else a worker that was taken over could cut it off while it is read here, which ends this
+        # process, or write other pixels into what was proven.
+        fcntl.fcntl(descriptors[0], fcntl.F_ADD_SEALS, _SEALS)
         memory = memoryview(mmap.mmap(descriptors[0], size, flags=mmap.MAP_PRIVATE))
     finally:
         os.close(descriptors[0])
