@@ -17,6 +17,7 @@ Exit status: 0 all done, 1 some failed or need a person, 2 wrong usage or refuse
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -194,15 +195,19 @@ def _open(arguments: argparse.Namespace) -> tuple[Engine, str]:
 def _seal(arguments: argparse.Namespace) -> int:
     files = list(_files(arguments.files))
     _refuse_overwriting(files, arguments.out)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    report = _Report(arguments.report, len(files))
+    _make_folder(arguments.out)
     engine, token = _open(arguments)
+    report = None
     try:
+        report = _Report(
+            arguments.report, len(files)
+        )  # after a refusal the last one is still there
         patient_id = _patient(engine, token, arguments.patient)
+        most = max(engine.limits.picture_bytes, engine.limits.dicom_bytes)
         items = engine.seal_batch(
             token,
             patient_id,
-            (Source(path.name, partial(_read, path)) for path, _ in files),
+            (Source(path.name, partial(_read, path, most)) for path, _ in files),
             arguments.profile,
             accept_empty=arguments.accept_empty,
             seal_proposals=arguments.seal_proposals,
@@ -218,13 +223,14 @@ def _seal(arguments: argparse.Namespace) -> int:
             report.add(path, item)
         return report.finish()
     finally:
-        report.close()
+        if report is not None:
+            report.close()
         engine.close()
 
 
 def _hand_out(engine: Engine, token: str, image_id: str, target: Path) -> None:
     """A masked file and its package; the same ones again are fine after a kill."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(target.parent)
     _write_new(target.with_name(target.name + SUFFIX), engine.export_package(token, image_id).data)
     _write_new(target, engine.masked_file(token, image_id).data)
 
@@ -251,19 +257,29 @@ class _Report:
         except OSError as err:
             raise errors.InputError("The report cannot be written there.", errno=err.errno) from err
         if self._csv:
-            self._file.write(CSV_HEAD)
+            self._write(CSV_HEAD)
 
     def add(self, path: Path, item: BatchItem) -> None:
         now = time.monotonic()
         self._progress.add(item, now)
         print(f"{_shown(path)}: {_told(item)}", file=sys.stderr if item.bad else sys.stdout)
         if self._file is not None:
-            line = item.csv_line if self._csv else item.json_line
-            self._file.write(line(str(path)))
-            self._file.flush()
+            self._write((item.csv_line if self._csv else item.json_line)(str(path)))
         if now - self._told > PROGRESS_SECONDS:
             self._told = now
             print(self._said(), file=sys.stderr)
+
+    def _write(self, text: str) -> None:
+        assert self._file is not None
+        try:
+            self._file.write(text)
+            self._file.flush()
+        except OSError as err:
+            raise errors.StorageError(
+                "The report cannot be written any more: make room and call again; what is sealed is"
+                " not done twice.",
+                errno=err.errno,
+            ) from err
 
     def _said(self) -> str:
         how = self._progress
@@ -280,7 +296,8 @@ class _Report:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # of a full disk, which was told before
+                self._file.close()
 
 
 def _told(item: BatchItem) -> str:
@@ -301,7 +318,7 @@ def _restore(arguments: argparse.Namespace) -> int:
         print(f"medsec: there is no sealed package in {arguments.folder}", file=sys.stderr)
         return 2
     root = arguments.folder if arguments.folder.is_dir() else arguments.folder.parent
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    _make_folder(arguments.out)
     engine, token = _open(arguments)
     failed = 0
     try:
@@ -310,7 +327,7 @@ def _restore(arguments: argparse.Namespace) -> int:
                 masked, package = _masked_and_package(path)
                 file, proof = engine.restore_package(token, masked, package, arguments.reason)
                 folder = arguments.out / path.parent.relative_to(root)
-                folder.mkdir(parents=True, exist_ok=True)
+                _make_folder(folder)
                 _write_new(folder / file.name, file.data)
                 same = "the very same file" if proof == "bytes" else "identical pixels"
                 print(f"{_shown(Path(file.name))}: restored, {same}")
@@ -352,7 +369,7 @@ def _masked_and_package(path: Path) -> tuple[bytes, bytes]:
 
 def _carry(arguments: argparse.Namespace) -> int:
     failed = 0
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    _make_folder(arguments.out)
     for package in sorted(arguments.folder.glob(f"*{SUFFIX}")):
         masked = package.with_name(package.name[: -len(SUFFIX)])
         try:
@@ -507,7 +524,7 @@ def _training_export(arguments: argparse.Namespace) -> int:
                 left = f"exported {case.exported_at:%Y-%m-%d}" if case.exported_at else "new"
                 print(f"{case.case_id} {case.kept_at:%Y-%m-%d} {case.size_bytes} bytes, {left}")
             return 0
-        arguments.out.mkdir(parents=True, exist_ok=True)
+        _make_folder(arguments.out)
         made = engine.export_training(token, arguments.to_key, arguments.again)
         for name, content in made:
             if isinstance(content, errors.EngineError):
@@ -584,6 +601,13 @@ def _refuse_overwriting(files: Sequence[tuple[Path, Path]], out: Path) -> None:
         raise errors.InputError("What --out names is not a folder.")
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise errors.StorageError("The folder cannot be made there.", errno=err.errno) from err
+
+
 def _write_new(path: Path, data: bytes) -> None:
     """Write a file; the same bytes again are fine, another file in its place is not."""
     try:
@@ -604,8 +628,15 @@ def _patient(engine: Engine, token: str, number: str) -> str:
         return engine.create_patient(token, number, name).patient_id
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most_bytes: int | None = None) -> bytes:
     try:
+        size = path.stat().st_size
+        if most_bytes is not None and size > most_bytes:
+            raise errors.ImageTooLarge(
+                f"This file has {size / 1e6:.1f} MB: at most {most_bytes / 1e6:.0f} MB are taken.",
+                size_bytes=size,
+                limit_bytes=most_bytes,
+            )
         return path.read_bytes()
     except OSError as err:
         raise errors.InputError("The file cannot be read.", errno=err.errno) from err

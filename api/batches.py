@@ -194,6 +194,8 @@ class Batches:
         try:
             if job.stopped.is_set():
                 return
+            with self._lock:  # what it waited for others is no part of its rate
+                job.progress = Progress(len(job.names), time.monotonic())
             items = self._engine.seal_batch(
                 job.token, job.patient_id, self._sources(job), job.profile,
                 seal=job.seal, few=len(job.names) <= FEW_FILES,

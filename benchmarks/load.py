@@ -133,7 +133,8 @@ class Person:
         await asyncio.sleep(self.random.uniform(0, self.think))
         while time.monotonic() < until:
             await self.act()
-            await asyncio.sleep(self.random.expovariate(1 / self.think) if self.think else 0)
+            pause = self.random.expovariate(1 / self.think) if self.think else 0.0
+            await asyncio.sleep(min(pause, max(0.0, until - time.monotonic())))
 
     async def act(self) -> None:
         raise NotImplementedError

@@ -37,12 +37,19 @@ _QUIET = {
     # Plaintext and keys stay in memory: nothing is written to a worker's disk.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
+    # A paused worker takes nothing and gives nothing back: a batch would wait for it for ever. One
+    # that needs too much is ended instead, and its file tries again.
+    "distributed.worker.memory.pause": False,
     "distributed.scheduler.allowed-failures": LIVES,
     "distributed.admin.log-length": 0,
     # Pages about tasks and workers, which Dask serves in clear and to anybody.
     "distributed.scheduler.http.routes": [],
 }
 _ROOT = Path(__file__).parent.parent
+_GONE = (
+    "The workers for batches are gone: look whether there is memory enough for them, and send the"
+    " rest again."
+)
 
 
 class Crew:
@@ -182,10 +189,7 @@ class Crew:
             if self.size:
                 seen = now
             elif now - seen > PATIENCE_SECONDS:
-                raise SettingsError(
-                    "The workers for batches are gone: look whether there is memory enough for"
-                    " them, and send the rest again."
-                )
+                raise SettingsError(_GONE)
 
     def close(self) -> None:
         """Let the workers go."""
@@ -218,12 +222,14 @@ def _answer(future: Any) -> Any:
     """The result of a task, or WorkerLost.
 
     Raises:
-        SettingsError: It was not even begun: none of the others will be.
+        SettingsError: It was not even begun, or nobody is there: none of the others will be.
     """
     from distributed.scheduler import KilledWorker
 
     if future.status == "finished":
         return future.result()
+    if future.status == "cancelled":  # with its scheduler
+        raise SettingsError(_GONE)
     if isinstance(future.exception(), KilledWorker):
         return WorkerLost("The worker on this file died each time: it is left out.")
     raise SettingsError(
@@ -256,6 +262,7 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any, _Here
         "YOLO_CONFIG_DIR": folder,
         "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
         "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
+        "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
         "DASK_DISTRIBUTED__WORKER__HTTP__ROUTES": "[]",
         f"{tls}CA_FILE": security.tls_ca_file,
         f"{tls}WORKER__CERT": security.tls_worker_cert,
@@ -321,13 +328,13 @@ def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _spills() -> bool:
-    """Runs in a worker: would it write what it works on to its disk?"""
+def _unfit() -> bool:
+    """Runs in a worker: would it write what it works on to its disk, or stop to work?"""
     import dask
 
     return any(
         dask.config.get(f"distributed.worker.memory.{name}", default=0.6) is not False
-        for name in ("target", "spill")
+        for name in ("target", "spill", "pause")
     )
 
 
@@ -338,10 +345,10 @@ def _plugin(equip: Callable[[], None]) -> Any:
         name = "medsec"
 
         def setup(self, worker: Any) -> None:
-            if _spills():
+            if _unfit():
                 raise SettingsError(
-                    "The workers for batches write to disk what they work on: set"
-                    " distributed.worker.memory.target and .spill to false there."
+                    "The workers for batches write to disk what they work on, or pause: set"
+                    " distributed.worker.memory.target, .spill and .pause to false there."
                 )
             equip()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import resource
 import secrets
@@ -17,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from engine.errors import NotFound, SealBroken, StorageError
+
+log = logging.getLogger("medsec")
 
 
 class Host:
@@ -67,7 +70,9 @@ class Host:
         try:
             if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == address:
                 return address  # one that has rotted is written again
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not path.parent.is_dir():
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                sync_folder(self.root)  # else the folder itself may be gone after a crash
             write_durably(path, data)
         except OSError as err:
             raise StorageError(
@@ -98,7 +103,10 @@ class Host:
         return data
 
     def delete_blob(self, address: str) -> None:
-        """Remove the file, or do so when nobody keeps files any more; gone already is fine."""
+        """Remove the file, or do so when nobody keeps files any more; gone already is fine.
+
+        One that cannot be removed now is left to the sweep: what needed it no more has happened.
+        """
         with self._pin_lock:
             if self._pins:
                 self._condemned.add(address)
@@ -122,8 +130,10 @@ class Host:
                 self._unlink(address)
 
     def _unlink(self, address: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._path(address).unlink()
+        try:
+            self._path(address).unlink(missing_ok=True)
+        except OSError as err:
+            log.error("a file cannot be deleted: errno %s", err.errno)
 
     def blobs(self) -> Iterator[str]:
         """Addresses of all files there are."""
@@ -133,8 +143,12 @@ class Host:
                     yield from (p.name for p in sorted(folder.iterdir()) if len(p.name) == 64)
 
     def blob_age_seconds(self, address: str) -> float:
-        """Seconds since the file was written; a young orphan may be an upload under way."""
-        return max(0.0, time.time() - self._path(address).stat().st_mtime)
+        """Seconds since the file was written; 0 where it is gone. A young orphan may be an upload
+        under way."""
+        try:
+            return max(0.0, time.time() - self._path(address).stat().st_mtime)
+        except FileNotFoundError:  # deleted meanwhile
+            return 0.0
 
     def _path(self, address: str) -> Path:
         if len(address) != 64 or not set(address) <= set("0123456789abcdef"):

@@ -65,6 +65,7 @@ __all__ = [
     "render",
     "render_full",
     "sniff",
+    "taken",
     "thumbnail",
     "upright",
     "window_hides",
@@ -124,6 +125,24 @@ def sniff(data: bytes) -> Format:
     )
 
 
+def taken(data: bytes, limits: Limits) -> Format:
+    """The format of a file of a kind and size that is taken, before anything of it is read.
+
+    Raises:
+        CorruptImage, UnsupportedFormat: As :func:`sniff`.
+        ImageTooLarge: Over the limit of its kind.
+    """
+    kind = sniff(data)
+    limit = limits.dicom_bytes if kind is Format.DICOM else limits.picture_bytes
+    if len(data) > limit:
+        raise ImageTooLarge(
+            f"This file has {len(data) / 1e6:.1f} MB: at most {limit / 1e6:.0f} MB are taken.",
+            size_bytes=len(data),
+            limit_bytes=limit,
+        )
+    return kind
+
+
 def decode(name: str, data: bytes, limits: Limits) -> Image:
     """Read a file into stored values.
 
@@ -135,14 +154,7 @@ def decode(name: str, data: bytes, limits: Limits) -> Image:
         CorruptImage: Cut off, damaged or contradictory.
         UnsupportedFormat: Real, but not taken.
     """
-    kind = sniff(data)
-    limit = limits.dicom_bytes if kind is Format.DICOM else limits.picture_bytes
-    if len(data) > limit:
-        raise ImageTooLarge(
-            f"This file has {len(data) / 1e6:.1f} MB: at most {limit / 1e6:.0f} MB are taken.",
-            size_bytes=len(data),
-            limit_bytes=limit,
-        )
+    kind = taken(data, limits)
     pixels, grid, facts = _SANDBOX.call(
         "decode", str(kind), data, limits.max_side_px, limits.max_decoded_bytes
     )

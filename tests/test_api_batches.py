@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -58,6 +59,20 @@ def test_a_batch_is_polled_until_each_file_has_its_outcome(ward: Hospital) -> No
     for address in (place, f"{place}report/"):
         assert ask("GET", address, ward.tokens[D]).status_code == 404
     assert not ward.engine._work  # the token for it is gone
+
+
+def test_what_a_batch_waits_for_others_is_no_part_of_its_rate(
+    ward: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.monotonic()
+    later = iter(range(1, 1000))
+    clock = SimpleNamespace(monotonic=lambda: began if next(later) == 1 else began + 3600.0)
+    monkeypatch.setattr("api.batches.time", clock)  # it was sent, and an hour later it begins
+    place = sent(ward, [ward.picture()], ward.patient())
+    monkeypatch.undo()
+    batch = ask("GET", place, ward.tokens[T]).json()
+    assert batch["done"]
+    assert batch["files_per_second"] == 0.0  # one file in no time, not in an hour
 
 
 def test_a_batch_over_http_is_the_batch_of_the_command_line(ward: Hospital) -> None:

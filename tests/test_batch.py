@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import pickle
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import dask
 import httpx
@@ -15,7 +19,10 @@ import numpy as np
 import pytest
 
 from engine import BatchItem, Engine, ImageState, Settings, Source, errors
+from engine import crew as crew_module
+from engine.audit import Event
 from engine.crew import Crew, _plugin
+from engine.records import Caller
 from engine.service import batch, workbench
 from engine.service.workbench import Equipment, Job, Workbench
 from engine.settings import Secret
@@ -84,8 +91,12 @@ def test_what_was_done_before_is_not_done_again(ward: Ward) -> None:
     again = sealed(ward, source("a.png", picture("A")), source("b.png", picture("B")))
     assert [i.state for i in first] == ["review", "review"]  # nothing was found at first
     ward.detector.found = [found]
-    third = sealed(ward, source("a.png", picture("A")), source("b.png", picture("B")))
-    assert [i.state for i in third] == ["sealed", "sealed"]  # drafts go on
+    waiting = sealed(ward, source("a.png", picture("A")), source("b.png", picture("B")))
+    assert {i.state for i in waiting} == {"review"}  # they wait for a person, not for a batch
+    third = sealed(
+        ward, source("a.png", picture("A")), source("b.png", picture("B")), accept_empty=True
+    )
+    assert [i.state for i in third] == ["sealed", "sealed"]  # unless it may do more
     ward.detector.found = errors.DetectorError
     last = sealed(ward, source("a.png", picture("A")), source("b.png", picture("B")))
     assert [(i.state, i.image_id) for i in last] == [("present", i.image_id) for i in first]
@@ -113,6 +124,124 @@ def test_what_the_second_look_sees_is_sealed_too_and_in_the_end_a_person_looks(w
     assert (item.state, item.reasons) == ("review", ["still-visible"])
     view = ward.engine.open_draft(ward.team.technician, str(item.image_id))
     assert other in view.detections
+
+
+def test_a_draft_that_was_here_learns_what_the_batch_saw(ward: Ward) -> None:
+    data, found = text_png()
+    image_id = ward.upload(data, found=[found])
+    engine, technician = ward.engine, ward.team.technician
+    held = engine.open_draft(technician, image_id).handle
+    other = replace(found, region=replace(found.region, y1=150, y2=180))
+    ward.detector.left = [[other]] * 3
+    [item] = sealed(ward, source("a.png", data))
+    assert (item.state, item.reasons) == ("review", ["still-visible"])
+    [draft] = engine.drafts(technician)
+    assert (draft.state, draft.reasons) == (ImageState.REVIEW, ("still-visible",))
+    with pytest.raises(errors.NotFound):  # what was open shows less than is known now
+        engine.draft_frame(technician, held)
+    assert other in engine.open_draft(technician, image_id).detections
+    newest = engine.audit.of_image(image_id, ("image.seal",))[0]
+    assert (newest.outcome, newest.detail["why"]) == ("refused", ["still-visible"])
+    assert [code for _, code in engine.verify_images(ward.team.administrator)] == [None]
+
+
+def test_a_draft_that_was_here_is_sealed_under_the_profile_of_the_batch(ward: Ward) -> None:
+    data, found = text_png()
+    image_id = ward.upload(data, found=[found])
+    engine, technician = ward.engine, ward.team.technician
+    items = engine.seal_batch(
+        technician, ward.patient_id, [source("a.png", data)], "ultrasound", few=True
+    )
+    assert [i.state for i in items] == ["sealed"]
+    assert engine.image(technician, image_id).profile == "ultrasound"
+    assert [code for _, code in engine.verify_images(ward.team.administrator)] == [None]
+
+
+def test_a_file_that_is_too_large_or_no_image_is_refused_before_it_is_stored(ward: Ward) -> None:
+    kept: list[bytes] = []
+    ward.engine.host.write_blob = kept.append  # type: ignore[method-assign, assignment]
+    large = picture("A") + bytes(20_000_000)
+    items = sealed(ward, source("a.png", large), source("b.txt", b"no image at all, but text"))
+    assert [i.error and i.error[0] for i in items] == ["image-too-large", "unsupported-format"]
+    assert kept == []
+
+
+def test_a_file_that_cannot_be_deleted_ends_nothing(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, found = text_png()
+    ward.detector.found = [found]
+    real = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if len(path.name) == 64:
+            raise OSError(errno.EIO, "Input/output error")
+        real(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    items = sealed(ward, *(source(f"{n}.png", picture(f"N {n}")) for n in range(3)))
+    assert [i.state for i in items] == ["sealed"] * 3
+    monkeypatch.undo()
+    age_files(ward)
+    assert ward.engine.sweep() == 3  # the drafts' files, which nobody needs
+
+
+def test_a_busy_catalog_costs_a_failed_file_its_line_in_the_log_and_no_other_file(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, found = text_png()
+    ward.detector.found = [found]
+    real = ward.engine.audit.record
+
+    def busy(caller: Caller, *events: Event) -> None:
+        if any(e.action == "image.upload" for e in events):
+            raise errors.StorageBusy("Somebody else is writing: try again.")
+        real(caller, *events)
+
+    monkeypatch.setattr(ward.engine.audit, "record", busy)
+    items = sealed(ward, source("a.png", data[:300]), source("b.png", data))
+    assert [i.state for i in items] == ["failed", "sealed"]
+
+
+class LosesTheFirst(Crew):
+    """A crew of one without processes, whose worker dies with the first file that it gets."""
+
+    lost = False
+
+    def _flow(self, work: Any, tasks: Any) -> Any:
+        for task, job in tasks:
+            if self.lost:
+                yield task, job, work(job)
+            else:
+                self.lost = True
+                yield task, job, errors.WorkerLost("The worker died.")
+
+
+def test_the_sweep_spares_a_file_that_waits_for_its_second_try(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, (_, found) = ward.engine, text_png()
+    ward.detector.found = [found]
+    crew = LosesTheFirst(None, contextlib.ExitStack(), None)
+    monkeypatch.setattr(batch.Crew, "open", lambda *_: crew)
+    monkeypatch.setattr(batch, "work", lambda job: engine._here(job))
+    swept: list[int] = []
+
+    def last() -> bytes:  # more than an hour later
+        age_files(ward)
+        swept.append(engine.sweep())
+        return picture("LAST")
+
+    files = [source("a.png", picture("A")), source("b.png", picture("B")), Source("c.png", last)]
+    items = list(engine.seal_batch(ward.team.technician, ward.patient_id, files))
+    assert swept == [0]
+    assert [(i.place, i.state) for i in items] == [(1, "sealed"), (2, "sealed"), (0, "sealed")]
+    assert engine._at_work == {}
+
+
+def age_files(ward: Ward) -> None:
+    for address in ward.engine.host.blobs():
+        os.utime(ward.engine.host._path(address), (0, 0))
 
 
 def test_the_two_permissions_to_go_on_unseen_are_written_down(ward: Ward) -> None:
@@ -428,11 +557,21 @@ def test_a_batch_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_a_worker_that_would_write_to_its_disk_is_refused_whenever_it_comes() -> None:
     plugin = _plugin(Flag())  # Dask calls it in every worker, also in those that join later
-    with (
-        dask.config.set({"distributed.worker.memory.target": False}),
-        pytest.raises(errors.SettingsError, match="write to disk"),
-    ):
+    told = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause")}
+    for left_out in told:
+        with (
+            dask.config.set({name: value for name, value in told.items() if name != left_out}),
+            pytest.raises(errors.SettingsError, match="write to disk what they work on, or pause"),
+        ):
+            plugin.setup(None)
+    with dask.config.set(told):
         plugin.setup(None)
+    assert os.environ.pop("MEDSEC_TEST_EQUIPPED") == "1"
+
+
+def test_a_task_that_went_with_its_scheduler_is_told_as_that() -> None:
+    with pytest.raises(errors.SettingsError, match="are gone"):
+        crew_module._answer(SimpleNamespace(status="cancelled"))
 
 
 def test_a_scheduler_that_does_not_answer_is_a_sentence(

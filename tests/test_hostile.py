@@ -6,6 +6,7 @@ removing, inserting and splicing, from fixed seeds, so that a failure can be rep
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -25,7 +26,13 @@ import pytest
 from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from engine import images
-from engine.errors import CorruptImage, ImageTooLarge, InputError, UnsupportedFormat
+from engine.errors import (
+    CorruptImage,
+    EngineError,
+    ImageTooLarge,
+    InputError,
+    UnsupportedFormat,
+)
 from engine.formats import sandbox
 from engine.formats.sandbox import Sandbox
 from engine.records import Region
@@ -386,6 +393,21 @@ def test_a_decoder_that_crashes_is_a_named_error_and_the_next_call_works(box: Sa
             box.call(operation)
         assert "Musterfrau" not in str(caught.value)
         assert box.call("mirror", 1) == (1,)
+
+
+def test_a_server_that_may_open_no_more_files_says_so_and_blames_no_file(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    for name in ("subprocess.Popen", "socket.socketpair"):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, refuse)
+            with pytest.raises(EngineError, match="how many files and processes") as caught:
+                box.call("mirror", 1)
+            assert not isinstance(caught.value, InputError)
+    assert box.call("mirror", 1) == (1,)
 
 
 def test_a_worker_that_died_while_idle_is_replaced(box: Sandbox) -> None:

@@ -49,6 +49,11 @@ _ERRORS = {
     for name, kind in vars(errors).items()
     if isinstance(kind, type) and issubclass(kind, EngineError)
 }
+#: What reading an answer raises that is none: a worker that was taken over sends anything.
+_NO_ANSWER = (
+    EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError,
+    struct.error,
+)  # fmt: skip
 #: Runs in the worker. It keeps ``engine/__init__.py`` out, and with it vault and catalog.
 _BOOT = """
 import sys, types
@@ -244,8 +249,11 @@ class Sandbox:
             try:
                 worker.channel.settimeout(self._allowance(arguments))
                 _send(worker.channel, (operation, arguments))
-                answer = _receive(worker.channel)
-            except (EOFError, OSError, ValueError, KeyError, struct.error) as err:
+                try:
+                    answer = _receive(worker.channel)
+                except _NO_ANSWER as err:
+                    raise EOFError from err
+            except (EOFError, OSError) as err:
                 worker.stop()
                 raise CorruptImage(
                     "This file made its decoder fail or run too long: it is damaged or hostile."
@@ -273,28 +281,37 @@ class Sandbox:
         Raises:
             EngineError: It cannot be started here.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        failed = EngineError(
+            "The image reader cannot be started: the administrator must check the installation and"
+            " how many files and processes the server may open."
+        )
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as err:
+            raise failed from err
         with theirs:
-            process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
-                [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()),
-                 str(Path(__file__).parent.parent), self._module, str(self._memory_bytes),
-                 self._code(), *filter(None, sys.path)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # libraries quote values of the file there
-                env=_PERTURB | {k: os.environ[k] for k in _INHERITED if k in os.environ},
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # Ctrl-C is for the server, which then lets go
-            )  # fmt: skip
+            try:
+                process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+                    [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()),
+                     str(Path(__file__).parent.parent), self._module, str(self._memory_bytes),
+                     self._code(), *filter(None, sys.path)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,  # libraries quote values of the file there
+                    env=_PERTURB | {k: os.environ[k] for k in _INHERITED if k in os.environ},
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,  # Ctrl-C is for the server, which then lets go
+                )  # fmt: skip
+            except OSError as err:
+                ours.close()
+                raise failed from err
         worker = _Worker(process, ours)
         try:
             ours.settimeout(self._seconds)
             self.confined = bool(_receive(ours))
-        except (EOFError, OSError) as err:
+        except (*_NO_ANSWER, OSError) as err:
             worker.stop()
-            raise EngineError(
-                "The image reader cannot be started: the administrator must check the installation."
-            ) from err
+            raise failed from err
         return worker
 
     def close(self) -> None:

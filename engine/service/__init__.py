@@ -180,6 +180,7 @@ class Engine(
         self._measured = Measured()
         self._operator_token = host.token("operator") if operator else None
         self._work = {}
+        self._at_work = {}
         self._backing_up = threading.Lock()
         self._meet_roster(operator)
         self._finish_recovery()

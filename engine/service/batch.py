@@ -16,15 +16,17 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from engine import images
 from engine.audit import Event
 from engine.crew import Crew
-from engine.database import Row
+from engine.database import Cursor, Row
 from engine.errors import (
     DetectorError,
     DuplicateImage,
     EngineError,
     PermissionDenied,
     ReviewNeeded,
+    StorageError,
     WorkerLost,
 )
 from engine.guests import Luggage
@@ -33,13 +35,15 @@ from engine.pipeline import Stopwatch, Subject
 from engine.records import Caller, ImageState
 from engine.service.batchreport import BatchItem
 from engine.service.guard import log, needs
-from engine.service.intake import Entry, clean_name
-from engine.service.sealing import Sealing
+from engine.service.intake import Entry, Examined, clean_name
+from engine.service.sealing import Sealing, event
 from engine.service.workbench import Equipment, Job, Outcome, Workbench, work
 from engine.vault import blind_index, derive
 
 #: So few files are sealed in this process: starting workers would take longer.
 FEW_FILES = 8
+#: Columns of a draft that say what was looked for in it and found.
+_LOOKED = ("state", "profile", "reasons", "confidence", "region_count")
 
 
 @dataclass(frozen=True)
@@ -122,8 +126,19 @@ class Batch(Sealing):
     def _batch(
         self, caller: Caller, tasks: Iterator[_Task | BatchItem], workers: int, profile: str
     ) -> Generator[BatchItem, None, None]:
-        jobs = ((t, t.job if isinstance(t, _Task) else None) for t in tasks)
+        files: set[str] = set()
+
+        def drawn() -> Iterator[tuple[_Task | BatchItem, Job | None]]:
+            for task in tasks:
+                if isinstance(task, _Task):
+                    files.add(task.entry.blob)
+                yield task, task.job if isinstance(task, _Task) else None
+
+        jobs = drawn()
         with contextlib.ExitStack() as stack:
+            name = self.host.token_of(8)
+            self._at_work[name] = files
+            stack.callback(self._at_work.pop, name)
             if workers:
                 # Workers elsewhere are one per processor, as the README says.
                 threads = max(1, (os.cpu_count() or 1) // workers)
@@ -138,7 +153,12 @@ class Batch(Sealing):
             else:
                 answers = ((task, self._here(job)) for task, job in jobs)
             for task, outcome in answers:
-                yield task if isinstance(task, BatchItem) else self._taken(caller, task, outcome)
+                if isinstance(task, BatchItem):
+                    yield task
+                    continue
+                item = self._taken(caller, task, outcome)
+                files.discard(task.entry.blob)
+                yield item
 
     def _here(self, job: Job | None) -> Outcome | None:
         if job is None:
@@ -174,7 +194,10 @@ class Batch(Sealing):
 
     def _log_failure(self, caller: Caller, patient_id: str, code: str) -> None:
         failed = Event("image.upload", "failed", patient_id=patient_id, detail={"why": code})
-        self.audit.record(caller, failed)
+        try:
+            self.audit.record(caller, failed)
+        except StorageError as err:  # others of the batch are waiting
+            log.error("a failed file is not in the audit log: %s", err.code)
 
     def _task(
         self,
@@ -187,6 +210,7 @@ class Batch(Sealing):
     ) -> _Task | BatchItem:
         """Raises EngineError where nothing can be done."""
         data = source.read()
+        images.taken(data, self.limits)
         index = blind_index(self.hierarchy.system_key("index"), "image/file", data)
         tx = self.database.read()
         patient_key = self.hierarchy.patient_key(tx, patient_id)
@@ -199,7 +223,7 @@ class Batch(Sealing):
             if err.facts["patient_id"] != patient_id:
                 raise
             row = self.catalog.row(tx, image_id)
-            if not options["seal"] or row["version"] > 0 or row["draft_blob"] is None:
+            if not _goes_on(row, profile, options):
                 return _here_already(place, row, options["seal"])
             # Left by a batch or a page that went no further: it goes on from here.
             tag = row["tag"]
@@ -252,21 +276,29 @@ class Batch(Sealing):
             if task.known_row is None:
                 self._enter(tx, caller, entry, examined, outcome.times_ms)
             row = self.catalog.row(tx, entry.image_id)
-            if task.known_row is not None and row["tag"] != task.known_row:
-                raise ReviewNeeded("Somebody else has this draft.", reasons=["changed"])
+            if task.known_row is not None:
+                if row["tag"] != task.known_row:
+                    raise ReviewNeeded("Somebody else has this draft.", reasons=["changed"])
+                tag = self._looked_again(tx, entry, row, examined)
+                row = self.catalog.row(tx, entry.image_id)
+                if prepared is None:
+                    why = {"why": _reasons(examined.columns), "tag": tag}
+                    self.audit.append(
+                        tx, caller, replace(event("image.seal", row, outcome="refused"), detail=why)
+                    )
             if prepared is not None:
                 facts = {**prepared.facts, "name": task.name}
                 self._release(
                     tx, caller, row, entry.key, task.job.subject, task.wrapped,
                     replace(prepared, facts=facts),
                 )  # fmt: skip
+        self.viewings.close_subject(entry.image_id)
         if prepared is None:
             reasons = _reasons(examined.columns)
             if not reasons:
                 return BatchItem(task.place, "draft", entry.image_id, times_ms=outcome.times_ms)
             return _review(task.place, entry.image_id, reasons, outcome.times_ms)
         self.host.delete_blob(entry.blob)
-        self.viewings.close_subject(entry.image_id)
         return BatchItem(
             task.place,
             "sealed",
@@ -276,11 +308,40 @@ class Batch(Sealing):
             json.loads(prepared.columns["times_ms"]),
         )
 
+    def _looked_again(self, tx: Cursor, entry: Entry, row: Row, examined: Examined) -> str:
+        """A draft that was here before takes what the batch saw in it, under the batch's profile;
+        what earlier attempts to seal it still saw stays. Returns its new tag."""
+        before = self.open_facts(entry.key, row)
+        seen = before["still_visible"]
+        new = [d for d in examined.facts["still_visible"] if d not in seen]
+        facts = {**before, **examined.facts, "name": before["name"], "still_visible": seen + new}
+        return self.catalog.change(
+            tx,
+            entry.key,
+            entry.image_id,
+            facts=self._seal_facts(entry.key, entry.image_id, row["version"], facts),
+            **{column: examined.columns[column] for column in _LOOKED},
+        )
+
 
 def _review(
     place: int, image_id: str, reasons: Sequence[str], times_ms: Mapping[str, float] | None = None
 ) -> BatchItem:
     return BatchItem(place, "review", image_id, reasons=reasons, times_ms=times_ms or {})
+
+
+def _goes_on(row: Row, profile: str, options: Mapping[str, bool]) -> bool:
+    """Is there anything for a batch to do with a file that is here: a draft which a batch or a page
+    left, unless the same look would send it to a person once more?"""
+    if not options["seal"] or row["version"] > 0 or row["draft_blob"] is None:
+        return False
+    reasons = _reasons(row)
+    return (
+        reasons in ([], ["detector-failed"])
+        or row["profile"] != profile
+        or (reasons == ["proposals"] and options["seal_proposals"])
+        or (reasons == ["nothing-found"] and options["accept_empty"])
+    )
 
 
 def _here_already(place: int, row: Row, seal: bool) -> BatchItem:

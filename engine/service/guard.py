@@ -88,6 +88,8 @@ class Core:
     _roster_broken: bool
     _operator_token: str | None
     _work: dict[str, str]
+    #: Files of batches under way that no row knows of yet, by batch.
+    _at_work: dict[str, set[str]]
 
     def caller(self, token: object, *, activity: bool = True) -> Caller:
         """Resolve a token afresh; who has stolen one asks from an address of their own.

@@ -173,7 +173,9 @@ class Reports(Measuring):
         """
         sweep_unfinished(self.settings.data, ORPHAN_SECONDS)
         there = set(self.host.blobs())
-        needed = self.catalog.blobs(self.database.read())
+        # Before the rows: what leaves this list has rows by then, or is needed no more.
+        at_work = set().union(*list(self._at_work.values()))
+        needed = self.catalog.blobs(self.database.read()) | at_work
         orphans = [a for a in there - needed if self.host.blob_age_seconds(a) > ORPHAN_SECONDS]
         if len(orphans) > max(MOST_ORPHANS, len(there & needed)):
             # Crashes leave a few; this many say that the catalog is an older one.

@@ -98,7 +98,7 @@ class Sealing(Intake):
             self._release(tx, caller, row, draft_key, subject, wrapped, prepared)
             if case is not None:
                 self.training.add(tx, case)
-                kept = _event("training.keep", row)
+                kept = event("training.keep", row)
                 self.audit.append(tx, caller, replace(kept, detail={"case": case["case_id"]}))
         self.viewings.close_subject(image_id)
         self.host.delete_blob(row["draft_blob"])
@@ -158,7 +158,7 @@ class Sealing(Intake):
             if not rounds_left:
                 self._back_to_review(caller, row, draft_key, facts, new, "still-visible")
             wanted += new
-            corrections += [_event("box.adopt", row, d) for d in new]
+            corrections += [event("box.adopt", row, d) for d in new]
         tell("measuring", 0.8)
         with watch.stage("assess"):
             assessment = self._assess(image, sealed)
@@ -243,9 +243,9 @@ class Sealing(Intake):
                 released = self.catalog.row(tx, image_id)["state"] == ImageState.RELEASED
                 columns = {"state": str(ImageState.WITHDRAWN)} if released else {}
             tag = self.catalog.change(tx, key, image_id, **columns) if columns else None
-            event = _event("image.seal", row, outcome="refused")
+            refused = event("image.seal", row, outcome="refused")
             detail = {"why": reasons, "still_visible": len(new), "tag": tag}
-            self.audit.append(tx, caller, replace(event, detail=detail))
+            self.audit.append(tx, caller, replace(refused, detail=detail))
         self.viewings.close_subject(image_id)
         raise ReviewNeeded(REASONS[why], image_id=image_id, reasons=reasons, found=list(new))
 
@@ -415,7 +415,7 @@ def _corrections(
         if detection in kept:
             continue
         if _covered(detection, final):
-            events.append(_event("box.change", row, detection))
+            events.append(event("box.change", row, detection))
             continue
         reason = removed.get(place, "").strip()
         if not reason:
@@ -424,8 +424,8 @@ def _corrections(
             )
         left_out.append(detection)
         action = "box.leave" if reason == HARMLESS else "box.remove"
-        events.append(replace(_event(action, row, detection), reason=reason))
-    events += [_event("box.add", row, d) for d in final if d not in known]
+        events.append(replace(event(action, row, detection), reason=reason))
+    events += [event("box.add", row, d) for d in final if d not in known]
     return events, left_out
 
 
@@ -440,7 +440,7 @@ def _covered(detection: Detection, others: Sequence[Detection]) -> bool:
     return bool(over) and metrics.coverage(box.xyxy, np.asarray(over)) >= COVERED
 
 
-def _event(action: str, row: Row, box: Detection | None = None, outcome: str = "ok") -> Event:
+def event(action: str, row: Row, box: Detection | None = None, outcome: str = "ok") -> Event:
     return Event(
         action,
         outcome,
