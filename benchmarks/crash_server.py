@@ -7,7 +7,8 @@ process that ``make run`` starts, with its networks, sandboxes and batch workers
 doctor work in it over its REST API from several threads: they upload, seal, restore, flag, change a
 patient's record and send batches, and it makes a backup at its start. After the SIGKILL
 
-- no process that the server had started is left within a minute: it would hold decoded pixels;
+- no process that the server had started is left within a minute: it would hold decoded pixels; nor
+  is the folder of a batch's workers;
 - everything that ``benchmarks/crash.py`` looks for holds, in the server's own log as well;
 - the patient's record is what was acknowledged last, or what was asked for after it.
 
@@ -35,6 +36,7 @@ import psutil
 
 from benchmarks import crash
 from engine import Engine, Role, errors
+from engine.leash import FOLDER
 from tests.conftest import PASSWORD, Team
 from tests.fakes import ScriptedDetector
 from tests.serving import launch, wait
@@ -262,6 +264,8 @@ class ServerSoak(crash.Soak):
                 for orphan in remaining:
                     orphan.kill()
             time.sleep(0.1)
+        if folders := [p.name for p in (self.folder / "tmp").glob(f"{FOLDER}*")]:
+            self.ledger.problems.append(f"left behind: {folders}")
 
     def _inspect(
         self, engine: Engine, sample: Callable[..., list[str]] | None, whole: bool

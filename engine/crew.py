@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from engine.errors import EngineError, SettingsError, WorkerLost
+from engine.leash import FOLDER
 from engine.settings import Settings
 
 T = TypeVar("T")
@@ -249,7 +250,7 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any, _Here
             dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
         )
     )  # fmt: skip
-    folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="medsec-workers-"))
+    folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix=FOLDER))
     memory = _memory_bytes() // (workers + 1)
     tls = "DASK_DISTRIBUTED__COMM__TLS__"
     environment = {

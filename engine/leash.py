@@ -1,15 +1,19 @@
 """Ends a worker of a batch with the process that started it, however that ended.
 
 A worker holds decoded pixels and keys of images. Dask lets it finish what it is at after its
-scheduler is gone, which took half a minute after a server was killed. Dask's nanny loads this as a
-file (``--preload-nanny``), without the rest of the engine.
+scheduler is gone, which took half a minute after a server was killed. Their folder, in which Dask
+keeps locks and no data, goes with them. Dask's nanny loads this as a file (``--preload-nanny``),
+without the rest of the engine.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
+
+FOLDER = "medsec-workers-"  # how the name of their folder begins
 
 
 def dask_setup(_nanny: object) -> None:
@@ -21,4 +25,7 @@ def _hold() -> None:
     # Nothing is ever written there: it ends when nobody is left to hold the other end.
     while os.read(0, 1):
         pass
+    folder = os.environ.get("TMPDIR", "")
+    if os.path.basename(folder).startswith(FOLDER):  # made for these workers alone
+        shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)  # the nanny leads the group, its worker is in it
