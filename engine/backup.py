@@ -15,7 +15,7 @@ import hmac
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,10 +84,13 @@ class Backups:
     def record_erasures(self, erasures: Sequence[tuple[str, str]]) -> None:
         """Keep the list of everything erased beside the backups: they were made before.
 
+        What the list names it names for ever, also where the catalog is an older one.
+
         Raises:
             StorageError: The folder cannot be written.
         """
-        record = self._signed({"erasures": sorted(list(e) for e in erasures)}, _ERASURES)
+        known = {*erasures, *self._listed()}
+        record = self._signed({"erasures": sorted(list(e) for e in known)}, _ERASURES)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_durably(self._folder / _ERASURES, json.dumps(record).encode())
@@ -176,11 +179,7 @@ class Backups:
         self.verify(name)
         manifest, key = self._manifest(name)
         # Those that cannot be read, of another key or damaged, must not stop a recovery.
-        known = [m["erasures"] for m in self._readable().values()]
-        if (self._folder / _ERASURES).exists():
-            with contextlib.suppress(BackupInvalid):
-                known.append(self._record(self._folder / _ERASURES, _ERASURES)[0]["erasures"])
-        erasures = sorted({(kind, subject) for each in known for kind, subject in each})
+        erasures = sorted(self._listed() | _erased(self._readable().values()))
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Applied at the next start, whichever that is, and only then deleted.
         write_durably(data / PENDING_ERASURES, json.dumps(erasures).encode())
@@ -227,6 +226,13 @@ class Backups:
                 found[name] = self._manifest(name)[0]
         return found
 
+    def _listed(self) -> set[tuple[str, str]]:
+        """What the list of erasures names; if it is lost or altered, what the backups name."""
+        try:
+            return _erased([self._record(self._folder / _ERASURES, _ERASURES)[0]])
+        except BackupInvalid:
+            return _erased(self._readable().values())
+
     def _signed(self, facts: dict[str, Any], name: str, key: bytes | None = None) -> dict[str, Any]:
         """Facts with a key of their own, wrapped by the root, and a tag under it."""
         key = key or new_key(self._host.random)
@@ -263,6 +269,10 @@ class Backups:
             raise BackupInvalid(
                 "The catalog of this backup is lost or altered.", name=name
             ) from err
+
+
+def _erased(records: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    return {(kind, subject) for record in records for kind, subject in record["erasures"]}
 
 
 def bring_salt_record(folder: Path, data: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,6 +100,55 @@ def test_what_was_erased_after_a_backup_is_erased_again(ward: Ward, settings: Se
     with pytest.raises(errors.UnknownKey):
         engine.hierarchy.patient_key(engine.database.read(), ward.patient_id)
     engine.close()
+
+
+def test_what_an_older_backup_never_heard_of_stays_erased_after_a_recovery_from_it(
+    ward: Ward, settings: Settings, host: FakeHost
+) -> None:
+    data, found = text_png()
+    other = ward.seal(builders.png(builders.labelled("OTHER")[0]), found=[found])
+    admin = ward.team.administrator
+    first = ward.engine.make_backup(admin)
+    host.advance(minutes=1)
+    image_id = ward.seal(data, found=[found])
+    second = ward.engine.make_backup(admin)
+    ward.engine.erase_image(admin, image_id, "asked for it")
+    ward.engine.close()
+    engine = recovered(settings, first)
+    assert ("image", image_id) in engine._erasures(engine.database.read())
+    engine.erase_image(engine.operator_token(), other, "asked for it too")
+    engine.close()
+    shutil.rmtree(settings.data.parent / "recovered")
+    engine = recovered(settings, second)
+    with pytest.raises(errors.NotFound):
+        engine.restore(engine.operator_token(), image_id, WHY)
+    engine.close()
+
+
+def test_the_list_of_erasures_only_grows(ward: Ward) -> None:
+    backups = ward.engine._backups()
+    backups.record_erasures([("image", "im_one")])
+    backups.record_erasures([("image", "im_two")])
+    assert backups._listed() == {("image", "im_one"), ("image", "im_two")}
+
+
+@pytest.mark.parametrize("damage", ["lost", "altered"])
+def test_a_list_of_erasures_that_is_gone_is_made_again_from_the_backups(
+    ward: Ward, settings: Settings, damage: str
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    ward.engine.erase_image(ward.team.administrator, image_id, "asked for it")
+    ward.engine.make_backup(ward.team.administrator)
+    assert settings.backup_dir is not None
+    path = settings.backup_dir / "erasures.json"
+    if damage == "lost":
+        path.unlink()
+    else:
+        path.write_text(path.read_text().replace(image_id, "im_nobody"))
+    backups = ward.engine._backups()
+    backups.record_erasures([])
+    assert backups._listed() == {("image", image_id)}
 
 
 def test_a_draft_sealed_while_a_backup_runs_does_not_break_it(

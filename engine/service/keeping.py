@@ -20,6 +20,8 @@ class Keeping(Core):
     _backing_up: threading.Lock
     #: Did the list of erasures reach the backup folder? If not, the upkeep tries again.
     _erasures_kept: bool
+    #: Two erasures at once must not write the older list last.
+    _keeping_list: threading.Lock
 
     def _steady(self, image_id: str, read: Callable[[], R]) -> R:
         """Rows and files of an image as of one moment: read again if it changed meanwhile.
@@ -55,10 +57,11 @@ class Keeping(Core):
         if self.settings.backup_dir is None:
             self._erasures_kept = True
             return
-        erasures = self._erasures(self.database.read())
         try:
-            if erasures:
-                self._backups().record_erasures(erasures)
+            with self._keeping_list:
+                erasures = self._erasures(self.database.read())
+                if erasures:
+                    self._backups().record_erasures(erasures)
             self._erasures_kept = True
         except EngineError as err:
             self._erasures_kept = False
