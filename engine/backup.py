@@ -71,7 +71,9 @@ class Backups:
         return sorted(p.parent.name for p in self._folder.glob(f"*/{_MANIFEST}"))
 
     def newest(self) -> str:
-        """The backup that knows most of the audit log: a clock that jumped back does not decide.
+        """The backup that was made last: neither a clock that jumped nor a longer log decides.
+
+        After a recovery from an older one, a backup that nobody went back to has the longer log.
 
         Raises:
             BackupInvalid: There is none that can be read with the keys at hand.
@@ -79,7 +81,7 @@ class Backups:
         found = self._readable()
         if not found:
             raise BackupInvalid("There is no backup that can be read with the keys at hand.")
-        return max(found, key=lambda name: (found[name]["audit_entries"], name))
+        return max(found, key=lambda name: _rank(name, found))
 
     def record_erasures(self, erasures: Sequence[tuple[str, str]]) -> None:
         """Keep the list of everything erased beside the backups: they were made before.
@@ -110,11 +112,15 @@ class Backups:
             StorageError: The folder cannot be written; nothing counts as a backup then.
         """
         name = f"{self._host.now():%Y%m%dT%H%M%S%f}"
+        there = self._readable()
+        # Each of those that cannot be read now may be a generation later than those that can.
+        unread = len(self.names()) - len(there)
         key = new_key(self._host.random)
         sealed = seal_field(key, f"backup/{name}/catalog", snapshot.catalog, self._host.random)
         manifest = self._signed(
             {
                 "name": name,
+                "generation": 1 + unread + max((_generation(m) for m in there.values()), default=0),
                 "catalog": hashlib.sha256(sealed).hexdigest(),
                 "blobs": sorted(snapshot.blobs),
                 "erasures": sorted(list(e) for e in snapshot.erasures),
@@ -197,12 +203,13 @@ class Backups:
         Returns:
             Names of those that were deleted.
         """
-        older = [name for name in self.names() if name != newest]
+        readable = self._readable()  # those that are not bring nothing back, and go first
+        older = sorted(set(self.names()) - {newest}, key=lambda name: _rank(name, readable))
         gone = older[: max(0, len(older) + 1 - keep)]
         for name in gone:
             (self._folder / name / _MANIFEST).unlink()  # first, so that no half backup counts
             shutil.rmtree(self._folder / name)
-        readable = self._readable()
+            readable.pop(name, None)
         if set(readable) == set(self.names()):  # else one that we cannot read may need them
             needed = {address for m in readable.values() for address in m["blobs"]}
             for address in set(self._blobs.blobs()) - needed:
@@ -273,6 +280,17 @@ class Backups:
 
 def _erased(records: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
     return {(kind, subject) for record in records for kind, subject in record["erasures"]}
+
+
+def _generation(manifest: Mapping[str, Any]) -> int:
+    """How many backups this one has behind it; those of the first versions did not count."""
+    return int(manifest.get("generation", 0))
+
+
+def _rank(name: str, manifests: Mapping[str, Mapping[str, Any]]) -> tuple[int, int, str]:
+    """What puts backups in order, oldest first."""
+    manifest = manifests.get(name, {})
+    return _generation(manifest), manifest.get("audit_entries", 0), name
 
 
 def bring_salt_record(folder: Path, data: Path) -> None:

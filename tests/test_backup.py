@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from engine import Engine, Settings, errors
+from engine.backup import Snapshot
+from engine.service.upkeep import _SYSTEM as SYSTEM
 from engine.settings import Secret
 from tests import builders
 from tests.conftest import WHY, Team, Ward, text_png
@@ -206,6 +208,57 @@ def test_old_backups_go_and_the_rest_stays_whole(ward: Ward, host: FakeHost) -> 
         names.append(ward.engine.make_backup(admin))
     assert ward.engine.backups(admin) == names[1:]
     assert ward.engine.verify_backup(admin, names[2]) == 9
+
+
+def test_after_a_recovery_the_newest_backup_is_the_one_made_since(
+    ward: Ward, settings: Settings, host: FakeHost
+) -> None:
+    """The one that nobody went back to has the longer log, but it is a dead branch."""
+    _, found = text_png()
+    admin = ward.team.administrator
+    first = ward.engine.make_backup(admin)
+    host.advance(minutes=1)
+    for i in range(5):
+        ward.seal(builders.png(builders.labelled(f"IMAGE {i}")[0]), found=[found])
+    dead = ward.engine.make_backup(admin)
+    ward.engine.close()
+    engine = recovered(settings, first)
+    made = engine.make_backup(engine.operator_token())
+    backups = engine._backups()
+    entries = {name: m["audit_entries"] for name, m in backups._readable().items()}
+    assert entries[dead] > entries[made]
+    assert backups.newest() == made
+    engine.close()
+
+
+def test_backups_are_pruned_in_the_order_in_which_they_were_made_whatever_the_clock_said(
+    ward: Ward, host: FakeHost
+) -> None:
+    admin = ward.team.administrator
+    ahead = ward.engine.make_backup(admin)
+    host.advance(days=-400)
+    names = []
+    for _ in range(2):
+        host.advance(minutes=1)
+        names.append(ward.engine._make_backup(SYSTEM))
+    assert ward.engine._backups().names() == names
+    assert ahead not in names
+
+
+def test_a_backup_that_cannot_be_read_now_is_older_than_one_made_after_it(
+    ward: Ward, settings: Settings, host: FakeHost
+) -> None:
+    assert settings.backup_dir is not None
+    engine = ward.engine
+    engine._make_backup(SYSTEM)
+    host.advance(minutes=1)
+    lost = settings.backup_dir / engine._make_backup(SYSTEM) / "manifest.json"
+    content = lost.read_bytes()
+    lost.write_bytes(b"")
+    host.advance(days=-1)
+    made = engine._backups().make(Snapshot(b"", [], [], 0), engine.host, None)
+    lost.write_bytes(content)  # its disk is back
+    assert engine._backups().newest() == made
 
 
 def test_a_backup_is_not_restored_over_something(ward: Ward, settings: Settings) -> None:
