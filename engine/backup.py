@@ -102,6 +102,8 @@ class Backups:
     def make(self, snapshot: Snapshot, source: Host, salt_record: bytes | None) -> str:
         """Write a backup and check what was written.
 
+        One stored file that is lost stops no backup: the manifest says that it is missing.
+
         Args:
             salt_record: What a passphrase needs besides to become the root key; not secret.
 
@@ -115,27 +117,28 @@ class Backups:
         there = self._readable()
         # Each of those that cannot be read now may be a generation later than those that can.
         unread = len(self.names()) - len(there)
+        generation = 1 + unread + max((_generation(m) for m in there.values()), default=0)
         key = new_key(self._host.random)
         sealed = seal_field(key, f"backup/{name}/catalog", snapshot.catalog, self._host.random)
-        manifest = self._signed(
-            {
-                "name": name,
-                "generation": 1 + unread + max((_generation(m) for m in there.values()), default=0),
-                "catalog": hashlib.sha256(sealed).hexdigest(),
-                "blobs": sorted(snapshot.blobs),
-                "erasures": sorted(list(e) for e in snapshot.erasures),
-                "audit_entries": snapshot.audit_entries,
-            },
-            name,
-            key,
-        )
         try:
             self._clear_unfinished()
             (self._folder / name).mkdir(mode=0o700, parents=True)
             if salt_record is not None:
                 write_durably(self._folder / SALT_RECORD, salt_record)
-            for address in snapshot.blobs:
-                self._blobs.write_blob(source.read_blob(address))
+            faults = {address: self._bring(address, source) for address in snapshot.blobs}
+            manifest = self._signed(
+                {
+                    "name": name,
+                    "generation": generation,
+                    "catalog": hashlib.sha256(sealed).hexdigest(),
+                    "blobs": sorted(a for a, fault in faults.items() if not fault),
+                    "missing": {a: fault for a, fault in faults.items() if fault},
+                    "erasures": sorted(list(e) for e in snapshot.erasures),
+                    "audit_entries": snapshot.audit_entries,
+                },
+                name,
+                key,
+            )
             write_durably(self._folder / name / _CATALOG, sealed)
             # The manifest comes last: without it there is no backup.
             write_durably(self._folder / name / _MANIFEST, json.dumps(manifest).encode())
@@ -165,6 +168,14 @@ class Backups:
             except EngineError as err:
                 raise BackupInvalid("A file of this backup is lost or altered.", name=name) from err
         return len(manifest["blobs"])
+
+    def missing(self, name: str) -> dict[str, str]:
+        """Files that were lost or rotten when a backup was made: why, by address.
+
+        Raises:
+            BackupInvalid: The manifest is altered or under another key.
+        """
+        return dict(self._manifest(name)[0].get("missing", {}))
 
     def restore(self, name: str, data: Path) -> None:
         """Write a backup into a data folder that does not exist yet or is empty.
@@ -215,6 +226,19 @@ class Backups:
             for address in set(self._blobs.blobs()) - needed:
                 self._blobs.delete_blob(address)
         return gone
+
+    def _bring(self, address: str, source: Host) -> str:
+        """Copy a file into the backups; says what is wrong with it if no backup has it either."""
+        try:
+            content = source.read_blob(address)
+        except EngineError as lost:  # or rotten, or on a bad sector
+            try:
+                self._blobs.read_blob(address)
+            except EngineError:
+                return lost.code
+        else:
+            self._blobs.write_blob(content)
+        return ""
 
     def _clear_unfinished(self) -> None:
         """Delete what interrupted backups left; the next one copies what is new again."""

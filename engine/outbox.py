@@ -77,6 +77,11 @@ NOTICES: dict[tuple[str, str, str], tuple[str, str]] = {
         "A backup failed",
         "A backup could not be made. Look at the backup folder and its disk.",
     ),
+    ("backup.make", "ok", "files-missing"): (
+        "A backup lacks stored files",
+        "A backup was made, but stored files were lost or damaged before it and are in no earlier"
+        " one either. The log names the images; look at the disk of the data folder.",
+    ),
 }
 TEST = ("A test of MedSec's e-mail", "If you read this, e-mail from MedSec arrives.")
 #: The same notice about the same account within this time is told once.

@@ -176,6 +176,64 @@ def test_a_draft_sealed_while_a_backup_runs_does_not_break_it(
     assert stored == engine.catalog.blobs(engine.database.read())  # the draft's file went after
 
 
+def _damage(path: Path, damage: str) -> None:
+    if damage == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(b"rotten")
+
+
+@pytest.mark.parametrize(("damage", "why"), [("lost", "not-found"), ("rotten", "seal-broken")])
+def test_a_stored_file_that_is_gone_stops_no_backup_and_is_told(
+    ward: Ward, settings: Settings, host: FakeHost, damage: str, why: str
+) -> None:
+    data, found = text_png()
+    engine, admin = ward.engine, ward.team.administrator
+    whole = ward.seal(data, found=[found])
+    broken = ward.seal(builders.png(builders.labelled("BROKEN")[0]), found=[found])
+    row = engine.catalog.row(engine.database.read(), broken)
+    _damage(engine.host._path(row["sealed_blob"]), damage)
+    name = engine.make_backup(admin)
+    assert engine.missing_in_backup(admin, name) == [row["sealed_blob"]]
+    assert engine.verify_backup(admin, name) == 5
+    [made] = engine.audit_entries(admin, query="backup.make")
+    assert (made.detail["why"], made.detail["missing"]) == ("files-missing", 1)
+    host.advance(minutes=1)
+    engine.make_backup(admin)  # tells of the image once
+    [told] = engine.audit_entries(admin, query="scrub.broken")
+    assert (told.image_id, told.detail["why"]) == (broken, why)
+    assert engine.health(admin)["broken"] == [broken]
+    engine.close()
+    engine = recovered(settings)
+    token = engine.operator_token()
+    opened = engine.restore(token, whole, WHY)
+    assert engine.restored_file(token, opened.handle).data == data
+    with pytest.raises(errors.NotFound, match="stored file is missing"):
+        engine.restore(token, broken, WHY)
+    engine.close()
+
+
+@pytest.mark.parametrize("damage", ["lost", "rotten"])
+def test_a_stored_file_that_is_gone_is_in_the_next_backup_if_an_earlier_one_has_it(
+    ward: Ward, settings: Settings, host: FakeHost, damage: str
+) -> None:
+    data, found = text_png()
+    engine, admin = ward.engine, ward.team.administrator
+    image_id = ward.seal(data, found=[found])
+    engine.make_backup(admin)
+    row = engine.catalog.row(engine.database.read(), image_id)
+    _damage(engine.host._path(row["sealed_blob"]), damage)
+    host.advance(minutes=1)
+    name = engine.make_backup(admin)
+    assert engine.missing_in_backup(admin, name) == []
+    engine.close()
+    engine = recovered(settings, name)
+    token = engine.operator_token()
+    opened = engine.restore(token, image_id, WHY)
+    assert engine.restored_file(token, opened.handle).data == data
+    engine.close()
+
+
 @pytest.mark.parametrize("where", ["manifest.json", "catalog.sealed", "blob", "lost"])
 def test_damage_to_a_backup_is_found(ward: Ward, settings: Settings, where: str) -> None:
     data, found = text_png()

@@ -171,6 +171,15 @@ def test_lockouts_requests_and_failed_backups_are_told_once_an_hour(
     assert "New Comer" not in "".join(m.as_string() for m in post.got)
 
 
+def test_a_backup_without_a_stored_file_is_told(mailing: tuple[Engine, Team, Post]) -> None:
+    engine, _, post = mailing
+    system = Caller("system", Role.OPERATOR, "")
+    engine.audit.record(system, Event("backup.make", detail={"name": "whole"}))
+    engine.audit.record(system, Event("backup.make", detail={"why": "files-missing"}))
+    engine.outbox_.deliver()
+    assert [m["Subject"] for m in post.got] == ["[MedSec] A backup lacks stored files"]
+
+
 def test_a_change_that_is_rolled_back_tells_nobody(mailing: tuple[Engine, Team, Post]) -> None:
     engine, _, _ = mailing
     kept = []

@@ -38,7 +38,6 @@ class Upkeep(Reports, Mailing, Learning):
     _threads: list[threading.Thread]
     _next_ms: dict[str, float]
     _clock_back_s: int
-    _scrubbed: dict[str, Any]
 
     @needs(Permission.VIEW_HEALTH)
     def metrics(self, caller: Caller) -> bytes:
@@ -210,7 +209,6 @@ class Upkeep(Reports, Mailing, Learning):
             seed,
         )
         people = tx.all("SELECT patient_id FROM patients WHERE erased_at IS NULL")
-        known = set(self._scrubbed["broken"])
         broken: list[str] = []
         self._scrubbed["running"] = True
         try:
@@ -218,8 +216,7 @@ class Upkeep(Reports, Mailing, Learning):
                 fault, size = self._check(subject)
                 if fault is not None:
                     broken.append(subject)
-                    if subject not in known:
-                        self._tell_broken(subject, fault)
+                    self._tell_broken(_SYSTEM, subject, fault)
                 pause = size / (self.settings.scrub_mb_per_second * 1e6)
                 if self._stopped.wait(pause):
                     return
@@ -244,16 +241,6 @@ class Upkeep(Reports, Mailing, Learning):
         except EngineError as err:
             return err.code, 0
         return None, 0
-
-    def _tell_broken(self, subject: str, fault: str) -> None:
-        log.error("scrub: %s: %s", subject, fault)
-        self._scrubbed["broken"] = [*self._scrubbed["broken"], subject]
-        if subject.startswith("im_"):
-            patient_id = self.catalog.patient_of(self.database.read(), subject) or ""
-            where = {"image_id": subject, "patient_id": patient_id}
-        else:
-            where = {"patient_id": subject}
-        self.audit.record(_SYSTEM, Event("scrub.broken", "failed", detail={"why": fault}, **where))
 
     def _condition(self) -> dict[str, Any]:
         last = self._last_backup_at()
