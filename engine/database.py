@@ -255,6 +255,7 @@ class Database:
         self._path = path
         self._wait = wait_seconds
         self._turns = Turns()
+        self._copying = threading.Lock()  # all copies have one name
         self._local = threading.local()
 
     @classmethod
@@ -304,28 +305,42 @@ class Database:
         raise StorageBusy("The catalog is still being read: it is let go with the program.")
 
     @contextlib.contextmanager
-    def still(self) -> Iterator[bytes]:
-        """The rows as a fresh file's bytes, while nobody writes.
+    def still(self) -> Iterator[tuple[Cursor, bytes]]:
+        """The rows as of one moment, also as a fresh file's bytes, while others go on writing.
 
         A copy of the live file would carry what was erased from it: DuckDB leaves old
         blocks where they were.
 
         Raises:
             StorageBusy: The turn did not come in time.
+            StorageError: The copy cannot be written.
         """
-        with self._turns.take(self._wait):
-            fresh = _fresh(self._path)
-            try:
-                _copy(self._raw, fresh)
-                content = fresh.read_bytes()
-            except (OSError, duckdb.Error) as err:
-                raise StorageError(
-                    "The data folder cannot be written: check free space and permissions."
-                ) from err
-            finally:
-                with contextlib.suppress(OSError):
-                    _discard(fresh)
-            yield content
+        raw = self._raw.cursor()
+        rows = Cursor(raw)
+        try:
+            with self._turns.take(self._wait):
+                rows.run("BEGIN TRANSACTION")
+                rows.count("SELECT count(*) FROM migrations")  # BEGIN alone fixes no moment yet
+            with self._copying:
+                yield rows, self._copied(raw)
+        finally:
+            # Open, it would keep DuckDB from writing its log into the file.
+            with contextlib.suppress(duckdb.Error):
+                raw.execute("ROLLBACK")
+            raw.close()
+
+    def _copied(self, raw: duckdb.DuckDBPyConnection) -> bytes:
+        fresh = _fresh(self._path)
+        try:
+            _copy(raw, fresh)
+            return fresh.read_bytes()
+        except (OSError, duckdb.Error) as err:
+            raise StorageError(
+                "The data folder cannot be written: check free space and permissions."
+            ) from err
+        finally:
+            with contextlib.suppress(OSError):
+                _discard(fresh)
 
     def read(self) -> Cursor:
         """This thread's own cursor: a shared connection silently mixes up rows."""
@@ -413,12 +428,11 @@ def _discard(path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _copy(raw: duckdb.DuckDBPyConnection, path: Path) -> None:
+def _copy(cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
     """Write all tables and triggers into a fresh file, row by row, not block by block."""
     _discard(path)
     path.touch(mode=0o600)
     path.unlink()  # DuckDB makes the file itself; the folder is its owner's alone
-    cursor = raw.cursor()
     target = duckdb.connect(str(path), config=_CONFIG)
     try:
         tables = cursor.execute(
@@ -436,7 +450,6 @@ def _copy(raw: duckdb.DuckDBPyConnection, path: Path) -> None:
         target.execute("CHECKPOINT")
     finally:
         target.close()
-        cursor.close()
 
 
 def _translate(err: duckdb.Error) -> NoReturn:

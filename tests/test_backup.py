@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import Engine, Settings, errors
+from engine import Engine, Settings, database, errors
 from engine.backup import Snapshot
+from engine.database import Database
 from engine.service.upkeep import _SYSTEM as SYSTEM
 from engine.settings import Secret
 from tests import builders
@@ -232,6 +234,56 @@ def test_a_stored_file_that_is_gone_is_in_the_next_backup_if_an_earlier_one_has_
     opened = engine.restore(token, image_id, WHY)
     assert engine.restored_file(token, opened.handle).data == data
     engine.close()
+
+
+def test_others_write_while_the_rows_are_copied_and_the_backup_is_of_one_moment(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    engine, admin = ward.engine, ward.team.administrator
+    entries = engine.database.read().count("SELECT count(*) FROM audit")
+    monkeypatch.setattr(engine.database, "_wait", 0.2)
+    real = database._copy
+    meanwhile = []
+
+    def copy(cursor: object, path: Path) -> None:
+        engine.create_patient(ward.team.technician, "P-2", "Max Beispiel")
+        engine.erase_image(admin, image_id, "asked for it")
+        real(cursor, path)  # type: ignore[arg-type]
+        meanwhile.append(engine.database.read().count("SELECT count(*) FROM patients"))
+
+    monkeypatch.setattr(database, "_copy", copy)
+    name = engine.make_backup(admin)
+    monkeypatch.undo()
+    assert meanwhile == [2]
+    backups = engine._backups()
+    manifest, key = backups._manifest(name)
+    assert (manifest["audit_entries"], manifest["missing"]) == (entries, {})
+    assert len(manifest["blobs"]) == 3  # deleted when the backup was done
+    assert list(engine.host.blobs()) == []
+    file = settings.data.parent / "copy.duckdb"
+    file.write_bytes(backups._catalog(manifest, key))
+    copied = Database.open(file, engine.host, 1.0)
+    rows = copied.read()
+    assert rows.count("SELECT count(*) FROM audit") == entries
+    assert [r["state"] for r in rows.all("SELECT state FROM images")] == ["released"]
+    assert rows.count("SELECT count(*) FROM patients") == 1
+    copied.close()
+
+
+def test_a_copy_that_fails_leaves_no_transaction_open(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "_copy", full)
+        with pytest.raises(errors.StorageError, match="free space"):
+            ward.engine.make_backup(ward.team.administrator)
+    ward.engine.database.read().run("CHECKPOINT")  # refused while one is open
+    assert not (settings.data / "catalog.duckdb.wal").exists()
 
 
 @pytest.mark.parametrize("where", ["manifest.json", "catalog.sealed", "blob", "lost"])

@@ -103,13 +103,12 @@ class Custody(Restoring):
         self.audit.verify()
         backups = self._backups()
         with self.host.keeping_blobs():
-            with self.database.still() as content:
-                tx = self.database.read()
+            with self.database.still() as (rows, content):
                 snapshot = Snapshot(
                     content,
-                    sorted(self.catalog.blobs(tx)),
-                    self._erasures(tx),
-                    tx.count("SELECT count(*) FROM audit"),
+                    sorted(self.catalog.blobs(rows)),
+                    self._erasures(rows),
+                    rows.count("SELECT count(*) FROM audit"),
                 )
             record = self.settings.data / SALT_RECORD
             name = backups.make(
