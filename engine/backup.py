@@ -65,10 +65,11 @@ class Backups:
         self._blobs = Host(folder / "blobs")
 
     def names(self) -> list[str]:
-        """Complete backups, oldest first; one that was interrupted is none."""
+        """Complete backups, oldest first; what was interrupted or is foreign is none."""
         if not self._folder.is_dir():
             return []
-        return sorted(p.parent.name for p in self._folder.glob(f"*/{_MANIFEST}"))
+        there = (p.parent.name for p in self._folder.glob(f"*/{_MANIFEST}"))
+        return sorted(name for name in there if _NAME.fullmatch(name))
 
     def newest(self) -> str:
         """The backup that was made last: neither a clock that jumped nor a longer log decides.

@@ -371,6 +371,24 @@ def test_a_backup_that_cannot_be_read_now_is_older_than_one_made_after_it(
     assert engine._backups().newest() == made
 
 
+def test_a_folder_that_is_no_backup_stops_nothing_and_stays(
+    ward: Ward, settings: Settings, host: FakeHost
+) -> None:
+    assert settings.backup_dir is not None
+    engine = ward.engine
+    first = engine._make_backup(SYSTEM)
+    foreign = [settings.backup_dir / f"copy-of-{first}", settings.backup_dir / "0-for-auditors"]
+    for folder in foreign:
+        shutil.copytree(settings.backup_dir / first, folder)
+    assert engine._condition()["backup_overdue"] is False
+    host.advance(hours=30)
+    engine._tend()
+    host.advance(minutes=1)
+    engine._make_backup(SYSTEM)
+    assert len(engine._backups().names()) == 2
+    assert [folder.exists() for folder in foreign] == [True, True]
+
+
 def test_a_backup_is_not_restored_over_something(ward: Ward, settings: Settings) -> None:
     ward.engine.make_backup(ward.team.administrator)
     ward.engine.close()
