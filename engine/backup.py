@@ -27,6 +27,8 @@ from engine.rootkeys import SALT_RECORD
 from engine.vault import blind_index, derive, open_field, seal_field
 
 VERSION = 1
+#: What a backup is called: when it was made, by the clock of that moment.
+NAME = "%Y%m%dT%H%M%S%f"
 PENDING_ERASURES = "pending-erasures.json"
 _CATALOG = "catalog.sealed"
 _MANIFEST = "manifest.json"
@@ -114,7 +116,7 @@ class Backups:
         Raises:
             StorageError: The folder cannot be written; nothing counts as a backup then.
         """
-        name = f"{self._host.now():%Y%m%dT%H%M%S%f}"
+        name = f"{self._host.now():{NAME}}"
         there = self._readable()
         # Each of those that cannot be read now may be a generation later than those that can.
         unread = len(self.names()) - len(there)

@@ -19,6 +19,7 @@ from engine.backup import PENDING_ERASURES, Backups
 from engine.host import Host
 from engine.keys import new_key
 from engine.rootkeys import line_of
+from engine.service.upkeep import _SYSTEM
 from tests import builders
 from tests.conftest import WHY, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
@@ -443,6 +444,30 @@ def test_backups_come_on_time_and_an_old_one_is_an_alarm(
     assert len(engine._backups().names()) == 2
     host.clock += timedelta(hours=settings.backup_alarm_hours + 1)
     assert health()["backup_overdue"] is True
+
+
+def test_a_backup_from_the_future_silences_no_alarm_and_puts_none_off(
+    ward: Ward, host: FakeHost, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = ward.engine
+    host.advance(days=400)  # the clock was ahead for a while
+    ahead = engine._make_backup(_SYSTEM)
+    host.advance(days=-400)
+    assert engine._condition()["backup_overdue"] is True
+    for _ in range(2):  # one is due, a second is not
+        engine._next_ms.clear()
+        engine._tend()
+        host.advance(hours=1)
+    assert len(engine._backups().names()) == 2
+    assert engine._condition()["last_backup_at"] < host.now()
+
+    def full(*_: object) -> str:
+        raise errors.StorageError("The backup folder cannot be written.")
+
+    monkeypatch.setattr(Backups, "make", full)
+    host.advance(hours=settings.backup_alarm_hours + 1)
+    assert engine._condition()["backup_overdue"] is True
+    assert ahead in engine._backups().names()
 
 
 def test_a_backup_that_fails_is_in_the_log_and_is_tried_again_later(

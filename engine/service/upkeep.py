@@ -13,6 +13,7 @@ from typing import Any
 
 from engine import numbers
 from engine.audit import Event
+from engine.backup import NAME as BACKUP_NAME
 from engine.errors import EngineError, NotFound, RosterBroken
 from engine.permissions import Permission, Role
 from engine.records import Caller
@@ -150,7 +151,7 @@ class Upkeep(Reports, Mailing, Learning):
             return
         last = self._last_backup_at()
         age = None if last is None else self.host.now() - last
-        if age is not None and timedelta(0) <= age < timedelta(hours=settings.backup_hours):
+        if age is not None and age < timedelta(hours=settings.backup_hours):
             return
         if not self._due("backup", RETRY_MS):
             return
@@ -161,11 +162,12 @@ class Upkeep(Reports, Mailing, Learning):
             raise
 
     def _last_backup_at(self) -> datetime | None:
-        """When the newest whole backup was made, by its name."""
+        """When the newest whole backup was made, by its name; a clock that was ahead made none."""
         if self.settings.backup_dir is None:
             return None
-        names = self._backups().names()
-        return datetime.strptime(names[-1], "%Y%m%dT%H%M%S%f") if names else None  # noqa: DTZ007
+        latest = f"{self.host.now() + CLOCK_SLACK:{BACKUP_NAME}}"
+        names = [name for name in self._backups().names() if name <= latest]
+        return datetime.strptime(names[-1], BACKUP_NAME) if names else None  # noqa: DTZ007
 
     def _look_at_clock(self) -> None:
         """Say it once when the clock went back: times in the log, ages and ends of sessions
