@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import cli
 from engine import Engine, Settings, database, errors
 from engine.backup import Snapshot
 from engine.database import Database
@@ -387,6 +388,44 @@ def test_a_folder_that_is_no_backup_stops_nothing_and_stays(
     engine._make_backup(SYSTEM)
     assert len(engine._backups().names()) == 2
     assert [folder.exists() for folder in foreign] == [True, True]
+
+
+def test_the_command_line_checks_every_backup_and_says_if_there_is_none(
+    ward: Ward,
+    settings: Settings,
+    host: FakeHost,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert settings.backup_dir is not None
+    _, found = text_png()
+    image_id = ward.seal(builders.png(builders.labelled("IMAGE")[0]), found=[found])
+    row = ward.engine.catalog.row(ward.engine.database.read(), image_id)
+    ward.engine.host._path(row["sealed_blob"]).unlink()
+    names = []
+    for _ in range(2):
+        host.advance(minutes=1)
+        names.append(ward.engine._make_backup(SYSTEM))
+    ward.engine.close()
+    (settings.backup_dir / names[0] / "catalog.sealed").write_bytes(b"rotten")
+
+    def opened(_: object) -> tuple[Engine, str]:
+        engine = Engine.open(settings, detector=ScriptedDetector(settings), operator=True)
+        return engine, engine.operator_token()
+
+    monkeypatch.setattr(cli, "_open", opened)
+    assert cli.main(["backup", "--verify"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"backup {names[0]}: failed (backup-invalid)")
+    assert lines[1:] == [
+        f"backup {names[1]}: 2 files, whole; 1 more lost before it was made",
+        "1 of 2 backups broken",
+    ]
+    shutil.rmtree(settings.backup_dir / names[0])
+    assert cli.main(["backup", "--verify"]) == 0
+    shutil.rmtree(settings.backup_dir)  # not mounted
+    assert cli.main(["backup", "--verify"]) == 1
+    assert "no backup" in capsys.readouterr().err
 
 
 def test_a_backup_is_not_restored_over_something(ward: Ward, settings: Settings) -> None:
