@@ -15,7 +15,7 @@ import hmac
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,18 @@ _CATALOG = "catalog.sealed"
 _MANIFEST = "manifest.json"
 _ERASURES = "erasures.json"
 _NAME = re.compile(r"\d{8}T\d{12}")
+
+
+@contextlib.contextmanager
+def _writing(which: str) -> Iterator[None]:
+    """A full or absent disk is a StorageError, also amid the work."""
+    try:
+        yield
+    except OSError as err:
+        raise StorageError(
+            f"The {which} folder cannot be written: check free space and permissions.",
+            errno=err.errno,
+        ) from err
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,7 @@ class Backups:
             raise BackupInvalid("There is no backup that can be read with the keys at hand.")
         return max(found, key=lambda name: _rank(name, found))
 
+    @_writing("backup")
     def record_erasures(self, erasures: Sequence[tuple[str, str]]) -> None:
         """Keep the list of everything erased beside the backups: they were made before.
 
@@ -96,12 +109,10 @@ class Backups:
         """
         known = {*erasures, *self._listed()}
         record = self._signed({"erasures": sorted(list(e) for e in known)}, _ERASURES)
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_durably(self._folder / _ERASURES, json.dumps(record).encode())
-        except OSError as err:
-            raise StorageError("The backup folder cannot be written.", errno=err.errno) from err
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_durably(self._folder / _ERASURES, json.dumps(record).encode())
 
+    @_writing("backup")
     def make(self, snapshot: Snapshot, source: Host, salt_record: bytes | None) -> str:
         """Write a backup and check what was written.
 
@@ -123,30 +134,27 @@ class Backups:
         generation = 1 + unread + max((_generation(m) for m in there.values()), default=0)
         key = new_key(self._host.random)
         sealed = seal_field(key, f"backup/{name}/catalog", snapshot.catalog, self._host.random)
-        try:
-            self._clear_unfinished()
-            (self._folder / name).mkdir(mode=0o700, parents=True)
-            if salt_record is not None:
-                write_durably(self._folder / SALT_RECORD, salt_record)
-            faults = {address: self._bring(address, source) for address in snapshot.blobs}
-            manifest = self._signed(
-                {
-                    "name": name,
-                    "generation": generation,
-                    "catalog": hashlib.sha256(sealed).hexdigest(),
-                    "blobs": sorted(a for a, fault in faults.items() if not fault),
-                    "missing": {a: fault for a, fault in faults.items() if fault},
-                    "erasures": sorted(list(e) for e in snapshot.erasures),
-                    "audit_entries": snapshot.audit_entries,
-                },
-                name,
-                key,
-            )
-            write_durably(self._folder / name / _CATALOG, sealed)
-            # The manifest comes last: without it there is no backup.
-            write_durably(self._folder / name / _MANIFEST, json.dumps(manifest).encode())
-        except OSError as err:
-            raise StorageError("The backup folder cannot be written.", errno=err.errno) from err
+        self._clear_unfinished()
+        (self._folder / name).mkdir(mode=0o700, parents=True)
+        if salt_record is not None:
+            write_durably(self._folder / SALT_RECORD, salt_record)
+        faults = {address: self._bring(address, source) for address in snapshot.blobs}
+        manifest = self._signed(
+            {
+                "name": name,
+                "generation": generation,
+                "catalog": hashlib.sha256(sealed).hexdigest(),
+                "blobs": sorted(a for a, fault in faults.items() if not fault),
+                "missing": {a: fault for a, fault in faults.items() if fault},
+                "erasures": sorted(list(e) for e in snapshot.erasures),
+                "audit_entries": snapshot.audit_entries,
+            },
+            name,
+            key,
+        )
+        write_durably(self._folder / name / _CATALOG, sealed)
+        # The manifest comes last: without it there is no backup.
+        write_durably(self._folder / name / _MANIFEST, json.dumps(manifest).encode())
         try:
             self.verify(name)
         except BackupInvalid:
@@ -180,6 +188,7 @@ class Backups:
         """
         return dict(self._manifest(name)[0].get("missing", {}))
 
+    @_writing("data")
     def restore(self, name: str, data: Path) -> None:
         """Write a backup into a data folder that does not exist yet or is empty.
 
@@ -188,7 +197,7 @@ class Backups:
 
         Raises:
             BackupInvalid: Something is missing, altered or under another key.
-            StorageError: The data folder is not empty.
+            StorageError: The data folder is not empty, or cannot be written.
         """
         if data.exists():
             sweep_unfinished(data)
@@ -320,8 +329,13 @@ def _rank(name: str, manifests: Mapping[str, Mapping[str, Any]]) -> tuple[int, i
     return _generation(manifest), manifest.get("audit_entries", 0), name
 
 
+@_writing("data")
 def bring_salt_record(folder: Path, data: Path) -> None:
-    """Copy what a passphrase needs from the backups, before the root key is derived."""
+    """Copy what a passphrase needs from the backups, before the root key is derived.
+
+    Raises:
+        StorageError: The data folder cannot be written.
+    """
     record = folder / SALT_RECORD
     if record.exists() and not (data / SALT_RECORD).exists():
         data.mkdir(mode=0o700, parents=True, exist_ok=True)

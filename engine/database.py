@@ -9,6 +9,7 @@ hangs on some migrations with them): the rules live in the engine.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ import duckdb
 from engine.errors import StorageBusy, StorageError
 from engine.host import Host, sync_folder
 from engine.turns import Turns
+
+log = logging.getLogger("medsec")
 
 _TRIGGERS = tuple(
     f"CREATE TRIGGER audit_no_{verb.lower()} AFTER {verb} ON audit FOR EACH STATEMENT"
@@ -266,18 +269,17 @@ class Database:
             StorageBusy: Another process holds the file.
             StorageError: It cannot be opened, or was written by a newer MedSec.
         """
+        database = cls(_connect(path), path, wait_seconds)
         try:
-            raw = duckdb.connect(str(path), config=_CONFIG)
-            _discard(_fresh(path))  # a crash left it: nobody else holds the folder
-        except duckdb.Error as err:
-            if "could not set lock" in str(err).lower():
-                raise StorageBusy(
-                    "A running MedSec holds this data folder: stop it first, or use its pages."
+            try:
+                _discard(_fresh(path))  # a crash left it: nobody else holds the folder
+                path.chmod(0o600)
+            except OSError as err:
+                raise StorageError(
+                    "The data folder cannot be changed: check its owner, and that it is not"
+                    " mounted read-only.",
+                    errno=err.errno,
                 ) from err
-            raise StorageError("The catalog cannot be opened: restore it from a backup.") from err
-        path.chmod(0o600)
-        database = cls(raw, path, wait_seconds)
-        try:
             database._migrate(host)
             database._forget_erased()
         except BaseException:
@@ -374,24 +376,38 @@ class Database:
                 raise
 
     def _forget_erased(self) -> None:
-        """After an erasure, write the file anew, so that destroyed keys are not in it."""
+        """After an erasure, write the file anew, so that destroyed keys are not in it.
+
+        A full disk puts that off to the next start: people go on with the file as it is.
+
+        Raises:
+            StorageError: That file does not open any more.
+        """
         erased = self.read().count("SELECT count(*) FROM erasures WHERE NOT forgotten")
         if not erased:
             return
-        fresh = _fresh(self._path)
+        fresh, forgotten = _fresh(self._path), False
         try:
             self._raw.execute("CHECKPOINT")  # a log left behind would be replayed over the copy
             _copy(self._raw, fresh)
             self._raw.close()
             fresh.replace(self._path)
+            self._path.with_name(f"{self._path.name}.wal").unlink(missing_ok=True)
             sync_folder(self._path.parent)
+            forgotten = True
+        except (OSError, duckdb.Error) as err:
+            log.error(
+                "destroyed keys stay in the file until the next start: %s", type(err).__name__
+            )
         finally:
-            _discard(fresh)
-        self._path.with_name(f"{self._path.name}.wal").unlink(missing_ok=True)
-        self._raw = duckdb.connect(str(self._path), config=_CONFIG)
-        self._local = threading.local()
-        with self.write() as tx:  # last: killed before, the next start does it all again
-            tx.run("UPDATE erasures SET forgotten = true")
+            self._raw.close()
+            self._local = threading.local()
+            with contextlib.suppress(OSError):
+                _discard(fresh)
+        self._raw = _connect(self._path)  # anew in either case: what failed may have broken it
+        if forgotten:
+            with self.write() as tx:  # last: killed before, the next start does it all again
+                tx.run("UPDATE erasures SET forgotten = true")
 
     def _migrate(self, host: Host) -> None:
         with self.write() as tx:
@@ -415,6 +431,20 @@ class Database:
         # At every start: after a crash within a migration the log still holds an ALTER TABLE,
         # and what is updated after one is lost with the next crash, as with an index.
         self.read().run("CHECKPOINT")
+
+
+def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+    """Raises StorageBusy or StorageError."""
+    try:
+        return duckdb.connect(str(path), config=_CONFIG)
+    except duckdb.Error as err:
+        if "could not set lock" in str(err).lower():
+            raise StorageBusy(
+                "A running MedSec holds this data folder: stop it first, or use its pages."
+            ) from err
+        raise StorageError(
+            "The catalog cannot be opened: check free space, or restore it from a backup."
+        ) from err
 
 
 def _fresh(path: Path) -> Path:

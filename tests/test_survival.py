@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,13 +14,14 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import duckdb
 import pytest
 
-from engine import Engine, Settings, errors
-from engine.backup import PENDING_ERASURES, Backups
+from engine import Engine, Settings, database, errors
+from engine.backup import PENDING_ERASURES, Backups, bring_salt_record
 from engine.host import Host
 from engine.keys import new_key
-from engine.rootkeys import line_of
+from engine.rootkeys import SALT_RECORD, line_of
 from engine.service.upkeep import _SYSTEM
 from tests import builders
 from tests.conftest import WHY, Ward, text_png
@@ -270,6 +273,98 @@ except errors.StorageError as err:
     assert numbers == taken + 1
     assert engine.verify_audit(engine.operator_token()) >= taken
     engine.close()
+
+
+@pytest.mark.parametrize("fault", [
+    OSError(errno.ENOSPC, "No space left on device"), duckdb.FatalException("failed"),
+])  # fmt: skip
+def test_a_full_disk_at_the_start_puts_the_forgetting_of_keys_off_to_the_next(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    wrapped = ward.engine.database.read().one("SELECT wrapped_key FROM patients")
+    assert wrapped is not None
+    other = ward.engine.create_patient(ward.team.technician, "P-2", "Max Beispiel")
+    assert other.patient_id
+    ward.engine.erase_image(ward.team.administrator, image_id, "asked for it")
+    ward.engine.erase_patient(ward.team.administrator, "P-1", "asked for it")
+    ward.engine.close()
+
+    def full(*_: object) -> None:
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "_copy", full)
+        engine = reopened(settings)
+    token = engine.operator_token()
+    assert [p.name for p in engine.patients(token)] == ["Max Beispiel"]
+    engine.verify_audit(token)
+    engine.close()
+    assert wrapped["wrapped_key"] in (settings.data / "catalog.duckdb").read_bytes()
+    reopened(settings).close()
+    assert wrapped["wrapped_key"] not in (settings.data / "catalog.duckdb").read_bytes()
+
+
+def test_a_start_on_a_disk_that_is_nearly_full_opens_or_is_a_named_error(
+    ward: Ward, settings: Settings
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    ward.engine.make_backup(ward.team.administrator)
+    ward.engine.erase_image(ward.team.administrator, image_id, "asked for it")
+    ward.engine.close()
+    size = (settings.data / "catalog.duckdb").stat().st_size
+    elsewhere = replace(settings, data=settings.data.parent / "recovered")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (300_000, size // 2, size + 4096):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # stands for the disk
+        try:
+            with contextlib.suppress(errors.StorageError):
+                reopened(settings).close()
+            with contextlib.suppress(errors.StorageError):
+                Engine.from_backup(elsewhere, detector=ScriptedDetector(settings)).close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        shutil.rmtree(elsewhere.data, ignore_errors=True)
+    engine = reopened(settings)
+    engine.verify_audit(engine.operator_token())
+    engine.close()
+
+
+@pytest.mark.parametrize("refused", ["chmod", "unlink"])
+def test_a_data_folder_of_another_owner_is_a_named_error(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    ward.engine.close()
+    left = settings.data / "blobs" / "ab" / f".{'ab' * 32}.012345678901.part"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+
+    def never(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, refused, never)
+        with pytest.raises(errors.StorageError, match="own"):
+            reopened(settings)
+    reopened(settings).close()
+
+
+def test_a_recovery_onto_a_full_disk_is_a_named_error(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward.engine.make_backup(ward.team.administrator)
+    ward.engine.close()
+    elsewhere = replace(settings, data=settings.data.parent / "recovered")
+    assert settings.backup_dir is not None
+    with monkeypatch.context() as patch:
+        _full(ward, settings, patch)
+        with pytest.raises(errors.StorageError, match="data folder"):
+            Engine.from_backup(elsewhere, detector=ScriptedDetector(settings))
+        (settings.backup_dir / SALT_RECORD).write_bytes(b"salt")
+        with pytest.raises(errors.StorageError, match="data folder"):
+            bring_salt_record(settings.backup_dir, elsewhere.data)
 
 
 @pytest.mark.parametrize(
