@@ -217,6 +217,7 @@ class Backups:
             target.write_blob(self._blobs.read_blob(address))
         write_durably(data / "catalog.duckdb", self._catalog(manifest, key))
 
+    @_writing("backup")
     def prune(self, keep: int, newest: str) -> list[str]:
         """Delete all but the newest backups and the files that only they needed.
 
@@ -225,6 +226,9 @@ class Backups:
 
         Returns:
             Names of those that were deleted.
+
+        Raises:
+            StorageError: One cannot be deleted.
         """
         readable = self._readable()  # those that are not bring nothing back, and go first
         older = sorted(set(self.names()) - {newest}, key=lambda name: _rank(name, readable))

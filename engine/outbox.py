@@ -75,7 +75,8 @@ NOTICES: dict[tuple[str, str, str], tuple[str, str]] = {
     ),
     ("backup.make", "failed", "*"): (
         "A backup failed",
-        "A backup could not be made. Look at the backup folder and its disk.",
+        "A backup could not be made, or old ones could not be deleted after it. Look at the backup"
+        " folder and its disk.",
     ),
     ("backup.make", "ok", "files-missing"): (
         "A backup lacks stored files",

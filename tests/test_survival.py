@@ -582,6 +582,35 @@ def test_a_backup_that_fails_is_in_the_log_and_is_tried_again_later(
     assert [(e.outcome, e.detail["why"]) for e in failed] == [("failed", "storage-error")]
 
 
+def test_old_backups_that_cannot_be_deleted_are_told_and_the_new_one_is_in_the_log(
+    ward: Ward, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = ward.engine
+    object.__setattr__(engine.settings, "backups_kept", 1)
+    old = engine._make_backup(_SYSTEM)
+    host.advance(hours=30)
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refused)
+        engine._tend()
+    made = engine.audit.entries(query="backup.make")
+    new = engine._backups().names()[-1]
+    assert [(e.outcome, e.detail.get("name"), e.detail.get("why")) for e in made] == [
+        ("failed", None, "storage-error"),
+        ("ok", new, None),
+        ("ok", old, None),
+    ]
+    engine._next_ms.clear()
+    host.advance(hours=30)
+    engine._tend()
+    assert len(engine._backups().names()) == 1
+    [pruned] = engine.audit.entries(query="backup.prune")
+    assert pruned.detail == {"names": [new]}
+
+
 def test_orphans_are_swept_while_the_server_runs(ward: Ward, settings: Settings) -> None:
     orphan = ward.engine.host.write_blob(b"nobody needs this")
     os.utime(ward.engine.host._path(orphan), (0, 0))

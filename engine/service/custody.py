@@ -114,8 +114,7 @@ class Custody(Restoring):
             name = backups.make(
                 snapshot, self.host, record.read_bytes() if record.exists() else None
             )
-        pruned = backups.prune(self.settings.backups_kept, name)
-        detail: dict[str, Any] = {"name": name, "pruned": pruned}
+        detail: dict[str, Any] = {"name": name}
         missing = backups.missing(name)
         if missing:
             log.error("a backup lacks %d stored files", len(missing))
@@ -124,6 +123,9 @@ class Custody(Restoring):
         broken = self.catalog.needing(self.database.read(), missing) if missing else {}
         for image_id, address in islice(broken.items(), MOST_TOLD):
             self._tell_broken(caller, image_id, missing[address])
+        pruned = backups.prune(self.settings.backups_kept, name)
+        if pruned:
+            self.audit.record(caller, Event("backup.prune", detail={"names": pruned}))
         return name
 
     @needs(Permission.MANAGE_BACKUPS)
