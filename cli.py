@@ -469,10 +469,23 @@ def _backup(arguments: argparse.Namespace) -> int:
     try:
         if not arguments.verify:
             print(f"backup {engine.make_backup(token)} written and checked")
-        else:
-            for name in engine.backups(token):
-                print(f"backup {name}: {engine.verify_backup(token, name)} files, whole")
-        return 0
+            return 0
+        names = engine.backups(token)
+        if not names:
+            print("medsec: there is no backup in this folder: is it mounted?", file=sys.stderr)
+            return 1
+        broken = 0
+        for name in names:
+            try:
+                said = f"{engine.verify_backup(token, name)} files, whole"
+                if missing := len(engine.missing_in_backup(token, name)):
+                    said += f"; {missing} more lost before it was made"
+            except errors.BackupInvalid as err:
+                broken += 1
+                said = _said(err)
+            print(f"backup {name}: {said}")
+        print(f"{broken} of {len(names)} backups broken")
+        return 1 if broken else 0
     finally:
         engine.close()
 

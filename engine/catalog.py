@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Required, TypedDict, Unpack
 
@@ -255,6 +255,11 @@ class Catalog:
         return {address for row in rows for address in self.addresses(row)} | {
             row["blob"] for row in others
         }
+
+    def needing(self, tx: Cursor, blobs: Collection[str]) -> dict[str, str]:
+        """Images that need one of these files, each with such an address."""
+        rows = tx.all(f"SELECT image_id, {', '.join(_BLOBS)} FROM images")  # noqa: S608
+        return {r["image_id"]: a for r in rows for a in self.addresses(r) if a in blobs}
 
     def addresses(self, row: Row) -> list[str]:
         """Files that an image row needs."""

@@ -9,6 +9,7 @@ hangs on some migrations with them): the rules live in the engine.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ import duckdb
 from engine.errors import StorageBusy, StorageError
 from engine.host import Host, sync_folder
 from engine.turns import Turns
+
+log = logging.getLogger("medsec")
 
 _TRIGGERS = tuple(
     f"CREATE TRIGGER audit_no_{verb.lower()} AFTER {verb} ON audit FOR EACH STATEMENT"
@@ -255,6 +258,7 @@ class Database:
         self._path = path
         self._wait = wait_seconds
         self._turns = Turns()
+        self._copying = threading.Lock()  # all copies have one name
         self._local = threading.local()
 
     @classmethod
@@ -265,18 +269,17 @@ class Database:
             StorageBusy: Another process holds the file.
             StorageError: It cannot be opened, or was written by a newer MedSec.
         """
+        database = cls(_connect(path), path, wait_seconds)
         try:
-            raw = duckdb.connect(str(path), config=_CONFIG)
-            _discard(_fresh(path))  # a crash left it: nobody else holds the folder
-        except duckdb.Error as err:
-            if "could not set lock" in str(err).lower():
-                raise StorageBusy(
-                    "A running MedSec holds this data folder: stop it first, or use its pages."
+            try:
+                _discard(_fresh(path))  # a crash left it: nobody else holds the folder
+                path.chmod(0o600)
+            except OSError as err:
+                raise StorageError(
+                    "The data folder cannot be changed: check its owner, and that it is not"
+                    " mounted read-only.",
+                    errno=err.errno,
                 ) from err
-            raise StorageError("The catalog cannot be opened: restore it from a backup.") from err
-        path.chmod(0o600)
-        database = cls(raw, path, wait_seconds)
-        try:
             database._migrate(host)
             database._forget_erased()
         except BaseException:
@@ -304,28 +307,42 @@ class Database:
         raise StorageBusy("The catalog is still being read: it is let go with the program.")
 
     @contextlib.contextmanager
-    def still(self) -> Iterator[bytes]:
-        """The rows as a fresh file's bytes, while nobody writes.
+    def still(self) -> Iterator[tuple[Cursor, bytes]]:
+        """The rows as of one moment, also as a fresh file's bytes, while others go on writing.
 
         A copy of the live file would carry what was erased from it: DuckDB leaves old
         blocks where they were.
 
         Raises:
             StorageBusy: The turn did not come in time.
+            StorageError: The copy cannot be written.
         """
-        with self._turns.take(self._wait):
-            fresh = _fresh(self._path)
-            try:
-                _copy(self._raw, fresh)
-                content = fresh.read_bytes()
-            except (OSError, duckdb.Error) as err:
-                raise StorageError(
-                    "The data folder cannot be written: check free space and permissions."
-                ) from err
-            finally:
-                with contextlib.suppress(OSError):
-                    _discard(fresh)
-            yield content
+        raw = self._raw.cursor()
+        rows = Cursor(raw)
+        try:
+            with self._turns.take(self._wait):
+                rows.run("BEGIN TRANSACTION")
+                rows.count("SELECT count(*) FROM migrations")  # BEGIN alone fixes no moment yet
+            with self._copying:
+                yield rows, self._copied(raw)
+        finally:
+            # Open, it would keep DuckDB from writing its log into the file.
+            with contextlib.suppress(duckdb.Error):
+                raw.execute("ROLLBACK")
+            raw.close()
+
+    def _copied(self, raw: duckdb.DuckDBPyConnection) -> bytes:
+        fresh = _fresh(self._path)
+        try:
+            _copy(raw, fresh)
+            return fresh.read_bytes()
+        except (OSError, duckdb.Error) as err:
+            raise StorageError(
+                "The data folder cannot be written: check free space and permissions."
+            ) from err
+        finally:
+            with contextlib.suppress(OSError):
+                _discard(fresh)
 
     def read(self) -> Cursor:
         """This thread's own cursor: a shared connection silently mixes up rows."""
@@ -359,24 +376,38 @@ class Database:
                 raise
 
     def _forget_erased(self) -> None:
-        """After an erasure, write the file anew, so that destroyed keys are not in it."""
+        """After an erasure, write the file anew, so that destroyed keys are not in it.
+
+        A full disk puts that off to the next start: people go on with the file as it is.
+
+        Raises:
+            StorageError: That file does not open any more.
+        """
         erased = self.read().count("SELECT count(*) FROM erasures WHERE NOT forgotten")
         if not erased:
             return
-        fresh = _fresh(self._path)
+        fresh, forgotten = _fresh(self._path), False
         try:
             self._raw.execute("CHECKPOINT")  # a log left behind would be replayed over the copy
             _copy(self._raw, fresh)
             self._raw.close()
             fresh.replace(self._path)
+            self._path.with_name(f"{self._path.name}.wal").unlink(missing_ok=True)
             sync_folder(self._path.parent)
+            forgotten = True
+        except (OSError, duckdb.Error) as err:
+            log.error(
+                "destroyed keys stay in the file until the next start: %s", type(err).__name__
+            )
         finally:
-            _discard(fresh)
-        self._path.with_name(f"{self._path.name}.wal").unlink(missing_ok=True)
-        self._raw = duckdb.connect(str(self._path), config=_CONFIG)
-        self._local = threading.local()
-        with self.write() as tx:  # last: killed before, the next start does it all again
-            tx.run("UPDATE erasures SET forgotten = true")
+            self._raw.close()
+            self._local = threading.local()
+            with contextlib.suppress(OSError):
+                _discard(fresh)
+        self._raw = _connect(self._path)  # anew in either case: what failed may have broken it
+        if forgotten:
+            with self.write() as tx:  # last: killed before, the next start does it all again
+                tx.run("UPDATE erasures SET forgotten = true")
 
     def _migrate(self, host: Host) -> None:
         with self.write() as tx:
@@ -402,6 +433,20 @@ class Database:
         self.read().run("CHECKPOINT")
 
 
+def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+    """Raises StorageBusy or StorageError."""
+    try:
+        return duckdb.connect(str(path), config=_CONFIG)
+    except duckdb.Error as err:
+        if "could not set lock" in str(err).lower():
+            raise StorageBusy(
+                "A running MedSec holds this data folder: stop it first, or use its pages."
+            ) from err
+        raise StorageError(
+            "The catalog cannot be opened: check free space, or restore it from a backup."
+        ) from err
+
+
 def _fresh(path: Path) -> Path:
     """Where a copy of the catalog is written before it is what it will be."""
     return path.with_name(f".{path.name}.fresh")
@@ -413,12 +458,11 @@ def _discard(path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _copy(raw: duckdb.DuckDBPyConnection, path: Path) -> None:
+def _copy(cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
     """Write all tables and triggers into a fresh file, row by row, not block by block."""
     _discard(path)
     path.touch(mode=0o600)
     path.unlink()  # DuckDB makes the file itself; the folder is its owner's alone
-    cursor = raw.cursor()
     target = duckdb.connect(str(path), config=_CONFIG)
     try:
         tables = cursor.execute(
@@ -436,7 +480,6 @@ def _copy(raw: duckdb.DuckDBPyConnection, path: Path) -> None:
         target.execute("CHECKPOINT")
     finally:
         target.close()
-        cursor.close()
 
 
 def _translate(err: duckdb.Error) -> NoReturn:

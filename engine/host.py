@@ -166,13 +166,23 @@ def sweep_unfinished(folder: Path, older_than_seconds: float = 0.0) -> int:
 
     Args:
         older_than_seconds: 0 only where nobody writes: when the folder has just been opened.
+
+    Raises:
+        StorageError: One cannot be deleted.
     """
     swept = 0
-    for path in list(folder.rglob(".*.part")):
-        with contextlib.suppress(FileNotFoundError):  # finished meanwhile
-            if time.time() - path.stat().st_mtime >= older_than_seconds:
-                path.unlink()
-                swept += 1
+    try:
+        for path in list(folder.rglob(".*.part")):
+            with contextlib.suppress(FileNotFoundError):  # finished meanwhile
+                if time.time() - path.stat().st_mtime >= older_than_seconds:
+                    path.unlink()
+                    swept += 1
+    except OSError as err:
+        raise StorageError(
+            "Unfinished files cannot be deleted: check who owns their folder, and that it is not"
+            " mounted read-only.",
+            errno=err.errno,
+        ) from err
     return swept
 
 

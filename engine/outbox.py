@@ -75,7 +75,13 @@ NOTICES: dict[tuple[str, str, str], tuple[str, str]] = {
     ),
     ("backup.make", "failed", "*"): (
         "A backup failed",
-        "A backup could not be made. Look at the backup folder and its disk.",
+        "A backup could not be made, or old ones could not be deleted after it. Look at the backup"
+        " folder and its disk.",
+    ),
+    ("backup.make", "ok", "files-missing"): (
+        "A backup lacks stored files",
+        "A backup was made, but stored files were lost or damaged before it and are in no earlier"
+        " one either. The log names the images; look at the disk of the data folder.",
     ),
 }
 TEST = ("A test of MedSec's e-mail", "If you read this, e-mail from MedSec arrives.")
@@ -131,7 +137,11 @@ class Outbox:
             "SELECT count(*) FROM outbox WHERE sent_at IS NULL AND attempts < $1", MOST_ATTEMPTS
         )
         again = tx.one(
-            "SELECT 1 AS x FROM outbox WHERE about = $1 AND created_at > $2", about, now - REPEAT
+            # Not after now: a clock that was ahead must not silence what happens until then.
+            "SELECT 1 AS x FROM outbox WHERE about = $1 AND created_at BETWEEN $2 AND $3",
+            about,
+            now - REPEAT,
+            now,
         )
         if waiting >= MOST_WAITING or (again is not None and event.action not in _EACH_TIME):
             return
@@ -158,10 +168,12 @@ class Outbox:
         tx = self._database.read()
         now = self._host.now()
         due = tx.all(
-            "SELECT * FROM outbox WHERE sent_at IS NULL AND attempts < $1 AND next_at <= $2"
-            " ORDER BY created_at, mail_id",
+            # Nobody waits longer than the longest wait, but for a clock that was ahead.
+            "SELECT * FROM outbox WHERE sent_at IS NULL AND attempts < $1"
+            " AND (next_at <= $2 OR next_at > $3) ORDER BY created_at, mail_id",
             MOST_ATTEMPTS,
             now,
+            now + _LONGEST_WAIT,
         )
         sent = 0
         for row in due:

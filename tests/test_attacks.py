@@ -207,7 +207,7 @@ def test_an_erased_patient_is_neither_in_the_next_backup_nor_in_the_file_after_a
     row = tx.one("SELECT record, wrapped_key FROM patients")
     assert row is not None
     ward.engine.erase_patient(ward.team.administrator, "P-1", "asked for it")
-    with ward.engine.database.still() as content:
+    with ward.engine.database.still() as (_, content):
         assert row["record"] not in content
         assert row["wrapped_key"] not in content
     ward.engine.close()

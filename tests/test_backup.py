@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from engine import Engine, Settings, errors
+import cli
+from engine import Engine, Settings, database, errors
+from engine.backup import Snapshot
+from engine.database import Database
+from engine.service.upkeep import _SYSTEM as SYSTEM
 from engine.settings import Secret
 from tests import builders
 from tests.conftest import WHY, Team, Ward, text_png
@@ -101,6 +107,55 @@ def test_what_was_erased_after_a_backup_is_erased_again(ward: Ward, settings: Se
     engine.close()
 
 
+def test_what_an_older_backup_never_heard_of_stays_erased_after_a_recovery_from_it(
+    ward: Ward, settings: Settings, host: FakeHost
+) -> None:
+    data, found = text_png()
+    other = ward.seal(builders.png(builders.labelled("OTHER")[0]), found=[found])
+    admin = ward.team.administrator
+    first = ward.engine.make_backup(admin)
+    host.advance(minutes=1)
+    image_id = ward.seal(data, found=[found])
+    second = ward.engine.make_backup(admin)
+    ward.engine.erase_image(admin, image_id, "asked for it")
+    ward.engine.close()
+    engine = recovered(settings, first)
+    assert ("image", image_id) in engine._erasures(engine.database.read())
+    engine.erase_image(engine.operator_token(), other, "asked for it too")
+    engine.close()
+    shutil.rmtree(settings.data.parent / "recovered")
+    engine = recovered(settings, second)
+    with pytest.raises(errors.NotFound):
+        engine.restore(engine.operator_token(), image_id, WHY)
+    engine.close()
+
+
+def test_the_list_of_erasures_only_grows(ward: Ward) -> None:
+    backups = ward.engine._backups()
+    backups.record_erasures([("image", "im_one")])
+    backups.record_erasures([("image", "im_two")])
+    assert backups._listed() == {("image", "im_one"), ("image", "im_two")}
+
+
+@pytest.mark.parametrize("damage", ["lost", "altered"])
+def test_a_list_of_erasures_that_is_gone_is_made_again_from_the_backups(
+    ward: Ward, settings: Settings, damage: str
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    ward.engine.erase_image(ward.team.administrator, image_id, "asked for it")
+    ward.engine.make_backup(ward.team.administrator)
+    assert settings.backup_dir is not None
+    path = settings.backup_dir / "erasures.json"
+    if damage == "lost":
+        path.unlink()
+    else:
+        path.write_text(path.read_text().replace(image_id, "im_nobody"))
+    backups = ward.engine._backups()
+    backups.record_erasures([])
+    assert backups._listed() == {("image", image_id)}
+
+
 def test_a_draft_sealed_while_a_backup_runs_does_not_break_it(
     ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +177,114 @@ def test_a_draft_sealed_while_a_backup_runs_does_not_break_it(
     assert engine.verify_backup(ward.team.administrator, name) == 1
     stored = set(engine.host.blobs())
     assert stored == engine.catalog.blobs(engine.database.read())  # the draft's file went after
+
+
+def _damage(path: Path, damage: str) -> None:
+    if damage == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(b"rotten")
+
+
+@pytest.mark.parametrize(("damage", "why"), [("lost", "not-found"), ("rotten", "seal-broken")])
+def test_a_stored_file_that_is_gone_stops_no_backup_and_is_told(
+    ward: Ward, settings: Settings, host: FakeHost, damage: str, why: str
+) -> None:
+    data, found = text_png()
+    engine, admin = ward.engine, ward.team.administrator
+    whole = ward.seal(data, found=[found])
+    broken = ward.seal(builders.png(builders.labelled("BROKEN")[0]), found=[found])
+    row = engine.catalog.row(engine.database.read(), broken)
+    _damage(engine.host._path(row["sealed_blob"]), damage)
+    name = engine.make_backup(admin)
+    assert engine.missing_in_backup(admin, name) == [row["sealed_blob"]]
+    assert engine.verify_backup(admin, name) == 5
+    [made] = engine.audit_entries(admin, query="backup.make")
+    assert (made.detail["why"], made.detail["missing"]) == ("files-missing", 1)
+    host.advance(minutes=1)
+    engine.make_backup(admin)  # tells of the image once
+    [told] = engine.audit_entries(admin, query="scrub.broken")
+    assert (told.image_id, told.detail["why"]) == (broken, why)
+    assert engine.health(admin)["broken"] == [broken]
+    engine.close()
+    engine = recovered(settings)
+    token = engine.operator_token()
+    opened = engine.restore(token, whole, WHY)
+    assert engine.restored_file(token, opened.handle).data == data
+    with pytest.raises(errors.NotFound, match="stored file is missing"):
+        engine.restore(token, broken, WHY)
+    engine.close()
+
+
+@pytest.mark.parametrize("damage", ["lost", "rotten"])
+def test_a_stored_file_that_is_gone_is_in_the_next_backup_if_an_earlier_one_has_it(
+    ward: Ward, settings: Settings, host: FakeHost, damage: str
+) -> None:
+    data, found = text_png()
+    engine, admin = ward.engine, ward.team.administrator
+    image_id = ward.seal(data, found=[found])
+    engine.make_backup(admin)
+    row = engine.catalog.row(engine.database.read(), image_id)
+    _damage(engine.host._path(row["sealed_blob"]), damage)
+    host.advance(minutes=1)
+    name = engine.make_backup(admin)
+    assert engine.missing_in_backup(admin, name) == []
+    engine.close()
+    engine = recovered(settings, name)
+    token = engine.operator_token()
+    opened = engine.restore(token, image_id, WHY)
+    assert engine.restored_file(token, opened.handle).data == data
+    engine.close()
+
+
+def test_others_write_while_the_rows_are_copied_and_the_backup_is_of_one_moment(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    engine, admin = ward.engine, ward.team.administrator
+    entries = engine.database.read().count("SELECT count(*) FROM audit")
+    monkeypatch.setattr(engine.database, "_wait", 0.2)
+    real = database._copy
+    meanwhile = []
+
+    def copy(cursor: object, path: Path) -> None:
+        engine.create_patient(ward.team.technician, "P-2", "Max Beispiel")
+        engine.erase_image(admin, image_id, "asked for it")
+        real(cursor, path)  # type: ignore[arg-type]
+        meanwhile.append(engine.database.read().count("SELECT count(*) FROM patients"))
+
+    monkeypatch.setattr(database, "_copy", copy)
+    name = engine.make_backup(admin)
+    monkeypatch.undo()
+    assert meanwhile == [2]
+    backups = engine._backups()
+    manifest, key = backups._manifest(name)
+    assert (manifest["audit_entries"], manifest["missing"]) == (entries, {})
+    assert len(manifest["blobs"]) == 3  # deleted when the backup was done
+    assert list(engine.host.blobs()) == []
+    file = settings.data.parent / "copy.duckdb"
+    file.write_bytes(backups._catalog(manifest, key))
+    copied = Database.open(file, engine.host, 1.0)
+    rows = copied.read()
+    assert rows.count("SELECT count(*) FROM audit") == entries
+    assert [r["state"] for r in rows.all("SELECT state FROM images")] == ["released"]
+    assert rows.count("SELECT count(*) FROM patients") == 1
+    copied.close()
+
+
+def test_a_copy_that_fails_leaves_no_transaction_open(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "_copy", full)
+        with pytest.raises(errors.StorageError, match="free space"):
+            ward.engine.make_backup(ward.team.administrator)
+    ward.engine.database.read().run("CHECKPOINT")  # refused while one is open
+    assert not (settings.data / "catalog.duckdb.wal").exists()
 
 
 @pytest.mark.parametrize("where", ["manifest.json", "catalog.sealed", "blob", "lost"])
@@ -156,6 +319,113 @@ def test_old_backups_go_and_the_rest_stays_whole(ward: Ward, host: FakeHost) -> 
         names.append(ward.engine.make_backup(admin))
     assert ward.engine.backups(admin) == names[1:]
     assert ward.engine.verify_backup(admin, names[2]) == 9
+
+
+def test_after_a_recovery_the_newest_backup_is_the_one_made_since(
+    ward: Ward, settings: Settings, host: FakeHost
+) -> None:
+    """The one that nobody went back to has the longer log, but it is a dead branch."""
+    _, found = text_png()
+    admin = ward.team.administrator
+    first = ward.engine.make_backup(admin)
+    host.advance(minutes=1)
+    for i in range(5):
+        ward.seal(builders.png(builders.labelled(f"IMAGE {i}")[0]), found=[found])
+    dead = ward.engine.make_backup(admin)
+    ward.engine.close()
+    engine = recovered(settings, first)
+    made = engine.make_backup(engine.operator_token())
+    backups = engine._backups()
+    entries = {name: m["audit_entries"] for name, m in backups._readable().items()}
+    assert entries[dead] > entries[made]
+    assert backups.newest() == made
+    engine.close()
+
+
+def test_backups_are_pruned_in_the_order_in_which_they_were_made_whatever_the_clock_said(
+    ward: Ward, host: FakeHost
+) -> None:
+    admin = ward.team.administrator
+    ahead = ward.engine.make_backup(admin)
+    host.advance(days=-400)
+    names = []
+    for _ in range(2):
+        host.advance(minutes=1)
+        names.append(ward.engine._make_backup(SYSTEM))
+    assert ward.engine._backups().names() == names
+    assert ahead not in names
+
+
+def test_a_backup_that_cannot_be_read_now_is_older_than_one_made_after_it(
+    ward: Ward, settings: Settings, host: FakeHost
+) -> None:
+    assert settings.backup_dir is not None
+    engine = ward.engine
+    engine._make_backup(SYSTEM)
+    host.advance(minutes=1)
+    lost = settings.backup_dir / engine._make_backup(SYSTEM) / "manifest.json"
+    content = lost.read_bytes()
+    lost.write_bytes(b"")
+    host.advance(days=-1)
+    made = engine._backups().make(Snapshot(b"", [], [], 0), engine.host, None)
+    lost.write_bytes(content)  # its disk is back
+    assert engine._backups().newest() == made
+
+
+def test_a_folder_that_is_no_backup_stops_nothing_and_stays(
+    ward: Ward, settings: Settings, host: FakeHost
+) -> None:
+    assert settings.backup_dir is not None
+    engine = ward.engine
+    first = engine._make_backup(SYSTEM)
+    foreign = [settings.backup_dir / f"copy-of-{first}", settings.backup_dir / "0-for-auditors"]
+    for folder in foreign:
+        shutil.copytree(settings.backup_dir / first, folder)
+    assert engine._condition()["backup_overdue"] is False
+    host.advance(hours=30)
+    engine._tend()
+    host.advance(minutes=1)
+    engine._make_backup(SYSTEM)
+    assert len(engine._backups().names()) == 2
+    assert [folder.exists() for folder in foreign] == [True, True]
+
+
+def test_the_command_line_checks_every_backup_and_says_if_there_is_none(
+    ward: Ward,
+    settings: Settings,
+    host: FakeHost,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert settings.backup_dir is not None
+    _, found = text_png()
+    image_id = ward.seal(builders.png(builders.labelled("IMAGE")[0]), found=[found])
+    row = ward.engine.catalog.row(ward.engine.database.read(), image_id)
+    ward.engine.host._path(row["sealed_blob"]).unlink()
+    names = []
+    for _ in range(2):
+        host.advance(minutes=1)
+        names.append(ward.engine._make_backup(SYSTEM))
+    ward.engine.close()
+    (settings.backup_dir / names[0] / "catalog.sealed").write_bytes(b"rotten")
+
+    def opened(_: object) -> tuple[Engine, str]:
+        engine = Engine.open(settings, detector=ScriptedDetector(settings), operator=True)
+        return engine, engine.operator_token()
+
+    monkeypatch.setattr(cli, "_open", opened)
+    assert cli.main(["backup", "--verify"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"backup {names[0]}: failed (backup-invalid)")
+    assert lines[1:] == [
+        f"backup {names[1]}: 2 files, whole; 1 more lost before it was made",
+        "1 of 2 backups broken",
+    ]
+    shutil.rmtree(settings.backup_dir / names[0])
+    assert cli.main(["backup", "--verify"]) == 0
+    shutil.rmtree(settings.backup_dir)  # not mounted
+    assert cli.main(["backup", "--verify"]) == 1
+    assert "no backup" in capsys.readouterr().err
 
 
 def test_a_backup_is_not_restored_over_something(ward: Ward, settings: Settings) -> None:

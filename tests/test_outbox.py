@@ -171,6 +171,38 @@ def test_lockouts_requests_and_failed_backups_are_told_once_an_hour(
     assert "New Comer" not in "".join(m.as_string() for m in post.got)
 
 
+def test_a_clock_that_was_ahead_puts_no_notice_off(
+    mailing: tuple[Engine, Team, Post], host: FakeHost
+) -> None:
+    engine, _, post = mailing
+    system = Caller("system", Role.OPERATOR, "")
+    failed = Event("backup.make", "failed", detail={"why": "storage-error"})
+    host.advance(days=400)
+    engine.audit.record(system, failed)
+    host.advance(days=-400)
+    assert engine.outbox_.deliver() == 1  # what was to go in a year goes now
+    engine.audit.record(system, failed)
+    assert engine.outbox_.deliver() == 1
+    engine.audit.record(system, failed)
+    assert engine.outbox_.deliver() == 0  # within the hour, once
+    host.advance(hours=2)
+    post.answer = "451 try again later"
+    engine.audit.record(system, failed)
+    engine.outbox_.deliver()
+    post.answer = "250 OK"
+    host.advance(seconds=30)
+    assert engine.outbox_.deliver() == 0  # it still waits for its turn
+
+
+def test_a_backup_without_a_stored_file_is_told(mailing: tuple[Engine, Team, Post]) -> None:
+    engine, _, post = mailing
+    system = Caller("system", Role.OPERATOR, "")
+    engine.audit.record(system, Event("backup.make", detail={"name": "whole"}))
+    engine.audit.record(system, Event("backup.make", detail={"why": "files-missing"}))
+    engine.outbox_.deliver()
+    assert [m["Subject"] for m in post.got] == ["[MedSec] A backup lacks stored files"]
+
+
 def test_a_change_that_is_rolled_back_tells_nobody(mailing: tuple[Engine, Team, Post]) -> None:
     engine, _, _ = mailing
     kept = []

@@ -74,6 +74,7 @@ MAY: dict[str, set[Role]] = {
     "make_backup": {A},
     "backups": {A},
     "verify_backup": {A},
+    "missing_in_backup": {A},
     "patient_history": {D},
     "notes": {D},
     "add_note": {D},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,13 +14,15 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import duckdb
 import pytest
 
-from engine import Engine, Settings, errors
-from engine.backup import PENDING_ERASURES, Backups
+from engine import Engine, Settings, database, errors
+from engine.backup import PENDING_ERASURES, Backups, bring_salt_record
 from engine.host import Host
 from engine.keys import new_key
-from engine.rootkeys import line_of
+from engine.rootkeys import SALT_RECORD, line_of
+from engine.service.upkeep import _SYSTEM
 from tests import builders
 from tests.conftest import WHY, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
@@ -271,6 +275,98 @@ except errors.StorageError as err:
     engine.close()
 
 
+@pytest.mark.parametrize("fault", [
+    OSError(errno.ENOSPC, "No space left on device"), duckdb.FatalException("failed"),
+])  # fmt: skip
+def test_a_full_disk_at_the_start_puts_the_forgetting_of_keys_off_to_the_next(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    wrapped = ward.engine.database.read().one("SELECT wrapped_key FROM patients")
+    assert wrapped is not None
+    other = ward.engine.create_patient(ward.team.technician, "P-2", "Max Beispiel")
+    assert other.patient_id
+    ward.engine.erase_image(ward.team.administrator, image_id, "asked for it")
+    ward.engine.erase_patient(ward.team.administrator, "P-1", "asked for it")
+    ward.engine.close()
+
+    def full(*_: object) -> None:
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "_copy", full)
+        engine = reopened(settings)
+    token = engine.operator_token()
+    assert [p.name for p in engine.patients(token)] == ["Max Beispiel"]
+    engine.verify_audit(token)
+    engine.close()
+    assert wrapped["wrapped_key"] in (settings.data / "catalog.duckdb").read_bytes()
+    reopened(settings).close()
+    assert wrapped["wrapped_key"] not in (settings.data / "catalog.duckdb").read_bytes()
+
+
+def test_a_start_on_a_disk_that_is_nearly_full_opens_or_is_a_named_error(
+    ward: Ward, settings: Settings
+) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    ward.engine.make_backup(ward.team.administrator)
+    ward.engine.erase_image(ward.team.administrator, image_id, "asked for it")
+    ward.engine.close()
+    size = (settings.data / "catalog.duckdb").stat().st_size
+    elsewhere = replace(settings, data=settings.data.parent / "recovered")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (300_000, size // 2, size + 4096):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # stands for the disk
+        try:
+            with contextlib.suppress(errors.StorageError):
+                reopened(settings).close()
+            with contextlib.suppress(errors.StorageError):
+                Engine.from_backup(elsewhere, detector=ScriptedDetector(settings)).close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        shutil.rmtree(elsewhere.data, ignore_errors=True)
+    engine = reopened(settings)
+    engine.verify_audit(engine.operator_token())
+    engine.close()
+
+
+@pytest.mark.parametrize("refused", ["chmod", "unlink"])
+def test_a_data_folder_of_another_owner_is_a_named_error(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    ward.engine.close()
+    left = settings.data / "blobs" / "ab" / f".{'ab' * 32}.012345678901.part"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+
+    def never(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, refused, never)
+        with pytest.raises(errors.StorageError, match="own"):
+            reopened(settings)
+    reopened(settings).close()
+
+
+def test_a_recovery_onto_a_full_disk_is_a_named_error(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward.engine.make_backup(ward.team.administrator)
+    ward.engine.close()
+    elsewhere = replace(settings, data=settings.data.parent / "recovered")
+    assert settings.backup_dir is not None
+    with monkeypatch.context() as patch:
+        _full(ward, settings, patch)
+        with pytest.raises(errors.StorageError, match="data folder"):
+            Engine.from_backup(elsewhere, detector=ScriptedDetector(settings))
+        (settings.backup_dir / SALT_RECORD).write_bytes(b"salt")
+        with pytest.raises(errors.StorageError, match="data folder"):
+            bring_salt_record(settings.backup_dir, elsewhere.data)
+
+
 @pytest.mark.parametrize(
     ("damage", "error"), [("changed", errors.SealBroken), ("lost", errors.NotFound)]
 )
@@ -445,6 +541,30 @@ def test_backups_come_on_time_and_an_old_one_is_an_alarm(
     assert health()["backup_overdue"] is True
 
 
+def test_a_backup_from_the_future_silences_no_alarm_and_puts_none_off(
+    ward: Ward, host: FakeHost, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = ward.engine
+    host.advance(days=400)  # the clock was ahead for a while
+    ahead = engine._make_backup(_SYSTEM)
+    host.advance(days=-400)
+    assert engine._condition()["backup_overdue"] is True
+    for _ in range(2):  # one is due, a second is not
+        engine._next_ms.clear()
+        engine._tend()
+        host.advance(hours=1)
+    assert len(engine._backups().names()) == 2
+    assert engine._condition()["last_backup_at"] < host.now()
+
+    def full(*_: object) -> str:
+        raise errors.StorageError("The backup folder cannot be written.")
+
+    monkeypatch.setattr(Backups, "make", full)
+    host.advance(hours=settings.backup_alarm_hours + 1)
+    assert engine._condition()["backup_overdue"] is True
+    assert ahead in engine._backups().names()
+
+
 def test_a_backup_that_fails_is_in_the_log_and_is_tried_again_later(
     ward: Ward, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -460,6 +580,35 @@ def test_a_backup_that_fails_is_in_the_log_and_is_tried_again_later(
     assert len(calls) == 1
     failed = engine.audit_entries(ward.team.administrator, query="backup.make")
     assert [(e.outcome, e.detail["why"]) for e in failed] == [("failed", "storage-error")]
+
+
+def test_old_backups_that_cannot_be_deleted_are_told_and_the_new_one_is_in_the_log(
+    ward: Ward, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = ward.engine
+    object.__setattr__(engine.settings, "backups_kept", 1)
+    old = engine._make_backup(_SYSTEM)
+    host.advance(hours=30)
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refused)
+        engine._tend()
+    made = engine.audit.entries(query="backup.make")
+    new = engine._backups().names()[-1]
+    assert [(e.outcome, e.detail.get("name"), e.detail.get("why")) for e in made] == [
+        ("failed", None, "storage-error"),
+        ("ok", new, None),
+        ("ok", old, None),
+    ]
+    engine._next_ms.clear()
+    host.advance(hours=30)
+    engine._tend()
+    assert len(engine._backups().names()) == 1
+    [pruned] = engine.audit.entries(query="backup.prune")
+    assert pruned.detail == {"names": [new]}
 
 
 def test_orphans_are_swept_while_the_server_runs(ward: Ward, settings: Settings) -> None:

@@ -100,6 +100,8 @@ def custody(token: str) -> None:
             for name in reversed(engine.backups(token)):
                 if st.button(f"Check {name}", key=f"check-{name}"):
                     st.success(f"{name}: {engine.verify_backup(token, name)} files, all whole.")
+                    if missing := len(engine.missing_in_backup(token, name)):
+                        st.warning(f"{missing} files were lost already when it was made.")
     st.header("Erasure")
     st.write("Destroys a patient's key: record, notes and images cannot be opened by anybody.")
     with st.form("erase", width=440), panes.banner():

@@ -5,7 +5,6 @@ Doors (pages, API, command line) hold an Engine and a token and nothing else.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 from collections import OrderedDict
@@ -182,6 +181,7 @@ class Engine(
         self._work = {}
         self._at_work = {}
         self._backing_up = threading.Lock()
+        self._keeping_list = threading.Lock()
         self._meet_roster(operator)
         self._finish_recovery()
         sweep_unfinished(settings.data)
@@ -233,11 +233,19 @@ class Engine(
         system = Caller("system", Role.OPERATOR, "", "recovery")
         why = "erased before this recovery"
         for kind, subject_id in json.loads(pending.read_bytes()):
-            with contextlib.suppress(NotFound):  # the backup knew already
+            try:
                 if kind == "patient":
                     self._erase_patient(system, subject_id, why)
                 else:
                     self._erase(system, subject_id, why, "image.erase")
+            except NotFound:  # the backup knew already, or is older; a later one is not
+                with self.database.write() as tx:
+                    tx.run(
+                        "INSERT INTO erasures VALUES ($1, $2, $3, true) ON CONFLICT DO NOTHING",
+                        subject_id,
+                        kind,
+                        self.host.now(),
+                    )
         with self.database.write() as tx:
             for account in self.accounts_.list():
                 self.sessions_.end_all(tx, account.username)

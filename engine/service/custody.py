@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from engine import images
@@ -15,8 +16,11 @@ from engine.permissions import Permission
 from engine.pipeline import Restored
 from engine.records import Caller
 from engine.rootkeys import SALT_RECORD
-from engine.service.guard import needs
+from engine.service.guard import log, needs
 from engine.service.restoring import Restoring
+
+#: Images named one by one after a backup that lacks their files; a lost disk would name them all.
+MOST_TOLD = 100
 
 
 class Custody(Restoring):
@@ -99,20 +103,29 @@ class Custody(Restoring):
         self.audit.verify()
         backups = self._backups()
         with self.host.keeping_blobs():
-            with self.database.still() as content:
-                tx = self.database.read()
+            with self.database.still() as (rows, content):
                 snapshot = Snapshot(
                     content,
-                    sorted(self.catalog.blobs(tx)),
-                    self._erasures(tx),
-                    tx.count("SELECT count(*) FROM audit"),
+                    sorted(self.catalog.blobs(rows)),
+                    self._erasures(rows),
+                    rows.count("SELECT count(*) FROM audit"),
                 )
             record = self.settings.data / SALT_RECORD
             name = backups.make(
                 snapshot, self.host, record.read_bytes() if record.exists() else None
             )
+        detail: dict[str, Any] = {"name": name}
+        missing = backups.missing(name)
+        if missing:
+            log.error("a backup lacks %d stored files", len(missing))
+            detail |= {"why": "files-missing", "missing": len(missing)}
+        self.audit.record(caller, Event("backup.make", detail=detail))
+        broken = self.catalog.needing(self.database.read(), missing) if missing else {}
+        for image_id, address in islice(broken.items(), MOST_TOLD):
+            self._tell_broken(caller, image_id, missing[address])
         pruned = backups.prune(self.settings.backups_kept, name)
-        self.audit.record(caller, Event("backup.make", detail={"name": name, "pruned": pruned}))
+        if pruned:
+            self.audit.record(caller, Event("backup.prune", detail={"names": pruned}))
         return name
 
     @needs(Permission.MANAGE_BACKUPS)
@@ -126,6 +139,11 @@ class Custody(Restoring):
         files = self._backups().verify(name)
         self.audit.record(caller, Event("backup.verify", detail={"name": name, "files": files}))
         return files
+
+    @needs(Permission.MANAGE_BACKUPS)
+    def missing_in_backup(self, caller: Caller, name: str) -> list[str]:
+        """Addresses of files that were lost already when it was made. Raises BackupInvalid."""
+        return sorted(self._backups().missing(name))
 
     def signing_key(self) -> bytes:
         """The Ed25519 public key that signs exchanges and checkpoints, for clients to pin."""

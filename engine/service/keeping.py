@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from engine.audit import Event
 from engine.backup import Backups
 from engine.database import Cursor
 from engine.errors import EngineError, SettingsError
+from engine.records import Caller
 from engine.service.guard import Core, log
 
 R = TypeVar("R")
@@ -20,6 +22,10 @@ class Keeping(Core):
     _backing_up: threading.Lock
     #: Did the list of erasures reach the backup folder? If not, the upkeep tries again.
     _erasures_kept: bool
+    #: Two erasures at once must not write the older list last.
+    _keeping_list: threading.Lock
+    #: What the scrub, and backups, found.
+    _scrubbed: dict[str, Any]
 
     def _steady(self, image_id: str, read: Callable[[], R]) -> R:
         """Rows and files of an image as of one moment: read again if it changed meanwhile.
@@ -39,6 +45,19 @@ class Keeping(Core):
             if self.catalog.tag(self.database.read(), image_id) == before:
                 return answer
 
+    def _tell_broken(self, caller: Caller, subject: str, fault: str) -> None:
+        """Say once, in the log and on the health page, that an image or a record is damaged."""
+        if subject in self._scrubbed["broken"]:
+            return
+        log.error("damaged: %s: %s", subject, fault)
+        self._scrubbed["broken"] = [*self._scrubbed["broken"], subject]
+        if subject.startswith("im_"):
+            patient_id = self.catalog.patient_of(self.database.read(), subject) or ""
+            where = {"image_id": subject, "patient_id": patient_id}
+        else:
+            where = {"patient_id": subject}
+        self.audit.record(caller, Event("scrub.broken", "failed", detail={"why": fault}, **where))
+
     def _backups(self) -> Backups:
         if self.settings.backup_dir is None:
             raise SettingsError("Set MEDSEC_BACKUP_DIR to a folder outside the data folder.")
@@ -55,10 +74,11 @@ class Keeping(Core):
         if self.settings.backup_dir is None:
             self._erasures_kept = True
             return
-        erasures = self._erasures(self.database.read())
         try:
-            if erasures:
-                self._backups().record_erasures(erasures)
+            with self._keeping_list:
+                erasures = self._erasures(self.database.read())
+                if erasures:
+                    self._backups().record_erasures(erasures)
             self._erasures_kept = True
         except EngineError as err:
             self._erasures_kept = False

@@ -13,6 +13,7 @@ from typing import Any
 
 from engine import numbers
 from engine.audit import Event
+from engine.backup import NAME as BACKUP_NAME
 from engine.errors import EngineError, NotFound, RosterBroken
 from engine.permissions import Permission, Role
 from engine.records import Caller
@@ -38,7 +39,6 @@ class Upkeep(Reports, Mailing, Learning):
     _threads: list[threading.Thread]
     _next_ms: dict[str, float]
     _clock_back_s: int
-    _scrubbed: dict[str, Any]
 
     @needs(Permission.VIEW_HEALTH)
     def metrics(self, caller: Caller) -> bytes:
@@ -151,7 +151,7 @@ class Upkeep(Reports, Mailing, Learning):
             return
         last = self._last_backup_at()
         age = None if last is None else self.host.now() - last
-        if age is not None and timedelta(0) <= age < timedelta(hours=settings.backup_hours):
+        if age is not None and age < timedelta(hours=settings.backup_hours):
             return
         if not self._due("backup", RETRY_MS):
             return
@@ -162,11 +162,12 @@ class Upkeep(Reports, Mailing, Learning):
             raise
 
     def _last_backup_at(self) -> datetime | None:
-        """When the newest whole backup was made, by its name."""
+        """When the newest whole backup was made, by its name; a clock that was ahead made none."""
         if self.settings.backup_dir is None:
             return None
-        names = self._backups().names()
-        return datetime.strptime(names[-1], "%Y%m%dT%H%M%S%f") if names else None  # noqa: DTZ007
+        latest = f"{self.host.now() + CLOCK_SLACK:{BACKUP_NAME}}"
+        names = [name for name in self._backups().names() if name <= latest]
+        return datetime.strptime(names[-1], BACKUP_NAME) if names else None  # noqa: DTZ007
 
     def _look_at_clock(self) -> None:
         """Say it once when the clock went back: times in the log, ages and ends of sessions
@@ -210,7 +211,6 @@ class Upkeep(Reports, Mailing, Learning):
             seed,
         )
         people = tx.all("SELECT patient_id FROM patients WHERE erased_at IS NULL")
-        known = set(self._scrubbed["broken"])
         broken: list[str] = []
         self._scrubbed["running"] = True
         try:
@@ -218,8 +218,7 @@ class Upkeep(Reports, Mailing, Learning):
                 fault, size = self._check(subject)
                 if fault is not None:
                     broken.append(subject)
-                    if subject not in known:
-                        self._tell_broken(subject, fault)
+                    self._tell_broken(_SYSTEM, subject, fault)
                 pause = size / (self.settings.scrub_mb_per_second * 1e6)
                 if self._stopped.wait(pause):
                     return
@@ -244,16 +243,6 @@ class Upkeep(Reports, Mailing, Learning):
         except EngineError as err:
             return err.code, 0
         return None, 0
-
-    def _tell_broken(self, subject: str, fault: str) -> None:
-        log.error("scrub: %s: %s", subject, fault)
-        self._scrubbed["broken"] = [*self._scrubbed["broken"], subject]
-        if subject.startswith("im_"):
-            patient_id = self.catalog.patient_of(self.database.read(), subject) or ""
-            where = {"image_id": subject, "patient_id": patient_id}
-        else:
-            where = {"patient_id": subject}
-        self.audit.record(_SYSTEM, Event("scrub.broken", "failed", detail={"why": fault}, **where))
 
     def _condition(self) -> dict[str, Any]:
         last = self._last_backup_at()
