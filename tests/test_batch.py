@@ -145,6 +145,18 @@ def test_a_draft_that_was_here_learns_what_the_batch_saw(ward: Ward) -> None:
     assert [code for _, code in engine.verify_images(ward.team.administrator)] == [None]
 
 
+def test_what_a_second_look_saw_is_no_matter_of_another_profile(ward: Ward) -> None:
+    data, found = text_png()
+    ward.detector.found = [found]
+    other = replace(found, region=replace(found.region, y1=150, y2=180))
+    ward.detector.left = [[other]] * 3
+    sealed(ward, source("a.png", data))
+    items = ward.engine.seal_batch(
+        ward.team.technician, ward.patient_id, [source("a.png", data)], "ultrasound", few=True
+    )
+    assert [(i.state, i.reasons) for i in items] == [("review", ["still-visible"])]
+
+
 def test_a_draft_that_was_here_is_sealed_under_the_profile_of_the_batch(ward: Ward) -> None:
     data, found = text_png()
     image_id = ward.upload(data, found=[found])

@@ -338,7 +338,7 @@ def _goes_on(row: Row, profile: str, options: Mapping[str, bool]) -> bool:
     reasons = _reasons(row)
     return (
         reasons in ([], ["detector-failed"])
-        or row["profile"] != profile
+        or (row["profile"] != profile and "still-visible" not in reasons)
         or (reasons == ["proposals"] and options["seal_proposals"])
         or (reasons == ["nothing-found"] and options["accept_empty"])
     )
