@@ -12,7 +12,7 @@ import pytest
 
 import cli
 from engine import Engine, Settings, database, errors
-from engine.backup import Snapshot
+from engine.backup import PENDING_ERASURES, Snapshot
 from engine.database import Database
 from engine.service.upkeep import _SYSTEM as SYSTEM
 from engine.settings import Secret
@@ -439,3 +439,19 @@ def test_without_a_folder_a_backup_says_what_to_set(team: Team, engine: Engine) 
     object.__setattr__(engine.settings, "backup_dir", None)
     with pytest.raises(errors.SettingsError, match="MEDSEC_BACKUP_DIR"):
         engine.make_backup(team.administrator)
+
+
+def test_a_damaged_list_of_what_to_erase_keeps_the_folder_closed(
+    engine: Engine, settings: Settings
+) -> None:
+    engine.close()
+    pending = settings.data / PENDING_ERASURES
+    for content in (b"[[", None):
+        if content is None:
+            pending.mkdir()  # neither read nor deleted
+        else:
+            pending.write_bytes(content)
+        with pytest.raises(errors.StorageError, match="recover it once more"):
+            Engine.open(settings, detector=ScriptedDetector(settings))
+        if content is not None:
+            pending.unlink()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Self
 
@@ -226,13 +227,28 @@ class Engine(
         return self
 
     def _finish_recovery(self) -> None:
-        """Erase again what was erased after the backup, and end every session that was in it."""
+        """Erase again what was erased after the backup, and end every session that was in it.
+
+        Raises:
+            StorageError: The list of what to erase is damaged or cannot be deleted; nobody works in
+                the folder before that is done.
+        """
         pending = self.settings.data / PENDING_ERASURES
         if not pending.exists():
             return
+        try:
+            self._erase_again(json.loads(pending.read_bytes()))
+            pending.unlink()
+        except (OSError, ValueError) as err:
+            raise StorageError(
+                "What was erased after this backup cannot be erased again: recover it once more,"
+                " into an empty folder that can be written."
+            ) from err
+
+    def _erase_again(self, erasures: Sequence[tuple[str, str]]) -> None:
         system = Caller("system", Role.OPERATOR, "", "recovery")
         why = "erased before this recovery"
-        for kind, subject_id in json.loads(pending.read_bytes()):
+        for kind, subject_id in erasures:
             try:
                 if kind == "patient":
                     self._erase_patient(system, subject_id, why)
@@ -249,7 +265,6 @@ class Engine(
         with self.database.write() as tx:
             for account in self.accounts_.list():
                 self.sessions_.end_all(tx, account.username)
-        pending.unlink()
 
     def operator_token(self) -> str:
         """The token of this machine's operator. Raises PermissionDenied in a server."""
