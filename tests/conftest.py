@@ -97,3 +97,14 @@ def ward(engine: Engine, team: Team, detector: ScriptedDetector) -> Ward:
 def text_png() -> tuple[bytes, Detection]:
     pixels, region = builders.labelled()
     return builders.png(pixels), Detection(region, "text", 0.9, "scripted")
+
+
+@pytest.fixture(scope="session")
+def fonts() -> None:
+    """Skips where there is nothing to draw text with; ``.ci/run`` installs it."""
+    from model import writing
+
+    try:
+        writing.installed_fonts()
+    except SystemExit as err:
+        pytest.skip(str(err))

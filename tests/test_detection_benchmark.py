@@ -27,6 +27,7 @@ def test_a_new_section_takes_the_place_of_the_old_one(
     assert all(kept in text for kept in ("fast", "kept", "kept too"))
 
 
+@pytest.mark.usefixtures("fonts")
 def test_a_table_tells_coverage_and_the_share_of_time_outside_the_networks(
     tmp_path: Path,
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 from random import Random
 
@@ -21,14 +20,7 @@ PADDING = evaluate.Padding(0.04, 4)
 torch = pytest.importorskip("torch")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fonts() -> None:
-    if shutil.which("fc-list") is None:
-        pytest.skip("fontconfig is not installed: there is nothing to draw with")
-    try:
-        writing.installed_fonts()
-    except SystemExit as err:
-        pytest.skip(str(err))
+pytestmark = pytest.mark.usefixtures("fonts")
 
 
 def page_of(
