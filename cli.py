@@ -203,11 +203,13 @@ def _seal(arguments: argparse.Namespace) -> int:
             arguments.report, len(files)
         )  # after a refusal the last one is still there
         patient_id = _patient(engine, token, arguments.patient)
-        most = max(engine.limits.picture_bytes, engine.limits.dicom_bytes)
         items = engine.seal_batch(
             token,
             patient_id,
-            (Source(path.name, partial(_read, path, most)) for path, _ in files),
+            (
+                Source(path.name, partial(_read, path, engine.limits.refuse_larger))
+                for path, _ in files
+            ),
             arguments.profile,
             accept_empty=arguments.accept_empty,
             seal_proposals=arguments.seal_proposals,
@@ -641,15 +643,9 @@ def _patient(engine: Engine, token: str, number: str) -> str:
         return engine.create_patient(token, number, name).patient_id
 
 
-def _read(path: Path, most_bytes: int | None = None) -> bytes:
+def _read(path: Path, refuse_larger: Callable[[int], None] = lambda size_bytes: None) -> bytes:
     try:
-        size = path.stat().st_size
-        if most_bytes is not None and size > most_bytes:
-            raise errors.ImageTooLarge(
-                f"This file has {size / 1e6:.1f} MB: at most {most_bytes / 1e6:.0f} MB are taken.",
-                size_bytes=size,
-                limit_bytes=most_bytes,
-            )
+        refuse_larger(path.stat().st_size)
         return path.read_bytes()
     except OSError as err:
         raise errors.InputError("The file cannot be read.", errno=err.errno) from err

@@ -151,10 +151,10 @@ class AuditLog:
         """
         tx = self._database.read()
         size, _ = _head(tx)
-        checked, before, low = 0, GENESIS, _LOWEST
+        checked, before = 0, GENESIS
         while checked < size:
             high = min(size, checked + _PART_ENTRIES)
-            part = tx.one(_VERIFY, low, high, checked, before)
+            part = tx.one(_VERIFY, checked or _LOWEST, high, checked, before)
             assert part is not None
             broken = part["broken"]
             if part["last"] is None:  # a whole part is missing
@@ -165,7 +165,7 @@ class AuditLog:
                 broken = after["sequence"]
             if broken is not None:
                 raise AuditBroken(f"The audit log was altered at entry {broken}.", sequence=broken)
-            checked, before, low = part["last"], part["head"], part["last"]
+            checked, before = part["last"], part["head"]
         return checked
 
     def checkpoint(self, signer: Signer, log_id: str) -> bytes:
@@ -239,10 +239,10 @@ class AuditLog:
         return open_field(self._key, f"audit/{sequence}", base64.b64decode(sealed)).decode()
 
 
-#: A part of the chain: entries over $1 up to $2, which follow $3 entries that end with digest $4.
 _TEXT = " || ".join(
     f"strlen({f}) || ':' || {f}" for f in ("sequence::VARCHAR", "before", *_COVERED)
 )
+#: A part of the chain: entries over $1 up to $2, which follow $3 entries that end with digest $4.
 _VERIFY = (
     "SELECT min(sequence) FILTER (WHERE sequence IS DISTINCT FROM place"  # noqa: S608
     f" OR digest IS DISTINCT FROM sha256({_TEXT})) AS broken,"

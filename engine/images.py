@@ -96,6 +96,21 @@ class Limits:
             settings.max_decoded_mb << 20,
         )
 
+    def refuse_larger(self, size_bytes: int, kind: Format | None = None) -> None:
+        """Refuse a file by its size alone; where its kind is not known, by the largest limit.
+
+        Raises:
+            ImageTooLarge: With what is taken at most.
+        """
+        limits = {Format.DICOM: self.dicom_bytes, None: max(self.picture_bytes, self.dicom_bytes)}
+        limit = limits.get(kind, self.picture_bytes)
+        if size_bytes > limit:
+            raise ImageTooLarge(
+                f"This file has {size_bytes / 1e6:.1f} MB: at most {limit / 1e6:.0f} MB are taken.",
+                size_bytes=size_bytes,
+                limit_bytes=limit,
+            )
+
 
 def sniff(data: bytes) -> Format:
     """The format of a file by its content; its name is not asked.
@@ -133,13 +148,7 @@ def taken(data: bytes, limits: Limits) -> Format:
         ImageTooLarge: Over the limit of its kind.
     """
     kind = sniff(data)
-    limit = limits.dicom_bytes if kind is Format.DICOM else limits.picture_bytes
-    if len(data) > limit:
-        raise ImageTooLarge(
-            f"This file has {len(data) / 1e6:.1f} MB: at most {limit / 1e6:.0f} MB are taken.",
-            size_bytes=len(data),
-            limit_bytes=limit,
-        )
+    limits.refuse_larger(len(data), kind)
     return kind
 
 

@@ -49,10 +49,9 @@ _ERRORS = {
     for name, kind in vars(errors).items()
     if isinstance(kind, type) and issubclass(kind, EngineError)
 }
-#: What reading an answer raises that is none: a worker that was taken over sends anything.
-_NO_ANSWER = (
-    EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError,
-    struct.error,
+#: What reading a message raises that is none: a worker that was taken over sends anything.
+_NO_MESSAGE = (
+    ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, struct.error,
 )  # fmt: skip
 #: Runs in the worker. It keeps ``engine/__init__.py`` out, and with it vault and catalog.
 _BOOT = """
@@ -126,8 +125,8 @@ def _receive(channel: socket.socket) -> Any:
     """The next message.
 
     Raises:
-        EOFError: The other side is gone.
-        OSError, ValueError: It is none that :func:`_send` sends.
+        EOFError: The other side is gone, or this is none that :func:`_send` sends.
+        OSError: It cannot be sealed, or did not come in time.
     """
     head, descriptors, _, _ = socket.recv_fds(channel, 8, 1)
     if len(head) < 8 or not descriptors:
@@ -138,8 +137,15 @@ def _receive(channel: socket.socket) -> Any:
         # process, or write other pixels into what was proven.
         fcntl.fcntl(descriptors[0], fcntl.F_ADD_SEALS, _SEALS)
         memory = memoryview(mmap.mmap(descriptors[0], size, flags=mmap.MAP_PRIVATE))
+        return _opened(memory)
+    except _NO_MESSAGE as err:
+        raise EOFError from err
     finally:
         os.close(descriptors[0])
+
+
+def _opened(memory: memoryview) -> Any:
+    """What lies in a message. Raises one of ``_NO_MESSAGE``."""
     (count,) = struct.unpack_from("<I", memory)
     sizes = struct.unpack_from(f"<{count + 1}Q", memory, 4)
     at, parts = 4 + 8 * (count + 1), []
@@ -249,10 +255,7 @@ class Sandbox:
             try:
                 worker.channel.settimeout(self._allowance(arguments))
                 _send(worker.channel, (operation, arguments))
-                try:
-                    answer = _receive(worker.channel)
-                except _NO_ANSWER as err:
-                    raise EOFError from err
+                answer = _receive(worker.channel)
             except (EOFError, OSError) as err:
                 worker.stop()
                 raise CorruptImage(
@@ -309,7 +312,7 @@ class Sandbox:
         try:
             ours.settimeout(self._seconds)
             self.confined = bool(_receive(ours))
-        except (*_NO_ANSWER, OSError) as err:
+        except (EOFError, OSError) as err:
             worker.stop()
             raise failed from err
         return worker

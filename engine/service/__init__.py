@@ -239,7 +239,7 @@ class Engine(
         try:
             self._erase_again(json.loads(pending.read_bytes()))
             pending.unlink()
-        except (OSError, ValueError) as err:
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as err:
             raise StorageError(
                 "What was erased after this backup cannot be erased again: recover it once more,"
                 " into an empty folder that can be written."

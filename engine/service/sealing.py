@@ -441,6 +441,7 @@ def _covered(detection: Detection, others: Sequence[Detection]) -> bool:
 
 
 def event(action: str, row: Row, box: Detection | None = None, outcome: str = "ok") -> Event:
+    """For the log: what happened to an image, or to a box on it."""
     return Event(
         action,
         outcome,
