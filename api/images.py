@@ -24,7 +24,7 @@ Filter = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
 
 
 class Metrics(shapes.Shape):
-    """Measured numbers of one image; `engine/metrics.py` defines each."""
+    """Measured numbers of one image; `engine/metrics.py` names each."""
 
     entropy_original_bits: float
     entropy_masked_bits: float

@@ -23,15 +23,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from engine.audit import GENESIS, AuditLog, Event, _digest
-from engine.catalog import Catalog
-from engine.database import Database
-from engine.hierarchy import Hierarchy
+from engine.crypto.keyring import Keyring
 from engine.host import Host
-from engine.keys import Keyring
-from engine.patients import Patients
 from engine.permissions import Role
 from engine.records import Caller, ImageState
+from engine.store.audit import GENESIS, AuditLog, Event, _digest
+from engine.store.catalog import Catalog
+from engine.store.database import Database
+from engine.store.key_hierarchy import Hierarchy
+from engine.store.patients import Patients
 
 REGIONS, ENTRIES, OF_ONE_PATIENT = 3, 3, 10
 _AUDIT = (

@@ -36,7 +36,7 @@ import psutil
 
 from benchmarks import crash
 from engine import Engine, Role, errors
-from engine.leash import FOLDER
+from engine.service.worker_watchdog import FOLDER
 from tests.conftest import PASSWORD, Team
 from tests.fakes import ScriptedDetector
 from tests.serving import launch, wait
@@ -52,7 +52,7 @@ PATIENCE_SECONDS = 60.0
 ANSWER_SECONDS = 300.0
 _PR_SET_CHILD_SUBREAPER = 36
 #: Words of the command lines of those that the server starts.
-_KINDS = ("dask_worker", "multiprocessing", "engine.images", "engine.guest")
+_KINDS = ("dask_worker", "multiprocessing", "engine.formats.images", "engine.detect.custom_network")
 
 
 class Refused(Exception):

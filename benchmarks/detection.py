@@ -38,9 +38,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from engine.codes import CodeReader
-from engine.detection import Detector, Profile
-from engine.networks import CpuModel
+from engine.detect.barcodes import CodeReader
+from engine.detect.detector import Detector, Profile
+from engine.detect.networks import CpuModel
 from engine.records import Detection, Region
 from engine.settings import Settings
 from model.data import whole_page

@@ -28,10 +28,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from engine.identifying import Judge, Known, judge_words
+from engine.detect.text import TextFinder, TextReader
+from engine.detect.text_verdict import Judge, Known, judge_words
 from engine.records import Region, TextVerdict
 from engine.settings import Settings
-from engine.text import TextFinder, TextReader
 from model import invented
 from model.phrases import Phrases
 from model.writing import Page

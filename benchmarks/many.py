@@ -28,7 +28,8 @@ from PIL import Image as Pillow
 import cli
 from engine import Detection, Region
 from engine.host import Host
-from engine.service import batch, workbench
+from engine.service import batch
+from engine.service import worker as workbench
 from tests.fakes import ScriptedDetector
 
 ROOT = Path(__file__).parent.parent

@@ -33,9 +33,9 @@ from websockets import ClientConnection, connect
 
 import api
 from engine import Detection, Engine, ImageState, Region, Role
-from engine.audit import Event
+from engine.crypto.vault import seal_field
 from engine.records import Caller, SealedRegion
-from engine.vault import seal_field
+from engine.store.audit import Event
 from tests import builders
 from tests.conftest import PASSWORD
 from tests.fakes import ScriptedDetector

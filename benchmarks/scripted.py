@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from engine import Detection, Region, Settings  # noqa: E402
-from engine.detection import Detector  # noqa: E402
+from engine.detect.detector import Detector  # noqa: E402
 from tests.fakes import ScriptedDetector  # noqa: E402
 
 #: Where :mod:`benchmarks.load` writes a name.

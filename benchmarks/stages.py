@@ -38,11 +38,12 @@ from PIL import Image as Pillow
 
 from benchmarks.detection import Stopwatch
 from benchmarks.vault import Bare
-from engine import Engine, Region, Settings, images
-from engine.box_metrics import coverage
+from engine import Engine, Region, Settings
+from engine.detect.networks import CpuModel
+from engine.formats import images
+from engine.formats.images import Limits
 from engine.host import write_durably
-from engine.images import Limits
-from engine.networks import CpuModel
+from engine.measure.box_metrics import coverage
 from tests import builders
 
 ROOT = Path(__file__).parent.parent

@@ -7,11 +7,11 @@ Without a folder it measures radiographs made in code. Boxes come from a JSON fi
 writes; an image that is not in it gets one text-like box of a fifth of its width in the corner
 where devices write names.
 
-*Before encryption* are the masked file as :func:`engine.images.for_storage` keeps it, the
+*Before encryption* are the masked file as :func:`engine.formats.images.for_storage` keeps it, the
 patches and the remainder. *After* is what lies on disk: masked file and container as the
 engine seals them, with padding, IVs and tags. The grid picture is drawn when it is looked at
 and not stored; the thumbnail is stored and counted by itself. Times are of
-:func:`engine.pipeline.seal`, which opens everything again to prove it, and of ``restore``.
+:func:`engine.seal.pipeline.seal`, which opens everything again to prove it, and of ``restore``.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from engine import images, pipeline
+from engine.crypto.vault import seal_field
 from engine.errors import EngineError
+from engine.formats import images
 from engine.host import Host
 from engine.records import Detection, Image, Region
+from engine.seal import pipeline
 from engine.settings import Settings
-from engine.vault import seal_field
 
 LIMITS = images.Limits.of(Settings())
 KEY = bytes(32)

@@ -29,11 +29,10 @@ from cryptography.hazmat.backends.openssl import backend
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 
-from engine.exchange import Client, Exchanges, Group
-from engine.host import Host
-from engine.keys import unwrap_key, wrap_key
-from engine.rootkeys import PassphraseCost
-from engine.vault import (
+from engine.crypto.key_exchange import Client, Exchanges, Group
+from engine.crypto.keyring import unwrap_key, wrap_key
+from engine.crypto.root_keys import PassphraseCost
+from engine.crypto.vault import (
     RegionIdentity,
     Scheme,
     Signer,
@@ -43,6 +42,7 @@ from engine.vault import (
     open_field,
     seal_field,
 )
+from engine.host import Host
 
 WANTED = 0.85
 KEY, MAC_KEY, IV = os.urandom(32), os.urandom(32), os.urandom(16)

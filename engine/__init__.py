@@ -6,20 +6,11 @@ Doors import from here and from nowhere deeper.
 from __future__ import annotations
 
 import engine.errors as errors
-from engine.access import BrokenGlass, CareRelation, Verdict
-from engine.certificate import server_certificate
-from engine.detection import Profile
-from engine.drift import Drift
-from engine.guests import GuestRecord
+from engine.detection import Comparison, Drift, GuestRecord, ModelInfo, Profile, ProfileEntry
+from engine.formats.images import carried, carry
 from engine.host import Host, write_durably
-from engine.images import carried, carry
-from engine.keys import recover as recover_key_file
-from engine.networks import ModelInfo
-from engine.numbers import MEDIA_TYPE as METRICS_MEDIA_TYPE
-from engine.numbers import count_request
-from engine.outbox import Notice
+from engine.people.care import BrokenGlass, CareRelation, Verdict
 from engine.permissions import ACCOUNT_ROLES, Permission, Role
-from engine.profiles import ProfileEntry
 from engine.records import (
     Account,
     AccountRequest,
@@ -40,21 +31,25 @@ from engine.records import (
     Session,
     TextVerdict,
 )
-from engine.service import Engine
 from engine.service.batch import FEW_FILES, Source
 from engine.service.batchreport import CSV_HEAD, BatchItem, Progress
 from engine.service.ciphers import Randomness
 from engine.service.detecting import Finder
+from engine.service.engine import Engine
 from engine.service.finding import Display, Found
 from engine.service.governing import SettingEntry
 from engine.service.intake import REASONS, DraftView, Suggestion
 from engine.service.measuring import Statistics
 from engine.service.observing import Evaluation
+from engine.service.prometheus import MEDIA_TYPE as METRICS_MEDIA_TYPE
+from engine.service.prometheus import count_request
 from engine.service.restoring import Restoration
 from engine.settings import Settings
-from engine.shadow import Comparison
+from engine.store.outbox import Notice
+from engine.store.training_cases import OpenedCase, TrainingCase, open_case
 from engine.tracing import begin_request, come_from, log_as_json
-from engine.training import OpenedCase, TrainingCase, open_case
+from engine.vault import recover as recover_key_file
+from engine.vault import server_certificate
 
 __all__ = [
     "ACCOUNT_ROLES",

@@ -27,9 +27,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from engine.box_metrics import average_precision, coverage, false_mask_area_px, precision_recall
-from engine.detection import Detector, merge, whole_pixels
-from engine.images import Limits, decode, render
+from engine.detect.detector import Detector, merge, whole_pixels
+from engine.formats.images import Limits, decode, render
+from engine.measure.box_metrics import (
+    average_precision,
+    coverage,
+    false_mask_area_px,
+    precision_recall,
+)
 from engine.records import Detection, Region
 from engine.settings import Settings
 
@@ -200,8 +205,8 @@ def bare_network(
         sides: Longer sides at which a picture is looked at, px.
         floor: Lowest confidence kept for average precision.
     """
-    from engine.networks import CpuModel, ModelInfo
-    from engine.yolo import TorchModel, YoloNetwork, _described, _first_output
+    from engine.detect.networks import CpuModel, ModelInfo
+    from engine.detect.yolo import TorchModel, YoloNetwork, _described, _first_output
 
     data = weights.read_bytes()
     if weights.suffix == ".onnx":

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.detection import Detector, Profile
+from engine.detect.detector import Detector, Profile
+from engine.detect.text_verdict import Judgement, Known
 from engine.errors import DetectorError
 from engine.host import Host
-from engine.identifying import Judgement, Known
 from engine.records import Detection, Region, TextVerdict
 from engine.settings import Settings
 

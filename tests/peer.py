@@ -1,6 +1,6 @@
 """The sealed format a second time: from FORMAT.md, on pycryptodome alone, nothing shared.
 
-Slow and plain on purpose. Where this and ``engine.vault`` agree byte for byte, the
+Slow and plain on purpose. Where this and ``engine.crypto.vault`` agree byte for byte, the
 specification says all there is, and neither library has a quirk of its own in it.
 """
 

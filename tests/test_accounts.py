@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.accounts import Accounts
-from engine.database import Database
 from engine.errors import AccountLocked, InputError, NotSignedIn, PermissionDenied
-from engine.lockout import Lockout
+from engine.people.accounts import Accounts
+from engine.people.lockout import Lockout
 from engine.permissions import Role
 from engine.records import Caller
+from engine.store.database import Database
 from tests.fakes import FakeHost
 
 GOOD = "four unrelated words here"

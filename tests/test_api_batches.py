@@ -16,7 +16,7 @@ import pytest
 import api
 from api.batches import Batches
 from engine import CSV_HEAD, Role, Source
-from engine.service.workbench import Outcome, Workbench
+from engine.service.worker import Outcome, Workbench
 from tests.rest import Hospital, ask, hospital
 
 T, D = Role.TECHNICIAN, Role.DOCTOR

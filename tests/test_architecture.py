@@ -1,8 +1,9 @@
-"""The floor plan, kept true: who imports whom, and which outside library lives where."""
+"""The plan of the code, kept true: who imports whom, and which library is used where."""
 
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -11,49 +12,46 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-#: From the ground up. A room imports rooms of its own floor or below, and nothing in a circle.
-FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "permissions", "settings", "host", "records", "tracing", "numbers"),
-    ("vault", "rootkeys", "shares", "keys", "exchange", "certificate", "turns", "database",
-     "bearers", "aggregates", "box_metrics", "disclosure", "randomness_tests",
-     "similarity", "metrics", "pooling", "formats", "networks", "lines", "text",
-     "faces", "codes", "yolo", "film", "crew", "leash", "identifying", "guest", "drift", "shadow"),
-    ("images", "detection", "policies", "hierarchy", "audit", "accounts", "lockout", "sessions",
-     "secondfactor", "registrations", "identities", "catalog", "patients", "profiles", "sealedrows",
-     "guests", "viewings", "tokens", "access", "outbox", "merging", "training", "reads", "backup",
-     "roster"),
-    ("pipeline", "package"),
+#: From the ground up. A package imports packages of its own layer or below.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("errors", "permissions", "settings", "records", "geometry", "host", "tracing"),
+    ("crypto", "formats", "measure"),
+    ("detect", "seal", "store"),
+    ("people",),
     ("service",),
-)  # fmt: skip
-DOORS = ("Home.py", "api", "cli.py", "serve.py", "pages", "ui", "demo")
-#: The only rooms where an outside library may be imported.
-ROOMS: dict[str, tuple[str, ...]] = {
+)
+#: Packages that others import through one module only: the names that the user fixed.
+FRONT_DOORS = {"vault": "crypto", "metrics": "measure", "detection": "detect"}
+#: What people and systems call; it imports the root of the engine and nothing deeper.
+CALLERS = ("Home.py", "api", "cli.py", "serve.py", "pages", "ui", "demo")
+#: The only places where an outside library may be imported.
+PLACES: dict[str, tuple[str, ...]] = {
     "streamlit": ("Home.py", "pages/", "ui/"),
     "streamlit_authenticator": ("ui/",),
     "plotly": ("ui/",),
     "fastapi": ("api/",),
     "limits": ("api/",),
     "fastapi_offline": ("api/",),
-    "duckdb": ("engine/database.py",),
+    "duckdb": ("engine/store/database.py",),
     "pydicom": ("engine/formats/", "demo/pictures.py"),
     "dicomanonymizer": ("engine/formats/",),
     "jpeglib": ("engine/formats/",),
     "cryptography": (
-        "engine/vault.py", "engine/keys.py", "engine/exchange.py", "engine/rootkeys.py",
-        "engine/certificate.py",
+        "engine/crypto/vault.py", "engine/crypto/keyring.py", "engine/crypto/key_exchange.py",
+        "engine/crypto/root_keys.py", "engine/crypto/tls_certificate.py",
     ),
-    "Crypto": ("engine/shares.py",),
-    "jwt": ("engine/tokens.py",),
-    "smtplib": ("engine/outbox.py",),
-    "bcrypt": ("engine/accounts.py",),
-    "distributed": ("engine/crew.py",),
-    "dask": ("engine/crew.py",),
-    "prometheus_client": ("engine/numbers.py",),
-    "pyotp": ("engine/secondfactor.py",),
+    "Crypto": ("engine/crypto/recovery_shares.py",),
+    "jwt": ("engine/people/tokens.py",),
+    "smtplib": ("engine/store/outbox.py",),
+    "bcrypt": ("engine/people/accounts.py",),
+    "distributed": ("engine/service/worker_pool.py",),
+    "dask": ("engine/service/worker_pool.py",),
+    "prometheus_client": ("engine/service/prometheus.py",),
+    "pyotp": ("engine/people/second_factor.py",),
     "segno": ("ui/", "model/codes.py"),
-    "openvino": ("engine/networks.py", "engine/yolo.py", "model/"),
-    "torch": ("engine/networks.py", "engine/yolo.py", "model/"),
-    "ultralytics": ("engine/networks.py", "engine/yolo.py", "model/"),
+    "openvino": ("engine/detect/networks.py", "engine/detect/yolo.py", "model/"),
+    "torch": ("engine/detect/networks.py", "engine/detect/yolo.py", "model/"),
+    "ultralytics": ("engine/detect/networks.py", "engine/detect/yolo.py", "model/"),
     "secrets": ("engine/host.py", "api/"),
 }  # fmt: skip
 
@@ -75,60 +73,93 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def floor_of(name: str) -> int:
-    for number, names in enumerate(FLOORS):
-        if name in names:
-            return number
-    raise AssertionError(f"engine/{name} has no floor: give it one in FLOORS")
+def package(name: str) -> str:
+    """Which package a module of the engine belongs to; a front door belongs to its package."""
+    top = name.split(".")[1]
+    return FRONT_DOORS.get(top, top)
 
 
-def room(path: Path) -> str:
-    return path.relative_to(ROOT / "engine").parts[0].removesuffix(".py")
+def modules() -> dict[str, Path]:
+    """Every module of the engine, by its absolute name."""
+    found = {}
+    for path in sorted((ROOT / "engine").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
 
 
 def graph() -> dict[str, set[str]]:
-    """Which room of the engine imports which others."""
-    known = {name for names in FLOORS for name in names}
-    rooms: dict[str, set[str]] = {}
-    for path in (ROOT / "engine").rglob("*.py"):
-        if path != ROOT / "engine" / "__init__.py":
-            named = {n.split(".")[1] for n in imports(path) if n.startswith("engine.")}
-            rooms.setdefault(room(path), set()).update((named & known) - {room(path)})
-    return rooms
+    """Which module of the engine imports which others."""
+    known = modules()
+    return {name: imports(path) & set(known) - {name, "engine"} for name, path in known.items()}
 
 
-def test_rooms_import_only_from_their_own_floor_or_below() -> None:
+def layer_of(name: str) -> int:
+    for number, names in enumerate(LAYERS):
+        if package(name) in names:
+            return number
+    raise AssertionError(f"{name} has no layer: give its package one in LAYERS")
+
+
+def test_packages_import_only_from_their_own_layer_or_below() -> None:
     for name, imported in graph().items():
         for other in imported:
-            assert floor_of(other) <= floor_of(name), f"{name} imports {other} from above"
+            if name != "engine":
+                assert layer_of(other) <= layer_of(name), f"{name} imports {other} from above"
 
 
-def test_no_rooms_import_each_other_in_a_circle() -> None:
-    TopologicalSorter(graph()).prepare()
+def test_nothing_imports_in_a_circle() -> None:
+    whole = graph()
+    TopologicalSorter(whole).prepare()
+    packages: dict[str, set[str]] = {}
+    for name, imported in whole.items():
+        if name != "engine":
+            others = {package(other) for other in imported} - {package(name)}
+            packages.setdefault(package(name), set()).update(others)
+    TopologicalSorter(packages).prepare()
 
 
-def test_the_engine_knows_no_door_and_no_training_code() -> None:
+def test_a_package_with_a_front_door_is_entered_there() -> None:
+    for name, imported in graph().items():
+        for other in imported:
+            inside = other.split(".")[1]
+            if inside in FRONT_DOORS.values() and package(name) != inside:
+                raise AssertionError(f"{name} imports {other} past the front door")
+
+
+def test_the_top_level_of_the_engine_stays_small() -> None:
+    top = {name.split(".")[1] for name in modules() if name != "engine"}
+    assert top == {n for names in LAYERS for n in names} | set(FRONT_DOORS)
+
+
+def test_the_plan_names_every_module() -> None:
+    plan = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"[a-z_0-9]+", plan))
+    missing = [n for n in modules() if n.split(".")[-1] not in words]
+    missing += [n for n in CALLERS if n not in plan]
+    assert not missing, f"ARCHITECTURE.md does not name {missing}"
+
+
+def test_the_engine_knows_no_caller_and_no_training_code() -> None:
     for path in (ROOT / "engine").rglob("*.py"):
         for name in imports(path):
             assert name.split(".")[0] not in {"ui", "api", "pages", "cli", "demo", "model", "tests"}
 
 
-def test_doors_import_only_the_engine_root() -> None:
+def test_callers_import_only_the_engine_root() -> None:
     for path in sources():
-        if path.relative_to(ROOT).parts[0] in DOORS:
-            rooms = {name for names in FLOORS for name in names} - {"errors"}
-            deeper = [
-                n for n in imports(path) if n.startswith("engine.") and n.split(".")[1] in rooms
-            ]
+        if path.relative_to(ROOT).parts[0] in CALLERS:
+            inner = set(modules()) - {"engine", "engine.errors"}
+            deeper = [n for n in imports(path) if n in inner]
             assert not deeper, f"{path.relative_to(ROOT)}: {deeper}"
 
 
-@pytest.mark.parametrize("library", ROOMS)
-def test_every_outside_library_has_its_room(library: str) -> None:
+@pytest.mark.parametrize("library", PLACES)
+def test_every_outside_library_has_its_place(library: str) -> None:
     for path in sources():
         if any(n.split(".")[0] == library for n in imports(path)):
             place = str(path.relative_to(ROOT))
-            assert place.startswith(ROOMS[library]), f"{place} imports {library}"
+            assert place.startswith(PLACES[library]), f"{place} imports {library}"
 
 
 def test_the_clock_and_randomness_come_from_the_host() -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.audit import AuditLog, Event
-from engine.database import Database
+from engine.crypto.vault import Signer
 from engine.errors import AuditBroken, StorageError
 from engine.permissions import Role
 from engine.records import Caller
-from engine.vault import Signer
+from engine.store.audit import AuditLog, Event
+from engine.store.database import Database
 from tests.fakes import FakeHost
 
 WHO = Caller("doctor", Role.DOCTOR, "se_1", "127.0.0.1")
@@ -103,7 +103,7 @@ def test_a_missing_or_moved_entry_is_found(
     first_bad: int,
     part_entries: int,
 ) -> None:
-    monkeypatch.setattr("engine.audit._PART_ENTRIES", part_entries)
+    monkeypatch.setattr("engine.store.audit._PART_ENTRIES", part_entries)
     fill(audit)
     assert audit.verify() == 5
     unguarded(database)

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 import cli
-from engine import Engine, Settings, database, errors
-from engine.backup import PENDING_ERASURES, Snapshot
-from engine.database import Database
+from engine import Engine, Settings, errors
 from engine.service.upkeep import _SYSTEM as SYSTEM
 from engine.settings import Secret
+from engine.store import database
+from engine.store.backup import PENDING_ERASURES, Snapshot
+from engine.store.database import Database
 from tests import builders
 from tests.conftest import WHY, Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector

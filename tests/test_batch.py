@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 
 from engine import BatchItem, Engine, ImageState, Settings, Source, errors
-from engine import crew as crew_module
-from engine.audit import Event
-from engine.crew import Crew, _plugin
 from engine.records import Caller
-from engine.service import batch, workbench
-from engine.service.workbench import Equipment, Job, Workbench
+from engine.service import batch
+from engine.service import worker as workbench
+from engine.service import worker_pool as crew_module
+from engine.service.worker import Equipment, Job, Workbench
+from engine.service.worker_pool import Crew, _plugin
 from engine.settings import Secret
+from engine.store.audit import Event
 from tests import builders
 from tests.conftest import WHY, Ward, text_png
 from tests.fakes import ScriptedDetector
@@ -495,7 +496,7 @@ def test_workers_start_bare_and_what_they_lose_is_done_again(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEDSEC_KEY", "secret")
-    monkeypatch.setattr("engine.crew._ROOT", f"{HERE.parent}")
+    monkeypatch.setattr("engine.service.worker_pool._ROOT", f"{HERE.parent}")
     with Crew.open(settings, 2, Flag()) as crew:
         tasks = ((f"task {n}", n) for n in range(6))
         answers = dict(crew.run(answer, [*tasks, ("nothing to do", None)]))
@@ -515,7 +516,7 @@ def test_workers_start_bare_and_what_they_lose_is_done_again(
         for process in crew._here._processes:  # with all that watches over them
             os.killpg(process.pid, signal.SIGKILL)
         assert [n for _, (n, _, _) in crew.run(answer, [("after", 21)])] == [42]
-        monkeypatch.setattr("engine.crew.PATIENCE_SECONDS", 1.0)
+        monkeypatch.setattr("engine.service.worker_pool.PATIENCE_SECONDS", 1.0)
         here, crew._here = crew._here, None  # as on other machines: nobody starts them again
         for process in here._processes:
             os.killpg(process.pid, signal.SIGKILL)
@@ -589,7 +590,7 @@ def test_a_task_that_went_with_its_scheduler_is_told_as_that() -> None:
 def test_a_scheduler_that_does_not_answer_is_a_sentence(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.crew.PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr("engine.service.worker_pool.PATIENCE_SECONDS", 1.0)
     for name in ("ca", "cert", "key"):
         (tmp_path / name).write_text("not a certificate")
     away = replace(

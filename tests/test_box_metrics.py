@@ -165,7 +165,13 @@ def test_precision_and_recall_by_hand():
     scores = [np.array([0.9, 0.3, 0.1]), np.zeros(0)]
     true = [np.array([a, b]), np.array([a])]
     assert metrics.precision_recall(found, scores, true) == (1 / 2, 1 / 3, 1, 1, 2)
-    assert metrics.precision_recall(found, scores, true, confidence=0.1) == (2 / 3, 2 / 3, 2, 1, 1)
+    assert metrics.precision_recall(found, scores, true, confidence=0.1) == (
+        2 / 3,
+        2 / 3,
+        2,
+        1,
+        1,
+    )
     nothing = metrics.precision_recall(found, scores, true, confidence=0.95)
     assert math.isnan(nothing.precision)
     assert nothing.recall == 0

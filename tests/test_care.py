@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from engine import Detection, Engine, Region, Role, Settings, errors
-from engine.access import GLASS_TIME
-from engine.exchange import Client
+from engine.crypto.key_exchange import Client
+from engine.people.care import GLASS_TIME
 from tests import builders
 from tests.conftest import PASSWORD, WHY, Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector

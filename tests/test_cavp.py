@@ -21,12 +21,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
-from engine import vault
+from engine.crypto import vault
+from engine.crypto.key_exchange import Curve25519, Group, ffdhe_prime
+from engine.crypto.keyring import unwrap_key, wrap_key
+from engine.crypto.root_keys import PassphraseCost
+from engine.crypto.vault import Scheme
 from engine.errors import ExchangeError, SealBroken
-from engine.exchange import Curve25519, Group, ffdhe_prime
-from engine.keys import unwrap_key, wrap_key
-from engine.rootkeys import PassphraseCost
-from engine.vault import Scheme
 
 
 def vectors(path: str) -> Iterator[dict[str, str]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import cli
-from engine.database import Database
+from engine.store.database import Database
 from tests import builders
 from tests.fakes import FakeHost
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from engine import Engine, errors
-from engine.exchange import Client
+from engine.crypto.key_exchange import Client
 from tests.conftest import PASSWORD, WHY, Ward, text_png
 from tests.fakes import FakeHost
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import database as module
-from engine.database import Database
 from engine.errors import StorageBusy, StorageError
+from engine.store import database as module
+from engine.store.database import Database
 from tests.fakes import FakeHost
 
 

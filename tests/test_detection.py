@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import pytest
 
-from engine import codes, text
-from engine.detection import (
+from engine.detect import barcodes, text
+from engine.detect.detector import (
     NETWORKS,
     Detector,
     Profile,
@@ -25,9 +25,9 @@ from engine.detection import (
     merge,
     whole_pixels,
 )
+from engine.detect.frame_tracking import iou
+from engine.detect.networks import CpuModel, Finding, ModelInfo, packaged, read_weights
 from engine.errors import DetectorError, SettingsError
-from engine.film import iou
-from engine.networks import CpuModel, Finding, ModelInfo, packaged, read_weights
 from engine.records import Detection, Region
 from engine.settings import Settings
 
@@ -421,7 +421,7 @@ def test_a_code_is_covered_on_both_sides_of_a_reflection() -> None:
     picture[100 : 100 + h, 50 : 50 + w] = tall
     picture[150:175] = 255  # the reflection
     rgb = np.repeat(picture[..., None], 3, axis=2)
-    found = codes.CodeReader(Settings()).look(rgb, 0.25)
+    found = barcodes.CodeReader(Settings()).look(rgb, 0.25)
     assert min(f.y1 for f in found) <= 103
     assert max(f.y2 for f in found) >= 257
 
@@ -432,10 +432,10 @@ def test_a_blurred_code_is_located_although_it_cannot_be_decoded() -> None:
     picture = np.full((400, 800), 240, dtype=np.uint8)
     picture[100:250, 50 : 50 + tall.shape[1]] = tall
     blurred = cv2.GaussianBlur(picture, (0, 0), 2.2)
-    reader = codes.CodeReader(Settings())
+    reader = barcodes.CodeReader(Settings())
     assert not reader._decoded(blurred)
     found = reader.look(np.repeat(blurred[..., None], 3, axis=2), 0.25)
-    assert any(f.confidence == codes.LOCATED for f in found)
+    assert any(f.confidence == barcodes.LOCATED for f in found)
 
 
 def test_classes_that_the_profile_does_not_seal_are_left_out(detector: Detector) -> None:
@@ -608,7 +608,7 @@ class Touch:
 def test_a_pt_file_that_is_not_recorded_is_never_unpickled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine import yolo
+    from engine.detect import yolo
 
     proof = tmp_path / "loaded"
     (tmp_path / "best.pt").write_bytes(pickle.dumps(Touch(proof)))
@@ -630,7 +630,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_a_detector_error() -> None:
 @pytest.mark.slow
 def test_pytorch_and_openvino_find_the_same() -> None:
     """The switch between CPU and GPU changes the speed, not the boxes."""
-    from engine import yolo
+    from engine.detect import yolo
 
     picture = anatomy(640, 480)
     for i in range(3):

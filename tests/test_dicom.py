@@ -29,9 +29,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from engine import images
 from engine.errors import CorruptImage, UnsupportedFormat
-from engine.formats import dicom_header
+from engine.formats import dicom_header, images
 from engine.records import Image, Region
 from engine.settings import Settings
 from tests import builders

@@ -9,8 +9,8 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from engine import images
 from engine.errors import InputError
+from engine.formats import images
 from engine.settings import Settings
 from tests import builders
 from tests.conftest import WHY, Ward, text_png

@@ -10,8 +10,9 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from engine import images, pipeline
+from engine.formats import images
 from engine.records import Detection, Image, Region
+from engine.seal import pipeline
 from engine.settings import Settings
 from tests import builders
 

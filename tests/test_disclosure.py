@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import Detection, Region, errors
-from engine.disclosure import SMALLEST_GROUP, kind_of_image, published
+from engine.measure.disclosure import SMALLEST_GROUP, kind_of_image, published
 from tests import builders
 from tests.conftest import Ward
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from engine import Detection, Engine, Region, Settings, errors
-from engine.drift import FEWEST_IMAGES, PSI_MOVED, Month, compared, stability_index
-from engine.shadow import Comparison, Side
+from engine.detect.drift import FEWEST_IMAGES, PSI_MOVED, Month, compared, stability_index
+from engine.detect.profile_comparison import Comparison, Side
 from tests import builders
 from tests.conftest import Team, Ward
 from tests.fakes import FakeHost, ScriptedDetector

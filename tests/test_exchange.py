@@ -17,11 +17,19 @@ from typing import Any
 
 import pytest
 
-from engine import exchange
+from engine.crypto import key_exchange
+from engine.crypto.key_exchange import (
+    Channel,
+    Client,
+    Exchanges,
+    FiniteField,
+    Group,
+    agreement,
+    ffdhe_prime,
+)
+from engine.crypto.vault import Signer, pack
 from engine.errors import ExchangeError, SealBroken
-from engine.exchange import Channel, Client, Exchanges, FiniteField, Group, agreement, ffdhe_prime
 from engine.host import Host
-from engine.vault import Signer, pack
 from tests import vectors
 
 GROUPS = pytest.mark.parametrize("group", list(Group))
@@ -129,7 +137,7 @@ def test_frozen_exchanges_give_the_same_key_for_ever() -> None:
     server_public, client_public, shared = (
         bytes.fromhex(case[name]) for name in ("server_public", "client_public", "shared")
     )
-    offered = exchange._offered(
+    offered = key_exchange._offered(
         case["exchange_id"],
         case["session_id"],
         Group(case["group"]),
@@ -137,7 +145,7 @@ def test_frozen_exchanges_give_the_same_key_for_ever() -> None:
         case["expires_in_s"],
     )
     transcript = pack(b"medsec exchange v1 transcript", offered, client_public)
-    key, confirmation = exchange._agree(shared, transcript)
+    key, confirmation = key_exchange._agree(shared, transcript)
     assert (key.hex(), confirmation.hex()) == (case["key"], case["confirmation"])
     channel = Channel(case["exchange_id"], key, "client", os.urandom)
     opened = channel.decrypt(base64.b64decode(case["message"]), case["context"])
@@ -168,7 +176,7 @@ def test_public_values_outside_the_subgroup_are_refused_by_both_sides(
     with pytest.raises(ExchangeError, match="none that this group allows"):
         server.accept("se_1", {"exchange_id": offer["exchange_id"], "public": encoded(public)})
     # The same from a server that the client trusts: it checks all the same.
-    offered = exchange._offered(offer["exchange_id"], "se_1", Group.FFDHE3072, public, 60)
+    offered = key_exchange._offered(offer["exchange_id"], "se_1", Group.FFDHE3072, public, 60)
     bad = {**offer, "public": encoded(public), "signature": encoded(SIGNER.sign(offered))}
     with pytest.raises(ExchangeError, match="none that this group allows"):
         client().handshake(lambda: bad, unreachable)
@@ -264,7 +272,7 @@ def test_a_server_without_the_key_cannot_confirm(server: Exchanges) -> None:
         transcript = pack(
             b"medsec exchange v1 transcript", pending.offered, base64.b64decode(answer["public"])
         )
-        signed = SIGNER.sign(exchange._confirmed(transcript, bytes(32), 900))
+        signed = SIGNER.sign(key_exchange._confirmed(transcript, bytes(32), 900))
         return {
             "confirmation": encoded(bytes(32)),
             "expires_in_s": 900,
@@ -277,8 +285,8 @@ def test_a_server_without_the_key_cannot_confirm(server: Exchanges) -> None:
 
 def test_a_confirmation_is_no_offer_and_an_offer_no_confirmation() -> None:
     """One key signs both, and audit checkpoints too: what is signed never starts alike."""
-    offered = exchange._offered("ex_1", "se_1", Group.X25519, bytes(32), 60)
-    confirmed = exchange._confirmed(b"transcript", bytes(32), 900)
+    offered = key_exchange._offered("ex_1", "se_1", Group.X25519, bytes(32), 60)
+    confirmed = key_exchange._confirmed(b"transcript", bytes(32), 900)
     assert offered[:40] != confirmed[:40]
     assert all(b"medsec exchange v1" in part[:30] for part in (offered, confirmed))
 
@@ -359,7 +367,7 @@ def test_a_new_offer_replaces_the_last_one(server: Exchanges) -> None:
 
 def test_an_offer_expires(server: Exchanges, host: Clock) -> None:
     offer = server.offer("se_1", Group.X25519)
-    host.moved = timedelta(seconds=exchange.OFFER_SECONDS)
+    host.moved = timedelta(seconds=key_exchange.OFFER_SECONDS)
     with pytest.raises(ExchangeError, match="not open"):
         server.accept("se_1", answer_to(offer))
 
@@ -376,9 +384,9 @@ def test_a_channel_belongs_to_its_session_and_expires(server: Exchanges, host: C
     for wrong in (("se_2", ours.exchange_id), ("se_1", "ex_none")):
         with pytest.raises(ExchangeError, match="not open"):
             server.channel(*wrong)
-    host.moved = timedelta(seconds=exchange.CHANNEL_SECONDS - 1)
+    host.moved = timedelta(seconds=key_exchange.CHANNEL_SECONDS - 1)
     assert server.channel("se_1", ours.exchange_id) is ours
-    host.moved = timedelta(seconds=exchange.CHANNEL_SECONDS + 1)
+    host.moved = timedelta(seconds=key_exchange.CHANNEL_SECONDS + 1)
     with pytest.raises(ExchangeError, match="not open"):
         server.channel("se_1", ours.exchange_id)
 
@@ -397,13 +405,13 @@ def test_closing_a_session_forgets_its_exchanges_and_no_others(server: Exchanges
 
 
 def test_a_session_holds_few_channels_and_the_oldest_goes_first(server: Exchanges) -> None:
-    opened = [connect(server)[0].exchange_id for _ in range(exchange.CHANNELS_PER_SESSION + 2)]
+    opened = [connect(server)[0].exchange_id for _ in range(key_exchange.CHANNELS_PER_SESSION + 2)]
     for gone in opened[:2]:
         with pytest.raises(ExchangeError):
             server.channel("se_1", gone)
     for held in opened[2:]:
         server.channel("se_1", held)
-    assert len(server._open) == exchange.CHANNELS_PER_SESSION
+    assert len(server._open) == key_exchange.CHANNELS_PER_SESSION
 
 
 # --- what travels -----------------------------------------------------------------------
@@ -458,7 +466,7 @@ def test_a_message_is_bound_to_its_context_number_and_direction(server: Exchange
 def test_a_channel_carries_a_limited_number_of_messages(
     server: Exchanges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "MESSAGES_PER_CHANNEL", 3)
+    monkeypatch.setattr(key_exchange, "MESSAGES_PER_CHANNEL", 3)
     ours, _ = connect(server)
     for _ in range(3):
         ours.encrypt(b"", "c")
@@ -494,7 +502,7 @@ def test_the_librarys_deprecation_does_not_leak_out() -> None:
 import os, sys, types
 from pathlib import Path
 package = types.ModuleType("engine")  # the package without its roof, which other tests load
-package.__path__ = [{str(Path(inspect.getfile(exchange)).parent)!r}]
+package.__path__ = [{str(Path(inspect.getfile(key_exchange)).parent)!r}]
 sys.modules["engine"] = package
 from engine.exchange import Client, Exchanges, Group
 from engine.host import Host

@@ -8,9 +8,9 @@ import weakref
 import numpy as np
 import pytest
 
-from engine.detection import NETWORKS, Detector, Profile
-from engine.film import CONTEXT_PX, Tracks, Watch, grouped, hull, iou
-from engine.networks import Finding, ModelInfo
+from engine.detect.detector import NETWORKS, Detector, Profile
+from engine.detect.frame_tracking import CONTEXT_PX, Tracks, Watch, grouped, hull, iou
+from engine.detect.networks import Finding, ModelInfo
 from engine.records import Detection, Region
 from engine.settings import Settings
 

@@ -12,10 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engine import Engine, Settings, errors
-from engine.detection import Detector
+from engine.detect.custom_network import MEMORY_BYTES, GuestNetwork, _boxes
+from engine.detect.detector import Detector
+from engine.detect.networks import ModelInfo
 from engine.formats.sandbox import Sandbox
-from engine.guest import MEMORY_BYTES, GuestNetwork, _boxes
-from engine.networks import ModelInfo
 from tests import builders
 from tests.conftest import Team, Ward
 from tests.fakes import ScriptedDetector
@@ -127,7 +127,7 @@ MAPPING = {"tag": "text", "sticker": "barcode"}
 @pytest.fixture(scope="module")
 def box() -> Iterator[Sandbox]:
     """One worker for the whole file: starting one takes seconds."""
-    made = Sandbox("engine.guest", 1, 60.0, MEMORY_BYTES)
+    made = Sandbox("engine.detect.custom_network", 1, 60.0, MEMORY_BYTES)
     yield made
     made.close()
 
@@ -265,7 +265,7 @@ def test_a_file_that_is_too_large_is_refused(hospital: Engine, team: Team) -> No
 def test_a_network_that_hangs_or_devours_is_ended_and_the_next_one_runs(
     make: object, box: Sandbox
 ) -> None:
-    impatient = Sandbox("engine.guest", 1, 8.0, MEMORY_BYTES)
+    impatient = Sandbox("engine.detect.custom_network", 1, 8.0, MEMORY_BYTES)
     picture = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(errors.DetectorError):
         opened(impatient, make()).look(picture, 0.1)  # type: ignore[operator]

@@ -25,7 +25,6 @@ import numpy as np
 import pytest
 from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
-from engine import images
 from engine.errors import (
     CorruptImage,
     EngineError,
@@ -33,7 +32,7 @@ from engine.errors import (
     InputError,
     UnsupportedFormat,
 )
-from engine.formats import sandbox
+from engine.formats import images, sandbox
 from engine.formats.sandbox import Sandbox
 from engine.records import Region
 from engine.settings import Settings
@@ -453,13 +452,19 @@ def test_a_worker_inherits_no_secret_and_loads_no_vault(
     monkeypatch.setenv("MEDSEC_KEY", "root key")
     fresh = box.call("environment")
     assert not {"MEDSEC_KEY", "HOME", "PATH", "USER"} & set(fresh)
-    real = Sandbox("engine.images", workers=1)
+    real = Sandbox("engine.formats.images", workers=1)
     grey = builders.png(builders.radiograph(8, 8))
     assert len(real.call("decode", "PNG", grey, 100, 100_000)) == 3
     real.close()
     loaded = images._SANDBOX.call("decode", "PNG", grey, 100, 100_000)
     assert loaded[0].shape == (1, 8, 8)
-    for module in ("engine.vault", "engine.keys", "engine.catalog", "engine.database", "duckdb"):
+    for module in (
+        "engine.crypto.vault",
+        "engine.crypto.keyring",
+        "engine.store.catalog",
+        "engine.store.database",
+        "duckdb",
+    ):
         assert module not in box.call("modules")
 
 

@@ -13,12 +13,12 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from engine import Detection, ImageState, Region, Suggestion, TextVerdict, errors
-from engine.detection import Detector
+from engine.detect.detector import Detector
+from engine.detect.text import TextFinder, TextReader
+from engine.detect.text_verdict import Judge, Judgement, Known, judge_words
 from engine.formats.dicom_header import identifiers
-from engine.identifying import Judge, Judgement, Known, judge_words
 from engine.service.intake import HARMLESS
 from engine.settings import Settings
-from engine.text import TextFinder, TextReader
 from tests import builders
 from tests.conftest import Ward
 

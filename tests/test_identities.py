@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine import Engine, Settings, errors
-from engine.identities import FRESH
+from engine.people.identities import FRESH
 from tests.conftest import PASSWORD, Team
 from tests.fakes import FakeHost, ScriptedDetector
 from tests.test_second_factor import enrol

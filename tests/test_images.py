@@ -20,7 +20,6 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from engine import images
 from engine.errors import (
     CorruptImage,
     EngineError,
@@ -30,6 +29,7 @@ from engine.errors import (
     SealBroken,
     UnsupportedFormat,
 )
+from engine.formats import images
 from engine.records import Detection, Dissection, Format, Image, Region
 from engine.settings import Settings
 from tests import builders
@@ -172,7 +172,7 @@ def test_a_patch_of_another_image_is_a_named_error(name: str) -> None:
 @pytest.mark.parametrize("box", [(0, 0, 9999, 8), (3, 0, 24, 16), (0, 1, 16, 16), (0, 0, 17, 16)])
 def test_a_region_off_the_grid_or_outside_is_refused(box: tuple[int, int, int, int]) -> None:
     image = read(FILES["JPEG 4:2:0"])
-    assert images.alignment(image) == (16, 16)
+    assert image.grid == (16, 16)
     with pytest.raises(ValueError, match="region"):
         images.dissect(image, [Region(*box)], KEY)
 

@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
-from engine import rootkeys, shares
+from engine.crypto import recovery_shares, root_keys
+from engine.crypto.keyring import Keyring, new_key, recover, unwrap_key, wrap_key
+from engine.crypto.root_keys import PassphraseCost
+from engine.crypto.vault import Signer, blind_index, derive
 from engine.errors import InputError, SealBroken, SettingsError, UnknownKey
-from engine.keys import Keyring, new_key, recover, unwrap_key, wrap_key
-from engine.rootkeys import PassphraseCost
 from engine.settings import Secret, Settings
-from engine.vault import Signer, blind_index, derive
 from tests import peer, vectors
 
 KEYS = [bytes(random.Random(i).randbytes(32)) for i in range(4)]
@@ -75,10 +75,10 @@ def test_creating_never_replaces_a_key_that_is_there(settings: Settings) -> None
 def test_a_race_for_the_first_key_has_one_winner(settings: Settings) -> None:
     path = settings.key_file
     assert path is not None
-    rootkeys.create_file(path, rootkeys.line_of(KEYS[0]))
+    root_keys.create_file(path, root_keys.line_of(KEYS[0]))
     with pytest.raises(SettingsError):
-        rootkeys.create_file(path, rootkeys.line_of(KEYS[1]))
-    assert Keyring.load(settings, os.urandom).ids == (rootkeys.key_id_of(KEYS[0]),)
+        root_keys.create_file(path, root_keys.line_of(KEYS[1]))
+    assert Keyring.load(settings, os.urandom).ids == (root_keys.key_id_of(KEYS[0]),)
 
 
 def test_a_missing_key_is_not_invented(settings: Settings) -> None:
@@ -135,14 +135,14 @@ def test_a_link_does_not_smuggle_the_key_into_the_data_folder(
 def test_keys_from_the_environment_are_oldest_first(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, key=Secret(encoded(*KEYS[:3])))
     ring = Keyring.load(settings, os.urandom)
-    assert ring.ids == tuple(map(rootkeys.key_id_of, KEYS[:3]))
-    assert ring.newest_id == rootkeys.key_id_of(KEYS[2])
+    assert ring.ids == tuple(map(root_keys.key_id_of, KEYS[:3]))
+    assert ring.newest_id == root_keys.key_id_of(KEYS[2])
 
 
 @pytest.mark.parametrize("separator", [",", " ", "\n", ", ", "\n\n"])
 def test_entries_are_parted_by_commas_or_white_space(separator: str) -> None:
-    text = separator.join([encoded(KEYS[0]), rootkeys.line_of(KEYS[1]).strip()])
-    assert rootkeys.parse(f"# a remark, with a comma\n{text}\n", "here") == KEYS[:2]
+    text = separator.join([encoded(KEYS[0]), root_keys.line_of(KEYS[1]).strip()])
+    assert root_keys.parse(f"# a remark, with a comma\n{text}\n", "here") == KEYS[:2]
 
 
 NO_KEYS = [
@@ -204,7 +204,7 @@ def test_a_passphrase_and_its_record_give_the_same_key_again(tmp_path: Path) -> 
     first = Keyring.load(phrased(tmp_path), os.urandom, create=True, cost=CHEAP)
     assert Keyring.load(phrased(tmp_path), os.urandom).ids == first.ids
     assert Keyring.load(phrased(tmp_path, PHRASE + "!"), os.urandom).ids != first.ids
-    record = (tmp_path / rootkeys.SALT_RECORD).read_text()
+    record = (tmp_path / root_keys.SALT_RECORD).read_text()
     assert "memory_kib = 19456" in record
     assert PHRASE not in record
 
@@ -251,7 +251,7 @@ def test_a_spoilt_record_is_refused_or_gives_another_key(
 ) -> None:
     first = Keyring.load(phrased(tmp_path), os.urandom, create=True, cost=CHEAP)
     known = {first.newest_id: first.check_value(first.newest_id)}
-    record = tmp_path / rootkeys.SALT_RECORD
+    record = tmp_path / root_keys.SALT_RECORD
     text = record.read_text()
     assert old in text
     record.write_text(text.replace(old, new))
@@ -409,11 +409,11 @@ def test_a_removed_old_key_does_not_rename_the_others(settings: Settings) -> Non
 
 def test_rotation_follows_a_link_to_the_real_file(tmp_path: Path) -> None:
     real, link = tmp_path / "real.key", tmp_path / "link.key"
-    rootkeys.create_file(real, rootkeys.line_of(KEYS[0]))
+    root_keys.create_file(real, root_keys.line_of(KEYS[0]))
     link.symlink_to(real)
     Keyring.load(Settings(data=tmp_path / "data", key_file=link), os.urandom).add(os.urandom)
     assert link.is_symlink()
-    assert len(rootkeys.parse(real.read_text(), "real")) == 2
+    assert len(root_keys.parse(real.read_text(), "real")) == 2
 
 
 @pytest.mark.parametrize(
@@ -454,11 +454,11 @@ def test_any_k_of_n_shares_give_the_key_back(needed: int, total: int) -> None:
     for count in range(1, total + 1):
         for chosen in itertools.combinations(texts, count):
             if count >= needed:
-                assert shares.combine(chosen) == (ring.newest_id, KEYS[0])
+                assert recovery_shares.combine(chosen) == (ring.newest_id, KEYS[0])
                 assert ring.drill(chosen) == ring.newest_id
             else:
                 with pytest.raises(InputError):
-                    shares.combine(chosen)
+                    recovery_shares.combine(chosen)
 
 
 def doubled(element: int) -> int:
@@ -469,18 +469,20 @@ def doubled(element: int) -> int:
 
 def test_fewer_than_k_shares_say_nothing() -> None:
     """Beside one share of two, every key is possible: each has a second share that leads to it."""
-    text = shares.split("r1-00000000", KEYS[0], os.urandom, 2, 2)[0]
-    held = shares._Share.decode(shares._scan(text))
+    text = recovery_shares.split("r1-00000000", KEYS[0], os.urandom, 2, 2)[0]
+    held = recovery_shares._Share.decode(recovery_shares._scan(text))
     for guess in KEYS:
         second = b""
         for at in (0, 16):
             one, zero = (int.from_bytes(v[at : at + 16]) for v in (held.value, guess))
             second += (zero ^ doubled(one ^ zero)).to_bytes(16)  # the line through both, at 2
-        assert shares._interpolate([held, replace(held, number=2, value=second)]) == guess
+        assert recovery_shares._interpolate([held, replace(held, number=2, value=second)]) == guess
 
 
 def test_the_same_key_is_never_split_the_same_way() -> None:
-    texts = [shares.split("r1-00000000", KEYS[0], lambda n: bytes(n))[0] for _ in range(20)]
+    texts = [
+        recovery_shares.split("r1-00000000", KEYS[0], lambda n: bytes(n))[0] for _ in range(20)
+    ]
     assert len(set(texts)) == 20
 
 
@@ -493,7 +495,7 @@ def test_a_drill_shows_no_key_and_finds_shares_of_another(tmp_path: Path) -> Non
 
 
 def test_shares_are_typed_in_as_people_type() -> None:
-    texts = shares.split(rootkeys.key_id_of(KEYS[0]), KEYS[0], os.urandom)
+    texts = recovery_shares.split(root_keys.key_id_of(KEYS[0]), KEYS[0], os.urandom)
     body = "\n".join(texts[0].splitlines()[2:])
     for typed in (
         body,  # without the head
@@ -503,40 +505,40 @@ def test_shares_are_typed_in_as_people_type() -> None:
         f"\n\n  {body}\n\n",
         texts[0].lower(),
     ):
-        assert shares.combine([typed, texts[1]])[1] == KEYS[0]
+        assert recovery_shares.combine([typed, texts[1]])[1] == KEYS[0]
 
 
 def test_a_mistyped_line_is_named() -> None:
-    texts = shares.split(rootkeys.key_id_of(KEYS[0]), KEYS[0], os.urandom)
+    texts = recovery_shares.split(root_keys.key_id_of(KEYS[0]), KEYS[0], os.urandom)
     lines = texts[0].splitlines()
     for at in range(4):
         wrong = list(lines)
         row = wrong[2 + at]
         wrong[2 + at] = ("2" if row[0] != "2" else "3") + row[1:]
         with pytest.raises(InputError, match=f"Line {at + 1} ") as caught:
-            shares.combine(["\n".join(wrong), texts[1]])
+            recovery_shares.combine(["\n".join(wrong), texts[1]])
         assert caught.value.facts == {"line": at + 1}
     with pytest.raises(InputError, match="4 lines"):
-        shares.combine(["\n".join(lines[:-1]), texts[1]])
+        recovery_shares.combine(["\n".join(lines[:-1]), texts[1]])
     swapped = [*lines[:2], lines[3], lines[2], *lines[4:]]
     with pytest.raises(InputError, match="mistyped"):
-        shares.combine(["\n".join(swapped), texts[1]])
+        recovery_shares.combine(["\n".join(swapped), texts[1]])
 
 
 def test_a_mistake_that_slips_past_its_line_is_found_by_the_checksum() -> None:
-    texts = shares.split(rootkeys.key_id_of(KEYS[0]), KEYS[0], os.urandom)
+    texts = recovery_shares.split(root_keys.key_id_of(KEYS[0]), KEYS[0], os.urandom)
     lines = texts[0].splitlines()
     letters = lines[4].replace("-", "")[:20]
     letters = ("2" if letters[0] != "2" else "3") + letters[1:]
-    lines[4] = letters + shares._line_check(2, letters)
+    lines[4] = letters + recovery_shares._line_check(2, letters)
     with pytest.raises(InputError, match="checksum"):
-        shares.combine(["\n".join(lines), texts[1]])
+        recovery_shares.combine(["\n".join(lines), texts[1]])
 
 
 @budget(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_mistyped_share_never_gives_a_wrong_key(data: st.DataObject) -> None:
-    texts = shares.split(rootkeys.key_id_of(KEYS[0]), KEYS[0], os.urandom)
+    texts = recovery_shares.split(root_keys.key_id_of(KEYS[0]), KEYS[0], os.urandom)
     lines = texts[0].splitlines()[2:]
     for _ in range(data.draw(st.integers(1, 4))):
         row = data.draw(st.integers(0, 3))
@@ -544,19 +546,19 @@ def test_a_mistyped_share_never_gives_a_wrong_key(data: st.DataObject) -> None:
         letter = data.draw(st.sampled_from("0123456789ABCDEFGHJKMNPQRSTVWXYZ-I?ü"))
         lines[row] = lines[row][:place] + letter + lines[row][place + 1 :]
     try:
-        made = shares.combine(["\n".join(lines), texts[1]])
+        made = recovery_shares.combine(["\n".join(lines), texts[1]])
     except (InputError, SealBroken):
         return
-    assert made == (rootkeys.key_id_of(KEYS[0]), KEYS[0])
+    assert made == (root_keys.key_id_of(KEYS[0]), KEYS[0])
 
 
 def test_a_forged_share_does_not_pass(tmp_path: Path) -> None:
     """A holder who makes a share with a right checksum cannot give another key."""
     ring = Keyring(KEYS[:1])
     texts = ring.split(ring.newest_id, os.urandom, 2, 3)
-    real = shares._Share.decode(shares._scan(texts[0]))
-    forged = shares._print(
-        shares._Share(
+    real = recovery_shares._Share.decode(recovery_shares._scan(texts[0]))
+    forged = recovery_shares._print(
+        recovery_shares._Share(
             2, 3, 1, real.split, real.key_check, bytes([real.value[0] ^ 1]) + real.value[1:]
         )
     )
@@ -585,7 +587,7 @@ def test_shares_of_different_splits_do_not_mix() -> None:
 @pytest.mark.parametrize(("needed", "total"), [(1, 3), (4, 3), (2, 17), (0, 0)])
 def test_numbers_of_shares_that_make_no_sense_are_refused(needed: int, total: int) -> None:
     with pytest.raises(ValueError, match="shares"):
-        shares.split("r1-00000000", KEYS[0], os.urandom, needed, total)
+        recovery_shares.split("r1-00000000", KEYS[0], os.urandom, needed, total)
 
 
 def test_a_lost_key_file_comes_back_from_its_shares(settings: Settings) -> None:
@@ -628,7 +630,7 @@ def test_frozen_key_files_and_wrapped_keys_open_for_ever(settings: Settings) -> 
 
 def test_a_frozen_passphrase_gives_its_key_for_ever(tmp_path: Path) -> None:
     case = FROZEN["passphrase"]
-    (tmp_path / rootkeys.SALT_RECORD).write_text(case["record"])
+    (tmp_path / root_keys.SALT_RECORD).write_text(case["record"])
     ring = Keyring.load(phrased(tmp_path, case["passphrase"]), os.urandom)
     assert ring.ids == (case["key_id"],)
 
@@ -636,7 +638,7 @@ def test_a_frozen_passphrase_gives_its_key_for_ever(tmp_path: Path) -> None:
 def test_frozen_shares_give_their_key_for_ever() -> None:
     case = FROZEN["shares"]
     for chosen in itertools.combinations(case["texts"], case["needed"]):
-        key_id, key = shares.combine(chosen)
+        key_id, key = recovery_shares.combine(chosen)
         assert (key_id, key.hex()) == (case["key_id"], case["key"])
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine import text
-from engine.detection import NETWORKS, Detector, Profile
-from engine.lines import Line, joined, support, united
-from engine.networks import Finding, ModelInfo
+from engine.detect import text
+from engine.detect.detector import NETWORKS, Detector, Profile
+from engine.detect.networks import Finding, ModelInfo
+from engine.detect.text_lines import Line, joined, support, united
 from engine.settings import Settings
 
 PICTURE = np.full((400, 600, 3), 90, np.uint8)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine import Engine, ImageState, Settings, errors
-from engine.patients import DAMAGED
+from engine.store.patients import DAMAGED
 from tests import builders
 from tests.conftest import WHY, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector

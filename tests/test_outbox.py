@@ -23,11 +23,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from engine import Engine, Settings, errors
-from engine.audit import Event
-from engine.outbox import MOST_ATTEMPTS, MOST_WAITING
 from engine.permissions import Role
 from engine.records import Caller
 from engine.settings import Secret
+from engine.store.audit import Event
+from engine.store.outbox import MOST_ATTEMPTS, MOST_WAITING
 from tests.conftest import PASSWORD, Team
 from tests.fakes import FakeHost, ScriptedDetector
 
@@ -256,7 +256,7 @@ def test_a_server_that_refuses_is_tried_again_later_and_given_up_at_last(
     for _ in range(MOST_ATTEMPTS + 3):
         engine.outbox_.deliver()
         host.advance(hours=1, minutes=1)
-    assert [n.attempts for n in engine.outbox_.given_up()] == [MOST_ATTEMPTS]
+    assert [n.attempts for n in engine.outbox_.notices() if n.gave_up] == [MOST_ATTEMPTS]
     assert first == f"<{engine.outbox_.notices()[1].mail_id}@hospital.example>"
     host.advance(days=31)
     engine.outbox_.forget_old()

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.database import Database
+from engine.crypto.keyring import Keyring
 from engine.errors import InputError, NotFound, SettingsError, UnknownKey
-from engine.hierarchy import Hierarchy
-from engine.keys import Keyring
-from engine.patients import Patients
 from engine.settings import Settings
+from engine.store.database import Database
+from engine.store.key_hierarchy import Hierarchy
+from engine.store.patients import Patients
 from tests.fakes import FakeHost
 
 
@@ -141,7 +141,7 @@ def test_notes_are_sealed_and_come_back_in_order(ward: Ward) -> None:
 def test_rotation_rewraps_every_key_and_can_stop_in_between(
     ward: Ward, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.hierarchy.ROTATION_BATCH", 2)
+    monkeypatch.setattr("engine.store.key_hierarchy.ROTATION_BATCH", 2)
     ids = [ward.add(f"P-{i}", f"Patient Number{i}") for i in range(7)]
     ward.hierarchy.add_root_key()
     left = ward.hierarchy.rotation_left()

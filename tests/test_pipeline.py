@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import images, pipeline
+from engine.crypto.vault import encrypt, seal_field
+from engine.formats import images
 from engine.records import Detection, Region, SealedRegion
+from engine.seal import pipeline
 from engine.settings import Settings
-from engine.vault import encrypt, seal_field
 from tests import builders
 from tests.fakes import FakeHost
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from engine import Engine, Role, Settings, errors
-from engine.policies import CHANGEABLE
+from engine.store.runtime_settings import CHANGEABLE
 from tests.conftest import PASSWORD, WHY, Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
 

@@ -10,8 +10,8 @@ import pytest
 
 import cli
 from engine import Detection, Engine, Region, Settings, errors
-from engine.detection import FINDS, NETWORKS
-from engine.profiles import EDITABLE, as_table, check
+from engine.detect.detector import FINDS, NETWORKS
+from engine.detect.profile_store import EDITABLE, as_table, check
 from tests import builders
 from tests.conftest import Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector

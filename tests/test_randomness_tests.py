@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.padding import PKCS7
 from scipy import stats
 
 from engine import metrics
-from engine.randomness_tests import byte_histogram
+from engine.measure.randomness_tests import byte_histogram
 
 
 def aes_cbc(key: bytes, iv: bytes, plaintext: bytes) -> bytes:
@@ -113,7 +113,10 @@ def test_exact_and_long_formula_of_the_band_meet():
     exact, expansion = (metrics.expected_byte_entropy_bits(n) for n in (16_383, 16_384))
     slope = 255 / (2 * 16_384**2 * math.log(2))
     assert expansion - exact == pytest.approx(slope, abs=5e-7)
-    below, above = metrics.byte_entropy_band_bits(16_383), metrics.byte_entropy_band_bits(16_384)
+    below, above = (
+        metrics.byte_entropy_band_bits(16_383),
+        metrics.byte_entropy_band_bits(16_384),
+    )
     assert below == pytest.approx(above, abs=1.3e-5)
     long = metrics.byte_entropy_band_bits(10**7)
     ends = stats.chi2.ppf([0.9995, 0.0005], 255) / (2 * 10**7 * math.log(2))

@@ -20,8 +20,8 @@ import pydicom
 import pytest
 from pydicom.uid import JPEGBaseline8Bit
 
-from engine import images
 from engine.errors import InputError
+from engine.formats import images
 from engine.records import Image, Region
 from engine.settings import Settings
 from tests import builders

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine import Engine, Role, errors
-from engine.registrations import MOST_PER_ORIGIN, MOST_WAITING
+from engine.people.registrations import MOST_PER_ORIGIN, MOST_WAITING
 from tests.conftest import PASSWORD, Team
 from tests.fakes import FakeHost
 

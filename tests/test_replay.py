@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from engine import database as module
-from engine.database import Cursor, Database, Row
+from engine.store import database as module
+from engine.store.database import Cursor, Database, Row
 from tests.fakes import FakeHost
 
 ROOT = Path(__file__).parent.parent

@@ -10,8 +10,8 @@ import pytest
 
 from cli import main
 from engine import Engine, Role, Settings, errors
-from engine.bearers import token_digest
-from engine.database import Cursor
+from engine.crypto.tagged_tokens import token_digest
+from engine.store.database import Cursor
 from tests.conftest import PASSWORD, Team, Ward
 from tests.fakes import FakeHost, ScriptedDetector
 

@@ -9,8 +9,8 @@ import pyotp
 import pytest
 
 from engine import Engine, Permission, Role, Settings, errors
-from engine.secondfactor import CHALLENGE
-from engine.vault import seal_field
+from engine.crypto.vault import seal_field
+from engine.people.second_factor import CHALLENGE
 from tests.conftest import PASSWORD, Team
 from tests.fakes import FakeHost, ScriptedDetector
 

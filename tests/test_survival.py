@@ -17,12 +17,13 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from engine import Engine, Settings, database, errors
-from engine.backup import PENDING_ERASURES, Backups, bring_salt_record
+from engine import Engine, Settings, errors
+from engine.crypto.keyring import new_key
+from engine.crypto.root_keys import SALT_RECORD, line_of
 from engine.host import Host
-from engine.keys import new_key
-from engine.rootkeys import SALT_RECORD, line_of
 from engine.service.upkeep import _SYSTEM
+from engine.store import database
+from engine.store.backup import PENDING_ERASURES, Backups, bring_salt_record
 from tests import builders
 from tests.conftest import WHY, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector

@@ -9,7 +9,7 @@ import jwt
 import pytest
 
 from engine import Engine, Role, errors
-from engine.tokens import AUDIENCE, ISSUER
+from engine.people.tokens import AUDIENCE, ISSUER
 from tests.conftest import PASSWORD, Team
 from tests.fakes import FakeHost
 

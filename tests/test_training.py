@@ -11,7 +11,7 @@ import pytest
 
 import cli
 from engine import Detection, Engine, Region, Settings, errors
-from engine.training import open_case
+from engine.store.training_cases import open_case
 from tests import builders
 from tests.conftest import WHY, Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector

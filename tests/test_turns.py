@@ -6,7 +6,7 @@ import time
 import pytest
 
 from engine.errors import StorageBusy
-from engine.turns import Turns
+from engine.store.turns import Turns
 
 
 def ask(turns: Turns, name: str, order: list[str]) -> threading.Thread:

@@ -19,10 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import vault
-from engine.errors import SealBroken
-from engine.records import Region
-from engine.vault import (
+from engine.crypto import vault
+from engine.crypto.vault import (
     RegionIdentity,
     Scheme,
     Signer,
@@ -34,6 +32,8 @@ from engine.vault import (
     pad_length,
     seal_field,
 )
+from engine.errors import SealBroken
+from engine.records import Region
 from tests import peer, vectors
 from tests.vectors.make import seeded
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.detection import NETWORKS, Detector
+from engine.detect.detector import NETWORKS, Detector
+from engine.detect.yolo import apart, open_own
 from engine.errors import DetectorError
 from engine.settings import Settings
-from engine.yolo import apart, open_own
 from tests import builders
 
 SAMPLES = Path(__file__).parent.parent / "demo" / "samples"
@@ -60,7 +60,7 @@ def test_of_boxes_that_nearly_coincide_the_most_certain_is_kept() -> None:
 
 
 def test_weights_that_are_not_the_recorded_ones_are_refused(tmp_path: Path) -> None:
-    from engine.yolo import WEIGHTS
+    from engine.detect.yolo import WEIGHTS
 
     for name in ("SHA256SUMS", "best.onnx"):
         (tmp_path / name).write_bytes((WEIGHTS / name).read_bytes())

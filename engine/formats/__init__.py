@@ -1,1 +1,1 @@
-"""File formats: how each comes apart and together again. The door is :mod:`engine.images`."""
+"""File formats: how each comes apart and together again; see :mod:`engine.formats.images`."""

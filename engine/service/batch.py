@@ -16,10 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from engine import images
-from engine.audit import Event
-from engine.crew import Crew
-from engine.database import Cursor, Row
+from engine.detection import Luggage
 from engine.errors import (
     DetectorError,
     DuplicateImage,
@@ -29,15 +26,18 @@ from engine.errors import (
     StorageError,
     WorkerLost,
 )
-from engine.guests import Luggage
+from engine.formats import images
 from engine.permissions import Permission, Role, allowed
-from engine.pipeline import Stopwatch, Subject
 from engine.records import Caller, ImageState
+from engine.seal.pipeline import Stopwatch, Subject
 from engine.service.batchreport import BatchItem
 from engine.service.guard import log, needs
 from engine.service.intake import Entry, Examined, clean_name
 from engine.service.sealing import Sealing, event
-from engine.service.workbench import Equipment, Job, Outcome, Workbench, work
+from engine.service.worker import Equipment, Job, Outcome, Workbench, work
+from engine.service.worker_pool import Crew
+from engine.store.audit import Event
+from engine.store.database import Cursor, Row
 from engine.vault import blind_index, derive
 
 #: So few files are sealed in this process: starting workers would take longer.

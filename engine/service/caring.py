@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from engine.access import BrokenGlass, CareRelation, Verdict, checked_reason
-from engine.audit import Event
-from engine.database import Cursor, Row
 from engine.errors import EngineError, InputError, NotFound, PermissionDenied, RosterBroken
+from engine.people.access_integrity import CHANGES
+from engine.people.care import BrokenGlass, CareRelation, Verdict, checked_reason
 from engine.permissions import Permission, Role, allowed
 from engine.records import Account, AuditEntry, Caller
-from engine.roster import CHANGES
 from engine.service.guard import Core, needs
+from engine.store.audit import Event
+from engine.store.database import Cursor, Row
 
 _DAMAGED = "damaged record"
 _SYSTEM = Caller("system", Role.OPERATOR, "", "start")

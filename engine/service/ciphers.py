@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine import metrics
-from engine.audit import Event
-from engine.disclosure import SMALLEST_GROUP
 from engine.errors import NotFound
+from engine.metrics import SMALLEST_GROUP
 from engine.permissions import Permission
 from engine.records import Caller
 from engine.service.guard import needs
 from engine.service.measuring import Measuring
+from engine.store.audit import Event
 from engine.vault import RegionIdentity, encrypt, without_header
 
 SAMPLE_IMAGES = 200
@@ -63,7 +63,7 @@ class Ciphers(Measuring):
         """Measure a random sample of stored regions, and encryptions of an invented plaintext.
 
         Nothing is decrypted. Who may not see single images gets a sample of those images that
-        :mod:`engine.disclosure` allows, and none of fewer than five.
+        :mod:`engine.measure.disclosure` allows, and none of fewer than five.
         """
         sealed = self._sample(caller)
         plain = [_trial(self.host.random, bit) for bit in range(TRIALS)]

@@ -7,17 +7,16 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from engine import images
-from engine.audit import Event
-from engine.backup import Snapshot
 from engine.errors import EngineError, InputError, NotFound, PermissionDenied, StorageBusy
-from engine.exchange import Group
+from engine.formats import images
 from engine.permissions import Permission
-from engine.pipeline import Restored
 from engine.records import Caller
-from engine.rootkeys import SALT_RECORD
+from engine.seal.pipeline import Restored
 from engine.service.guard import log, needs
 from engine.service.restoring import Restoring
+from engine.store.audit import Event
+from engine.store.backup import Snapshot
+from engine.vault import SALT_RECORD, Group
 
 #: Images named one by one after a backup that lacks their files; a lost disk would name them all.
 MOST_TOLD = 100

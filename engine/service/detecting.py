@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from engine import images, pipeline
 from engine.detection import Detector, Profile, merge
 from engine.errors import InputError
-from engine.images import Limits
-from engine.pipeline import detection_to_json
+from engine.formats import images
+from engine.formats.images import Limits
+from engine.seal import pipeline
+from engine.seal.pipeline import detection_to_json
 from engine.settings import Settings
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from engine.audit import Event
 from engine.errors import InputError, NotFound
 from engine.permissions import Permission, allowed
 from engine.records import Caller, Note, Patient
 from engine.service.guard import needs
 from engine.service.keeping import Keeping
+from engine.store.audit import Event
 
 
 class Files(Keeping):

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from engine.audit import Event
-from engine.catalog import Filters
 from engine.errors import NotFound, PermissionDenied
 from engine.permissions import Permission, allowed
 from engine.records import Caller, ImageRecord, ImageState
 from engine.service.guard import needs
 from engine.service.restoring import Restoration, Restoring
+from engine.store.audit import Event
+from engine.store.catalog import Filters
 
 #: What else it takes to see images that are not released. Pictures of them are never shown.
 _LISTED: dict[ImageState, Permission] = {

@@ -6,12 +6,12 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 
 from engine.errors import InputError
-from engine.images import Limits
+from engine.formats.images import Limits
 from engine.permissions import Permission
-from engine.policies import CHANGEABLE, Policies
 from engine.records import Caller
 from engine.service.guard import Core, needs
 from engine.settings import PREFIX, Settings
+from engine.store.runtime_settings import CHANGEABLE, Policies
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Concatenate, ParamSpec, TypeVar
 
-from engine import numbers, tracing
-from engine.access import Access
-from engine.accounts import Accounts
-from engine.audit import AuditLog, Event
-from engine.catalog import Catalog
-from engine.database import Database
-from engine.detection import Detector
+from engine import tracing
+from engine.detection import Detector, Guests, Profiles
 from engine.errors import (
     NotFound,
     NotSignedIn,
@@ -26,29 +21,32 @@ from engine.errors import (
     SecondFactorNeeded,
     StepUpNeeded,
 )
-from engine.exchange import Exchanges
-from engine.guests import Guests
-from engine.hierarchy import Hierarchy
+from engine.formats.images import Limits
 from engine.host import Host
-from engine.identities import Identities
-from engine.images import Limits
-from engine.keys import Keyring
-from engine.lockout import Lockout
-from engine.merging import Merging
-from engine.patients import Patients
+from engine.people.access_integrity import Roster
+from engine.people.accounts import Accounts
+from engine.people.care import Access
+from engine.people.identities import Identities
+from engine.people.lockout import Lockout
+from engine.people.registrations import Registrations
+from engine.people.second_factor import Challenges, SecondFactors
+from engine.people.sessions import Sessions
+from engine.people.tokens import Tokens
 from engine.permissions import Permission, Role, allowed
-from engine.profiles import Profiles
-from engine.reads import Reads
 from engine.records import Caller
-from engine.registrations import Registrations
-from engine.roster import Roster
-from engine.sealedrows import SealedRows
-from engine.secondfactor import Challenges, SecondFactors
-from engine.sessions import Sessions
+from engine.service import prometheus
 from engine.settings import Settings
-from engine.tokens import Tokens
-from engine.training import Training
-from engine.viewings import Viewings
+from engine.store.audit import AuditLog, Event
+from engine.store.audited_rows import SealedRows
+from engine.store.catalog import Catalog
+from engine.store.database import Database
+from engine.store.key_hierarchy import Hierarchy
+from engine.store.open_images import Viewings
+from engine.store.patient_merge import Merging
+from engine.store.patients import Patients
+from engine.store.read_log import Reads
+from engine.store.training_cases import Training
+from engine.vault import Exchanges, Keyring
 
 log = logging.getLogger("medsec")
 
@@ -259,6 +257,6 @@ def needs(
                         self.refuse_unseen(caller, method.__name__, kind, given)
             return method(self, caller, *args, **kwargs)
 
-        return numbers.counted(method.__name__, guarded)
+        return prometheus.counted(method.__name__, guarded)
 
     return wrap

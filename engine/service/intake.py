@@ -11,14 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from engine import images, pipeline
-from engine.audit import Event
-from engine.catalog import record
-from engine.database import Cursor, Row
 from engine.detection import Profile, merge
 from engine.errors import DetectorError, DuplicateImage, EngineError, InputError, NotFound
+from engine.formats import images
 from engine.permissions import Permission
-from engine.pipeline import Stopwatch, detection_from_json, detection_to_json
 from engine.records import (
     Caller,
     Detection,
@@ -28,9 +24,14 @@ from engine.records import (
     Region,
     TextVerdict,
 )
+from engine.seal import pipeline
+from engine.seal.pipeline import Stopwatch, detection_from_json, detection_to_json
 from engine.service.guard import log, needs
 from engine.service.keeping import Keeping
 from engine.service.verdicts import Verdicts, verdict_facts
+from engine.store.audit import Event
+from engine.store.catalog import record
+from engine.store.database import Cursor, Row
 from engine.vault import blind_index, open_field, pad_length, seal_field
 
 Progress = Callable[[str, float], None]

@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from engine.audit import Event
-from engine.backup import Backups
-from engine.database import Cursor
 from engine.errors import EngineError, SettingsError
 from engine.records import Caller
 from engine.service.guard import Core, log
+from engine.store.audit import Event
+from engine.store.backup import Backups
+from engine.store.database import Cursor
 
 R = TypeVar("R")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.audit import Event
 from engine.errors import EngineError
 from engine.permissions import Permission
 from engine.records import Caller
-from engine.rootkeys import key_id_of
 from engine.service.guard import Core, needs
-from engine.training import SUFFIX, TrainingCase, export_key
+from engine.store.audit import Event
+from engine.store.training_cases import SUFFIX, TrainingCase, export_key
+from engine.vault import key_id_of
 
 
 class Learning(Core):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from engine.audit import Event
 from engine.errors import EngineError, InputError
-from engine.outbox import TEST, Notice, Outbox
 from engine.permissions import Permission
 from engine.records import Caller
 from engine.service.guard import Core, log, needs
+from engine.store.audit import Event
+from engine.store.outbox import TEST, Notice, Outbox
 
 SEND_SECONDS = 15.0
 

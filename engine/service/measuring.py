@@ -13,15 +13,14 @@ from typing import Any
 
 import pandas as pd
 
-from engine.aggregates import Throughput, throughput
-from engine.audit import Event
-from engine.database import Row
-from engine.disclosure import kind_of_image, published
 from engine.errors import InputError
+from engine.metrics import Throughput, kind_of_image, published, throughput
 from engine.permissions import Permission, allowed
 from engine.records import Caller, File, ImageState
 from engine.service.custody import Custody
 from engine.service.guard import needs
+from engine.store.audit import Event
+from engine.store.database import Row
 
 #: What changes the numbers of released images; each is one row in the log.
 _CHANGES = (
@@ -31,7 +30,7 @@ _CHANGES = (
 _CHUNK = 500
 #: What an image's row and the rows of its regions both tell of, in one way or another: an
 #: image's confidence is that of its least certain region, its masked share is their area. Two
-#: cuts that both had it could be subtracted (see :mod:`engine.disclosure`), so each has its own.
+#: cuts that both had it could be subtracted (``engine.measure.disclosure``): each has its own.
 _OF_REGIONS = ("region_count", "confidence")
 _OF_IMAGES = ("area_px", "frames", "sealed_bytes", "encrypt_ms")
 
@@ -80,8 +79,8 @@ class Statistics:
     ) -> Statistics:
         """The rows of some kinds of image, uploaded from a day up to another, and of some classes.
 
-        Whole months and kinds are what :mod:`engine.disclosure` cuts by, so that a choice among
-        them tells of no group that is too small. Classes choose among regions alone.
+        Whole months and kinds are what ``engine.measure.disclosure`` cuts by, so that a choice
+        among them tells of no group that is too small. Classes choose among regions alone.
         """
 
         def keep(table: pd.DataFrame) -> pd.DataFrame:
@@ -128,8 +127,8 @@ class Measuring(Custody):
         """Measured numbers of all released images, without any identifier.
 
         Who may not see single images (researchers, administrators) gets what
-        :mod:`engine.disclosure` allows: whole batches of at least five patients, months instead
-        of days, columns shuffled apart, entropies rounded to 0.01 bits.
+        ``engine.measure.disclosure`` allows: whole batches of at least five patients, months
+        instead of days, columns shuffled apart, entropies rounded to 0.01 bits.
         """
         self.record_read(caller, Event("statistics.read"))
         return self._statistics_of(caller)

@@ -11,18 +11,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine import images, pipeline
-from engine.audit import Event
-from engine.detection import Profile, merge
-from engine.drift import Drift, Month, compared
+from engine.detection import Comparison, Drift, ModelInfo, Month, Profile, Side, compared, merge
 from engine.errors import DetectorError, EngineError, InputError
-from engine.networks import ModelInfo
+from engine.formats import images
 from engine.permissions import Permission
-from engine.pipeline import detection_from_json
 from engine.records import Caller, Detection, Image, ImageState
+from engine.seal import pipeline
+from engine.seal.pipeline import detection_from_json
 from engine.service.guard import log, needs
 from engine.service.sealing import Sealing
-from engine.shadow import Comparison, Side
+from engine.store.audit import Event
 
 #: Fewest patients that a row of the drift table stands for.
 SMALLEST_GROUP = 5

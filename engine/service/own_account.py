@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from engine.audit import Event
 from engine.errors import PermissionDenied
+from engine.people.second_factor import enrolment_uri
 from engine.records import Caller, Enrolment, SecondFactor
-from engine.secondfactor import enrolment_uri
 from engine.service.guard import needs
 from engine.service.signing_in import SigningIn
+from engine.store.audit import Event
 
 
 class OwnAccount(SigningIn):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hmac
 
-from engine.accounts import folded
-from engine.audit import Event
 from engine.errors import InputError, PermissionDenied, TooManyRequests
+from engine.people.accounts import folded
 from engine.permissions import Permission, Role
 from engine.records import Account, AccountRequest, AuditEntry, Caller, OpenSession
 from engine.service.guard import needs
 from engine.service.own_account import OwnAccount
 from engine.service.signing_in import NOBODY, nobody
+from engine.store.audit import Event
 
 
 class People(OwnAccount):

@@ -11,14 +11,14 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from engine.audit import Event
+from engine.detection import ModelInfo
 from engine.errors import EngineError, SettingsError, StorageError
 from engine.host import sweep_unfinished, write_durably
-from engine.networks import ModelInfo
 from engine.permissions import Permission
 from engine.records import AuditEntry, Caller, File, ImageState
 from engine.service.guard import log, needs
 from engine.service.measuring import Measuring
+from engine.store.audit import Event
 
 ORPHAN_SECONDS = 3600.0
 MOST_ORPHANS = 100

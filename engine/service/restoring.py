@@ -12,13 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from engine import images, package, pipeline
-from engine.audit import Event
-from engine.catalog import record
-from engine.database import Cursor, Row
 from engine.errors import EngineError, InputError, NotFound, PermissionDenied, SealBroken
+from engine.formats import images
 from engine.permissions import Permission, allowed
-from engine.pipeline import Subject, assessment_from_json
 from engine.records import (
     Assessment,
     Caller,
@@ -29,8 +25,13 @@ from engine.records import (
     ImageState,
     SealedRegion,
 )
+from engine.seal import package, pipeline
+from engine.seal.pipeline import Subject, assessment_from_json
 from engine.service.guard import needs
 from engine.service.viewing import MEDIA_TYPES, Viewing
+from engine.store.audit import Event
+from engine.store.catalog import record
+from engine.store.database import Cursor, Row
 from engine.vault import derive, open_field, seal_field
 
 

@@ -11,13 +11,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from engine import images, metrics, pipeline
-from engine.audit import Event
-from engine.database import Cursor, Row
+from engine import metrics
 from engine.detection import Profile
 from engine.errors import DetectorError, InputError, ReviewNeeded
+from engine.formats import images
 from engine.permissions import Permission
-from engine.pipeline import Sealed, Stopwatch, Subject, detection_from_json, detection_to_json
 from engine.records import (
     Caller,
     Detection,
@@ -27,8 +25,12 @@ from engine.records import (
     SealedRegion,
     TextVerdict,
 )
+from engine.seal import pipeline
+from engine.seal.pipeline import Sealed, Stopwatch, Subject, detection_from_json, detection_to_json
 from engine.service.guard import log, needs
 from engine.service.intake import HARMLESS, REASONS, Intake, Progress
+from engine.store.audit import Event
+from engine.store.database import Cursor, Row
 from engine.vault import derive, open_field, seal_field
 
 #: Share of a found box that other boxes must hide for it to count as changed, not removed.

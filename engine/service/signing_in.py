@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from engine import tracing
-from engine.accounts import folded
-from engine.audit import Event
 from engine.errors import (
     AccessError,
     CodeNeeded,
@@ -17,10 +15,12 @@ from engine.errors import (
     NotSignedIn,
     PermissionDenied,
 )
+from engine.people.accounts import folded
+from engine.people.tokens import TokenPair
 from engine.permissions import Permission, Role, allowed
 from engine.records import Account, Caller, OpenSession, Session
 from engine.service.guard import Core, needs
-from engine.tokens import TokenPair
+from engine.store.audit import Event
 
 #: Who acts before anybody is known; the role is that which may least.
 NOBODY = "anonymous"

@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from engine.detection import Guest
+from engine.detection import Guest, GuestRecord, ProfileEntry, Shape
 from engine.errors import InputError
-from engine.guest import Shape
-from engine.guests import GuestRecord
 from engine.permissions import Permission
-from engine.profiles import ProfileEntry
 from engine.records import Caller
 from engine.service.guard import Core, needs
 
@@ -34,7 +31,7 @@ class Specialties(Core):
         """Change a profile, or make one of the hospital's own; uploads use it from now on.
 
         Args:
-            table: Values of :data:`engine.profiles.EDITABLE`; what is missing stays as it is.
+            table: Values of ``profile_store.EDITABLE``; what is missing stays as it is.
 
         Raises:
             InputError: Not a valid profile, or one that would leave identifiers unsealed.

@@ -11,16 +11,16 @@ import threading
 from datetime import datetime, timedelta
 from typing import Any
 
-from engine import numbers
-from engine.audit import Event
-from engine.backup import NAME as BACKUP_NAME
 from engine.errors import EngineError, NotFound, RosterBroken
 from engine.permissions import Permission, Role
 from engine.records import Caller
+from engine.service import prometheus
 from engine.service.guard import log, needs
 from engine.service.learning import Learning
 from engine.service.mailing import SEND_SECONDS, Mailing
 from engine.service.reports import Reports
+from engine.store.audit import Event
+from engine.store.backup import NAME as BACKUP_NAME
 
 TICK_SECONDS = 60.0
 SWEEP_MS = 3_600_000.0
@@ -63,7 +63,7 @@ class Upkeep(Reports, Mailing, Learning):
             "masked_pictures": self._masked_bytes(),
             "catalog": self.database.held_bytes(),
         }
-        return numbers.text(now["images"], condition, held)
+        return prometheus.text(now["images"], condition, held)
 
     def _prepare_upkeep(self) -> None:
         self._stopped = threading.Event()

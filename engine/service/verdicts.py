@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from engine import images
+from engine.detection import UNKNOWN, Judgement, Known
 from engine.errors import DetectorError
-from engine.identifying import UNKNOWN, Judgement, Known
+from engine.formats import images
 from engine.records import Detection, Image, Region, TextVerdict
 from engine.service.guard import Core, log
 

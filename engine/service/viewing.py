@@ -9,11 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine import images, package
-from engine.audit import Event
-from engine.catalog import record
-from engine.database import Cursor, Row
 from engine.errors import NotFound
+from engine.formats import images
 from engine.permissions import Permission, allowed
 from engine.records import (
     AuditEntry,
@@ -24,10 +21,14 @@ from engine.records import (
     ImageState,
     SealedRegion,
 )
+from engine.seal import package
 from engine.service.guard import needs
 from engine.service.sealing import Sealing
+from engine.store.audit import Event
+from engine.store.catalog import record
+from engine.store.database import Cursor, Row
+from engine.store.open_images import size_bytes
 from engine.vault import open_field
-from engine.viewings import size_bytes
 
 MEDIA_TYPES = {
     "JPEG": "image/jpeg",

@@ -15,11 +15,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from engine import vault
-from engine.exchange import Channel, Group, _agree, _offered
-from engine.keys import Keyring, wrap_key
-from engine.rootkeys import PassphraseCost, key_id_of, line_of
-from engine.vault import RegionIdentity, Scheme, pack
+from engine.crypto import vault
+from engine.crypto.key_exchange import Channel, Group, _agree, _offered
+from engine.crypto.keyring import Keyring, wrap_key
+from engine.crypto.root_keys import PassphraseCost, key_id_of, line_of
+from engine.crypto.vault import RegionIdentity, Scheme, pack
 
 FOLDER = Path(__file__).parent
 HERE = RegionIdentity("im_1", "rg_1", "text", 10, 20, 110, 60, 0, 1, 1)

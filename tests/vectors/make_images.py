@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import images
+from engine.formats import images
 from engine.records import Region
 from engine.settings import Settings
 from tests import builders

@@ -1,0 +1,293 @@
+"""The hospital's own networks: uploaded, checked by running them, kept encrypted, looked with."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+
+from engine.detect.custom_network import (
+    DEFAULT_SIDE_PX,
+    MEMORY_BYTES,
+    SECONDS,
+    SIDES_PX,
+    GuestNetwork,
+    Shape,
+    inspect,
+)
+from engine.detect.networks import ModelInfo
+from engine.errors import DetectorError, EngineError, InputError, NotFound
+from engine.formats.sandbox import Sandbox
+from engine.host import Host
+from engine.records import Caller
+from engine.store.audit import AuditLog
+from engine.store.audited_rows import SealedRows
+from engine.store.database import Cursor, Database
+from engine.vault import open_field, seal_field
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+TITLE_LENGTH = 60
+
+
+def guest_sandbox() -> Sandbox:
+    """Where such networks run: one process without keys and files."""
+    return Sandbox("engine.detect.custom_network", 1, SECONDS, MEMORY_BYTES)
+
+
+@dataclass(frozen=True)
+class GuestRecord:
+    """A network of the hospital's own.
+
+    Args:
+        names: Its classes as the file names them, each with MedSec's class or an empty string.
+        side: Of the square picture that it is shown, px.
+        check_ms: How long a picture took when it was checked.
+    """
+
+    name: str
+    title: str
+    sha256: str
+    size_bytes: int
+    side: int
+    names: Mapping[str, str]
+    check_ms: float
+    added_at: datetime
+    added_by: str
+
+    @property
+    def finds(self) -> tuple[str, ...]:
+        """Classes of MedSec that it finds."""
+        return tuple(dict.fromkeys(label for label in self.names.values() if label))
+
+
+class Guests:
+    """The networks of one catalog.
+
+    Args:
+        key: 32 bytes under which rows and files are sealed.
+        limit_bytes: Largest file that is taken.
+    """
+
+    def __init__(
+        self, database: Database, host: Host, key: bytes, limit_bytes: int, threads: int
+    ) -> None:
+        self._database = database
+        self._host = host
+        self._key = key
+        self._limit = limit_bytes
+        self._threads = threads
+        self._rows = SealedRows("guests", host, key)
+        self._open: dict[str, GuestNetwork] = {}
+        self._lock = threading.Lock()
+        self.sandbox = guest_sandbox()
+
+    def records(self) -> dict[str, GuestRecord]:
+        """Every network by name. Raises SealBroken where a row was altered."""
+        return {
+            name: GuestRecord(
+                name,
+                row.facts["title"],
+                row.facts["sha256"],
+                row.facts["size_bytes"],
+                row.facts["side"],
+                dict(row.facts["names"]),
+                row.facts["check_ms"],
+                row.changed_at,
+                row.changed_by,
+            )
+            for name, row in self._rows.all(self._database.read()).items()
+        }
+
+    def inspected(self, model: bytes) -> Shape:
+        """What a file says of its network. Raises InputError where it is none."""
+        if len(model) > self._limit:
+            raise InputError(
+                f"This network has {len(model) / 1e6:.0f} MB: at most"
+                f" {self._limit / 1e6:.0f} MB are taken.",
+                limit_bytes=self._limit,
+            )
+        return inspect(self.sandbox, model)
+
+    def checked(
+        self,
+        name: str,
+        title: str,
+        model: bytes,
+        names: Mapping[str, str],
+        side: int | None,
+        known: Collection[str],
+        taken: Collection[str],
+    ) -> dict[str, object]:
+        """Look at a network before it is taken: read it, run it, and time it.
+
+        Args:
+            names: For each of its classes that counts, MedSec's class.
+            side: Of the picture it is shown, px, where the file leaves that open.
+            known: Classes of MedSec.
+            taken: Names of networks that are there.
+
+        Returns:
+            The facts of its row.
+
+        Raises:
+            InputError: It cannot be taken; says why.
+        """
+        if not _NAME.fullmatch(name) or name in taken:
+            raise InputError(
+                "A network's name has up to 32 small letters, digits and hyphens, a letter first,"
+                " and is not that of another network."
+            )
+        if not title.strip() or len(title) > TITLE_LENGTH:
+            raise InputError(f"A network's title has 1 to {TITLE_LENGTH} characters.")
+        shape = self.inspected(model)
+        wanted = shape.side or side or DEFAULT_SIDE_PX
+        if wanted % 32 or not SIDES_PX[0] <= wanted <= SIDES_PX[1]:
+            raise InputError(
+                f"The picture's side is a multiple of 32 from {SIDES_PX[0]} to {SIDES_PX[1]} px."
+            )
+        if side and shape.side and side != shape.side:
+            raise InputError(f"This network wants pictures of {shape.side} px.", side=shape.side)
+        strange = sorted(set(names) - set(shape.names))
+        if strange:
+            raise InputError(f"The network has no such classes: {', '.join(strange)}.")
+        labels = {n: names.get(n, "") for n in shape.names}
+        if set(labels.values()) - {"", *known} or not any(labels.values()):
+            raise InputError(f"Map at least one class to one of {', '.join(sorted(known))}.")
+        sha256 = hashlib.sha256(model).hexdigest()
+        facts: dict[str, object] = {
+            "title": title.strip(),
+            "sha256": sha256,
+            "size_bytes": len(model),
+            "side": wanted,
+            "names": labels,
+        }
+        network = as_network(self.sandbox, model, GuestRecord(
+            name, title, sha256, len(model), wanted, labels, 0.0, self._host.now(), ""
+        ), self._threads)  # fmt: skip
+        try:
+            for picture in _trial_pictures(wanted):
+                began = self._host.ticks_ms()
+                network.look(picture, 0.05)
+                facts["check_ms"] = round(self._host.ticks_ms() - began, 1)
+        except DetectorError as err:
+            raise InputError(f"The network was run and failed: {err.message}") from err
+        return facts
+
+    def add(
+        self,
+        tx: Cursor,
+        audit: AuditLog,
+        caller: Caller,
+        name: str,
+        model: bytes,
+        facts: Mapping[str, object],
+    ) -> None:
+        """Keep a checked network: the file encrypted, then its row and audit entry."""
+        context = f"guest/{facts['sha256']}/model"
+        blob = self._host.write_blob(seal_field(self._key, context, model, self._host.random))
+        self._rows.put(tx, audit, caller, name, {**facts, "blob": blob}, None)
+        tx.run("UPDATE guests SET blob = $2 WHERE name = $1", name, blob)
+
+    def remove(self, tx: Cursor, audit: AuditLog, caller: Caller, name: str) -> str:
+        """Take a network away; returns the address of its file, which nothing needs any more.
+
+        Raises:
+            NotFound: There is none of this name.
+        """
+        row = self._rows.all(tx).get(name)
+        if row is None:
+            raise NotFound("There is no such network of the hospital's own.")
+        self._rows.drop(tx, audit, caller, name, row.facts)
+        with self._lock:
+            self._open.pop(name, None)
+        return str(row.facts["blob"])
+
+    def network(self, name: str) -> GuestNetwork:
+        """One to look with, opened on first use.
+
+        Raises:
+            DetectorError: It is not there, or its file is not what was kept.
+        """
+        with self._lock:
+            if name not in self._open:
+                self._open[name] = self._opened(name)
+            return self._open[name]
+
+    def _opened(self, name: str) -> GuestNetwork:
+        luggage = self.luggage(name)
+        return as_network(self.sandbox, luggage.model, luggage.record, self._threads)
+
+    def luggage(self, name: str) -> Luggage:
+        """One to look with elsewhere: its file in clear, and what is known of it; no key.
+
+        Raises:
+            DetectorError: It is not there, or its file is not what was kept.
+        """
+        row = self._rows.all(self._database.read()).get(name)
+        if row is None:
+            raise DetectorError(f"There is no network {name!r}.", network=name)
+        try:
+            sealed = self._host.read_blob(row.facts["blob"])
+            model = open_field(self._key, f"guest/{row.facts['sha256']}/model", sealed)
+        except EngineError as err:
+            raise DetectorError(
+                "The file of the hospital's own network is missing or was altered: send it again.",
+                network=name,
+            ) from err
+        return Luggage(self.records()[name], model)
+
+
+@dataclass(frozen=True)
+class Luggage:
+    """A network as it travels to a worker of a batch.
+
+    Args:
+        model: The file; its SHA-256 is the record's.
+    """
+
+    record: GuestRecord
+    model: bytes = field(repr=False)
+
+    def unpack(self, sandbox: Sandbox, threads: int) -> GuestNetwork:
+        """The network, ready to look, run in a sandbox of the worker's own.
+
+        Raises:
+            DetectorError: The file is not the one that the record names.
+        """
+        if hashlib.sha256(self.model).hexdigest() != self.record.sha256:
+            raise DetectorError(
+                "The hospital's own network was altered on its way to a worker.",
+                network=self.record.name,
+            )
+        return as_network(sandbox, self.model, self.record, threads)
+
+
+def as_network(sandbox: Sandbox, model: bytes, record: GuestRecord, threads: int) -> GuestNetwork:
+    """A network that can look, of a file and what is known of it."""
+    return GuestNetwork(
+        sandbox,
+        model,
+        record.sha256,
+        record.side,
+        [label or None for label in record.names.values()],
+        ModelInfo(
+            name=record.title,
+            version=f"{record.added_at:%Y-%m-%d}",
+            sha256=record.sha256,
+            licence="the hospital's own",
+            classes=record.finds,
+            source="sent by an administrator; runs without access to keys",
+        ),
+        threads,
+    )
+
+
+def _trial_pictures(side: int) -> list[np.ndarray]:
+    """A grey one, noise, and one that is wide: what a network must answer whatever it shows."""
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    return [np.full((side, side, 3), 114, np.uint8), noise, noise[: side // 2]]

@@ -1,0 +1,557 @@
+"""Finding what must not be seen: profiles say what, networks say where.
+
+Promises that a network named by a profile runs or an error is raised; nothing is skipped
+in silence. Refuses unknown profile keys, unknown networks and unrecorded weights.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import tomllib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.detect.frame_tracking import Tracks, Watch, hull
+from engine.detect.networks import Arbiter, Finding, ModelInfo, Network, Rescaled
+from engine.detect.text_verdict import Judge, Judgement, Known
+from engine.errors import DetectorError, SettingsError
+from engine.metrics import coverage
+from engine.records import Detection, Region
+from engine.settings import Settings
+
+PROFILES = Path(__file__).parents[2] / "model" / "profiles"
+
+STAGE = "looking for text, codes and faces"
+#: Networks whose text is weighed by the one that reads, where a profile names both.
+WITNESSES = ("yolov8n",)
+RING_PX = 3  # around a mask, whose tone is painted over it for the second look
+FILM_FRAMES = 5  # from here on the mean of all frames is looked at too
+
+Frame = Callable[[int], np.ndarray]
+Progress = Callable[[str, float], None]
+
+
+def _open_text(settings: Settings) -> Network:
+    from engine.detect.text import TextNetwork
+
+    return TextNetwork(settings)
+
+
+def _open_faces(settings: Settings) -> Network:
+    from engine.detect.faces import FaceNetwork
+
+    return FaceNetwork(settings)
+
+
+def _open_codes(settings: Settings) -> Network:
+    from engine.detect.barcodes import CodeReader
+
+    return CodeReader(settings)
+
+
+def _open_nudenet(settings: Settings) -> Network:
+    from engine.detect.yolo import open_nudenet
+
+    return open_nudenet(settings)
+
+
+def _open_own(settings: Settings) -> Network:
+    from engine.detect.yolo import open_own
+
+    return open_own(settings)
+
+
+def _open_thorax(settings: Settings) -> Network:
+    from engine.detect.yolo import THORAX_SIDES_PX, open_own
+
+    return open_own(settings, ("thorax",), THORAX_SIDES_PX, THORAX_SIDES_PX)
+
+
+#: Every network there is, by the name that profiles use.
+NETWORKS: dict[str, Callable[[Settings], Network]] = {
+    "ppocr": _open_text,
+    "centerface": _open_faces,
+    "zxing": _open_codes,
+    "nudenet": _open_nudenet,
+    "yolov8n": _open_own,
+    "yolov8n-thorax": _open_thorax,
+}
+
+#: What each of them can find, known without opening it.
+FINDS: dict[str, tuple[str, ...]] = {
+    "ppocr": ("text",),
+    "centerface": ("face",),
+    "zxing": ("barcode",),
+    "nudenet": ("face", "intimate"),
+    "yolov8n": ("text", "barcode"),
+    "yolov8n-thorax": ("thorax",),
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is looked for in the images of one specialty, and how.
+
+    Args:
+        name: Short, as in the file's name.
+        title: For people.
+        classes: Labels that are sealed; all else that a network finds is left out.
+        networks: Names of those that run.
+        confidence: Boxes of at least this confidence are sealed.
+        proposal_confidence: Boxes from here up to ``confidence`` make a person look.
+        iou: Boxes of a class that overlap more are merged.
+        padding: Share of a box's longer side; None takes the setting.
+        padding_min_px: Padding at least; None takes the setting.
+        rescan: Look at the masked image a second time.
+        description: A sentence on what it is for and what it cannot do.
+        class_confidence: Where a class is sealed from another confidence than ``confidence``.
+        harmless_text: ``visible`` proposes to leave text that identifies nobody (side markers,
+            scales, technique factors) as it is; ``sealed`` seals all text.
+    """
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    networks: tuple[str, ...]
+    confidence: float = 0.25
+    proposal_confidence: float = 0.10
+    iou: float = 0.45
+    padding: float | None = None
+    padding_min_px: int | None = None
+    rescan: bool = True
+    description: str = ""
+    class_confidence: Mapping[str, float] = field(default_factory=dict)
+    harmless_text: str = "sealed"
+
+    def __post_init__(self) -> None:
+        own = tuple(self.class_confidence.values())
+        shares = (self.confidence, self.proposal_confidence, self.iou, self.padding or 0.0, *own)
+        if not all(0.0 <= share <= 1.0 for share in shares) or (self.padding_min_px or 0) < 0:
+            raise SettingsError(f"The profile {self.name!r} has a number that is out of range.")
+        if self.proposal_confidence > min(self.confidence, *own, 1.0):
+            raise SettingsError(
+                f"The profile {self.name!r} would seal what it is less certain of than a proposal."
+            )
+        if set(self.class_confidence) - set(self.classes):
+            raise SettingsError(
+                f"The profile {self.name!r} has a confidence for a class that it does not seal."
+            )
+        if self.harmless_text not in ("sealed", "visible"):
+            raise SettingsError(
+                f"Harmless text of the profile {self.name!r} is either sealed or visible."
+            )
+        if not self.classes or not self.networks:
+            raise SettingsError(f"The profile {self.name!r} names no classes or no networks.")
+
+    def sealed_from(self, label: str) -> float:
+        """Confidence from which a box of this class is sealed; below it is a proposal."""
+        return self.class_confidence.get(label, self.confidence)
+
+    def seals(self, detection: Detection) -> bool:
+        """Is a found box certain enough to be sealed without asking?"""
+        return detection.confidence >= self.sealed_from(detection.label)
+
+    @classmethod
+    def from_table(
+        cls,
+        name: str,
+        table: Mapping[str, Any],
+        settings: Settings | None = None,
+        networks: Collection[str] | None = None,
+    ) -> Profile:
+        """Build a profile from a TOML table or a catalog row.
+
+        Args:
+            settings: Where thresholds come from that the table leaves out; by default the
+                defaults.
+            networks: Names that it may use; by default those of ``NETWORKS``.
+
+        Raises:
+            SettingsError: A key is unknown, missing, of the wrong type or out of range.
+        """
+        settings = settings or Settings()
+        kinds: dict[str, type | tuple[type, ...]] = {
+            "title": str, "description": str, "classes": list, "networks": list,
+            "confidence": (int, float), "proposal_confidence": (int, float),
+            "iou": (int, float), "padding": (int, float), "padding_min_px": int, "rescan": bool,
+            "class_confidence": dict, "harmless_text": str,
+        }  # fmt: skip
+        values: dict[str, Any] = {
+            key: getattr(settings, key) for key in ("confidence", "proposal_confidence", "iou")
+        }
+        for key, value in table.items():
+            if key not in kinds:
+                raise SettingsError(f"The profile {name!r} has an unknown key {key!r}.")
+            right = isinstance(value, kinds[key]) and (key == "rescan" or value is not True)
+            if isinstance(value, list):
+                right = right and all(isinstance(v, str) for v in value)
+            if isinstance(value, dict):
+                right = right and all(type(v) in (int, float) for v in value.values())
+            if not right:
+                raise SettingsError(f"The profile {name!r} has a wrong value for {key!r}.")
+            values[key] = tuple(value) if isinstance(value, list) else value
+        missing = {"title", "classes", "networks"} - set(values)
+        if missing:
+            raise SettingsError(f"The profile {name!r} lacks {sorted(missing)}.")
+        unknown = sorted(set(values["networks"]) - set(networks or NETWORKS))
+        if unknown:
+            raise SettingsError(f"The profile {name!r} names networks that nobody made: {unknown}.")
+        return cls(name=name, **values)
+
+
+def load_profiles(folder: Path, settings: Settings | None = None) -> dict[str, Profile]:
+    """Read every ``*.toml`` in a folder; the file's name is the profile's.
+
+    Raises:
+        SettingsError: A file cannot be read, or a profile is not valid.
+    """
+    profiles = {}
+    for path in sorted(folder.glob("*.toml")):
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as err:
+            raise SettingsError(f"The profile {path.stem!r} cannot be read: {err}.") from err
+        profiles[path.stem] = Profile.from_table(path.stem, table, settings)
+    if not profiles:
+        raise SettingsError("There is no profile: install MedSec again.")
+    return profiles
+
+
+def merge(detections: Iterable[Detection], threshold: float = 0.45) -> list[Detection]:
+    """Non-maximum suppression by class that loses no pixel.
+
+    From the most certain down, a box that overlaps a kept one of its label and its frames by
+    more than ``threshold`` (IoU), or lies wholly inside it, is dropped. Where the two come
+    from different networks, the kept box grows to hold both: each network may have seen an
+    end of a line that the other cut off.
+
+    Args:
+        detections: Any order, any labels.
+        threshold: IoU from 0 to 1.
+
+    Returns:
+        Most certain first. ``source`` is the network that was most certain.
+    """
+    kept: list[Detection] = []
+    sources: list[str] = []
+    # Per label and range of frames: where in ``kept`` its boxes are, and the boxes themselves.
+    rows: dict[tuple[str, int, int], tuple[list[int], np.ndarray]] = {}
+    for d in sorted(detections, key=lambda d: (-d.confidence, d.label, d.region)):
+        group = (d.label, d.region.frame, d.region.frame_end)
+        places, boxes = rows.setdefault(group, ([], np.empty((16, 4))))
+        hit = _first_alike(boxes[: len(places)], np.array(d.region.xyxy, float), threshold)
+        if hit is None:
+            if len(places) == len(boxes):
+                boxes = np.concatenate([boxes, np.empty_like(boxes)])
+                rows[group] = (places, boxes)
+            boxes[len(places)] = d.region.xyxy
+            places.append(len(kept))
+            kept.append(d)
+            sources.append(d.source)
+        elif d.source != sources[places[hit]]:
+            i = places[hit]
+            kept[i] = replace(kept[i], region=hull(kept[i].region, d.region))
+            boxes[hit] = kept[i].region.xyxy
+    return kept
+
+
+def _first_alike(kept: np.ndarray, box: np.ndarray, threshold: float) -> int | None:
+    """The first of some boxes that holds a box wholly or overlaps it by more than an IoU.
+
+    Args:
+        kept: Shape (N, 4), float64, as ``box``: x1, y1, x2, y2 in px.
+    """
+    shared = np.minimum(kept[:, 2:], box[2:]) - np.maximum(kept[:, :2], box[:2])
+    inner = np.prod(np.maximum(shared, 0.0), axis=1)
+    area = np.prod(box[2:] - box[:2])
+    both = np.prod(kept[:, 2:] - kept[:, :2], axis=1) + area - inner
+    hits = np.flatnonzero((inner == area) | (inner > threshold * both))
+    return int(hits[0]) if len(hits) else None
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A network of the hospital's own: what it finds, and how it is opened."""
+
+    finds: tuple[str, ...]
+    open: Callable[[], Network]
+
+
+class Detector:
+    """Runs the networks of a profile and merges what they find. Safe in several threads.
+
+    Networks are opened on first use and kept; each serialises its own inference.
+    """
+
+    def __init__(self, settings: Settings, profiles: Mapping[str, Profile]) -> None:
+        self._settings = settings
+        self.profiles = dict(profiles)
+        self._networks: dict[str, Network] = {}
+        #: Networks of the hospital's own, by the name that profiles use.
+        self.guests: Mapping[str, Guest] = {}
+        self._opening = threading.Lock()
+
+    @classmethod
+    def open(cls, settings: Settings, profiles_folder: Path | None = None) -> Detector:
+        """Read the profiles. Weights are read when a network is first needed.
+
+        Raises:
+            SettingsError: A profile is not valid, or the settings name one that is not there.
+        """
+        profiles = load_profiles(profiles_folder or PROFILES, settings)
+        if settings.profile not in profiles:
+            raise SettingsError(
+                f"MEDSEC_PROFILE names the profile {settings.profile!r}, which is not there."
+            )
+        return cls(settings, profiles)
+
+    def finds(self) -> dict[str, tuple[str, ...]]:
+        """Every network that a profile may name, with the classes that it finds."""
+        return FINDS | {name: guest.finds for name, guest in self.guests.items()}
+
+    @property
+    def opened(self) -> dict[str, ModelInfo]:
+        """Networks that were opened so far, by the name that profiles use."""
+        return {name: network.info for name, network in sorted(self._networks.items())}
+
+    @property
+    def models(self) -> tuple[ModelInfo, ...]:
+        """The networks of the profile that uploads start with, and all others in use."""
+        for name in self.profiles[self._settings.profile].networks:
+            self._network(name)
+        return tuple(self._networks[name].info for name in sorted(self._networks))
+
+    def detect(
+        self,
+        frame: Frame,
+        frames: int,
+        profile: Profile,
+        progress: Progress | None = None,
+    ) -> list[Detection]:
+        """Look at every frame with every network of the profile.
+
+        Args:
+            frame: Gives frame ``i`` as a person sees it: shape (H, W, 3), uint8, RGB.
+            frames: How many there are, at least 1.
+            profile: What to look for.
+            progress: Told the stage and the share done, 0 to 1.
+
+        Returns:
+            Boxes of the profile's classes with at least its ``proposal_confidence``, before
+            padding, inside the image, most certain first. What stays in place over frames is
+            one detection with a range of frames.
+
+        Raises:
+            DetectorError: A network is missing, altered or failed.
+        """
+        networks = [(name, self._network(name)) for name in profile.networks]
+        return self._search(networks, frame, frames, profile, progress)
+
+    def _search(
+        self,
+        networks: Sequence[tuple[str, Network]],
+        frame: Frame,
+        frames: int,
+        profile: Profile,
+        progress: Progress | None = None,
+    ) -> list[Detection]:
+        if frames < 1:
+            raise ValueError(f"an image has at least one frame, not {frames}")
+        watch, tracks = Watch(), Tracks(profile.iou)
+        total: np.ndarray | None = None
+        for i in range(frames):
+            if progress:
+                progress(STAGE, i / frames)
+            picture = _checked(frame(i))
+            areas = watch.news(picture, tracks.standing)
+            found = [d for area in areas for d in self._look(networks, picture, area, i, profile)]
+            tracks.advance(i, areas, found)
+            if frames >= FILM_FRAMES:
+                total = picture.astype(np.float32) if total is None else total + picture
+        if total is not None:
+            # An overlay that stands still while anatomy moves behind it is plainest here.
+            mean = np.round(total / frames).astype(np.uint8)
+            everywhere = Region(0, 0, mean.shape[1], mean.shape[0])
+            for d in self._look(networks, mean, everywhere, 0, profile):
+                tracks.add(replace(d, region=replace(d.region, frame_end=frames)))
+        if progress:
+            progress(STAGE, 1.0)
+        return tracks.close()
+
+    def rescan(
+        self, frame: Frame, frames: int, hidden: Sequence[Region], profile: Profile
+    ) -> list[Detection]:
+        """Look at the masked image for what is still to be seen outside the masks.
+
+        Masks are painted over in the tone around them first, so that neither their edges nor
+        their mark is taken for text. Networks that can look at other sizes than the first time
+        do so.
+
+        Args:
+            frame: Gives frame ``i`` of the *masked* image, as in :meth:`detect`.
+            hidden: The regions that are masked, as they were masked.
+
+        Returns:
+            What should have been sealed: as :meth:`detect`, with at least the profile's
+            ``confidence``, without what lies mostly under ``hidden`` on all its frames.
+        """
+
+        def without_masks(i: int) -> np.ndarray:
+            picture = frame(i).copy()
+            for region in hidden:
+                if region.frame <= i < region.frame_end:
+                    picture[region.slices[1:]] = _surroundings(picture, region)
+            return picture
+
+        first = ((name, self._network(name)) for name in profile.networks)
+        networks = [
+            (name, network.rescaled() if isinstance(network, Rescaled) else network)
+            for name, network in first
+        ]
+        return [
+            d
+            for d in self._search(networks, without_masks, frames, profile)
+            if profile.seals(d) and _hidden_share(d.region, hidden) < 0.5
+        ]
+
+    def judge(
+        self, picture: np.ndarray, regions: Sequence[Region], known: Known
+    ) -> list[Judgement]:
+        """Which boxes of text name somebody? See :class:`engine.detect.text_verdict.Judge`.
+
+        Args:
+            picture: Shape (H, W, 3), uint8, RGB.
+            regions: Boxes in it, before padding.
+
+        Raises:
+            DetectorError: The reader is missing, altered or failed.
+        """
+        from engine.detect.text import TextNetwork
+
+        network = self._network("ppocr")
+        if not isinstance(network, TextNetwork):
+            raise DetectorError("There is no network that reads text.", network="ppocr")
+        try:
+            return Judge(network.finder, network.reader).judge(_checked(picture), regions, known)
+        except DetectorError:
+            raise
+        except Exception as err:
+            raise DetectorError("Text could not be read.", network="ppocr") from err
+
+    def _network(self, name: str) -> Network:
+        guest = self.guests.get(name)
+        if guest is not None:
+            return guest.open()
+        with self._opening:
+            if name not in self._networks:
+                if name not in NETWORKS:
+                    raise DetectorError(f"There is no network {name!r}.", network=name)
+                self._networks[name] = NETWORKS[name](self._settings)
+            return self._networks[name]
+
+    def _look(
+        self,
+        networks: Sequence[tuple[str, Network]],
+        picture: np.ndarray,
+        area: Region,
+        index: int,
+        profile: Profile,
+    ) -> list[Detection]:
+        """What the networks see in one area of a frame, merged."""
+        part = np.ascontiguousarray(picture[area.slices[1:]])
+        floor = profile.proposal_confidence
+        judges = [pair for pair in networks if isinstance(pair[1], Arbiter)]
+        # Where nobody weighs what they say, it counts as it is.
+        witnesses = [
+            pair
+            for pair in networks
+            if judges and pair[0] in WITNESSES and "text" in profile.classes
+        ]
+        aside = [pair for pair in networks if pair not in judges and pair not in witnesses]
+        witnessed: list[Finding] = []
+
+        def seen(name: str, network: Network) -> list[tuple[str, Finding]]:
+            try:
+                if witnesses and isinstance(network, Arbiter):
+                    findings = network.settle(part, floor, witnessed)
+                else:
+                    findings = network.look(part, floor)
+                if not all(math.isfinite(f.x1 + f.y1 + f.x2 + f.y2) for f in findings):
+                    raise ValueError("a box without a place")
+                return [(name, finding) for finding in findings]
+            except DetectorError:
+                raise
+            except Exception as err:
+                raise DetectorError(
+                    "A network failed while looking at an image: it needs a person's look.",
+                    network=name,
+                ) from err
+
+        found: list[tuple[str, Finding]] = []
+        # Reading codes takes one processor for as long as the text networks take the others.
+        with ThreadPoolExecutor(max_workers=1) as lane:
+            others = [lane.submit(seen, *pair) for pair in aside]
+            for pair in witnesses:
+                for name, finding in seen(*pair):
+                    if finding.label == "text":
+                        witnessed.append(finding)
+                    else:
+                        found.append((name, finding))
+            for pair in judges:
+                found += seen(*pair)
+            for other in others:
+                found += other.result()
+        detections = [
+            Detection(region, finding.label, finding.confidence, name)
+            for name, finding in found
+            if finding.label in profile.classes
+            and (region := _on_frame(finding, area, picture, index))
+        ]
+        return merge(detections, profile.iou)
+
+
+def _on_frame(finding: Finding, area: Region, picture: np.ndarray, index: int) -> Region | None:
+    height, width = picture.shape[:2]
+    return whole_pixels(finding.shifted(area.x1, area.y1), width, height, index)
+
+
+def _checked(picture: np.ndarray) -> np.ndarray:
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError(f"expected (H, W, 3) uint8, got {picture.shape} {picture.dtype}")
+    return picture
+
+
+def whole_pixels(finding: Finding, width: int, height: int, frame: int) -> Region | None:
+    """A finding rounded outward and clipped to the image; None where nothing is left."""
+    x1, y1 = max(0, math.floor(finding.x1)), max(0, math.floor(finding.y1))
+    x2, y2 = min(width, math.ceil(finding.x2)), min(height, math.ceil(finding.y2))
+    if x1 >= x2 or y1 >= y2:
+        return None
+    return Region(x1, y1, x2, y2, frame)
+
+
+def _hidden_share(region: Region, hidden: Sequence[Region]) -> float:
+    """Share of a region that lies under masks which hide it on all its frames, 0 to 1."""
+    over = [h for h in hidden if h.frame <= region.frame and region.frame_end <= h.frame_end]
+    return coverage(region.xyxy, np.array([h.xyxy for h in over]).reshape(-1, 4))
+
+
+def _surroundings(picture: np.ndarray, region: Region) -> np.ndarray:
+    """The median colour of the pixels just outside a region."""
+    left, top = max(0, region.x1 - RING_PX), max(0, region.y1 - RING_PX)
+    right, bottom = region.x2 + RING_PX, region.y2 + RING_PX
+    beside = picture[region.y1 : region.y2]
+    strips = (
+        picture[top : region.y1, left:right],
+        picture[region.y2 : bottom, left:right],
+        beside[:, left : region.x1],
+        beside[:, region.x2 : right],
+    )
+    values = np.concatenate([strip.reshape(-1, 3) for strip in strips])
+    return np.median(values, axis=0) if len(values) else np.zeros(3)

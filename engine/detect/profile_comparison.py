@@ -1,0 +1,104 @@
+"""Two profiles side by side on the same pictures; only counts come out."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from engine.detect.frame_tracking import iou
+from engine.metrics import coverage
+from engine.records import Detection
+
+SAME = 0.5  # IoU from which two boxes of a class are the same thing
+COVERED = 0.8  # share of a person's box that must be hidden
+
+
+@dataclass
+class Side:
+    """What one of the two did, over all pictures.
+
+    Args:
+        alone: Boxes by class that only it found.
+        empty: Pictures in which it found nothing.
+        failed: Pictures that it could not look at.
+        covered: Boxes of people that it would have hidden to ``COVERED``.
+        padding: Of its boxes: share of the longer side, and px at least.
+    """
+
+    profile: str
+    padding: tuple[float, int] = (0.0, 0)
+    alone: Counter[str] = field(default_factory=Counter)
+    empty: int = 0
+    failed: int = 0
+    covered: int = 0
+    times_ms: list[float] = field(default_factory=list)
+
+    @property
+    def median_ms(self) -> float | None:
+        """Median time per picture, or None where there was none."""
+        return statistics.median(self.times_ms) if self.times_ms else None
+
+
+@dataclass
+class Comparison:
+    """Counts over all pictures that both looked at.
+
+    Args:
+        both: Boxes by class that both found.
+        by_people: Boxes that people drew or kept when an image was sent back: what should
+            have been found.
+    """
+
+    first: Side
+    second: Side
+    images: int = 0
+    both: Counter[str] = field(default_factory=Counter)
+    by_people: int = 0
+
+    def add(
+        self,
+        found: Sequence[Detection],
+        other: Sequence[Detection],
+        truth: Sequence[Detection],
+    ) -> None:
+        """Count one picture.
+
+        Args:
+            found, other: What the first and the second would seal or propose.
+            truth: Boxes of people; none where nobody has corrected it yet.
+        """
+        self.images += 1
+        left = list(other)
+        for d in found:
+            twin = next((o for o in left if _same(d, o)), None)
+            if twin is None:
+                self.first.alone[d.label] += 1
+            else:
+                left.remove(twin)
+                self.both[d.label] += 1
+        self.second.alone.update(d.label for d in left)
+        self.by_people += len(truth)
+        for side, boxes in ((self.first, found), (self.second, other)):
+            side.empty += not boxes
+            masks = [replace(d, region=d.region.padded(*side.padding)) for d in boxes]
+            side.covered += sum(_hidden(t, masks) >= COVERED for t in truth)
+
+
+def _same(a: Detection, b: Detection) -> bool:
+    overlap = a.region.frame < b.region.frame_end and b.region.frame < a.region.frame_end
+    return a.label == b.label and overlap and iou(a.region, b.region) > SAME
+
+
+def _hidden(truth: Detection, boxes: Sequence[Detection]) -> float:
+    """Share of a box that others hide on all its frames, whatever their class."""
+    box = truth.region
+    over = [
+        d.region.xyxy
+        for d in boxes
+        if d.region.frame <= box.frame and box.frame_end <= d.region.frame_end
+    ]
+    return coverage(box.xyxy, np.array(over, float).reshape(-1, 4))

@@ -1,0 +1,228 @@
+"""Specialty profiles in force: those that are shipped, and what an administrator made of them.
+
+A shipped profile is a file and is never written. A change, or a profile of the hospital's own,
+is a sealed row of the catalog: nobody with the disk alone takes a class out of it.
+
+Refuses what would leave identifiers unsealed: every profile seals text, by a network of MedSec's
+own, from a confidence that is not set out of reach.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from engine.detect.detector import FINDS, Profile
+from engine.errors import InputError, NotFound, SettingsError
+from engine.host import Host
+from engine.records import Caller
+from engine.settings import Settings
+from engine.store.audit import AuditLog
+from engine.store.audited_rows import SealedRows
+from engine.store.database import Cursor, Database
+
+#: What an administrator may set; the rest of a profile stays as it was shipped.
+EDITABLE = (
+    "title", "description", "classes", "networks", "confidence", "class_confidence", "iou",
+    "padding", "padding_min_px", "harmless_text",
+)  # fmt: skip
+#: Classes that name a person by themselves.
+IDENTIFIERS = ("text", "barcode", "face")
+CONFIDENCE = (0.05, 0.90)
+IDENTIFIER_CONFIDENCE = (0.05, 0.60)  # above it, names would only be proposed
+IOU = (0.20, 0.80)  # below it, lines of text beside each other swallow one another
+PADDING = (0.0, 0.5)
+PADDING_PX = (2, 200)  # blurred edges of letters reach that far
+TITLE_LENGTH = 60
+DESCRIPTION_LENGTH = 500
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+
+#: Every network that there is now, with the classes that it finds.
+Networks = Callable[[], Mapping[str, Sequence[str]]]
+
+
+@dataclass(frozen=True)
+class ProfileEntry:
+    """A profile with where it comes from.
+
+    Args:
+        origin: ``shipped``, ``changed`` (a shipped one) or ``own``.
+        changed_at, changed_by: None for one as it was shipped.
+    """
+
+    profile: Profile
+    origin: str
+    changed_at: datetime | None = None
+    changed_by: str | None = None
+
+
+class Profiles:
+    """Profiles of one catalog.
+
+    Args:
+        key: 32 bytes under which rows are sealed.
+        shipped: Profiles of the files.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        host: Host,
+        key: bytes,
+        settings: Settings,
+        shipped: Mapping[str, Profile],
+        networks: Networks,
+    ) -> None:
+        self._database = database
+        self._rows = SealedRows("profiles", host, key)
+        self._settings = settings
+        self._shipped = dict(shipped)
+        self._networks = networks
+
+    def entries(self) -> dict[str, ProfileEntry]:
+        """Every profile in force, by name.
+
+        Raises:
+            SealBroken: A row was altered, removed, or an older one put back.
+        """
+        entries = {name: ProfileEntry(p, "shipped") for name, p in self._shipped.items()}
+        for name, row in self._rows.all(self._database.read()).items():
+            origin = "changed" if name in self._shipped else "own"
+            # A network that is gone does not keep MedSec from starting: the detector refuses it,
+            # and every image of this profile goes to a person until it is mended.
+            entries[name] = ProfileEntry(
+                self._built(name, row.facts, row.facts["networks"]),
+                origin,
+                row.changed_at,
+                row.changed_by,
+            )
+        return dict(sorted(entries.items()))
+
+    def in_force(self) -> dict[str, Profile]:
+        """The profiles alone. Raises as :meth:`entries`."""
+        return {name: entry.profile for name, entry in self.entries().items()}
+
+    def save(
+        self, tx: Cursor, audit: AuditLog, caller: Caller, name: str, table: Mapping[str, Any]
+    ) -> None:
+        """Change a profile or make one, in the caller's transaction, with its audit row.
+
+        Args:
+            table: Values of ``EDITABLE``; what is missing stays as it is.
+
+        Raises:
+            InputError: Not a valid profile, or one that would leave identifiers unsealed.
+        """
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                "A profile's name has up to 32 small letters, digits and hyphens, a letter first."
+            )
+        unknown = sorted(set(table) - set(EDITABLE))
+        if unknown:
+            raise InputError(f"A profile has no such values: {', '.join(unknown)}.")
+        before = self.entries().get(name)
+        whole = (as_table(before.profile) if before else {}) | dict(table)
+        try:
+            profile = self._built(name, whole, self._networks())
+        except SettingsError as err:
+            raise InputError(err.message) from err
+        check(profile, self._networks())
+        was = as_table(before.profile) if before else None
+        self._rows.put(tx, audit, caller, name, as_table(profile), was)
+
+    def reset(self, tx: Cursor, audit: AuditLog, caller: Caller, name: str) -> None:
+        """Take the changes of a shipped profile back, or remove one of the hospital's own.
+
+        Raises:
+            NotFound: There is nothing to take back.
+            InputError: Images were taken in under it: without it they could not be sealed anew.
+        """
+        before = self.entries().get(name)
+        if before is None or before.origin == "shipped":
+            raise NotFound("This profile is as it was shipped, or is not there.")
+        if before.origin == "own":
+            users = tx.count(
+                "SELECT count(*) FROM images WHERE profile = $1 AND state <> 'erased'", name
+            )
+            if users:
+                raise InputError(
+                    f"{users} images were taken in under this profile: change it, it cannot go.",
+                    images=users,
+                )
+        after = self._shipped.get(name)
+        self._rows.drop(
+            tx, audit, caller, name, as_table(before.profile), as_table(after) if after else None
+        )
+
+    def _built(self, name: str, table: Mapping[str, Any], networks: Any) -> Profile:
+        """A profile from its values, on top of what is shipped under its name."""
+        shipped = self._shipped.get(name)
+        table = {"title": name, **table, "proposal_confidence": 0.0}  # set below
+        profile = Profile.from_table(name, table, self._settings, networks)
+        floor = shipped.proposal_confidence if shipped else self._settings.proposal_confidence
+        least = min(profile.confidence, *profile.class_confidence.values(), 1.0)
+        return replace(
+            profile,
+            proposal_confidence=min(floor, least),
+            rescan=shipped.rescan if shipped else True,
+        )
+
+
+def as_table(profile: Profile) -> dict[str, Any]:
+    """What an administrator may change of a profile; values that it leaves to the settings are
+    left out."""
+    values = {name: getattr(profile, name) for name in EDITABLE}
+    values["classes"], values["networks"] = list(profile.classes), list(profile.networks)
+    values["class_confidence"] = dict(profile.class_confidence)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def check(profile: Profile, networks: Mapping[str, Sequence[str]]) -> None:
+    """Would this profile seal what identifies a person, by networks that are there?
+
+    Args:
+        networks: Those that are there, with the classes that each finds.
+
+    Raises:
+        InputError: It would not, or a value is out of its bounds.
+    """
+    _words(profile)
+    known = {label for found in networks.values() for label in found}
+    unknown = [label for label in profile.classes if label not in known]
+    if unknown:
+        raise InputError(f"No network finds such a class: {', '.join(unknown)}.")
+    found = {label for name in profile.networks for label in networks[name]}
+    missing = [label for label in profile.classes if label not in found]
+    if missing:
+        raise InputError(f"None of the chosen networks finds {', '.join(missing)}: choose one.")
+    if "text" not in profile.classes:
+        raise InputError("Every profile seals text: without it no name would be sealed.")
+    if not any("text" in FINDS.get(name, ()) for name in profile.networks):
+        raise InputError(
+            "One of MedSec's own networks has to look for text: one of the hospital's own may look"
+            " beside it."
+        )
+    for label in profile.classes:
+        bounds = IDENTIFIER_CONFIDENCE if label in IDENTIFIERS else CONFIDENCE
+        _within(profile.sealed_from(label), bounds, f"confidence of {label}")
+    _within(profile.iou, IOU, "overlap (IoU)")
+    if profile.padding is not None:
+        _within(profile.padding, PADDING, "padding")
+    if profile.padding_min_px is not None:
+        _within(profile.padding_min_px, PADDING_PX, "padding in pixels")
+
+
+def _words(profile: Profile) -> None:
+    if not profile.title.strip() or len(profile.title) > TITLE_LENGTH:
+        raise InputError(f"A profile's title has 1 to {TITLE_LENGTH} characters.")
+    if len(profile.description) > DESCRIPTION_LENGTH:
+        raise InputError(f"A profile's description has at most {DESCRIPTION_LENGTH} characters.")
+
+
+def _within(value: float, bounds: tuple[float, float], what: str) -> None:
+    low, high = bounds
+    if not low <= value <= high:
+        raise InputError(f"The {what} lies between {low:g} and {high:g}, not at {value:g}.")

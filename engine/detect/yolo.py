@@ -1,0 +1,280 @@
+"""Networks of the YOLOv8 kind: MedSec's own, and NudeNet for intimate regions.
+
+MedSec's own runs as ONNX on a CPU and as PyTorch on a GPU. A ``.pt`` file is a pickle, that
+is a program: it is loaded only after its SHA-256 was found equal to the recorded one.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.detect.networks import CpuModel, Finding, ModelInfo, packaged, read_weights, resized
+from engine.detect.networks import version as version_of
+from engine.errors import DetectorError
+from engine.settings import Settings
+
+WEIGHTS = Path(__file__).parents[2] / "model"
+CHECKSUMS = "SHA256SUMS"  # lines of "digest  file name", as sha256sum writes them
+#: Longer side at which our network knows each class; see model/CARD.md. At other sizes it has
+#: seen none: a thorax is not found at 640 px, a line of text not at 320.
+THORAX_SIDES_PX = (320,)
+TEXT_SIDES_PX = (640, 1280)
+TEXT_SIDES_AGAIN_PX = (960,)  # for the second look
+SAME_IOU = 0.6  # boxes of one look that overlap more are the same thing
+GREY = 114  # what the training fills borders with
+
+NUDENET_SHA256 = "c15d8273adad2d0a92f014cc69ab2d6c311a06777a55545f2c4eb46f51911f0f"
+NUDENET_SIDE_PX = 320
+NUDENET_LABELS = {
+    "FACE_FEMALE": "face",
+    "FACE_MALE": "face",
+    "FEMALE_BREAST_EXPOSED": "intimate",
+    "FEMALE_GENITALIA_EXPOSED": "intimate",
+    "MALE_GENITALIA_EXPOSED": "intimate",
+    "BUTTOCKS_EXPOSED": "intimate",
+    "ANUS_EXPOSED": "intimate",
+}
+
+#: From a batch of shape (1, 3, H, W), float32, 0 to 1, to (1, 4 + classes, anchors).
+Model = Callable[[np.ndarray], np.ndarray]
+
+
+class YoloNetwork:
+    """A YOLOv8 detection head: per anchor a box and a score for each class.
+
+    Args:
+        model: Runs a batch; safe in several threads.
+        labels: The label of each class of the head, in its order; None is left out.
+        sides: Sizes of the longer side at which a picture is looked at; a picture is made
+            smaller for that, and larger only up to the least of them.
+        info: What the About line says.
+        again: Sizes at which it looks a second time, where they are others.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        labels: tuple[str | None, ...],
+        sides: tuple[int, ...],
+        info: ModelInfo,
+        again: tuple[int, ...] = (),
+    ) -> None:
+        self._model = model
+        self._labels = labels
+        self._sides = sides
+        self.info = info
+        self._again = again or sides
+
+    def rescaled(self) -> YoloNetwork:
+        return YoloNetwork(self._model, self._labels, self._again, self.info)
+
+    def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
+        least, most = min(self._sides), max(picture.shape[:2])
+        sides = {max(least, min(side, most)) for side in self._sides}
+        return [f for side in sorted(sides) for f in self._look_at(picture, side, floor)]
+
+    def _look_at(self, picture: np.ndarray, side: int, floor: float) -> list[Finding]:
+        height, width = picture.shape[:2]
+        scale = side / max(height, width)
+        w, h = max(1, round(width * scale)), max(1, round(height * scale))
+        canvas = np.full((-(-h // 32) * 32, -(-w // 32) * 32, 3), GREY, dtype=np.uint8)
+        canvas[:h, :w] = resized(picture, w, h)
+        batch = np.ascontiguousarray(canvas.transpose(2, 0, 1)[None], dtype=np.float32) / 255
+        output = self._model(batch)[0]
+        if output.shape[0] != 4 + len(self._labels):
+            raise DetectorError(
+                "A network finds other classes than its file says: install MedSec again.",
+                expected=4 + len(self._labels),
+                found=output.shape[0],
+            )
+        asked = [i for i, label in enumerate(self._labels) if label is not None]
+        scores = output[4:][asked]
+        confidence = scores.max(axis=0)
+        likely = np.flatnonzero(confidence >= floor)
+        best = scores[:, likely].argmax(axis=0)
+        findings = []
+        for k in apart(output[:4, likely].T, confidence[likely], best):
+            i, label = likely[k], self._labels[asked[best[k]]]
+            assert label is not None
+            x, y, wide, tall = (float(v) for v in output[:4, i])
+            findings.append(
+                Finding(
+                    (x - wide / 2) * width / w,
+                    (y - tall / 2) * height / h,
+                    (x + wide / 2) * width / w,
+                    (y + tall / 2) * height / h,
+                    label,
+                    float(min(1.0, confidence[i])),
+                )
+            )
+        return findings
+
+
+def apart(boxes: np.ndarray, confidences: np.ndarray, classes: np.ndarray) -> list[int]:
+    """Which boxes remain when of those that nearly coincide only the most certain is kept.
+
+    Args:
+        boxes: Shape (N, 4): centre x and y, width, height.
+        confidences: Shape (N,).
+        classes: Shape (N,): numbers; boxes of different classes do not compete.
+    """
+    if not len(boxes):
+        return []
+    import cv2
+
+    corners = boxes.astype(np.float64)
+    corners[:, :2] -= corners[:, 2:] / 2
+    kept = cv2.dnn.NMSBoxesBatched(
+        corners.tolist(), confidences.tolist(), classes.tolist(), 0.0, SAME_IOU
+    )
+    return [int(i) for i in np.asarray(kept).ravel()]
+
+
+def open_own(
+    settings: Settings,
+    classes: tuple[str, ...] = ("text", "barcode"),
+    sides: tuple[int, ...] = TEXT_SIDES_PX,
+    again: tuple[int, ...] = TEXT_SIDES_AGAIN_PX,
+    folder: Path = WEIGHTS,
+) -> YoloNetwork:
+    """MedSec's own network: ``best.pt`` on a GPU, else ``best.onnx``.
+
+    Args:
+        classes: Which of its classes are asked for; the sizes must be theirs.
+
+    Raises:
+        DetectorError: Not there, not recorded or altered.
+    """
+    recorded = _checksums(folder / CHECKSUMS)
+    name = "best.pt" if _on_gpu(settings) else "best.onnx"
+    if name not in recorded:
+        raise DetectorError(
+            "MedSec's own network is not installed: train it, or choose another profile."
+        )
+    weights = read_weights(folder / name, recorded[name])
+    model: Model
+    if name == "best.pt":
+        torch_model = TorchModel(weights, "cuda")
+        model, names, made = torch_model, torch_model.names, torch_model.made
+    else:
+        cpu = CpuModel(weights, settings.threads)
+        model, names, made = _first_output(cpu), *_described(cpu.metadata)
+    every = tuple(names[i] for i in range(len(names)))
+    labels = tuple(name if name in classes else None for name in every)
+    return YoloNetwork(
+        model,
+        labels,
+        sides,
+        ModelInfo(
+            name="MedSec YOLOv8n",
+            version=made,
+            sha256=recorded[name],
+            licence="AGPL-3.0",
+            classes=classes,
+            source="trained by this project, see model/CARD.md",
+        ),
+        again,
+    )
+
+
+def open_nudenet(settings: Settings) -> YoloNetwork:
+    """NudeNet, for intimate regions. Trained on photographs of people in daily life; nobody
+    has validated it on clinical ones.
+
+    Raises:
+        DetectorError: Not installed or altered.
+    """
+    weights = read_weights(packaged("nudenet", "320n.onnx"), NUDENET_SHA256)
+    cpu = CpuModel(weights, settings.threads)
+    names, _ = _described(cpu.metadata)
+    return YoloNetwork(
+        _first_output(cpu),
+        tuple(NUDENET_LABELS.get(names[i]) for i in range(len(names))),
+        (NUDENET_SIDE_PX,),
+        ModelInfo(
+            name="NudeNet 320n",
+            version=version_of("nudenet"),
+            sha256=NUDENET_SHA256,
+            licence="AGPL-3.0 (its licence file; its package says MIT)",
+            classes=("face", "intimate"),
+            source="notAI-tech/NudeNet, from the package nudenet; not clinically validated",
+        ),
+    )
+
+
+class TorchModel:
+    """The same network in PyTorch.
+
+    Args:
+        weights: A checkpoint of ultralytics whose digest has been checked.
+        device: ``cuda`` or ``cpu``.
+    """
+
+    def __init__(self, weights: bytes, device: str) -> None:
+        import torch
+
+        try:
+            checkpoint = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=False)
+            module = checkpoint.get("ema") or checkpoint["model"]
+            self._module = module.float().fuse(verbose=False).eval().to(device)
+            self.names: Mapping[int, str] = dict(module.names)
+            self.made = str(checkpoint.get("date", ""))
+        except (RuntimeError, KeyError, ImportError, AttributeError) as err:
+            raise DetectorError(
+                "MedSec's own network could not be loaded: install MedSec again."
+            ) from err
+        self._torch = torch
+        self._device = device
+        self._lock = threading.Lock()
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        try:
+            with self._lock, self._torch.inference_mode():
+                output = self._module(self._torch.from_numpy(batch).to(self._device))
+                values: np.ndarray = output[0].float().cpu().numpy()
+        except RuntimeError as err:
+            raise DetectorError(
+                "A network failed while looking at an image: it needs a person's look."
+            ) from err
+        return values
+
+
+def _on_gpu(settings: Settings) -> bool:
+    """The one switch between PyTorch on CUDA and OpenVINO on the CPU."""
+    if settings.device == "cpu":
+        return False
+    import torch
+
+    there = bool(torch.cuda.is_available())
+    if settings.device == "cuda" and not there:
+        raise DetectorError("MEDSEC_DEVICE is cuda, but there is no usable GPU.")
+    return there
+
+
+def _first_output(model: CpuModel) -> Model:
+    return lambda batch: model(batch)[0]
+
+
+def _described(metadata: Mapping[str, str]) -> tuple[dict[int, str], str]:
+    """Class names and date that ultralytics writes into an export."""
+    try:
+        names: Any = ast.literal_eval(metadata["names"])
+        return {int(k): str(v) for k, v in names.items()}, metadata.get("date", "")
+    except (KeyError, ValueError, SyntaxError, AttributeError) as err:
+        raise DetectorError("A network's file does not name its classes.") from err
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    try:
+        text = path.read_text(encoding="ascii")
+    except OSError:
+        return {}
+    lines = [line.split() for line in text.splitlines()]
+    return {line[1].lstrip("*"): line[0] for line in lines if len(line) == 2}

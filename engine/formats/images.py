@@ -1,0 +1,447 @@
+"""Images as files: what they are, how they decode, how they come apart and together again.
+
+The door of the image part: formats are found from content, limits are checked from headers
+before anything is decoded, and every refusal is a named error with a sentence that helps.
+What strangers sent, and what was made of it, is read in a
+:class:`~engine.formats.sandbox.Sandbox` only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from engine.errors import (
+    CorruptImage,
+    ImageTooLarge,
+    InputError,
+    NotFound,
+    SealBroken,
+    UnsupportedFormat,
+)
+from engine.formats import dicom, dicom_carrier, dicom_file, dicom_header, dicom_native, png, raster
+from engine.formats.patches import pack, unpack
+from engine.formats.pictures import (
+    as_png,
+    encode_jpeg,
+    encode_png,
+    enhance,
+    from_upright,
+    grid_picture,
+    thumbnail,
+    upright,
+)
+from engine.formats.sandbox import Sandbox
+from engine.records import Dissection, Format, Image, Region
+from engine.settings import Settings
+
+__all__ = [
+    "Limits",
+    "as_png",
+    "assemble",
+    "carried",
+    "carry",
+    "content_window",
+    "decode",
+    "dissect",
+    "encode_jpeg",
+    "encode_png",
+    "enhance",
+    "for_storage",
+    "from_storage",
+    "from_upright",
+    "grid_picture",
+    "identifiers",
+    "patient_hints",
+    "pixel_digest",
+    "render",
+    "render_full",
+    "sniff",
+    "taken",
+    "thumbnail",
+    "upright",
+    "window_hides",
+]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is taken at most.
+
+    Args:
+        picture_bytes, dicom_bytes: Size of a file.
+        max_side_px: Longest side.
+        max_decoded_bytes: All frames together, decoded.
+    """
+
+    picture_bytes: int
+    dicom_bytes: int
+    max_side_px: int
+    max_decoded_bytes: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        return cls(
+            settings.picture_limit_mb * 1_000_000,
+            settings.dicom_limit_mb * 1_000_000,
+            settings.max_side_px,
+            settings.max_decoded_mb << 20,
+        )
+
+    def refuse_larger(self, size_bytes: int, kind: Format | None = None) -> None:
+        """Refuse a file by its size alone; where its kind is not known, by the largest limit.
+
+        Raises:
+            ImageTooLarge: With what is taken at most.
+        """
+        limits = {Format.DICOM: self.dicom_bytes, None: max(self.picture_bytes, self.dicom_bytes)}
+        limit = limits.get(kind, self.picture_bytes)
+        if size_bytes > limit:
+            raise ImageTooLarge(
+                f"This file has {size_bytes / 1e6:.1f} MB: at most {limit / 1e6:.0f} MB are taken.",
+                size_bytes=size_bytes,
+                limit_bytes=limit,
+            )
+
+
+def sniff(data: bytes) -> Format:
+    """The format of a file by its content; its name is not asked.
+
+    Raises:
+        CorruptImage: Empty.
+        UnsupportedFormat: Not among those that MedSec takes.
+    """
+    if not data:
+        raise CorruptImage("This file is empty: choose another one.")
+    if data[:3] == b"\xff\xd8\xff":
+        return Format.JPEG
+    if data[:8] == png.SIGNATURE:
+        return Format.PNG
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return Format.WEBP
+    if data[128:132] == b"DICM":
+        return Format.DICOM
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return Format.TIFF
+    if data[:2] == b"BM" and len(data) >= 26:
+        return Format.BMP
+    if dicom_file.looks_like(data):
+        return Format.DICOM
+    raise UnsupportedFormat(
+        "This is not an image that MedSec takes: send JPEG, PNG, DICOM, TIFF, BMP or WebP."
+    )
+
+
+def taken(data: bytes, limits: Limits) -> Format:
+    """The format of a file of a kind and size that is taken, before anything of it is read.
+
+    Raises:
+        CorruptImage, UnsupportedFormat: As :func:`sniff`.
+        ImageTooLarge: Over the limit of its kind.
+    """
+    kind = sniff(data)
+    limits.refuse_larger(len(data), kind)
+    return kind
+
+
+def decode(name: str, data: bytes, limits: Limits) -> Image:
+    """Read a file into stored values.
+
+    Args:
+        name: As it came; its extension proves nothing.
+
+    Raises:
+        ImageTooLarge: Over a limit, found before decoding.
+        CorruptImage: Cut off, damaged or contradictory.
+        UnsupportedFormat: Real, but not taken.
+    """
+    kind = taken(data, limits)
+    pixels, grid, facts = _SANDBOX.call(
+        "decode", str(kind), data, limits.max_side_px, limits.max_decoded_bytes
+    )
+    return Image(name[-255:], kind, data, pixels, grid, facts)
+
+
+def _decode(
+    kind: str, data: bytes, max_side_px: int, max_decoded_bytes: int
+) -> tuple[np.ndarray, tuple[int, int], dict[str, Any]]:
+    if kind == Format.DICOM:
+        return dicom.decode(data, max_side_px, max_decoded_bytes)
+    return raster.decode(Format(kind), data, max_side_px, max_decoded_bytes)
+
+
+def patient_hints(image: Image) -> dict[str, Any]:
+    """Who the file says it shows, for filling in a record; empty but for DICOM. Sensitive."""
+    if image.format is not Format.DICOM:
+        return {}
+    return dict(_SANDBOX.call("patient_hints", image.data))
+
+
+def identifiers(image: Image) -> tuple[str, ...]:
+    """What the file says of people, to compare with burned-in text; empty but for DICOM.
+    Sensitive."""
+    if image.format is not Format.DICOM:
+        return ()
+    return tuple(_SANDBOX.call("identifiers", image.data))
+
+
+def _identifiers(data: bytes) -> tuple[str, ...]:
+    return dicom_header.identifiers(dicom_file.parse(data).header)
+
+
+def render(image: Image, frame: int = 0, window: tuple[float, float] | None = None) -> np.ndarray:
+    """One frame as a person would see it, in the geometry of the stored pixels.
+
+    Args:
+        window: Centre and width in units of the modality; DICOM only.
+
+    Returns:
+        Shape (height, width, 3), uint8, RGB.
+
+    Raises:
+        NotFound: No such frame.
+        CorruptImage: What the file says about its display makes no sense.
+    """
+    if not 0 <= frame < image.frames:
+        raise NotFound("This image has no such frame.", frame=frame, frames=image.frames)
+    try:
+        if image.format is Format.DICOM:
+            return dicom.render(image, frame, window)
+        return raster.render(image, frame)
+    except Exception as err:  # tables and windows come from the file: they can be anything
+        raise CorruptImage("This picture cannot be shown: its header makes no sense.") from err
+
+
+def content_window(image: Image, frame: int = 0) -> tuple[float, float] | None:
+    """Centre and width that :func:`render` takes from a DICOM frame's own values, to show
+    another picture alike; None where the file says how it is shown."""
+    return dicom.content_window(image, frame) if image.format is Format.DICOM else None
+
+
+def render_full(image: Image, frame: int = 0) -> np.ndarray:
+    """One grey frame with its least stored value black and its greatest white, (H, W, 3) uint8."""
+    cells = image.pixels[frame]
+    if image.format is Format.DICOM:
+        cells = dicom.significant(image, frame)
+    stored = cells.astype(np.float32)
+    low, high = float(stored.min()), float(stored.max())
+    grey = np.round((stored - low) * (255.0 / max(high - low, 1.0))).astype(np.uint8)
+    return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+
+
+def window_hides(image: Image) -> bool:
+    """Does a DICOM's own window make a part of its values all black or all white?
+
+    Judged by the middle frame: more than 2 % of its pixels that differ in the full range. A
+    file without a window is shown without its darkest and brightest 0.5 %, which is less.
+    """
+    if image.format is not Format.DICOM or image.pixels.ndim != 3:
+        return False
+    middle = image.frames // 2
+    shown, full = (
+        np.ascontiguousarray(picture[..., 0])
+        for picture in (render(image, middle), render_full(image, middle))
+    )
+    lost = ((shown == 0) | (shown == 255)) & (full > 0) & (full < 255)
+    return bool(lost.mean() > 0.02)
+
+
+def pixel_digest(pixels: np.ndarray) -> bytes:
+    """SHA-256 over type, shape and stored values, independent of the machine's byte order."""
+    dtype = pixels.dtype.newbyteorder("<")
+    digest = hashlib.sha256(f"{dtype.str}{pixels.shape}".encode())
+    for frame in pixels:
+        digest.update(np.ascontiguousarray(frame, dtype=dtype).data)
+    return digest.digest()
+
+
+def dissect(image: Image, regions: Sequence[Region], identity_key: bytes) -> Dissection:
+    """Take an image apart; the way back is tried before anything is returned.
+
+    Args:
+        regions: On the image's grid and inside it.
+        identity_key: Secret of the patient, from which pseudonyms and UIDs are made.
+
+    Raises:
+        ValueError: A region is not on the grid or lies outside.
+    """
+    for region in regions:
+        if region.clipped(image.width, image.height, image.frames) != region:
+            raise ValueError(f"region {region.xyxy} lies outside the image")
+        clipped = region.aligned(image.grid).clipped(image.width, image.height, image.frames)
+        if clipped != region:
+            raise ValueError(f"region {region.xyxy} is not aligned to {image.grid}")
+    boxes = [dataclasses.astuple(region) for region in regions]
+    masked, patches, remainder = _SANDBOX.call(
+        "dissect", str(image.format), image.data, boxes, identity_key
+    )
+    return Dissection(masked, patches, remainder)
+
+
+def _dissect(
+    kind: str, data: bytes, boxes: Sequence[tuple[int, ...]], identity_key: bytes
+) -> tuple[bytes, tuple[bytes, ...], bytes]:
+    regions = [Region(*box) for box in boxes]
+    if kind == Format.DICOM:
+        masked, patches, parts = dicom.dissect(data, regions, identity_key)
+    else:
+        masked, patches, parts = raster.dissect(Format(kind), data, regions)
+    if not _comes_back(kind, data, regions, masked, patches, parts):
+        parts = {"whole": data}
+    return masked, patches, pack(parts)
+
+
+def _comes_back(
+    kind: str,
+    data: bytes,
+    regions: Sequence[Region],
+    masked: bytes,
+    patches: Sequence[bytes],
+    parts: Mapping[str, bytes],
+) -> bool:
+    """Try the way back: a lost image is worse than one that takes more room."""
+    if "whole" in parts:
+        return True
+    try:
+        back = _assemble(masked, regions, dict(enumerate(patches)), parts)
+        return back == data or (kind != Format.DICOM and raster.same_pixels(kind, back, data))
+    except (SealBroken, CorruptImage, UnsupportedFormat, ValueError, KeyError, IndexError):
+        return False
+
+
+def assemble(
+    masked: bytes,
+    regions: Sequence[Region],
+    patches: Mapping[int, bytes],
+    remainder: bytes | None,
+) -> bytes:
+    """Put patches back into a masked file.
+
+    Args:
+        patches: By index of their region; any of them may be missing.
+        remainder: None for a partial picture, which stays masked elsewhere.
+
+    Returns:
+        With everything, the original file; else a file of the same format.
+
+    Raises:
+        SealBroken: A part does not belong to this image.
+    """
+    if remainder is not None and len(patches) < len(regions):
+        raise ValueError("a remainder without all patches gives no picture")
+    boxes = [dataclasses.astuple(region) for region in regions]
+    whole: bytes = _SANDBOX.call("assemble", masked, boxes, patches, remainder)
+    return whole
+
+
+def _put_together(
+    masked: bytes,
+    boxes: Sequence[tuple[int, ...]],
+    patches: Mapping[int, bytes],
+    remainder: bytes | None,
+) -> bytes:
+    parts = None if remainder is None else unpack(remainder)
+    if parts is not None and "whole" in parts:
+        return parts["whole"]
+    try:
+        return _assemble(masked, [Region(*box) for box in boxes], patches, parts)
+    except (KeyError, IndexError, ValueError) as err:
+        raise SealBroken("A sealed part does not fit the image it is put back into.") from err
+
+
+def _assemble(
+    masked: bytes,
+    regions: Sequence[Region],
+    patches: Mapping[int, bytes],
+    parts: Mapping[str, bytes] | None,
+) -> bytes:
+    if sniff(masked) is Format.DICOM:
+        return dicom.assemble(masked, regions, patches, parts)
+    return raster.assemble(masked, regions, patches, parts)
+
+
+def for_storage(masked: bytes) -> bytes:
+    """A masked file as it is best kept: an uncompressed DICOM by a lossless coder.
+
+    Returns:
+        One byte that says how, and the body. Exports go through :func:`from_storage`.
+    """
+    if sniff(masked) is not Format.DICOM:
+        return b"\x00" + masked
+    stored: bytes = _SANDBOX.call("for_storage", masked)
+    return stored
+
+
+def _for_storage(masked: bytes) -> bytes:
+    small = dicom_native.compress(masked)
+    if small is not None and len(small) < len(masked) and dicom_native.decompress(small) == masked:
+        return b"\x01" + small
+    return b"\x00" + masked
+
+
+def from_storage(stored: bytes) -> bytes:
+    """The very bytes that :func:`for_storage` was given.
+
+    Raises:
+        SealBroken: Not something that it made.
+    """
+    if stored[:1] == b"\x00":
+        return stored[1:]
+    if stored[:1] != b"\x01":
+        raise SealBroken("A stored picture is not of a known kind.")
+    masked: bytes = _SANDBOX.call("from_storage", stored[1:])
+    return masked
+
+
+def _from_storage(small: bytes) -> bytes:
+    try:
+        return dicom_native.decompress(small)
+    except (KeyError, ValueError) as err:
+        raise SealBroken("A stored picture is not what was stored.") from err
+
+
+def carry(masked: bytes, package: bytes) -> bytes:
+    """A masked DICOM with its sealed package inside, for archives that keep single files.
+
+    Raises:
+        InputError: Of another format.
+    """
+    if sniff(masked) is not Format.DICOM:
+        raise InputError("Only a DICOM file can carry its package: send both files.")
+    whole: bytes = _SANDBOX.call("carry", masked, package)
+    return whole
+
+
+def carried(data: bytes) -> tuple[bytes, bytes] | None:
+    """The masked file as it was before :func:`carry`, and its package; None where it has none.
+
+    Raises:
+        InputError: Not an image that can be read.
+    """
+    if sniff(data) is not Format.DICOM:
+        return None
+    found: tuple[bytes, bytes] | None = _SANDBOX.call("carried", data)
+    return found
+
+
+#: What the workers do: everything that reads bytes which came from strangers, or from a worker
+#: that a stranger's file may have taken over.
+OPERATIONS = {
+    "decode": _decode,
+    "dissect": _dissect,
+    "assemble": _put_together,
+    "for_storage": _for_storage,
+    "from_storage": _from_storage,
+    "carry": dicom_carrier.carry,
+    "carried": dicom_carrier.carried,
+    "patient_hints": dicom.patient_hints,
+    "identifiers": _identifiers,
+}
+_SANDBOX = Sandbox("engine.formats.images", workers=min(4, os.cpu_count() or 1))

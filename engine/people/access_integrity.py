@@ -1,0 +1,108 @@
+"""The roster: who may sign in, as what, and which patients and classes are theirs to open.
+
+Its rows are read on every call, so they lie in clear. Who can write to the catalog's file but
+holds no key could add a doctor to a patient, or give an account another password or role. So one
+tag under a key stands for all rows together. Every change leaves it in the audit log, in its own
+transaction, and the rows are compared with the newest one at every start and every hour. A row that
+was added, altered, taken away or set back is found; which one it was does not show.
+
+Not in it: what every sign-in changes (times, counters, codes that were used), and sessions and
+refresh tokens, which prove themselves (:mod:`engine.people.sessions`, :mod:`engine.people.tokens`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from engine.errors import RosterBroken
+from engine.store.database import Cursor
+from engine.vault import blind_index
+
+_ROWS: Final[Mapping[str, tuple[str, ...]]] = {
+    "accounts": ("username", "name", "role", "password_hash", "enabled", "created_at"),
+    "account_requests": (
+        "request_id", "username", "name", "role", "password_hash", "requested_at", "origin",
+    ),
+    "second_factors": ("username", "secret", "confirmed_at"),
+    "recovery_codes": ("username", "code_digest"),
+    "identities": ("username", "email", "issuer", "subject"),
+    "care": ("patient_id", "username", "since", "assigned_by"),
+    "glass": (
+        "glass_id", "patient_id", "username", "reason", "opened_at", "expires_at", "ended_at",
+        "ended_by", "reviewed_at", "reviewed_by", "verdict", "remark",
+    ),
+    "class_grants": ("username", "labels", "granted_at", "granted_by"),
+}  # fmt: skip
+#: A secret that was never confirmed counts for nothing, and is replaced without a trace.
+_ONLY: Final = {"second_factors": "WHERE confirmed_at IS NOT NULL"}
+
+#: Actions in the log that change such rows; their entries hold the tag of what is then there.
+CHANGES: Final = frozenset(
+    {
+        "account.approve", "account.change-password", "account.create", "account.decline",
+        "account.disable", "account.enable", "account.first-administrator",
+        "account.link-identity", "account.meet-identity", "account.recovery-codes",
+        "account.request", "account.reset-password", "account.reset-second-factor",
+        "account.second-factor-off", "account.second-factor-on", "account.set-role",
+        "care.assign", "care.end", "class.grant", "glass.break", "glass.end", "glass.review",
+        "patient.erase", "patient.merge", "roster.accept", "roster.begin",
+    }
+)  # fmt: skip
+
+
+class Roster:
+    """The rows of one catalog.
+
+    Args:
+        key: 32 bytes.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def tag(self, tx: Cursor) -> str:
+        """Of all rows as they are, in hex."""
+        digests = {table: _digest(tx, table) for table in _ROWS}
+        return blind_index(self._key, "roster", json.dumps(digests)).hex()
+
+    def begun(self, tx: Cursor) -> bool:
+        """Does the log know of a roster? Data folders of earlier versions have none."""
+        return _newest(tx) is not None
+
+    def check(self, tx: Cursor) -> None:
+        """Compare the rows with what the log says; nobody may change them meanwhile.
+
+        Raises:
+            RosterBroken: They differ.
+        """
+        known = _newest(tx)
+        if known is not None and not hmac.compare_digest(known, self.tag(tx)):
+            raise RosterBroken(
+                "Accounts or rights were changed outside MedSec: recover from a backup, or look at"
+                " them and let them stand with cli.py accept-roster."
+            )
+
+
+def _newest(tx: Cursor) -> str | None:
+    row = tx.one(
+        "SELECT detail ->> 'roster' AS tag FROM audit WHERE detail ->> 'roster' IS NOT NULL"
+        " AND action IN (SELECT unnest($1::VARCHAR[])) ORDER BY sequence DESC LIMIT 1",
+        sorted(CHANGES),
+    )
+    return None if row is None else str(row["tag"])
+
+
+def _digest(tx: Cursor, table: str) -> str:
+    """SHA-256 over the rows of a table in an order of their own; every field with its length."""
+    fields = " || ".join(
+        f"coalesce(strlen({c}::VARCHAR) || ':' || {c}::VARCHAR, '-')" for c in _ROWS[table]
+    )
+    row = tx.one(
+        "SELECT sha256(coalesce(array_to_string(list_sort(list(line)), ''), '')) AS digest"  # noqa: S608
+        f" FROM (SELECT {fields} AS line FROM {table} {_ONLY.get(table, '')})"
+    )
+    assert row is not None
+    return str(row["digest"])

@@ -1,0 +1,112 @@
+"""Accounts that somebody asked for and nobody has granted yet.
+
+Asking makes nothing: the password waits as a hash until an administrator approves, with the
+role that they choose. The answer is the same whether a name is taken or not, since every
+request is kept; the reference tells the administrator which of two alike is the real one.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from engine.errors import NotFound, TooManyRequests
+from engine.host import Host
+from engine.permissions import Role
+from engine.records import AccountRequest
+from engine.store.database import Cursor, Database
+
+MOST_WAITING = 200
+MOST_PER_ORIGIN = 10
+PER = timedelta(hours=1)
+KEPT = timedelta(days=30)
+
+
+class Registrations:
+    """Requests in one catalog."""
+
+    def __init__(self, database: Database, host: Host) -> None:
+        self._database = database
+        self._host = host
+
+    def check_room(self, tx: Cursor, origin: str) -> None:
+        """Strangers may ask, but not without end.
+
+        Raises:
+            TooManyRequests: From this origin within an hour, or altogether.
+        """
+        now = self._host.now()
+        recent = tx.count(
+            "SELECT count(*) FROM account_requests WHERE origin = $1 AND requested_at > $2",
+            origin,
+            now - PER,
+        )
+        waiting = tx.count(
+            "SELECT count(*) FROM account_requests WHERE requested_at > $1", now - KEPT
+        )
+        if recent >= MOST_PER_ORIGIN or waiting >= MOST_WAITING:
+            raise TooManyRequests(
+                "Too many accounts were asked for: try again later, or ask an administrator.",
+                seconds=int(PER.total_seconds()),
+            )
+
+    def add(
+        self, tx: Cursor, username: str, name: str, role: Role, password_hash: str, origin: str
+    ) -> str:
+        """Keep a request.
+
+        Returns:
+            Its reference.
+        """
+        now = self._host.now()
+        self.check_room(tx, origin)
+        tx.run("DELETE FROM account_requests WHERE requested_at < $1", now - KEPT)
+        request_id = "rq_" + self._host.random(5).hex()
+        tx.run(
+            "INSERT INTO account_requests VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            request_id,
+            username,
+            name,
+            str(role),
+            password_hash,
+            now,
+            origin,
+        )
+        return request_id
+
+    def list(self) -> list[AccountRequest]:
+        """Requests that wait, the oldest first."""
+        rows = self._database.read().all(
+            "SELECT r.*, a.username IS NOT NULL AS taken FROM account_requests r"
+            " LEFT JOIN accounts a USING (username) WHERE requested_at > $1 ORDER BY requested_at",
+            self._host.now() - KEPT,
+        )
+        return [
+            AccountRequest(
+                request_id=row["request_id"],
+                username=row["username"],
+                name=row["name"],
+                role=Role(row["role"]),
+                requested_at=row["requested_at"],
+                taken=row["taken"],
+            )
+            for row in rows
+        ]
+
+    def take(self, tx: Cursor, request_id: str) -> tuple[str, str, Role, str]:
+        """End a request.
+
+        Returns:
+            User name, name, wished role and password hash.
+
+        Raises:
+            NotFound: No such request, or too old.
+        """
+        row = tx.one(
+            "SELECT * FROM account_requests WHERE request_id = $1 AND requested_at > $2",
+            request_id,
+            self._host.now() - KEPT,
+        )
+        if row is None:
+            raise NotFound("There is no such request any more.")
+        tx.run("DELETE FROM account_requests WHERE request_id = $1", request_id)
+        return row["username"], row["name"], Role(row["role"]), row["password_hash"]

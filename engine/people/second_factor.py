@@ -1,0 +1,241 @@
+"""The second factor: codes of an authenticator application (TOTP) and recovery codes.
+
+The secret is sealed under a system key, since unlike a password it must be readable to check
+a code. Every code is good once: the time step of the last one is remembered, and nothing at
+or before it is taken again. Recovery codes have 120 random bits, so a plain digest keeps them.
+
+Source: RFC 6238; NIST SP 800-63B-4, sections 3.1.2 and 3.1.4.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pyotp
+from pyotp.exceptions import OTPVerificationError
+
+from engine.errors import InputError, NotSignedIn
+from engine.host import Host
+from engine.records import SecondFactor
+from engine.store.database import Cursor, Database
+from engine.vault import open_field, random_text, seal_field
+
+ISSUER = "MedSec"
+SECRET_BYTES = 20  # RFC 4226 section 4 recommends 160 bits
+WINDOW_STEPS = 1  # one step of 30 s to either side, for clocks that differ
+RECOVERY_CODES = 10
+RECOVERY_BYTES = 15
+CHALLENGE = timedelta(minutes=5)
+
+
+class SecondFactors:
+    """Second factors of the accounts in one catalog.
+
+    Args:
+        key: 32 bytes under which secrets are sealed.
+    """
+
+    def __init__(self, database: Database, host: Host, key: bytes) -> None:
+        self._database = database
+        self._host = host
+        self._key = key
+
+    def enabled(self, username: str) -> bool:
+        """Must this account show a code?"""
+        return self.state(username, required=False).enabled_at is not None
+
+    def state(self, username: str, required: bool) -> SecondFactor:
+        """What may be shown of an account's second factor."""
+        cursor = self._database.read()
+        row = cursor.one("SELECT confirmed_at FROM second_factors WHERE username = $1", username)
+        left = cursor.count(
+            "SELECT count(*) FROM recovery_codes WHERE username = $1 AND used_at IS NULL", username
+        )
+        return SecondFactor(row["confirmed_at"] if row else None, left, required)
+
+    def begin(self, tx: Cursor, username: str) -> str:
+        """A new secret, worth nothing until :meth:`confirm`.
+
+        Returns:
+            Base32, 32 characters.
+
+        Raises:
+            InputError: There is a confirmed one.
+        """
+        row = tx.one("SELECT confirmed_at FROM second_factors WHERE username = $1", username)
+        if row and row["confirmed_at"] is not None:
+            raise InputError("A second factor is set up already: turn it off first.")
+        secret = base64.b32encode(self._host.random(SECRET_BYTES)).decode()
+        sealed = seal_field(self._key, _place(username), secret.encode(), self._host.random)
+        tx.run("DELETE FROM second_factors WHERE username = $1", username)
+        tx.run("INSERT INTO second_factors VALUES ($1, $2, NULL, 0)", username, sealed)
+        return secret
+
+    def confirm(self, tx: Cursor, username: str, code: str) -> tuple[str, ...]:
+        """Turn the factor on, now that the application shows the right codes.
+
+        Returns:
+            Recovery codes; they are shown once and stored as digests.
+
+        Raises:
+            InputError: Nothing was begun, or the code is not right.
+        """
+        row = tx.one("SELECT * FROM second_factors WHERE username = $1", username)
+        if row is None or row["confirmed_at"] is not None:
+            raise InputError("There is no second factor to confirm: begin anew.")
+        step = self._step(username, row["secret"], code)
+        if step is None:
+            raise InputError(
+                "This is not the code that the application shows now: check the clock of the"
+                " device and type the next one."
+            )
+        tx.run(
+            "UPDATE second_factors SET confirmed_at = $2, last_step = $3 WHERE username = $1",
+            username,
+            self._host.now(),
+            step,
+        )
+        return self.renew_codes(tx, username)
+
+    def renew_codes(self, tx: Cursor, username: str) -> tuple[str, ...]:
+        """Fresh recovery codes; the old ones are void."""
+        codes = tuple(_readable(self._host.random(RECOVERY_BYTES)) for _ in range(RECOVERY_CODES))
+        tx.run("DELETE FROM recovery_codes WHERE username = $1", username)
+        tx.run_many(
+            "INSERT INTO recovery_codes VALUES ($1, $2, NULL)",
+            [(username, _digest(_plain(code))) for code in codes],
+        )
+        return codes
+
+    def spend(self, tx: Cursor, username: str, code: str) -> str:
+        """Use a code up.
+
+        Returns:
+            ``totp`` or ``recovery``; empty where the code is not right.
+        """
+        row = tx.one("SELECT * FROM second_factors WHERE username = $1", username)
+        if row is None or row["confirmed_at"] is None:
+            return ""
+        step = self._step(username, row["secret"], code)
+        if step is not None:
+            if step <= row["last_step"]:
+                return ""  # seen before, or older than one that was
+            tx.run("UPDATE second_factors SET last_step = $2 WHERE username = $1", username, step)
+            return "totp"
+        digest = _digest(_plain(code))
+        kept = tx.one(
+            "SELECT 1 AS x FROM recovery_codes WHERE username = $1 AND code_digest = $2"
+            " AND used_at IS NULL",
+            username,
+            digest,
+        )
+        if kept is None:
+            return ""
+        tx.run(
+            "UPDATE recovery_codes SET used_at = $3 WHERE username = $1 AND code_digest = $2",
+            username,
+            digest,
+            self._host.now(),
+        )
+        return "recovery"
+
+    def remove(self, tx: Cursor, username: str) -> None:
+        """Forget the secret and the recovery codes."""
+        tx.run("DELETE FROM second_factors WHERE username = $1", username)
+        tx.run("DELETE FROM recovery_codes WHERE username = $1", username)
+
+    def _step(self, username: str, sealed: bytes, code: str) -> int | None:
+        secret = open_field(self._key, _place(username), sealed).decode()
+        now = self._host.now().replace(tzinfo=UTC).timestamp()
+        try:
+            return pyotp.TOTP(secret).verify_and_get_timecode(
+                "".join(code.split()), for_time=now, valid_window=WINDOW_STEPS
+            )
+        except OTPVerificationError:
+            return None
+
+
+def enrolment_uri(username: str, secret: str) -> str:
+    """What the QR code says to an authenticator application."""
+    return pyotp.TOTP(secret).provisioning_uri(name=username, issuer_name=ISSUER)
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """A sign-in that waits.
+
+    Args:
+        first_factor: What was proven, for the log.
+    """
+
+    username: str
+    first_factor: str
+    password_hash: str
+    expires_at: datetime
+
+
+class Challenges:
+    """Sign-ins that wait for their code: the password was right, no session is open yet.
+
+    In memory only. A password that is changed meanwhile voids them.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._held: dict[str, Challenge] = {}
+        self._lock = threading.Lock()
+
+    def issue(self, username: str, first_factor: str, password_hash: str) -> str:
+        """A handle for :meth:`get`, good for minutes."""
+        handle = random_text(self._host)
+        now = self._host.now()
+        with self._lock:
+            self._held = {k: c for k, c in self._held.items() if c.expires_at > now}
+            self._held[handle] = Challenge(username, first_factor, password_hash, now + CHALLENGE)
+        return handle
+
+    def get(self, handle: str) -> Challenge:
+        """Whose sign-in waits.
+
+        Raises:
+            NotSignedIn: Unknown, expired or finished.
+        """
+        with self._lock:
+            held = self._held.get(handle)
+        if held is None or held.expires_at <= self._host.now():
+            raise NotSignedIn("This sign-in has expired: please begin again.")
+        return held
+
+    def finish(self, handle: str, password_hash: str) -> None:
+        """Use the handle up, once the code was right.
+
+        Raises:
+            NotSignedIn: Unknown, expired, finished, or the password is another one by now.
+        """
+        held = self.get(handle)
+        with self._lock:
+            taken = self._held.pop(handle, None)
+        if taken is None or held.password_hash != password_hash:
+            raise NotSignedIn("This sign-in has expired: please begin again.")
+
+
+def _place(username: str) -> str:
+    return f"second-factor/{username}"
+
+
+def _readable(random: bytes) -> str:
+    text = base64.b32encode(random).decode()
+    return "-".join(text[i : i + 4] for i in range(0, len(text), 4))
+
+
+def _plain(code: str) -> str:
+    """As it was made, however it was typed."""
+    return "".join(c for c in code.upper() if c.isalnum())
+
+
+def _digest(code: str) -> str:
+    return hashlib.sha256(code.encode()).hexdigest()

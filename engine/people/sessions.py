@@ -1,0 +1,213 @@
+"""Sessions: random tokens, stored as digests, that end by idleness, age, or at once.
+
+A session remembers when its holder last proved who they are, so that the engine can ask
+again before it decrypts. What a token is worth is read afresh on every call.
+
+A token ends with a tag of whose it is, under a key: a row that somebody wrote into the catalog's
+file for a token of their own making, or moved to another account, opens nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Literal
+
+from engine.errors import NotFound, NotSignedIn
+from engine.host import Host
+from engine.permissions import Role
+from engine.records import Caller, OpenSession
+from engine.store.database import Cursor, Database, Row
+from engine.vault import Bearers, token_digest
+
+_ENDED = "Your session has ended: please sign in again."
+
+
+class Sessions:
+    """Who is signed in.
+
+    Args:
+        idle: A session ends after this time without a call.
+        absolute: A session ends after this time at the latest.
+        key: 32 bytes, for the tags of tokens.
+        factor_roles: Roles that may do nothing but set up a second factor until they have one.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        host: Host,
+        idle: timedelta,
+        absolute: timedelta,
+        key: bytes,
+        factor_roles: frozenset[Role] = frozenset(),
+    ) -> None:
+        self._database = database
+        self._host = host
+        self.idle = idle
+        self.absolute = absolute
+        self._tokens = Bearers(host, key, "session")
+        self.factor_roles = factor_roles
+
+    def begin(self, tx: Cursor, username: str, door: str, origin: str) -> tuple[str, datetime]:
+        """Open a session for somebody who has just proven who they are.
+
+        Args:
+            door: ``browser`` or ``API``.
+
+        Returns:
+            The token, which is stored nowhere, and when it ends at the latest.
+        """
+        now = self._host.now()
+        session_id = self._host.token("se")
+        token = self._tokens.new(session_id, username)
+        expires_at = now + self.absolute
+        tx.run("DELETE FROM sessions WHERE expires_at < $1", now - timedelta(days=30))
+        tx.run(
+            "INSERT INTO sessions (token_digest, session_id, username, created_at, seen_at,"
+            " expires_at, origin, proven_at, door) VALUES ($1, $2, $3, $4, $4, $5, $6, $4, $7)",
+            token_digest(token),
+            session_id,
+            username,
+            now,
+            expires_at,
+            origin,
+            door,
+        )
+        return token, expires_at
+
+    def resolve(self, token: object, *, activity: bool = True) -> Caller:
+        """Who holds this token, read afresh, so that disabling somebody works at once.
+
+        Args:
+            token: As given by a cookie or header; anything but a good string is refused.
+            activity: False for automatic refreshes, which must not keep a session alive.
+
+        Raises:
+            NotSignedIn: Unknown, ended, idle too long, too old, or account disabled.
+        """
+        if not isinstance(token, str) or not (16 <= len(token) <= 128):
+            raise NotSignedIn("Please sign in.")
+        return self._live("token_digest", token_digest(token), activity, token)
+
+    def resolve_id(
+        self, session_id: str, username: str | None = None, *, activity: bool = True
+    ) -> Caller:
+        """As :meth:`resolve`, for a session that was proven in another way.
+
+        Args:
+            username: Whose it has to be, as an access token says.
+        """
+        caller = self._live("session_id", session_id, activity)
+        if username is not None and caller.username != username:
+            raise NotSignedIn(_ENDED)
+        return caller
+
+    def _live(
+        self,
+        column: Literal["token_digest", "session_id"],
+        value: str,
+        activity: bool,
+        token: str | None = None,
+    ) -> Caller:
+        row = self._database.read().one(
+            "SELECT s.*, a.role, a.enabled, f.confirmed_at AS factor_since"  # noqa: S608
+            " FROM sessions s"
+            " JOIN accounts a USING (username) LEFT JOIN second_factors f USING (username)"
+            f" WHERE s.{column} = $1",
+            value,
+        )
+        now = self._host.now()
+        if row is None or not row["enabled"] or not self._open(row, now):
+            raise NotSignedIn(_ENDED)
+        if token is not None and not self._tokens.fits(token, row["session_id"], row["username"]):
+            raise NotSignedIn(_ENDED)
+        if activity and now - row["seen_at"] > min(timedelta(seconds=30), self.idle / 4):
+            with self._database.write() as tx:
+                tx.run(
+                    "UPDATE sessions SET seen_at = $2 WHERE session_id = $1",
+                    row["session_id"],
+                    now,
+                )
+        role = Role(row["role"])
+        return Caller(
+            row["username"],
+            role,
+            row["session_id"],
+            row["origin"],
+            proven_at=row["proven_at"] or row["created_at"],
+            factor_due=role in self.factor_roles and row["factor_since"] is None,
+        )
+
+    def _open(self, row: Row, now: datetime) -> bool:
+        return (
+            row["ended_at"] is None
+            and now < row["expires_at"]
+            and now - row["seen_at"] < self.idle
+            # A clock that jumped back must not bring an old session to life.
+            and now >= row["created_at"] - timedelta(minutes=5)
+        )
+
+    def open_of(self, username: str, current: str = "") -> list[OpenSession]:
+        """Open sessions of an account, the last used first.
+
+        Args:
+            current: Id of the session that asks.
+        """
+        now = self._host.now()
+        rows = self._database.read().all(
+            "SELECT * FROM sessions WHERE username = $1 AND ended_at IS NULL ORDER BY seen_at DESC",
+            username,
+        )
+        return [
+            OpenSession(
+                session_id=row["session_id"],
+                started_at=row["created_at"],
+                seen_at=row["seen_at"],
+                expires_at=row["expires_at"],
+                door=row["door"],
+                current=row["session_id"] == current,
+            )
+            for row in rows
+            if self._open(row, now)
+        ]
+
+    def prove(self, tx: Cursor, session_id: str) -> None:
+        """The holder has just proven again who they are."""
+        tx.run(
+            "UPDATE sessions SET proven_at = $2 WHERE session_id = $1", session_id, self._host.now()
+        )
+
+    def end(self, tx: Cursor, session_id: str) -> None:
+        """End a session: its tokens are worthless from now on."""
+        tx.run(
+            "UPDATE sessions SET ended_at = $2 WHERE session_id = $1 AND ended_at IS NULL",
+            session_id,
+            self._host.now(),
+        )
+
+    def end_of(self, tx: Cursor, username: str, session_id: str) -> None:
+        """End one session of an account.
+
+        Raises:
+            NotFound: It has no such open session.
+        """
+        if session_id not in self._open_ids(tx, username):
+            raise NotFound("There is no such open session.")
+        self.end(tx, session_id)
+
+    def end_all(self, tx: Cursor, username: str, keep: str = "") -> list[str]:
+        """End every session of an account, but for the one to keep.
+
+        Returns:
+            Ids of the sessions that were open.
+        """
+        ids = [i for i in self._open_ids(tx, username) if i != keep]
+        for session_id in ids:
+            self.end(tx, session_id)
+        return ids
+
+    def _open_ids(self, tx: Cursor, username: str) -> list[str]:
+        rows = tx.all(
+            "SELECT session_id FROM sessions WHERE username = $1 AND ended_at IS NULL", username
+        )
+        return [row["session_id"] for row in rows]

@@ -1,0 +1,384 @@
+"""Seal and restore one image: pure composition, no rows, no files, no people.
+
+``seal`` proves its own work before it returns: what it made is opened again and compared
+with the original, pixel for pixel. An image that cannot be proven is not sealed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from engine.errors import RestoreMismatch
+from engine.formats import images, mask
+from engine.formats.images import Limits
+from engine.host import Host
+from engine.records import Assessment, Detection, Fingerprint, Image, Region, SealedRegion
+from engine.seal import length_hiding
+from engine.vault import (
+    RegionIdentity,
+    decrypt,
+    encrypt,
+    open_field,
+    seal_field,
+    without_header,
+)
+
+#: Classes that identify a person come first: where boxes overlap, a pixel is sealed with
+#: the first box that holds it, so that opening anatomy never opens a name on it.
+_IDENTIFIERS = ("text", "barcode", "face")
+
+REMAINDER = "remainder"
+_OTHER = "The restored picture is not the original: keep it closed and tell the administrator."
+#: How far a JPEG decoder carries halved colour over the edge of a block ("fancy upsampling").
+UPSAMPLING_PX = 2
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Which image is sealed, and under what. The repr shows no key."""
+
+    image_id: str
+    version: int
+    key: bytes = field(repr=False)  # data key, 32 bytes
+    identity_key: bytes = field(repr=False)  # for pseudonyms, one per patient
+
+    def context(self, what: str) -> str:
+        """Name of a part of this image, bound by its tag."""
+        return f"image/{self.image_id}/{self.version}/{what}"
+
+    def identity(self, region_id: str, label: str, region: Region) -> RegionIdentity:
+        """What the tag of a region binds."""
+        return RegionIdentity.of(self.image_id, region_id, label, region, self.version)
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A sealed image, not yet stored.
+
+    Args:
+        masked: The file that may be shared.
+        container: Sealed pieces of the regions (see :mod:`engine.seal.length_hiding`) one after the
+            other, then the sealed remainder.
+        regions: Each with its first byte in the container.
+        remainder_start: First byte of the sealed remainder in the container.
+        pixel_digest, file_digest: SHA-256 of the original's pixels and file; sensitive.
+        identical_bytes: Does restoration give the very same file, not only the same pixels?
+    """
+
+    masked: bytes = field(repr=False)
+    container: bytes = field(repr=False)
+    regions: tuple[tuple[SealedRegion, int], ...]
+    remainder_start: int
+    pixel_digest: bytes = field(repr=False)
+    file_digest: bytes = field(repr=False)
+    identical_bytes: bool
+    masked_image: Image = field(repr=False)
+    times_ms: Mapping[str, float]
+
+    def ciphertexts(self) -> list[bytes]:
+        """IV, ciphertext and tag of each region, in order, for measuring."""
+        return [without_header(self.container[s : s + r.size_bytes]) for r, s in self.regions]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """An original, or a part of it, in memory.
+
+    Args:
+        partial: Some regions stayed sealed: the picture is not the original.
+        proof: ``bytes`` (the very same file), ``pixels`` (same pixels), or ``outside``
+            (partial: every pixel outside the regions that stayed sealed is the original's).
+        margin_px: Pixels around a region that stayed sealed for which that is not said: a
+            decoder of lossy sources mixes colours across its edge.
+    """
+
+    image: Image = field(repr=False)
+    opened: tuple[str, ...]
+    partial: bool
+    proof: str
+    decrypt_ms: Mapping[str, float]
+    margin_px: int = 0
+
+
+class Stopwatch:
+    """Times of named stages in milliseconds, as the clock said them."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.times_ms: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = self._host.ticks_ms()
+        try:
+            yield
+        finally:
+            spent = self._host.ticks_ms() - start
+            self.times_ms[name] = round(self.times_ms.get(name, 0.0) + spent, 1)
+
+
+def look(
+    image: Image, detect: Callable[[Callable[[int], np.ndarray]], list[Detection]]
+) -> list[Detection]:
+    """Run a detector over what a person would see, and over what a window may hide.
+
+    A photograph is turned upright first, since networks read text that way; text in a DICOM
+    can be invisible under the file's own window, so its full range is looked at too.
+
+    Args:
+        detect: Given a function from a frame's number to its picture, (H, W, 3) uint8 RGB.
+
+    Returns:
+        Boxes in stored pixels; the same thing seen twice is merged by the caller's rules.
+    """
+    turned = int(image.properties.get("orientation", 1))
+    found = detect(lambda i: images.upright(images.render(image, i), turned))
+    if turned != 1:
+        found = [
+            replace(d, region=images.from_upright(d.region, turned, image.width, image.height))
+            for d in found
+        ]
+    if images.window_hides(image):
+        found += detect(lambda i: images.render_full(image, i))
+    return found
+
+
+def plan(
+    image: Image, detections: Sequence[Detection], padding: float, min_px: int
+) -> list[Detection]:
+    """What will be sealed: boxes padded, rounded outward, clipped, identifiers first.
+
+    A person's own boxes are taken as drawn, without padding, but rounded to the block
+    grid of a lossy source like all others, because ringing carries text beyond the box.
+    """
+    planned = []
+    for detection in detections:
+        region = detection.region
+        if detection.source != "person":
+            region = region.padded(padding, min_px)
+        clipped = region.aligned(image.grid).clipped(image.width, image.height, image.frames)
+        if clipped is not None:
+            planned.append(replace(detection, region=clipped))
+    return sorted(
+        dict.fromkeys(planned),
+        key=lambda d: (d.label not in _IDENTIFIERS, d.region.frame, d.region.y1, d.region.x1),
+    )
+
+
+def seal(
+    image: Image, planned: Sequence[Detection], subject: Subject, host: Host, limits: Limits
+) -> Sealed:
+    """Take an image apart, encrypt every region with its own IV, and prove the way back.
+
+    Args:
+        planned: From :func:`plan`.
+
+    Raises:
+        RestoreMismatch: The way back does not give the original's pixels; nothing is sealed.
+    """
+    watch = Stopwatch(host)
+    regions = [d.region for d in planned]
+    with watch.stage("mask"):
+        dissection = images.dissect(image, regions, subject.identity_key)
+    sealed: list[tuple[SealedRegion, int]] = []
+    pieces = [length_hiding.MAGIC]
+    start = len(length_hiding.MAGIC)
+    public = len(dissection.masked)
+    volumes = [r.area_px * r.frame_count for r in regions]
+    contents = length_hiding.split([d.label for d in planned], volumes, dissection.patches, public)
+    for detection, content in zip(planned, contents, strict=True):
+        region_id = host.token("rg")
+        began = host.ticks_ms()
+        piece = encrypt(
+            subject.key,
+            subject.identity(region_id, detection.label, detection.region),
+            content,
+            host.random,
+            subject.image_id,
+            floor_bytes=0,  # its length is a length class already
+        )
+        spent = round(host.ticks_ms() - began, 1)
+        sealed.append((SealedRegion(region_id, detection, len(piece), spent), start))
+        pieces.append(piece)
+        start += len(piece)
+    with watch.stage("encrypt_remainder"):
+        remainder = seal_field(
+            subject.key,
+            subject.context(REMAINDER),
+            dissection.remainder,
+            host.random,
+            floor_bytes=length_hiding.length_class(
+                len(dissection.remainder), length_hiding.REMAINDER_SHARE * public
+            ),
+        )
+    watch.times_ms["encrypt"] = round(
+        sum(r.encrypt_ms for r, _ in sealed) + watch.times_ms.pop("encrypt_remainder"), 1
+    )
+    container = b"".join([*pieces, remainder])
+    pixel_digest = images.pixel_digest(image.pixels)
+    with watch.stage("prove"):
+        masked = dissection.masked
+        del dissection  # so that at most two decoded pictures are in memory at a time
+        data, _ = _opened(masked, container, sealed, start, subject, host)
+        identical = data == image.data  # and so is every pixel
+        if not identical:
+            back = images.decode(image.name, data, limits)
+            if images.pixel_digest(back.pixels) != pixel_digest:
+                raise RestoreMismatch(_OTHER, image_id=subject.image_id)
+            del back
+        masked_image = images.decode(image.name, masked, limits)
+    return Sealed(
+        masked=masked,
+        container=container,
+        regions=tuple(sealed),
+        remainder_start=start,
+        pixel_digest=pixel_digest,
+        file_digest=hashlib.sha256(image.data).digest(),
+        identical_bytes=identical,
+        masked_image=masked_image,
+        times_ms=watch.times_ms,
+    )
+
+
+def restore(
+    masked: bytes,
+    container: bytes,
+    regions: Sequence[tuple[SealedRegion, int]],
+    remainder_start: int,
+    subject: Subject,
+    pixel_digest: bytes,
+    file_digest: bytes,
+    name: str,
+    host: Host,
+    limits: Limits,
+    permitted: Callable[[str], bool] = lambda label: True,
+) -> Restored:
+    """Decrypt the permitted regions, put them back and compare with the intake's digest.
+
+    A part is proven against the whole: that is restored too, compared with the digest, and
+    then with the part outside what stays sealed. Only the part leaves this function.
+
+    Args:
+        masked: The masked file.
+        container: See :class:`Sealed`.
+        permitted: Says for a class whether this caller may open it.
+
+    Raises:
+        SealBroken: A region, its box, class or place, or the masked file was altered.
+        RestoreMismatch: What was opened is not the original's.
+    """
+    data, times = _opened(masked, container, regions, remainder_start, subject, host, permitted)
+    image = images.decode(name, data, limits)
+    if len(times) < len(regions):
+        whole = restore(
+            masked, container, regions, remainder_start, subject, pixel_digest, file_digest, name,
+            host, limits,
+        )  # fmt: skip
+        sealed = [r.detection.region for r, _ in regions if r.region_id not in times]
+        margin = 0 if whole.image.grid == (1, 1) else UPSAMPLING_PX
+        if not _same_outside(whole.image, image, sealed, margin):
+            raise RestoreMismatch(
+                "The restored part is not the original's: keep it closed and tell the"
+                " administrator.",
+                image_id=subject.image_id,
+            )
+        return Restored(image, tuple(times), True, "outside", times, margin)
+    # The very same file is the original, whatever a newer decoder makes of its pixels.
+    if hashlib.sha256(data).digest() == file_digest:
+        proof = "bytes"
+    elif images.pixel_digest(image.pixels) == pixel_digest:
+        proof = "pixels"
+    else:
+        raise RestoreMismatch(_OTHER, image_id=subject.image_id)
+    return Restored(image, tuple(times), False, proof, times)
+
+
+def _opened(
+    masked: bytes,
+    container: bytes,
+    regions: Sequence[tuple[SealedRegion, int]],
+    remainder_start: int,
+    subject: Subject,
+    host: Host,
+    permitted: Callable[[str], bool] = lambda label: True,
+) -> tuple[bytes, dict[str, float]]:
+    """The permitted regions put back into the masked file; compared with nothing yet.
+
+    Returns:
+        A file, and for each opened region how long its decryption took, in ms.
+
+    Raises:
+        SealBroken: A region, its box, class or place, or the masked file was altered.
+    """
+    patches: dict[int, bytes] = {}
+    times: dict[str, float] = {}
+    for index, (region, start) in enumerate(regions):
+        if permitted(region.detection.label):
+            began = host.ticks_ms()
+            patches[index] = decrypt(
+                subject.key,
+                subject.identity(region.region_id, region.detection.label, region.detection.region),
+                container[start : start + region.size_bytes],
+            )
+            times[region.region_id] = round(host.ticks_ms() - began, 1)
+    remainder = None
+    if len(patches) == len(regions):
+        remainder = open_field(subject.key, subject.context(REMAINDER), container[remainder_start:])
+    if container.startswith(length_hiding.MAGIC):
+        patches = length_hiding.join([r.detection.label for r, _ in regions], patches)
+    boxes = [r.detection.region for r, _ in regions]
+    return images.assemble(masked, boxes, patches, remainder), times
+
+
+def _same_outside(whole: Image, part: Image, sealed: Sequence[Region], margin_px: int) -> bool:
+    """Are two pictures equal but for these regions and a margin around them?"""
+    if whole.pixels.shape != part.pixels.shape or whole.pixels.dtype != part.pixels.dtype:
+        return False
+    grown = [region.padded(0, margin_px) for region in sealed]
+    for frame, (one, other) in enumerate(zip(whole.pixels, part.pixels, strict=True)):
+        free = mask.outside(one.shape, grown, frame)
+        if not np.array_equal(one[free], other[free]):
+            return False
+    return True
+
+
+def detection_to_json(detection: Detection) -> dict[str, Any]:
+    """A detection as the fields of ``gt.json`` and our own sealed facts."""
+    r = detection.region
+    return {
+        "class": detection.label,
+        "x1": r.x1,
+        "y1": r.y1,
+        "x2": r.x2,
+        "y2": r.y2,
+        "frame": r.frame,
+        "frame_end": r.frame_end,
+        "confidence": detection.confidence,
+        "source": detection.source,
+    }
+
+
+def detection_from_json(item: Mapping[str, Any]) -> Detection:
+    """The inverse of :func:`detection_to_json`."""
+    box = Region(item["x1"], item["y1"], item["x2"], item["y2"], item["frame"], item["frame_end"])
+    return Detection(box, item["class"], item["confidence"], item["source"])
+
+
+def assessment_to_json(assessment: Assessment) -> dict[str, Any]:
+    """Plain values; NaN and infinity stay themselves, as Python's ``json`` writes them."""
+    return asdict(assessment)
+
+
+def assessment_from_json(item: Mapping[str, Any]) -> Assessment:
+    """The inverse of :func:`assessment_to_json`."""
+    fingerprint = dict(item["fingerprint"])
+    fingerprint["colour_histogram"] = tuple(fingerprint["colour_histogram"])
+    return Assessment(
+        **{**item, "fingerprint": Fingerprint(**fingerprint), "regions": tuple(item["regions"])}
+    )

@@ -1,0 +1,357 @@
+"""Worker processes for batches, by Dask: this machine's own, or those of a scheduler elsewhere.
+
+Dask asks nobody who they are, so every connection is TLS with certificates on both sides, on
+one machine too: whoever reaches a scheduler could otherwise run code in it. Workers of this
+machine start with an empty environment, so that no root key comes along; they keep what they
+work on in memory, and a task that was lost with its worker is given to another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from engine.errors import EngineError, SettingsError, WorkerLost
+from engine.service.worker_watchdog import FOLDER
+from engine.settings import Settings
+
+T = TypeVar("T")
+J = TypeVar("J")
+R = TypeVar("R")
+
+#: Tasks per worker that are under way or wait: memory is bounded by it, however long the list.
+AHEAD = 2
+#: How often a task may take its worker with it before it is given up.
+LIVES = 2
+PATIENCE_SECONDS = 120.0
+LOOK_SECONDS = 2.0  # whether workers are still there
+_QUIET = {
+    # Plaintext and keys stay in memory: nothing is written to a worker's disk.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    # A paused worker takes nothing and gives nothing back: a batch would wait for it for ever. One
+    # that needs too much is ended instead, and its file tries again.
+    "distributed.worker.memory.pause": False,
+    "distributed.scheduler.allowed-failures": LIVES,
+    "distributed.admin.log-length": 0,
+    # Pages about tasks and workers, which Dask serves in clear and to anybody.
+    "distributed.scheduler.http.routes": [],
+}
+_ROOT = Path(__file__).parents[2]
+_GONE = (
+    "The workers for batches are gone: look whether there is memory enough for them, and send the"
+    " rest again."
+)
+
+
+class Crew:
+    """Workers that are ready; a context manager."""
+
+    def __init__(self, client: Any, cleanup: contextlib.ExitStack, here: _Here | None) -> None:
+        self._client, self._cleanup, self._here = client, cleanup, here
+
+    @property
+    def size(self) -> int:
+        """How many tasks run at once now: workers elsewhere come and go."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        return sum(worker["nthreads"] for worker in workers)
+
+    @classmethod
+    def open(cls, settings: Settings, workers: int, equip: Callable[[], None]) -> Self:
+        """Start workers here, or join those of ``batch_scheduler``, and equip each once.
+
+        Args:
+            workers: How many to start here.
+            equip: Picklable; called in every worker, also in those that come later.
+
+        Raises:
+            SettingsError: The scheduler is not reached, or its workers write to disk.
+        """
+        import dask
+        from distributed import Client, Security
+
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # their texts show arguments
+        cleanup = contextlib.ExitStack()
+        here: _Here | None = None
+        try:
+            cleanup.enter_context(dask.config.set(_QUIET))
+            if settings.batch_scheduler:
+                security = Security(
+                    tls_ca_file=str(settings.batch_ca),
+                    tls_client_cert=str(settings.batch_cert),
+                    tls_client_key=str(settings.batch_key),
+                    require_encryption=True,
+                )
+                address = settings.batch_scheduler
+            else:
+                address, security, here = _start(workers, cleanup)
+            try:
+                client = cleanup.enter_context(
+                    Client(
+                        address, security=security, timeout=PATIENCE_SECONDS, set_as_default=False
+                    )
+                )
+                client.wait_for_workers(1, timeout=PATIENCE_SECONDS)  # others join under way
+            except (OSError, TimeoutError, ValueError) as err:
+                raise SettingsError(
+                    "The workers for batches do not answer: check MEDSEC_BATCH_SCHEDULER and its"
+                    " certificates, or leave it out."
+                ) from err
+            try:
+                client.register_plugin(_plugin(equip))
+            except EngineError:
+                raise
+            except Exception as err:  # whatever importing another release raises
+                raise SettingsError(
+                    "The workers for batches cannot load MedSec and its networks: install the"
+                    " same release there."
+                ) from err
+            return cls(client, cleanup, here)
+        except BaseException:
+            cleanup.close()
+            raise
+
+    def run(
+        self, work: Callable[[J], R], tasks: Iterable[tuple[T, J | None]]
+    ) -> Iterator[tuple[T, R | WorkerLost | None]]:
+        """Each task with the result of its job, in the order in which they finish.
+
+        Args:
+            work: A function of a module; may run more than once for a job.
+            tasks: Drawn only as workers become free. Jobs travel, what stands before them
+                stays; without a job the answer is None.
+
+        Raises:
+            SettingsError: There are no workers any more, or they are of another release.
+        """
+        lost: list[tuple[T, J | None]] = []
+        for task, job, answer in self._flow(work, tasks):
+            if isinstance(answer, WorkerLost):
+                lost.append((task, job))
+            else:
+                yield task, answer
+        # Dask blames a worker's end on all that it had before it: each of them tries again alone.
+        for suspect in lost:
+            for task, _, answer in self._flow(work, [suspect]):
+                yield task, answer
+
+    def _flow(
+        self, work: Callable[[J], R], tasks: Iterable[tuple[T, J | None]]
+    ) -> Iterator[tuple[T, J | None, R | WorkerLost | None]]:
+        from distributed import as_completed
+
+        waiting: dict[Any, tuple[T, J]] = {}
+        done = as_completed(loop=self._client.loop)
+        source = iter(tasks)
+        more = True
+        while True:
+            room = max(1, self.size) * AHEAD
+            while more and len(waiting) < room:
+                drawn = next(source, None)
+                if drawn is None:
+                    more = False
+                    continue
+                task, job = drawn
+                if job is None:
+                    yield task, None, None
+                else:
+                    sent = pickle.dumps((work, job))
+                    future = self._client.submit(_opaque(), sent, pure=False)
+                    waiting[future] = (task, job)
+                    done.add(future)
+            if not waiting:
+                return
+            self._wait(done)
+            future = next(done)
+            answer = _answer(future)
+            future.release()
+            yield *waiting.pop(future), answer
+
+    def _wait(self, done: Any) -> None:
+        """Until a task is done. Dask itself would wait for ever for workers that are gone."""
+        seen = looked = time.monotonic()
+        while not done.has_ready():
+            time.sleep(0.05)
+            now = time.monotonic()
+            if now - looked < LOOK_SECONDS:
+                continue
+            looked = now
+            if self._here is not None:
+                self._here.replace_lost()
+            if self.size:
+                seen = now
+            elif now - seen > PATIENCE_SECONDS:
+                raise SettingsError(_GONE)
+
+    def close(self) -> None:
+        """Let the workers go."""
+        self._cleanup.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _opaque() -> Callable[[bytes], Any]:
+    """What a task is to a scheduler: a function of bytes.
+
+    A scheduler unpickles tasks. As bytes, no key is an object in it, and it needs no MedSec:
+    being no function of a module, this one travels whole.
+    """
+
+    def open_and_work(sent: bytes) -> Any:
+        import pickle
+
+        work, job = pickle.loads(sent)  # noqa: S301 - from who may run code here anyway
+        return work(job)
+
+    return open_and_work
+
+
+def _answer(future: Any) -> Any:
+    """The result of a task, or WorkerLost.
+
+    Raises:
+        SettingsError: It was not even begun, or nobody is there: none of the others will be.
+    """
+    from distributed.scheduler import KilledWorker
+
+    if future.status == "finished":
+        return future.result()
+    if future.status == "cancelled":  # with its scheduler
+        raise SettingsError(_GONE)
+    if isinstance(future.exception(), KilledWorker):
+        return WorkerLost("The worker on this file died each time: it is left out.")
+    raise SettingsError(
+        "The workers for batches do not understand what they are sent: install the same release"
+        " of MedSec and its packages there."
+    )
+
+
+def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any, _Here]:
+    """A scheduler in this process and workers in their own, each with one thread."""
+    from distributed import LocalCluster, Security
+
+    security = Security.temporary()
+    cluster = cleanup.enter_context(
+        LocalCluster(
+            n_workers=0, processes=True, host="127.0.0.1", protocol="tls", security=security,
+            dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
+        )
+    )  # fmt: skip
+    folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix=FOLDER))
+    memory = _memory_bytes() // (workers + 1)
+    tls = "DASK_DISTRIBUTED__COMM__TLS__"
+    environment = {
+        "PATH": os.defpath,
+        "HOME": folder,
+        "TMPDIR": folder,
+        "PYTHONPATH": str(_ROOT),
+        "YOLO_OFFLINE": "true",
+        "YOLO_AUTOINSTALL": "false",
+        "YOLO_CONFIG_DIR": folder,
+        "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
+        "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
+        "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
+        "DASK_DISTRIBUTED__WORKER__HTTP__ROUTES": "[]",
+        f"{tls}CA_FILE": security.tls_ca_file,
+        f"{tls}WORKER__CERT": security.tls_worker_cert,
+        f"{tls}WORKER__KEY": security.tls_worker_key,
+        **{k: os.environ[k] for k in ("LD_LIBRARY_PATH", "LANG") if k in os.environ},
+    }
+
+    def begin() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and code
+            [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address,
+             "--nworkers", "1", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1",
+             "--dashboard-address", "127.0.0.1:0",  # else on every address of this machine
+             "--memory-limit", str(memory), "--local-directory", folder,
+             "--death-timeout", "30",
+             "--preload-nanny", str(Path(__file__).with_name("worker_watchdog.py"))],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,  # nothing is written: it holds the worker's leash
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # libraries quote what they work on there
+            start_new_session=True,  # Ctrl-C is for us, who then let them go
+        )  # fmt: skip
+
+    here = _Here(begin, workers)
+    cleanup.callback(here.stop)
+    return cluster, security, here
+
+
+class _Here:
+    """Worker processes of this machine.
+
+    Args:
+        begin: Starts one.
+    """
+
+    def __init__(self, begin: Callable[[], subprocess.Popen[bytes]], count: int) -> None:
+        self._begin = begin
+        self._processes = [begin() for _ in range(count)]
+
+    def replace_lost(self) -> None:
+        """Start others for those that ended: on a busy machine Dask's nanny gives up on them."""
+        for place, process in enumerate(self._processes):
+            if process.poll() is not None:
+                _stop(process)
+                self._processes[place] = self._begin()
+
+    def stop(self) -> None:
+        for process in self._processes:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _unfit() -> bool:
+    """Runs in a worker: would it write what it works on to its disk, or stop to work?"""
+    import dask
+
+    return any(
+        dask.config.get(f"distributed.worker.memory.{name}", default=0.6) is not False
+        for name in ("target", "spill", "pause")
+    )
+
+
+def _plugin(equip: Callable[[], None]) -> Any:
+    from distributed import WorkerPlugin
+
+    class Equipped(WorkerPlugin):
+        name = "medsec"
+
+        def setup(self, worker: Any) -> None:
+            if _unfit():
+                raise SettingsError(
+                    "The workers for batches write to disk what they work on, or pause: set"
+                    " distributed.worker.memory.target, .spill and .pause to false there."
+                )
+            equip()
+
+    return Equipped()

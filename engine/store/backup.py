@@ -1,0 +1,349 @@
+"""Backups: the catalog sealed, the files as they are (encrypted already), a manifest over both.
+
+One folder holds any number of backups. Files are content-addressed and shared between them,
+so a new backup costs what is new. Each backup is complete: with it and the root key, and
+nothing else, the whole system comes back. What was erased stays erased: restoring takes the
+erasures recorded by *every* backup in the folder, also later ones, and by the list that is
+kept beside them and written at every erasure, and applies them again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import BackupInvalid, EngineError, StorageError
+from engine.host import Host, sweep_unfinished, write_durably
+from engine.vault import SALT_RECORD, Keyring, blind_index, derive, new_key, open_field, seal_field
+
+VERSION = 1
+#: What a backup is called: when it was made, by the clock of that moment.
+NAME = "%Y%m%dT%H%M%S%f"
+PENDING_ERASURES = "pending-erasures.json"
+_CATALOG = "catalog.sealed"
+_MANIFEST = "manifest.json"
+_ERASURES = "erasures.json"
+_NAME = re.compile(r"\d{8}T\d{12}")
+
+
+@contextlib.contextmanager
+def _writing(which: str) -> Iterator[None]:
+    """A full or absent disk is a StorageError, also amid the work."""
+    try:
+        yield
+    except OSError as err:
+        raise StorageError(
+            f"The {which} folder cannot be written: check free space and permissions.",
+            errno=err.errno,
+        ) from err
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a backup is made of, taken at one moment.
+
+    Args:
+        catalog: The database file.
+        blobs: Addresses of all files that its rows need.
+        erasures: Erased patients and images: (kind, id).
+        audit_entries: Length of the audit log.
+    """
+
+    catalog: bytes
+    blobs: Sequence[str]
+    erasures: Sequence[tuple[str, str]]
+    audit_entries: int
+
+
+class Backups:
+    """All backups in one folder.
+
+    Args:
+        folder: Outside the data folder; made on first use.
+    """
+
+    def __init__(self, folder: Path, keyring: Keyring, host: Host) -> None:
+        self._folder = folder
+        self._keyring = keyring
+        self._host = host
+        self._blobs = Host(folder / "blobs")
+
+    def names(self) -> list[str]:
+        """Complete backups, oldest first; what was interrupted or is foreign is none."""
+        if not self._folder.is_dir():
+            return []
+        there = (p.parent.name for p in self._folder.glob(f"*/{_MANIFEST}"))
+        return sorted(name for name in there if _NAME.fullmatch(name))
+
+    def newest(self) -> str:
+        """The backup that was made last: neither a clock that jumped nor a longer log decides.
+
+        After a recovery from an older one, a backup that nobody went back to has the longer log.
+
+        Raises:
+            BackupInvalid: There is none that can be read with the keys at hand.
+        """
+        found = self._readable()
+        if not found:
+            raise BackupInvalid("There is no backup that can be read with the keys at hand.")
+        return max(found, key=lambda name: _rank(name, found))
+
+    @_writing("backup")
+    def record_erasures(self, erasures: Sequence[tuple[str, str]]) -> None:
+        """Keep the list of everything erased beside the backups: they were made before.
+
+        What the list names it names for ever, also where the catalog is an older one.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        known = {*erasures, *self._listed()}
+        record = self._signed({"erasures": sorted(list(e) for e in known)}, _ERASURES)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_durably(self._folder / _ERASURES, json.dumps(record).encode())
+
+    @_writing("backup")
+    def make(self, snapshot: Snapshot, source: Host, salt_record: bytes | None) -> str:
+        """Write a backup and check what was written.
+
+        One stored file that is lost stops no backup: the manifest says that it is missing.
+
+        Args:
+            salt_record: What a passphrase needs besides to become the root key; not secret.
+
+        Returns:
+            Its name, from the time.
+
+        Raises:
+            StorageError: The folder cannot be written; nothing counts as a backup then.
+        """
+        name = f"{self._host.now():{NAME}}"
+        there = self._readable()
+        # Each of those that cannot be read now may be a generation later than those that can.
+        unread = len(self.names()) - len(there)
+        generation = 1 + unread + max((_generation(m) for m in there.values()), default=0)
+        key = new_key(self._host.random)
+        sealed = seal_field(key, f"backup/{name}/catalog", snapshot.catalog, self._host.random)
+        self._clear_unfinished()
+        (self._folder / name).mkdir(mode=0o700, parents=True)
+        if salt_record is not None:
+            write_durably(self._folder / SALT_RECORD, salt_record)
+        faults = {address: self._bring(address, source) for address in snapshot.blobs}
+        manifest = self._signed(
+            {
+                "name": name,
+                "generation": generation,
+                "catalog": hashlib.sha256(sealed).hexdigest(),
+                "blobs": sorted(a for a, fault in faults.items() if not fault),
+                "missing": {a: fault for a, fault in faults.items() if fault},
+                "erasures": sorted(list(e) for e in snapshot.erasures),
+                "audit_entries": snapshot.audit_entries,
+            },
+            name,
+            key,
+        )
+        write_durably(self._folder / name / _CATALOG, sealed)
+        # The manifest comes last: without it there is no backup.
+        write_durably(self._folder / name / _MANIFEST, json.dumps(manifest).encode())
+        try:
+            self.verify(name)
+        except BackupInvalid:
+            (self._folder / name / _MANIFEST).unlink()  # then it is none
+            raise
+        return name
+
+    def verify(self, name: str) -> int:
+        """Check manifest, catalog and every file.
+
+        Returns:
+            Number of files.
+
+        Raises:
+            BackupInvalid: Something is missing, altered or under another key.
+        """
+        manifest, key = self._manifest(name)
+        self._catalog(manifest, key)
+        for address in manifest["blobs"]:
+            try:
+                self._blobs.read_blob(address)
+            except EngineError as err:
+                raise BackupInvalid("A file of this backup is lost or altered.", name=name) from err
+        return len(manifest["blobs"])
+
+    def missing(self, name: str) -> dict[str, str]:
+        """Files that were lost or rotten when a backup was made: why, by address.
+
+        Raises:
+            BackupInvalid: The manifest is altered or under another key.
+        """
+        return dict(self._manifest(name)[0].get("missing", {}))
+
+    @_writing("data")
+    def restore(self, name: str, data: Path) -> None:
+        """Write a backup into a data folder that does not exist yet or is empty.
+
+        Erasures that this and every other readable backup knows lie beside the catalog as
+        ``PENDING_ERASURES``, to be applied before anybody is served.
+
+        Raises:
+            BackupInvalid: Something is missing, altered or under another key.
+            StorageError: The data folder is not empty, or cannot be written.
+        """
+        if data.exists():
+            sweep_unfinished(data)
+            there = {p.name for p in data.iterdir()} - {SALT_RECORD}
+            # What an interrupted recovery wrote is content-addressed: it goes on from there.
+            if there and not (PENDING_ERASURES in there and "catalog.duckdb" not in there):
+                raise StorageError("A backup is restored into an empty folder: name another one.")
+        self.verify(name)
+        manifest, key = self._manifest(name)
+        # Those that cannot be read, of another key or damaged, must not stop a recovery.
+        erasures = sorted(self._listed() | _erased(self._readable().values()))
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Applied at the next start, whichever that is, and only then deleted.
+        write_durably(data / PENDING_ERASURES, json.dumps(erasures).encode())
+        target = Host(data / "blobs")
+        for address in manifest["blobs"]:
+            target.write_blob(self._blobs.read_blob(address))
+        write_durably(data / "catalog.duckdb", self._catalog(manifest, key))
+
+    @_writing("backup")
+    def prune(self, keep: int, newest: str) -> list[str]:
+        """Delete all but the newest backups and the files that only they needed.
+
+        Args:
+            newest: The one just made, which stays, whatever the clock says.
+
+        Returns:
+            Names of those that were deleted.
+
+        Raises:
+            StorageError: One cannot be deleted.
+        """
+        readable = self._readable()  # those that are not bring nothing back, and go first
+        older = sorted(set(self.names()) - {newest}, key=lambda name: _rank(name, readable))
+        gone = older[: max(0, len(older) + 1 - keep)]
+        for name in gone:
+            (self._folder / name / _MANIFEST).unlink()  # first, so that no half backup counts
+            shutil.rmtree(self._folder / name)
+            readable.pop(name, None)
+        if set(readable) == set(self.names()):  # else one that we cannot read may need them
+            needed = {address for m in readable.values() for address in m["blobs"]}
+            for address in set(self._blobs.blobs()) - needed:
+                self._blobs.delete_blob(address)
+        return gone
+
+    def _bring(self, address: str, source: Host) -> str:
+        """Copy a file into the backups; says what is wrong with it if no backup has it either."""
+        try:
+            content = source.read_blob(address)
+        except EngineError as lost:  # or rotten, or on a bad sector
+            try:
+                self._blobs.read_blob(address)
+            except EngineError:
+                return lost.code
+        else:
+            self._blobs.write_blob(content)
+        return ""
+
+    def _clear_unfinished(self) -> None:
+        """Delete what interrupted backups left; the next one copies what is new again."""
+        if not self._folder.is_dir():
+            return
+        sweep_unfinished(self._folder)
+        for folder in list(self._folder.iterdir()):
+            if _NAME.fullmatch(folder.name) and not (folder / _MANIFEST).exists():
+                shutil.rmtree(folder)
+
+    def _readable(self) -> dict[str, dict[str, Any]]:
+        """Manifests by name, of all backups that are whole and under a key at hand."""
+        found = {}
+        for name in self.names():
+            with contextlib.suppress(BackupInvalid):
+                found[name] = self._manifest(name)[0]
+        return found
+
+    def _listed(self) -> set[tuple[str, str]]:
+        """What the list of erasures names; if it is lost or altered, what the backups name."""
+        try:
+            return _erased([self._record(self._folder / _ERASURES, _ERASURES)[0]])
+        except BackupInvalid:
+            return _erased(self._readable().values())
+
+    def _signed(self, facts: dict[str, Any], name: str, key: bytes | None = None) -> dict[str, Any]:
+        """Facts with a key of their own, wrapped by the root, and a tag under it."""
+        key = key or new_key(self._host.random)
+        key_id, wrapped = self._keyring.wrap(key, f"backup/{name}")
+        record = {
+            "version": VERSION, "root_key_id": key_id, "wrapped_key": wrapped.hex(), **facts,
+        }  # fmt: skip
+        return {**record, "tag": _tag(key, record)}
+
+    def _manifest(self, name: str) -> tuple[dict[str, Any], bytes]:
+        return self._record(self._folder / name / _MANIFEST, name)
+
+    def _record(self, path: Path, name: str) -> tuple[dict[str, Any], bytes]:
+        """What :meth:`_signed` made, and its key. Raises BackupInvalid."""
+        try:
+            record: dict[str, Any] = json.loads(path.read_bytes())
+            wrapped = bytes.fromhex(record["wrapped_key"])
+            key = self._keyring.unwrap(record["root_key_id"], wrapped, f"backup/{name}")
+            tag = record.pop("tag")
+        except (OSError, ValueError, KeyError, TypeError, EngineError) as err:
+            raise BackupInvalid(
+                "This backup cannot be read with the keys at hand.", name=name
+            ) from err
+        if not hmac.compare_digest(tag, _tag(key, record)) or record["version"] != VERSION:
+            raise BackupInvalid("The manifest of this backup was altered.", name=name)
+        return record, key
+
+    def _catalog(self, manifest: dict[str, Any], key: bytes) -> bytes:
+        name = manifest["name"]
+        try:
+            sealed = (self._folder / name / _CATALOG).read_bytes()
+            return open_field(key, f"backup/{name}/catalog", sealed)
+        except (OSError, EngineError) as err:
+            raise BackupInvalid(
+                "The catalog of this backup is lost or altered.", name=name
+            ) from err
+
+
+def _erased(records: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    return {(kind, subject) for record in records for kind, subject in record["erasures"]}
+
+
+def _generation(manifest: Mapping[str, Any]) -> int:
+    """How many backups this one has behind it; those of the first versions did not count."""
+    return int(manifest.get("generation", 0))
+
+
+def _rank(name: str, manifests: Mapping[str, Mapping[str, Any]]) -> tuple[int, int, str]:
+    """What puts backups in order, oldest first."""
+    manifest = manifests.get(name, {})
+    return _generation(manifest), manifest.get("audit_entries", 0), name
+
+
+@_writing("data")
+def bring_salt_record(folder: Path, data: Path) -> None:
+    """Copy what a passphrase needs from the backups, before the root key is derived.
+
+    Raises:
+        StorageError: The data folder cannot be written.
+    """
+    record = folder / SALT_RECORD
+    if record.exists() and not (data / SALT_RECORD).exists():
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_durably(data / SALT_RECORD, record.read_bytes())
+
+
+def _tag(key: bytes, manifest: dict[str, Any]) -> str:
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return blind_index(derive(key, "backup manifest"), "manifest", text).hex()

@@ -1,0 +1,341 @@
+"""Image and region rows. Every row of an image is bound by a tag under the image's key.
+
+The tag covers all columns of the image and of its regions, so that a changed box, class,
+state or file address is found when the image is next opened. Facts that say something of
+hidden pixels (file name, digests, measurements) are sealed in ``facts``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Required, TypedDict, Unpack
+
+from engine.errors import NotFound, SealBroken
+from engine.records import Detection, Format, ImageRecord, ImageState, Region, SealedRegion
+from engine.store.database import Cursor, Database, Row
+from engine.vault import blind_index, derive
+
+#: Columns that carry the tag itself or the wrapped key, which has its own integrity.
+_UNTAGGED = ("tag", "wrapped_key")
+_BLOBS = ("draft_blob", "masked_blob", "sealed_blob", "thumbnail_blob")
+
+
+class Filters(TypedDict, total=False):
+    """What a search may ask for; what is None or not there is not asked for.
+
+    Args:
+        modality: Empty for files that have none.
+        confidence: Least and greatest of the least certain region.
+        since, until: First moment of upload, and the first one after.
+    """
+
+    states: Required[Sequence[ImageState]]
+    patient_ids: Sequence[str] | None
+    modality: str | None
+    label: str | None
+    uploaded_by: str | None
+    confidence: tuple[float, float] | None
+    since: datetime | None
+    until: datetime | None
+
+
+_MATCHES = (
+    "state IN (SELECT unnest($1::VARCHAR[]))"
+    " AND ($2::VARCHAR[] IS NULL OR patient_id IN (SELECT unnest($2::VARCHAR[])))"
+    " AND ($3::VARCHAR IS NULL OR modality = $3)"
+    " AND ($4::VARCHAR IS NULL OR image_id IN (SELECT image_id FROM regions WHERE label = $4))"
+    " AND ($5::VARCHAR IS NULL OR uploaded_by = $5)"
+    " AND ($6::DOUBLE PRECISION IS NULL OR confidence BETWEEN $6 AND $7)"
+    " AND ($8::TIMESTAMP IS NULL OR uploaded_at >= $8)"
+    " AND ($9::TIMESTAMP IS NULL OR uploaded_at < $9)"
+)
+
+
+class Catalog:
+    """Rows of one database. Callers hold the keys and the transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, tx: Cursor, key: bytes, row: Mapping[str, Any]) -> str:
+        """Insert an image row and tag it; returns the tag in hex, for the audit log.
+
+        Args:
+            key: The image's data key, 32 bytes.
+            row: Columns of the table ``images`` but for the tag.
+        """
+        columns = ", ".join(row)
+        places = ", ".join(f"${i + 1}" for i in range(len(row)))
+        tx.run(f"INSERT INTO images ({columns}) VALUES ({places})", *row.values())  # noqa: S608
+        # By itself, because ``images`` may have no index: its rows are updated.
+        tx.run("INSERT INTO image_files VALUES ($1, $2)", row["duplicate_index"], row["image_id"])
+        return self._tag(tx, key, row["image_id"])
+
+    def change(self, tx: Cursor, key: bytes, image_id: str, **columns: Any) -> str:
+        """Change columns of an image row that verifies, and tag it anew; returns the tag.
+
+        Raises:
+            SealBroken: The row had been altered behind our back.
+        """
+        self.verify(tx, key, image_id)
+        self._set(tx, image_id, **columns)
+        return self._tag(tx, key, image_id)
+
+    def seal(
+        self,
+        tx: Cursor,
+        key: bytes,
+        image_id: str,
+        regions: Sequence[tuple[SealedRegion, int]],
+        **columns: Any,
+    ) -> str:
+        """Give an image another key, columns and regions, and tag it anew; returns the tag.
+
+        Args:
+            regions: Each with the byte at which it starts in the sealed file.
+        """
+        tx.run("DELETE FROM regions WHERE image_id = $1", image_id)
+        tx.run_many(
+            "INSERT INTO regions VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15)",
+            [
+                (
+                    r.region_id, image_id, place, r.detection.label, r.detection.confidence,
+                    r.detection.source, *r.detection.region.xyxy, r.detection.region.frame,
+                    r.detection.region.frame_end, start, r.size_bytes, r.encrypt_ms,
+                )
+                for place, (r, start) in enumerate(regions)
+            ],
+        )  # fmt: skip
+        self._set(tx, image_id, **columns)
+        return self._tag(tx, key, image_id)
+
+    def erase(self, tx: Cursor, image_id: str, at: datetime) -> list[str]:
+        """Destroy an image's key and everything that could tell of it.
+
+        Returns:
+            Addresses of files that nothing needs any more.
+        """
+        row = self.row(tx, image_id)
+        tx.run("DELETE FROM regions WHERE image_id = $1", image_id)
+        tx.run("DELETE FROM notes WHERE image_id = $1", image_id)
+        tx.run("DELETE FROM image_files WHERE image_id = $1", image_id)
+        cases = tx.all("SELECT blob FROM training_cases WHERE image_id = $1", image_id)
+        tx.run("DELETE FROM training_cases WHERE image_id = $1", image_id)
+        self._set(
+            tx, image_id, state=str(ImageState.ERASED), wrapped_key=None, facts=None, tag=None,
+            duplicate_index=None, confidence=None, reasons="[]", **dict.fromkeys(_BLOBS),
+        )  # fmt: skip
+        tx.run(
+            "INSERT INTO erasures VALUES ($1, 'image', $2, false) ON CONFLICT DO NOTHING",
+            image_id,
+            at,
+        )
+        return self.addresses(row) + [case["blob"] for case in cases]
+
+    def row(self, tx: Cursor, image_id: str) -> Row:
+        """The raw row.
+
+        Raises:
+            NotFound: No such image, or erased.
+        """
+        row = tx.one("SELECT * FROM images WHERE image_id = $1", image_id)
+        if row is None or row["state"] == ImageState.ERASED:
+            raise NotFound("There is no such image.")
+        return row
+
+    def patient_of(self, tx: Cursor, image_id: str) -> str | None:
+        """Whose image it is, in whatever state; None where there is no such image."""
+        row = tx.one("SELECT patient_id FROM images WHERE image_id = $1", image_id)
+        return None if row is None else str(row["patient_id"])
+
+    def patient_of_region(self, tx: Cursor, region_id: str) -> str | None:
+        """Whose image a region is of; None where there is no such region."""
+        row = tx.one(
+            "SELECT patient_id FROM images JOIN regions USING (image_id) WHERE region_id = $1",
+            region_id,
+        )
+        return None if row is None else str(row["patient_id"])
+
+    def tag(self, tx: Cursor, image_id: str) -> bytes | None:
+        """What changes with every change of the image; None where there is none, or erased."""
+        row = tx.one("SELECT tag FROM images WHERE image_id = $1", image_id)
+        return None if row is None else row["tag"]
+
+    def verify(self, tx: Cursor, key: bytes, image_id: str) -> Row:
+        """The raw row, after its tag and those of its regions were checked.
+
+        Raises:
+            NotFound: No such image, or erased.
+            SealBroken: A column of the image or of a region is not what was written.
+        """
+        row = self.row(tx, image_id)
+        if row["tag"] is None or not hmac.compare_digest(row["tag"], self._compute(tx, key, row)):
+            raise SealBroken(
+                "The catalog entry of this image was altered: restore it from a backup.",
+                image_id=image_id,
+            )
+        return row
+
+    def verify_newest(self, tx: Cursor, row: Row) -> None:
+        """Is this the newest entry of the image, or an older one put back?
+
+        Every change leaves the row's tag in the audit log, in the same transaction.
+
+        Raises:
+            SealBroken: The log knows a newer one.
+        """
+        # Nothing but the id is asked of the database: only then does it use its index.
+        entries = tx.all("SELECT sequence, detail FROM audit WHERE image_id = $1", row["image_id"])
+        tags = ((e["sequence"], json.loads(e["detail"]).get("tag")) for e in entries)
+        newest = max(((s, tag) for s, tag in tags if tag is not None), default=(0, ""))[1]
+        if newest != row["tag"].hex():
+            raise SealBroken(
+                "An older version of this image was put back: restore it from a backup.",
+                image_id=row["image_id"],
+            )
+
+    def regions(self, tx: Cursor, image_id: str) -> list[tuple[SealedRegion, int]]:
+        """Sealed regions in the order of sealing, each with its start in the sealed file."""
+        return [(_region(r), r["start"]) for r in self._region_rows(tx, image_id)]
+
+    def _region_rows(self, tx: Cursor, image_id: str) -> list[Row]:
+        rows = tx.all("SELECT * FROM regions WHERE image_id = $1", image_id)
+        return sorted(rows, key=lambda r: int(r["place"]))
+
+    def image_of(self, tx: Cursor, region_id: str) -> str:
+        """The image of a region. Raises NotFound."""
+        row = tx.one("SELECT image_id FROM regions WHERE region_id = $1", region_id)
+        if row is None:
+            raise NotFound("There is no such region.")
+        return str(row["image_id"])
+
+    def find_duplicate(self, tx: Cursor, index: bytes) -> str | None:
+        """The image with this keyed hash of its file, if one is there."""
+        row = tx.one("SELECT image_id FROM image_files WHERE duplicate_index = $1", index)
+        return None if row is None else str(row["image_id"])
+
+    def search(
+        self, *, limit: int = 50, offset: int = 0, **filters: Unpack[Filters]
+    ) -> list[ImageRecord]:
+        """Images that match every filter given, newest first."""
+        rows = self._database.read().all(
+            # First the ids of the page, then its rows: sorting whole rows takes their blobs along.
+            "SELECT * FROM images WHERE image_id IN (SELECT image_id FROM images"  # noqa: S608
+            f" WHERE {_MATCHES} ORDER BY uploaded_at DESC, image_id LIMIT $10 OFFSET $11)"
+            " ORDER BY uploaded_at DESC, image_id",
+            *_values(filters),
+            limit,
+            offset,
+        )
+        return [record(row) for row in rows]
+
+    def count(self, **filters: Unpack[Filters]) -> int:
+        """How many images match every filter given."""
+        return self._database.read().count(
+            f"SELECT count(*) FROM images WHERE {_MATCHES}",  # noqa: S608
+            *_values(filters),
+        )
+
+    def of_patient(self, tx: Cursor, patient_id: str) -> list[str]:
+        """Ids of a patient's images that are not erased."""
+        rows = tx.all(
+            "SELECT image_id FROM images WHERE patient_id = $1 AND state <> 'erased'", patient_id
+        )
+        return [r["image_id"] for r in rows]
+
+    def blobs(self, tx: Cursor) -> set[str]:
+        """Addresses of all files that some row needs."""
+        rows = tx.all(f"SELECT {', '.join(_BLOBS)} FROM images")  # noqa: S608
+        others = tx.all(
+            "SELECT blob FROM guests WHERE blob IS NOT NULL UNION SELECT blob FROM training_cases"
+        )
+        return {address for row in rows for address in self.addresses(row)} | {
+            row["blob"] for row in others
+        }
+
+    def needing(self, tx: Cursor, blobs: Collection[str]) -> dict[str, str]:
+        """Images that need one of these files, each with such an address."""
+        rows = tx.all(f"SELECT image_id, {', '.join(_BLOBS)} FROM images")  # noqa: S608
+        return {r["image_id"]: a for r in rows for a in self.addresses(r) if a in blobs}
+
+    def addresses(self, row: Row) -> list[str]:
+        """Files that an image row needs."""
+        return [row[b] for b in _BLOBS if row[b]]
+
+    def _set(self, tx: Cursor, image_id: str, **columns: Any) -> None:
+        settings = ", ".join(f"{name} = ${i + 2}" for i, name in enumerate(columns))
+        tx.run(f"UPDATE images SET {settings} WHERE image_id = $1", image_id, *columns.values())  # noqa: S608
+
+    def _tag(self, tx: Cursor, key: bytes, image_id: str) -> str:
+        tag = self._compute(tx, key, self.row(tx, image_id))
+        tx.run("UPDATE images SET tag = $2 WHERE image_id = $1", image_id, tag)
+        return tag.hex()
+
+    def _compute(self, tx: Cursor, key: bytes, row: Row) -> bytes:
+        regions = self._region_rows(tx, row["image_id"])
+        covered = {k: v for k, v in row.items() if k not in _UNTAGGED}
+        text = json.dumps([covered, regions], sort_keys=True, default=_plain)
+        return blind_index(derive(key, "catalog row"), "image and regions", text)
+
+
+def _values(filters: Filters) -> tuple[Any, ...]:
+    """What the places of ``_MATCHES`` stand for."""
+    patients = filters.get("patient_ids")
+    low, high = filters.get("confidence") or (None, None)
+    return (
+        [str(s) for s in filters["states"]],
+        None if patients is None else list(patients),
+        filters.get("modality"),
+        filters.get("label"),
+        filters.get("uploaded_by"),
+        low,
+        high,
+        filters.get("since"),
+        filters.get("until"),
+    )
+
+
+def record(row: Row) -> ImageRecord:
+    """A row as everybody who may list images sees it."""
+    return ImageRecord(
+        image_id=row["image_id"],
+        patient_id=row["patient_id"],
+        state=ImageState(row["state"]),
+        format=Format(row["format"]),
+        modality=row["modality"],
+        profile=row["profile"],
+        width=row["width"],
+        height=row["height"],
+        frames=row["frames"],
+        size_bytes=row["size_bytes"],
+        stored_bytes=row["stored_bytes"],
+        uploaded_at=row["uploaded_at"],
+        uploaded_by=row["uploaded_by"],
+        sealed_at=row["sealed_at"],
+        reasons=tuple(json.loads(row["reasons"])),
+        confidence=row["confidence"],
+        region_count=row["region_count"],
+        times_ms=json.loads(row["times_ms"]),
+        version=row["version"],
+    )
+
+
+def _region(row: Row) -> SealedRegion:
+    box = Region(row["x1"], row["y1"], row["x2"], row["y2"], row["frame"], row["frame_end"])
+    return SealedRegion(
+        region_id=row["region_id"],
+        detection=Detection(box, row["label"], row["confidence"], row["source"]),
+        size_bytes=row["size_bytes"],
+        encrypt_ms=row["encrypt_ms"],
+    )
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"cannot tag a {type(value).__name__}")

@@ -1,0 +1,233 @@
+"""Cases in which something was missed, kept encrypted so that networks can learn from them.
+
+A case is the original and its boxes before and after the mistake was mended. It has a key of
+its own class, wrapped by the patient's: erasing the patient or the image ends it, a time limit
+ends it, and opening an image never opens a case. It leaves only sealed to a key that the
+operator names, for a machine that trains and holds nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from engine.errors import SettingsError
+from engine.formats.patches import pack, unpack
+from engine.host import Host
+from engine.store.database import Cursor, Database, Row
+from engine.store.key_hierarchy import Hierarchy
+from engine.vault import (
+    Randomness,
+    new_key,
+    open_field,
+    root_keys,
+    seal_field,
+    unwrap_key,
+    wrap_key,
+)
+
+SUFFIX = ".medsec-case"
+_KEY_FILE_HEAD = """\
+# MedSec key for training cases: opens what was exported to it and nothing else.
+# Keep it on the machine that trains.
+"""
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """A case that is kept. Its original and boxes are not in here."""
+
+    case_id: str
+    patient_id: str
+    image_id: str
+    version: int
+    kept_at: datetime
+    exported_at: datetime | None
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class OpenedCase:
+    """A case as the machine that trains gets it.
+
+    Args:
+        name: Neutral file name with the original's suffix.
+        before, after: Boxes as in ``gt.json``: class, x1, y1, x2, y2 (exclusive), frame, ...
+    """
+
+    case_id: str
+    name: str
+    profile: str
+    modality: str
+    original: bytes = field(repr=False)
+    before: tuple[Mapping[str, Any], ...]
+    after: tuple[Mapping[str, Any], ...]
+
+
+class Training:
+    """Cases of one catalog. Callers hold the transaction."""
+
+    def __init__(self, database: Database, hierarchy: Hierarchy, host: Host) -> None:
+        self._database = database
+        self._hierarchy = hierarchy
+        self._host = host
+
+    def write(
+        self,
+        row: Row,
+        original: bytes,
+        before: Sequence[Mapping[str, Any]],
+        after: Sequence[Mapping[str, Any]],
+    ) -> dict[str, Any]:
+        """Encrypt a case into a file; :meth:`add` makes it one that is kept.
+
+        Args:
+            row: The image's row.
+        """
+        case_id = self._host.token("tc")
+        key = new_key(self._host.random)
+        facts = {
+            "suffix": _suffix(row["format"]),
+            "profile": row["profile"],
+            "modality": row["modality"],
+            "before": list(before),
+            "after": list(after),
+        }
+        content = pack({"facts": json.dumps(facts).encode(), "original": original})
+        sealed = seal_field(key, f"training/{case_id}", content, self._host.random)
+        patient_key = self._hierarchy.patient_key(self._database.read(), row["patient_id"])
+        return {
+            "case_id": case_id,
+            "patient_id": row["patient_id"],
+            "image_id": row["image_id"],
+            "version": row["version"],
+            "wrapped_key": wrap_key(patient_key, key, f"training/{case_id}"),
+            "blob": self._host.write_blob(sealed),
+            "size_bytes": len(sealed),
+            "kept_at": self._host.now(),
+        }
+
+    def add(self, tx: Cursor, case: Mapping[str, Any]) -> None:
+        """Keep a case that was written."""
+        tx.run(
+            f"INSERT INTO training_cases ({', '.join(case)})"  # noqa: S608
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            *case.values(),
+        )
+
+    def cases(self) -> list[TrainingCase]:
+        """Every case, oldest first."""
+        rows = self._database.read().all("SELECT * FROM training_cases ORDER BY kept_at, case_id")
+        return [
+            TrainingCase(
+                r["case_id"],
+                r["patient_id"],
+                r["image_id"],
+                r["version"],
+                r["kept_at"],
+                r["exported_at"],
+                r["size_bytes"],
+            )
+            for r in rows
+        ]
+
+    def sealed_to(self, case: TrainingCase, key: bytes) -> bytes:
+        """One case as a file that opens with this key only.
+
+        Raises:
+            SealError: The case was altered, or its key was destroyed.
+            NotFound: Its file is gone.
+        """
+        named = pack({"case_id": case.case_id.encode(), "content": self._content(case)})
+        return seal_field(key, "training export", named, self._host.random)
+
+    def opened(self, case: TrainingCase) -> OpenedCase:
+        """One case in memory, to measure networks on. Raises as :meth:`sealed_to`."""
+        return _opened(case.case_id, self._content(case))
+
+    def _content(self, case: TrainingCase) -> bytes:
+        tx = self._database.read()
+        row = tx.one("SELECT * FROM training_cases WHERE case_id = $1", case.case_id) or {}
+        patient_key = self._hierarchy.patient_key(tx, case.patient_id)
+        own = unwrap_key(patient_key, row["wrapped_key"], f"training/{case.case_id}")
+        return open_field(own, f"training/{case.case_id}", self._host.read_blob(row["blob"]))
+
+    def exported(self, tx: Cursor, case_id: str) -> None:
+        """Note that a case has left."""
+        tx.run(
+            "UPDATE training_cases SET exported_at = $2 WHERE case_id = $1",
+            case_id,
+            self._host.now(),
+        )
+
+    def expire(self, tx: Cursor, days: int) -> list[str]:
+        """Drop cases that are older; returns addresses of files that nothing needs any more."""
+        before = self._host.now() - timedelta(days=days)
+        rows = tx.all("SELECT blob FROM training_cases WHERE kept_at < $1", before)
+        tx.run("DELETE FROM training_cases WHERE kept_at < $1", before)
+        return [r["blob"] for r in rows]
+
+    def move(self, tx: Cursor, old: bytes, new: bytes, into_id: str, gone_id: str) -> None:
+        """Wrap a patient's cases anew, for the patient they were merged into."""
+        for row in tx.all("SELECT * FROM training_cases WHERE patient_id = $1", gone_id):
+            context = f"training/{row['case_id']}"
+            key = unwrap_key(old, row["wrapped_key"], context)
+            tx.run(
+                "UPDATE training_cases SET patient_id = $2, wrapped_key = $3 WHERE case_id = $1",
+                row["case_id"],
+                into_id,
+                wrap_key(new, key, context),
+            )
+
+
+def export_key(file: Path, randomness: Randomness) -> bytes:
+    """The key of a file, which is made where there is none; mode 0600.
+
+    Raises:
+        SettingsError: It holds no key or several, or others can read it.
+    """
+    path = root_keys.resolved(file)
+    if not path.exists():
+        line = root_keys.line_of(new_key(randomness))
+        root_keys.create_file(path, _KEY_FILE_HEAD + line)
+    return _read_key(path)
+
+
+def open_case(sealed: bytes, key_file: Path) -> OpenedCase:
+    """Open an exported case, on the machine that trains.
+
+    Raises:
+        SettingsError: The file holds no key or several.
+        SealBroken: It was sealed to another key, or altered.
+    """
+    named = unpack(open_field(_read_key(root_keys.resolved(key_file)), "training export", sealed))
+    return _opened(named["case_id"].decode(), named["content"])
+
+
+def _opened(case_id: str, content: bytes) -> OpenedCase:
+    parts = unpack(content)
+    facts = json.loads(parts["facts"])
+    return OpenedCase(
+        case_id,
+        f"{case_id}{facts['suffix']}",
+        facts["profile"],
+        facts["modality"],
+        parts["original"],
+        tuple(facts["before"]),
+        tuple(facts["after"]),
+    )
+
+
+def _read_key(path: Path) -> bytes:
+    keys = root_keys.parse(root_keys.read_file(path), str(path))
+    if len(keys) != 1:
+        raise SettingsError(f"The file {path} has to hold exactly one key.")
+    return keys[0]
+
+
+def _suffix(format: str) -> str:
+    return {"JPEG": ".jpg", "DICOM": ".dcm", "TIFF": ".tif"}.get(format, f".{format.lower()}")
