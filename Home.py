@@ -40,11 +40,11 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
     config.set_option("server.maxUploadSize", largest)
     engine = await to_thread.run_sync(Engine.open, settings)
     api.door.state.engine = engine
-    engine.start_upkeep()
+    engine.upkeep.start()
     try:
-        if engine.setup_needed():
-            print(f"\n  Code for the first administrator: {engine.setup_code()}\n")  # noqa: T201
-        jobs.begin(engine.warm)  # the numbers of many images take seconds to open
+        if engine.people.setup_needed():
+            print(f"\n  Code for the first administrator: {engine.people.setup_code()}\n")  # noqa: T201
+        jobs.begin(engine.statistics.warm)  # the numbers of many images take seconds to open
         async with api.door.router.lifespan_context(api.door):
             yield
     finally:
@@ -88,7 +88,7 @@ def main() -> None:
     pages += [
         st.Page(path, title=title, icon=icon)
         for path, title, icon, permission in PAGES
-        if state.engine().may(state.token(), permission)
+        if state.engine().sessions.may(state.token(), permission)
     ]
     if state.factor_due():
         pages = []  # nothing but the way to the second factor that the role wants

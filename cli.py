@@ -35,6 +35,7 @@ from engine import (
     CSV_HEAD,
     FEW_FILES,
     BatchItem,
+    BatchOptions,
     Engine,
     Finder,
     Progress,
@@ -203,7 +204,7 @@ def _seal(arguments: argparse.Namespace) -> int:
             arguments.report, len(files)
         )  # after a refusal the last one is still there
         patient_id = _patient(engine, token, arguments.patient)
-        items = engine.seal_batch(
+        items = engine.batches.seal(
             token,
             patient_id,
             (
@@ -211,8 +212,9 @@ def _seal(arguments: argparse.Namespace) -> int:
                 for path, _ in files
             ),
             arguments.profile,
-            accept_empty=arguments.accept_empty,
-            seal_proposals=arguments.seal_proposals,
+            BatchOptions(
+                accept_empty=arguments.accept_empty, seal_proposals=arguments.seal_proposals
+            ),
             few=len(files) <= FEW_FILES,
         )
         for item in items:
@@ -233,8 +235,8 @@ def _seal(arguments: argparse.Namespace) -> int:
 def _hand_out(engine: Engine, token: str, image_id: str, target: Path) -> None:
     """A masked file and its package; the same ones again are fine after a kill."""
     _make_folder(target.parent)
-    _write_new(target.with_name(target.name + SUFFIX), engine.export_package(token, image_id).data)
-    _write_new(target, engine.masked_file(token, image_id).data)
+    _write_new(target.with_name(target.name + SUFFIX), engine.packages.export(token, image_id).data)
+    _write_new(target, engine.images.masked_file(token, image_id).data)
 
 
 class _Report:
@@ -327,7 +329,7 @@ def _restore(arguments: argparse.Namespace) -> int:
         for path in sources:
             try:
                 masked, package = _masked_and_package(path)
-                file, proof = engine.restore_package(token, masked, package, arguments.reason)
+                file, proof = engine.packages.restore(token, masked, package, arguments.reason)
                 folder = arguments.out / path.parent.relative_to(root)
                 _make_folder(folder)
                 _write_new(folder / file.name, file.data)
@@ -386,7 +388,7 @@ def _carry(arguments: argparse.Namespace) -> int:
 def _profiles(arguments: argparse.Namespace) -> int:
     engine, token = _open(arguments)
     try:
-        for name, entry in engine.profile_entries(token).items():
+        for name, entry in engine.profiles.entries(token).items():
             held = entry.profile
             print(f"{name} ({entry.origin}): {held.title}")
             sealed = (f"{label} from {held.sealed_from(label):g}" for label in held.classes)
@@ -402,7 +404,7 @@ def _detect(arguments: argparse.Namespace) -> int:
         return _detect_with(Finder(Settings.load(os.environ), arguments.profile), arguments)
     engine, _ = _open(arguments)
     try:
-        finder = Finder(engine.settings, arguments.profile, engine.detector)
+        finder = Finder(engine.settings, arguments.profile, engine.context.detector)
         return _detect_with(finder, arguments)
     finally:
         engine.close()
@@ -426,15 +428,15 @@ def _detect_with(finder: Finder, arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     engine, token = _open(arguments)
     try:
-        print(f"audit log: {engine.verify_audit(token)} entries, unbroken")
-        engine.verify_roster(token)
+        print(f"audit log: {engine.audit.verify(token)} entries, unbroken")
+        engine.audit.verify_access(token)
         print("accounts and rights: those that the log knows")
         if arguments.checkpoint:
-            size = engine.check_checkpoint(token, _read(arguments.checkpoint))
+            size = engine.audit.check_checkpoint(token, _read(arguments.checkpoint))
             print(f"audit log: continues the checkpoint at entry {size}")
         broken = 0
         total = 0
-        for image_id, problem in engine.verify_images(token):
+        for image_id, problem in engine.health.verify_images(token):
             total += 1
             if problem:
                 broken += 1
@@ -448,7 +450,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _accept_roster(arguments: argparse.Namespace) -> int:
     engine, token = _open(arguments)
     try:
-        engine.accept_roster(token, arguments.reason)
+        engine.audit.accept_access(token, arguments.reason)
         print("accounts and rights stand as they are; the log says so")
         return 0
     finally:
@@ -458,7 +460,7 @@ def _accept_roster(arguments: argparse.Namespace) -> int:
 def _rotate(arguments: argparse.Namespace) -> int:
     engine, token = _open(arguments)
     try:
-        for left in engine.rotate_keys(token, new_root=not arguments.resume):
+        for left in engine.keys.rotate(token, new_root=not arguments.resume):
             print(f"{left} keys left to re-wrap")
         print("every key is wrapped by the newest root key")
         return 0
@@ -470,17 +472,17 @@ def _backup(arguments: argparse.Namespace) -> int:
     engine, token = _open(arguments)
     try:
         if not arguments.verify:
-            print(f"backup {engine.make_backup(token)} written and checked")
+            print(f"backup {engine.backups.make(token)} written and checked")
             return 0
-        names = engine.backups(token)
+        names = engine.backups.names(token)
         if not names:
             print("medsec: there is no backup in this folder: is it mounted?", file=sys.stderr)
             return 1
         broken = 0
         for name in names:
             try:
-                said = f"{engine.verify_backup(token, name)} files, whole"
-                if missing := len(engine.missing_in_backup(token, name)):
+                said = f"{engine.backups.verify(token, name)} files, whole"
+                if missing := len(engine.backups.missing(token, name)):
                     said += f"; {missing} more lost before it was made"
             except errors.BackupInvalid as err:
                 broken += 1
@@ -496,8 +498,8 @@ def _recover_data(arguments: argparse.Namespace) -> int:
     engine = Engine.from_backup(_settings(arguments), arguments.name)
     try:
         token = engine.operator_token()
-        entries = engine.verify_audit(token)
-        broken = [i for i, problem in engine.verify_images(token) if problem]
+        entries = engine.audit.verify(token)
+        broken = [i for i, problem in engine.health.verify_images(token) if problem]
         print(f"recovered: audit log of {entries} entries unbroken, {len(broken)} broken images")
         return 1 if broken else 0
     finally:
@@ -509,7 +511,7 @@ def _shares(arguments: argparse.Namespace) -> int:
         raise errors.InputError("Shares are shown on a terminal, one after the other, to people.")
     engine, token = _open(arguments)
     try:
-        shares = engine.recovery_shares(token, arguments.needed, arguments.total)
+        shares = engine.keys.recovery_shares(token, arguments.needed, arguments.total)
     finally:
         engine.close()
     for number, share in enumerate(shares, 1):
@@ -523,7 +525,7 @@ def _shares(arguments: argparse.Namespace) -> int:
 def _drill(arguments: argparse.Namespace) -> int:
     engine, token = _open(arguments)
     try:
-        print(f"these shares give back {engine.drill_shares(token, _texts(arguments.shares))}")
+        print(f"these shares give back {engine.keys.drill_shares(token, _texts(arguments.shares))}")
         return 0
     finally:
         engine.close()
@@ -533,14 +535,14 @@ def _training_export(arguments: argparse.Namespace) -> int:
     engine, token = _open(arguments)
     failed = sealed = 0
     try:
-        cases = engine.training_cases(token)
+        cases = engine.training.cases(token)
         if arguments.list:
             for case in cases:
                 left = f"exported {case.exported_at:%Y-%m-%d}" if case.exported_at else "new"
                 print(f"{case.case_id} {case.kept_at:%Y-%m-%d} {case.size_bytes} bytes, {left}")
             return 0
         _make_folder(arguments.out)
-        made = engine.export_training(token, arguments.to_key, arguments.again)
+        made = engine.training.export(token, arguments.to_key, arguments.again)
         for name, content in made:
             if isinstance(content, errors.EngineError):
                 failed += 1
@@ -637,10 +639,10 @@ def _write_new(path: Path, data: bytes) -> None:
 
 def _patient(engine: Engine, token: str, number: str) -> str:
     try:
-        return engine.patient(token, number).patient_id
+        return engine.patients.get(token, number).patient_id
     except errors.NotFound:
         name = "Images without a patient" if number == UNASSIGNED else number
-        return engine.create_patient(token, number, name).patient_id
+        return engine.patients.create(token, number, name).patient_id
 
 
 def _read(path: Path, refuse_larger: Callable[[int], None] = lambda size_bytes: None) -> bytes:

@@ -46,7 +46,7 @@ class Approval(shapes.Request):
 @router.get("/", responses=answers(401, 403, 429, 503))
 def list_accounts(token: Token, engine: TheEngine) -> list[shapes.Account]:
     """Every account, by user name."""
-    return [shapes.Account.model_validate(a) for a in engine.accounts(token)]
+    return [shapes.Account.model_validate(a) for a in engine.people.accounts(token)]
 
 
 @router.patch("/{username}/", responses=_WRITING)
@@ -57,22 +57,22 @@ def change_account(
     if change.role is None and change.enabled is None:
         raise errors.InputError("Say which role, or whether the account is enabled.")
     if change.role is not None:
-        account = engine.set_account_role(token, username, Role(change.role))
+        account = engine.people.set_role(token, username, Role(change.role))
     if change.enabled is not None:
-        account = engine.set_account_enabled(token, username, change.enabled)
+        account = engine.people.set_enabled(token, username, change.enabled)
     return shapes.Account.model_validate(account)
 
 
 @router.get("/requests/", responses=answers(401, 403, 429, 503))
 def list_requests(token: Token, engine: TheEngine) -> list[AccountRequest]:
     """Accounts that were asked for and wait, the oldest first."""
-    return [AccountRequest.model_validate(r) for r in engine.account_requests(token)]
+    return [AccountRequest.model_validate(r) for r in engine.people.requests(token)]
 
 
 @router.post("/requests/{request_id}/approve/", status_code=201, responses=_WRITING)
 def approve(request_id: str, approval: Approval, token: Token, engine: TheEngine) -> shapes.Account:
     """Make the account that was asked for, with the password that came with the request."""
-    made = engine.approve_account(token, request_id, Role(approval.role))
+    made = engine.people.approve(token, request_id, Role(approval.role))
     return shapes.Account.model_validate(made)
 
 
@@ -80,4 +80,4 @@ def approve(request_id: str, approval: Approval, token: Token, engine: TheEngine
                responses=answers(401, 403, 404, 429, 503))  # fmt: skip
 def decline(request_id: str, token: Token, engine: TheEngine) -> None:
     """Drop a request."""
-    engine.decline_account(token, request_id)
+    engine.people.decline(token, request_id)

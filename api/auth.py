@@ -186,13 +186,13 @@ def register(
     role = Role(wish.role)
     if given:
         response.status_code = 201
-        made = engine.create_account(given, wish.username, wish.name, role, wish.password)
+        made = engine.people.create(given, wish.username, wish.name, role, wish.password)
         return Response(
             shapes.Account.model_validate(made).model_dump_json(),
             status_code=201,
             media_type="application/json",
         )
-    reference = engine.request_account(wish.username, wish.name, role, wish.password, origin)
+    reference = engine.people.request(wish.username, wish.name, role, wish.password, origin)
     return Requested(request_id=reference)
 
 
@@ -202,14 +202,16 @@ def sign_in(credentials: Credentials, engine: TheEngine, origin: Origin) -> Toke
 
     401 with `urn:medsec:code-needed` where the password is right and a code is missing.
     """
-    pair = engine.sign_in_api(credentials.username, credentials.password, origin, credentials.code)
+    pair = engine.sessions.sign_in_api(
+        credentials.username, credentials.password, origin, credentials.code
+    )
     return _tokens(engine, pair)
 
 
 @router.post("/token/refresh/", responses=answers(*_OPEN))
 def refresh(body: Refresh, engine: TheEngine) -> Tokens:
     """Trade a refresh token for a new pair. One that comes twice ends its session."""
-    return _tokens(engine, engine.refresh(body.refresh))
+    return _tokens(engine, engine.sessions.refresh(body.refresh))
 
 
 @router.post("/token/revoke/", status_code=200, responses=answers(400, 413, 422, 429, 503))
@@ -222,7 +224,7 @@ def revoke(
     token_type_hint: Annotated[shapes.Text, Form(max_length=100)] = "",
 ) -> dict[str, str]:
     """End the session of an access or refresh token (RFC 7009); both end together."""
-    engine.revoke(token)
+    engine.sessions.revoke(token)
     return {}
 
 
@@ -232,31 +234,31 @@ def revoke(
 @router.get("/me/", responses=answers(*_SIGNED_IN))
 def who_am_i(token: Token, engine: TheEngine) -> shapes.Account:
     """The account behind the token."""
-    return shapes.Account.model_validate(engine.whoami(token))
+    return shapes.Account.model_validate(engine.sessions.whoami(token))
 
 
 @router.get("/sessions/", responses=answers(*_SIGNED_IN))
 def list_sessions(token: Token, engine: TheEngine) -> list[Session]:
     """One's own open sessions, the last used first."""
-    return [Session.model_validate(s) for s in engine.sessions(token)]
+    return [Session.model_validate(s) for s in engine.sessions.mine(token)]
 
 
 @router.delete("/sessions/", status_code=204, responses=answers(*_SIGNED_IN))
 def end_all_sessions(token: Token, engine: TheEngine) -> None:
     """End all of one's own sessions, this one too."""
-    engine.sign_out_everywhere(token)
+    engine.sessions.sign_out_everywhere(token)
 
 
 @router.delete("/sessions/{session_id}/", status_code=204, responses=answers(*_SIGNED_IN, 404))
 def end_session(session_id: str, token: Token, engine: TheEngine) -> None:
     """End one of one's own sessions."""
-    engine.end_session(token, session_id)
+    engine.sessions.end(token, session_id)
 
 
 @router.post("/prove/", status_code=204, responses=answers(*_OPEN, 403))
 def prove(proof: Proof, token: Token, engine: TheEngine) -> None:
     """Prove again who holds the session, where a route answers `urn:medsec:step-up-needed`."""
-    engine.prove(token, proof.password, proof.code)
+    engine.sessions.prove(token, proof.password, proof.code)
 
 
 # --- key exchange -----------------------------------------------------------------------------
@@ -265,7 +267,7 @@ def prove(proof: Proof, token: Token, engine: TheEngine) -> None:
 @router.get("/signing-key/", responses=answers(429, 503))
 def signing_key(engine: TheEngine) -> SigningKey:
     """The public key that signs exchanges. Trust it only after comparing its fingerprint."""
-    return SigningKey.of(engine.signing_key())
+    return SigningKey.of(engine.keys.signing_key())
 
 
 @router.get("/key-exchange/", response_model_exclude_none=True,
@@ -276,10 +278,10 @@ def offer_exchange(
     group: Annotated[Literal["ffdhe3072", "ffdhe4096", "x25519"], Query()] = "ffdhe3072",
 ) -> Offer:
     """Diffie-Hellman parameters and the server's signed public value, for one answer."""
-    return Offer.model_validate(engine.offer_exchange(token, group))
+    return Offer.model_validate(engine.exchange.offer(token, group))
 
 
 @router.post("/key-exchange/", responses=answers(400, *_SIGNED_IN, 403, 409, 413, 422))
 def answer_exchange(answer: Answer, token: Token, engine: TheEngine) -> Confirmation:
     """Send the client's public value; both sides then hold the same AES-256 key."""
-    return Confirmation.model_validate(engine.answer_exchange(token, answer.model_dump()))
+    return Confirmation.model_validate(engine.exchange.answer(token, answer.model_dump()))

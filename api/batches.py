@@ -25,7 +25,7 @@ from api import shapes
 from api.asking import TheEngine, Token
 from api.files import BINARY, Answers
 from api.problems import Problem, answers, named
-from engine import CSV_HEAD, FEW_FILES, BatchItem, Engine, Progress, Source, errors
+from engine import CSV_HEAD, FEW_FILES, BatchItem, BatchOptions, Engine, Progress, Source, errors
 
 router = APIRouter(prefix="/batches", tags=["batches"])
 
@@ -196,9 +196,9 @@ class Batches:
                 return
             with self._lock:  # what it waited for others is no part of its rate
                 job.progress = Progress(len(job.names), time.monotonic())
-            items = self._engine.seal_batch(
+            items = self._engine.batches.seal(
                 job.token, job.patient_id, self._sources(job), job.profile,
-                seal=job.seal, few=len(job.names) <= FEW_FILES,
+                BatchOptions(seal=job.seal), few=len(job.names) <= FEW_FILES,
             )  # fmt: skip
             with closing(items):
                 for item in items:
@@ -212,7 +212,7 @@ class Batches:
             self._refuse_rest(job, "unexpected", "Something went wrong: tell the administrator.")
         finally:
             job.done = True
-            self._engine.end_work(job.token)
+            self._engine.batches.end_work(job.token)
 
     def _sources(self, job: _Job) -> Iterator[Source]:
         for place, name in enumerate(job.names):
@@ -268,14 +268,14 @@ def send_batch(
 
     The same files sent again go on where they were: what is sealed is not done twice.
     """
-    work = engine.work_token(token)
+    work = engine.batches.work_token(token)
     try:
-        patient = engine.patient(token, patient_id)
-        engine.profile(profile)
+        patient = engine.patients.get(token, patient_id)
+        engine.profiles.get(profile)
         taken = [(f.filename or "unnamed", f.file.read()) for f in files]
         batch = batches.add(work, patient.patient_id, taken, profile, seal)
     except BaseException:
-        engine.end_work(work)
+        engine.batches.end_work(work)
         raise
     response.headers["Location"] = f"/api/batches/{batch.batch_id}/"
     response.headers["Retry-After"] = "1"

@@ -40,7 +40,7 @@ def begin_session(
     )
     if token:
         with suppress(errors.NotSignedIn):
-            engine.sign_out(token)
+            engine.sessions.sign_out(token)
     return response
 
 
@@ -49,7 +49,7 @@ def end_session(request: Request, token: CookieToken, engine: TheEngine) -> Resp
     """End the session itself, not only the browser's memory of it."""
     if token:
         with suppress(errors.NotSignedIn):  # had it ended already, the cookie goes all the same
-            engine.sign_out(token)
+            engine.sessions.sign_out(token)
     response = Response(status_code=204)
     _forget_identity(request, response)
     response.delete_cookie(
@@ -80,7 +80,9 @@ def masked_frame(
     enhance: bool = False,
 ) -> Response:
     """One frame of the sealed image as a screen shows it."""
-    return picture(engine.masked_frame(token, image_id, frame, window=window, enhance=enhance))
+    return picture(
+        engine.images.masked_frame(token, image_id, frame, window=window, enhance=enhance)
+    )
 
 
 @router.get("/drafts/{handle}/frames/{frame}/", response_class=Response,
@@ -89,7 +91,7 @@ def draft_frame(
     handle: str, frame: Place, window: Window, token: Token, engine: TheEngine
 ) -> Response:
     """One frame of a draft that this session has opened."""
-    return picture(engine.draft_frame(token, handle, frame, window=window))
+    return picture(engine.drafts.frame(token, handle, frame, window=window))
 
 
 @router.get("/restorations/{handle}/frames/{frame}/", response_class=Response,
@@ -103,7 +105,9 @@ def restored_frame(
     enhance: bool = False,
 ) -> Response:
     """One frame of a restoration of this session; the window is applied to the stored values."""
-    return picture(engine.restored_frame(token, handle, frame, window=window, enhance=enhance))
+    return picture(
+        engine.images.restored_frame(token, handle, frame, window=window, enhance=enhance)
+    )
 
 
 @router.get("/restorations/{handle}/file/", response_class=Response,
@@ -116,4 +120,4 @@ def restored_file(
     frame: Frame = 0,
 ) -> Response:
     """A restoration to take away: the original file, or one frame as ``png`` or ``jpeg``."""
-    return attachment(engine.restored_file(token, handle, format=format, frame=frame))
+    return attachment(engine.images.restored_file(token, handle, format=format, frame=frame))

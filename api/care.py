@@ -71,7 +71,7 @@ class Review(shapes.Request):
 @router.get("/patients/{patient_id}/care-team/", responses=_READING)
 def read_care_team(patient_id: str, token: Token, engine: TheEngine) -> list[CareRelation]:
     """Who treats a patient, newest first."""
-    return [CareRelation.model_validate(r) for r in engine.care_team(token, patient_id)]
+    return [CareRelation.model_validate(r) for r in engine.care.team(token, patient_id)]
 
 
 @router.post("/patients/{patient_id}/care-team/", status_code=201, responses=_WRITING)
@@ -79,41 +79,43 @@ def assign_care(
     patient_id: str, assignment: Assignment, token: Token, engine: TheEngine
 ) -> CareRelation:
     """Let a doctor treat a patient."""
-    made = engine.assign_care(token, patient_id, assignment.username)
+    made = engine.care.assign(token, patient_id, assignment.username)
     return CareRelation.model_validate(made)
 
 
 @router.delete("/patients/{patient_id}/care-team/{username}/", status_code=204, responses=_READING)
 def end_care(patient_id: str, username: str, token: Token, engine: TheEngine) -> None:
     """End a care relation; a doctor ends only their own."""
-    engine.end_care(token, patient_id, username)
+    engine.care.end(token, patient_id, username)
 
 
 @router.post("/emergency-access/", status_code=201, responses=_WRITING)
 def break_glass(emergency: Emergency, token: Token, engine: TheEngine) -> EmergencyAccess:
     """Open a patient whom somebody else treats, for an hour. It will be reviewed."""
-    broken = engine.break_glass(token, emergency.patient, emergency.reason)
+    broken = engine.care.break_glass(token, emergency.patient, emergency.reason)
     return EmergencyAccess.model_validate(broken)
 
 
 @router.get("/emergency-access/", responses=_READING)
 def list_emergency_access(token: Token, engine: TheEngine) -> list[EmergencyAccess]:
     """Every emergency access for who reviews them; for a doctor, their own that is open."""
-    reviewer = engine.may(token, Permission.REVIEW_ACCESS)
-    found = engine.glass(token) if reviewer else engine.my_glass(token)
+    reviewer = engine.sessions.may(token, Permission.REVIEW_ACCESS)
+    found = (
+        engine.care.emergency_access(token) if reviewer else engine.care.my_emergency_access(token)
+    )
     return [EmergencyAccess.model_validate(g) for g in found]
 
 
 @router.delete("/emergency-access/{glass_id}/", status_code=204, responses=_READING)
 def end_glass(glass_id: str, token: Token, engine: TheEngine) -> None:
     """End one's own emergency access, or somebody's as who reviews them."""
-    if engine.may(token, Permission.REVIEW_ACCESS):
-        engine.revoke_glass(token, glass_id)
+    if engine.sessions.may(token, Permission.REVIEW_ACCESS):
+        engine.care.revoke_emergency_access(token, glass_id)
     else:
-        engine.end_glass(token, glass_id)
+        engine.care.end_emergency_access(token, glass_id)
 
 
 @router.post("/emergency-access/{glass_id}/review/", status_code=204, responses=_WRITING)
 def review_glass(glass_id: str, review: Review, token: Token, engine: TheEngine) -> None:
     """Say whether an emergency access was justified; once, and never of one's own."""
-    engine.review_glass(token, glass_id, review.verdict, review.remark)
+    engine.care.review_emergency_access(token, glass_id, review.verdict, review.remark)

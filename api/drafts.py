@@ -54,13 +54,13 @@ def list_drafts(
     token: Token, engine: TheEngine, limit: Limit = 50, offset: Offset = 0
 ) -> shapes.Page[shapes.Image]:
     """What waits to be sealed: drafts and the review queue, newest first."""
-    return shapes.Page.of(engine.drafts(token, limit + 1, offset), limit, offset)
+    return shapes.Page.of(engine.drafts.waiting(token, limit + 1, offset), limit, offset)
 
 
 @router.get("/{image_id}/", responses=answers(*_READING))
 def open_draft(image_id: str, token: Token, engine: TheEngine) -> Draft:
     """Open a draft: it is plaintext, and the log says who looked."""
-    view = engine.open_draft(token, image_id)
+    view = engine.drafts.open(token, image_id)
     return Draft(
         handle=view.handle,
         image=shapes.Image.model_validate(view.record),
@@ -81,11 +81,11 @@ def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> 
     """
     removed = dict(decision.removed)
     if decision.boxes is None:
-        view = engine.open_draft(token, image_id)
+        view = engine.drafts.open(token, image_id)
         try:
             wanted, removed = view.suggested(Suggestion.SEAL), view.left | removed
         finally:
-            engine.close_viewing(token, view.handle)
+            engine.images.close(token, view.handle)
     else:
         wanted = []
         for place, box in enumerate(decision.boxes):
@@ -94,7 +94,7 @@ def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> 
             except ValueError as err:
                 where = {"loc": ("body", "boxes", place), "msg": "not a box", "type": "value_error"}
                 raise RequestValidationError([where]) from err
-    sealed = engine.seal(token, image_id, wanted, removed, decision.confirm)
+    sealed = engine.drafts.seal(token, image_id, wanted, removed, decision.confirm)
     return shapes.Image.model_validate(sealed)
 
 
@@ -103,4 +103,4 @@ def discard_draft(
     image_id: str, token: Token, engine: TheEngine, reason: Annotated[str, Depends(needed_reason)]
 ) -> None:
     """Throw a draft away; its key is destroyed."""
-    engine.discard_draft(token, image_id, reason)
+    engine.drafts.discard(token, image_id, reason)

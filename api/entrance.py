@@ -145,7 +145,7 @@ class Entrance:
             account = engine.caller(token, activity=False).username
         except errors.NotSignedIn:
             return "", SMALL_BYTES
-        if not _UPLOADS.fullmatch(path) or not engine.may(token, Permission.UPLOAD):
+        if not _UPLOADS.fullmatch(path) or not engine.sessions.may(token, Permission.UPLOAD):
             return account, SMALL_BYTES
         return account, _largest(engine, batch=path == "/batches/")
 

@@ -41,7 +41,7 @@ class Display(shapes.Shape):
 @router.get("/images/{image_id}/display/", responses=_REFUSALS)
 def display(image_id: str, token: Token, engine: TheEngine) -> Display:
     """Pixel spacing and windows of a released image."""
-    return Display.model_validate(engine.display(token, image_id))
+    return Display.model_validate(engine.images.display(token, image_id))
 
 
 @router.get("/statistics/{table}/", response_class=Response,
@@ -57,7 +57,7 @@ def statistics_table(
     until: Day = None,
 ) -> Response:
     """A table of the statistics to take away, filtered as the Analytics page is."""
-    return attachment(engine.statistics_file(token, table, format, modality, since, until, label))
+    return attachment(engine.statistics.export(token, table, format, modality, since, until, label))
 
 
 @router.get("/audit/file/", response_class=Response, responses=_REFUSALS)
@@ -67,4 +67,4 @@ def audit_file(
     q: Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")] = "",
 ) -> Response:
     """Every entry of the audit log that matches, as CSV."""
-    return attachment(engine.audit_file(token, q))
+    return attachment(engine.audit.export(token, q))

@@ -13,7 +13,7 @@ from api import shapes
 from api.asking import Exchange, Frame, Limit, Offset, Reason, TheEngine, Token, needed_reason
 from api.files import FILE, FILE_OR_SEALED, PICTURE, REGION, SEALED, attachment, png
 from api.problems import answers
-from engine import Restoration
+from engine import ImageQuery, Restoration
 
 router = APIRouter(tags=["images"])
 
@@ -73,22 +73,15 @@ def list_images(
     offset: Offset = 0,
 ) -> shapes.Page[shapes.Image]:
     """Released images that match every filter, newest first; `q` finds their patients."""
-    found = engine.images(
-        token,
-        patient_id,
-        q,
-        modality=modality,
-        label=label,
-        limit=limit + 1,
-        offset=offset,
-    )
-    return shapes.Page.of(found, limit, offset)
+    query = ImageQuery(patient_id=patient_id, text=q, modality=modality, label=label)
+    found = engine.search.images(token, query, limit + 1, offset)
+    return shapes.Page.of(found.images, limit, offset)
 
 
 @router.get("/images/{image_id}/", responses=answers(*_READING))
 def read_image(image_id: str, token: Token, engine: TheEngine) -> shapes.Image:
     """One released image."""
-    return shapes.Image.model_validate(engine.image(token, image_id))
+    return shapes.Image.model_validate(engine.images.get(token, image_id))
 
 
 @router.delete("/images/{image_id}/", status_code=204, responses=answers(*_WRITING))
@@ -96,41 +89,41 @@ def erase_image(
     image_id: str, token: Token, engine: TheEngine, reason: Annotated[str, Depends(needed_reason)]
 ) -> None:
     """Destroy the image's key: nobody opens it again, here or from its packages."""
-    engine.erase_image(token, image_id, reason)
+    engine.images.erase(token, image_id, reason)
 
 
 @router.get("/images/{image_id}/thumbnail/", response_class=Response,
             responses={**answers(*_READING), **PICTURE})  # fmt: skip
 def thumbnail(image_id: str, token: Token, engine: TheEngine) -> Response:
     """Small picture of the masked image."""
-    return png(engine.thumbnail(token, image_id))
+    return png(engine.images.thumbnail(token, image_id))
 
 
 @router.get("/images/{image_id}/grid/", response_class=Response,
             responses={**answers(*_READING), **PICTURE})  # fmt: skip
 def grid(image_id: str, token: Token, engine: TheEngine, frame: Frame = 0) -> Response:
     """The masked image with numbered, labelled boxes."""
-    return png(engine.grid_picture(token, image_id, frame))
+    return png(engine.images.grid_picture(token, image_id, frame))
 
 
 @router.get("/images/{image_id}/file/", response_class=Response,
             responses={**answers(*_READING), **FILE})  # fmt: skip
 def masked_file(image_id: str, token: Token, engine: TheEngine) -> Response:
     """The masked file to take away, in the original's format."""
-    return attachment(engine.masked_file(token, image_id))
+    return attachment(engine.images.masked_file(token, image_id))
 
 
 @router.get("/images/{image_id}/package/", response_class=Response,
             responses={**answers(*_READING), **SEALED})  # fmt: skip
 def sealed_package(image_id: str, token: Token, engine: TheEngine) -> Response:
     """What the masked file lacks, sealed; opens only with this system's keys."""
-    return attachment(engine.export_package(token, image_id))
+    return attachment(engine.packages.export(token, image_id))
 
 
 @router.get("/images/{image_id}/regions/", responses=answers(*_READING))
 def list_regions(image_id: str, token: Token, engine: TheEngine) -> list[shapes.SealedBox]:
     """Where the image is sealed, and as what."""
-    return [shapes.SealedBox.of(image_id, r) for r in engine.regions(token, image_id)]
+    return [shapes.SealedBox.of(image_id, r) for r in engine.images.regions(token, image_id)]
 
 
 @router.get("/regions/{region_id}/", response_model=shapes.SealedBox,
@@ -149,10 +142,12 @@ def read_region(
 
     With a key exchange and a reason, what is under its box: a PNG under the exchanged key.
     """
-    image_id, region = engine.region(token, region_id)
+    image_id, region = engine.images.region(token, region_id)
     if exchange is None:
         return shapes.SealedBox.of(image_id, region)
-    return _sealed(engine.deliver_region(token, image_id, region_id, reason, exchange, frame))
+    return _sealed(
+        engine.exchange.deliver_region(token, image_id, region_id, reason, exchange, frame)
+    )
 
 
 @router.get("/images/{image_id}/restore/", response_class=Response,
@@ -173,7 +168,7 @@ def restore(
     screen shows, without loss beyond its 8 bits; `lossy` is a JPEG. `enhanced` is added where
     the contrast was changed. Renditions are for looking and are never stored.
     """
-    opened = engine.restore(token, image_id, reason)
+    opened = engine.images.restore(token, image_id, reason)
     try:
         headers = {
             "X-Rendition": _rendition(format, enhance),
@@ -181,12 +176,14 @@ def restore(
             "X-Partial": str(opened.partial).lower(),
         }
         if exchange is not None:
-            message = engine.deliver_file(token, opened.handle, exchange, format, frame, enhance)
+            message = engine.exchange.deliver_file(
+                token, opened.handle, exchange, format, frame, enhance
+            )
             return _sealed(message, **headers)
-        file = engine.restored_file(token, opened.handle, format, frame, enhance)
+        file = engine.images.restored_file(token, opened.handle, format, frame, enhance)
         return attachment(file, **headers)
     finally:
-        engine.close_viewing(token, opened.handle)
+        engine.images.close(token, opened.handle)
 
 
 @router.post("/images/{image_id}/restorations/", status_code=201, responses=answers(*_WRITING))
@@ -194,7 +191,7 @@ def open_image(
     image_id: str, token: Token, engine: TheEngine, reason: Reason, response: Response
 ) -> Opened:
     """Open an image for minutes, to look at its frames one after the other."""
-    opened = engine.restore(token, image_id, reason)
+    opened = engine.images.restore(token, image_id, reason)
     response.headers["Location"] = f"/api/restorations/{opened.handle}/"
     return Opened.of(opened)
 
@@ -202,46 +199,46 @@ def open_image(
 @router.get("/restorations/{handle}/", responses=answers(*_READING))
 def read_restoration(handle: str, token: Token, engine: TheEngine) -> Opened:
     """An image that this session has opened."""
-    return Opened.of(engine.restoration(token, handle))
+    return Opened.of(engine.images.restoration(token, handle))
 
 
 @router.delete("/restorations/{handle}/", status_code=204, responses=answers(401, 403, 429, 503))
 def close_restoration(handle: str, token: Token, engine: TheEngine) -> None:
     """Forget an opened image now."""
-    engine.close_viewing(token, handle)
+    engine.images.close(token, handle)
 
 
 @router.get("/images/{image_id}/metrics/", responses=answers(*_READING))
 def metrics(image_id: str, token: Token, engine: TheEngine) -> Metrics:
     """Entropy and similarity of original, masked and sealed data."""
-    return Metrics.model_validate(_finite(asdict(engine.assessment(token, image_id))))
+    return Metrics.model_validate(_finite(asdict(engine.images.assessment(token, image_id))))
 
 
 @router.get("/images/{image_id}/history/", responses=answers(*_READING))
 def read_history(image_id: str, token: Token, engine: TheEngine) -> list[shapes.AuditEntry]:
     """What happened to this image, as far as the caller may know."""
-    entries = engine.image_history(token, image_id)
+    entries = engine.images.history(token, image_id)
     return [shapes.AuditEntry.model_validate(e) for e in entries]
 
 
 @router.get("/images/{image_id}/notes/", responses=answers(*_READING))
 def list_notes(image_id: str, token: Token, engine: TheEngine) -> list[shapes.Note]:
     """Notes of one image, newest first."""
-    return [shapes.Note.model_validate(n) for n in engine.notes(token, image_id=image_id)]
+    return [shapes.Note.model_validate(n) for n in engine.patients.notes(token, image_id=image_id)]
 
 
 @router.post("/images/{image_id}/notes/", status_code=201, responses=answers(*_WRITING))
 def add_note(image_id: str, note: shapes.NewNote, token: Token, engine: TheEngine) -> shapes.Note:
     """Append a note to an image; notes are never changed."""
-    patient_id = engine.image(token, image_id).patient_id
-    written = engine.add_note(token, patient_id, note.text, image_id)
+    patient_id = engine.images.get(token, image_id).patient_id
+    written = engine.patients.add_note(token, patient_id, note.text, image_id)
     return shapes.Note.model_validate(written)
 
 
 @router.post("/images/{image_id}/flag/", status_code=204, responses=answers(*_WRITING))
 def flag(image_id: str, stated: shapes.Stated, token: Token, engine: TheEngine) -> None:
     """Something should have been sealed: withdraw the image from everyone at once."""
-    engine.flag_missed(token, image_id, stated.reason)
+    engine.withdrawals.flag(token, image_id, stated.reason)
 
 
 def _rendition(format: str, enhance: bool) -> str:

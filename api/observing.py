@@ -41,7 +41,9 @@ _TEXT: Answers = {
 def metrics(token: Token, engine: TheEngine) -> Response:
     """Counts and times in Prometheus' format, for those who may see the system's health."""
     return Response(
-        engine.metrics(token), media_type=METRICS_MEDIA_TYPE, headers={"Cache-Control": "no-store"}
+        engine.health.metrics(token),
+        media_type=METRICS_MEDIA_TYPE,
+        headers={"Cache-Control": "no-store"},
     )
 
 

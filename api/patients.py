@@ -44,15 +44,15 @@ def create_patient(
     must look. It is seen by technicians only, until it is sealed.
     """
     if image is None:
-        patient = engine.create_patient(token, id, name, age, note)
+        patient = engine.patients.create(token, id, name, age, note)
         taken = None
     else:
         data = image.file.read()
         file_name = image.filename or "unnamed"
-        engine.check_upload(token, file_name, data, profile)
-        patient = engine.create_patient(token, id, name, age, note)
-        taken = engine.upload(token, patient.patient_id, file_name, data, profile)
-        patient = engine.patient(token, patient.patient_id)
+        engine.drafts.check(token, file_name, data, profile)
+        patient = engine.patients.create(token, id, name, age, note)
+        taken = engine.drafts.upload(token, patient.patient_id, file_name, data, profile)
+        patient = engine.patients.get(token, patient.patient_id)
     response.headers["Location"] = f"/api/patients/{patient.patient_id}/"
     return shapes.Admission(
         patient=shapes.Patient.model_validate(patient),
@@ -68,13 +68,13 @@ def list_patients(
 
     `q` is a hospital number, or beginnings of words of a name of three letters or more.
     """
-    return shapes.Page.of(engine.patients(token, q, limit + 1, offset), limit, offset)
+    return shapes.Page.of(engine.patients.search(token, q, limit + 1, offset), limit, offset)
 
 
 @router.get("/{patient_id}/", responses=answers(*_READING))
 def read_patient(patient_id: str, token: Token, engine: TheEngine) -> shapes.Patient:
     """One patient, by opaque key or by hospital number. Prefer the key: addresses get logged."""
-    return shapes.Patient.model_validate(engine.patient(token, patient_id))
+    return shapes.Patient.model_validate(engine.patients.get(token, patient_id))
 
 
 @router.patch("/{patient_id}/", responses=answers(*_WRITING))
@@ -82,9 +82,9 @@ def change_patient(
     patient_id: str, change: shapes.PatientChange, token: Token, engine: TheEngine
 ) -> shapes.Patient:
     """Change the fields that are sent; what was before is kept in the history."""
-    key = engine.resolve_patient(patient_id)
+    key = engine.patients.resolve(patient_id)
     changes = change.model_dump(exclude_unset=True)
-    return shapes.Patient.model_validate(engine.update_patient(token, key, **changes))
+    return shapes.Patient.model_validate(engine.patients.update(token, key, **changes))
 
 
 @router.delete("/{patient_id}/", status_code=204, responses=answers(*_WRITING))
@@ -92,7 +92,7 @@ def erase_patient(
     patient_id: str, token: Token, engine: TheEngine, reason: Annotated[str, Depends(needed_reason)]
 ) -> None:
     """Destroy the patient's key: record, notes and images are unrecoverable from here on."""
-    engine.erase_patient(token, patient_id, reason)
+    engine.patients.erase(token, patient_id, reason)
 
 
 @router.get("/{patient_id}/images/", responses=answers(*_READING))
@@ -100,9 +100,9 @@ def list_images_of_patient(
     patient_id: str, token: Token, engine: TheEngine, limit: Limit = 50, offset: Offset = 0
 ) -> shapes.Page[shapes.Image]:
     """Released images of one patient, newest first."""
-    key = engine.patient(token, patient_id).patient_id
-    found = engine.images(token, patient_id=key, limit=limit + 1, offset=offset)
-    return shapes.Page.of(found, limit, offset)
+    key = engine.patients.get(token, patient_id).patient_id
+    found = engine.search.images(token, ImageQuery(patient_id=key), limit + 1, offset)
+    return shapes.Page.of(found.images, limit, offset)
 
 
 @router.post("/{patient_id}/images/", status_code=201, responses=answers(*_WRITING))
@@ -115,8 +115,10 @@ def add_image(
     profile: ProfileName = None,
 ) -> shapes.Image:
     """Take an image of a patient in; it is a draft until it is sealed."""
-    key = engine.patient(token, patient_id).patient_id
-    taken = engine.upload(token, key, image.filename or "unnamed", image.file.read(), profile)
+    key = engine.patients.get(token, patient_id).patient_id
+    taken = engine.drafts.upload(
+        token, key, image.filename or "unnamed", image.file.read(), profile
+    )
     response.headers["Location"] = f"/api/drafts/{taken.image_id}/"
     return shapes.Image.model_validate(taken)
 
@@ -124,19 +126,19 @@ def add_image(
 @router.get("/{patient_id}/history/", responses=answers(*_READING))
 def read_history(patient_id: str, token: Token, engine: TheEngine) -> list[shapes.PatientVersion]:
     """Earlier versions of a record, newest first."""
-    versions = engine.patient_history(token, patient_id)
+    versions = engine.patients.history(token, patient_id)
     return [shapes.PatientVersion.model_validate(v) for v in versions]
 
 
 @router.get("/{patient_id}/notes/", responses=answers(*_READING))
 def list_notes(patient_id: str, token: Token, engine: TheEngine) -> list[shapes.Note]:
     """Notes of a patient and of their images, newest first."""
-    key = engine.patient(token, patient_id).patient_id
-    return [shapes.Note.model_validate(n) for n in engine.notes(token, patient_id=key)]
+    key = engine.patients.get(token, patient_id).patient_id
+    return [shapes.Note.model_validate(n) for n in engine.patients.notes(token, patient_id=key)]
 
 
 @router.post("/{patient_id}/notes/", status_code=201, responses=answers(*_WRITING))
 def add_note(patient_id: str, note: shapes.NewNote, token: Token, engine: TheEngine) -> shapes.Note:
     """Append a note; notes are never changed."""
-    key = engine.resolve_patient(patient_id)
-    return shapes.Note.model_validate(engine.add_note(token, key, note.text))
+    key = engine.patients.resolve(patient_id)
+    return shapes.Note.model_validate(engine.patients.add_note(token, key, note.text))

@@ -79,40 +79,40 @@ class Specialty(shapes.Shape):
 @router.get("/health/", tags=["system"], responses=answers(503))
 def health(engine: TheEngine) -> Status:
     """Alive and able to read the catalog; nothing more for a stranger."""
-    engine.setup_needed()
+    engine.people.setup_needed()
     return Status(status="ok")
 
 
 @router.get("/ready/", tags=["system"], responses=answers(503))
 def ready(engine: TheEngine) -> Status:
     """Ready for work: the catalog answers and the networks are there."""
-    engine.setup_needed()
-    engine.about()
+    engine.people.setup_needed()
+    engine.models.about()
     return Status(status="ready")
 
 
 @router.get("/system/", tags=["system"], responses=answers(401, 403, 429, 503))
 def system(token: Token, engine: TheEngine) -> Health:
     """Numbers of the system for its administrator."""
-    return Health.model_validate(engine.health(token))
+    return Health.model_validate(engine.health.state(token))
 
 
 @router.get("/models/", tags=["system"], responses=answers(401, 429, 503))
 def models(token: Token, engine: TheEngine) -> list[Model]:
     """The networks in use."""
-    return [Model.model_validate(m) for m in engine.about()]
+    return [Model.model_validate(m) for m in engine.models.about()]
 
 
 @router.get("/profiles/", tags=["system"], responses=answers(401, 429, 503))
 def profiles(token: Token, engine: TheEngine) -> list[Specialty]:
     """Specialties by name, and what is sealed in each."""
-    return [Specialty.model_validate(p) for p in engine.profiles().values()]
+    return [Specialty.model_validate(p) for p in engine.profiles.by_name().values()]
 
 
 @router.get("/statistics/", tags=["system"], responses=answers(401, 403, 429, 503))
 def statistics(token: Token, engine: TheEngine) -> Statistics:
     """Measured numbers without a patient, a name or an image; small groups are left out."""
-    found = engine.statistics(token)
+    found = engine.statistics.tables(token)
     return Statistics(
         totals=dict(found.totals),
         images=_rows(found.images),
@@ -129,13 +129,13 @@ def audit(
     offset: Offset = 0,
 ) -> shapes.Page[shapes.AuditEntry]:
     """The audit log, newest first."""
-    return shapes.Page.of(engine.audit_entries(token, q, limit + 1, offset), limit, offset)
+    return shapes.Page.of(engine.audit.entries(token, q, limit + 1, offset), limit, offset)
 
 
 @router.post("/audit/verify/", tags=["audit"], responses=answers(401, 403, 429, 500, 503))
 def verify_audit(token: Token, engine: TheEngine) -> Verified:
     """Check the whole chain; 500 with `urn:medsec:audit-broken` where it does not hold."""
-    return Verified(entries=engine.verify_audit(token))
+    return Verified(entries=engine.audit.verify(token))
 
 
 def _rows(table: Any) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.batch [--files 24] [--rounds 2]
 
-Radiographs of 1024 x 1024 made in code, through ``Engine.seal_batch`` with the real networks, in
+Radiographs of 1024 x 1024 made in code, through ``engine.batches.seal`` with the real networks, in
 worker processes as a folder sealed from the command line has them: by one worker while everything
 is held to one processor, by one worker whose networks use two, and by two workers with one each.
 Starting the workers and loading their networks is part of the time; beside it stands the rate once
@@ -21,7 +21,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine import Engine, Settings, Source
+from engine import BatchOptions, Engine, Settings, Source
 from tests import builders
 
 _OURS = os.sched_getaffinity(0)
@@ -59,12 +59,15 @@ def run(files: list[bytes], workers: int, processors: int) -> Run:
         engine = Engine.open(settings, operator=True)
         try:
             token = engine.operator_token()
-            engine.create_patient(token, "P-1", "Jan Nowak")
-            patient = engine.patient(token, "P-1").patient_id
+            engine.patients.create(token, "P-1", "Jan Nowak")
+            patient = engine.patients.get(token, "P-1").patient_id
             sources = [Source(f"{i}.dcm", lambda data=data: data) for i, data in enumerate(files)]
             began, ends, states = time.perf_counter(), [], Counter[str]()
-            for item in engine.seal_batch(
-                token, patient, sources, accept_empty=True, seal_proposals=True
+            for item in engine.batches.seal(
+                token,
+                patient,
+                sources,
+                options=BatchOptions(accept_empty=True, seal_proposals=True),
             ):
                 ends.append(time.perf_counter() - began)
                 states[item.state] += 1

@@ -98,13 +98,15 @@ class Victim:
         )
         self.token = self.engine.operator_token()
         try:
-            self.patient = self.engine.patient(self.token, self.word).patient_id
+            self.patient = self.engine.patients.get(self.token, self.word).patient_id
         except errors.NotFound:
-            self.patient = self.engine.create_patient(
+            self.patient = self.engine.patients.create(
                 self.token, self.word, f"{self.word} Erika"
             ).patient_id
         self.lock = threading.Lock()
-        self.sealed = [r.image_id for r in self.engine.images(self.token, limit=100)]
+        self.sealed = [
+            r.image_id for r in [*self.engine.search.images(self.token, limit=100).images]
+        ]
 
     def say(self, what: str, **facts: Any) -> None:
         os.write(1, (json.dumps({"what": what, **facts}) + "\n").encode())
@@ -128,25 +130,27 @@ class Victim:
             number = self.next
             self.next += 1
         name, data = original(number, self.word)
-        record = self.engine.upload(self.token, self.patient, name, data)
+        record = self.engine.drafts.upload(self.token, self.patient, name, data)
         self.say("uploaded", image=record.image_id, number=number)
 
     def seal(self) -> None:
-        drafts = self.engine.drafts(self.token, limit=20)
+        drafts = self.engine.drafts.waiting(self.token, limit=20)
         if not drafts:
             raise errors.NotFound("nothing to seal")
         image_id = random.choice(drafts).image_id
-        view = self.engine.open_draft(self.token, image_id)
-        self.engine.seal(self.token, image_id, view.detections, confirm="soak")
+        view = self.engine.drafts.open(self.token, image_id)
+        self.engine.drafts.seal(self.token, image_id, view.detections, confirm="soak")
         self.sealed.append(image_id)
         self.say("sealed", image=image_id)
 
     def restore(self) -> None:
         if not self.sealed:
             raise errors.NotFound("nothing to restore")
-        restoration = self.engine.restore(self.token, random.choice(self.sealed[-200:]), "soak")
-        file = self.engine.restored_file(self.token, restoration.handle)
-        self.engine.close_viewing(self.token, restoration.handle)
+        restoration = self.engine.images.restore(
+            self.token, random.choice(self.sealed[-200:]), "soak"
+        )
+        file = self.engine.images.restored_file(self.token, restoration.handle)
+        self.engine.images.close(self.token, restoration.handle)
         number = int(file.name.split("-")[1].split(".")[0])
         if not same(file.name, file.data, *original(number, self.word)):
             self.say("error", work="restore", kind="another file came back", facts="")
@@ -154,16 +158,16 @@ class Victim:
     def flag(self) -> None:
         time.sleep(0.3)
         if self.sealed:
-            self.engine.flag_missed(self.token, random.choice(self.sealed[-200:]), "soak")
+            self.engine.withdrawals.flag(self.token, random.choice(self.sealed[-200:]), "soak")
 
     def rotate(self) -> None:
-        for _ in self.engine.rotate_keys(self.token):
+        for _ in self.engine.keys.rotate(self.token):
             pass
         self.say("rotated")
         time.sleep(0.5)
 
     def backup(self) -> None:
-        self.say("backup", name=self.engine.make_backup(self.token))
+        self.say("backup", name=self.engine.backups.make(self.token))
         time.sleep(0.2)
 
     def run(self) -> None:
@@ -304,14 +308,14 @@ class Soak:
     ) -> None:
         problems, token = self.ledger.problems, engine.operator_token()
         try:
-            engine.verify_audit(token)
+            engine.audit.verify(token)
         except errors.AuditBroken as err:
             problems.append(repr(err))
-        broken = [(i, code) for i, code in engine.verify_images(token) if code]
+        broken = [(i, code) for i, code in engine.health.verify_images(token) if code]
         problems += [f"broken: {i} {code}" for i, code in broken]
         there = {
             r["image_id"]: r["state"]
-            for r in engine.database.read().all("SELECT image_id, state FROM images")
+            for r in engine.context.database.read().all("SELECT image_id, state FROM images")
         }
         if whole:
             missing = set(self.ledger.uploaded) - set(there)
@@ -337,16 +341,16 @@ class Soak:
         self, engine: Engine, token: str, image_id: str, state: str
     ) -> tuple[str, bytes]:
         if state == ImageState.WITHDRAWN:  # killed between the flag and the reopening
-            engine.reopen(token, image_id)
+            engine.withdrawals.reopen(token, image_id)
             state = ImageState.REVIEW
         if state == ImageState.RELEASED:
-            restoration = engine.restore(token, image_id, "inspection")
-            file = engine.restored_file(token, restoration.handle)
-            engine.close_viewing(token, restoration.handle)
+            restoration = engine.images.restore(token, image_id, "inspection")
+            file = engine.images.restored_file(token, restoration.handle)
+            engine.images.close(token, restoration.handle)
             return file.name, file.data
-        view = engine.open_draft(token, image_id)
-        data = engine.viewings.get("operator", view.handle).image.data
-        engine.close_viewing(token, view.handle)
+        view = engine.drafts.open(token, image_id)
+        data = engine.context.open_images.get("operator", view.handle).image.data
+        engine.images.close(token, view.handle)
         return view.name, data
 
     def _finish_recovery(self) -> None:
@@ -376,9 +380,9 @@ class Soak:
         )
         token = engine.operator_token()
         try:
-            for name in engine.backups(token):
-                engine.verify_backup(token, name)
-            newest = engine.make_backup(token)
+            for name in engine.backups.names(token):
+                engine.backups.verify(token, name)
+            newest = engine.backups.make(token)
         except errors.EngineError as err:
             self.ledger.problems.append(f"backup: {err!r}")
             return

@@ -209,8 +209,8 @@ class ServerSoak(crash.Soak):
         engine = Engine.open(chosen, detector=ScriptedDetector(chosen))
         try:
             token = Team(engine).technician
-            self.patient = engine.create_patient(token, self.word, self.word).patient_id
-            self.changing = engine.create_patient(
+            self.patient = engine.patients.create(token, self.word, self.word).patient_id
+            self.changing = engine.patients.create(
                 token, f"{self.word}-0", f"{self.word} 0"
             ).patient_id
         finally:
@@ -273,12 +273,12 @@ class ServerSoak(crash.Soak):
         super()._inspect(engine, sample, whole)
         if not whole:
             return
-        for name in engine.backups(engine.operator_token()):
+        for name in engine.backups.names(engine.operator_token()):
             try:
-                engine.verify_backup(engine.operator_token(), name)
+                engine.backups.verify(engine.operator_token(), name)
             except errors.EngineError as err:
                 self.ledger.problems.append(f"backup: {err!r}")
-        found = engine.patient(engine.operator_token(), self.changing)
+        found = engine.patients.get(engine.operator_token(), self.changing)
         number, named = found.id.split("-")[1], found.name.split()[1]
         if number != named or not self.answered <= int(number) <= self.asked:
             self.ledger.problems.append(

@@ -253,7 +253,7 @@ def run(folder: Path, sessions: int, seconds: float, think: float, scripted: boo
     chosen = settings(folder)
     engine = Engine.open(chosen, detector=ScriptedDetector(chosen))
     team = Team(engine)
-    engine.create_patient(team.technician, "P-1", "Jan Nowak", 61)
+    engine.patients.create(team.technician, "P-1", "Jan Nowak", 61)
     engine.close()
     plenty = {
         "MEDSEC_REQUESTS_PER_MINUTE": "1000000",

@@ -38,7 +38,7 @@ KILL_AT = 0.05  # share of the way
 
 
 @dataclass(frozen=True)
-class ScriptedEquipment(workbench.Equipment):
+class ScriptedWorkerSetup(workbench.WorkerSetup):
     """What a worker holds, without networks."""
 
     def __call__(self) -> None:
@@ -59,7 +59,7 @@ def fill(folder: Path, files: int) -> None:
 
 def seal(folder: Path) -> int:
     """The command itself, with scripted workers, in this process."""
-    batch.Equipment = ScriptedEquipment  # type: ignore[misc]
+    batch.WorkerSetup = ScriptedWorkerSetup  # type: ignore[misc]
     return cli.main([
         "seal", str(folder / "in"), "--out", str(folder / "out"), "--data", str(folder / "data"),
         "--key", str(folder / "root.key"), "--report", str(folder / "report.jsonl"),

@@ -61,7 +61,7 @@ def fill(folder: Path, count: int) -> None:
     team = people(engine)
     draw = random.Random(7)
     patients = [
-        engine.create_patient(
+        engine.patients.create(
             team.technician, f"P-{n:05}", f"{draw.choice(_GIVEN)} {draw.choice(_FAMILY)}", n % 90
         ).patient_id
         for n in range(max(12, int(count * PATIENTS_PER_IMAGE)))
@@ -70,12 +70,12 @@ def fill(folder: Path, count: int) -> None:
     for n in range(12):
         picture = builders.labelled(f"DOE JANE {n}", seed=n)[0]
         data = builders.dicom(picture, modality="DX") if n % 2 else builders.png(picture)
-        image = engine.upload(team.technician, patients[n], f"{n}.img", data)
-        engine.seal(team.technician, image.image_id, boxes)
+        image = engine.drafts.upload(team.technician, patients[n], f"{n}.img", data)
+        engine.drafts.seal(team.technician, image.image_id, boxes)
         originals.append(image.image_id)
     for n in range(40):
         picture = builders.png(builders.labelled(f"ROE {n}", seed=100 + n)[0])
-        engine.upload(team.technician, draw.choice(patients), f"{n}.png", picture)
+        engine.drafts.upload(team.technician, draw.choice(patients), f"{n}.png", picture)
     copies = Copies(engine, originals, patients, draw)
     for start in range(0, count - len(originals), BATCH):
         copies.add(min(BATCH, count - len(originals) - start))
@@ -92,26 +92,28 @@ class Copies:
         self.patients = patients
         self.draw = draw
         self.caller = Caller("technician", Role.TECHNICIAN, "", "benchmark")
-        tx = engine.database.read()
+        tx = engine.context.database.read()
         self.models = []
         for image_id in originals:
-            row = engine.catalog.row(tx, image_id)
-            facts = engine.open_facts(engine.hierarchy.image_key(tx, image_id), row)
-            thumbnail = engine._part(image_id, "thumbnail")
+            row = engine.context.catalog.row(tx, image_id)
+            facts = engine.images._stored.open_facts(
+                engine.context.hierarchy.image_key(tx, image_id), row
+            )
+            thumbnail = engine.images._stored.part(image_id, "thumbnail")
             self.models.append((row, facts, thumbnail))
 
     def add(self, count: int) -> None:
         """One transaction of copies."""
         made = [self._prepared() for _ in range(count)]
-        with self.engine.database.write() as tx:
+        with self.engine.context.database.write() as tx:
             for key, row, regions in made:
-                self.engine.catalog.add(tx, key, {**row, "state": str(ImageState.DRAFT)})
-                tag = self.engine.catalog.seal(
+                self.engine.context.catalog.add(tx, key, {**row, "state": str(ImageState.DRAFT)})
+                tag = self.engine.context.catalog.seal(
                     tx, key, row["image_id"], regions, state=str(ImageState.RELEASED)
                 )
                 labels = dict(Counter(r.detection.label for r, _ in regions))
                 where = {"patient_id": row["patient_id"], "image_id": row["image_id"]}
-                self.engine.audit.append(
+                self.engine.context.audit.append(
                     tx,
                     self.caller,
                     Event("image.upload", detail={"found": len(regions)}, **where),
@@ -121,9 +123,11 @@ class Copies:
     def _prepared(self) -> tuple[bytes, dict[str, Any], list[tuple[SealedRegion, int]]]:
         engine, draw = self.engine, self.draw
         model, facts, thumbnail = draw.choice(self.models)
-        image_id, patient_id = engine.host.token("im"), draw.choice(self.patients)
-        patient_key = engine.hierarchy.patient_key(engine.database.read(), patient_id)
-        key, wrapped = engine.hierarchy.new_image_key(patient_key, image_id)
+        image_id, patient_id = engine.context.host.token("im"), draw.choice(self.patients)
+        patient_key = engine.context.hierarchy.patient_key(
+            engine.context.database.read(), patient_id
+        )
+        key, wrapped = engine.context.hierarchy.new_image_key(patient_key, image_id)
         regions = [self._region(n) for n in range(draw.randint(1, 6))]
         measured = dict(facts["assessment"])
         measured["ssim"] = draw.uniform(0.7, 1.0)
@@ -134,19 +138,19 @@ class Copies:
             "image_id": image_id,
             "patient_id": patient_id,
             "wrapped_key": wrapped,
-            "duplicate_index": engine.host.random(32),
+            "duplicate_index": engine.context.host.random(32),
             "modality": draw.choice(MODALITIES),
             "uploaded_at": when,
             "sealed_at": when + timedelta(minutes=4),
             "confidence": min(r.detection.confidence for r, _ in regions),
             "region_count": len(regions),
-            "facts": engine._seal_facts(
+            "facts": engine.images._stored.seal_facts(
                 key, image_id, model["version"], {**facts, "assessment": measured}
             ),
-            "thumbnail_blob": engine.host.write_blob(
+            "thumbnail_blob": engine.context.host.write_blob(
                 seal_field(
                     key, f"image/{image_id}/{model['version']}/thumbnail", thumbnail,
-                    engine.host.random,
+                    engine.context.host.random,
                 )
             ),
         }  # fmt: skip
@@ -157,7 +161,9 @@ class Copies:
         x, y = draw.randint(0, 200), draw.randint(0, 150)
         box = Region(x, y, x + draw.randint(10, 90), y + draw.randint(8, 60))
         found = Detection(box, draw.choice(LABELS), round(draw.uniform(0.25, 1), 3), "net")
-        region = SealedRegion(self.engine.host.token("rg"), found, 1040, draw.uniform(0.05, 0.4))
+        region = SealedRegion(
+            self.engine.context.host.token("rg"), found, 1040, draw.uniform(0.05, 0.4)
+        )
         return region, place * 1040
 
 
@@ -261,7 +267,7 @@ def sign_in(folder: Path, sessions: int) -> list[tuple[Role, str]]:
     try:
         chosen = [roles[n % len(roles)] for n in range(max(sessions, len(roles)))]
         names = {role: "admin" if role is Role.ADMINISTRATOR else str(role) for role in roles}
-        return [(role, engine.sign_in(names[role], PASSWORD).token) for role in chosen]
+        return [(role, engine.sessions.sign_in(names[role], PASSWORD).token) for role in chosen]
     finally:
         engine.close()
 

@@ -106,19 +106,21 @@ def ms(work: Callable[[], object]) -> float:
 def ours(engine: Engine, clock: Stopwatch, case: Case, rounds: int) -> dict[str, float]:
     """Stages and wholes of the product, medians."""
     token = engine.operator_token()
-    patient = engine.patient(token, "P-1").patient_id
+    patient = engine.patients.get(token, "P-1").patient_id
     times: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds + 1):
         data, name = case.make(number + 1)
         clock.ms = 0.0
         began = time.perf_counter()
-        image_id = engine.upload(token, patient, f"x.{case.kind}", data).image_id
-        view = engine.open_draft(token, image_id)
+        image_id = engine.drafts.upload(token, patient, f"x.{case.kind}", data).image_id
+        view = engine.drafts.open(token, image_id)
         opened = time.perf_counter()
-        record = engine.seal(token, image_id, view.detections, confirm="benchmark", adopt=True)
+        record = engine.drafts.seal(
+            token, image_id, view.detections, confirm="benchmark", adopt=True
+        )
         sealed = time.perf_counter()
         network = clock.ms
-        engine.close_viewing(token, view.handle)
+        engine.images.close(token, view.handle)
         restore = ms(partial(_restored, engine, token, image_id, data))
         if number == 0:  # loads the networks
             continue
@@ -128,15 +130,15 @@ def ours(engine: Engine, clock: Stopwatch, case: Case, rounds: int) -> dict[str,
         times["end to end: upload, open, seal"].append((sealed - began) * 1000.0)
         times["seal alone"].append((sealed - opened) * 1000.0)
         times["restore to file"].append(restore)
-        hidden = [r.detection.region.xyxy for r in engine.regions(token, image_id)]
+        hidden = [r.detection.region.xyxy for r in engine.images.regions(token, image_id)]
         times[HIDDEN].append(coverage(name.xyxy, np.array(hidden).reshape(-1, 4)))
     return {name: statistics.median(each) for name, each in times.items()}
 
 
 def _restored(engine: Engine, token: str, image_id: str, data: bytes) -> None:
-    handle = engine.restore(token, image_id, "benchmark").handle
-    file = engine.restored_file(token, handle)
-    engine.close_viewing(token, handle)
+    handle = engine.images.restore(token, image_id, "benchmark").handle
+    file = engine.images.restored_file(token, handle)
+    engine.images.close(token, handle)
     if file.data != data:
         raise SystemExit("another file came back")
 
@@ -148,12 +150,12 @@ def floor(data: bytes, kind: str, folder: Path) -> dict[str, float]:
         return np.asarray(Pillow.open(io.BytesIO(data)))
 
     bare, out = Bare(), bytes(len(data) + 16)
-    bare.seal(data, out)
+    bare.drafts.seal(data, out)
     number = iter(range(100))
     return {
         "floor: decode": statistics.median(ms(decode) for _ in range(3)),
         "floor: AES and HMAC": statistics.median(
-            ms(lambda: bare.seal(data, out)) for _ in range(3)
+            ms(lambda: bare.drafts.seal(data, out)) for _ in range(3)
         ),
         "floor: durable write": statistics.median(
             ms(lambda: write_durably(folder / f"{next(number)}", data)) for _ in range(3)
@@ -224,7 +226,7 @@ def main() -> int:
         folder = Path(temporary)
         settings = Settings(data=folder / "data", key_file=folder / "key")
         engine = Engine.open(settings, operator=True)
-        engine.create_patient(engine.operator_token(), "P-1", "Jan Nowak")
+        engine.patients.create(engine.operator_token(), "P-1", "Jan Nowak")
         for case in (c for c in CASES if options.only in c.name):
             data, name = case.make(99)
             table: dict[str, float | str] = {"file, MB": len(data) / 1e6}

@@ -21,48 +21,50 @@ def fill(engine: Engine, tell: Callable[[str], None]) -> None:
     if finished.exists():
         return
     administrator = str(Role.ADMINISTRATOR)
-    if engine.setup_needed():
+    if engine.people.setup_needed():
         tell("accounts, one for each role")
-        engine.create_first_administrator(
-            engine.setup_code(), administrator, NAMES[Role.ADMINISTRATOR], PASSWORD
+        engine.people.create_first_administrator(
+            engine.people.setup_code(), administrator, NAMES[Role.ADMINISTRATOR], PASSWORD
         )
     try:
-        token = engine.sign_in(administrator, PASSWORD, "demo").token
+        token = engine.sessions.sign_in(administrator, PASSWORD, "demo").token
     except errors.AccessError:
         return  # somebody made these accounts their own
-    there = {account.username for account in engine.accounts(token)}
+    there = {account.username for account in engine.people.accounts(token)}
     for role in ACCOUNT_ROLES:
         if str(role) not in there:
-            engine.create_account(token, str(role), NAMES[role], role, PASSWORD)
-    engine.sign_out(token)
+            engine.people.create(token, str(role), NAMES[role], role, PASSWORD)
+    engine.sessions.sign_out(token)
 
-    token = engine.sign_in(str(Role.TECHNICIAN), PASSWORD, "demo").token
-    known = {p.id: p.patient_id for p in engine.patients(token, limit=1000)}
+    token = engine.sessions.sign_in(str(Role.TECHNICIAN), PASSWORD, "demo").token
+    known = {p.id: p.patient_id for p in engine.patients.search(token, limit=1000)}
     ids = {
         p.id: known.get(p.id)
-        or engine.create_patient(token, p.id, p.name, p.age, p.note).patient_id
+        or engine.patients.create(token, p.id, p.name, p.age, p.note).patient_id
         for p in PATIENTS
     }
     for number, file in enumerate(files(), 1):
         tell(f"image {number} of 12: {file.name}: {_take_in(engine, token, ids, file)}")
-    engine.sign_out(token)
+    engine.sessions.sign_out(token)
     finished.touch(mode=0o600)
 
 
 def _take_in(engine: Engine, token: str, ids: dict[str, str], file: DemoFile) -> str:
     """Upload and, where nothing asks for a person, seal; the rest waits in the review queue."""
     try:
-        draft = engine.upload(token, ids[file.patient.id], file.name, file.data, file.profile)
+        draft = engine.drafts.upload(
+            token, ids[file.patient.id], file.name, file.data, file.profile
+        )
     except errors.DuplicateImage as err:  # an earlier start was interrupted after this one
-        waiting = {d.image_id: d for d in engine.drafts(token, limit=1000)}
+        waiting = {d.image_id: d for d in engine.drafts.waiting(token, limit=1000)}
         found = waiting.get(err.facts["image_id"])
         if found is None or found.state is ImageState.REVIEW:
             return "there already"
         draft = found
-    view = engine.open_draft(token, draft.image_id)
+    view = engine.drafts.open(token, draft.image_id)
     certain = view.suggested(Suggestion.SEAL)
     try:
-        record = engine.seal(token, draft.image_id, certain, view.left, adopt=True)
+        record = engine.drafts.seal(token, draft.image_id, certain, view.left, adopt=True)
     except errors.ReviewNeeded as err:
         return f"waits for a person ({', '.join(err.facts['reasons'])})"
     return f"{record.region_count} regions sealed"

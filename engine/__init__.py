@@ -31,19 +31,22 @@ from engine.records import (
     Session,
     TextVerdict,
 )
-from engine.service.batch import FEW_FILES, Source
-from engine.service.batchreport import CSV_HEAD, BatchItem, Progress
-from engine.service.ciphers import Randomness
+from engine.service.batch_report import CSV_HEAD, BatchItem, Progress
+from engine.service.batches import FEW_FILES, Source
 from engine.service.detecting import Finder
+from engine.service.drafts import DraftView
 from engine.service.engine import Engine
-from engine.service.finding import Display, Found
-from engine.service.governing import SettingEntry
-from engine.service.intake import REASONS, DraftView, Suggestion
-from engine.service.measuring import Statistics
-from engine.service.observing import Evaluation
+from engine.service.examination import REASONS, Suggestion
+from engine.service.images import Display
+from engine.service.models import Evaluation
 from engine.service.prometheus import MEDIA_TYPE as METRICS_MEDIA_TYPE
 from engine.service.prometheus import count_request
-from engine.service.restoring import Restoration
+from engine.service.randomness import Randomness
+from engine.service.restorations import Restoration
+from engine.service.runtime_settings import SettingEntry
+from engine.service.search import Found, ImageQuery
+from engine.service.statistics import Statistics
+from engine.service.worker import BatchOptions
 from engine.settings import Settings
 from engine.store.outbox import Notice
 from engine.store.training_cases import OpenedCase, TrainingCase, open_case
@@ -62,6 +65,7 @@ __all__ = [
     "Assessment",
     "AuditEntry",
     "BatchItem",
+    "BatchOptions",
     "BrokenGlass",
     "CareRelation",
     "Comparison",
@@ -78,6 +82,7 @@ __all__ = [
     "Found",
     "GuestRecord",
     "Host",
+    "ImageQuery",
     "ImageRecord",
     "ImageState",
     "ModelInfo",

@@ -77,6 +77,12 @@ class Settings:
     backup_hours: float = _setting(
         24.0, "The server makes a backup this often; 0 leaves it to you", lambda v: v >= 0, "h"
     )
+    checkpoint_hours: float = _setting(
+        24.0,
+        "The server writes a checkpoint this often, and one at each start; 0 leaves it at those",
+        lambda v: v >= 0,
+        "h",
+    )
     backup_alarm_hours: float = _setting(
         50.0, "The health page warns when the last good backup is older", _positive, "h"
     )

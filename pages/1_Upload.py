@@ -25,7 +25,7 @@ else:
         intake.take_in(token, patient)
     intake.outcomes(token)
 
-waiting = [d for d in state.engine().drafts(token) if d.image_id != state.recall("draft")]
+waiting = [d for d in state.engine().drafts.waiting(token) if d.image_id != state.recall("draft")]
 look = [d for d in waiting if d.state is ImageState.REVIEW]
 st.header(f"Waiting to be sealed: {len(waiting)}")
 if waiting:

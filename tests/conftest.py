@@ -42,11 +42,13 @@ class Team:
     """One signed-in account per role; each attribute is a token."""
 
     def __init__(self, engine: Engine) -> None:
-        engine.create_first_administrator(engine.setup_code(), "admin", "Ada Admin", PASSWORD)
-        self.administrator = engine.sign_in("admin", PASSWORD).token
+        engine.people.create_first_administrator(
+            engine.people.setup_code(), "admin", "Ada Admin", PASSWORD
+        )
+        self.administrator = engine.sessions.sign_in("admin", PASSWORD).token
         for role in (Role.TECHNICIAN, Role.DOCTOR, Role.RESEARCHER):
-            engine.create_account(self.administrator, str(role), f"A {role}", role, PASSWORD)
-            setattr(self, str(role), engine.sign_in(str(role), PASSWORD).token)
+            engine.people.create(self.administrator, str(role), f"A {role}", role, PASSWORD)
+            setattr(self, str(role), engine.sessions.sign_in(str(role), PASSWORD).token)
 
     technician: str
     doctor: str
@@ -77,20 +79,20 @@ class Ward:
         if found is not None:
             self.detector.found = found
         token = self.team.technician
-        return self.engine.upload(token, self.patient_id, name, data).image_id
+        return self.engine.drafts.upload(token, self.patient_id, name, data).image_id
 
     def seal(
         self, data: bytes, name: str = "scan.png", found: list[Detection] | None = None
     ) -> str:
         image_id = self.upload(data, name, found)
-        view = self.engine.open_draft(self.team.technician, image_id)
-        self.engine.seal(self.team.technician, image_id, view.detections)
+        view = self.engine.drafts.open(self.team.technician, image_id)
+        self.engine.drafts.seal(self.team.technician, image_id, view.detections)
         return image_id
 
 
 @pytest.fixture
 def ward(engine: Engine, team: Team, detector: ScriptedDetector) -> Ward:
-    patient = engine.create_patient(team.technician, "P-1", "Erika Musterfrau", 61)
+    patient = engine.patients.create(team.technician, "P-1", "Erika Musterfrau", 61)
     return Ward(engine, team, detector, patient.patient_id)
 
 

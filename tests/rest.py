@@ -91,18 +91,18 @@ class Hospital:
 
     def patient(self) -> str:
         self.made += 1
-        made = self.engine.create_patient(
+        made = self.engine.patients.create(
             self.team.technician, f"P-{self.made}", "Erika Musterfrau", 61
         )
         return made.patient_id
 
     def draft(self, patient_id: str) -> str:
         token = self.team.technician
-        return self.engine.upload(token, patient_id, "erika.png", self.picture()).image_id
+        return self.engine.drafts.upload(token, patient_id, "erika.png", self.picture()).image_id
 
     def image(self, patient_id: str) -> str:
         image_id = self.draft(patient_id)
-        self.engine.seal(self.team.technician, image_id, [BOX])
+        self.engine.drafts.seal(self.team.technician, image_id, [BOX])
         return image_id
 
 

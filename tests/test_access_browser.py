@@ -40,13 +40,13 @@ def _fill(held: Settings) -> None:
     engine = Engine.open(held, detector=ScriptedDetector(held, found))
     try:
         team = people(engine)
-        patient = engine.create_patient(team.technician, "P-4711", "Erika Musterfrau", 61)
-        draft = engine.upload(
+        patient = engine.patients.create(team.technician, "P-4711", "Erika Musterfrau", 61)
+        draft = engine.drafts.upload(
             team.technician, patient.patient_id, "erika.png", builders.png(pixels)
         )
-        view = engine.open_draft(team.technician, draft.image_id)
-        engine.seal(team.technician, draft.image_id, view.detections)
-        engine.set_restorable_classes(team.administrator, "doctor", ["thorax"])
+        view = engine.drafts.open(team.technician, draft.image_id)
+        engine.drafts.seal(team.technician, draft.image_id, view.detections)
+        engine.care.set_restorable_classes(team.administrator, "doctor", ["thorax"])
     finally:
         engine.close()
 

@@ -24,14 +24,14 @@ def bound(engine: Engine) -> None:
 
 @pytest.fixture
 def sealed(engine: Engine, team: Team, detector) -> ImageRecord:
-    patient = engine.create_patient(team.technician, "P-17", "Erika Musterfrau", 61, "allergic")
+    patient = engine.patients.create(team.technician, "P-17", "Erika Musterfrau", 61, "allergic")
     detector.found = [
         Detection(Region(8, 8, 200, 40), "text", 0.9, "net"),
         Detection(Region(60, 80, 200, 180), "thorax", 0.9, "net"),
     ]
-    draft = engine.upload(team.technician, patient.patient_id, "erika.png", PICTURE)
-    view = engine.open_draft(team.technician, draft.image_id)
-    return engine.seal(team.technician, draft.image_id, view.detections)
+    draft = engine.drafts.upload(team.technician, patient.patient_id, "erika.png", PICTURE)
+    view = engine.drafts.open(team.technician, draft.image_id)
+    return engine.drafts.seal(team.technician, draft.image_id, view.detections)
 
 
 def _type(app: AppTest, label: str, text: str) -> None:
@@ -72,7 +72,7 @@ def test_glass_is_broken_on_the_review_page_and_reviewed_on_the_admin_page(
     _type(admin, "Remark", "spoke to the ward")
     click(admin, "Record the review")
     assert "Emergency access: 0 to review" in texts(admin)
-    [glass] = engine.glass(team.administrator)
+    [glass] = engine.care.emergency_access(team.administrator)
     assert (glass.verdict, glass.remark) == ("justified", "spoke to the ward")
     assert "P-17" not in texts(visit(team.doctor, "2_Review"))
 
@@ -84,12 +84,12 @@ def test_a_doctor_ends_their_own_emergency_access(
     sealed: ImageRecord,
     bound: None,
 ) -> None:
-    engine.break_glass(team.doctor, "P-17", URGENT)
+    engine.care.break_glass(team.doctor, "P-17", URGENT)
     app = visit(team.doctor)
     assert "Emergency access to patient P\\-17" in texts(app)
     click(app, "End it now")
     assert "has ended" in texts(app) or "Emergency access" not in texts(app)
-    assert engine.glass_due(team.administrator) == (0, 1)
+    assert engine.care.emergency_access_due(team.administrator) == (0, 1)
 
 
 def test_there_is_no_door_without_the_setting_or_for_a_technician(
@@ -115,21 +115,21 @@ def test_a_technician_names_the_doctor_and_merges_a_duplicate(
     sealed: ImageRecord,
     bound: None,
 ) -> None:
-    engine.create_patient(team.technician, "P-18", "Erica Musterfrau", 61)
+    engine.patients.create(team.technician, "P-18", "Erica Musterfrau", 61)
     app = visit(team.technician, "1_Upload")
     chosen = next(s for s in app.selectbox if s.label == "Patient")
     chosen.set_value(sealed.patient_id).run()
     assert "Treated by nobody yet" in [e.label for e in app.expander]
     app.multiselect[0].set_value(["doctor"])
     click(app, "Name them")
-    assert [p.id for p in engine.patients(team.doctor)] == ["P-17"]
+    assert [p.id for p in engine.patients.search(team.doctor)] == ["P-17"]
     fill(app, Number_of_the_other_record="P-18")
     _type(app, "How do you know", "same passport")
     click(app, "Merge the records")
     assert "Tick the box first" in texts(app)
     next(c for c in app.checkbox if c.label.startswith("Name, age")).check()
     click(app, "Merge the records")
-    assert engine.patient(team.doctor, "P-18").id == "P-17"
+    assert engine.patients.get(team.doctor, "P-18").id == "P-17"
 
 
 def test_a_part_says_what_is_withheld_and_offers_no_original(
@@ -142,8 +142,8 @@ def test_a_part_says_what_is_withheld_and_offers_no_original(
     next(c for c in admin.checkbox if c.label.startswith("Every class")).uncheck()
     next(m for m in admin.multiselect if m.label == "Or only these").set_value(["thorax"])
     click(admin, "Grant")
-    assert engine.restorable_classes(team.administrator) == {"doctor": frozenset({"thorax"})}
-    engine.restore(team.doctor, sealed.image_id, WHY)
+    assert engine.care.restorable_classes(team.administrator) == {"doctor": frozenset({"thorax"})}
+    engine.images.restore(team.doctor, sealed.image_id, WHY)
     app = visit(team.doctor, "2_Review")
     app.query_params["image"] = sealed.image_id
     app.run()
@@ -163,7 +163,7 @@ def test_a_doctor_reads_the_note_and_the_history_of_a_record(
     visit: Visit,
     sealed: ImageRecord,
 ) -> None:
-    engine.update_patient(team.technician, sealed.patient_id, name="Erika Schmidt")
+    engine.patients.update(team.technician, sealed.patient_id, name="Erika Schmidt")
     app = visit(team.doctor, "2_Review")
     app.query_params["image"] = sealed.image_id
     app.run()
@@ -191,10 +191,10 @@ def test_who_treats_whom_is_mended_by_number(
     app = visit(team.administrator, "4_Admin", tab="Access")
     next(t for t in app.text_input if t.key == "care-number").input("P-17")
     click(app, "Record it")
-    [relation] = engine.care_relations(team.administrator)
+    [relation] = engine.care.relations(team.administrator)
     assert (relation.number, relation.username) == ("P-17", "doctor")
     assert "Erika" not in texts(app)
     next(t for t in app.text_input if t.key == "care-number").input("P-17")
     next(c for c in app.checkbox if c.label.startswith("This doctor")).check()
     click(app, "Record it")
-    assert engine.care_relations(team.administrator) == []
+    assert engine.care.relations(team.administrator) == []

@@ -72,18 +72,18 @@ def fill(folder: Path) -> None:
     engine = Engine.open(chosen, detector=detector)
     team = people(engine)
     for n in range(5):
-        patient = engine.create_patient(team.technician, f"P-{n}", f"Erika Number{n}", 61)
+        patient = engine.patients.create(team.technician, f"P-{n}", f"Erika Number{n}", 61)
         data = builders.dicom(
             builders.labelled(f"ERIKA {n}", seed=n)[0], instance=n, PixelSpacing=[0.5, 0.5]
         )
-        image = engine.upload(team.technician, patient.patient_id, f"{n}.dcm", data)
-        engine.seal(team.technician, image.image_id, [BOX])
-    engine.add_note(team.doctor, patient.patient_id, "No change.", image.image_id)
+        image = engine.drafts.upload(team.technician, patient.patient_id, f"{n}.dcm", data)
+        engine.drafts.seal(team.technician, image.image_id, [BOX])
+    engine.patients.add_note(team.doctor, patient.patient_id, "No change.", image.image_id)
     (folder / "image").write_text(image.image_id)
     for n in (1, 2):
         detector.found = [BOX, Detection(Region(20, 100, 90, 130), "text", 0.15, "net")]
         data = builders.png(builders.labelled(f"JANE {n}", seed=20 + n)[0])
-        engine.upload(team.technician, patient.patient_id, f"jane{n}.png", data)
+        engine.drafts.upload(team.technician, patient.patient_id, f"jane{n}.png", data)
     engine.close()
 
 

@@ -28,10 +28,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     chosen = settings(folder)
     engine = Engine.open(chosen, detector=ScriptedDetector(chosen, [BOX]))
     team = people(engine)
-    patient = engine.create_patient(team.technician, "P1", "Erika Musterfrau", 61)
+    patient = engine.patients.create(team.technician, "P1", "Erika Musterfrau", 61)
     original = builders.png(builders.labelled()[0])
-    image = engine.upload(team.technician, patient.patient_id, "erika.png", original)
-    engine.seal(team.technician, image.image_id, [BOX])
+    image = engine.drafts.upload(team.technician, patient.patient_id, "erika.png", original)
+    engine.drafts.seal(team.technician, image.image_id, [BOX])
     (folder / "image").write_text(image.image_id)
     engine.close()
     with serve(folder, MEDSEC_SECOND_FACTOR="doctor", MEDSEC_STEP_UP_MINUTES="0.2") as server:

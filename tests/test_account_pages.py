@@ -47,7 +47,7 @@ def test_a_stranger_asks_and_the_administrator_decides(
     assert "differ" in texts(app)
     fill(app, The_same_again=PASSWORD)
     click(app, "Ask")
-    reference = engine.account_requests(team.administrator)[0].request_id
+    reference = engine.people.requests(team.administrator)[0].request_id
     assert reference in texts(app)
     assert PASSWORD not in str(remembered(app))
     page = visit(team.administrator, "4_Admin")
@@ -55,19 +55,19 @@ def test_a_stranger_asks_and_the_administrator_decides(
     assert next(b for b in page.button if b.label == "Approve").disabled  # the wish decides nothing
     next(s for s in page.selectbox if s.key == f"give-{reference}").set_value(Role.DOCTOR).run()
     click(page, "Approve")
-    assert engine.sign_in("nora", PASSWORD).account.role is Role.DOCTOR
+    assert engine.sessions.sign_in("nora", PASSWORD).account.role is Role.DOCTOR
     assert "Asked for an account" not in texts(page)
 
 
 def test_a_request_for_a_taken_name_can_only_be_declined(
     engine: Engine, visit: Visit, team: Team
 ) -> None:
-    engine.request_account("doctor", "Not the doctor", Role.DOCTOR, PASSWORD)
+    engine.people.request("doctor", "Not the doctor", Role.DOCTOR, PASSWORD)
     page = visit(team.administrator, "4_Admin")
     assert "There is an account of this user name" in texts(page)
     assert next(b for b in page.button if b.label == "Approve").disabled
     click(page, "Decline")
-    assert engine.account_requests(team.administrator) == []
+    assert engine.people.requests(team.administrator) == []
 
 
 def test_the_sign_in_asks_for_the_code_in_a_second_step(
@@ -86,7 +86,7 @@ def test_the_sign_in_asks_for_the_code_in_a_second_step(
     fill(app, Code_of_your_authenticator_application=phone.code())
     click(app, "Sign in")
     token = api.tickets.redeem(component(app, "session")["ticket"])
-    assert engine.whoami(token).username == "doctor"
+    assert engine.sessions.whoami(token).username == "doctor"
 
 
 def test_the_second_step_can_be_given_up(
@@ -119,13 +119,13 @@ def test_a_second_factor_is_set_up_by_picture_or_by_text(
     click(app, "Turn it on")
     codes = app.code[0].value.split("\n")
     assert len(codes) == 10
-    assert engine.second_factor(team.doctor).enabled_at is not None
+    assert engine.account.second_factor(team.doctor).enabled_at is not None
     app.run()
     assert not app.code  # shown once
     assert codes[0] not in str(remembered(app)) + texts(app)
     fill(app, **{"Your_password_once_more": PASSWORD, "A_code,_or_a_recovery_code": codes[0]})
     click(app, "Turn the second factor off")
-    assert engine.second_factor(team.doctor).enabled_at is None
+    assert engine.account.second_factor(team.doctor).enabled_at is None
 
 
 def test_a_password_is_changed_on_ones_own_page(engine: Engine, visit: Visit, team: Team) -> None:
@@ -140,21 +140,21 @@ def test_a_password_is_changed_on_ones_own_page(engine: Engine, visit: Visit, te
     fill(app, New_password_again=new)
     click(app, "Change the password")
     assert "was changed" in texts(app)
-    assert engine.sign_in("researcher", new)
+    assert engine.sessions.sign_in("researcher", new)
     assert new not in str(remembered(app))
 
 
 def test_ones_own_sessions_are_listed_and_ended(engine: Engine, visit: Visit, team: Team) -> None:
-    pair = engine.sign_in_api("doctor", PASSWORD)
+    pair = engine.sessions.sign_in_api("doctor", PASSWORD)
     app = my_account(visit, team.doctor)
     assert "this one" in texts(app)
     assert "API" in texts(app)
     click(app, "End it")
     with pytest.raises(errors.NotSignedIn):
-        engine.whoami(pair.access)
+        engine.sessions.whoami(pair.access)
     click(app, "End every session")
     with pytest.raises(errors.NotSignedIn):
-        engine.whoami(team.doctor)
+        engine.sessions.whoami(team.doctor)
     assert component(app, "session") == {"end": "now"}
 
 
@@ -168,15 +168,15 @@ def test_an_administrator_ends_sessions_and_resets_a_second_factor(
     assert "Signed in: browser" in texts(page)
     click(page, "End their sessions")
     with pytest.raises(errors.NotSignedIn):
-        engine.whoami(team.doctor)
+        engine.sessions.whoami(team.doctor)
     click(page, "Take the second factor away")
-    assert engine.sign_in("doctor", PASSWORD)
+    assert engine.sessions.sign_in("doctor", PASSWORD)
 
 
 def test_a_role_that_wants_a_second_factor_sees_nothing_but_the_way_to_it(
     engine: Engine, visit: Visit, team: Team, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine.sessions_, "factor_roles", frozenset({Role.DOCTOR}))
+    monkeypatch.setattr(engine.context.sessions, "factor_roles", frozenset({Role.DOCTOR}))
     app = visit(team.doctor)
     assert [p["page_name"] for p in app._registered_pages.values()] == ["My account"]
     assert "Nothing else can be done" in texts(app)
@@ -201,6 +201,6 @@ def test_a_restoration_prompts_for_a_fresh_proof(ward: Ward, visit: Visit, host:
     click(app, "Restore the original")
     assert "prove" in texts(app)
     assert "Identical" not in texts(app)
-    engine.prove(doctor, password=PASSWORD)  # the prompt itself is tested in a browser
+    engine.sessions.prove(doctor, password=PASSWORD)  # the prompt itself is tested in a browser
     click(app, "Restore the original")
     assert "Identical" in texts(app)

@@ -99,10 +99,10 @@ def test_revoking_either_token_ends_both(ward: Hospital, kind: str) -> None:
 def forged(ward: Hospital) -> dict[str, str]:
     """Access tokens that somebody made of a good one."""
     good = ward.sign_in("doctor")["access"]
-    key = ward.engine.hierarchy.system_key("tokens")
+    key = ward.engine.context.hierarchy.system_key("tokens")
     claims = jwt.decode(good, options={"verify_signature": False})
     now = claims["iat"]
-    public = ward.engine.signing_key()
+    public = ward.engine.keys.signing_key()
 
     def signed(changes: dict[str, Any], key: Any = key, algorithm: str = "HS256") -> str:
         return jwt.encode({**claims, **changes}, key, algorithm=algorithm)
@@ -180,10 +180,10 @@ def test_the_log_says_from_where_a_token_was_used_not_only_from_where_it_came(
 def test_a_question_that_is_no_activity_keeps_no_session_alive(tmp_path: Path) -> None:
     with hospital(tmp_path) as place:
         access = place.sign_in("doctor")["access"]
-        before = place.engine.sessions(access)[0].seen_at
+        before = place.engine.sessions.mine(access)[0].seen_at
         place.host.advance(minutes=5)
         assert place.engine.caller(access, activity=False).username == "doctor"
-        rows = place.engine.database.read().all("SELECT max(seen_at) AS seen FROM sessions")
+        rows = place.engine.context.database.read().all("SELECT max(seen_at) AS seen FROM sessions")
         assert rows[0]["seen"] == before
 
 
@@ -233,8 +233,8 @@ def test_lists_come_in_pages(ward: Hospital) -> None:
 
 def test_a_restoration_says_what_it_is(ward: Hospital) -> None:
     data = ward.picture()
-    taken = ward.engine.upload(ward.team.technician, ward.patient(), "erika.png", data)
-    ward.engine.seal(ward.team.technician, taken.image_id, ward.detector.found)  # type: ignore[arg-type]
+    taken = ward.engine.drafts.upload(ward.team.technician, ward.patient(), "erika.png", data)
+    ward.engine.drafts.seal(ward.team.technician, taken.image_id, ward.detector.found)  # type: ignore[arg-type]
     path = f"/images/{taken.image_id}/restore/"
 
     def restored(**params: Any) -> httpx.Response:
@@ -288,10 +288,10 @@ def test_the_reason_stands_in_the_log_as_it_was_meant(ward: Hospital, image_id: 
 
 
 def test_a_restoration_that_was_answered_is_not_kept_open(ward: Hospital, image_id: str) -> None:
-    held = len(ward.engine.viewings._open)
+    held = len(ward.engine.context.open_images._open)
     for _ in range(3):
         ask("GET", f"/images/{image_id}/restore/", ward.tokens[D], headers=REASON)
-    assert len(ward.engine.viewings._open) == held
+    assert len(ward.engine.context.open_images._open) == held
 
 
 def test_frames_of_an_opened_image_are_looked_at_one_by_one(ward: Hospital, image_id: str) -> None:

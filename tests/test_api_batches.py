@@ -58,7 +58,7 @@ def test_a_batch_is_polled_until_each_file_has_its_outcome(ward: Hospital) -> No
     assert {i["image_id"] for i in images} == {f["image_id"] for f in batch["files"][:2]}
     for address in (place, f"{place}report/"):
         assert ask("GET", address, ward.tokens[D]).status_code == 404
-    assert not ward.engine._work  # the token for it is gone
+    assert not ward.engine._guard._work  # the token for it is gone
 
 
 def test_what_a_batch_waits_for_others_is_no_part_of_its_rate(
@@ -80,12 +80,14 @@ def test_a_batch_over_http_is_the_batch_of_the_command_line(ward: Hospital) -> N
     patient_id = ward.patient()
     place = sent(ward, [ward.picture(), b"no picture"], patient_id)
     [first, _] = ask("GET", place, ward.tokens[T]).json()["files"]
-    log = [(e.action, e.outcome) for e in ward.engine.audit.of_image(first["image_id"])]
-    items = ward.engine.seal_batch(
+    log = [(e.action, e.outcome) for e in ward.engine.context.audit.of_image(first["image_id"])]
+    items = ward.engine.batches.seal(
         ward.team.technician, patient_id, [Source("0.png", ward.picture)], few=True
     )
     [item] = list(items)
-    assert log == [(e.action, e.outcome) for e in ward.engine.audit.of_image(str(item.image_id))]
+    assert log == [
+        (e.action, e.outcome) for e in ward.engine.context.audit.of_image(str(item.image_id))
+    ]
     told = ask("GET", f"{place}report/", ward.tokens[T])
     assert told.headers["content-type"].startswith("text/csv")
     head, *lines = csv.reader(told.text.splitlines())
@@ -139,7 +141,7 @@ def test_a_batch_ends_with_the_session_that_sent_it(
     patient_id, work, signed_out = ward.patient(), Workbench.work, threading.Event()
 
     def signing_out(bench: Workbench) -> Outcome:
-        ward.engine.end_account_sessions(ward.team.administrator, "technician")
+        ward.engine.people.end_sessions(ward.team.administrator, "technician")
         signed_out.set()
         return work(bench)
 

@@ -40,7 +40,7 @@ KEPT: dict[str, str] = {}
 @pytest.fixture(scope="module")
 def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     with hospital(tmp_path_factory.mktemp("contract")) as place:
-        place.engine.about()  # the networks are there, as in a server that is ready
+        place.engine.models.about()  # the networks are there, as in a server that is ready
         yield place
 
 

@@ -45,9 +45,9 @@ class Sealed:
 @pytest.fixture(scope="module")
 def image(ward: Hospital) -> Sealed:
     token, data = ward.team.technician, ward.picture()
-    taken = ward.engine.upload(token, ward.patient(), "erika.png", data)
-    ward.engine.seal(token, taken.image_id, ward.detector.found)  # type: ignore[arg-type]
-    [region] = ward.engine.regions(token, taken.image_id)
+    taken = ward.engine.drafts.upload(token, ward.patient(), "erika.png", data)
+    ward.engine.drafts.seal(token, taken.image_id, ward.detector.found)  # type: ignore[arg-type]
+    [region] = ward.engine.images.regions(token, taken.image_id)
     return Sealed(taken.image_id, region.region_id, data)
 
 
@@ -210,4 +210,4 @@ def test_the_signing_key_shows_its_fingerprint(ward: Hospital) -> None:
     shown = ask("GET", "/auth/signing-key/").json()
     key = base64.b64decode(shown["ed25519"])
     assert hashlib.sha256(key).hexdigest() == shown["fingerprint"]
-    assert key == ward.engine.signing_key()
+    assert key == ward.engine.keys.signing_key()

@@ -199,7 +199,7 @@ class Subjects:
             case "patient_id":
                 patient_id = ward.patient()
                 if self.treated:
-                    engine.assign_care(ward.team.technician, patient_id, "doctor")
+                    engine.care.assign(ward.team.technician, patient_id, "doctor")
                 return patient_id
             case "image_id":
                 return ward.image(self._make("patient_id", token))
@@ -207,24 +207,24 @@ class Subjects:
                 return ward.draft(self._make("patient_id", token))
             case "region_id":
                 image_id = self._make("image_id", token)
-                return engine.regions(ward.team.technician, image_id)[0].region_id
+                return engine.images.regions(ward.team.technician, image_id)[0].region_id
             case "restoration":
-                if engine.whoami(token).role is not D:
+                if engine.sessions.whoami(token).role is not D:
                     return "vw_0"
                 image_id = self._get("image_id", "", token, False)
-                return engine.restore(token, image_id, WHY).handle
+                return engine.images.restore(token, image_id, WHY).handle
             case "draft handle":
-                if engine.whoami(token).role is not T:
+                if engine.sessions.whoami(token).role is not T:
                     return "vw_0"
                 image_id = self._get("image_id", "/drafts/", token, False)
-                return engine.open_draft(token, image_id).handle
+                return engine.drafts.open(token, image_id).handle
             case "session_id":
                 return engine.caller(token).session_id
             case "request_id":
                 name = f"somebody{ward.made}"
                 ward.made += 1
                 origin = f"192.0.2.{ward.made}"
-                return engine.request_account(name, "Some Body", R, "a quite unlikely heap", origin)
+                return engine.people.request(name, "Some Body", R, "a quite unlikely heap", origin)
             case "username":
                 return "doctor" if "/care-team/" in route else "technician"
             case "batch_id":
@@ -300,7 +300,7 @@ def test_each_role_gets_what_the_table_says(
 
 def _again(ward: Hospital, role: Role) -> str:
     name = "admin" if role is A else str(role)
-    setattr(ward.team, str(role), ward.engine.sign_in(name, PASSWORD).token)
+    setattr(ward.team, str(role), ward.engine.sessions.sign_in(name, PASSWORD).token)
     token: str = ward.sign_in(name)["access"]
     return token
 

@@ -24,10 +24,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("readme")
     chosen = settings(folder)
     engine = Engine.open(chosen, detector=ScriptedDetector(chosen))
-    engine.create_first_administrator(engine.setup_code(), "admin", "Ada", PASSWORD)
-    token = engine.sign_in("admin", PASSWORD).token
+    engine.people.create_first_administrator(engine.people.setup_code(), "admin", "Ada", PASSWORD)
+    token = engine.sessions.sign_in("admin", PASSWORD).token
     for role in (Role.TECHNICIAN, Role.DOCTOR):
-        engine.create_account(token, str(role), f"A {role}", role, PASSWORD)
+        engine.people.create(token, str(role), f"A {role}", role, PASSWORD)
     engine.close()
     with serve(folder) as running:
         yield running

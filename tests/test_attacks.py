@@ -24,20 +24,20 @@ def test_a_technicians_flag_opens_nothing_to_technicians(ward: Ward) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     engine, team = ward.engine, ward.team
-    engine.flag_missed(team.technician, image_id, "curious")
+    engine.withdrawals.flag(team.technician, image_id, "curious")
     for call in (
-        lambda: engine.open_draft(team.technician, image_id),
-        lambda: engine.discard_draft(team.technician, image_id, "gone"),
-        lambda: engine.reopen(team.technician, image_id),
+        lambda: engine.drafts.open(team.technician, image_id),
+        lambda: engine.drafts.discard(team.technician, image_id, "gone"),
+        lambda: engine.withdrawals.reopen(team.technician, image_id),
     ):
         with pytest.raises((errors.AccessError, errors.NotFound)):
             call()
-    assert engine.drafts(team.technician) == []
-    [waiting] = engine.withdrawn(team.doctor)
-    engine.reopen(team.doctor, waiting.image_id)
-    assert engine.drafts(team.technician)[0].reasons == ("flagged",)
+    assert engine.drafts.waiting(team.technician) == []
+    [waiting] = engine.withdrawals.waiting(team.doctor)
+    engine.withdrawals.reopen(team.doctor, waiting.image_id)
+    assert engine.drafts.waiting(team.technician)[0].reasons == ("flagged",)
     with pytest.raises(errors.NotFound):  # it was sealed once: not a technician's to destroy
-        engine.discard_draft(team.technician, image_id, "gone")
+        engine.drafts.discard(team.technician, image_id, "gone")
 
 
 def test_what_the_second_look_sees_beside_a_sealed_box_is_not_excused(ward: Ward) -> None:
@@ -47,7 +47,7 @@ def test_what_the_second_look_sees_beside_a_sealed_box_is_not_excused(ward: Ward
     ward.detector.left = [[line]]
     image_id = ward.upload(data, found=[part])
     with pytest.raises(errors.ReviewNeeded):
-        ward.engine.seal(ward.team.technician, image_id, [part])
+        ward.engine.drafts.seal(ward.team.technician, image_id, [part])
 
 
 @pytest.mark.parametrize("smaller", [
@@ -59,7 +59,7 @@ def test_a_found_box_made_smaller_needs_a_reason(ward: Ward, smaller: Region) ->
     data, found = text_png()
     image_id = ward.upload(data, found=[found])
     with pytest.raises(errors.InputError):
-        ward.engine.seal(ward.team.technician, image_id, [Detection(smaller, "text", 1.0)])
+        ward.engine.drafts.seal(ward.team.technician, image_id, [Detection(smaller, "text", 1.0)])
 
 
 def test_a_found_box_on_fewer_frames_needs_a_reason(ward: Ward) -> None:
@@ -68,7 +68,7 @@ def test_a_found_box_on_fewer_frames_needs_a_reason(ward: Ward) -> None:
     image_id = ward.upload(builders.dicom(stack), found=[found])
     one = replace(found, region=Region(*static.xyxy, 0, 1))
     with pytest.raises(errors.InputError):
-        ward.engine.seal(ward.team.technician, image_id, [one])
+        ward.engine.drafts.seal(ward.team.technician, image_id, [one])
 
 
 @pytest.mark.parametrize("box", [
@@ -79,14 +79,14 @@ def test_a_found_box_on_fewer_frames_needs_a_reason(ward: Ward) -> None:
 def test_boxes_that_make_no_sense_are_refused(ward: Ward, box: Detection) -> None:
     image_id = ward.upload(text_png()[0], found=[])
     with pytest.raises(errors.InputError):
-        ward.engine.seal(ward.team.technician, image_id, [box], confirm="looked")
+        ward.engine.drafts.seal(ward.team.technician, image_id, [box], confirm="looked")
 
 
 def test_a_box_of_ones_own_does_not_pass_for_a_detectors(ward: Ward) -> None:
     image_id = ward.upload(text_png()[0], found=[])
     own = Detection(Region(16, 16, 64, 32), "text", 0.31, "ppocr")
-    ward.engine.seal(ward.team.technician, image_id, [own], confirm="looked")
-    [sealed] = ward.engine.regions(ward.team.doctor, image_id)
+    ward.engine.drafts.seal(ward.team.technician, image_id, [own], confirm="looked")
+    [sealed] = ward.engine.images.regions(ward.team.doctor, image_id)
     assert (sealed.detection.source, sealed.detection.confidence) == ("person", 1.0)
     assert sealed.detection.region == own.region
 
@@ -99,20 +99,20 @@ def test_a_review_that_arrives_while_somebody_seals_is_not_passed(
     left = Detection(Region(100, 100, 150, 120), "text", 0.7, "scripted")
     image_id = ward.upload(data, found=[found])
     engine, token = ward.engine, ward.team.technician
-    real = engine._assess
+    real = engine.drafts._preparer._assess
     ward.detector.left = [[], [left]]
 
     def meanwhile(*given: object) -> object:
         monkeypatch.setattr(engine, "_assess", real)
         with pytest.raises(errors.ReviewNeeded):
-            engine.seal(token, image_id, [found])
+            engine.drafts.seal(token, image_id, [found])
         return real(*given)
 
     monkeypatch.setattr(engine, "_assess", meanwhile)
     with pytest.raises(errors.ReviewNeeded):
-        engine.seal(token, image_id, [found])
-    assert engine.images(ward.team.doctor) == []
-    assert engine.drafts(token)[0].reasons == ("still-visible",)
+        engine.drafts.seal(token, image_id, [found])
+    assert [*engine.search.images(ward.team.doctor).images] == []
+    assert engine.drafts.waiting(token)[0].reasons == ("still-visible",)
 
 
 def test_an_image_released_before_a_late_finding_is_withdrawn(
@@ -122,19 +122,19 @@ def test_an_image_released_before_a_late_finding_is_withdrawn(
     left = Detection(Region(100, 100, 150, 120), "text", 0.7, "scripted")
     image_id = ward.upload(data, found=[found])
     engine, token = ward.engine, ward.team.technician
-    real = engine._still_visible
+    real = engine.drafts._preparer._still_visible
 
     def meanwhile(*given: object) -> list[Detection]:
         monkeypatch.setattr(engine, "_still_visible", lambda *a: [])
-        engine.seal(token, image_id, [found])
+        engine.drafts.seal(token, image_id, [found])
         monkeypatch.setattr(engine, "_still_visible", real)
         return [left]
 
     monkeypatch.setattr(engine, "_still_visible", meanwhile)
     with pytest.raises(errors.ReviewNeeded):
-        engine.seal(token, image_id, [found])
-    assert engine.images(ward.team.doctor) == []
-    assert [r.image_id for r in engine.withdrawn(ward.team.doctor)] == [image_id]
+        engine.drafts.seal(token, image_id, [found])
+    assert [*engine.search.images(ward.team.doctor).images] == []
+    assert [r.image_id for r in engine.withdrawals.waiting(ward.team.doctor)] == [image_id]
 
 
 @pytest.mark.parametrize("over", ["seal", "flag", "erase"])
@@ -146,25 +146,25 @@ def test_a_picture_that_was_being_opened_does_not_outlive_its_image(
     image_id = (
         ward.upload(data, found=[found]) if over == "seal" else ward.seal(data, found=[found])
     )
-    real = engine.viewings.add
+    real = engine.context.open_images.add
 
     def late(session: str, handle: str, subject: str, image: Image, about: object) -> object:
-        monkeypatch.setattr(engine.viewings, "add", real)
+        monkeypatch.setattr(engine.context.open_images, "add", real)
         if over == "seal":
-            engine.seal(team.technician, image_id, [found])
+            engine.drafts.seal(team.technician, image_id, [found])
         elif over == "flag":
-            engine.flag_missed(team.doctor, image_id, "a name")
+            engine.withdrawals.flag(team.doctor, image_id, "a name")
         else:
-            engine.erase_patient(team.administrator, "P-1", "asked for it")
+            engine.patients.erase(team.administrator, "P-1", "asked for it")
         return real(session, handle, subject, image, about)
 
-    monkeypatch.setattr(engine.viewings, "add", late)
+    monkeypatch.setattr(engine.context.open_images, "add", late)
     if over == "seal":
-        view = engine.open_draft(team.technician, image_id)
-        look: Callable = lambda: engine.draft_frame(team.technician, view.handle)  # noqa: E731
+        view = engine.drafts.open(team.technician, image_id)
+        look: Callable = lambda: engine.drafts.frame(team.technician, view.handle)  # noqa: E731
     else:
-        opened = engine.restore(team.doctor, image_id, WHY)
-        look = lambda: engine.restored_file(team.doctor, opened.handle)  # noqa: E731
+        opened = engine.images.restore(team.doctor, image_id, WHY)
+        look = lambda: engine.images.restored_file(team.doctor, opened.handle)  # noqa: E731
     with pytest.raises(errors.NotFound):
         look()
 
@@ -179,9 +179,9 @@ def test_a_detector_that_fails_at_the_second_look_can_be_answered(ward: Ward) ->
     ward.detector.rescan = fail  # type: ignore[method-assign]
     token = ward.team.technician
     with pytest.raises(errors.ReviewNeeded) as caught:
-        ward.engine.seal(token, image_id, [found])
+        ward.engine.drafts.seal(token, image_id, [found])
     assert caught.value.facts["reasons"] == ["detector-failed"]
-    done = ward.engine.seal(token, image_id, [found], confirm="looked at everything")
+    done = ward.engine.drafts.seal(token, image_id, [found], confirm="looked at everything")
     assert done.state is ImageState.RELEASED
 
 
@@ -203,17 +203,17 @@ def test_a_lost_catalog_deletes_no_image(
 def test_an_erased_patient_is_neither_in_the_next_backup_nor_in_the_file_after_a_restart(
     ward: Ward, settings: Settings, host: FakeHost
 ) -> None:
-    tx = ward.engine.database.read()
+    tx = ward.engine.context.database.read()
     row = tx.one("SELECT record, wrapped_key FROM patients")
     assert row is not None
-    ward.engine.erase_patient(ward.team.administrator, "P-1", "asked for it")
-    with ward.engine.database.still() as (_, content):
+    ward.engine.patients.erase(ward.team.administrator, "P-1", "asked for it")
+    with ward.engine.context.database.still() as (_, content):
         assert row["record"] not in content
         assert row["wrapped_key"] not in content
     ward.engine.close()
     again = Engine.open(settings, host, detector=ScriptedDetector(settings))
-    again.verify_audit(ward.team.administrator)
-    with pytest.raises(errors.StorageError), again.database.write() as write:
+    again.audit.verify(ward.team.administrator)
+    with pytest.raises(errors.StorageError), again.context.database.write() as write:
         write.run("DELETE FROM audit")  # the triggers came along
     again.close()
     stored = (settings.data / "catalog.duckdb").read_bytes()
@@ -222,32 +222,32 @@ def test_an_erased_patient_is_neither_in_the_next_backup_nor_in_the_file_after_a
 
 
 def test_a_column_set_to_null_is_found_in_the_log(ward: Ward) -> None:
-    with ward.engine.database.write() as tx:
+    with ward.engine.context.database.write() as tx:
         tx.run("DROP TRIGGER audit_no_update ON audit")
         tx.run("DROP INDEX audit_of_image")
-    with ward.engine.database.write() as tx:
+    with ward.engine.context.database.write() as tx:
         tx.run("ALTER TABLE audit ALTER COLUMN actor DROP NOT NULL")
         tx.run("UPDATE audit SET actor = NULL, action = 'nothing' WHERE sequence = 2")
     with pytest.raises(errors.AuditBroken):
-        ward.engine.verify_audit(ward.team.administrator)
+        ward.engine.audit.verify(ward.team.administrator)
 
 
 def test_an_older_version_of_one_image_cannot_be_put_back(ward: Ward, settings: Settings) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     engine, team = ward.engine, ward.team
-    tx = engine.database.read()
+    tx = engine.context.database.read()
     old = tx.one("SELECT * FROM images WHERE image_id = $1", image_id)
     regions = tx.all("SELECT * FROM regions WHERE image_id = $1", image_id)
     assert old is not None
     files = {p: p.read_bytes() for p in (settings.data / "blobs").rglob("*") if p.is_file()}
-    engine.flag_missed(team.doctor, image_id, "a date")
-    view = engine.open_draft(team.technician, image_id)
+    engine.withdrawals.flag(team.doctor, image_id, "a date")
+    view = engine.drafts.open(team.technician, image_id)
     more = Detection(Region(200, 200, 260, 220), "text", 1.0)
-    engine.seal(team.technician, image_id, [*view.detections, more], confirm="boxed")
+    engine.drafts.seal(team.technician, image_id, [*view.detections, more], confirm="boxed")
     for path, content in files.items():
         path.write_bytes(content)
-    with engine.database.write() as write:
+    with engine.context.database.write() as write:
         write.run("DELETE FROM regions WHERE image_id = $1", image_id)
         for region in regions:
             places = ", ".join(f"${i + 1}" for i in range(len(region)))
@@ -256,11 +256,11 @@ def test_an_older_version_of_one_image_cannot_be_put_back(ward: Ward, settings: 
             if name != "image_id":
                 write.run(f"UPDATE images SET {name} = $2 WHERE image_id = $1", image_id, value)  # noqa: S608
     with pytest.raises(errors.SealBroken):
-        engine.restore(team.doctor, image_id, WHY)
+        engine.images.restore(team.doctor, image_id, WHY)
     with pytest.raises(errors.SealBroken):
-        engine.masked_file(team.doctor, image_id)
+        engine.images.masked_file(team.doctor, image_id)
     engine._operator_token = "operator_test"
-    assert dict(engine.verify_images("operator_test"))[image_id] == "seal-broken"
+    assert dict(engine.health.verify_images("operator_test"))[image_id] == "seal-broken"
 
 
 def test_many_guesses_at_once_all_count(ward: Ward) -> None:
@@ -268,7 +268,7 @@ def test_many_guesses_at_once_all_count(ward: Ward) -> None:
 
     def guess(password: str) -> None:
         try:
-            ward.engine.sign_in("doctor", password)
+            ward.engine.sessions.sign_in("doctor", password)
             results.append("in")
         except errors.AccessError as err:
             results.append(err.code)
@@ -288,19 +288,19 @@ def test_a_refresh_token_that_comes_again_is_in_the_log_and_closes_what_was_open
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     engine = ward.engine
-    stolen = engine.sign_in_api("doctor", PASSWORD)
-    owners = engine.refresh(stolen.refresh)
-    engine.restore(owners.access, image_id, WHY)
+    stolen = engine.sessions.sign_in_api("doctor", PASSWORD)
+    owners = engine.sessions.refresh(stolen.refresh)
+    engine.images.restore(owners.access, image_id, WHY)
     session_id = engine.caller(owners.access).session_id
-    assert engine.viewings.find(session_id, image_id, object)
+    assert engine.context.open_images.find(session_id, image_id, object)
     with pytest.raises(errors.NotSignedIn):
-        engine.refresh(stolen.refresh)
-    assert not engine.viewings.find(session_id, image_id, object)
-    [entry] = engine.audit_entries(ward.team.administrator, query="session.refresh")
+        engine.sessions.refresh(stolen.refresh)
+    assert not engine.context.open_images.find(session_id, image_id, object)
+    [entry] = engine.audit.entries(ward.team.administrator, query="session.refresh")
     assert (entry.actor, entry.outcome, entry.detail["why"]) == ("doctor", "refused", "used-before")
     with pytest.raises(errors.NotSignedIn):  # again: it tells nobody anything, and adds no row
-        engine.refresh(stolen.refresh)
-    assert len(engine.audit_entries(ward.team.administrator, query="session.refresh")) == 1
+        engine.sessions.refresh(stolen.refresh)
+    assert len(engine.audit.entries(ward.team.administrator, query="session.refresh")) == 1
 
 
 def test_whoever_looks_at_sealed_images_or_at_the_log_is_in_the_log(ward: Ward) -> None:
@@ -309,14 +309,14 @@ def test_whoever_looks_at_sealed_images_or_at_the_log_is_in_the_log(ward: Ward) 
     image_id = ward.seal(data, found=[found])
     engine, team = ward.engine, ward.team
     for _ in range(2):  # a page that draws itself again is one read
-        engine.images(team.technician)
-        engine.find_images(team.technician)
-        engine.drafts(team.technician)
-        engine.masked_frame(team.technician, image_id)
-        engine.grid_picture(team.technician, image_id)
-        engine.image_history(team.technician, image_id)
-        engine.audit_entries(team.administrator)
-    entries = engine.audit_entries(team.administrator)
+        [*engine.search.images(team.technician).images]
+        engine.search.images(team.technician)
+        engine.drafts.waiting(team.technician)
+        engine.images.masked_frame(team.technician, image_id)
+        engine.images.grid_picture(team.technician, image_id)
+        engine.images.history(team.technician, image_id)
+        engine.audit.entries(team.administrator)
+    entries = engine.audit.entries(team.administrator)
     seen = Counter((e.actor, e.action) for e in entries)
     assert seen["technician", "image.list"] == 2  # what is released, and what waits
     assert seen["technician", "image.view"] == 1
@@ -325,17 +325,17 @@ def test_whoever_looks_at_sealed_images_or_at_the_log_is_in_the_log(ward: Ward) 
     view = next(e for e in entries if e.action == "image.view")
     assert (view.patient_id, view.detail["image"]) == (ward.patient_id, image_id)
     # What happened to the image stays a short list.
-    assert "image.view" not in {e.action for e in engine.image_history(team.doctor, image_id)}
+    assert "image.view" not in {e.action for e in engine.images.history(team.doctor, image_id)}
 
 
 def test_nobody_replaces_a_note_that_they_cannot_read(ward: Ward) -> None:
     engine, team = ward.engine, ward.team
-    engine.update_patient(team.technician, ward.patient_id, note="Allergic to contrast agent.")
-    engine.update_patient(team.technician, ward.patient_id, note="Came by ambulance.")
-    engine.update_patient(team.technician, ward.patient_id, note="  ", age=62)
-    seen = engine.patient(team.doctor, ward.patient_id)
+    engine.patients.update(team.technician, ward.patient_id, note="Allergic to contrast agent.")
+    engine.patients.update(team.technician, ward.patient_id, note="Came by ambulance.")
+    engine.patients.update(team.technician, ward.patient_id, note="  ", age=62)
+    seen = engine.patients.get(team.doctor, ward.patient_id)
     assert (seen.note, seen.age) == ("Allergic to contrast agent.\nCame by ambulance.", 62)
-    assert engine.patient(team.technician, ward.patient_id).note is None
+    assert engine.patients.get(team.technician, ward.patient_id).note is None
 
 
 def test_a_draft_that_is_sealed_while_it_is_thrown_away_stays(
@@ -344,22 +344,24 @@ def test_a_draft_that_is_sealed_while_it_is_thrown_away_stays(
     data, found = text_png()
     image_id = ward.upload(data, found=[found])
     engine, token = ward.engine, ward.team.technician
-    real = engine._erase
+    real = engine._erasures.image
 
     def meanwhile(*given: object, **more: object) -> None:
-        engine.seal(token, image_id, [found])
+        engine.drafts.seal(token, image_id, [found])
         real(*given, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(engine, "_erase", meanwhile)
     with pytest.raises(errors.NotFound):
-        engine.discard_draft(token, image_id, "gone")
-    assert engine.image(ward.team.doctor, image_id).state is ImageState.RELEASED
+        engine.drafts.discard(token, image_id, "gone")
+    assert engine.images.get(ward.team.doctor, image_id).state is ImageState.RELEASED
 
 
 def test_a_stolen_session_cannot_make_itself_the_account(ward: Ward) -> None:
     with pytest.raises(errors.PermissionDenied):
-        ward.engine.reset_password(ward.team.administrator, "Admin ", "another four words here")
-    [entry] = ward.engine.audit_entries(ward.team.administrator, query="reset-password")
+        ward.engine.people.reset_password(
+            ward.team.administrator, "Admin ", "another four words here"
+        )
+    [entry] = ward.engine.audit.entries(ward.team.administrator, query="reset-password")
     assert entry.outcome == "refused"
 
 
@@ -371,26 +373,26 @@ def test_a_patient_erased_during_an_upload_leaves_no_draft(
 
     def meanwhile(*given: object) -> list[Detection]:
         monkeypatch.setattr(ward.detector, "detect", real)
-        ward.engine.erase_patient(ward.team.administrator, "P-1", "asked for it")
+        ward.engine.patients.erase(ward.team.administrator, "P-1", "asked for it")
         return [found]
 
     monkeypatch.setattr(ward.detector, "detect", meanwhile)
     with pytest.raises(errors.NotFound):
         ward.upload(data)
-    assert ward.engine.drafts(ward.team.technician) == []
+    assert ward.engine.drafts.waiting(ward.team.technician) == []
 
 
 def test_statistics_of_few_patients_are_kept_back_and_rows_are_taken_apart(ward: Ward) -> None:
     engine, team = ward.engine, ward.team
     _, found = text_png()
     for i in range(6):
-        patient = engine.create_patient(team.technician, f"Q-{i}", f"Person Number{i}").patient_id
+        patient = engine.patients.create(team.technician, f"Q-{i}", f"Person Number{i}").patient_id
         ward.patient_id = patient
         ward.seal(builders.png(builders.labelled(f"PERSON {i}", seed=i)[0]), found=[found])
         if i == 3:
-            assert engine.statistics(team.researcher).totals["images"] == 0
-    seen = engine.statistics(team.researcher)
-    full = engine.statistics(team.doctor)
+            assert engine.statistics.tables(team.researcher).totals["images"] == 0
+    seen = engine.statistics.tables(team.researcher)
+    full = engine.statistics.tables(team.doctor)
     assert seen.totals["images"] == 5  # the sixth waits for four more
     for column in ("stored_bytes", "masked_share"):
         assert not Counter(seen.images[column]) - Counter(full.images[column])
@@ -403,8 +405,8 @@ def test_statistics_of_few_patients_are_kept_back_and_rows_are_taken_apart(ward:
 def test_a_package_with_a_nonsense_header_is_a_named_error(ward: Ward) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
-    masked = ward.engine.masked_file(ward.team.doctor, image_id).data
-    package = ward.engine.export_package(ward.team.doctor, image_id).data
+    masked = ward.engine.images.masked_file(ward.team.doctor, image_id).data
+    package = ward.engine.packages.export(ward.team.doctor, image_id).data
     length = int.from_bytes(package[5:9], "big")
     header = json.loads(package[9 : 9 + length])
     for key, value in (
@@ -419,9 +421,9 @@ def test_a_package_with_a_nonsense_header_is_a_named_error(ward: Ward) -> None:
         text = json.dumps(changed).encode()
         forged = package[:5] + len(text).to_bytes(4, "big") + text + package[9 + length :]
         with pytest.raises(errors.SealBroken):
-            ward.engine.restore_package(ward.team.doctor, masked, forged, WHY)
+            ward.engine.packages.restore(ward.team.doctor, masked, forged, WHY)
     with pytest.raises(errors.SealBroken):  # another file is not even read
-        ward.engine.restore_package(
+        ward.engine.packages.restore(
             ward.team.doctor, builders.png(builders.radiograph()), package, WHY
         )
 
@@ -430,21 +432,21 @@ def test_a_damaged_or_foreign_backup_does_not_stop_recovery_or_the_next_backup(
     ward: Ward, settings: Settings, tmp_path: Path, host: FakeHost
 ) -> None:
     with_folder = replace(settings, backup_dir=tmp_path / "backups")
-    object.__setattr__(ward.engine, "settings", with_folder)
+    ward.engine.context.live.use(with_folder)
     admin = ward.team.administrator
-    bad = ward.engine.make_backup(admin)
+    bad = ward.engine.backups.make(admin)
     host.advance(minutes=1)
     (tmp_path / "backups" / bad / "manifest.json").write_text("{}")
-    good = ward.engine.make_backup(admin)
+    good = ward.engine.backups.make(admin)
     host.advance(hours=-5)  # a clock set back
-    later = ward.engine.sign_in("admin", PASSWORD).token
-    newest = ward.engine.make_backup(later)
-    assert newest in ward.engine.backups(later)
+    later = ward.engine.sessions.sign_in("admin", PASSWORD).token
+    newest = ward.engine.backups.make(later)
+    assert newest in ward.engine.backups.names(later)
     ward.engine.close()
     elsewhere = replace(with_folder, data=tmp_path / "recovered")
     engine = Engine.from_backup(elsewhere, good, detector=ScriptedDetector(settings))
     with pytest.raises(errors.NotSignedIn):  # sessions of the old machine are over
-        engine.whoami(admin)
+        engine.sessions.whoami(admin)
     engine.close()
 
 
@@ -452,12 +454,12 @@ def test_an_interrupted_recovery_still_erases(
     ward: Ward, settings: Settings, tmp_path: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_folder = replace(settings, backup_dir=tmp_path / "backups")
-    object.__setattr__(ward.engine, "settings", with_folder)
+    ward.engine.context.live.use(with_folder)
     admin = ward.team.administrator
-    old = ward.engine.make_backup(admin)
-    ward.engine.erase_patient(admin, "P-1", "asked for it")
+    old = ward.engine.backups.make(admin)
+    ward.engine.patients.erase(admin, "P-1", "asked for it")
     host.advance(minutes=1)
-    ward.engine.make_backup(admin)
+    ward.engine.backups.make(admin)
     ward.engine.close()
     elsewhere = replace(with_folder, data=tmp_path / "recovered")
     monkeypatch.setattr(Engine, "open", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -465,5 +467,5 @@ def test_an_interrupted_recovery_still_erases(
         Engine.from_backup(elsewhere, old)
     monkeypatch.undo()
     engine = Engine.open(elsewhere, detector=ScriptedDetector(settings), operator=True)
-    assert engine.patients(engine.operator_token()) == []
+    assert engine.patients.search(engine.operator_token()) == []
     engine.close()

@@ -42,20 +42,20 @@ def test_everything_comes_back_from_backup_and_key_alone(ward: Ward, settings: S
     data, found = text_png()
     image_id = ward.seal(data, "Erika.png", [found])
     draft = ward.upload(builders.png(builders.labelled("WAITS")[0]), found=[found])
-    ward.engine.make_backup(ward.team.administrator)
-    entries = ward.engine.verify_audit(ward.team.administrator)
+    ward.engine.backups.make(ward.team.administrator)
+    entries = ward.engine.audit.verify(ward.team.administrator)
     ward.engine.close()
     for path in settings.data.rglob("*"):  # the disk is lost
         if path.is_file():
             path.unlink()
     engine = recovered(settings)
     token = engine.operator_token()
-    opened = engine.restore(token, image_id, WHY)
-    file = engine.restored_file(token, opened.handle)
+    opened = engine.images.restore(token, image_id, WHY)
+    file = engine.images.restored_file(token, opened.handle)
     assert (file.name, file.data) == ("Erika.png", data)
-    assert [d.image_id for d in engine.drafts(token)] == [draft]
-    assert [code for _, code in engine.verify_images(token)] == [None, None]
-    assert engine.verify_audit(token) >= entries - 2
+    assert [d.image_id for d in engine.drafts.waiting(token)] == [draft]
+    assert [code for _, code in engine.health.verify_images(token)] == [None, None]
+    assert engine.audit.verify(token) >= entries - 2
     engine.close()
 
 
@@ -70,8 +70,8 @@ def test_a_passphrase_is_enough_to_recover(tmp_path: Path) -> None:
         settings, FakeHost(settings.data / "blobs"), detector=ScriptedDetector(settings)
     )
     team = Team(engine)
-    engine.create_patient(team.technician, "P-1", "Erika Musterfrau")
-    engine.make_backup(team.administrator)
+    engine.patients.create(team.technician, "P-1", "Erika Musterfrau")
+    engine.backups.make(team.administrator)
     engine.close()
     again = recovered(settings)
     assert [p.name for p in again.patients(again.operator_token())] == ["Erika Musterfrau"]
@@ -81,7 +81,7 @@ def test_a_passphrase_is_enough_to_recover(tmp_path: Path) -> None:
 def test_a_backup_says_nothing_without_the_key(ward: Ward, settings: Settings) -> None:
     data, found = text_png()
     ward.seal(data, "Erika.png", [found])
-    ward.engine.make_backup(ward.team.administrator)
+    ward.engine.backups.make(ward.team.administrator)
     assert settings.backup_dir is not None
     for path in settings.backup_dir.rglob("*"):
         if path.is_file():
@@ -94,17 +94,17 @@ def test_what_was_erased_after_a_backup_is_erased_again(ward: Ward, settings: Se
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     admin = ward.team.administrator
-    old = ward.engine.make_backup(admin)
-    ward.engine.erase_patient(admin, "P-1", "asked for it")
-    ward.engine.host.advance(minutes=1)  # type: ignore[attr-defined]
-    ward.engine.make_backup(admin)
+    old = ward.engine.backups.make(admin)
+    ward.engine.patients.erase(admin, "P-1", "asked for it")
+    ward.engine.context.host.advance(minutes=1)  # type: ignore[attr-defined]
+    ward.engine.backups.make(admin)
     ward.engine.close()
     engine = recovered(settings, old)
     token = engine.operator_token()
     with pytest.raises(errors.NotFound):
-        engine.restore(token, image_id, WHY)
+        engine.images.restore(token, image_id, WHY)
     with pytest.raises(errors.UnknownKey):
-        engine.hierarchy.patient_key(engine.database.read(), ward.patient_id)
+        engine.context.hierarchy.patient_key(engine.context.database.read(), ward.patient_id)
     engine.close()
 
 
@@ -114,25 +114,25 @@ def test_what_an_older_backup_never_heard_of_stays_erased_after_a_recovery_from_
     data, found = text_png()
     other = ward.seal(builders.png(builders.labelled("OTHER")[0]), found=[found])
     admin = ward.team.administrator
-    first = ward.engine.make_backup(admin)
+    first = ward.engine.backups.make(admin)
     host.advance(minutes=1)
     image_id = ward.seal(data, found=[found])
-    second = ward.engine.make_backup(admin)
-    ward.engine.erase_image(admin, image_id, "asked for it")
+    second = ward.engine.backups.make(admin)
+    ward.engine.images.erase(admin, image_id, "asked for it")
     ward.engine.close()
     engine = recovered(settings, first)
-    assert ("image", image_id) in engine._erasures(engine.database.read())
-    engine.erase_image(engine.operator_token(), other, "asked for it too")
+    assert ("image", image_id) in engine._erasures.known(engine.context.database.read())
+    engine.images.erase(engine.operator_token(), other, "asked for it too")
     engine.close()
     shutil.rmtree(settings.data.parent / "recovered")
     engine = recovered(settings, second)
     with pytest.raises(errors.NotFound):
-        engine.restore(engine.operator_token(), image_id, WHY)
+        engine.images.restore(engine.operator_token(), image_id, WHY)
     engine.close()
 
 
 def test_the_list_of_erasures_only_grows(ward: Ward) -> None:
-    backups = ward.engine._backups()
+    backups = ward.engine.context.backup_folder()
     backups.record_erasures([("image", "im_one")])
     backups.record_erasures([("image", "im_two")])
     assert backups._listed() == {("image", "im_one"), ("image", "im_two")}
@@ -144,15 +144,15 @@ def test_a_list_of_erasures_that_is_gone_is_made_again_from_the_backups(
 ) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
-    ward.engine.erase_image(ward.team.administrator, image_id, "asked for it")
-    ward.engine.make_backup(ward.team.administrator)
+    ward.engine.images.erase(ward.team.administrator, image_id, "asked for it")
+    ward.engine.backups.make(ward.team.administrator)
     assert settings.backup_dir is not None
     path = settings.backup_dir / "erasures.json"
     if damage == "lost":
         path.unlink()
     else:
         path.write_text(path.read_text().replace(image_id, "im_nobody"))
-    backups = ward.engine._backups()
+    backups = ward.engine.context.backup_folder()
     backups.record_erasures([])
     assert backups._listed() == {("image", image_id)}
 
@@ -163,21 +163,23 @@ def test_a_draft_sealed_while_a_backup_runs_does_not_break_it(
     data, found = text_png()
     image_id = ward.upload(data, found=[found])
     engine = ward.engine
-    real = engine.host.read_blob
+    real = engine.context.host.read_blob
     sealed = []
 
     def read(address: str) -> bytes:
         if not sealed:  # between the snapshot and the first copy
             sealed.append(True)
-            engine.seal(ward.team.technician, image_id, [found])
+            engine.drafts.seal(ward.team.technician, image_id, [found])
         return real(address)
 
-    monkeypatch.setattr(engine.host, "read_blob", read)
-    name = engine.make_backup(ward.team.administrator)
+    monkeypatch.setattr(engine.context.host, "read_blob", read)
+    name = engine.backups.make(ward.team.administrator)
     monkeypatch.undo()
-    assert engine.verify_backup(ward.team.administrator, name) == 1
-    stored = set(engine.host.blobs())
-    assert stored == engine.catalog.blobs(engine.database.read())  # the draft's file went after
+    assert engine.backups.verify(ward.team.administrator, name) == 1
+    stored = set(engine.context.host.blobs())
+    assert stored == engine.context.catalog.blobs(
+        engine.context.database.read()
+    )  # the draft's file went after
 
 
 def _damage(path: Path, damage: str) -> None:
@@ -195,25 +197,25 @@ def test_a_stored_file_that_is_gone_stops_no_backup_and_is_told(
     engine, admin = ward.engine, ward.team.administrator
     whole = ward.seal(data, found=[found])
     broken = ward.seal(builders.png(builders.labelled("BROKEN")[0]), found=[found])
-    row = engine.catalog.row(engine.database.read(), broken)
-    _damage(engine.host._path(row["sealed_blob"]), damage)
-    name = engine.make_backup(admin)
-    assert engine.missing_in_backup(admin, name) == [row["sealed_blob"]]
-    assert engine.verify_backup(admin, name) == 5
-    [made] = engine.audit_entries(admin, query="backup.make")
+    row = engine.context.catalog.row(engine.context.database.read(), broken)
+    _damage(engine.context.host._path(row["sealed_blob"]), damage)
+    name = engine.backups.make(admin)
+    assert engine.backups.missing(admin, name) == [row["sealed_blob"]]
+    assert engine.backups.verify(admin, name) == 5
+    [made] = engine.audit.entries(admin, query="backup.make")
     assert (made.detail["why"], made.detail["missing"]) == ("files-missing", 1)
     host.advance(minutes=1)
-    engine.make_backup(admin)  # tells of the image once
-    [told] = engine.audit_entries(admin, query="scrub.broken")
+    engine.backups.make(admin)  # tells of the image once
+    [told] = engine.audit.entries(admin, query="scrub.broken")
     assert (told.image_id, told.detail["why"]) == (broken, why)
-    assert engine.health(admin)["broken"] == [broken]
+    assert engine.health.state(admin)["broken"] == [broken]
     engine.close()
     engine = recovered(settings)
     token = engine.operator_token()
-    opened = engine.restore(token, whole, WHY)
-    assert engine.restored_file(token, opened.handle).data == data
+    opened = engine.images.restore(token, whole, WHY)
+    assert engine.images.restored_file(token, opened.handle).data == data
     with pytest.raises(errors.NotFound, match="stored file is missing"):
-        engine.restore(token, broken, WHY)
+        engine.images.restore(token, broken, WHY)
     engine.close()
 
 
@@ -224,17 +226,17 @@ def test_a_stored_file_that_is_gone_is_in_the_next_backup_if_an_earlier_one_has_
     data, found = text_png()
     engine, admin = ward.engine, ward.team.administrator
     image_id = ward.seal(data, found=[found])
-    engine.make_backup(admin)
-    row = engine.catalog.row(engine.database.read(), image_id)
-    _damage(engine.host._path(row["sealed_blob"]), damage)
+    engine.backups.make(admin)
+    row = engine.context.catalog.row(engine.context.database.read(), image_id)
+    _damage(engine.context.host._path(row["sealed_blob"]), damage)
     host.advance(minutes=1)
-    name = engine.make_backup(admin)
-    assert engine.missing_in_backup(admin, name) == []
+    name = engine.backups.make(admin)
+    assert engine.backups.missing(admin, name) == []
     engine.close()
     engine = recovered(settings, name)
     token = engine.operator_token()
-    opened = engine.restore(token, image_id, WHY)
-    assert engine.restored_file(token, opened.handle).data == data
+    opened = engine.images.restore(token, image_id, WHY)
+    assert engine.images.restored_file(token, opened.handle).data == data
     engine.close()
 
 
@@ -244,29 +246,29 @@ def test_others_write_while_the_rows_are_copied_and_the_backup_is_of_one_moment(
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     engine, admin = ward.engine, ward.team.administrator
-    entries = engine.database.read().count("SELECT count(*) FROM audit")
-    monkeypatch.setattr(engine.database, "_wait", 0.2)
+    entries = engine.context.database.read().count("SELECT count(*) FROM audit")
+    monkeypatch.setattr(engine.context.database, "_wait", 0.2)
     real = database._copy
     meanwhile = []
 
     def copy(cursor: object, path: Path) -> None:
-        engine.create_patient(ward.team.technician, "P-2", "Max Beispiel")
-        engine.erase_image(admin, image_id, "asked for it")
+        engine.patients.create(ward.team.technician, "P-2", "Max Beispiel")
+        engine.images.erase(admin, image_id, "asked for it")
         real(cursor, path)  # type: ignore[arg-type]
-        meanwhile.append(engine.database.read().count("SELECT count(*) FROM patients"))
+        meanwhile.append(engine.context.database.read().count("SELECT count(*) FROM patients"))
 
     monkeypatch.setattr(database, "_copy", copy)
-    name = engine.make_backup(admin)
+    name = engine.backups.make(admin)
     monkeypatch.undo()
     assert meanwhile == [2]
-    backups = engine._backups()
+    backups = engine.context.backup_folder()
     manifest, key = backups._manifest(name)
     assert (manifest["audit_entries"], manifest["missing"]) == (entries, {})
     assert len(manifest["blobs"]) == 3  # deleted when the backup was done
-    assert list(engine.host.blobs()) == []
+    assert list(engine.context.host.blobs()) == []
     file = settings.data.parent / "copy.duckdb"
     file.write_bytes(backups._catalog(manifest, key))
-    copied = Database.open(file, engine.host, 1.0)
+    copied = Database.open(file, engine.context.host, 1.0)
     rows = copied.read()
     assert rows.count("SELECT count(*) FROM audit") == entries
     assert [r["state"] for r in rows.all("SELECT state FROM images")] == ["released"]
@@ -283,8 +285,8 @@ def test_a_copy_that_fails_leaves_no_transaction_open(
     with monkeypatch.context() as patch:
         patch.setattr(database, "_copy", full)
         with pytest.raises(errors.StorageError, match="free space"):
-            ward.engine.make_backup(ward.team.administrator)
-    ward.engine.database.read().run("CHECKPOINT")  # refused while one is open
+            ward.engine.backups.make(ward.team.administrator)
+    ward.engine.context.database.read().run("CHECKPOINT")  # refused while one is open
     assert not (settings.data / "catalog.duckdb.wal").exists()
 
 
@@ -293,7 +295,7 @@ def test_damage_to_a_backup_is_found(ward: Ward, settings: Settings, where: str)
     data, found = text_png()
     ward.seal(data, found=[found])
     admin = ward.team.administrator
-    name = ward.engine.make_backup(admin)
+    name = ward.engine.backups.make(admin)
     assert settings.backup_dir is not None
     blobs = sorted(p for p in (settings.backup_dir / "blobs").rglob("*") if p.is_file())
     path = blobs[0] if where in ("blob", "lost") else settings.backup_dir / name / where
@@ -307,7 +309,7 @@ def test_damage_to_a_backup_is_found(ward: Ward, settings: Settings, where: str)
         content = path.read_bytes()
         path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
     with pytest.raises(errors.BackupInvalid):
-        ward.engine.verify_backup(admin, name)
+        ward.engine.backups.verify(admin, name)
 
 
 def test_old_backups_go_and_the_rest_stays_whole(ward: Ward, host: FakeHost) -> None:
@@ -317,9 +319,9 @@ def test_old_backups_go_and_the_rest_stays_whole(ward: Ward, host: FakeHost) -> 
     for i in range(3):
         ward.seal(builders.png(builders.labelled(f"IMAGE {i}")[0]), found=[found])
         host.advance(minutes=1)
-        names.append(ward.engine.make_backup(admin))
-    assert ward.engine.backups(admin) == names[1:]
-    assert ward.engine.verify_backup(admin, names[2]) == 9
+        names.append(ward.engine.backups.make(admin))
+    assert ward.engine.backups.names(admin) == names[1:]
+    assert ward.engine.backups.verify(admin, names[2]) == 9
 
 
 def test_after_a_recovery_the_newest_backup_is_the_one_made_since(
@@ -328,15 +330,15 @@ def test_after_a_recovery_the_newest_backup_is_the_one_made_since(
     """The one that nobody went back to has the longer log, but it is a dead branch."""
     _, found = text_png()
     admin = ward.team.administrator
-    first = ward.engine.make_backup(admin)
+    first = ward.engine.backups.make(admin)
     host.advance(minutes=1)
     for i in range(5):
         ward.seal(builders.png(builders.labelled(f"IMAGE {i}")[0]), found=[found])
-    dead = ward.engine.make_backup(admin)
+    dead = ward.engine.backups.make(admin)
     ward.engine.close()
     engine = recovered(settings, first)
-    made = engine.make_backup(engine.operator_token())
-    backups = engine._backups()
+    made = engine.backups.make(engine.operator_token())
+    backups = engine.context.backup_folder()
     entries = {name: m["audit_entries"] for name, m in backups._readable().items()}
     assert entries[dead] > entries[made]
     assert backups.newest() == made
@@ -347,13 +349,13 @@ def test_backups_are_pruned_in_the_order_in_which_they_were_made_whatever_the_cl
     ward: Ward, host: FakeHost
 ) -> None:
     admin = ward.team.administrator
-    ahead = ward.engine.make_backup(admin)
+    ahead = ward.engine.backups.make(admin)
     host.advance(days=-400)
     names = []
     for _ in range(2):
         host.advance(minutes=1)
-        names.append(ward.engine._make_backup(SYSTEM))
-    assert ward.engine._backups().names() == names
+        names.append(ward.engine.backups.make_as(SYSTEM))
+    assert ward.engine.context.backup_folder().names() == names
     assert ahead not in names
 
 
@@ -362,15 +364,15 @@ def test_a_backup_that_cannot_be_read_now_is_older_than_one_made_after_it(
 ) -> None:
     assert settings.backup_dir is not None
     engine = ward.engine
-    engine._make_backup(SYSTEM)
+    engine.backups.make_as(SYSTEM)
     host.advance(minutes=1)
-    lost = settings.backup_dir / engine._make_backup(SYSTEM) / "manifest.json"
+    lost = settings.backup_dir / engine.backups.make_as(SYSTEM) / "manifest.json"
     content = lost.read_bytes()
     lost.write_bytes(b"")
     host.advance(days=-1)
-    made = engine._backups().make(Snapshot(b"", [], [], 0), engine.host, None)
+    made = engine.context.backup_folder().make(Snapshot(b"", [], [], 0), engine.context.host, None)
     lost.write_bytes(content)  # its disk is back
-    assert engine._backups().newest() == made
+    assert engine.context.backup_folder().newest() == made
 
 
 def test_a_folder_that_is_no_backup_stops_nothing_and_stays(
@@ -378,16 +380,16 @@ def test_a_folder_that_is_no_backup_stops_nothing_and_stays(
 ) -> None:
     assert settings.backup_dir is not None
     engine = ward.engine
-    first = engine._make_backup(SYSTEM)
+    first = engine.backups.make_as(SYSTEM)
     foreign = [settings.backup_dir / f"copy-of-{first}", settings.backup_dir / "0-for-auditors"]
     for folder in foreign:
         shutil.copytree(settings.backup_dir / first, folder)
-    assert engine._condition()["backup_overdue"] is False
+    assert engine.health._condition()["backup_overdue"] is False
     host.advance(hours=30)
-    engine._tend()
+    engine.upkeep.tend()
     host.advance(minutes=1)
-    engine._make_backup(SYSTEM)
-    assert len(engine._backups().names()) == 2
+    engine.backups.make_as(SYSTEM)
+    assert len(engine.context.backup_folder().names()) == 2
     assert [folder.exists() for folder in foreign] == [True, True]
 
 
@@ -401,12 +403,12 @@ def test_the_command_line_checks_every_backup_and_says_if_there_is_none(
     assert settings.backup_dir is not None
     _, found = text_png()
     image_id = ward.seal(builders.png(builders.labelled("IMAGE")[0]), found=[found])
-    row = ward.engine.catalog.row(ward.engine.database.read(), image_id)
-    ward.engine.host._path(row["sealed_blob"]).unlink()
+    row = ward.engine.context.catalog.row(ward.engine.context.database.read(), image_id)
+    ward.engine.context.host._path(row["sealed_blob"]).unlink()
     names = []
     for _ in range(2):
         host.advance(minutes=1)
-        names.append(ward.engine._make_backup(SYSTEM))
+        names.append(ward.engine.backups.make_as(SYSTEM))
     ward.engine.close()
     (settings.backup_dir / names[0] / "catalog.sealed").write_bytes(b"rotten")
 
@@ -430,7 +432,7 @@ def test_the_command_line_checks_every_backup_and_says_if_there_is_none(
 
 
 def test_a_backup_is_not_restored_over_something(ward: Ward, settings: Settings) -> None:
-    ward.engine.make_backup(ward.team.administrator)
+    ward.engine.backups.make(ward.team.administrator)
     ward.engine.close()
     with pytest.raises(errors.StorageError):
         Engine.from_backup(settings, detector=ScriptedDetector(settings))
@@ -439,7 +441,7 @@ def test_a_backup_is_not_restored_over_something(ward: Ward, settings: Settings)
 def test_without_a_folder_a_backup_says_what_to_set(team: Team, engine: Engine) -> None:
     object.__setattr__(engine.settings, "backup_dir", None)
     with pytest.raises(errors.SettingsError, match="MEDSEC_BACKUP_DIR"):
-        engine.make_backup(team.administrator)
+        engine.backups.make(team.administrator)
 
 
 def test_a_damaged_list_of_what_to_erase_keeps_the_folder_closed(

@@ -18,12 +18,12 @@ import httpx
 import numpy as np
 import pytest
 
-from engine import BatchItem, Engine, ImageState, Settings, Source, errors
+from engine import BatchItem, BatchOptions, Engine, ImageState, Settings, Source, errors
 from engine.records import Caller
 from engine.service import batch
 from engine.service import worker as workbench
 from engine.service import worker_pool as crew_module
-from engine.service.worker import Equipment, Job, Workbench
+from engine.service.worker import WorkerSetup, Job, Workbench
 from engine.service.worker_pool import Crew, _plugin
 from engine.settings import Secret
 from engine.store.audit import Event
@@ -42,8 +42,8 @@ def source(name: str, data: bytes) -> Source:
 
 
 def sealed(ward: Ward, *sources: Source, **options: bool) -> list[BatchItem]:
-    items = ward.engine.seal_batch(
-        ward.team.technician, ward.patient_id, sources, few=True, **options
+    items = ward.engine.batches.seal(
+        ward.team.technician, ward.patient_id, sources, None, BatchOptions(**options), few=True
     )
     return list(items)
 
@@ -51,7 +51,9 @@ def sealed(ward: Ward, *sources: Source, **options: bool) -> list[BatchItem]:
 def originals(ward: Ward, items: list[BatchItem]) -> list[tuple[str, bytes]]:
     engine, doctor = ward.engine, ward.team.doctor
     files = [
-        engine.restored_file(doctor, engine.restore(doctor, str(i.image_id), WHY).handle)
+        engine.images.restored_file(
+            doctor, engine.images.restore(doctor, str(i.image_id), WHY).handle
+        )
         for i in items
     ]
     return [(f.name, f.data) for f in files]
@@ -70,16 +72,18 @@ def test_each_file_is_sealed_and_comes_back_exactly(ward: Ward) -> None:
     ]
     assert dict(originals(ward, items)) == files
     assert {"decode", "detect", "mask", "rescan", "store"} <= set(items[0].times_ms)
-    assert [code for _, code in ward.engine.verify_images(ward.team.administrator)] == [None] * 3
-    assert ward.engine.drafts(ward.team.technician) == []
-    assert len(set(ward.engine.host.blobs())) == 9  # no draft is left
+    assert [code for _, code in ward.engine.health.verify_images(ward.team.administrator)] == [
+        None
+    ] * 3
+    assert ward.engine.drafts.waiting(ward.team.technician) == []
+    assert len(set(ward.engine.context.host.blobs())) == 9  # no draft is left
 
 
 def test_a_batch_writes_the_same_log_as_a_person_would(ward: Ward) -> None:
     data, found = text_png()
     by_hand = ward.seal(picture("BY HAND"), found=[found])
     [item] = sealed(ward, source("a.png", data))
-    entries = ward.engine.audit.of_image
+    entries = ward.engine.context.audit.of_image
     ours = [(e.action, e.outcome, set(e.detail)) for e in entries(str(item.image_id))]
     theirs = [(e.action, e.outcome, set(e.detail)) for e in entries(by_hand)]
     assert ours == [e for e in theirs if e[0] != "draft.open"]
@@ -109,7 +113,7 @@ def test_an_image_at_which_a_person_must_look_waits_for_one(ward: Ward) -> None:
     ward.detector.found = [replace(found, confidence=0.15)]
     [item] = sealed(ward, source("Erika.png", data))
     assert (item.state, item.reasons) == ("review", ["proposals"])
-    view = ward.engine.open_draft(ward.team.technician, str(item.image_id))
+    view = ward.engine.drafts.open(ward.team.technician, str(item.image_id))
     assert (view.name, list(view.detections)) == ("Erika.png", ward.detector.found)
 
 
@@ -123,7 +127,7 @@ def test_what_the_second_look_sees_is_sealed_too_and_in_the_end_a_person_looks(w
     ward.detector.left = [[other], [other], [other]]
     [item] = sealed(ward, source("b.png", picture("B")))
     assert (item.state, item.reasons) == ("review", ["still-visible"])
-    view = ward.engine.open_draft(ward.team.technician, str(item.image_id))
+    view = ward.engine.drafts.open(ward.team.technician, str(item.image_id))
     assert other in view.detections
 
 
@@ -131,19 +135,19 @@ def test_a_draft_that_was_here_learns_what_the_batch_saw(ward: Ward) -> None:
     data, found = text_png()
     image_id = ward.upload(data, found=[found])
     engine, technician = ward.engine, ward.team.technician
-    held = engine.open_draft(technician, image_id).handle
+    held = engine.drafts.open(technician, image_id).handle
     other = replace(found, region=replace(found.region, y1=150, y2=180))
     ward.detector.left = [[other]] * 3
     [item] = sealed(ward, source("a.png", data))
     assert (item.state, item.reasons) == ("review", ["still-visible"])
-    [draft] = engine.drafts(technician)
+    [draft] = engine.drafts.waiting(technician)
     assert (draft.state, draft.reasons) == (ImageState.REVIEW, ("still-visible",))
     with pytest.raises(errors.NotFound):  # what was open shows less than is known now
-        engine.draft_frame(technician, held)
-    assert other in engine.open_draft(technician, image_id).detections
-    newest = engine.audit.of_image(image_id, ("image.seal",))[0]
+        engine.drafts.frame(technician, held)
+    assert other in engine.drafts.open(technician, image_id).detections
+    newest = engine.context.audit.of_image(image_id, ("image.seal",))[0]
     assert (newest.outcome, newest.detail["why"]) == ("refused", ["still-visible"])
-    assert [code for _, code in engine.verify_images(ward.team.administrator)] == [None]
+    assert [code for _, code in engine.health.verify_images(ward.team.administrator)] == [None]
 
 
 def test_what_a_second_look_saw_is_no_matter_of_another_profile(ward: Ward) -> None:
@@ -152,7 +156,7 @@ def test_what_a_second_look_saw_is_no_matter_of_another_profile(ward: Ward) -> N
     other = replace(found, region=replace(found.region, y1=150, y2=180))
     ward.detector.left = [[other]] * 3
     sealed(ward, source("a.png", data))
-    items = ward.engine.seal_batch(
+    items = ward.engine.batches.seal(
         ward.team.technician, ward.patient_id, [source("a.png", data)], "ultrasound", few=True
     )
     assert [(i.state, i.reasons) for i in items] == [("review", ["still-visible"])]
@@ -162,17 +166,17 @@ def test_a_draft_that_was_here_is_sealed_under_the_profile_of_the_batch(ward: Wa
     data, found = text_png()
     image_id = ward.upload(data, found=[found])
     engine, technician = ward.engine, ward.team.technician
-    items = engine.seal_batch(
+    items = engine.batches.seal(
         technician, ward.patient_id, [source("a.png", data)], "ultrasound", few=True
     )
     assert [i.state for i in items] == ["sealed"]
-    assert engine.image(technician, image_id).profile == "ultrasound"
-    assert [code for _, code in engine.verify_images(ward.team.administrator)] == [None]
+    assert engine.images.get(technician, image_id).profile == "ultrasound"
+    assert [code for _, code in engine.health.verify_images(ward.team.administrator)] == [None]
 
 
 def test_a_file_that_is_too_large_or_no_image_is_refused_before_it_is_stored(ward: Ward) -> None:
     kept: list[bytes] = []
-    ward.engine.host.write_blob = kept.append  # type: ignore[method-assign, assignment]
+    ward.engine.context.host.write_blob = kept.append  # type: ignore[method-assign, assignment]
     large = picture("A") + bytes(20_000_000)
     items = sealed(ward, source("a.png", large), source("b.txt", b"no image at all, but text"))
     assert [i.error and i.error[0] for i in items] == ["image-too-large", "unsupported-format"]
@@ -196,7 +200,7 @@ def test_a_file_that_cannot_be_deleted_ends_nothing(
     assert [i.state for i in items] == ["sealed"] * 3
     monkeypatch.undo()
     age_files(ward)
-    assert ward.engine.sweep() == 3  # the drafts' files, which nobody needs
+    assert ward.engine.upkeep.sweep() == 3  # the drafts' files, which nobody needs
 
 
 def test_a_busy_catalog_costs_a_failed_file_its_line_in_the_log_and_no_other_file(
@@ -204,7 +208,7 @@ def test_a_busy_catalog_costs_a_failed_file_its_line_in_the_log_and_no_other_fil
 ) -> None:
     data, found = text_png()
     ward.detector.found = [found]
-    real = ward.engine.audit.record
+    real = ward.engine.context.audit.record
 
     def busy(caller: Caller, *events: Event) -> None:
         if any(e.action == "image.upload" for e in events):
@@ -237,24 +241,24 @@ def test_the_sweep_spares_a_file_that_waits_for_its_second_try(
     ward.detector.found = [found]
     crew = LosesTheFirst(None, contextlib.ExitStack(), None)
     monkeypatch.setattr(batch.Crew, "open", lambda *_: crew)
-    monkeypatch.setattr(batch, "work", lambda job: engine._here(job))
+    monkeypatch.setattr(batch, "work", lambda job: engine.batches._here(job))
     swept: list[int] = []
 
     def last() -> bytes:  # more than an hour later
         age_files(ward)
-        swept.append(engine.sweep())
+        swept.append(engine.upkeep.sweep())
         return picture("LAST")
 
     files = [source("a.png", picture("A")), source("b.png", picture("B")), Source("c.png", last)]
-    items = list(engine.seal_batch(ward.team.technician, ward.patient_id, files))
+    items = list(engine.batches.seal(ward.team.technician, ward.patient_id, files))
     assert swept == [0]
     assert [(i.place, i.state) for i in items] == [(1, "sealed"), (2, "sealed"), (0, "sealed")]
-    assert engine._at_work == {}
+    assert engine.batches._intake.at_work == {}
 
 
 def age_files(ward: Ward) -> None:
-    for address in ward.engine.host.blobs():
-        os.utime(ward.engine.host._path(address), (0, 0))
+    for address in ward.engine.context.host.blobs():
+        os.utime(ward.engine.context.host._path(address), (0, 0))
 
 
 def test_the_two_permissions_to_go_on_unseen_are_written_down(ward: Ward) -> None:
@@ -277,8 +281,8 @@ def test_a_file_that_cannot_be_read_stops_nothing_and_leaves_nothing(ward: Ward)
     items = sealed(ward, source("a.png", data[:300]), Source("b.png", gone), source("c.png", data))
     assert [(i.place, i.state) for i in items] == [(0, "failed"), (1, "failed"), (2, "sealed")]
     assert [i.error and i.error[0] for i in items] == ["corrupt-image", "input-error", None]
-    assert len(set(ward.engine.host.blobs())) == 3
-    failed = ward.engine.audit_entries(ward.team.administrator, query="image.upload failed")
+    assert len(set(ward.engine.context.host.blobs())) == 3
+    failed = ward.engine.audit.entries(ward.team.administrator, query="image.upload failed")
     assert len(failed) == 2
 
 
@@ -292,7 +296,7 @@ def test_files_are_read_only_when_their_turn_comes(ward: Ward) -> None:
             drawn.append(n)
             yield source(f"{n}.png", picture(f"N {n}"))
 
-    items = ward.engine.seal_batch(ward.team.technician, ward.patient_id, files(), few=True)
+    items = ward.engine.batches.seal(ward.team.technician, ward.patient_id, files(), few=True)
     next(items)
     assert len(drawn) <= 2
 
@@ -305,13 +309,13 @@ def test_a_patient_erased_meanwhile_gets_no_image(
     real = Workbench.work
 
     def erased(bench: Workbench) -> object:
-        ward.engine.erase_patient(ward.team.administrator, "P-1", "asked for it")
+        ward.engine.patients.erase(ward.team.administrator, "P-1", "asked for it")
         return real(bench)
 
     monkeypatch.setattr(Workbench, "work", erased)
     [item] = sealed(ward, source("a.png", data))
     assert (item.state, item.error and item.error[0]) == ("failed", "not-found")
-    assert ward.engine.images(ward.team.technician) == []
+    assert [*ward.engine.search.images(ward.team.technician).images] == []
 
 
 # --- what travels -----------------------------------------------------------------------------
@@ -337,7 +341,9 @@ def test_no_root_key_and_no_name_travels_to_a_worker(
         metrics_token=Secret("a token"), smtp_password=Secret("mail password"),
         batch_key=Path("b.pem"),
     )  # fmt: skip
-    equipment = Equipment.of(secret, ward.engine.detector.profiles, ward.engine.host.root, 1)
+    equipment = WorkerSetup.of(
+        secret, ward.engine.context.detector.profiles, ward.engine.context.host.root, 1
+    )
     travels = pickle.dumps((seen, equipment))
     assert settings.key_file is not None
     keys = [line for line in settings.key_file.read_text().split() if len(line) > 30]
@@ -357,12 +363,12 @@ def test_no_root_key_and_no_name_travels_to_a_worker(
 def guest(ward: Ward) -> Iterator[Ward]:
     """A hospital whose own network, named by its own profile, sees one box in every picture."""
     engine, admin = ward.engine, ward.team.administrator
-    engine.add_guest(admin, "tags", "Our tags", network(), MAPPING)
-    engine.save_profile(admin, "ours", {
+    engine.custom_networks.add(admin, "tags", "Our tags", network(), MAPPING)
+    engine.profiles.save(admin, "ours", {
         "title": "Ours", "classes": ["text", "barcode"], "networks": ["ppocr", "tags"],
     })  # fmt: skip
     yield ward
-    engine.guests_.sandbox.close()
+    engine.context.custom_networks.sandbox.close()
 
 
 def blank() -> bytes:
@@ -370,12 +376,14 @@ def blank() -> bytes:
     return builders.png(np.full((128, 64), 90, np.uint8))
 
 
-def equipped(ward: Ward) -> Equipment:
+def equipped(ward: Ward) -> WorkerSetup:
     """What a worker of a batch with that profile gets, after its journey."""
     engine = ward.engine
-    luggage = engine._luggage("ours")
-    sent = Equipment.of(engine.settings, engine.profiles(), engine.host.root, 1, luggage)
-    arrived: Equipment = pickle.loads(pickle.dumps(sent))  # noqa: S301 - our own
+    luggage = engine.batches._packed_models("ours")
+    sent = WorkerSetup.of(
+        engine.settings, engine.profiles.by_name(), engine.context.host.root, 1, luggage
+    )
+    arrived: WorkerSetup = pickle.loads(pickle.dumps(sent))  # noqa: S301 - our own
     return arrived
 
 
@@ -386,7 +394,7 @@ def test_a_worker_looks_with_the_hospitals_own_network(
     monkeypatch.setattr(workbench, "_HERE", None)
     equipment()  # as in a worker
     monkeypatch.setattr(batch.Batch, "_here", lambda self, job: workbench.work(job))
-    items = guest.engine.seal_batch(
+    items = guest.engine.batches.seal(
         guest.team.technician, guest.patient_id, [source("a.png", blank())], "ours", few=True
     )
     assert [(i.state, i.labels) for i in items] == [("sealed", {"text": 1})]
@@ -398,10 +406,10 @@ def test_of_the_hospitals_own_networks_only_those_of_the_profile_travel_and_no_k
     guest: Ward,
 ) -> None:
     engine = guest.engine
-    assert engine._luggage("general") == []
-    [luggage] = engine._luggage("ours")
+    assert engine.batches._packed_models("general") == []
+    [luggage] = engine.batches._packed_models("ours")
     assert luggage.model == network()
-    assert engine.hierarchy.system_key("models") not in pickle.dumps(equipped(guest))
+    assert engine.context.hierarchy.system_key("models") not in pickle.dumps(equipped(guest))
     assert "onnx" not in repr(luggage)
 
 
@@ -409,32 +417,32 @@ def test_a_network_that_was_altered_on_its_way_or_at_rest_sends_the_image_to_a_p
     guest: Ward, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = guest.engine
-    [luggage] = engine._luggage("ours")
+    [luggage] = engine.batches._packed_models("ours")
     altered = replace(luggage, model=luggage.model[:-1] + b"x")
     monkeypatch.setattr(workbench, "_HERE", None)
     monkeypatch.setattr(batch.Batch, "_here", lambda self, job: workbench.work(job))
 
-    def state(equipment: Equipment, data: bytes) -> list[tuple[str, list[str]]]:
+    def state(equipment: WorkerSetup, data: bytes) -> list[tuple[str, list[str]]]:
         equipment()
-        items = engine.seal_batch(
+        items = engine.batches.seal(
             guest.team.technician, guest.patient_id, [source("a.png", data)], "ours", few=True
         )
         return [(i.state, list(i.reasons)) for i in items]
 
     to_a_person = [("review", ["detector-failed"])]
     assert state(replace(equipped(guest), guests=(altered,)), blank()) == to_a_person
-    row = engine.database.read().one("SELECT blob FROM guests")
+    row = engine.context.database.read().one("SELECT blob FROM guests")
     assert row is not None
-    path = engine.host._path(row["blob"])
+    path = engine.context.host._path(row["blob"])
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert engine._luggage("ours") == []
+    assert engine.batches._packed_models("ours") == []
     assert state(equipped(guest), picture("B")) == to_a_person
 
 
 @pytest.mark.slow
 def test_the_hospitals_own_network_runs_in_worker_processes(guest: Ward) -> None:
     object.__setattr__(guest.engine.settings, "batch_workers", 1)
-    items = guest.engine.seal_batch(
+    items = guest.engine.batches.seal(
         guest.team.technician, guest.patient_id, [source("a.png", blank())], "ours"
     )
     assert [(i.state, i.labels) for i in items] == [("sealed", {"text": 1})]
@@ -446,7 +454,7 @@ HERE = Path(__file__).parent
 
 
 class Flag:
-    """Equipment of a worker that has to do with no image."""
+    """WorkerSetup of a worker that has to do with no image."""
 
     def __call__(self) -> None:
         os.environ["MEDSEC_TEST_EQUIPPED"] = "1"
@@ -558,11 +566,12 @@ def test_a_batch_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path / "data", key_file=tmp_path / "root.key")
     engine = Engine.open(settings, detector=ScriptedDetector(settings), operator=True)
     token = engine.operator_token()
-    images = engine.images(token, limit=100)
+    images = [*engine.search.images(token, limit=100).images]
     assert len(images) == 10
     assert {i.state for i in images} == {ImageState.RELEASED}
     files = [
-        engine.restored_file(token, engine.restore(token, i.image_id, WHY).handle) for i in images
+        engine.images.restored_file(token, engine.images.restore(token, i.image_id, WHY).handle)
+        for i in images
     ]
     assert {f.data for f in files} == {p.read_bytes() for p in (tmp_path / "in").rglob("*.png")}
     engine.close()

@@ -13,7 +13,7 @@ from tests.conftest import Ward
 
 
 def seal(ward: Ward, number: int) -> None:
-    ward.patient_id = ward.engine.create_patient(
+    ward.patient_id = ward.engine.patients.create(
         ward.team.technician, f"Q-{number}", f"Person Number{number}"
     ).patient_id
     box = Detection(Region(8, 8, 200, 40), "text", 0.9, "scripted")
@@ -24,7 +24,7 @@ def test_stored_regions_and_trials_lie_where_random_bytes_lie(ward: Ward) -> Non
     for number in range(5):
         seal(ward, number)
     for token in (ward.team.doctor, ward.team.researcher):
-        seen = ward.engine.randomness(token)
+        seen = ward.engine.randomness.measure(token)
         assert (seen.images, seen.regions) == (5, 5)
         assert len(seen.chi_square_p) == len(seen.correlation_z) == 5
         # Repeatable randomness in tests: these are facts, not chances.
@@ -42,8 +42,8 @@ def test_stored_regions_and_trials_lie_where_random_bytes_lie(ward: Ward) -> Non
 def test_a_researcher_measures_nothing_of_few_patients(ward: Ward) -> None:
     for number in range(4):
         seal(ward, number)
-    assert ward.engine.randomness(ward.team.researcher).images == 0
-    assert ward.engine.randomness(ward.team.doctor).images == 4
+    assert ward.engine.randomness.measure(ward.team.researcher).images == 0
+    assert ward.engine.randomness.measure(ward.team.doctor).images == 4
 
 
 def test_a_cipher_that_does_nothing_is_seen(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,14 +52,14 @@ def test_a_cipher_that_does_nothing_is_seen(ward: Ward, monkeypatch: pytest.Monk
         ciphers, "encrypt", lambda key, identity, plaintext, *rest: header + iv + plaintext + tag
     )
     monkeypatch.setattr(ciphers, "without_header", lambda sealed: sealed[8:])
-    seen = ward.engine.randomness(ward.team.doctor)
+    seen = ward.engine.randomness.measure(ward.team.doctor)
     assert max(seen.plaintext_npcr) < 0.01
     assert max(seen.key_npcr) == 0
 
 
 def test_throughput_is_totals_over_total_time(ward: Ward) -> None:
     seal(ward, 1)
-    seen = ward.engine.statistics(ward.team.doctor)
+    seen = ward.engine.statistics.tables(ward.team.doctor)
     spent = seen.images[[c for c in seen.images if c.endswith("_ms")]].sum(axis=1).sum() / 1000
     measured = seen.throughput
     assert measured is not None

@@ -33,8 +33,8 @@ def few(monkeypatch: pytest.MonkeyPatch, detector: ScriptedDetector) -> None:
 
 
 def sealed(engine: Engine) -> int:
-    token = engine.sign_in("doctor", demo.PASSWORD).token
-    return engine.find_images(token).total
+    token = engine.sessions.sign_in("doctor", demo.PASSWORD).token
+    return engine.search.images(token).total
 
 
 def test_an_interrupted_filling_goes_on(engine: Engine) -> None:
@@ -66,15 +66,17 @@ def test_a_draft_that_was_not_sealed_any_more_is_sealed_then(
             demo.seed.fill(engine, lambda line: None)
     demo.seed.fill(engine, lambda line: None)
     assert sealed(engine) == 3
-    token = engine.sign_in("technician", demo.PASSWORD).token
-    assert not [d for d in engine.drafts(token) if d.state is ImageState.DRAFT]
+    token = engine.sessions.sign_in("technician", demo.PASSWORD).token
+    assert not [d for d in engine.drafts.waiting(token) if d.state is ImageState.DRAFT]
 
 
 def test_accounts_that_are_not_the_demos_are_left_alone(engine: Engine) -> None:
-    engine.create_first_administrator(engine.setup_code(), "administrator", "Ada", PASSWORD)
+    engine.people.create_first_administrator(
+        engine.people.setup_code(), "administrator", "Ada", PASSWORD
+    )
     demo.seed.fill(engine, lambda line: None)
     with pytest.raises(errors.NotSignedIn):
-        engine.sign_in("doctor", demo.PASSWORD)
+        engine.sessions.sign_in("doctor", demo.PASSWORD)
 
 
 def test_every_role_of_an_account_has_its_way_through() -> None:

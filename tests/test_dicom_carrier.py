@@ -58,10 +58,11 @@ def test_the_original_comes_back_from_one_file_alone(ward: Ward) -> None:
     image_id = ward.seal(data, "Erika.dcm", [found])
     doctor, engine = ward.team.doctor, ward.engine
     whole = images.carry(
-        engine.masked_file(doctor, image_id).data, engine.export_package(doctor, image_id).data
+        engine.images.masked_file(doctor, image_id).data,
+        engine.packages.export(doctor, image_id).data,
     )
     taken = images.carried(whole)
     assert taken is not None
-    file, proof = engine.restore_package(doctor, *taken, WHY)
+    file, proof = engine.packages.restore(doctor, *taken, WHY)
     assert (file.data, file.name, proof) == (data, "Erika.dcm", "bytes")
     assert b"Musterfrau" not in whole

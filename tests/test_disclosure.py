@@ -76,7 +76,7 @@ def test_kinds_of_image_are_a_fixed_list(modality: str, kind: str) -> None:
 
 
 def _seal(ward: Ward, number: int, labels: tuple[str, ...] = ("text",), least: float = 0.9) -> str:
-    ward.patient_id = ward.engine.create_patient(
+    ward.patient_id = ward.engine.patients.create(
         ward.team.technician, f"Q-{number}", f"Person Number{number}"
     ).patient_id
     boxes = [
@@ -90,13 +90,13 @@ def _seal(ward: Ward, number: int, labels: tuple[str, ...] = ("text",), least: f
 def test_a_class_of_one_patient_is_in_no_table_and_in_no_total(ward: Ward) -> None:
     for number in range(5):
         _seal(ward, number, ("text", "face") if number == 3 else ("text",))
-    seen = ward.engine.statistics(ward.team.researcher)
+    seen = ward.engine.statistics.tables(ward.team.researcher)
     assert seen.totals["images"] == 5
     assert set(seen.regions["label"]) == {"text"}
     # Not by subtraction either: no table of images counts regions.
     assert "region_count" not in seen.images
     assert seen.totals["regions"] == 5
-    full = ward.engine.statistics(ward.team.doctor)
+    full = ward.engine.statistics.tables(ward.team.doctor)
     assert full.totals["regions"] == 6
     assert full.only(labels=["face"]).totals == {**full.totals, "regions": 1}
 
@@ -105,8 +105,8 @@ def test_no_number_of_the_images_tells_of_a_region_that_is_in_no_table(ward: War
     """Subtracting the tables: the least certain box of an image, and how much its boxes cover."""
     for number in range(5):
         _seal(ward, number, ("text", "face") if number == 3 else ("text",), least=0.3)
-    seen = ward.engine.statistics(ward.team.researcher)
-    full = ward.engine.statistics(ward.team.doctor)
+    seen = ward.engine.statistics.tables(ward.team.researcher)
+    full = ward.engine.statistics.tables(ward.team.doctor)
     assert 0.3 in set(full.images["confidence"])
     assert "confidence" not in seen.images
     assert 0.3 not in set(seen.regions["confidence"])
@@ -121,10 +121,10 @@ def test_the_next_image_alone_changes_nothing_that_a_researcher_sees(ward: Ward)
     engine, team = ward.engine, ward.team
     for number in range(5):
         _seal(ward, number)
-    before = engine.statistics(team.researcher)
+    before = engine.statistics.tables(team.researcher)
     _seal(ward, 6)
-    after = engine.statistics(team.researcher)
-    assert len(engine.statistics(team.doctor).images) == 6
+    after = engine.statistics.tables(team.researcher)
+    assert len(engine.statistics.tables(team.doctor).images) == 6
     for table in ("images", "regions"):
         old, new = getattr(before, table), getattr(after, table)
         for column in old:
@@ -134,16 +134,16 @@ def test_the_next_image_alone_changes_nothing_that_a_researcher_sees(ward: Ward)
 def test_an_image_that_was_withdrawn_takes_its_whole_batch_along(ward: Ward) -> None:
     engine, team = ward.engine, ward.team
     ids = [_seal(ward, number) for number in range(5)]
-    assert engine.statistics(team.researcher).totals["images"] == 5
-    engine.flag_missed(team.technician, ids[2], "a date")
-    assert engine.statistics(team.researcher).totals["images"] == 0
-    assert engine.statistics(team.doctor).totals["images"] == 4
+    assert engine.statistics.tables(team.researcher).totals["images"] == 5
+    engine.withdrawals.flag(team.technician, ids[2], "a date")
+    assert engine.statistics.tables(team.researcher).totals["images"] == 0
+    assert engine.statistics.tables(team.doctor).totals["images"] == 4
 
 
 def test_a_filter_of_a_researcher_is_by_whole_months_and_kinds(ward: Ward) -> None:
     for number in range(5):
         _seal(ward, number)
-    seen = ward.engine.statistics(ward.team.researcher)
+    seen = ward.engine.statistics.tables(ward.team.researcher)
     first = datetime(2026, 1, 1)  # noqa: DTZ001 (as stored)
     assert set(seen.images["uploaded_at"]) == {first}
     assert set(seen.images["modality"]) == set(seen.regions["modality"]) == {"picture"}
@@ -156,15 +156,15 @@ def test_a_table_is_taken_away_in_two_formats_and_the_log_knows(ward: Ward, form
     engine, team = ward.engine, ward.team
     for number in range(4):
         _seal(ward, number)
-    file = engine.statistics_file(team.doctor, "regions", format, labels=["text"])
+    file = engine.statistics.export(team.doctor, "regions", format, labels=["text"])
     assert file.name == f"medsec-regions.{format}"
     assert len(file.data) > 100
     for secret in (b"Person", b"Q-1", b"im_", ward.patient_id.encode()):
         assert secret not in file.data
     # What a researcher takes away is what a researcher sees: nothing yet.
-    assert b"text" not in engine.statistics_file(team.researcher, "regions", "csv").data
-    [entry, _] = engine.audit_entries(team.administrator, query="statistics.export")
+    assert b"text" not in engine.statistics.export(team.researcher, "regions", "csv").data
+    [entry, _] = engine.audit.entries(team.administrator, query="statistics.export")
     assert (entry.actor, entry.detail["rows"]) == ("researcher", 0)
     for table, kind in (("patients", "csv"), ("images", "xls")):
         with pytest.raises(errors.InputError):
-            engine.statistics_file(team.doctor, table, kind)
+            engine.statistics.export(team.doctor, table, kind)

@@ -123,13 +123,13 @@ def test_drift_counts_what_happened_and_leaves_small_groups_out(ward: Ward) -> N
     engine, token = ward.engine, ward.team.technician
     drawn = Detection(Region(60, 40, 80, 60), "text", 1.0)
     for k in range(5):
-        assert not engine.drift(ward.team.administrator)
-        patient = engine.create_patient(token, f"D-{k}", f"Somebody {k}", 50).patient_id
+        assert not engine.models.drift(ward.team.administrator)
+        patient = engine.patients.create(token, f"D-{k}", f"Somebody {k}", 50).patient_id
         ward.detector.found = [box(0), box(30)]
-        image_id = engine.upload(token, patient, "a.png", picture(k)).image_id
-        engine.seal(token, image_id, [box(0), drawn], {1: "not identifying"})
-    engine.flag_missed(token, image_id, "a name was missed")
-    [drift] = engine.drift(ward.team.administrator)
+        image_id = engine.drafts.upload(token, patient, "a.png", picture(k)).image_id
+        engine.drafts.seal(token, image_id, [box(0), drawn], {1: "not identifying"})
+    engine.withdrawals.flag(token, image_id, "a name was missed")
+    [drift] = engine.models.drift(ward.team.administrator)
     now = drift.month
     assert (now.month, now.profile, now.images) == ("2026-01", "general", 5)
     assert now.boxes == [2] * 5
@@ -140,25 +140,25 @@ def test_drift_counts_what_happened_and_leaves_small_groups_out(ward: Ward) -> N
 def test_two_profiles_are_compared_on_what_waits_and_nothing_changes(ward: Ward) -> None:
     admin = ward.team.administrator
     with pytest.raises(errors.InputError, match="Nothing waits"):
-        ward.engine.compare_profiles(admin, "general", "chest")
+        ward.engine.models.compare(admin, "general", "chest")
     ward.detector.found = [box(0)]
     before = [ward.upload(picture(k)) for k in range(3)]
-    result = ward.engine.compare_profiles(admin, "general", "chest", limit=2)
+    result = ward.engine.models.compare(admin, "general", "chest", limit=2)
     assert (result.images, dict(result.both)) == (2, {"text": 2})
     assert result.first.median_ms is not None
-    drafts = ward.engine.drafts(ward.team.technician)
+    drafts = ward.engine.drafts.waiting(ward.team.technician)
     assert {d.image_id for d in drafts} == set(before)
-    [entry] = ward.engine.audit_entries(admin, query="profile.compare")
+    [entry] = ward.engine.audit.entries(admin, query="profile.compare")
     assert entry.detail["images"] == 2
     with pytest.raises(errors.InputError):
-        ward.engine.compare_profiles(admin, "general", "nobody")
+        ward.engine.models.compare(admin, "general", "nobody")
 
 
 def test_a_profile_that_fails_is_counted_as_failed(ward: Ward) -> None:
     ward.detector.found = [box(0)]
     ward.upload(picture(1))
     ward.detector.found = errors.DetectorError
-    result = ward.engine.compare_profiles(ward.team.administrator, "general", "chest")
+    result = ward.engine.models.compare(ward.team.administrator, "general", "chest")
     assert (result.images, result.first.failed, result.second.failed) == (0, 1, 1)
 
 
@@ -166,8 +166,8 @@ FIGURES = {"networks": {"ppocr": "0" * 64}, "figures": {"text: recall": 0.97, "n
 
 
 def test_figures_of_an_evaluation_are_kept_beside_their_profile(engine: Engine, team: Team) -> None:
-    engine.add_evaluation(team.administrator, "chest", json.dumps(FIGURES).encode())
-    [added] = [e for e in engine.evaluations(team.administrator) if e.added_by]
+    engine.models.add_evaluation(team.administrator, "chest", json.dumps(FIGURES).encode())
+    [added] = [e for e in engine.models.evaluations(team.administrator) if e.added_by]
     assert added.name == "chest"
     assert added.figures == {"text: recall": 0.97}
     assert added.current is None  # the network was not opened yet
@@ -180,11 +180,11 @@ def test_figures_of_an_evaluation_are_kept_beside_their_profile(engine: Engine, 
 )  # fmt: skip
 def test_what_is_no_evaluation_is_refused(engine: Engine, team: Team, data: bytes) -> None:
     with pytest.raises(errors.InputError):
-        engine.add_evaluation(team.administrator, "chest", data)
+        engine.models.add_evaluation(team.administrator, "chest", data)
 
 
 def test_networks_are_listed_with_the_profiles_that_name_them(engine: Engine, team: Team) -> None:
-    listed = {n.name: n for n in engine.networks(team.administrator)}
+    listed = {n.name: n for n in engine.models.networks(team.administrator)}
     assert "general" in listed["ppocr"].profiles
     assert listed["yolov8n-thorax"].profiles == ("chest",)
     assert not listed["ppocr"].guest
@@ -197,14 +197,14 @@ def test_cases_that_were_kept_say_what_should_have_been_found(
         replace(settings, keep_missed=True), host, detector=ScriptedDetector(settings)
     )
     team = Team(engine)
-    ward = Ward(engine, team, engine.detector, "")  # type: ignore[arg-type]
-    ward.patient_id = engine.create_patient(team.technician, "P-1", "Erika Muster", 61).patient_id
+    ward = Ward(engine, team, engine.context.detector, "")  # type: ignore[arg-type]
+    ward.patient_id = engine.patients.create(team.technician, "P-1", "Erika Muster", 61).patient_id
     image_id = ward.seal(picture(3), found=[box(0)])
-    engine.flag_missed(team.doctor, image_id, "the marker at the bottom")
+    engine.withdrawals.flag(team.doctor, image_id, "the marker at the bottom")
     missed = Detection(Region(60, 40, 80, 60), "text", 1.0)
-    view = engine.open_draft(team.technician, image_id)
-    engine.seal(team.technician, image_id, [*view.detections, missed], confirm="found it")
-    result = engine.compare_profiles(team.administrator, "general", "chest")
+    view = engine.drafts.open(team.technician, image_id)
+    engine.drafts.seal(team.technician, image_id, [*view.detections, missed], confirm="found it")
+    result = engine.models.compare(team.administrator, "general", "chest")
     assert (result.images, result.by_people) == (1, 2)
     assert result.first.covered == 1  # the one that was missed is missed again
     engine.close()

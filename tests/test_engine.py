@@ -24,9 +24,9 @@ def test_a_technician_seals_and_a_doctor_gets_the_very_same_file(ward: Ward) -> 
     data, found = text_png()
     image_id = ward.seal(data, "Erika.png", [found])
     engine, team = ward.engine, ward.team
-    masked = engine.masked_frame(team.technician, image_id)
+    masked = engine.images.masked_frame(team.technician, image_id)
     original = np.asarray(Pillow.open(io.BytesIO(data)).convert("RGB"))
-    [sealed] = engine.regions(team.doctor, image_id)
+    [sealed] = engine.images.regions(team.doctor, image_id)
     box = sealed.detection.region
     assert box.x1 <= found.region.x1 - 4
     assert box.x2 >= found.region.x2 + 4
@@ -35,12 +35,12 @@ def test_a_technician_seals_and_a_doctor_gets_the_very_same_file(ward: Ward) -> 
     assert np.array_equal(masked[~inside], original[~inside])
     assert not np.array_equal(masked[inside], original[inside])
 
-    opened = engine.restore(team.doctor, image_id, WHY)
-    assert np.array_equal(engine.restored_frame(team.doctor, opened.handle), original)
+    opened = engine.images.restore(team.doctor, image_id, WHY)
+    assert np.array_equal(engine.images.restored_frame(team.doctor, opened.handle), original)
     assert opened.proof == "bytes"
     assert not opened.partial
     assert opened.name == "Erika.png"
-    file = engine.restored_file(team.doctor, opened.handle)
+    file = engine.images.restored_file(team.doctor, opened.handle)
     assert (file.name, file.data) == ("Erika.png", data)
 
 
@@ -48,8 +48,8 @@ def test_the_log_has_the_request_before_and_every_region_after(ward: Ward) -> No
     data, found = text_png()
     second = Detection(Region(200, 200, 260, 220), "barcode", 0.8, "scripted")
     image_id = ward.seal(data, found=[found, second])
-    ward.engine.restore(ward.team.doctor, image_id, WHY)
-    entries = ward.engine.audit_entries(ward.team.administrator)
+    ward.engine.images.restore(ward.team.doctor, image_id, WHY)
+    entries = ward.engine.audit.entries(ward.team.administrator)
     mine = [e for e in reversed(entries) if e.actor == "doctor" and e.image_id == image_id]
     assert [(e.action, e.outcome) for e in mine] == [
         ("image.restore", "requested"),
@@ -58,18 +58,23 @@ def test_the_log_has_the_request_before_and_every_region_after(ward: Ward) -> No
         ("image.restore", "completed"),
     ]
     assert mine[0].reason == WHY
-    regions = {r.region_id for r in ward.engine.regions(ward.team.doctor, image_id)}
+    regions = {r.region_id for r in ward.engine.images.regions(ward.team.doctor, image_id)}
     assert {e.region_id for e in mine[1:3]} == regions
-    assert ward.engine.verify_audit(ward.team.administrator) > 0
+    assert ward.engine.audit.verify(ward.team.administrator) > 0
 
 
 def test_every_region_has_its_own_iv(ward: Ward) -> None:
     data, found = text_png()
     second = Detection(Region(200, 200, 260, 220), "text", 0.8, "scripted")
     image_id = ward.seal(data, found=[found, second])
-    row = ward.engine.catalog.row(ward.engine.database.read(), image_id)
-    container = ward.engine.host.read_blob(row["sealed_blob"])
-    starts = [s for _, s in ward.engine.catalog.regions(ward.engine.database.read(), image_id)]
+    row = ward.engine.context.catalog.row(ward.engine.context.database.read(), image_id)
+    container = ward.engine.context.host.read_blob(row["sealed_blob"])
+    starts = [
+        s
+        for _, s in ward.engine.context.catalog.regions(
+            ward.engine.context.database.read(), image_id
+        )
+    ]
     ivs = {container[s + container[s + 7] : s + container[s + 7] + 16] for s in starts}
     assert len(ivs) == 2
 
@@ -81,17 +86,22 @@ def test_nothing_found_waits_for_a_person_and_is_nobody_elses_to_see(ward: Ward)
     data, _ = text_png()
     image_id = ward.upload(data, found=[])
     engine, team = ward.engine, ward.team
-    [record] = engine.drafts(team.technician)
+    [record] = engine.drafts.waiting(team.technician)
     assert (record.state, record.reasons) == (ImageState.REVIEW, ("nothing-found",))
-    assert engine.images(team.doctor) == []
-    for look in (engine.image, engine.masked_frame, engine.grid_picture, engine.masked_file):
+    assert [*engine.search.images(team.doctor).images] == []
+    for look in (
+        engine.images.get,
+        engine.images.masked_frame,
+        engine.images.grid_picture,
+        engine.images.masked_file,
+    ):
         with pytest.raises(errors.NotFound):
             look(team.doctor, image_id)
     with pytest.raises(errors.NotFound):
-        engine.restore(team.doctor, image_id, WHY)
+        engine.images.restore(team.doctor, image_id, WHY)
     with pytest.raises(errors.ReviewNeeded):
-        engine.seal(team.technician, image_id, [])
-    done = engine.seal(team.technician, image_id, [], confirm="a phantom without text")
+        engine.drafts.seal(team.technician, image_id, [])
+    done = engine.drafts.seal(team.technician, image_id, [], confirm="a phantom without text")
     assert done.state is ImageState.RELEASED
     assert done.reasons == ("nothing-found",)
 
@@ -100,11 +110,11 @@ def test_an_uncertain_box_makes_a_person_look(ward: Ward) -> None:
     data, found = text_png()
     unsure = Detection(found.region, "text", 0.15, "scripted")
     image_id = ward.upload(data, found=[unsure])
-    [record] = ward.engine.drafts(ward.team.technician)
+    [record] = ward.engine.drafts.waiting(ward.team.technician)
     assert record.reasons == ("proposals",)
     with pytest.raises(errors.ReviewNeeded):
-        ward.engine.seal(ward.team.technician, image_id, [unsure])
-    ward.engine.seal(ward.team.technician, image_id, [unsure], confirm="looked at it")
+        ward.engine.drafts.seal(ward.team.technician, image_id, [unsure])
+    ward.engine.drafts.seal(ward.team.technician, image_id, [unsure], confirm="looked at it")
 
 
 def test_slices_of_a_head_are_marked_for_whoever_seals_them(ward: Ward) -> None:
@@ -112,7 +122,7 @@ def test_slices_of_a_head_are_marked_for_whoever_seals_them(ward: Ward) -> None:
         pixels = builders.radiograph(64, 48, seed=len(part) + marked)
         data = builders.dicom(pixels, modality="CT", BodyPartExamined=part)
         image_id = ward.upload(data, f"{part}.dcm", [Detection(Region(0, 0, 9, 9), "text", 0.9)])
-        view = ward.engine.open_draft(ward.team.technician, image_id)
+        view = ward.engine.drafts.open(ward.team.technician, image_id)
         assert view.recognizable_head is marked
 
 
@@ -124,9 +134,9 @@ def test_a_draft_tells_what_would_be_hidden(
     found = [Detection(region, "text", 0.9, "scripted"),
              Detection(Region(0, 0, 5, 5), "text", 0.8, "scripted")]  # fmt: skip
     image_id = ward.upload(coding(pixels), "scan", found)
-    view = ward.engine.open_draft(ward.team.technician, image_id)
-    ward.engine.seal(ward.team.technician, image_id, view.detections)
-    hidden = [r.detection.region for r in ward.engine.regions(ward.team.doctor, image_id)]
+    view = ward.engine.drafts.open(ward.team.technician, image_id)
+    ward.engine.drafts.seal(ward.team.technician, image_id, view.detections)
+    hidden = [r.detection.region for r in ward.engine.images.regions(ward.team.doctor, image_id)]
     assert sorted(view.masks) == sorted(hidden)
     assert all(mask != d.region for mask, d in zip(view.masks, view.detections, strict=True))
     assert (view.grid == (1, 1)) == (coding is builders.png)
@@ -136,10 +146,10 @@ def test_a_detector_that_fails_releases_nothing(ward: Ward) -> None:
     data, _ = text_png()
     ward.detector.found = DetectorError
     image_id = ward.upload(data)
-    [record] = ward.engine.drafts(ward.team.technician)
+    [record] = ward.engine.drafts.waiting(ward.team.technician)
     assert record.reasons == ("detector-failed",)
     with pytest.raises(errors.ReviewNeeded):
-        ward.engine.seal(ward.team.technician, image_id, [])
+        ward.engine.drafts.seal(ward.team.technician, image_id, [])
 
 
 def test_text_that_is_still_visible_sends_the_image_back(ward: Ward) -> None:
@@ -149,16 +159,16 @@ def test_text_that_is_still_visible_sends_the_image_back(ward: Ward) -> None:
     image_id = ward.upload(data, found=[found])
     token = ward.team.technician
     with pytest.raises(errors.ReviewNeeded) as caught:
-        ward.engine.seal(token, image_id, [found])
+        ward.engine.drafts.seal(token, image_id, [found])
     assert caught.value.facts["found"] == [left]
-    assert ward.engine.images(ward.team.doctor) == []
-    view = ward.engine.open_draft(token, image_id)
+    assert [*ward.engine.search.images(ward.team.doctor).images] == []
+    view = ward.engine.drafts.open(token, image_id)
     assert left in view.detections
     assert view.reasons == ("still-visible",)
     with pytest.raises(errors.InputError):  # taking it away needs a reason
-        ward.engine.seal(token, image_id, [found], confirm="fine")
+        ward.engine.drafts.seal(token, image_id, [found], confirm="fine")
     at = view.detections.index(left)
-    done = ward.engine.seal(
+    done = ward.engine.drafts.seal(
         token, image_id, [found], removed={at: "a side marker"}, confirm="a side marker"
     )
     assert done.state is ImageState.RELEASED
@@ -169,7 +179,7 @@ def test_a_confirmation_does_not_cover_what_was_not_known_yet(ward: Ward) -> Non
     image_id = ward.upload(data, found=[])
     ward.detector.left = [[Detection(Region(9, 9, 60, 30), "text", 0.9, "scripted")]]
     with pytest.raises(errors.ReviewNeeded):
-        ward.engine.seal(ward.team.technician, image_id, [], confirm="nothing there")
+        ward.engine.drafts.seal(ward.team.technician, image_id, [], confirm="nothing there")
 
 
 def test_an_unwatched_batch_seals_what_the_second_look_finds(ward: Ward) -> None:
@@ -177,12 +187,12 @@ def test_an_unwatched_batch_seals_what_the_second_look_finds(ward: Ward) -> None
     left = Detection(Region(100, 100, 150, 120), "text", 0.7, "scripted")
     ward.detector.left = [[left], []]
     image_id = ward.upload(data, found=[found])
-    record = ward.engine.seal(ward.team.technician, image_id, [found], adopt=True)
+    record = ward.engine.drafts.seal(ward.team.technician, image_id, [found], adopt=True)
     assert record.region_count == 2
     ward.detector.left = [[left]] * 3
     other = ward.upload(builders.png(builders.labelled("OTHER")[0]), found=[found])
     with pytest.raises(errors.ReviewNeeded):
-        ward.engine.seal(ward.team.technician, other, [found], adopt=True)
+        ward.engine.drafts.seal(ward.team.technician, other, [found], adopt=True)
 
 
 def test_a_box_taken_away_needs_a_reason_and_both_are_logged(ward: Ward) -> None:
@@ -191,10 +201,10 @@ def test_a_box_taken_away_needs_a_reason_and_both_are_logged(ward: Ward) -> None
     image_id = ward.upload(data, found=[found, extra])
     token = ward.team.technician
     with pytest.raises(errors.InputError):
-        ward.engine.seal(token, image_id, [found])
+        ward.engine.drafts.seal(token, image_id, [found])
     own = Detection(Region(20, 150, 60, 170), "text", 1.0)
-    ward.engine.seal(token, image_id, [found, own], removed={1: "not a face, a screw"})
-    actions = {e.action: e for e in ward.engine.audit_entries(ward.team.administrator)}
+    ward.engine.drafts.seal(token, image_id, [found, own], removed={1: "not a face, a screw"})
+    actions = {e.action: e for e in ward.engine.audit.entries(ward.team.administrator)}
     assert actions["box.remove"].reason == "not a face, a screw"
     assert actions["box.add"].detail["x1"] == 20
 
@@ -213,8 +223,8 @@ def test_a_file_that_cannot_be_taken_leaves_nothing(
 ) -> None:
     with pytest.raises(error):
         ward.upload(data)
-    assert ward.engine.drafts(ward.team.technician) == []
-    assert list(ward.engine.host.blobs()) == []
+    assert ward.engine.drafts.waiting(ward.team.technician) == []
+    assert list(ward.engine.context.host.blobs()) == []
 
 
 def test_a_duplicate_names_the_record_that_is_there(ward: Ward) -> None:
@@ -229,10 +239,10 @@ def test_a_discarded_draft_is_gone(ward: Ward) -> None:
     data, found = text_png()
     image_id = ward.upload(data, found=[found])
     with pytest.raises(errors.InputError):
-        ward.engine.discard_draft(ward.team.technician, image_id, "  ")
-    ward.engine.discard_draft(ward.team.technician, image_id, "wrong patient")
-    assert list(ward.engine.host.blobs()) == []
-    assert ward.engine.drafts(ward.team.technician) == []
+        ward.engine.drafts.discard(ward.team.technician, image_id, "  ")
+    ward.engine.drafts.discard(ward.team.technician, image_id, "wrong patient")
+    assert list(ward.engine.context.host.blobs()) == []
+    assert ward.engine.drafts.waiting(ward.team.technician) == []
     ward.upload(data)  # and can be taken in again
 
 
@@ -244,40 +254,40 @@ def test_after_sealing_the_technician_cannot_open_anything(ward: Ward) -> None:
     image_id = ward.seal(data, found=[found])
     engine, token = ward.engine, ward.team.technician
     for call in (
-        lambda: engine.restore(token, image_id, WHY),
-        lambda: engine.assessment(token, image_id),
+        lambda: engine.images.restore(token, image_id, WHY),
+        lambda: engine.images.assessment(token, image_id),
     ):
         with pytest.raises(errors.PermissionDenied):
             call()
     with pytest.raises(errors.NotFound):
-        engine.open_draft(token, image_id)
+        engine.drafts.open(token, image_id)
     with pytest.raises(errors.NotFound):
-        engine.seal(token, image_id, [])
+        engine.drafts.seal(token, image_id, [])
 
 
 def test_a_view_of_the_draft_ends_with_sealing(ward: Ward) -> None:
     data, found = text_png()
     image_id = ward.upload(data, found=[found])
-    view = ward.engine.open_draft(ward.team.technician, image_id)
-    ward.engine.draft_frame(ward.team.technician, view.handle)
-    ward.engine.seal(ward.team.technician, image_id, view.detections)
+    view = ward.engine.drafts.open(ward.team.technician, image_id)
+    ward.engine.drafts.frame(ward.team.technician, view.handle)
+    ward.engine.drafts.seal(ward.team.technician, image_id, view.detections)
     with pytest.raises(errors.NotFound):
-        ward.engine.draft_frame(ward.team.technician, view.handle)
+        ward.engine.drafts.frame(ward.team.technician, view.handle)
 
 
 def test_a_handle_works_in_its_own_session_and_for_minutes_only(ward: Ward, host: FakeHost) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     engine = ward.engine
-    opened = engine.restore(ward.team.doctor, image_id, WHY)
-    other = engine.sign_in("doctor", PASSWORD).token
+    opened = engine.images.restore(ward.team.doctor, image_id, WHY)
+    other = engine.sessions.sign_in("doctor", PASSWORD).token
     with pytest.raises(errors.NotFound):
-        engine.restored_frame(other, opened.handle)
+        engine.images.restored_frame(other, opened.handle)
     host.advance(minutes=4.9)
-    engine.restored_frame(ward.team.doctor, opened.handle)
+    engine.images.restored_frame(ward.team.doctor, opened.handle)
     host.advance(minutes=0.2)
     with pytest.raises(errors.NotFound):
-        engine.restored_frame(ward.team.doctor, opened.handle)
+        engine.images.restored_frame(ward.team.doctor, opened.handle)
 
 
 def test_open_pictures_wait_for_their_end_in_one_thread_and_close_by_themselves(
@@ -285,16 +295,16 @@ def test_open_pictures_wait_for_their_end_in_one_thread_and_close_by_themselves(
 ) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
-    viewings, doctor = ward.engine.viewings, ward.team.doctor
+    viewings, doctor = ward.engine.context.open_images, ward.team.doctor
     viewings.lifetime = timedelta(minutes=5)
     threads = threading.active_count()
     for _ in range(20):
-        ward.engine.restore(doctor, image_id, WHY)
+        ward.engine.images.restore(doctor, image_id, WHY)
     assert len(viewings._open) == 20
     assert viewings.held_bytes > 20 * len(data)
     assert threading.active_count() <= threads + 1
     viewings.lifetime = timedelta(0)
-    ward.engine.restore(doctor, image_id, WHY)  # over at once, long before the others
+    ward.engine.images.restore(doctor, image_id, WHY)  # over at once, long before the others
     host.advance(minutes=5)
     until = time.monotonic() + 20
     while viewings._open and time.monotonic() < until:
@@ -306,32 +316,32 @@ def test_open_pictures_wait_for_their_end_in_one_thread_and_close_by_themselves(
 def test_signing_out_closes_what_is_open(ward: Ward) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
-    opened = ward.engine.restore(ward.team.doctor, image_id, WHY)
-    assert ward.engine.viewings._open
-    ward.engine.sign_out(ward.team.doctor)
-    assert not ward.engine.viewings._open
+    opened = ward.engine.images.restore(ward.team.doctor, image_id, WHY)
+    assert ward.engine.context.open_images._open
+    ward.engine.sessions.sign_out(ward.team.doctor)
+    assert not ward.engine.context.open_images._open
     with pytest.raises(errors.NotSignedIn):
-        ward.engine.restored_frame(ward.team.doctor, opened.handle)
+        ward.engine.images.restored_frame(ward.team.doctor, opened.handle)
 
 
 def test_a_restoration_needs_a_reason(ward: Ward) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     with pytest.raises(errors.InputError):
-        ward.engine.restore(ward.team.doctor, image_id, "   ")
+        ward.engine.images.restore(ward.team.doctor, image_id, "   ")
 
 
 def test_a_flagged_image_is_withdrawn_from_everyone_at_once(ward: Ward) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     engine, team = ward.engine, ward.team
-    opened = engine.restore(team.doctor, image_id, WHY)
-    engine.flag_missed(team.doctor, image_id, "a date in the corner")
+    opened = engine.images.restore(team.doctor, image_id, WHY)
+    engine.withdrawals.flag(team.doctor, image_id, "a date in the corner")
     for call in (
-        lambda: engine.masked_frame(team.technician, image_id),
-        lambda: engine.restore(team.doctor, image_id, WHY),
-        lambda: engine.restored_frame(team.doctor, opened.handle),
-        lambda: engine.masked_file(team.doctor, image_id),
+        lambda: engine.images.masked_frame(team.technician, image_id),
+        lambda: engine.images.restore(team.doctor, image_id, WHY),
+        lambda: engine.images.restored_frame(team.doctor, opened.handle),
+        lambda: engine.images.masked_file(team.doctor, image_id),
     ):
         with pytest.raises(errors.NotFound):
             call()
@@ -341,31 +351,31 @@ def test_a_flagged_image_is_sealed_anew_as_the_next_version(ward: Ward) -> None:
     data, found = text_png()
     image_id = ward.seal(data, "Erika.png", [found])
     engine, team = ward.engine, ward.team
-    before = set(engine.host.blobs())
-    package = engine.export_package(team.doctor, image_id).data
-    masked = engine.masked_file(team.doctor, image_id).data
-    engine.flag_missed(team.doctor, image_id, "a date in the corner")
-    assert not before & set(engine.host.blobs())
-    [record] = engine.drafts(team.technician)
+    before = set(engine.context.host.blobs())
+    package = engine.packages.export(team.doctor, image_id).data
+    masked = engine.images.masked_file(team.doctor, image_id).data
+    engine.withdrawals.flag(team.doctor, image_id, "a date in the corner")
+    assert not before & set(engine.context.host.blobs())
+    [record] = engine.drafts.waiting(team.technician)
     assert (record.image_id, record.reasons) == (image_id, ("flagged",))
-    view = engine.open_draft(team.technician, image_id)
+    view = engine.drafts.open(team.technician, image_id)
     missed = Detection(Region(200, 200, 260, 220), "text", 1.0)
     with pytest.raises(errors.ReviewNeeded):
-        engine.seal(team.technician, image_id, [*view.detections, missed])
-    again = engine.seal(
+        engine.drafts.seal(team.technician, image_id, [*view.detections, missed])
+    again = engine.drafts.seal(
         team.technician, image_id, [*view.detections, missed], confirm="boxed the date"
     )
     assert (again.version, again.region_count, again.state) == (2, 2, ImageState.RELEASED)
-    opened = engine.restore(team.doctor, image_id, WHY)
-    assert engine.restored_file(team.doctor, opened.handle).data == data
+    opened = engine.images.restore(team.doctor, image_id, WHY)
+    assert engine.images.restored_file(team.doctor, opened.handle).data == data
     with pytest.raises(errors.SealBroken):  # the older version does not open any more
-        engine.restore_package(team.doctor, masked, package, WHY)
+        engine.packages.restore(team.doctor, masked, package, WHY)
 
 
 def test_refusals_are_in_the_log(ward: Ward) -> None:
     with pytest.raises(errors.PermissionDenied):
-        ward.engine.audit_entries(ward.team.technician)
-    [entry] = ward.engine.audit_entries(ward.team.administrator, query="refused")
+        ward.engine.audit.entries(ward.team.technician)
+    [entry] = ward.engine.audit.entries(ward.team.administrator, query="refused")
     assert (entry.actor, entry.action) == ("technician", "audit.read")
 
 
@@ -393,22 +403,22 @@ def test_what_others_can_fetch_depends_only_on_pixels_outside_the_boxes(
         detector = ScriptedDetector(settings, [Detection(region, "text", 1.0, "person")])
         engine = Engine.open(settings, FakeHost(settings.data / "blobs"), detector=detector)
         team = Team(engine)
-        patient = engine.create_patient(team.technician, "P-1", "N", 1).patient_id
+        patient = engine.patients.create(team.technician, "P-1", "N", 1).patient_id
         made = make(content)
         if (
             kind == "jpeg"
         ):  # as a scanner would: the same picture outside, coefficient by coefficient
             made = make(content, quality=95)
-        image_id = engine.upload(team.technician, patient, "a", made).image_id
-        view = engine.open_draft(team.technician, image_id)
-        engine.seal(team.technician, image_id, view.detections)
-        record = engine.image(team.technician, image_id)
+        image_id = engine.drafts.upload(team.technician, patient, "a", made).image_id
+        view = engine.drafts.open(team.technician, image_id)
+        engine.drafts.seal(team.technician, image_id, view.detections)
+        record = engine.images.get(team.technician, image_id)
         seen.append((
-            engine.masked_file(team.technician, image_id).data,
-            engine.grid_picture(team.technician, image_id),
-            engine.thumbnail(team.technician, image_id),
-            engine.masked_frame(team.technician, image_id).tobytes(),
-            [r.detection for r in engine.regions(team.technician, image_id)],
+            engine.images.masked_file(team.technician, image_id).data,
+            engine.images.grid_picture(team.technician, image_id),
+            engine.images.thumbnail(team.technician, image_id),
+            engine.images.masked_frame(team.technician, image_id).tobytes(),
+            [r.detection for r in engine.images.regions(team.technician, image_id)],
             (record.width, record.height, record.frames, record.confidence, record.reasons),
         ))  # fmt: skip
         engine.close()
@@ -425,7 +435,7 @@ def test_no_plaintext_is_on_disk_before_or_after_sealing(ward: Ward, settings: S
     markers = (b"SECRETPIXELS", b"Musterfrau", b"MUSTERFRAU", b"Erika")
 
     def search() -> list[str]:
-        ward.engine.database.read().run("CHECKPOINT")
+        ward.engine.context.database.read().run("CHECKPOINT")
         return [
             f"{m!r} in {p.name}"
             for p in settings.data.rglob("*")
@@ -435,26 +445,26 @@ def test_no_plaintext_is_on_disk_before_or_after_sealing(ward: Ward, settings: S
         ]
 
     assert search() == []
-    view = ward.engine.open_draft(ward.team.technician, image_id)
-    ward.engine.seal(ward.team.technician, image_id, view.detections)
-    ward.engine.restore(ward.team.doctor, image_id, WHY)
+    view = ward.engine.drafts.open(ward.team.technician, image_id)
+    ward.engine.drafts.seal(ward.team.technician, image_id, view.detections)
+    ward.engine.images.restore(ward.team.doctor, image_id, WHY)
     assert search() == []
 
 
 def test_records_and_reprs_show_no_secret(ward: Ward, settings: Settings) -> None:
     data, found = text_png()
     image_id = ward.seal(data, "Erika.png", [found])
-    tx = ward.engine.database.read()
-    key = ward.engine.hierarchy.image_key(tx, image_id)
-    opened = ward.engine.restore(ward.team.doctor, image_id, WHY)
-    viewing = ward.engine.viewings.get(
+    tx = ward.engine.context.database.read()
+    key = ward.engine.context.hierarchy.image_key(tx, image_id)
+    opened = ward.engine.images.restore(ward.team.doctor, image_id, WHY)
+    viewing = ward.engine.context.open_images.get(
         ward.engine.caller(ward.team.doctor).session_id, opened.handle
     )
     for thing in (
         settings,
         viewing,
-        ward.engine.hierarchy,
-        ward.engine.image(ward.team.doctor, image_id),
+        ward.engine.context.hierarchy,
+        ward.engine.images.get(ward.team.doctor, image_id),
     ):
         assert key.hex() not in repr(thing)
         assert "Erika" not in repr(thing)
@@ -467,27 +477,27 @@ def test_a_flipped_byte_of_any_stored_file_is_a_named_error(ward: Ward, settings
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     engine, token = ward.engine, ward.team.doctor
-    engine._masked.clear()
+    engine.images._masked.clear()
     for path in [p for p in (settings.data / "blobs").rglob("*") if p.is_file()]:
         good = path.read_bytes()
         for at in (0, len(good) // 2, len(good) - 1):
             path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
             broken = 0
             for call in (
-                lambda: engine.restore(token, image_id, WHY),
-                lambda: engine.masked_file(token, image_id),
-                lambda: engine.grid_picture(token, image_id),
-                lambda: engine.thumbnail(token, image_id),
+                lambda: engine.images.restore(token, image_id, WHY),
+                lambda: engine.images.masked_file(token, image_id),
+                lambda: engine.images.grid_picture(token, image_id),
+                lambda: engine.images.thumbnail(token, image_id),
             ):
                 try:
                     call()
                 except errors.SealBroken:
                     broken += 1
             assert broken >= 1
-            codes = dict(engine.verify_images(engine_operator(engine)))
+            codes = dict(engine.health.verify_images(engine_operator(engine)))
             assert codes[image_id] == "seal-broken"
         path.write_bytes(good)
-    assert engine.restore(token, image_id, WHY).proof == "bytes"
+    assert engine.images.restore(token, image_id, WHY).proof == "bytes"
 
 
 def engine_operator(engine: Engine) -> str:
@@ -516,11 +526,11 @@ def engine_operator(engine: Engine) -> str:
 def test_a_changed_catalog_row_is_found(ward: Ward, table: str, change: str) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
-    with ward.engine.database.write() as tx:
+    with ward.engine.context.database.write() as tx:
         tx.run(f"UPDATE {table} SET {change}")  # noqa: S608
     with pytest.raises(errors.EngineError):
-        ward.engine.restore(ward.team.doctor, image_id, WHY)
-    codes = dict(ward.engine.verify_images(engine_operator(ward.engine)))
+        ward.engine.images.restore(ward.team.doctor, image_id, WHY)
+    codes = dict(ward.engine.health.verify_images(engine_operator(ward.engine)))
     assert codes[image_id] in ("seal-broken", "unknown-key")
 
 
@@ -529,26 +539,26 @@ def test_regions_of_two_images_cannot_be_swapped(ward: Ward) -> None:
     one = ward.seal(data, found=[found])
     other = ward.seal(builders.png(builders.labelled("OTHER NAME")[0]), found=[found])
     rows = {
-        i: ward.engine.catalog.row(ward.engine.database.read(), i)["sealed_blob"]
+        i: ward.engine.context.catalog.row(ward.engine.context.database.read(), i).sealed_blob
         for i in (one, other)
     }
-    with ward.engine.database.write() as tx:
+    with ward.engine.context.database.write() as tx:
         for image_id, blob in ((one, rows[other]), (other, rows[one])):
             tx.run("UPDATE images SET sealed_blob = $2 WHERE image_id = $1", image_id, blob)
     for image_id in (one, other):
         with pytest.raises(errors.SealBroken):
-            ward.engine.restore(ward.team.doctor, image_id, WHY)
+            ward.engine.images.restore(ward.team.doctor, image_id, WHY)
 
 
 def test_a_failed_restoration_shows_nothing_and_is_logged(ward: Ward) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
-    with ward.engine.database.write() as tx:
+    with ward.engine.context.database.write() as tx:
         tx.run("UPDATE regions SET x1 = x1 + 1")
     with pytest.raises(errors.SealBroken):
-        ward.engine.restore(ward.team.doctor, image_id, WHY)
-    assert not ward.engine.viewings._open
-    newest = ward.engine.audit_entries(ward.team.administrator)[0]
+        ward.engine.images.restore(ward.team.doctor, image_id, WHY)
+    assert not ward.engine.context.open_images._open
+    newest = ward.engine.audit.entries(ward.team.administrator)[0]
     assert (newest.action, newest.outcome) == ("image.restore", "failed")
 
 
@@ -560,13 +570,15 @@ def test_an_erased_patient_cannot_be_restored_by_anybody(ward: Ward, settings: S
     image_id = ward.seal(data, found=[found])
     kept = {p: p.read_bytes() for p in (settings.data / "blobs").rglob("*") if p.is_file()}
     operator = engine_operator(ward.engine)
-    ward.engine.erase_patient(operator, ward.patient_id, "asked for it")
+    ward.engine.patients.erase(operator, ward.patient_id, "asked for it")
     for path, content in kept.items():  # even with the files brought back
         path.write_bytes(content)
     with pytest.raises(errors.NotFound):
-        ward.engine.restore(ward.team.doctor, image_id, WHY)
+        ward.engine.images.restore(ward.team.doctor, image_id, WHY)
     with pytest.raises(errors.UnknownKey):
-        ward.engine.hierarchy.patient_key(ward.engine.database.read(), ward.patient_id)
+        ward.engine.context.hierarchy.patient_key(
+            ward.engine.context.database.read(), ward.patient_id
+        )
 
 
 def test_everything_is_there_after_a_restart(
@@ -577,9 +589,9 @@ def test_everything_is_there_after_a_restart(
     draft = ward.upload(builders.png(builders.labelled("WAITS")[0]), found=[found])
     ward.engine.close()
     again = Engine.open(settings, host, detector=detector)
-    opened = again.restore(ward.team.doctor, image_id, WHY)
-    assert again.restored_file(ward.team.doctor, opened.handle).data == data
-    assert [d.image_id for d in again.drafts(ward.team.technician)] == [draft]
+    opened = again.images.restore(ward.team.doctor, image_id, WHY)
+    assert again.images.restored_file(ward.team.doctor, opened.handle).data == data
+    assert [d.image_id for d in again.drafts.waiting(ward.team.technician)] == [draft]
     again.close()
 
 
@@ -599,18 +611,18 @@ def test_orphans_are_swept_only_when_they_are_old(
 ) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
-    orphan = ward.engine.host.write_blob(b"left by a crash")
-    assert ward.engine.sweep() == 0
-    monkeypatch.setattr(ward.engine.host, "blob_age_seconds", lambda address: 7200.0)
-    assert ward.engine.sweep() == 1
-    assert orphan not in set(ward.engine.host.blobs())
-    assert ward.engine.restore(ward.team.doctor, image_id, WHY).proof == "bytes"
+    orphan = ward.engine.context.host.write_blob(b"left by a crash")
+    assert ward.engine.upkeep.sweep() == 0
+    monkeypatch.setattr(ward.engine.context.host, "blob_age_seconds", lambda address: 7200.0)
+    assert ward.engine.upkeep.sweep() == 1
+    assert orphan not in set(ward.engine.context.host.blobs())
+    assert ward.engine.images.restore(ward.team.doctor, image_id, WHY).proof == "bytes"
 
 
 def test_statistics_name_nobody(ward: Ward) -> None:
     data, found = text_png()
     image_id = ward.seal(data, "Erika.png", [found])
-    statistics = ward.engine.statistics(ward.team.doctor)
+    statistics = ward.engine.statistics.tables(ward.team.doctor)
     assert len(statistics.images) == 1
     assert len(statistics.regions) == 1
     text = statistics.images.to_csv() + statistics.regions.to_csv()
@@ -623,17 +635,17 @@ def test_a_package_restores_and_any_change_of_it_or_its_file_is_found(ward: Ward
     data, found = text_png()
     image_id = ward.seal(data, "Erika.png", [found])
     engine, token = ward.engine, ward.team.doctor
-    masked = engine.masked_file(token, image_id).data
-    package = engine.export_package(token, image_id).data
-    file, proof = engine.restore_package(token, masked, package, WHY)
+    masked = engine.images.masked_file(token, image_id).data
+    package = engine.packages.export(token, image_id).data
+    file, proof = engine.packages.restore(token, masked, package, WHY)
     assert (file.name, file.data, proof) == ("Erika.png", data, "bytes")
     rng = np.random.default_rng(5)
     for where in rng.integers(0, len(package), 40):
         changed = package[:where] + bytes([package[where] ^ 4]) + package[where + 1 :]
         try:
-            again, _ = engine.restore_package(token, masked, changed, WHY)
+            again, _ = engine.packages.restore(token, masked, changed, WHY)
         except errors.EngineError:
             continue
         assert again.data == data  # a cosmetic byte of the header, such as a duration
     with pytest.raises(errors.EngineError):
-        engine.restore_package(token, masked[:-20], package[:-20], WHY)
+        engine.packages.restore(token, masked[:-20], package[:-20], WHY)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine import Detection, Engine, ImageState, Region, errors
+from engine import Detection, Engine, ImageQuery, ImageState, Region, errors
 from tests import builders
 from tests.conftest import WHY, Team, Ward
 from tests.fakes import FakeHost
@@ -27,7 +27,7 @@ def shelf(ward: Ward, host: FakeHost) -> dict[str, str]:
         ("new", builders.png(builders.labelled("C", seed=3)[0]), box("text", 0.7)),
     ):
         if name == "new":
-            ward.patient_id = ward.engine.create_patient(
+            ward.patient_id = ward.engine.patients.create(
                 ward.team.technician, "P-2", "Jan Nowak"
             ).patient_id
         ids[name] = ward.seal(data, found=[found])
@@ -54,7 +54,7 @@ def shelf(ward: Ward, host: FakeHost) -> dict[str, str]:
 def test_each_filter_finds_what_it_says(
     ward: Ward, shelf: dict[str, str], filters: dict[str, Any], names: list[str]
 ) -> None:
-    found = ward.engine.find_images(ward.team.doctor, **filters)
+    found = ward.engine.search.images(ward.team.doctor, ImageQuery(**filters))
     assert [i.image_id for i in found.images] == [shelf[n] for n in names]
     assert found.total == len(names)
 
@@ -69,29 +69,33 @@ def test_times_are_from_the_first_to_before_the_last(
         (days[2], None, ["new"]),
         (None, days[1], ["old"]),
     ):
-        found = ward.engine.find_images(ward.team.doctor, since=since, until=until)
+        found = ward.engine.search.images(ward.team.doctor, ImageQuery(since=since, until=until))
         assert [i.image_id for i in found.images] == [shelf[n] for n in names]
 
 
 def test_pages_add_up_to_the_total(ward: Ward, shelf: dict[str, str]) -> None:
-    pages = [ward.engine.find_images(ward.team.doctor, limit=2, offset=n) for n in (0, 2)]
+    pages = [ward.engine.search.images(ward.team.doctor, limit=2, offset=n) for n in (0, 2)]
     assert [p.total for p in pages] == [3, 3]
     assert len({i.image_id for p in pages for i in p.images}) == 3
 
 
 def test_a_patient_is_named_by_an_opaque_key(ward: Ward, shelf: dict[str, str]) -> None:
-    found = ward.engine.find_images(ward.team.doctor, patient_id=ward.patient_id, query="nowak")
+    found = ward.engine.search.images(
+        ward.team.doctor, ImageQuery(patient_id=ward.patient_id, text="nowak")
+    )
     assert [i.image_id for i in found.images] == [shelf["new"]]
-    assert not ward.engine.find_images(ward.team.doctor, patient_id="P-2").images
+    assert not ward.engine.search.images(ward.team.doctor, ImageQuery(patient_id="P-2")).images
 
 
 def test_states_are_for_the_roles_that_work_with_them(ward: Ward, shelf: dict[str, str]) -> None:
     engine, team = ward.engine, ward.team
     waiting = ward.upload(builders.png(builders.labelled("D", seed=4)[0]), found=[box()])
-    engine.flag_missed(team.technician, shelf["old"], "a date")
-    found = engine.find_images(team.technician, states=[ImageState.DRAFT, ImageState.REVIEW])
+    engine.withdrawals.flag(team.technician, shelf["old"], "a date")
+    found = engine.search.images(
+        team.technician, ImageQuery(states=[ImageState.DRAFT, ImageState.REVIEW])
+    )
     assert [i.image_id for i in found.images] == [waiting]
-    found = engine.find_images(team.doctor, states=[ImageState.WITHDRAWN])
+    found = engine.search.images(team.doctor, ImageQuery(states=[ImageState.WITHDRAWN]))
     assert [i.image_id for i in found.images] == [shelf["old"]]
     for token, state in (
         (team.doctor, ImageState.DRAFT),
@@ -99,11 +103,11 @@ def test_states_are_for_the_roles_that_work_with_them(ward: Ward, shelf: dict[st
         (team.doctor, ImageState.ERASED),
     ):
         with pytest.raises(errors.PermissionDenied):
-            engine.find_images(token, states=[state])
+            engine.search.images(token, ImageQuery(states=[state]))
 
 
 def test_the_choices_are_what_occurs(ward: Ward, shelf: dict[str, str]) -> None:
-    choices = ward.engine.image_choices(ward.team.doctor)
+    choices = ward.engine.search.choices(ward.team.doctor)
     assert choices.modalities == ("", "MR")
     assert choices.uploaders == ("technician",)
 
@@ -127,7 +131,7 @@ def test_lengths_are_known_only_where_the_file_says_how_large_a_pixel_is(
 ) -> None:
     pixels = builders.labelled("E", seed=5)[0]
     image_id = ward.seal(builders.dicom(pixels, modality="DX", **header), found=[box()])
-    shown = ward.engine.display(ward.team.technician, image_id)
+    shown = ward.engine.images.display(ward.team.technician, image_id)
     assert (shown.spacing_mm, shown.spacing_from) == (spacing, source)
 
 
@@ -144,23 +148,23 @@ def test_a_sealed_side_marker_is_told_to_those_who_may_open_it_and_the_log_knows
         "open_facts",
         lambda self, key, row: {**real(self, key, row), "sides": [marker, elsewhere]},
     )
-    [region] = engine.regions(team.doctor, image_id)
-    assert engine.side_markers(team.doctor, image_id) == [(region.region_id, "L")]
-    assert len(engine.audit_entries(team.administrator, query="image.side")) == 1
+    [region] = engine.images.regions(team.doctor, image_id)
+    assert engine.images.side_markers(team.doctor, image_id) == [(region.region_id, "L")]
+    assert len(engine.audit.entries(team.administrator, query="image.side")) == 1
     with pytest.raises(errors.PermissionDenied):
-        engine.side_markers(team.technician, image_id)
+        engine.images.side_markers(team.technician, image_id)
 
 
 def test_a_page_that_was_loaded_anew_finds_what_its_session_has_open(
     engine: Engine, team: Team, ward: Ward, shelf: dict[str, str], host: FakeHost
 ) -> None:
-    assert engine.open_restoration(team.doctor, shelf["mr"]) is None
-    opened = engine.restore(team.doctor, shelf["mr"], WHY)
-    again = engine.open_restoration(team.doctor, shelf["mr"])
+    assert engine.images.open_restoration(team.doctor, shelf["mr"]) is None
+    opened = engine.images.restore(team.doctor, shelf["mr"], WHY)
+    again = engine.images.open_restoration(team.doctor, shelf["mr"])
     assert again is not None
     assert again.handle == opened.handle
-    assert engine.open_restoration(team.doctor, shelf["new"]) is None
-    other = engine.sign_in("doctor", "four unrelated words here").token
-    assert engine.open_restoration(other, shelf["mr"]) is None  # another session's
+    assert engine.images.open_restoration(team.doctor, shelf["new"]) is None
+    other = engine.sessions.sign_in("doctor", "four unrelated words here").token
+    assert engine.images.open_restoration(other, shelf["mr"]) is None  # another session's
     host.advance(minutes=6)
-    assert engine.open_restoration(team.doctor, shelf["mr"]) is None
+    assert engine.images.open_restoration(team.doctor, shelf["mr"]) is None

@@ -134,7 +134,7 @@ def box() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def hospital(engine: Engine, box: Sandbox) -> Engine:
-    engine.guests_.sandbox = box
+    engine.context.custom_networks.sandbox = box
     return engine
 
 
@@ -146,38 +146,41 @@ def opened(box: Sandbox, model: bytes) -> GuestNetwork:
 
 
 def test_what_a_file_says_of_its_network(hospital: Engine, team: Team) -> None:
-    shape = hospital.inspect_guest(team.administrator, network())
+    shape = hospital.custom_networks.inspect(team.administrator, network())
     assert (shape.side, shape.names) == (SIDE, ("tag", "sticker"))
-    assert hospital.inspect_guest(team.administrator, network(names=None)).names == ("0", "1")
+    assert hospital.custom_networks.inspect(team.administrator, network(names=None)).names == (
+        "0",
+        "1",
+    )
 
 
 def test_a_network_is_taken_kept_encrypted_and_used_by_a_profile(
     hospital: Engine, team: Team, settings: Settings
 ) -> None:
     admin, model = team.administrator, network()
-    record = hospital.add_guest(admin, "tags", "Our tags", model, MAPPING)
+    record = hospital.custom_networks.add(admin, "tags", "Our tags", model, MAPPING)
     assert record.sha256 == hashlib.sha256(model).hexdigest()
     assert record.finds == ("text", "barcode")
-    assert hospital.known_networks(admin)["tags"] == ("text", "barcode")
-    hospital.save_profile(admin, "ours", {
+    assert hospital.profiles.known_networks(admin)["tags"] == ("text", "barcode")
+    hospital.profiles.save(admin, "ours", {
         "title": "Ours", "classes": ["text", "barcode"], "networks": ["ppocr", "tags"],
     })  # fmt: skip
     picture = np.zeros((128, 64, 3), np.uint8)  # shown at half its size, in a corner
-    detector = Detector(settings, hospital.profiles())
-    detector.guests = hospital.detector.guests
-    found = detector.detect(lambda _: picture, 1, hospital.profile("ours"))
+    detector = Detector(settings, hospital.profiles.by_name())
+    detector.guests = hospital.context.detector.guests
+    found = detector.detect(lambda _: picture, 1, hospital.profiles.get("ours"))
     assert [(d.label, d.region.xyxy, d.source) for d in found] == [
         ("text", (24, 32, 56, 48), "tags"),  # the other one lies beside the picture
     ]
     stored = b"".join(p.read_bytes() for p in Path(settings.data).rglob("*") if p.is_file())
     assert model[:200] not in stored
-    [entry] = hospital.audit_entries(admin, query="guest.save")
+    [entry] = hospital.audit.entries(admin, query="guest.save")
     assert entry.detail["after"]["sha256"] == record.sha256
 
 
 def test_classes_without_a_mapping_are_left_out(hospital: Engine, team: Team) -> None:
-    hospital.add_guest(team.administrator, "tags", "T", network(), {"sticker": "text"})
-    guest = hospital.guests_.network("tags")
+    hospital.custom_networks.add(team.administrator, "tags", "T", network(), {"sticker": "text"})
+    guest = hospital.context.custom_networks.network("tags")
     found = guest.look(np.zeros((64, 64, 3), np.uint8), 0.1)
     assert [(f.label, round(f.confidence, 2)) for f in found] == [("text", 0.8)]
 
@@ -185,13 +188,13 @@ def test_classes_without_a_mapping_are_left_out(hospital: Engine, team: Team) ->
 def test_the_file_survives_the_sweep_and_a_restart(
     hospital: Engine, team: Team, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hospital.add_guest(team.administrator, "tags", "T", network(), MAPPING)
-    monkeypatch.setattr(hospital.host, "blob_age_seconds", lambda _: 1e9)
-    hospital.sweep()
+    hospital.custom_networks.add(team.administrator, "tags", "T", network(), MAPPING)
+    monkeypatch.setattr(hospital.context.host, "blob_age_seconds", lambda _: 1e9)
+    hospital.upkeep.sweep()
     hospital.close()
     again = Engine.open(settings, detector=ScriptedDetector(settings))
-    again.guests_.sandbox = hospital.guests_.sandbox
-    assert again.guests_.network("tags").look(np.zeros((64, 64, 3), np.uint8), 0.5)
+    again.context.custom_networks.sandbox = hospital.context.custom_networks.sandbox
+    assert again.context.custom_networks.network("tags").look(np.zeros((64, 64, 3), np.uint8), 0.5)
     again.close()
 
 
@@ -213,8 +216,8 @@ def test_what_is_no_network_is_refused(
     hospital: Engine, team: Team, model: bytes, says: str
 ) -> None:
     with pytest.raises(errors.InputError, match=says):
-        hospital.add_guest(team.administrator, "tags", "T", model, MAPPING)
-    assert not hospital.guests(team.administrator)
+        hospital.custom_networks.add(team.administrator, "tags", "T", model, MAPPING)
+    assert not hospital.custom_networks.records(team.administrator)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +234,7 @@ def test_a_network_that_answers_nonsense_is_refused(
     hospital: Engine, team: Team, answer: np.ndarray, says: str
 ) -> None:
     with pytest.raises(errors.InputError, match=says):
-        hospital.add_guest(team.administrator, "tags", "T", network(answer), MAPPING)
+        hospital.custom_networks.add(team.administrator, "tags", "T", network(answer), MAPPING)
 
 
 @pytest.mark.parametrize(
@@ -252,13 +255,13 @@ def test_what_is_said_of_a_network_must_fit_it(
 ) -> None:
     given = {"name": "tags", "title": "T", "model": network(), "names": MAPPING} | change
     with pytest.raises(errors.InputError, match=says):
-        hospital.add_guest(team.administrator, **given)
+        hospital.custom_networks.add(team.administrator, **given)
 
 
 def test_a_file_that_is_too_large_is_refused(hospital: Engine, team: Team) -> None:
-    hospital.guests_._limit = 100
+    hospital.context.custom_networks._limit = 100
     with pytest.raises(errors.InputError, match="MB"):
-        hospital.inspect_guest(team.administrator, network())
+        hospital.custom_networks.inspect(team.administrator, network())
 
 
 @pytest.mark.parametrize("make", [hanging, gluttonous])
@@ -291,19 +294,19 @@ def test_a_network_that_fails_sends_the_image_to_a_person(
     ward: Ward, box: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     admin, engine = ward.team.administrator, ward.engine
-    engine.guests_.sandbox = box
-    record = engine.add_guest(admin, "tags", "T", network(), MAPPING)
-    engine.save_profile(admin, "general", {
+    engine.context.custom_networks.sandbox = box
+    record = engine.custom_networks.add(admin, "tags", "T", network(), MAPPING)
+    engine.profiles.save(admin, "general", {
         "classes": ["text", "barcode"], "networks": ["ppocr", "tags"],
     })  # fmt: skip
-    detector = Detector(engine.settings, engine.profiles())
-    detector.guests = engine.detector.guests
-    engine.detector = detector
-    blob = next(b for b in engine.host.blobs())
-    engine.guests_._open.clear()
-    path = engine.host._path(blob)
+    detector = Detector(engine.settings, engine.profiles.by_name())
+    detector.guests = engine.context.detector.guests
+    engine.context.detector = detector
+    blob = next(b for b in engine.context.host.blobs())
+    engine.context.custom_networks._open.clear()
+    path = engine.context.host._path(blob)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    image = engine.upload(
+    image = engine.drafts.upload(
         ward.team.technician, ward.patient_id, "a.png", builders.png(builders.radiograph())
     )
     assert image.reasons == ("detector-failed",)
@@ -313,25 +316,25 @@ def test_a_network_that_fails_sends_the_image_to_a_person(
 def test_text_is_always_looked_for_by_a_network_of_medsecs_own(
     hospital: Engine, team: Team
 ) -> None:
-    hospital.add_guest(team.administrator, "tags", "T", network(), MAPPING)
+    hospital.custom_networks.add(team.administrator, "tags", "T", network(), MAPPING)
     with pytest.raises(errors.InputError, match="MedSec's own"):
-        hospital.save_profile(team.administrator, "general", {
+        hospital.profiles.save(team.administrator, "general", {
             "classes": ["text"], "networks": ["tags"],
         })  # fmt: skip
 
 
 def test_a_network_in_use_stays_and_one_that_is_not_goes(hospital: Engine, team: Team) -> None:
     admin = team.administrator
-    hospital.add_guest(admin, "tags", "T", network(), MAPPING)
-    hospital.save_profile(admin, "ours", {
+    hospital.custom_networks.add(admin, "tags", "T", network(), MAPPING)
+    hospital.profiles.save(admin, "ours", {
         "title": "Ours", "classes": ["text"], "networks": ["ppocr", "tags"],
     })  # fmt: skip
     with pytest.raises(errors.InputError, match="Ours"):
-        hospital.remove_guest(admin, "tags")
-    hospital.save_profile(admin, "ours", {"networks": ["ppocr"]})
-    hospital.remove_guest(admin, "tags")
-    assert "tags" not in hospital.known_networks(admin)
+        hospital.custom_networks.remove(admin, "tags")
+    hospital.profiles.save(admin, "ours", {"networks": ["ppocr"]})
+    hospital.custom_networks.remove(admin, "tags")
+    assert "tags" not in hospital.profiles.known_networks(admin)
     with pytest.raises(errors.InputError, match="tags"):
-        hospital.save_profile(admin, "ours", {"networks": ["ppocr", "tags"]})
+        hospital.profiles.save(admin, "ours", {"networks": ["ppocr", "tags"]})
     with pytest.raises(errors.NotFound):
-        hospital.remove_guest(admin, "tags")
+        hospital.custom_networks.remove(admin, "tags")

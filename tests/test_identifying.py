@@ -194,12 +194,12 @@ def marked(ward: Ward) -> Ward:
 
 
 def visible(ward: Ward) -> None:
-    ward.engine.save_profile(ward.team.administrator, "general", {"harmless_text": "visible"})
+    ward.engine.profiles.save(ward.team.administrator, "general", {"harmless_text": "visible"})
 
 
 def test_the_technician_sees_the_verdict_and_everything_is_sealed_by_default(marked: Ward) -> None:
     image_id = marked.upload(PICTURE)
-    view = marked.engine.open_draft(marked.team.technician, image_id)
+    view = marked.engine.drafts.open(marked.team.technician, image_id)
     assert [d.verdict for d in view.detections] == ["harmless", "identifying"]
     assert view.suggestions == (Suggestion.SEAL, Suggestion.SEAL)
     assert not view.left
@@ -217,13 +217,13 @@ def test_a_profile_may_leave_harmless_text_visible(marked: Ward) -> None:
     visible(marked)
     image_id = marked.upload(PICTURE)
     engine, token = marked.engine, marked.team.technician
-    view = engine.open_draft(token, image_id)
+    view = engine.drafts.open(token, image_id)
     assert view.suggestions == (Suggestion.LEAVE, Suggestion.SEAL)
     assert view.left == {0: HARMLESS}
-    engine.seal(token, image_id, view.suggested(Suggestion.SEAL), view.left)
-    [sealed] = engine.regions(token, image_id)
+    engine.drafts.seal(token, image_id, view.suggested(Suggestion.SEAL), view.left)
+    [sealed] = engine.images.regions(token, image_id)
     assert sealed.detection.region.x1 > MARKER.region.x2
-    [entry] = engine.audit_entries(marked.team.administrator, query="box.leave")
+    [entry] = engine.audit.entries(marked.team.administrator, query="box.leave")
     assert entry.reason == HARMLESS
 
 
@@ -231,11 +231,11 @@ def test_the_second_look_does_not_send_harmless_text_back(marked: Ward) -> None:
     visible(marked)
     image_id = marked.upload(PICTURE)
     engine, token = marked.engine, marked.team.technician
-    view = engine.open_draft(token, image_id)
+    view = engine.drafts.open(token, image_id)
     again = Detection(Region(8, 8, 27, 29), "text", 0.9, "net")  # a little larger than before
     marked.detector.verdicts[again.region.xyxy] = (TextVerdict.HARMLESS, "L")
     marked.detector.left = [[again]]
-    record = engine.seal(token, image_id, view.suggested(Suggestion.SEAL), view.left)
+    record = engine.drafts.seal(token, image_id, view.suggested(Suggestion.SEAL), view.left)
     assert record.state is ImageState.RELEASED
 
 
@@ -243,17 +243,17 @@ def test_the_second_look_sends_back_what_it_cannot_tell(marked: Ward) -> None:
     visible(marked)
     image_id = marked.upload(PICTURE)
     engine, token = marked.engine, marked.team.technician
-    view = engine.open_draft(token, image_id)
+    view = engine.drafts.open(token, image_id)
     marked.detector.left = [[Detection(Region(160, 10, 190, 26), "text", 0.9, "net")]]
     with pytest.raises(errors.ReviewNeeded):
-        engine.seal(token, image_id, view.suggested(Suggestion.SEAL), view.left)
+        engine.drafts.seal(token, image_id, view.suggested(Suggestion.SEAL), view.left)
 
 
 def test_text_over_many_frames_is_never_harmless(marked: Ward) -> None:
     over = Detection(Region(10, 10, 24, 26, 0, 3), "text", 0.9, "net")
     marked.detector.found = [over]
     image_id = marked.upload(builders.dicom(builders.cine()[0]), "a.dcm")
-    view = marked.engine.open_draft(marked.team.technician, image_id)
+    view = marked.engine.drafts.open(marked.team.technician, image_id)
     assert view.detections[0].verdict is TextVerdict.UNKNOWN
 
 
@@ -266,7 +266,7 @@ def test_a_reader_that_fails_leaves_everything_sealed(
         raise errors.DetectorError("It does not read.")
 
     monkeypatch.setattr(marked.detector, "judge", fail)
-    view = marked.engine.open_draft(marked.team.technician, marked.upload(PICTURE))
+    view = marked.engine.drafts.open(marked.team.technician, marked.upload(PICTURE))
     assert [d.verdict for d in view.detections] == ["unknown", "unknown"]
     assert Suggestion.LEAVE not in view.suggestions
 
@@ -277,13 +277,13 @@ def test_verdicts_and_sides_lie_sealed_and_are_in_no_log(
     caplog.set_level(logging.DEBUG)
     image_id = marked.seal(PICTURE)
     engine = marked.engine
-    tx = engine.database.read()
-    key = engine.hierarchy.image_key(tx, image_id)
-    facts = engine.open_facts(key, engine.catalog.verify(tx, key, image_id))
+    tx = engine.context.database.read()
+    key = engine.context.hierarchy.image_key(tx, image_id)
+    facts = engine.images._stored.open_facts(key, engine.context.catalog.verify(tx, key, image_id))
     assert facts["sides"] == [
         {"side": "L", "x1": 10, "y1": 10, "x2": 24, "y2": 26, "frame": 0},
     ]
-    details = json.dumps([dict(e.detail) for e in engine.audit_entries(marked.team.administrator)])
+    details = json.dumps([dict(e.detail) for e in engine.audit.entries(marked.team.administrator)])
     engine.close()
     stored = b"".join(p.read_bytes() for p in Path(settings.data).rglob("*") if p.is_file())
     for word in ("harmless", "identifying"):
@@ -295,10 +295,10 @@ def test_verdicts_and_sides_lie_sealed_and_are_in_no_log(
 def test_a_side_marker_stays_known_when_an_image_is_sealed_anew(marked: Ward) -> None:
     image_id = marked.seal(PICTURE)
     engine, team = marked.engine, marked.team
-    engine.flag_missed(team.doctor, image_id, "a date in the corner")
-    view = engine.open_draft(team.technician, image_id)
-    engine.seal(team.technician, image_id, view.detections, confirm="boxed the date")
-    tx = engine.database.read()
-    key = engine.hierarchy.image_key(tx, image_id)
-    facts = engine.open_facts(key, engine.catalog.verify(tx, key, image_id))
+    engine.withdrawals.flag(team.doctor, image_id, "a date in the corner")
+    view = engine.drafts.open(team.technician, image_id)
+    engine.drafts.seal(team.technician, image_id, view.detections, confirm="boxed the date")
+    tx = engine.context.database.read()
+    key = engine.context.hierarchy.image_key(tx, image_id)
+    facts = engine.images._stored.open_facts(key, engine.context.catalog.verify(tx, key, image_id))
     assert [s["side"] for s in facts["sides"]] == ["L"]

@@ -28,7 +28,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def linked(engine: Engine, team: Team) -> Engine:
-    engine.link_identity(team.administrator, "doctor", "Dora@Hospital.example")
+    engine.people.link_identity(team.administrator, "doctor", "Dora@Hospital.example")
     return engine
 
 
@@ -47,9 +47,9 @@ def claims(host: FakeHost, **changes: Any) -> dict[str, Any]:
 def test_a_verified_address_that_is_linked_opens_its_account(
     linked: Engine, team: Team, host: FakeHost
 ) -> None:
-    session = linked.sign_in_identity(claims(host), ISSUER, "10.0.0.1")
-    assert linked.whoami(session.token).username == "doctor"
-    logged = linked.audit_entries(team.administrator, query="session.sign-in", limit=1)[0]
+    session = linked.sessions.sign_in_identity(claims(host), ISSUER, "10.0.0.1")
+    assert linked.sessions.whoami(session.token).username == "doctor"
+    logged = linked.audit.entries(team.administrator, query="session.sign-in", limit=1)[0]
     assert logged.detail["first_factor"] == "single sign-on"
     assert "hospital" not in str(logged.detail)
 
@@ -75,51 +75,53 @@ def test_anything_else_opens_nothing(
     linked: Engine, team: Team, host: FakeHost, changes: dict[str, Any]
 ) -> None:
     with pytest.raises(errors.NotSignedIn) as refused:
-        linked.sign_in_identity(claims(host, **changes), ISSUER)
+        linked.sessions.sign_in_identity(claims(host, **changes), ISSUER)
     assert "begin again" in refused.value.message
-    assert linked.sign_in_identity(claims(host), ISSUER)
+    assert linked.sessions.sign_in_identity(claims(host), ISSUER)
 
 
 def test_what_the_provider_said_is_taken_once_and_only_while_fresh(
     linked: Engine, host: FakeHost
 ) -> None:
     said, later = claims(host), claims(host)
-    assert linked.sign_in_identity(said, ISSUER)
+    assert linked.sessions.sign_in_identity(said, ISSUER)
     with pytest.raises(errors.NotSignedIn):
-        linked.sign_in_identity(said, ISSUER)
+        linked.sessions.sign_in_identity(said, ISSUER)
     host.advance(seconds=FRESH.total_seconds() + 1)
     with pytest.raises(errors.NotSignedIn):
-        linked.sign_in_identity(later, ISSUER)
+        linked.sessions.sign_in_identity(later, ISSUER)
     host.advance(hours=1)  # nor is it forgotten that it was used
     with pytest.raises(errors.NotSignedIn):
-        linked.sign_in_identity(said, ISSUER)
+        linked.sessions.sign_in_identity(said, ISSUER)
     host.advance(hours=-2)
     with pytest.raises(errors.NotSignedIn):
-        linked.sign_in_identity(later, ISSUER)
+        linked.sessions.sign_in_identity(later, ISSUER)
 
 
 def test_an_address_that_was_given_to_somebody_else_opens_nothing(
     linked: Engine, team: Team, host: FakeHost
 ) -> None:
-    assert linked.sign_in_identity(claims(host), ISSUER)
+    assert linked.sessions.sign_in_identity(claims(host), ISSUER)
     with pytest.raises(errors.NotSignedIn):
-        linked.sign_in_identity(claims(host, sub="4712"), ISSUER)
-    linked.link_identity(team.administrator, "doctor", "dora@hospital.example")  # knowingly anew
-    assert linked.sign_in_identity(claims(host, sub="4712"), ISSUER)
+        linked.sessions.sign_in_identity(claims(host, sub="4712"), ISSUER)
+    linked.people.link_identity(
+        team.administrator, "doctor", "dora@hospital.example"
+    )  # knowingly anew
+    assert linked.sessions.sign_in_identity(claims(host, sub="4712"), ISSUER)
 
 
 def test_only_an_administrator_links_and_never_themselves(engine: Engine, team: Team) -> None:
     with pytest.raises(errors.PermissionDenied):
-        engine.link_identity(team.doctor, "doctor", "dora@hospital.example")
+        engine.people.link_identity(team.doctor, "doctor", "dora@hospital.example")
     with pytest.raises(errors.PermissionDenied):
-        engine.link_identity(team.administrator, "ADMIN", "ada@hospital.example")
-    engine.link_identity(team.administrator, "doctor", "dora@hospital.example")
+        engine.people.link_identity(team.administrator, "ADMIN", "ada@hospital.example")
+    engine.people.link_identity(team.administrator, "doctor", "dora@hospital.example")
     with pytest.raises(errors.InputError):
-        engine.link_identity(team.administrator, "technician", "DORA@hospital.example")
+        engine.people.link_identity(team.administrator, "technician", "DORA@hospital.example")
     for wrong in ("dora", "a@b@c", "a b@c", "@", "x" * 70 + "@c"):
         with pytest.raises(errors.InputError):
-            engine.link_identity(team.administrator, "researcher", wrong)
-    emails = {a.username: a.email for a in engine.accounts(team.administrator)}
+            engine.people.link_identity(team.administrator, "researcher", wrong)
+    emails = {a.username: a.email for a in engine.people.accounts(team.administrator)}
     assert emails["doctor"] == "dora@hospital.example"
     assert emails["technician"] == ""
 
@@ -127,13 +129,13 @@ def test_only_an_administrator_links_and_never_themselves(engine: Engine, team: 
 def test_an_ended_link_or_a_closed_account_opens_nothing(
     linked: Engine, team: Team, host: FakeHost
 ) -> None:
-    linked.set_account_enabled(team.administrator, "doctor", False)
+    linked.people.set_enabled(team.administrator, "doctor", False)
     with pytest.raises(errors.NotSignedIn):
-        linked.sign_in_identity(claims(host), ISSUER)
-    linked.set_account_enabled(team.administrator, "doctor", True)
-    linked.link_identity(team.administrator, "doctor", "")
+        linked.sessions.sign_in_identity(claims(host), ISSUER)
+    linked.people.set_enabled(team.administrator, "doctor", True)
+    linked.people.link_identity(team.administrator, "doctor", "")
     with pytest.raises(errors.NotSignedIn):
-        linked.sign_in_identity(claims(host), ISSUER)
+        linked.sessions.sign_in_identity(claims(host), ISSUER)
 
 
 def test_a_second_factor_is_asked_for_all_the_same(
@@ -141,10 +143,10 @@ def test_a_second_factor_is_asked_for_all_the_same(
 ) -> None:
     phone, _ = enrol(linked, host, team.doctor)
     with pytest.raises(errors.CodeNeeded) as asked:
-        linked.sign_in_identity(claims(host), ISSUER)
-    session = linked.finish_sign_in(asked.value.challenge, phone.code())
-    assert linked.whoami(session.token).username == "doctor"
-    logged = linked.audit_entries(team.administrator, query="session.sign-in", limit=1)[0]
+        linked.sessions.sign_in_identity(claims(host), ISSUER)
+    session = linked.sessions.finish_sign_in(asked.value.challenge, phone.code())
+    assert linked.sessions.whoami(session.token).username == "doctor"
+    logged = linked.audit.entries(team.administrator, query="session.sign-in", limit=1)[0]
     assert logged.detail["first_factor"] == "single sign-on"
 
 
@@ -155,11 +157,11 @@ def test_single_sign_on_does_not_buy_tries_at_the_code(
     wrong = f"{(int(phone.code()) + 1) % 10**6:06d}"
     for _ in range(5):
         with pytest.raises(errors.CodeNeeded) as asked:
-            linked.sign_in_identity(claims(host), ISSUER)
+            linked.sessions.sign_in_identity(claims(host), ISSUER)
         with pytest.raises(errors.NotSignedIn):
-            linked.finish_sign_in(asked.value.challenge, wrong)
+            linked.sessions.finish_sign_in(asked.value.challenge, wrong)
     with pytest.raises(errors.AccountLocked):
-        linked.finish_sign_in(asked.value.challenge, phone.code())
+        linked.sessions.finish_sign_in(asked.value.challenge, phone.code())
 
 
 def test_without_the_setting_no_claims_open_anything(tmp_path: Path, host: FakeHost) -> None:
@@ -167,10 +169,10 @@ def test_without_the_setting_no_claims_open_anything(tmp_path: Path, host: FakeH
     host.root = plain.data / "blobs"
     engine = Engine.open(plain, host, detector=ScriptedDetector(plain))
     team = Team(engine)
-    engine.link_identity(team.administrator, "doctor", "dora@hospital.example")
+    engine.people.link_identity(team.administrator, "doctor", "dora@hospital.example")
     with pytest.raises(errors.NotSignedIn):
-        engine.sign_in_identity(claims(host), ISSUER)
-    assert engine.sign_in("doctor", PASSWORD)
+        engine.sessions.sign_in_identity(claims(host), ISSUER)
+    assert engine.sessions.sign_in("doctor", PASSWORD)
     engine.close()
 
 

@@ -37,11 +37,11 @@ def test_an_administrator_changes_a_profile_and_takes_it_back(
     labelled(app.checkbox, "Leave harmless text visible").check()
     click(app, "Save the profile")
     assert "the next upload uses it" in texts(app)
-    assert engine.profile("chest").class_confidence == {"thorax": 0.6}
-    assert engine.profile("chest").harmless_text == "visible"
+    assert engine.profiles.get("chest").class_confidence == {"thorax": 0.6}
+    assert engine.profiles.get("chest").harmless_text == "visible"
     labelled(app.selectbox, "Profile to change").select("chest").run()
     click(app, "Back to what was shipped")
-    assert engine.profile("chest").harmless_text == "sealed"
+    assert engine.profiles.get("chest").harmless_text == "sealed"
 
 
 def test_a_profile_without_text_is_refused_with_a_sentence(
@@ -53,7 +53,7 @@ def test_a_profile_without_text_is_refused_with_a_sentence(
     labelled(app.multiselect, "Classes that are sealed").set_value(["face"])
     click(app, "Save the profile")
     assert "Every profile seals text" in texts(app)
-    assert "text" in engine.profile("general").classes
+    assert "text" in engine.profiles.get("general").classes
 
 
 def test_a_network_of_the_hospitals_own_is_sent_and_listed(
@@ -69,7 +69,7 @@ def test_a_network_of_the_hospitals_own_is_sent_and_listed(
     labelled(app.selectbox, "tag").select("text")
     click(app, "Check and keep it")
     assert "profiles can name it" in texts(app)
-    assert engine.guests(team.administrator)["tags"].finds == ("text",)
+    assert engine.custom_networks.records(team.administrator)["tags"].finds == ("text",)
     listed = next(d.value for d in app.dataframe if "Network" in d.value)
     assert "tags" in list(listed["Network"])
 
@@ -82,7 +82,7 @@ def test_a_comparison_shows_counts_alone(
     patient: str,
 ) -> None:
     detector.found = [BOX]
-    engine.upload(team.technician, patient, "erika.png", PICTURE)
+    engine.drafts.upload(team.technician, patient, "erika.png", PICTURE)
     app = admin_page(visit, team, "Models")
     click(app, "Compare")
     counted = next(d.value for d in app.dataframe if "Found by both" in d.value)
@@ -97,11 +97,11 @@ def test_the_technician_sees_what_was_read_of_each_box(
     detector: ScriptedDetector,
     patient: str,
 ) -> None:
-    engine.save_profile(team.administrator, "general", {"harmless_text": "visible"})
+    engine.profiles.save(team.administrator, "general", {"harmless_text": "visible"})
     detector.found = [BOX]
     detector.verdicts = {BOX.region.xyxy: (TextVerdict.HARMLESS, "L")}
-    draft = engine.upload(team.technician, patient, "erika.png", PICTURE)
-    view = engine.open_draft(team.technician, draft.image_id)
+    draft = engine.drafts.upload(team.technician, patient, "erika.png", PICTURE)
+    view = engine.drafts.open(team.technician, draft.image_id)
     assert view.suggestions == (Suggestion.LEAVE,)
     app = visit(team.technician, "1_Upload")
     click(app, "Correct")

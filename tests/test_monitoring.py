@@ -24,7 +24,7 @@ def settings(settings: Settings) -> Settings:
 
 
 def told(engine: Engine, token: str) -> dict[str, float]:
-    lines = engine.metrics(token).decode().splitlines()
+    lines = engine.health.metrics(token).decode().splitlines()
     return {k: float(v) for k, v in (x.rsplit(" ", 1) for x in lines if not x.startswith("#"))}
 
 
@@ -33,9 +33,9 @@ def test_numbers_count_calls_and_outcomes_and_name_nobody(ward: Ward) -> None:
     before = told(engine, team.administrator)
     data, found = text_png()
     image_id = ward.seal(data, "Erika.png", found=[found])
-    engine.restore(team.doctor, image_id, WHY)
+    engine.images.restore(team.doctor, image_id, WHY)
     with pytest.raises(errors.PermissionDenied):
-        engine.restore(team.technician, image_id, WHY)
+        engine.images.restore(team.technician, image_id, WHY)
     after = told(engine, team.administrator)
 
     def more(name: str) -> float:
@@ -52,7 +52,7 @@ def test_numbers_count_calls_and_outcomes_and_name_nobody(ward: Ward) -> None:
     assert held["opened_pictures"] > len(data)  # the doctor has one open
     assert held["masked_pictures"] == 0
     assert held["catalog"] > 0
-    text = engine.metrics(team.administrator).decode()
+    text = engine.health.metrics(team.administrator).decode()
     for word in (image_id, ward.patient_id, "Erika", "Musterfrau", '"doctor"', "P-1"):
         assert word not in text
 
@@ -60,19 +60,23 @@ def test_numbers_count_calls_and_outcomes_and_name_nobody(ward: Ward) -> None:
 def test_a_monitoring_system_reads_numbers_with_its_token_and_nothing_else(ward: Ward) -> None:
     token = "a token for the monitoring system"
     assert told(ward.engine, token)
-    assert ward.engine.health(token)["patients"] == 1
-    for refused in (ward.engine.patients, ward.engine.audit_entries, ward.engine.drafts):
+    assert ward.engine.health.state(token)["patients"] == 1
+    for refused in (
+        ward.engine.patients.search,
+        ward.engine.audit.entries,
+        ward.engine.drafts.waiting,
+    ):
         with pytest.raises(errors.PermissionDenied):
             refused(token)
     with pytest.raises(errors.NotSignedIn):
-        ward.engine.metrics(token[:-1] + "x")
+        ward.engine.health.metrics(token[:-1] + "x")
 
 
 def test_without_a_token_in_the_settings_there_is_no_monitoring_role(engine: Engine) -> None:
     object.__setattr__(engine.settings, "metrics_token", None)
     for token in ("", "None"):
         with pytest.raises(errors.NotSignedIn):
-            engine.metrics(token)
+            engine.health.metrics(token)
 
 
 def test_a_log_line_is_json_and_keeps_an_exceptions_text_to_itself() -> None:
@@ -97,8 +101,8 @@ def test_no_log_of_a_day_names_a_patient_or_a_file(
     data, found = text_png()
     image_id = ward.seal(data, "Erika_Musterfrau.png", found=[found])
     engine, team = ward.engine, ward.team
-    engine.restore(team.doctor, image_id, WHY)
-    engine.patients(team.doctor, "Musterfrau")
+    engine.images.restore(team.doctor, image_id, WHY)
+    engine.patients.search(team.doctor, "Musterfrau")
     ward.detector.found = errors.DetectorError
     with pytest.raises(errors.EngineError):
         ward.upload(data[:200], "Musterfrau.png")
@@ -147,7 +151,7 @@ def test_a_request_has_an_id_of_ours_in_answer_log_and_audit(
     ids = [a.headers["X-Request-ID"] for a in answers]
     assert all(re.fullmatch("[0-9a-f]{16}", i) for i in ids)
     assert len(set(ids)) == 2
-    refused = engine.audit_entries(team.administrator, query="refused")[0]
+    refused = engine.audit.entries(team.administrator, query="refused")[0]
     assert refused.detail["request"] == ids[1]
     logged = [r.facts for r in caplog.records if r.name == "medsec.http"]  # type: ignore[attr-defined]
     assert [f["status"] for f in logged] == [200, 403]

@@ -119,7 +119,7 @@ def mailing(
     )  # fmt: skip
     engine = Engine.open(on, host, detector=ScriptedDetector(on))
     team = Team(engine)
-    with engine.database.write() as tx:
+    with engine.context.database.write() as tx:
         tx.run("DELETE FROM outbox")  # that these accounts were made
     yield engine, team, handler
     engine.close()
@@ -129,10 +129,10 @@ def test_glass_that_is_broken_is_told_under_tls_without_the_patient(
     mailing: tuple[Engine, Team, Post],
 ) -> None:
     engine, team, post = mailing
-    patient = engine.create_patient(team.technician, "P-4711", "Erika Musterfrau", 61)
-    glass = engine.break_glass(team.doctor, "P-4711", URGENT)
+    patient = engine.patients.create(team.technician, "P-4711", "Erika Musterfrau", 61)
+    glass = engine.care.break_glass(team.doctor, "P-4711", URGENT)
     assert post.got == []  # not in the transaction
-    assert engine.outbox_.deliver() == 1
+    assert engine.context.outbox.deliver() == 1
     [message] = post.got
     assert post.encrypted == [True]
     assert message["Subject"] == "[MedSec] Emergency access to a patient"
@@ -141,10 +141,10 @@ def test_glass_that_is_broken_is_told_under_tls_without_the_patient(
     assert "Account: doctor" in text
     for word in ("P-4711", "Erika", patient.patient_id, URGENT, "unconscious", glass.glass_id):
         assert word not in text
-    [notice] = engine.notices(team.administrator)
+    [notice] = engine.health.notices(team.administrator)
     assert (notice.attempts, notice.gave_up) == (1, False)
     assert notice.sent_at is not None
-    assert engine.outbox_.deliver() == 0
+    assert engine.context.outbox.deliver() == 0
 
 
 def test_lockouts_requests_and_failed_backups_are_told_once_an_hour(
@@ -153,12 +153,14 @@ def test_lockouts_requests_and_failed_backups_are_told_once_an_hour(
     engine, _, post = mailing
     for _ in range(8):
         with pytest.raises(errors.AccessError):
-            engine.sign_in("doctor", "a wrong guess of four words")
-    engine.request_account("newcomer", "New Comer", Role.DOCTOR, PASSWORD)
+            engine.sessions.sign_in("doctor", "a wrong guess of four words")
+    engine.people.request("newcomer", "New Comer", Role.DOCTOR, PASSWORD)
     system = Caller("system", Role.OPERATOR, "")
     for _ in range(2):
-        engine.audit.record(system, Event("backup.make", "failed", detail={"why": "storage-error"}))
-    engine.outbox_.deliver()
+        engine.context.audit.record(
+            system, Event("backup.make", "failed", detail={"why": "storage-error"})
+        )
+    engine.context.outbox.deliver()
     subjects = sorted(str(m["Subject"]) for m in post.got)
     assert subjects == [
         "[MedSec] A backup failed",
@@ -166,8 +168,10 @@ def test_lockouts_requests_and_failed_backups_are_told_once_an_hour(
         "[MedSec] Somebody asks for an account",
     ]
     host.advance(hours=2)
-    engine.audit.record(system, Event("backup.make", "failed", detail={"why": "storage-error"}))
-    assert engine.outbox_.deliver() == 1
+    engine.context.audit.record(
+        system, Event("backup.make", "failed", detail={"why": "storage-error"})
+    )
+    assert engine.context.outbox.deliver() == 1
     assert "New Comer" not in "".join(m.as_string() for m in post.got)
 
 
@@ -178,28 +182,28 @@ def test_a_clock_that_was_ahead_puts_no_notice_off(
     system = Caller("system", Role.OPERATOR, "")
     failed = Event("backup.make", "failed", detail={"why": "storage-error"})
     host.advance(days=400)
-    engine.audit.record(system, failed)
+    engine.context.audit.record(system, failed)
     host.advance(days=-400)
-    assert engine.outbox_.deliver() == 1  # what was to go in a year goes now
-    engine.audit.record(system, failed)
-    assert engine.outbox_.deliver() == 1
-    engine.audit.record(system, failed)
-    assert engine.outbox_.deliver() == 0  # within the hour, once
+    assert engine.context.outbox.deliver() == 1  # what was to go in a year goes now
+    engine.context.audit.record(system, failed)
+    assert engine.context.outbox.deliver() == 1
+    engine.context.audit.record(system, failed)
+    assert engine.context.outbox.deliver() == 0  # within the hour, once
     host.advance(hours=2)
     post.answer = "451 try again later"
-    engine.audit.record(system, failed)
-    engine.outbox_.deliver()
+    engine.context.audit.record(system, failed)
+    engine.context.outbox.deliver()
     post.answer = "250 OK"
     host.advance(seconds=30)
-    assert engine.outbox_.deliver() == 0  # it still waits for its turn
+    assert engine.context.outbox.deliver() == 0  # it still waits for its turn
 
 
 def test_a_backup_without_a_stored_file_is_told(mailing: tuple[Engine, Team, Post]) -> None:
     engine, _, post = mailing
     system = Caller("system", Role.OPERATOR, "")
-    engine.audit.record(system, Event("backup.make", detail={"name": "whole"}))
-    engine.audit.record(system, Event("backup.make", detail={"why": "files-missing"}))
-    engine.outbox_.deliver()
+    engine.context.audit.record(system, Event("backup.make", detail={"name": "whole"}))
+    engine.context.audit.record(system, Event("backup.make", detail={"why": "files-missing"}))
+    engine.context.outbox.deliver()
     assert [m["Subject"] for m in post.got] == ["[MedSec] A backup lacks stored files"]
 
 
@@ -208,15 +212,17 @@ def test_a_change_that_is_rolled_back_tells_nobody(mailing: tuple[Engine, Team, 
     kept = []
 
     def half() -> None:
-        with engine.database.write() as tx:
-            engine.audit.append(tx, Caller("system", Role.OPERATOR, ""), Event("glass.break"))
+        with engine.context.database.write() as tx:
+            engine.context.audit.append(
+                tx, Caller("system", Role.OPERATOR, ""), Event("glass.break")
+            )
             kept.append(tx.count("SELECT count(*) FROM outbox"))
             raise errors.StorageError("the change fails")
 
     with pytest.raises(errors.StorageError):
         half()
     assert kept == [1]
-    assert engine.outbox_.notices() == []
+    assert engine.context.outbox.notices() == []
 
 
 def test_an_account_that_is_taken_over_is_told_to_the_others(
@@ -224,12 +230,12 @@ def test_an_account_that_is_taken_over_is_told_to_the_others(
 ) -> None:
     """Who manages accounts can become a doctor in two calls; not without a word."""
     engine, team, _ = mailing
-    engine.create_account(team.administrator, "d2", "Second Doctor", Role.DOCTOR, PASSWORD)
-    engine.reset_password(team.administrator, "doctor", "five unrelated words are better")
-    engine.reset_password(team.administrator, "d2", "five unrelated words are better")
-    engine.reset_second_factor(team.administrator, "doctor")
-    engine.set_account_role(team.administrator, "researcher", Role.DOCTOR)
-    told = Counter(n.subject for n in engine.notices(team.administrator))
+    engine.people.create(team.administrator, "d2", "Second Doctor", Role.DOCTOR, PASSWORD)
+    engine.people.reset_password(team.administrator, "doctor", "five unrelated words are better")
+    engine.people.reset_password(team.administrator, "d2", "five unrelated words are better")
+    engine.people.reset_second_factor(team.administrator, "doctor")
+    engine.people.set_role(team.administrator, "researcher", Role.DOCTOR)
+    told = Counter(n.subject for n in engine.health.notices(team.administrator))
     assert told["An account was made"] == 1  # within the hour, once
     assert told["A password was reset"] == 2
     assert told["A second factor was taken away"] == 1
@@ -240,27 +246,27 @@ def test_a_server_that_refuses_is_tried_again_later_and_given_up_at_last(
     mailing: tuple[Engine, Team, Post], host: FakeHost
 ) -> None:
     engine, team, post = mailing
-    engine.create_patient(team.technician, "P-1", "Erika Musterfrau")
-    engine.break_glass(team.doctor, "P-1", URGENT)
+    engine.patients.create(team.technician, "P-1", "Erika Musterfrau")
+    engine.care.break_glass(team.doctor, "P-1", URGENT)
     post.answer = "451 try again later"
-    assert engine.outbox_.deliver() == 0
-    assert engine.outbox_.deliver() == 0  # too soon: not even tried
-    assert engine.outbox_.notices()[0].attempts == 1
+    assert engine.context.outbox.deliver() == 0
+    assert engine.context.outbox.deliver() == 0  # too soon: not even tried
+    assert engine.context.outbox.notices()[0].attempts == 1
     host.advance(minutes=2)
     post.answer = "250 OK"
-    assert engine.outbox_.deliver() == 1
+    assert engine.context.outbox.deliver() == 1
     first = post.got[0]["Message-ID"]
     host.advance(minutes=2)
-    engine.audit.record(Caller("system", Role.OPERATOR, ""), Event("glass.break"))
+    engine.context.audit.record(Caller("system", Role.OPERATOR, ""), Event("glass.break"))
     post.answer = "554 never"
     for _ in range(MOST_ATTEMPTS + 3):
-        engine.outbox_.deliver()
+        engine.context.outbox.deliver()
         host.advance(hours=1, minutes=1)
-    assert [n.attempts for n in engine.outbox_.notices() if n.gave_up] == [MOST_ATTEMPTS]
-    assert first == f"<{engine.outbox_.notices()[1].mail_id}@hospital.example>"
+    assert [n.attempts for n in engine.context.outbox.notices() if n.gave_up] == [MOST_ATTEMPTS]
+    assert first == f"<{engine.context.outbox.notices()[1].mail_id}@hospital.example>"
     host.advance(days=31)
-    engine.outbox_.forget_old()
-    assert engine.outbox_.notices() == []
+    engine.context.outbox.forget_old()
+    assert engine.context.outbox.notices() == []
 
 
 def test_a_server_that_is_away_keeps_every_notice(
@@ -268,14 +274,14 @@ def test_a_server_that_is_away_keeps_every_notice(
 ) -> None:
     engine, team, handler = mailing
     for number in range(3):
-        engine.create_patient(team.technician, f"P-{number}", "N")
-        engine.break_glass(team.doctor, f"P-{number}", URGENT)
+        engine.patients.create(team.technician, f"P-{number}", "N")
+        engine.care.break_glass(team.doctor, f"P-{number}", URGENT)
     away = replace(engine.settings, smtp_port=1)
-    object.__setattr__(engine.outbox_, "_settings", away)
-    assert engine.outbox_.deliver() == 0
-    object.__setattr__(engine.outbox_, "_settings", engine.settings)
+    object.__setattr__(engine.context.outbox, "_settings", away)
+    assert engine.context.outbox.deliver() == 0
+    object.__setattr__(engine.context.outbox, "_settings", engine.settings)
     host.advance(minutes=2)
-    assert engine.outbox_.deliver() == 3
+    assert engine.context.outbox.deliver() == 3
     assert len({m["Message-ID"] for m in handler.got}) == 3
 
 
@@ -283,37 +289,39 @@ def test_a_certificate_nobody_vouches_for_gets_no_mail_and_no_password(
     mailing: tuple[Engine, Team, Post],
 ) -> None:
     engine, team, post = mailing
-    object.__setattr__(engine.outbox_, "_settings", replace(engine.settings, smtp_ca_file=None))
+    object.__setattr__(
+        engine.context.outbox, "_settings", replace(engine.settings, smtp_ca_file=None)
+    )
     with pytest.raises(errors.MailFailed):
-        engine.send_test_mail(team.administrator)
+        engine.health.send_test_mail(team.administrator)
     assert post.got == []
 
 
 def test_a_test_arrives_and_a_wrong_password_is_said(mailing: tuple[Engine, Team, Post]) -> None:
     engine, team, post = mailing
-    engine.send_test_mail(team.administrator)
+    engine.health.send_test_mail(team.administrator)
     assert post.got[0]["Subject"] == "[MedSec] A test of MedSec's e-mail"
     wrong = replace(engine.settings, smtp_password=Secret("another one"))
-    object.__setattr__(engine.outbox_, "_settings", wrong)
+    object.__setattr__(engine.context.outbox, "_settings", wrong)
     with pytest.raises(errors.MailFailed) as caught:
-        engine.send_test_mail(team.administrator)
+        engine.health.send_test_mail(team.administrator)
     assert "another one" not in str(vars(caught.value))
-    outcomes = [e.outcome for e in engine.audit_entries(team.administrator, query="mail.test")]
+    outcomes = [e.outcome for e in engine.audit.entries(team.administrator, query="mail.test")]
     assert outcomes == ["failed", "ok"]
 
 
 def test_without_a_server_nothing_is_kept(engine: Engine, team: Team) -> None:
-    engine.audit.record(Caller("system", Role.OPERATOR, ""), Event("glass.break"))
-    assert engine.notices(team.administrator) == []
+    engine.context.audit.record(Caller("system", Role.OPERATOR, ""), Event("glass.break"))
+    assert engine.health.notices(team.administrator) == []
     with pytest.raises(errors.InputError):
-        engine.send_test_mail(team.administrator)
+        engine.health.send_test_mail(team.administrator)
 
 
 def test_the_outbox_is_bounded(mailing: tuple[Engine, Team, Post]) -> None:
     engine, _, _ = mailing
     events = [Event("glass.break")] * (MOST_WAITING + 50)
-    engine.audit.record(Caller("system", Role.OPERATOR, ""), *events)
-    assert len(engine.outbox_.notices()) == MOST_WAITING
+    engine.context.audit.record(Caller("system", Role.OPERATOR, ""), *events)
+    assert len(engine.context.outbox.notices()) == MOST_WAITING
 
 
 def test_the_server_sends_by_itself(
@@ -321,10 +329,10 @@ def test_the_server_sends_by_itself(
 ) -> None:
     engine, team, post = mailing
     monkeypatch.setattr("engine.service.upkeep.SEND_SECONDS", 0.01)
-    engine.create_patient(team.technician, "P-1", "Erika Musterfrau")
-    engine.break_glass(team.doctor, "P-1", URGENT)
+    engine.patients.create(team.technician, "P-1", "Erika Musterfrau")
+    engine.care.break_glass(team.doctor, "P-1", URGENT)
     sent = threading.Event()
-    real = engine.outbox_.deliver
+    real = engine.context.outbox.deliver
 
     def deliver() -> int:
         count = real()
@@ -332,8 +340,8 @@ def test_the_server_sends_by_itself(
             sent.set()
         return count
 
-    monkeypatch.setattr(engine.outbox_, "deliver", deliver)
-    engine.start_upkeep()
+    monkeypatch.setattr(engine.context.outbox, "deliver", deliver)
+    engine.upkeep.start()
     assert sent.wait(30)
     assert len(post.got) == 1
 

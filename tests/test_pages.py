@@ -54,7 +54,7 @@ def visit(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Visit:
 
 @pytest.fixture
 def patient(engine: Engine, team: Team) -> str:
-    return engine.create_patient(
+    return engine.patients.create(
         team.technician, "P-17", "Erika Musterfrau", 61, "allergic"
     ).patient_id
 
@@ -62,12 +62,12 @@ def patient(engine: Engine, team: Team) -> str:
 @pytest.fixture
 def draft(engine: Engine, team: Team, detector: ScriptedDetector, patient: str) -> ImageRecord:
     detector.found = [BOX]
-    return engine.upload(team.technician, patient, "erika.png", PICTURE)
+    return engine.drafts.upload(team.technician, patient, "erika.png", PICTURE)
 
 
 @pytest.fixture
 def sealed(engine: Engine, team: Team, draft: ImageRecord) -> ImageRecord:
-    return engine.seal(team.technician, draft.image_id, [BOX])
+    return engine.drafts.seal(team.technician, draft.image_id, [BOX])
 
 
 def texts(app: AppTest) -> str:
@@ -122,14 +122,14 @@ def test_the_first_start_asks_for_the_consoles_code(engine: Engine, visit: Visit
     fill(app, Password=PASSWORD, Password_again=PASSWORD)
     click(app, "Create the administrator")
     assert "not the one on the console" in texts(app)
-    fill(app, Code_from_the_console=engine.setup_code())
+    fill(app, Code_from_the_console=engine.people.setup_code())
     fill(app, Password_again="another one altogether")
     click(app, "Create the administrator")
     assert "differ" in texts(app)
-    assert engine.setup_needed()
+    assert engine.people.setup_needed()
     fill(app, Password_again=PASSWORD)
     click(app, "Create the administrator")
-    assert not engine.setup_needed()
+    assert not engine.people.setup_needed()
     assert api.tickets.redeem(component(app, "session")["ticket"])
 
 
@@ -146,11 +146,11 @@ def test_signing_in_gives_a_ticket_and_never_the_token(
 ) -> None:
     app = visit()
     # A trailing blank belongs to a password: nothing may cut it off on the way.
-    engine.create_account(team.administrator, "Blank", "B", Role.DOCTOR, PASSWORD + " ")
+    engine.people.create(team.administrator, "Blank", "B", Role.DOCTOR, PASSWORD + " ")
     fill(app, User_name="Blank", Password=PASSWORD + " ")
     click(app, "Sign in")
     token = api.tickets.redeem(component(app, "session")["ticket"])
-    assert engine.whoami(token).username == "blank"
+    assert engine.sessions.whoami(token).username == "blank"
     assert all(token not in str(value) for value in remembered(app))
 
 
@@ -205,7 +205,7 @@ def test_a_session_that_has_ended_sees_the_sign_in(
     engine: Engine, visit: Visit, team: Team
 ) -> None:
     app = visit(team.technician, "1_Upload")
-    engine.set_account_enabled(team.administrator, "technician", False)
+    engine.people.set_enabled(team.administrator, "technician", False)
     app.run()
     assert [t.label for t in app.text_input][:2] == ["User name", "Password"]
     assert "Waiting to be sealed" not in texts(app)
@@ -216,7 +216,7 @@ def test_signing_out_ends_the_session_in_the_engine(
 ) -> None:
     click(visit(team.doctor), "Sign out")
     with pytest.raises(errors.NotSignedIn):
-        engine.whoami(team.doctor)
+        engine.sessions.whoami(team.doctor)
 
 
 # --- upload -----------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_a_technician_makes_a_patient_and_the_note_is_for_doctors(
     app.text_area[0].input("allergic to contrast agent")
     click(app, "Add the patient")
     assert "The patient was added" in texts(app)
-    [found] = engine.patients(team.doctor, "Musterfrau")
+    [found] = engine.patients.search(team.doctor, "Musterfrau")
     assert (found.id, found.age, found.note) == ("P-17", 61, "allergic to contrast agent")
     assert "allergic" not in texts(app)
     assert app.selectbox[0].value == found.patient_id
@@ -256,7 +256,7 @@ def test_one_bad_file_does_not_stop_the_others(
     said = texts(app)
     assert "2 taken in, 2 refused" in said
     assert "here already" in said
-    assert len(engine.drafts(team.technician)) == 2
+    assert len(engine.drafts.waiting(team.technician)) == 2
     assert not app.file_uploader[0].value  # dropped on the server as well
     click(app, "Correct the one that is there")
     assert component(app, "editor")
@@ -270,13 +270,13 @@ def test_a_page_that_was_left_finds_its_intake_again(
     app = visit(team.technician, "1_Upload")
 
     def work(tell: Callable[[str, float], None]) -> ImageRecord:
-        return engine.upload(team.technician, patient, "erika.png", PICTURE, progress=tell)
+        return engine.drafts.upload(team.technician, patient, "erika.png", PICTURE, progress=tell)
 
     app.session_state["medsec.jobs"] = {"a": Job("erika.png", work), "b": Job("twin.png", work)}
     app.run()
     assert not app.exception
     assert "1 taken in, 1 refused" in texts(app)
-    assert len(engine.drafts(team.technician)) == 1
+    assert len(engine.drafts.waiting(team.technician)) == 1
 
 
 def test_a_page_that_was_left_while_sealing_shows_the_sealed_image(
@@ -284,7 +284,9 @@ def test_a_page_that_was_left_while_sealing_shows_the_sealed_image(
 ) -> None:
     app = visit(team.technician, "1_Upload")
     click(app, "Correct")
-    job = Job(draft.image_id, lambda tell: engine.seal(team.technician, draft.image_id, [BOX]))
+    job = Job(
+        draft.image_id, lambda tell: engine.drafts.seal(team.technician, draft.image_id, [BOX])
+    )
     assert job.result().region_count == 1
     app.session_state["medsec.sealing"] = (job, [], 1)
     app.run()
@@ -306,7 +308,7 @@ def test_a_technician_seals_and_then_sees_the_sealed_image_only(
     seen = component(app, "viewer")
     assert seen["original"] is None
     assert seen["masked"].startswith(f"/api/images/{draft.image_id}/")
-    assert engine.image(team.doctor, draft.image_id).region_count == 1
+    assert engine.images.get(team.doctor, draft.image_id).region_count == 1
     assert not any(isinstance(v, bytes | np.ndarray) for v in remembered(app))
 
 
@@ -314,18 +316,18 @@ def test_a_draft_with_proposals_is_not_sealed_before_a_person_decides(
     engine: Engine, visit: Visit, team: Team, detector: ScriptedDetector, patient: str
 ) -> None:
     detector.found = [BOX, PROPOSAL]
-    engine.upload(team.technician, patient, "erika.png", PICTURE)
+    engine.drafts.upload(team.technician, patient, "erika.png", PICTURE)
     app = visit(team.technician, "1_Upload")
     assert "1 of them need" in texts(app)
     click(app, "Correct")
     assert "uncertain" in texts(app)
     click(app, "Seal 2 regions")
     assert "must look" in texts(app)
-    assert len(engine.drafts(team.technician)) == 1
+    assert len(engine.drafts.waiting(team.technician)) == 1
     choice = next(s for s in app.selectbox if s.label.startswith("What did you decide"))
     choice.select_index(0).run()
     click(app, "Seal 2 regions")
-    assert not engine.drafts(team.technician)
+    assert not engine.drafts.waiting(team.technician)
 
 
 def test_what_the_second_look_sees_comes_back_to_the_editor(
@@ -346,21 +348,21 @@ def test_boxes_are_carried_to_the_series_and_each_picture_is_still_looked_at(
     detector.found = [BOX, PROPOSAL]
     for seed in (1, 2):
         data = builders.png(builders.labelled(f"ERIKA {seed}", seed=seed)[0])
-        engine.upload(team.technician, patient, f"{seed}.png", data)
+        engine.drafts.upload(team.technician, patient, f"{seed}.png", data)
     detector.found = [BOX]
     last = builders.png(builders.labelled("ERIKA 3", seed=3)[0])
     other = builders.png(builders.labelled("ERIKA 4", seed=4, width=400)[0])
-    engine.upload(team.technician, patient, "3.png", last)
-    engine.upload(team.technician, patient, "4.png", other)
+    engine.drafts.upload(team.technician, patient, "3.png", last)
+    engine.drafts.upload(team.technician, patient, "4.png", other)
     app = visit(team.technician, "1_Upload")
     click(app, "Correct")  # the first of those that need a look
     click(app, "Apply these boxes to the series (2 more pictures)")
-    assert len(engine.drafts(team.technician)) == 4  # nothing was decided
+    assert len(engine.drafts.waiting(team.technician)) == 4  # nothing was decided
     click(app, "Back to the queue")
     for button, boxes in (("3.png", 2), ("4.png", 1)):
         draft = next(
-            d for d in engine.drafts(team.technician)
-            if engine.open_draft(team.technician, d.image_id).name == button
+            d for d in engine.drafts.waiting(team.technician)
+            if engine.drafts.open(team.technician, d.image_id).name == button
         )  # fmt: skip
         next(b for b in app.button if b.key == f"open-{draft.image_id}").click().run()
         shown = component(app, "editor")["boxes"]
@@ -374,9 +376,9 @@ def test_a_file_that_names_another_patient_is_pointed_out(
 ) -> None:
     detector.found = [BOX]
     pixels = builders.labelled()[0]
-    mine = engine.create_patient(team.technician, "P-77", "Erika Musterfrau").patient_id
+    mine = engine.patients.create(team.technician, "P-77", "Erika Musterfrau").patient_id
     ids = [
-        engine.upload(
+        engine.drafts.upload(
             team.technician, mine, f"{n}.dcm", builders.dicom(pixels, instance=n, **header)
         ).image_id
         for n, header in enumerate(({"PatientID": "P-77", "PatientAge": "061Y"}, {}))
@@ -388,7 +390,7 @@ def test_a_file_that_names_another_patient_is_pointed_out(
     app.button(key=f"open-{ids[0]}").click().run()
     assert not any("names another patient number" in w.value for w in app.warning)
     click(app, "Take the age into the record")
-    assert engine.patient(team.technician, mine).age == 61
+    assert engine.patients.get(team.technician, mine).age == 61
 
 
 def test_what_has_not_begun_can_be_stopped_and_the_batch_says_so(
@@ -398,7 +400,7 @@ def test_what_has_not_begun_can_be_stopped_and_the_batch_says_so(
     app = visit(team.technician, "1_Upload")
 
     def work(tell: Callable[[str, float], None]) -> ImageRecord:
-        return engine.upload(team.technician, patient, "=erika.png", PICTURE, progress=tell)
+        return engine.drafts.upload(team.technician, patient, "=erika.png", PICTURE, progress=tell)
 
     first = Job("=erika.png", work)
     first.result()
@@ -429,7 +431,7 @@ def test_a_draft_is_discarded_with_a_reason_only(
     assert "needs a reason" in texts(app)
     fill(app, **{"Why is it not needed?": "test scan"})
     click(app, "Discard for good")
-    assert not engine.drafts(team.technician)
+    assert not engine.drafts.waiting(team.technician)
     assert "was discarded" in texts(app)
 
 
@@ -462,14 +464,14 @@ def test_a_doctor_finds_restores_and_writes_a_note(
     app.text_area[0].input("No change since last year.")
     click(app, "Add the note")
     assert "No change since last year." in texts(app)
-    reasons = [e.reason for e in engine.image_history(team.doctor, sealed.image_id)]
+    reasons = [e.reason for e in engine.images.history(team.doctor, sealed.image_id)]
     assert "tumour board" in reasons
 
 
 def test_filters_of_the_review_are_in_the_address_and_what_was_typed_is_not(
     engine: Engine, visit: Visit, team: Team, sealed: ImageRecord
 ) -> None:
-    engine.create_patient(team.technician, "P-18", "Erik Musterfrau", 61)
+    engine.patients.create(team.technician, "P-18", "Erik Musterfrau", 61)
     app = visit(team.doctor, "2_Review")
     next(s for s in app.selectbox if s.label == "Sealed class").select("face").run()
     assert "No sealed image matches" in texts(app)
@@ -504,7 +506,7 @@ def test_a_shared_address_shows_the_same_list(
 def test_a_reload_finds_what_the_session_has_open(
     engine: Engine, visit: Visit, team: Team, sealed: ImageRecord
 ) -> None:
-    opened = engine.restore(team.doctor, sealed.image_id, "tumour board")
+    opened = engine.images.restore(team.doctor, sealed.image_id, "tumour board")
     app = visit(team.doctor)
     app.query_params["image"] = sealed.image_id
     app.switch_page("pages/2_Review.py").run()
@@ -545,7 +547,7 @@ def test_a_missed_name_withdraws_the_image_at_once(
     fill(app, **{"What was missed? Do not write the name itself.": "name at the lower edge"})
     click(app, "Withdraw the image")
     assert "was withdrawn" in texts(app)
-    assert engine.images(team.doctor) == []
+    assert [*engine.search.images(team.doctor).images] == []
 
 
 def test_names_are_shown_as_text_and_not_as_markup(
@@ -553,9 +555,9 @@ def test_names_are_shown_as_text_and_not_as_markup(
 ) -> None:
     detector.found = [BOX]
     name = "<b>Eve</b> [x](http://evil.test) *star*"
-    patient = engine.create_patient(team.technician, "P-1", name, 30)
-    image = engine.upload(team.technician, patient.patient_id, "e.png", PICTURE)
-    engine.seal(team.technician, image.image_id, [BOX])
+    patient = engine.patients.create(team.technician, "P-1", name, 30)
+    image = engine.drafts.upload(team.technician, patient.patient_id, "e.png", PICTURE)
+    engine.drafts.seal(team.technician, image.image_id, [BOX])
     app = visit(team.doctor, "2_Review")
     shown = next(m.value for m in app.markdown if "Eve" in m.value)
     assert "[x](" not in shown
@@ -629,11 +631,13 @@ def test_an_administrator_makes_and_closes_an_account(
     next(s for s in app.selectbox if s.label == "Role").select(Role.DOCTOR)
     click(app, "Create the account")
     assert "was created" in texts(app)
-    assert engine.sign_in("nina", PASSWORD).account.role is Role.DOCTOR
+    assert engine.sessions.sign_in("nina", PASSWORD).account.role is Role.DOCTOR
     assert PASSWORD not in [t.value for t in app.text_input]
     next(s for s in app.selectbox if s.label == "Account").select("nina").run()
     click(app, "Close the account")
-    assert not next(a for a in engine.accounts(team.administrator) if a.username == "nina").enabled
+    assert not next(
+        a for a in engine.people.accounts(team.administrator) if a.username == "nina"
+    ).enabled
 
 
 def test_a_short_password_is_a_sentence(visit: Visit, team: Team) -> None:
@@ -649,7 +653,7 @@ def test_an_administrator_cannot_raise_themselves(engine: Engine, visit: Visit, 
     next(s for s in app.selectbox if s.label == "New role").select(Role.DOCTOR).run()
     click(app, "Set the role")
     assert app.error
-    assert engine.whoami(team.administrator).role is Role.ADMINISTRATOR
+    assert engine.sessions.whoami(team.administrator).role is Role.ADMINISTRATOR
 
 
 def test_the_audit_log_is_searched_and_verified(
@@ -685,15 +689,15 @@ def test_an_administrator_changes_a_setting_and_sees_who_did(
 
 
 def test_the_log_is_taken_away_without_formulas(engine: Engine, team: Team) -> None:
-    engine.create_patient(team.technician, "P-9", "Erika Musterfrau")
+    engine.patients.create(team.technician, "P-9", "Erika Musterfrau")
     with pytest.raises(errors.NotFound):
-        engine.erase_image(team.administrator, "im_none", "=cmd()")
-    text = engine.audit_file(team.administrator).data.decode()
+        engine.images.erase(team.administrator, "im_none", "=cmd()")
+    text = engine.audit.export(team.administrator).data.decode()
     lines = text.splitlines()
     assert lines[0].startswith("sequence,occurred_at,actor")
     assert "patient.create" in text
     assert "Musterfrau" not in text
-    assert len(lines) == 1 + engine.verify_audit(team.administrator) - 1  # not the export itself
+    assert len(lines) == 1 + engine.audit.verify(team.administrator) - 1  # not the export itself
 
 
 def test_no_patient_is_in_sight_of_an_administrator(
@@ -712,13 +716,13 @@ def test_no_patient_is_in_sight_of_an_administrator(
 def test_a_doctor_sends_a_flagged_image_back_to_the_queue(
     visit: Visit, engine: Engine, team: Team, sealed: ImageRecord
 ) -> None:
-    engine.flag_missed(team.technician, sealed.image_id, "a date in the corner")
+    engine.withdrawals.flag(team.technician, sealed.image_id, "a date in the corner")
     assert "Withdrawn" not in texts(visit(team.technician))
     home = visit(team.doctor)
     assert "Withdrawn, waiting for you" in texts(home)
     home.button(key=f"reopen-{sealed.image_id}").click().run()
-    assert engine.withdrawn(team.doctor) == []
-    assert [d.reasons for d in engine.drafts(team.technician)] == [("flagged",)]
+    assert engine.withdrawals.waiting(team.doctor) == []
+    assert [d.reasons for d in engine.drafts.waiting(team.technician)] == [("flagged",)]
 
 
 def test_an_administrator_rotates_keys_and_erases_a_patient_by_number(
@@ -727,15 +731,15 @@ def test_an_administrator_rotates_keys_and_erases_a_patient_by_number(
     app = visit(team.administrator, "4_Admin", tab="Keys and backups")
     app.button(key="rotate").click().run()
     assert not app.exception
-    health = engine.health(team.administrator)
+    health = engine.health.state(team.administrator)
     assert len(health["root_keys"]) == 2
     assert health["keys_to_rotate"] == 0
     app.text_input(key="erase-number").input("P-17")
     app.text_input(key="erase-reason").input("asked for it")
     app.button(key="FormSubmitter:erase-Erase the patient").click().run()
-    assert engine.images(team.doctor) != []  # not without the tick
+    assert [*engine.search.images(team.doctor).images] != []  # not without the tick
     app.text_input(key="erase-number").input("P-17")
     app.text_input(key="erase-reason").input("asked for it")
     app.checkbox(key="erase-sure").check()
     app.button(key="FormSubmitter:erase-Erase the patient").click().run()
-    assert engine.images(team.doctor) == []
+    assert [*engine.search.images(team.doctor).images] == []

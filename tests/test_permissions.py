@@ -217,8 +217,8 @@ def test_every_method_refuses_those_who_may_not(engine: Engine, team: Team, role
     for method in forbidden:
         with pytest.raises(errors.PermissionDenied):
             _call(engine, method, token)
-    refused = engine.audit_entries(team.administrator, query="refused", limit=1000)
-    me = engine.whoami(token).username
+    refused = engine.audit.entries(team.administrator, query="refused", limit=1000)
+    me = engine.sessions.whoami(token).username
     assert {e.detail["method"] for e in refused if e.actor == me} >= set(forbidden)
 
 

@@ -14,7 +14,9 @@ from tests.fakes import FakeHost, ScriptedDetector
 
 
 def entry(engine: Engine, team: Team, name: str) -> str:
-    return next(e.value for e in engine.setting_entries(team.administrator) if e.name == name)
+    return next(
+        e.value for e in engine.runtime_settings.entries(team.administrator) if e.name == name
+    )
 
 
 def test_only_settings_that_exist_and_are_no_secret_can_change() -> None:
@@ -24,14 +26,14 @@ def test_only_settings_that_exist_and_are_no_secret_can_change() -> None:
 
 
 def test_a_change_is_in_the_log_with_both_values_and_who(engine: Engine, team: Team) -> None:
-    engine.change_setting(team.administrator, "restore_minutes", " 7.5 ")
-    changed = next(e for e in engine.setting_entries(team.administrator) if e.changed_by)
+    engine.runtime_settings.change(team.administrator, "restore_minutes", " 7.5 ")
+    changed = next(e for e in engine.runtime_settings.entries(team.administrator) if e.changed_by)
     assert (changed.name, changed.value, changed.started) == ("restore_minutes", "7.5", "5.0")
     assert changed.changed_by == "admin"
-    [logged] = engine.audit_entries(team.administrator, query="setting.save")
+    [logged] = engine.audit.entries(team.administrator, query="setting.save")
     assert logged.detail["before"] == {"value": "5.0"}
     assert logged.detail["after"] == {"value": "7.5"}
-    engine.reset_setting(team.administrator, "restore_minutes")
+    engine.runtime_settings.reset(team.administrator, "restore_minutes")
     assert entry(engine, team, "restore_minutes") == "5.0"
 
 
@@ -55,13 +57,13 @@ def test_what_may_not_be_is_refused_and_changes_nothing(
 ) -> None:
     before = engine.settings
     with pytest.raises(errors.InputError):
-        engine.change_setting(team.administrator, name, value)
+        engine.runtime_settings.change(team.administrator, name, value)
     assert engine.settings == before
-    assert not engine.audit_entries(team.administrator, query="setting.save")
+    assert not engine.audit.entries(team.administrator, query="setting.save")
 
 
 def test_secrets_are_not_in_the_table(engine: Engine, team: Team) -> None:
-    names = {e.name for e in engine.setting_entries(team.administrator)}
+    names = {e.name for e in engine.runtime_settings.entries(team.administrator)}
     assert not names & {"key", "key_passphrase"}
 
 
@@ -73,19 +75,19 @@ def test_a_change_counts_when_it_says(ward: Ward, host: FakeHost) -> None:
         ("password_min_length", "40"),
         ("reason_required", "false"),
     ):
-        engine.change_setting(team.administrator, name, value)
+        engine.runtime_settings.change(team.administrator, name, value)
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
-    opened = engine.restore(team.doctor, image_id, "")
+    opened = engine.images.restore(team.doctor, image_id, "")
     assert opened.expires_at == host.now() + timedelta(minutes=1)
     with pytest.raises(errors.InputError, match="at least 40"):
-        engine.create_account(team.administrator, "nina", "Nina", Role.DOCTOR, PASSWORD)
-    fresh = engine.sign_in("doctor", PASSWORD)
+        engine.people.create(team.administrator, "nina", "Nina", Role.DOCTOR, PASSWORD)
+    fresh = engine.sessions.sign_in("doctor", PASSWORD)
     assert fresh.expires_at == host.now() + timedelta(hours=1)
-    engine.change_setting(team.administrator, "session_idle_minutes", "2")
+    engine.runtime_settings.change(team.administrator, "session_idle_minutes", "2")
     host.advance(minutes=3)
     with pytest.raises(errors.NotSignedIn):
-        engine.whoami(fresh.token)
+        engine.sessions.whoami(fresh.token)
 
 
 def test_a_change_outlives_a_restart_and_a_new_environment(
@@ -93,13 +95,13 @@ def test_a_change_outlives_a_restart_and_a_new_environment(
 ) -> None:
     first = Engine.open(settings, host, detector=ScriptedDetector(settings))
     team = Team(first)
-    first.change_setting(team.administrator, "padding_min_px", "9")
+    first.runtime_settings.change(team.administrator, "padding_min_px", "9")
     first.close()
     other = replace(settings, padding_min_px=2, padding=0.1)
     again = Engine.open(other, host, detector=ScriptedDetector(other))
     try:
         assert (again.settings.padding_min_px, again.settings.padding) == (9, 0.1)
-        again.reset_setting(team.administrator, "padding_min_px")
+        again.runtime_settings.reset(team.administrator, "padding_min_px")
         assert again.settings.padding_min_px == 2
     finally:
         again.close()
@@ -107,16 +109,16 @@ def test_a_change_outlives_a_restart_and_a_new_environment(
 
 def test_a_change_made_behind_our_back_is_found(ward: Ward) -> None:
     engine, team = ward.engine, ward.team
-    engine.change_setting(team.administrator, "reason_required", "true")
-    with engine.database.write() as tx:
+    engine.runtime_settings.change(team.administrator, "reason_required", "true")
+    with engine.context.database.write() as tx:
         tx.run("DELETE FROM settings")
     with pytest.raises(errors.SealBroken):
-        engine.setting_entries(team.administrator)
+        engine.runtime_settings.entries(team.administrator)
 
 
 def test_a_restore_still_needs_a_reason_unless_the_setting_says_otherwise(ward: Ward) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     with pytest.raises(errors.InputError):
-        ward.engine.restore(ward.team.doctor, image_id, " ")
-    assert ward.engine.restore(ward.team.doctor, image_id, WHY).handle
+        ward.engine.images.restore(ward.team.doctor, image_id, " ")
+    assert ward.engine.images.restore(ward.team.doctor, image_id, WHY).handle

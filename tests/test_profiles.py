@@ -34,29 +34,29 @@ OWN: Mapping[str, Any] = {
 def test_a_change_is_effective_at_once_and_for_the_next_start(
     engine: Engine, team: Team, settings: Settings
 ) -> None:
-    engine.save_profile(team.administrator, "chest", CHEST | {"confidence": 0.4})
-    assert engine.profile("chest").classes == ("text", "thorax")
-    assert engine.profile("chest").confidence == 0.4
-    entry = engine.profile_entries(team.administrator)["chest"]
+    engine.profiles.save(team.administrator, "chest", CHEST | {"confidence": 0.4})
+    assert engine.profiles.get("chest").classes == ("text", "thorax")
+    assert engine.profiles.get("chest").confidence == 0.4
+    entry = engine.profiles.entries(team.administrator)["chest"]
     assert (entry.origin, entry.changed_by) == ("changed", "admin")
     engine.close()
     again = Engine.open(
         settings, FakeHost(settings.data / "blobs", "x"), detector=ScriptedDetector(settings)
     )
-    assert again.profile("chest") == entry.profile
+    assert again.profiles.get("chest") == entry.profile
     again.close()
 
 
 def test_a_profile_of_the_hospitals_own_takes_every_value(engine: Engine, team: Team) -> None:
-    engine.save_profile(team.administrator, "knees", OWN)
+    engine.profiles.save(team.administrator, "knees", OWN)
     assert set(OWN) == set(EDITABLE)
-    assert as_table(engine.profile("knees")) == OWN
-    assert engine.profile("knees").rescan
+    assert as_table(engine.profiles.get("knees")) == OWN
+    assert engine.profiles.get("knees").rescan
 
 
 def test_before_and_after_are_in_the_audit_log(engine: Engine, team: Team) -> None:
-    engine.save_profile(team.administrator, "chest", {"iou": 0.6})
-    [entry] = engine.audit_entries(team.administrator, query="profile.save")
+    engine.profiles.save(team.administrator, "chest", {"iou": 0.6})
+    [entry] = engine.audit.entries(team.administrator, query="profile.save")
     assert entry.actor == "admin"
     assert entry.detail["before"]["iou"] == 0.45
     assert entry.detail["after"] == entry.detail["before"] | {"iou": 0.6}
@@ -91,57 +91,59 @@ def test_before_and_after_are_in_the_audit_log(engine: Engine, team: Team) -> No
 def test_what_would_leave_identifiers_unsealed_is_refused(
     engine: Engine, team: Team, table: dict[str, Any], says: str
 ) -> None:
-    before = engine.profile("general")
+    before = engine.profiles.get("general")
     with pytest.raises(errors.InputError, match=says):
-        engine.save_profile(team.administrator, "general", table)
-    assert engine.profile("general") == before
-    assert not engine.audit_entries(team.administrator, query="profile.save")
+        engine.profiles.save(team.administrator, "general", table)
+    assert engine.profiles.get("general") == before
+    assert not engine.audit.entries(team.administrator, query="profile.save")
 
 
 @pytest.mark.parametrize("name", ["", "Chest", "../chest", "a" * 33, "1st"])
 def test_a_name_that_is_none_is_refused(engine: Engine, team: Team, name: str) -> None:
     with pytest.raises(errors.InputError):
-        engine.save_profile(team.administrator, name, OWN)
+        engine.profiles.save(team.administrator, name, OWN)
 
 
 def test_a_reset_brings_back_what_was_shipped(engine: Engine, team: Team) -> None:
-    shipped = engine.profile("chest")
-    engine.save_profile(team.administrator, "chest", CHEST)
-    engine.save_profile(team.administrator, "chest", {"iou": 0.6})
-    engine.reset_profile(team.administrator, "chest")
-    assert engine.profile("chest") == shipped
+    shipped = engine.profiles.get("chest")
+    engine.profiles.save(team.administrator, "chest", CHEST)
+    engine.profiles.save(team.administrator, "chest", {"iou": 0.6})
+    engine.profiles.reset(team.administrator, "chest")
+    assert engine.profiles.get("chest") == shipped
     with pytest.raises(errors.NotFound):
-        engine.reset_profile(team.administrator, "chest")
-    engine.save_profile(team.administrator, "knees", OWN)
-    engine.reset_profile(team.administrator, "knees")
-    assert "knees" not in engine.profiles()
+        engine.profiles.reset(team.administrator, "chest")
+    engine.profiles.save(team.administrator, "knees", OWN)
+    engine.profiles.reset(team.administrator, "knees")
+    assert "knees" not in engine.profiles.by_name()
 
 
 def test_an_own_profile_stays_while_images_were_taken_in_under_it(ward: Ward) -> None:
     admin = ward.team.administrator
-    ward.engine.save_profile(admin, "knees", OWN)
+    ward.engine.profiles.save(admin, "knees", OWN)
     data, box = text_png()
     ward.detector.found = [box]
-    record = ward.engine.upload(ward.team.technician, ward.patient_id, "a.png", data, "knees")
+    record = ward.engine.drafts.upload(
+        ward.team.technician, ward.patient_id, "a.png", data, "knees"
+    )
     with pytest.raises(errors.InputError, match="1 images"):
-        ward.engine.reset_profile(admin, "knees")
-    ward.engine.discard_draft(ward.team.technician, record.image_id, "not needed")
-    ward.engine.reset_profile(admin, "knees")
+        ward.engine.profiles.reset(admin, "knees")
+    ward.engine.drafts.discard(ward.team.technician, record.image_id, "not needed")
+    ward.engine.profiles.reset(admin, "knees")
 
 
 def test_an_altered_row_and_one_put_back_are_found(
     engine: Engine, team: Team, settings: Settings
 ) -> None:
-    engine.save_profile(team.administrator, "chest", CHEST | {"iou": 0.3})
-    [old] = engine.database.read().all("SELECT * FROM profiles")
-    engine.save_profile(team.administrator, "chest", {"iou": 0.6})
+    engine.profiles.save(team.administrator, "chest", CHEST | {"iou": 0.3})
+    [old] = engine.context.database.read().all("SELECT * FROM profiles")
+    engine.profiles.save(team.administrator, "chest", {"iou": 0.6})
     broken = bytes([old["sealed"][0] ^ 1]) + old["sealed"][1:]
     for sealed in (old["sealed"], broken):
-        with engine.database.write() as tx:
+        with engine.context.database.write() as tx:
             tx.run("UPDATE profiles SET sealed = $1", sealed)
         with pytest.raises(errors.SealBroken):
-            engine.profile_entries(team.administrator)
-    with engine.database.write() as tx:
+            engine.profiles.entries(team.administrator)
+    with engine.context.database.write() as tx:
         tx.run("DELETE FROM profiles")
     engine.close()
     with pytest.raises(errors.SealBroken):
@@ -150,16 +152,16 @@ def test_an_altered_row_and_one_put_back_are_found(
 
 def test_each_class_is_sealed_from_its_own_confidence(ward: Ward) -> None:
     table = {"class_confidence": {"face": 0.5, "text": 0.2}}
-    ward.engine.save_profile(ward.team.administrator, "general", table)
+    ward.engine.profiles.save(ward.team.administrator, "general", table)
     data, _ = text_png()
     text = Detection(Region(5, 5, 40, 20), "text", 0.22, "net")
     face = Detection(Region(60, 5, 90, 40), "face", 0.4, "net")
     ward.detector.found = [text]
-    sure = ward.engine.upload(ward.team.technician, ward.patient_id, "a.png", data)
+    sure = ward.engine.drafts.upload(ward.team.technician, ward.patient_id, "a.png", data)
     assert not sure.reasons
-    ward.engine.discard_draft(ward.team.technician, sure.image_id, "again")
+    ward.engine.drafts.discard(ward.team.technician, sure.image_id, "again")
     ward.detector.found = [text, face]
-    unsure = ward.engine.upload(ward.team.technician, ward.patient_id, "a.png", data)
+    unsure = ward.engine.drafts.upload(ward.team.technician, ward.patient_id, "a.png", data)
     assert unsure.reasons == ("proposals",)
 
 
@@ -168,7 +170,7 @@ def test_the_command_line_reads_the_profiles_in_force(
 ) -> None:
     engine = Engine.open(settings, operator=True)
     token = engine.operator_token()
-    engine.save_profile(token, "knees", {**OWN, "class_confidence": {"barcode": 0.55}})
+    engine.profiles.save(token, "knees", {**OWN, "class_confidence": {"barcode": 0.55}})
     engine.close()
     place = ["--data", str(settings.data), "--key", str(settings.key_file)]
     assert cli.main(["profiles", *place]) == 0
@@ -189,5 +191,5 @@ def test_what_a_network_finds_is_known_without_opening_it(name: str) -> None:
 
 
 def test_every_shipped_profile_would_be_accepted_from_an_administrator(engine: Engine) -> None:
-    for profile in engine.profiles().values():
-        check(profile, engine.detector.finds())
+    for profile in engine.profiles.by_name().values():
+        check(profile, engine.context.detector.finds())

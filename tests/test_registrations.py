@@ -11,74 +11,79 @@ from tests.fakes import FakeHost
 
 
 def ask(engine: Engine, username: str = "nora", origin: str = "10.0.0.1") -> str:
-    return engine.request_account(username, "Nora New", Role.DOCTOR, PASSWORD, origin)
+    return engine.people.request(username, "Nora New", Role.DOCTOR, PASSWORD, origin)
 
 
 def test_asking_opens_nothing_until_somebody_approves(engine: Engine, team: Team) -> None:
     reference = ask(engine)
     with pytest.raises(errors.NotSignedIn):
-        engine.sign_in("nora", PASSWORD)
-    waiting = engine.account_requests(team.administrator)
+        engine.sessions.sign_in("nora", PASSWORD)
+    waiting = engine.people.requests(team.administrator)
     assert [(r.request_id, r.username, r.role, r.taken) for r in waiting] == [
         (reference, "nora", Role.DOCTOR, False)
     ]
-    account = engine.approve_account(team.administrator, reference, Role.RESEARCHER)
+    account = engine.people.approve(team.administrator, reference, Role.RESEARCHER)
     assert account.role is Role.RESEARCHER  # the administrator's choice, not the wish
-    assert engine.whoami(engine.sign_in("nora", PASSWORD).token).role is Role.RESEARCHER
-    assert engine.account_requests(team.administrator) == []
-    logged = engine.audit_entries(team.administrator, query="account.approve")[0]
+    assert (
+        engine.sessions.whoami(engine.sessions.sign_in("nora", PASSWORD).token).role
+        is Role.RESEARCHER
+    )
+    assert engine.people.requests(team.administrator) == []
+    logged = engine.audit.entries(team.administrator, query="account.approve")[0]
     assert logged.detail["role"] == "researcher"
 
 
 def test_nobody_gets_an_account_by_asking_for_the_administrators(
     engine: Engine, team: Team
 ) -> None:
-    engine.request_account("eve", "Eve", Role.ADMINISTRATOR, PASSWORD)
-    assert [a.username for a in engine.accounts(team.administrator) if a.username == "eve"] == []
+    engine.people.request("eve", "Eve", Role.ADMINISTRATOR, PASSWORD)
+    assert [
+        a.username for a in engine.people.accounts(team.administrator) if a.username == "eve"
+    ] == []
     with pytest.raises(errors.InputError):
-        engine.request_account("eve", "Eve", Role.OPERATOR, PASSWORD)
+        engine.people.request("eve", "Eve", Role.OPERATOR, PASSWORD)
     with pytest.raises(errors.InputError):
-        engine.request_account("eve", "Eve", "king", PASSWORD)  # type: ignore[arg-type]
+        engine.people.request("eve", "Eve", "king", PASSWORD)  # type: ignore[arg-type]
 
 
 def test_the_answer_does_not_tell_which_names_exist(engine: Engine, team: Team) -> None:
-    before = engine.accounts(team.administrator)
+    before = engine.people.accounts(team.administrator)
     taken, free = ask(engine, "doctor"), ask(engine, "nora")
     assert taken[:3] == free[:3]
     assert len(taken) == len(free)
-    waiting = {r.username: r.taken for r in engine.account_requests(team.administrator)}
+    waiting = {r.username: r.taken for r in engine.people.requests(team.administrator)}
     assert waiting == {"doctor": True, "nora": False}
     with pytest.raises(errors.InputError):
-        engine.approve_account(team.administrator, taken, Role.ADMINISTRATOR)
-    assert engine.accounts(team.administrator) == before
-    assert engine.sign_in("doctor", PASSWORD).account.role is Role.DOCTOR
+        engine.people.approve(team.administrator, taken, Role.ADMINISTRATOR)
+    assert engine.people.accounts(team.administrator) == before
+    assert engine.sessions.sign_in("doctor", PASSWORD).account.role is Role.DOCTOR
     # A refused approval uses nothing up: the request can still be declined.
-    engine.decline_account(team.administrator, taken)
+    engine.people.decline(team.administrator, taken)
 
 
 def test_two_requests_for_one_name_are_told_apart_by_their_reference(
     engine: Engine, team: Team
 ) -> None:
-    engine.request_account("nora", "Nora New", Role.DOCTOR, "an impostor chose this one")
+    engine.people.request("nora", "Nora New", Role.DOCTOR, "an impostor chose this one")
     real = ask(engine)
-    engine.approve_account(team.administrator, real, Role.DOCTOR)
-    assert engine.sign_in("nora", PASSWORD)
+    engine.people.approve(team.administrator, real, Role.DOCTOR)
+    assert engine.sessions.sign_in("nora", PASSWORD)
     with pytest.raises(errors.NotSignedIn):
-        engine.sign_in("nora", "an impostor chose this one")
-    assert [r.taken for r in engine.account_requests(team.administrator)] == [True]
+        engine.sessions.sign_in("nora", "an impostor chose this one")
+    assert [r.taken for r in engine.people.requests(team.administrator)] == [True]
 
 
 def test_a_declined_or_old_request_is_gone(engine: Engine, team: Team, host: FakeHost) -> None:
     reference = ask(engine)
-    engine.decline_account(team.administrator, reference)
+    engine.people.decline(team.administrator, reference)
     old = ask(engine, "olga")
     host.advance(days=31)
-    admin = engine.sign_in("admin", PASSWORD).token
-    assert engine.account_requests(admin) == []
+    admin = engine.sessions.sign_in("admin", PASSWORD).token
+    assert engine.people.requests(admin) == []
     for gone in (reference, old, "rq_nothing"):
         for answer in (
-            lambda: engine.approve_account(admin, gone, Role.DOCTOR),  # noqa: B023
-            lambda: engine.decline_account(admin, gone),  # noqa: B023
+            lambda: engine.people.approve(admin, gone, Role.DOCTOR),  # noqa: B023
+            lambda: engine.people.decline(admin, gone),  # noqa: B023
         ):
             with pytest.raises(errors.NotFound):
                 answer()
@@ -96,8 +101,8 @@ def test_a_request_follows_the_rules_of_an_account(
     engine: Engine, team: Team, username: str, name: str, password: str
 ) -> None:
     with pytest.raises(errors.InputError):
-        engine.request_account(username, name, Role.DOCTOR, password)
-    assert engine.account_requests(team.administrator) == []
+        engine.people.request(username, name, Role.DOCTOR, password)
+    assert engine.people.requests(team.administrator) == []
 
 
 def test_strangers_cannot_ask_without_end(engine: Engine, team: Team, host: FakeHost) -> None:
@@ -109,7 +114,7 @@ def test_strangers_cannot_ask_without_end(engine: Engine, team: Team, host: Fake
     ask(engine, "elsewhere", origin="10.0.0.2")
     host.advance(minutes=61)
     ask(engine, "later")
-    with engine.database.write() as tx:
+    with engine.context.database.write() as tx:
         for number in range(MOST_WAITING):
             tx.run(
                 "INSERT INTO account_requests VALUES ($1, 'x', 'x', 'doctor', 'x', $2, $1)",
@@ -122,7 +127,7 @@ def test_strangers_cannot_ask_without_end(engine: Engine, team: Team, host: Fake
 
 def test_a_waiting_password_is_kept_as_a_hash(engine: Engine, team: Team) -> None:
     ask(engine)
-    kept = engine.database.read().all("SELECT * FROM account_requests")
+    kept = engine.context.database.read().all("SELECT * FROM account_requests")
     assert PASSWORD not in str(kept)
     assert kept[0]["password_hash"].startswith("$2b$")
-    assert "nora" not in str(engine.audit_entries(team.administrator, query="account.request"))
+    assert "nora" not in str(engine.audit.entries(team.administrator, query="account.request"))

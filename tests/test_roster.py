@@ -46,8 +46,8 @@ FORGED: dict[str, str] = {
 
 
 def check(engine: Engine) -> None:
-    with engine.database.write() as tx:
-        engine.roster.check(tx)
+    with engine.context.database.write() as tx:
+        engine.context.watch._integrity.check(tx)
 
 
 def busy(engine: Engine, team: Team) -> None:
@@ -55,52 +55,58 @@ def busy(engine: Engine, team: Team) -> None:
     admin, number = team.administrator, "P-1"
 
     def factor() -> str:
-        enrolment = engine.begin_second_factor(team.doctor, PASSWORD)
-        engine.confirm_second_factor(team.doctor, pyotp.TOTP(enrolment.secret).at(_now(engine)))
+        enrolment = engine.account.begin_second_factor(team.doctor, PASSWORD)
+        engine.account.confirm_second_factor(
+            team.doctor, pyotp.TOTP(enrolment.secret).at(_now(engine))
+        )
         return enrolment.secret
 
     def both(call: str, secret: str) -> None:
-        engine.host.advance(seconds=90)  # type: ignore[attr-defined]
+        engine.context.host.advance(seconds=90)  # type: ignore[attr-defined]
         code = pyotp.TOTP(secret).at(_now(engine))
         getattr(engine, call)(team.doctor, PASSWORD, code)
 
     steps = [
-        lambda: engine.create_account(admin, "d2", "Second Doctor", Role.DOCTOR, PASSWORD),
-        lambda: engine.create_account(admin, "gone", "Gone Doctor", Role.DOCTOR, PASSWORD),
-        lambda: engine.set_account_enabled(admin, "gone", False),
-        lambda: engine.set_account_enabled(admin, "gone", True),
-        lambda: engine.set_account_enabled(admin, "gone", False),
-        lambda: engine.reset_password(admin, "d2", OTHER),
-        lambda: engine.change_password(team.technician, PASSWORD, OTHER),
-        lambda: engine.request_account("asks", "Asks For", Role.DOCTOR, PASSWORD),
-        lambda: engine.approve_account(
-            admin, engine.account_requests(admin)[0].request_id, Role.RESEARCHER
+        lambda: engine.people.create(admin, "d2", "Second Doctor", Role.DOCTOR, PASSWORD),
+        lambda: engine.people.create(admin, "gone", "Gone Doctor", Role.DOCTOR, PASSWORD),
+        lambda: engine.people.set_enabled(admin, "gone", False),
+        lambda: engine.people.set_enabled(admin, "gone", True),
+        lambda: engine.people.set_enabled(admin, "gone", False),
+        lambda: engine.people.reset_password(admin, "d2", OTHER),
+        lambda: engine.account.change_password(team.technician, PASSWORD, OTHER),
+        lambda: engine.people.request("asks", "Asks For", Role.DOCTOR, PASSWORD),
+        lambda: engine.people.approve(
+            admin, engine.people.requests(admin)[0].request_id, Role.RESEARCHER
         ),
-        lambda: engine.request_account("asks2", "Asks For", Role.DOCTOR, PASSWORD),
-        lambda: engine.decline_account(admin, engine.account_requests(admin)[0].request_id),
-        lambda: engine.request_account("asks3", "Asks For", Role.DOCTOR, PASSWORD),
-        lambda: engine.link_identity(admin, "d2", "d2@example.org"),
+        lambda: engine.people.request("asks2", "Asks For", Role.DOCTOR, PASSWORD),
+        lambda: engine.people.decline(admin, engine.people.requests(admin)[0].request_id),
+        lambda: engine.people.request("asks3", "Asks For", Role.DOCTOR, PASSWORD),
+        lambda: engine.people.link_identity(admin, "d2", "d2@example.org"),
         lambda: both("renew_recovery_codes", factor()),
-        lambda: engine.reset_second_factor(admin, "doctor"),
-        lambda: setattr(team, "doctor", engine.sign_in("doctor", PASSWORD).token),
+        lambda: engine.people.reset_second_factor(admin, "doctor"),
+        lambda: setattr(team, "doctor", engine.sessions.sign_in("doctor", PASSWORD).token),
         lambda: both("remove_second_factor", factor()),
-        lambda: engine.begin_second_factor(team.doctor, PASSWORD),  # replaced before it counts
+        lambda: engine.account.begin_second_factor(
+            team.doctor, PASSWORD
+        ),  # replaced before it counts
         factor,
-        lambda: engine.create_patient(team.technician, "P-2", "Jan Nowak"),
-        lambda: engine.assign_care(team.technician, "P-2", "d2"),
-        lambda: engine.assign_care(team.technician, number, "doctor"),
-        lambda: engine.end_care(team.technician, number, "doctor"),
-        lambda: engine.break_glass(team.doctor, number, URGENT),
-        lambda: engine.end_glass(team.doctor, engine.my_glass(team.doctor)[0].glass_id),
-        lambda: engine.review_glass(
-            admin, engine.glass(admin)[0].glass_id, "unjustified", "asked the ward"
+        lambda: engine.patients.create(team.technician, "P-2", "Jan Nowak"),
+        lambda: engine.care.assign(team.technician, "P-2", "d2"),
+        lambda: engine.care.assign(team.technician, number, "doctor"),
+        lambda: engine.care.end(team.technician, number, "doctor"),
+        lambda: engine.care.break_glass(team.doctor, number, URGENT),
+        lambda: engine.care.end_emergency_access(
+            team.doctor, engine.care.my_emergency_access(team.doctor)[0].glass_id
         ),
-        lambda: engine.merge_patients(team.technician, number, "P-2", "registered twice"),
-        lambda: engine.set_restorable_classes(admin, "doctor", ["face"]),
-        lambda: engine.set_account_role(admin, "asks", Role.TECHNICIAN),
-        lambda: engine.create_patient(team.technician, "P-3", "Ada Nowak"),
-        lambda: engine.assign_care(team.technician, "P-3", "d2"),
-        lambda: engine.erase_patient(admin, "P-3", "asked for it"),
+        lambda: engine.care.review_emergency_access(
+            admin, engine.care.emergency_access(admin)[0].glass_id, "unjustified", "asked the ward"
+        ),
+        lambda: engine.patients.merge(team.technician, number, "P-2", "registered twice"),
+        lambda: engine.care.set_restorable_classes(admin, "doctor", ["face"]),
+        lambda: engine.people.set_role(admin, "asks", Role.TECHNICIAN),
+        lambda: engine.patients.create(team.technician, "P-3", "Ada Nowak"),
+        lambda: engine.care.assign(team.technician, "P-3", "d2"),
+        lambda: engine.patients.erase(admin, "P-3", "asked for it"),
     ]
     for step in steps:
         step()
@@ -108,7 +114,7 @@ def busy(engine: Engine, team: Team) -> None:
 
 
 def _now(engine: Engine) -> datetime:
-    return engine.host.now().replace(tzinfo=UTC)
+    return engine.context.host.now().replace(tzinfo=UTC)
 
 
 @pytest.fixture
@@ -132,11 +138,11 @@ def test_every_change_of_accounts_and_rights_is_known_and_every_forgery_is_found
 def found(engine: Engine, sql: str) -> bool:
     """Write it, look, and take it back."""
     try:
-        with engine.database.write() as tx:
+        with engine.context.database.write() as tx:
             before = _all(tx)
             tx.run(sql)
             assert _all(tx) != before, "the forgery changes nothing"
-            engine.roster.check(tx)
+            engine.context.watch._integrity.check(tx)
     except errors.RosterBroken:
         return True
     return False
@@ -152,7 +158,7 @@ def test_a_server_does_not_start_on_forged_rights_until_the_operator_lets_them_s
     ward: Ward, settings: Settings, host: FakeHost, detector: ScriptedDetector,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    with ward.engine.database.write() as tx:
+    with ward.engine.context.database.write() as tx:
         tx.run("UPDATE accounts SET role = 'doctor' WHERE username = 'technician'")
     ward.engine.close()
     place = ["--data", str(settings.data), "--key", str(settings.key_file)]
@@ -163,15 +169,15 @@ def test_a_server_does_not_start_on_forged_rights_until_the_operator_lets_them_s
         assert "changed outside MedSec" in capsys.readouterr().err
     # Nor does what the operator changes meanwhile.
     engine = Engine.open(settings, host, detector=detector, operator=True)
-    engine.create_account(engine.operator_token(), "d2", "Second Doctor", Role.DOCTOR, PASSWORD)
+    engine.people.create(engine.operator_token(), "d2", "Second Doctor", Role.DOCTOR, PASSWORD)
     engine.close()
     with pytest.raises(errors.RosterBroken):
         Engine.open(settings, host, detector=detector)
     assert main(["accept-roster", *place, "--reason", "mended by hand"]) == 0
     assert main(["verify", *place]) == 0
     engine = Engine.open(settings, host, detector=detector)
-    admin = engine.sign_in("admin", PASSWORD).token
-    told = engine.audit_entries(admin, query="roster.")
+    admin = engine.sessions.sign_in("admin", PASSWORD).token
+    told = engine.audit.entries(admin, query="roster.")
     assert {e.outcome for e in told if e.action == "roster.verify"} == {"failed", "ok"}
     assert "mended by hand" in {e.reason for e in told}
     engine.close()
@@ -181,14 +187,14 @@ def test_rights_that_are_forged_while_the_server_runs_are_found_and_not_vouched_
     ward: Ward,
 ) -> None:
     engine, admin = ward.engine, ward.team.administrator
-    with engine.database.write() as tx:
+    with engine.context.database.write() as tx:
         tx.run("UPDATE accounts SET role = 'doctor' WHERE username = 'technician'")
-    engine._tend()
-    assert engine.health(admin)["broken"] == ["accounts and rights"]
-    engine.set_account_enabled(admin, "researcher", False)
+    engine.upkeep.tend()
+    assert engine.health.state(admin)["broken"] == ["accounts and rights"]
+    engine.people.set_enabled(admin, "researcher", False)
     with pytest.raises(errors.RosterBroken):
-        engine.verify_roster(admin)
-    entries = engine.audit_entries(admin, query="roster.verify")
+        engine.audit.verify_access(admin)
+    entries = engine.audit.entries(admin, query="roster.verify")
     assert [(e.actor, e.outcome) for e in entries] == [("admin", "failed"), ("system", "failed")]
 
 
@@ -204,8 +210,8 @@ def test_a_folder_of_an_earlier_version_begins_its_roster_once(
     for _ in range(2):
         engine = Engine.open(settings, host, detector=detector)
         check(engine)
-        admin = engine.sign_in("admin", PASSWORD).token
-        begun = engine.audit_entries(admin, query="roster.begin")
+        admin = engine.sessions.sign_in("admin", PASSWORD).token
+        begun = engine.audit.entries(admin, query="roster.begin")
         assert len([e for e in begun if "roster" in e.detail]) == 1
         engine.close()
 
@@ -216,8 +222,8 @@ def test_a_folder_of_an_earlier_version_begins_its_roster_once(
 def test_a_session_that_was_written_or_moved_in_the_catalog_opens_nothing(ward: Ward) -> None:
     engine, team = ward.engine, ward.team
     made = "A" * 65
-    api = engine.sign_in_api("researcher", PASSWORD)
-    with engine.database.write() as tx:
+    api = engine.sessions.sign_in_api("researcher", PASSWORD)
+    with engine.context.database.write() as tx:
         tx.run(
             "INSERT INTO sessions (token_digest, session_id, username, created_at, seen_at,"
             " expires_at, origin, proven_at, door) SELECT $1, 'se_made', username, created_at,"
@@ -227,26 +233,26 @@ def test_a_session_that_was_written_or_moved_in_the_catalog_opens_nothing(ward: 
         tx.run("UPDATE sessions SET username = 'doctor' WHERE username = 'researcher'")
     for token in (made, team.researcher, api.access):
         with pytest.raises(errors.NotSignedIn):
-            engine.whoami(token)
-    assert engine.whoami(team.doctor).username == "doctor"
+            engine.sessions.whoami(token)
+    assert engine.sessions.whoami(team.doctor).username == "doctor"
 
 
 def test_a_refresh_token_that_was_written_or_moved_in_the_catalog_gives_no_pair(
     ward: Ward,
 ) -> None:
     engine = ward.engine
-    mine, theirs = (engine.sign_in_api(n, PASSWORD) for n in ("researcher", "doctor"))
+    mine, theirs = (engine.sessions.sign_in_api(n, PASSWORD) for n in ("researcher", "doctor"))
     session_id = engine.caller(theirs.access).session_id
     made = "B" * 65
-    with engine.database.write() as tx:
-        later = engine.host.now().replace(year=2030)
+    with engine.context.database.write() as tx:
+        later = engine.context.host.now().replace(year=2030)
         tx.run("INSERT INTO refresh_tokens VALUES ($1, $2, $3, NULL)",
                token_digest(made), session_id, later)  # fmt: skip
         tx.run("UPDATE refresh_tokens SET session_id = $2 WHERE token_digest = $1",
                token_digest(mine.refresh), session_id)  # fmt: skip
     for token in (made, mine.refresh):
         with pytest.raises(errors.NotSignedIn):
-            engine.refresh(token)
-        engine.revoke(token)  # nor does it end another's session
-    assert engine.whoami(theirs.access).username == "doctor"
-    assert engine.refresh(theirs.refresh).access
+            engine.sessions.refresh(token)
+        engine.sessions.revoke(token)  # nor does it end another's session
+    assert engine.sessions.whoami(theirs.access).username == "doctor"
+    assert engine.sessions.refresh(theirs.refresh).access

@@ -55,12 +55,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     chosen = settings(folder)
     engine = Engine.open(chosen, detector=ScriptedDetector(chosen, [BOX]))
     team = people(engine)
-    patient = engine.create_patient(team.technician, "P1", "Erika Musterfrau", 61)
+    patient = engine.patients.create(team.technician, "P1", "Erika Musterfrau", 61)
     original = builders.png(builders.labelled()[0])
-    image = engine.upload(team.technician, patient.patient_id, "erika.png", original)
-    engine.seal(team.technician, image.image_id, [BOX])
+    image = engine.drafts.upload(team.technician, patient.patient_id, "erika.png", original)
+    engine.drafts.seal(team.technician, image.image_id, [BOX])
     other = builders.png(builders.labelled("DOE JANE", seed=7)[0])
-    draft = engine.upload(team.technician, patient.patient_id, "jane.png", other)
+    draft = engine.drafts.upload(team.technician, patient.patient_id, "jane.png", other)
     engine.close()
     with serve(folder) as server:
         yield World(server, team, image.image_id, draft.image_id, original)
@@ -374,8 +374,8 @@ def test_a_new_sign_in_ends_the_session_that_the_browser_had(
     answer = door.ask("POST", "/session", json={"ticket": api.tickets.issue(team.doctor)})
     assert answer.status_code == 204
     with pytest.raises(errors.NotSignedIn):
-        engine.whoami(team.technician)
-    assert engine.whoami(team.doctor).username == "doctor"
+        engine.sessions.whoami(team.technician)
+    assert engine.sessions.whoami(team.doctor).username == "doctor"
 
 
 def test_a_ticket_is_good_once_and_not_for_long() -> None:
@@ -395,12 +395,12 @@ def test_a_restoration_is_seen_by_its_own_session_only(
     door: Door, engine: Engine, team: Team, detector: ScriptedDetector
 ) -> None:
     detector.found = [BOX]
-    patient = engine.create_patient(team.technician, "P1", "Erika Musterfrau", 61)
+    patient = engine.patients.create(team.technician, "P1", "Erika Musterfrau", 61)
     original = builders.png(builders.labelled()[0])
-    image = engine.upload(team.technician, patient.patient_id, "erika.png", original)
-    engine.seal(team.technician, image.image_id, [BOX])
-    handle = engine.restore(team.doctor, image.image_id, "tumour board").handle
-    colleague = engine.sign_in("doctor", PASSWORD).token
+    image = engine.drafts.upload(team.technician, patient.patient_id, "erika.png", original)
+    engine.drafts.seal(team.technician, image.image_id, [BOX])
+    handle = engine.images.restore(team.doctor, image.image_id, "tumour board").handle
+    colleague = engine.sessions.sign_in("doctor", PASSWORD).token
 
     def ask(token: str, part: str) -> int:
         door.token = token
@@ -415,7 +415,7 @@ def test_a_restoration_is_seen_by_its_own_session_only(
     answer = door.get(f"/restorations/{handle}/file")
     assert answer.content == original
     assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''erika.png"
-    engine.close_viewing(team.doctor, handle)
+    engine.images.close(team.doctor, handle)
     assert ask(team.doctor, "frames/0") == 404
 
 
@@ -423,10 +423,10 @@ def test_a_draft_is_seen_by_technicians_until_it_is_sealed(
     door: Door, engine: Engine, team: Team, detector: ScriptedDetector
 ) -> None:
     detector.found = [BOX]
-    patient = engine.create_patient(team.technician, "P1", "Erika Musterfrau", 61)
+    patient = engine.patients.create(team.technician, "P1", "Erika Musterfrau", 61)
     data = builders.png(builders.labelled()[0])
-    image = engine.upload(team.technician, patient.patient_id, "erika.png", data)
-    handle = engine.open_draft(team.technician, image.image_id).handle
+    image = engine.drafts.upload(team.technician, patient.patient_id, "erika.png", data)
+    handle = engine.drafts.open(team.technician, image.image_id).handle
 
     def ask(token: str) -> int:
         door.token = token
@@ -434,7 +434,7 @@ def test_a_draft_is_seen_by_technicians_until_it_is_sealed(
 
     assert ask(team.technician) == 200
     assert ask(team.doctor) == 403
-    engine.seal(team.technician, image.image_id, [BOX])
+    engine.drafts.seal(team.technician, image.image_id, [BOX])
     assert ask(team.technician) == 404
 
 

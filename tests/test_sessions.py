@@ -18,11 +18,11 @@ Ended = errors.NotSignedIn
 def test_a_session_names_its_account_and_its_token_is_not_stored(
     engine: Engine, team: Team
 ) -> None:
-    session = engine.sign_in("DOCTOR ", PASSWORD, "here")
+    session = engine.sessions.sign_in("DOCTOR ", PASSWORD, "here")
     caller = engine.caller(session.token)
     assert (caller.username, caller.role, caller.origin) == ("doctor", Role.DOCTOR, "here")
     assert session.token not in repr(session)
-    assert session.token not in str(engine.database.read().all("SELECT * FROM sessions"))
+    assert session.token not in str(engine.context.database.read().all("SELECT * FROM sessions"))
 
 
 @pytest.mark.parametrize(("minutes", "alive"), [(14.9, True), (15.0, False)])
@@ -31,10 +31,10 @@ def test_idle_sessions_end(
 ) -> None:
     host.advance(minutes=minutes)
     if alive:
-        assert engine.whoami(team.doctor).username == "doctor"
+        assert engine.sessions.whoami(team.doctor).username == "doctor"
     else:
         with pytest.raises(Ended):
-            engine.whoami(team.doctor)
+            engine.sessions.whoami(team.doctor)
 
 
 def test_a_busy_session_ends_at_its_absolute_limit(
@@ -42,10 +42,10 @@ def test_a_busy_session_ends_at_its_absolute_limit(
 ) -> None:
     for _ in range(47):
         host.advance(minutes=10)
-        engine.whoami(team.doctor)
+        engine.sessions.whoami(team.doctor)
     host.advance(minutes=10)
     with pytest.raises(Ended):
-        engine.whoami(team.doctor)
+        engine.sessions.whoami(team.doctor)
 
 
 def test_automatic_refreshes_do_not_keep_a_session_alive(
@@ -63,7 +63,7 @@ def test_a_clock_that_jumps_back_revives_nothing(
 ) -> None:
     host.advance(hours=-1)
     with pytest.raises(Ended):
-        engine.whoami(team.doctor)
+        engine.sessions.whoami(team.doctor)
 
 
 @pytest.mark.parametrize("token", [None, "", 7, "x" * 500, object(), "nonsense-nonsense"])
@@ -73,78 +73,78 @@ def test_nonsense_is_not_a_token(engine: Engine, token: object) -> None:
 
 
 def test_disabling_an_account_works_at_once(engine: Engine, team: Team) -> None:
-    engine.set_account_enabled(team.administrator, "doctor", False)
+    engine.people.set_enabled(team.administrator, "doctor", False)
     with pytest.raises(Ended):
-        engine.whoami(team.doctor)
+        engine.sessions.whoami(team.doctor)
 
 
 def test_a_signed_out_token_cannot_be_played_again(engine: Engine, team: Team) -> None:
-    engine.sign_out(team.doctor)
+    engine.sessions.sign_out(team.doctor)
     with pytest.raises(Ended):
-        engine.whoami(team.doctor)
+        engine.sessions.whoami(team.doctor)
 
 
 def test_everybody_sees_their_own_sessions_and_ends_one(
     engine: Engine, team: Team, host: FakeHost
 ) -> None:
     host.advance(minutes=5)
-    here = engine.sign_in("doctor", PASSWORD).token
-    pair = engine.sign_in_api("doctor", PASSWORD)
-    mine = engine.sessions(here)
+    here = engine.sessions.sign_in("doctor", PASSWORD).token
+    pair = engine.sessions.sign_in_api("doctor", PASSWORD)
+    mine = engine.sessions.mine(here)
     assert sorted(s.door for s in mine) == ["API", "browser", "browser"]
     assert [s.door for s in mine if s.current] == ["browser"]
     assert {(s.seen_at - s.started_at).seconds for s in mine} == {0}
     api = next(s for s in mine if s.door == "API")
-    engine.end_session(here, api.session_id)
-    for used in (engine.whoami, engine.refresh):
+    engine.sessions.end(here, api.session_id)
+    for used in (engine.sessions.whoami, engine.sessions.refresh):
         with pytest.raises(Ended):
-            used(pair.access if used == engine.whoami else pair.refresh)
-    assert len(engine.sessions(here)) == 2
+            used(pair.access if used == engine.sessions.whoami else pair.refresh)
+    assert len(engine.sessions.mine(here)) == 2
     host.advance(minutes=12)
-    assert [s.current for s in engine.sessions(here)] == [True]  # the first one was idle
+    assert [s.current for s in engine.sessions.mine(here)] == [True]  # the first one was idle
 
 
 def test_nobody_ends_another_persons_session(engine: Engine, team: Team) -> None:
-    other = engine.sessions(team.technician)[0].session_id
+    other = engine.sessions.mine(team.technician)[0].session_id
     for token in (team.doctor, team.administrator):
         with pytest.raises(errors.NotFound):
-            engine.end_session(token, other)
-    assert engine.whoami(team.technician).username == "technician"
+            engine.sessions.end(token, other)
+    assert engine.sessions.whoami(team.technician).username == "technician"
 
 
 def test_signing_out_everywhere_ends_refresh_tokens_too(engine: Engine, team: Team) -> None:
-    here = engine.sign_in("doctor", PASSWORD).token
-    pair = engine.sign_in_api("doctor", PASSWORD)
-    assert engine.sign_out_everywhere(here) == 3
+    here = engine.sessions.sign_in("doctor", PASSWORD).token
+    pair = engine.sessions.sign_in_api("doctor", PASSWORD)
+    assert engine.sessions.sign_out_everywhere(here) == 3
     for token in (here, team.doctor, pair.access):
         with pytest.raises(Ended):
-            engine.whoami(token)
+            engine.sessions.whoami(token)
     with pytest.raises(Ended):
-        engine.refresh(pair.refresh)
-    assert engine.whoami(team.technician).username == "technician"
+        engine.sessions.refresh(pair.refresh)
+    assert engine.sessions.whoami(team.technician).username == "technician"
 
 
 def test_a_new_password_ends_the_other_sessions(engine: Engine, team: Team) -> None:
-    here = engine.sign_in("doctor", PASSWORD).token
-    pair = engine.sign_in_api("doctor", PASSWORD)
-    engine.change_password(here, PASSWORD, "four other words instead")
-    assert engine.whoami(here).username == "doctor"
+    here = engine.sessions.sign_in("doctor", PASSWORD).token
+    pair = engine.sessions.sign_in_api("doctor", PASSWORD)
+    engine.account.change_password(here, PASSWORD, "four other words instead")
+    assert engine.sessions.whoami(here).username == "doctor"
     for token in (team.doctor, pair.access):
         with pytest.raises(Ended):
-            engine.whoami(token)
+            engine.sessions.whoami(token)
     with pytest.raises(Ended):
-        engine.refresh(pair.refresh)
+        engine.sessions.refresh(pair.refresh)
 
 
 def test_an_administrator_ends_the_sessions_of_another(engine: Engine, team: Team) -> None:
-    pair = engine.sign_in_api("doctor", PASSWORD)
-    doors = [s.door for s in engine.account_sessions(team.administrator, "doctor")]
+    pair = engine.sessions.sign_in_api("doctor", PASSWORD)
+    doors = [s.door for s in engine.people.sessions(team.administrator, "doctor")]
     assert sorted(doors) == ["API", "browser"]
-    assert engine.end_account_sessions(team.administrator, "Doctor") == 2
+    assert engine.people.end_sessions(team.administrator, "Doctor") == 2
     for token in (team.doctor, pair.access):
         with pytest.raises(Ended):
-            engine.whoami(token)
-    logged = engine.audit_entries(team.administrator, query="account.end-sessions")[0]
+            engine.sessions.whoami(token)
+    logged = engine.audit.entries(team.administrator, query="account.end-sessions")[0]
     assert logged.detail == {"username": "doctor", "sessions": 2}
 
 
@@ -152,12 +152,12 @@ def test_what_an_ended_session_had_open_is_closed(ward: Ward) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     engine, team = ward.engine, ward.team
-    handle = engine.restore(team.doctor, image_id, WHY).handle
+    handle = engine.images.restore(team.doctor, image_id, WHY).handle
     session_id = engine.caller(team.doctor).session_id
-    engine.viewings.get(session_id, handle)
-    engine.end_account_sessions(team.administrator, "doctor")
+    engine.context.open_images.get(session_id, handle)
+    engine.people.end_sessions(team.administrator, "doctor")
     with pytest.raises(errors.NotFound):
-        engine.viewings.get(session_id, handle)
+        engine.context.open_images.get(session_id, handle)
 
 
 # --- asking again -----------------------------------------------------------------------------
@@ -174,51 +174,51 @@ def careful(tmp_path: Path, host: FakeHost) -> Ward:
     detector = ScriptedDetector(settings)
     engine = Engine.open(settings, host, detector=detector)
     team = Team(engine)
-    patient = engine.create_patient(team.technician, "P-1", "Erika Musterfrau", 61)
+    patient = engine.patients.create(team.technician, "P-1", "Erika Musterfrau", 61)
     return Ward(engine, team, detector, patient.patient_id)
 
 
 def test_a_restoration_asks_again_when_the_last_proof_is_old(careful: Ward, host: FakeHost) -> None:
     data, found = text_png()
-    image_id = careful.seal(data, found=[found])
+    image_id = careful.drafts.seal(data, found=[found])
     engine, doctor = careful.engine, careful.team.doctor
-    handle = engine.restore(doctor, image_id, WHY).handle
+    handle = engine.images.restore(doctor, image_id, WHY).handle
     host.advance(minutes=5)
     with pytest.raises(errors.StepUpNeeded) as refused:
-        engine.restore(doctor, image_id, WHY)
+        engine.images.restore(doctor, image_id, WHY)
     assert (refused.value.status, refused.value.code) == (401, "step-up-needed")
-    assert engine.image(doctor, image_id).image_id == image_id  # looking at what is sealed may
+    assert engine.images.get(doctor, image_id).image_id == image_id  # looking at what is sealed may
     with pytest.raises(errors.PermissionDenied):
-        engine.prove(doctor, password="something else entirely")
+        engine.sessions.prove(doctor, password="something else entirely")
     with pytest.raises(errors.StepUpNeeded):
-        engine.restore(doctor, image_id, WHY)
-    engine.prove(doctor, password=PASSWORD)
-    assert engine.restore(doctor, image_id, WHY).handle != handle
-    entries = engine.audit_entries(careful.team.administrator, query="refused")
+        engine.images.restore(doctor, image_id, WHY)
+    engine.sessions.prove(doctor, password=PASSWORD)
+    assert engine.images.restore(doctor, image_id, WHY).handle != handle
+    entries = engine.audit.entries(careful.team.administrator, query="refused")
     assert any(e.detail.get("why") == "step-up-needed" for e in entries)
 
 
 def test_an_access_token_asks_again_like_a_cookie(careful: Ward, host: FakeHost) -> None:
     data, found = text_png()
-    image_id = careful.seal(data, found=[found])
+    image_id = careful.drafts.seal(data, found=[found])
     engine = careful.engine
-    pair = engine.sign_in_api("doctor", PASSWORD)
+    pair = engine.sessions.sign_in_api("doctor", PASSWORD)
     host.advance(minutes=5)
-    fresh = engine.refresh(pair.refresh)  # a refresh is no proof
+    fresh = engine.sessions.refresh(pair.refresh)  # a refresh is no proof
     with pytest.raises(errors.StepUpNeeded):
-        engine.restore(fresh.access, image_id, WHY)
-    engine.prove(fresh.access, password=PASSWORD)
-    assert engine.restore(fresh.access, image_id, WHY).opened
+        engine.images.restore(fresh.access, image_id, WHY)
+    engine.sessions.prove(fresh.access, password=PASSWORD)
+    assert engine.images.restore(fresh.access, image_id, WHY).opened
 
 
 def test_every_way_to_the_original_asks_again(careful: Ward, host: FakeHost) -> None:
     host.advance(minutes=6)
     engine, doctor = careful.engine, careful.team.doctor
     for call in (
-        lambda: engine.restore(doctor, "im_x", WHY),
-        lambda: engine.reopen(doctor, "im_x"),
-        lambda: engine.restore_package(doctor, b"", b"", WHY),
-        lambda: engine.deliver_region(doctor, "im_x", "rg_x", WHY, "ex_x"),
+        lambda: engine.images.restore(doctor, "im_x", WHY),
+        lambda: engine.withdrawals.reopen(doctor, "im_x"),
+        lambda: engine.packages.restore(doctor, b"", b"", WHY),
+        lambda: engine.exchange.deliver_region(doctor, "im_x", "rg_x", WHY, "ex_x"),
     ):
         with pytest.raises(errors.StepUpNeeded):
             call()
@@ -239,18 +239,18 @@ def test_every_method_that_needs_the_right_to_restore_asks_again_or_opens_nothin
 def test_without_the_setting_nobody_is_asked_again(ward: Ward, host: FakeHost) -> None:
     image_id = ward.seal(builders.png(builders.labelled()[0]), found=[text_png()[1]])
     host.advance(minutes=14)
-    assert ward.engine.restore(ward.team.doctor, image_id, WHY).opened
+    assert ward.engine.images.restore(ward.team.doctor, image_id, WHY).opened
 
 
 @pytest.mark.parametrize("given", [{}, {"password": PASSWORD, "code": "000000"}])
 def test_a_proof_is_one_of_the_two(engine: Engine, team: Team, given: dict[str, str]) -> None:
     with pytest.raises(errors.InputError):
-        engine.prove(team.doctor, **given)
+        engine.sessions.prove(team.doctor, **given)
 
 
 def test_guessing_at_the_proof_locks_the_account(engine: Engine, team: Team) -> None:
     for _ in range(5):
         with pytest.raises(errors.PermissionDenied):
-            engine.prove(team.doctor, password="wrong wrong wrong")
+            engine.sessions.prove(team.doctor, password="wrong wrong wrong")
     with pytest.raises(errors.AccountLocked):
-        engine.prove(team.doctor, password=PASSWORD)
+        engine.sessions.prove(team.doctor, password=PASSWORD)

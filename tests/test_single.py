@@ -43,7 +43,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         chosen = settings(folder)
         engine = Engine.open(chosen, detector=ScriptedDetector(chosen))
         team = people(engine)
-        engine.link_identity(team.administrator, "doctor", "dora@hospital.example")
+        engine.people.link_identity(team.administrator, "doctor", "dora@hospital.example")
         engine.close()
         file = issuer.secrets_file(folder, "http://127.0.0.1:{port}")
         with serve(folder, MEDSEC_SINGLE_SIGN_ON=str(file)) as server:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from engine import Detection, Engine, Permission, Role, Settings, errors
+from engine import Detection, Engine, ImageQuery, Permission, Role, Settings, errors
 from engine.permissions import allowed
 from engine.service.guard import GUARDED, SUBJECTS
 from tests import builders
@@ -96,19 +96,19 @@ def clinic(settings: Settings) -> Iterator[Clinic]:
     team = Team(engine)
     cases = []
     for number, name in (("P-1", "Erika Musterfrau"), ("P-2", "Jan Nowak")):
-        patient_id = engine.create_patient(team.technician, number, name).patient_id
+        patient_id = engine.patients.create(team.technician, number, name).patient_id
         ward = Ward(engine, team, detector, patient_id)
         pixels, region = builders.labelled(name)
         image_id = ward.seal(
             builders.png(pixels), found=[Detection(region, "text", 0.9, "scripted")]
         )
-        region_id = engine.regions(team.technician, image_id)[0].region_id
-        engine.assign_care(team.technician, patient_id, "doctor")
-        handle = engine.restore(team.doctor, image_id, WHY).handle
+        region_id = engine.images.regions(team.technician, image_id)[0].region_id
+        engine.care.assign(team.technician, patient_id, "doctor")
+        handle = engine.images.restore(team.doctor, image_id, WHY).handle
         cases.append(Case(patient_id, number, image_id, region_id, handle))
-    engine.end_care(team.administrator, "P-2", "doctor")
+    engine.care.end(team.administrator, "P-2", "doctor")
     nobody = Case("pt_none", "P-9", "im_none", "rg_none", "vw_none")
-    offer = engine.offer_exchange(team.doctor, "x25519")
+    offer = engine.exchange.offer(team.doctor, "x25519")
     yield Clinic(engine, team, *cases, nobody, offer["exchange_id"])
     engine.close()
 
@@ -140,7 +140,7 @@ def _verdict(clinic: Clinic, method: str, role: Role, case: Case) -> str:
 
 
 def _unseen(engine: Engine) -> int:
-    return engine.database.read().count(
+    return engine.context.database.read().count(
         "SELECT count(*) FROM audit WHERE action LIKE '%.access' AND outcome = 'refused'"
     )
 
@@ -170,28 +170,32 @@ def test_what_is_others_answers_like_what_does_not_exist(clinic: Clinic) -> None
     """Word for word, and with one row in the log each."""
     engine, doctor = clinic.engine, clinic.team.doctor
     calls: dict[str, Callable[[Case], object]] = {
-        "patient by key": lambda c: engine.patient(doctor, c.patient_id),
-        "patient by number": lambda c: engine.patient(doctor, c.number),
-        "history": lambda c: engine.patient_history(doctor, c.number),
-        "notes": lambda c: engine.notes(doctor, patient_id=c.patient_id),
-        "notes of an image": lambda c: engine.notes(doctor, c.image_id),
-        "write a note": lambda c: engine.add_note(doctor, c.patient_id, "seen", c.image_id),
-        "image": lambda c: engine.image(doctor, c.image_id),
-        "thumbnail": lambda c: engine.thumbnail(doctor, c.image_id),
-        "restore": lambda c: engine.restore(doctor, c.image_id, WHY),
-        "numbers": lambda c: engine.assessment(doctor, c.image_id),
-        "open picture": lambda c: engine.restored_frame(doctor, c.handle),
-        "open file": lambda c: engine.restored_file(doctor, c.handle),
-        "images of a patient": lambda c: engine.images(doctor, patient_id=c.patient_id),
-        "team": lambda c: engine.care_team(doctor, c.patient_id),
+        "patient by key": lambda c: engine.patients.get(doctor, c.patient_id),
+        "patient by number": lambda c: engine.patients.get(doctor, c.number),
+        "history": lambda c: engine.patients.history(doctor, c.number),
+        "notes": lambda c: engine.patients.notes(doctor, patient_id=c.patient_id),
+        "notes of an image": lambda c: engine.patients.notes(doctor, c.image_id),
+        "write a note": lambda c: engine.patients.add_note(
+            doctor, c.patient_id, "seen", c.image_id
+        ),
+        "image": lambda c: engine.images.get(doctor, c.image_id),
+        "thumbnail": lambda c: engine.images.thumbnail(doctor, c.image_id),
+        "restore": lambda c: engine.images.restore(doctor, c.image_id, WHY),
+        "numbers": lambda c: engine.images.assessment(doctor, c.image_id),
+        "open picture": lambda c: engine.images.restored_frame(doctor, c.handle),
+        "open file": lambda c: engine.images.restored_file(doctor, c.handle),
+        "images of a patient": lambda c: [
+            *engine.search.images(doctor, ImageQuery(patient_id=c.patient_id)).images
+        ],
+        "team": lambda c: engine.care.team(doctor, c.patient_id),
     }
     for name, call in calls.items():
         answers = []
         for case in (clinic.other, clinic.nobody):
-            before = engine.database.read().count("SELECT count(*) FROM audit")
+            before = engine.context.database.read().count("SELECT count(*) FROM audit")
             with pytest.raises(errors.NotFound) as caught:
                 call(case)
-            rows = engine.database.read().count("SELECT count(*) FROM audit") - before
+            rows = engine.context.database.read().count("SELECT count(*) FROM audit") - before
             answers.append((caught.value.message, caught.value.facts, rows))
         assert answers[0] == answers[1], name
 
@@ -199,30 +203,30 @@ def test_what_is_others_answers_like_what_does_not_exist(clinic: Clinic) -> None
 def test_lists_searches_and_counts_leave_others_out(clinic: Clinic) -> None:
     engine, team = clinic.engine, clinic.team
     doctor = team.doctor
-    assert [p.id for p in engine.patients(doctor)] == ["P-1"]
+    assert [p.id for p in engine.patients.search(doctor)] == ["P-1"]
     for query in ("P-2", "Nowak", "jan"):
-        assert engine.patients(doctor, query) == []
-        assert engine.images(doctor, query=query) == []
-    assert [p.id for p in engine.patients(team.technician, "jan")] == ["P-2"]
-    assert [r.image_id for r in engine.images(doctor)] == [clinic.own.image_id]
-    assert len(engine.statistics(doctor).images) == 1
-    assert len(engine.statistics(doctor).regions) == 1
-    assert engine.statistics_file(doctor, "images").data.count(b"\n") == 2  # heading and one row
-    assert engine.randomness(doctor).images == 1
-    engine.flag_missed(team.technician, clinic.other.image_id, "a name in the corner")
-    assert engine.withdrawn(doctor) == []
+        assert engine.patients.search(doctor, query) == []
+        assert [*engine.search.images(doctor, ImageQuery(text=query)).images] == []
+    assert [p.id for p in engine.patients.search(team.technician, "jan")] == ["P-2"]
+    assert [r.image_id for r in [*engine.search.images(doctor).images]] == [clinic.own.image_id]
+    assert len(engine.statistics.tables(doctor).images) == 1
+    assert len(engine.statistics.tables(doctor).regions) == 1
+    assert engine.statistics.export(doctor, "images").data.count(b"\n") == 2  # heading and one row
+    assert engine.randomness.measure(doctor).images == 1
+    engine.withdrawals.flag(team.technician, clinic.other.image_id, "a name in the corner")
+    assert engine.withdrawals.waiting(doctor) == []
 
 
 def test_a_package_of_anothers_patient_opens_as_little_as_one_of_nobody(clinic: Clinic) -> None:
     engine, team = clinic.engine, clinic.team
-    masked = engine.masked_file(team.technician, clinic.other.image_id).data
-    package = engine.export_package(team.technician, clinic.other.image_id).data
+    masked = engine.images.masked_file(team.technician, clinic.other.image_id).data
+    package = engine.packages.export(team.technician, clinic.other.image_id).data
     forged = package.replace(clinic.other.image_id.encode(), b"im_" + b"0" * 24)
     assert forged != package
     messages = []
     for sealed in (package, forged):
         with pytest.raises(errors.NotFound) as caught:
-            engine.restore_package(team.doctor, masked, sealed, WHY)
+            engine.packages.restore(team.doctor, masked, sealed, WHY)
         messages.append(caught.value.message)
     assert messages[0] == messages[1]
 
@@ -230,5 +234,5 @@ def test_a_package_of_anothers_patient_opens_as_little_as_one_of_nobody(clinic: 
 def test_without_the_setting_every_doctor_sees_every_patient(ward: Ward) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
-    assert ward.engine.restore(ward.team.doctor, image_id, WHY).proof == "bytes"
-    assert [p.id for p in ward.engine.patients(ward.team.doctor)] == ["P-1"]
+    assert ward.engine.images.restore(ward.team.doctor, image_id, WHY).proof == "bytes"
+    assert [p.id for p in ward.engine.patients.search(ward.team.doctor)] == ["P-1"]

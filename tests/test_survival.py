@@ -45,7 +45,9 @@ def reopened(settings: Settings) -> Engine:
 
 def restored(engine: Engine, image_id: str) -> bytes:
     token = engine.operator_token()
-    return engine.restored_file(token, engine.restore(token, image_id, WHY).handle).data
+    return engine.images.restored_file(
+        token, engine.images.restore(token, image_id, WHY).handle
+    ).data
 
 
 # --- crashes ----------------------------------------------------------------------------------
@@ -80,16 +82,16 @@ def test_a_young_temporary_file_of_a_running_server_is_left_alone(
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"half")
     os.utime(old, (0, 0))
-    ward.engine.sweep()
+    ward.engine.upkeep.sweep()
     assert (young.exists(), old.exists()) == (True, False)
 
 
 def test_erased_keys_leave_the_file_also_when_the_start_after_it_is_killed(
     ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrapped = ward.engine.database.read().one("SELECT wrapped_key FROM patients")
+    wrapped = ward.engine.context.database.read().one("SELECT wrapped_key FROM patients")
     assert wrapped is not None
-    ward.engine.erase_patient(ward.team.administrator, "P-1", "asked for it")
+    ward.engine.patients.erase(ward.team.administrator, "P-1", "asked for it")
     ward.engine.close()
 
     def killed(self: Path, target: Path) -> None:
@@ -110,15 +112,15 @@ def test_an_interrupted_backup_is_cleared_by_the_next(ward: Ward, settings: Sett
     for path in (half / "catalog.sealed", write):
         path.parent.mkdir(parents=True)
         path.write_bytes(b"half")
-    name = ward.engine.make_backup(ward.team.administrator)
-    assert ward.engine.backups(ward.team.administrator) == [name]
+    name = ward.engine.backups.make(ward.team.administrator)
+    assert ward.engine.backups.names(ward.team.administrator) == [name]
     assert not half.exists()
     assert not write.exists()
 
 
 def test_two_backups_at_once_do_not_take_each_others_files(ward: Ward) -> None:
     with ward.engine._backing_up, pytest.raises(errors.StorageBusy):
-        ward.engine.make_backup(ward.team.administrator)
+        ward.engine.backups.make(ward.team.administrator)
 
 
 def test_an_interrupted_recovery_goes_on(
@@ -126,7 +128,7 @@ def test_an_interrupted_recovery_goes_on(
 ) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
-    ward.engine.make_backup(ward.team.administrator)
+    ward.engine.backups.make(ward.team.administrator)
     ward.engine.close()
     elsewhere = replace(settings, data=settings.data.parent / "recovered")
     real = Host.write_blob
@@ -156,8 +158,8 @@ def test_what_was_erased_after_the_last_backup_is_erased_again(
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     other = ward.seal(builders.png(builders.labelled("STAYS")[0]), found=[found])
-    ward.engine.make_backup(ward.team.administrator)
-    ward.engine.erase_image(ward.team.administrator, image_id, "asked for it")
+    ward.engine.backups.make(ward.team.administrator)
+    ward.engine.images.erase(ward.team.administrator, image_id, "asked for it")
     ward.engine.close()
     engine = Engine.from_backup(
         replace(settings, data=settings.data.parent / "recovered"),
@@ -178,10 +180,10 @@ def test_the_list_of_erasures_reaches_the_backups_when_they_are_there_again(
     image_id = ward.seal(text_png()[0], found=[text_png()[1]])
     with monkeypatch.context() as patch:
         patch.setattr(Backups, "record_erasures", away)
-        ward.engine.erase_image(ward.team.administrator, image_id, "asked for it")
-        assert ward.engine.health(ward.team.administrator)["erasures_kept"] is False
-    ward.engine._tend()
-    assert ward.engine.health(ward.team.administrator)["erasures_kept"] is True
+        ward.engine.images.erase(ward.team.administrator, image_id, "asked for it")
+        assert ward.engine.health.state(ward.team.administrator)["erasures_kept"] is False
+    ward.engine.upkeep.tend()
+    assert ward.engine.health.state(ward.team.administrator)["erasures_kept"] is True
     assert settings.backup_dir is not None
     assert image_id in (settings.backup_dir / "erasures.json").read_text()
 
@@ -214,21 +216,21 @@ def test_a_disk_that_takes_nothing_more_is_a_named_error_and_nothing_is_lost(
     data, found = text_png()
     kept = ward.seal(data, found=[found])
     draft = ward.upload(builders.png(builders.labelled("WAITS")[0]), found=[found])
-    files = set(ward.engine.host.blobs())
+    files = set(ward.engine.context.host.blobs())
     technician = ward.team.technician
     with monkeypatch.context() as patch:
         fault(ward, settings, patch)
         with pytest.raises(errors.StorageError):
             ward.upload(builders.png(builders.labelled("TOO MUCH")[0]))
         with pytest.raises(errors.StorageError):
-            ward.engine.seal(technician, draft, [found])
+            ward.engine.drafts.seal(technician, draft, [found])
         with pytest.raises(errors.StorageError):
-            ward.engine.make_backup(ward.team.administrator)
-    assert set(ward.engine.host.blobs()) == files
+            ward.engine.backups.make(ward.team.administrator)
+    assert set(ward.engine.context.host.blobs()) == files
     assert list(settings.data.rglob("*.part")) == []
-    assert [r.image_id for r in ward.engine.drafts(technician)] == [draft]
-    assert ward.engine.verify_audit(ward.team.administrator) > 0
-    ward.engine.seal(technician, draft, [found])
+    assert [r.image_id for r in ward.engine.drafts.waiting(technician)] == [draft]
+    assert ward.engine.audit.verify(ward.team.administrator) > 0
+    ward.engine.drafts.seal(technician, draft, [found])
     ward.engine.close()
     engine = reopened(settings)
     assert restored(engine, kept) == data
@@ -270,9 +272,9 @@ except errors.StorageError as err:
     taken = int(done.stdout.split()[1])
     settings = Settings(data=tmp_path / "data", key_file=tmp_path / "root.key", bcrypt_cost=4)
     engine = reopened(settings)
-    numbers = engine.database.read().count("SELECT count(*) FROM patients")
+    numbers = engine.context.database.read().count("SELECT count(*) FROM patients")
     assert numbers == taken + 1
-    assert engine.verify_audit(engine.operator_token()) >= taken
+    assert engine.audit.verify(engine.operator_token()) >= taken
     engine.close()
 
 
@@ -284,12 +286,12 @@ def test_a_full_disk_at_the_start_puts_the_forgetting_of_keys_off_to_the_next(
 ) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
-    wrapped = ward.engine.database.read().one("SELECT wrapped_key FROM patients")
+    wrapped = ward.engine.context.database.read().one("SELECT wrapped_key FROM patients")
     assert wrapped is not None
-    other = ward.engine.create_patient(ward.team.technician, "P-2", "Max Beispiel")
+    other = ward.engine.patients.create(ward.team.technician, "P-2", "Max Beispiel")
     assert other.patient_id
-    ward.engine.erase_image(ward.team.administrator, image_id, "asked for it")
-    ward.engine.erase_patient(ward.team.administrator, "P-1", "asked for it")
+    ward.engine.images.erase(ward.team.administrator, image_id, "asked for it")
+    ward.engine.patients.erase(ward.team.administrator, "P-1", "asked for it")
     ward.engine.close()
 
     def full(*_: object) -> None:
@@ -299,8 +301,8 @@ def test_a_full_disk_at_the_start_puts_the_forgetting_of_keys_off_to_the_next(
         patch.setattr(database, "_copy", full)
         engine = reopened(settings)
     token = engine.operator_token()
-    assert [p.name for p in engine.patients(token)] == ["Max Beispiel"]
-    engine.verify_audit(token)
+    assert [p.name for p in engine.patients.search(token)] == ["Max Beispiel"]
+    engine.audit.verify(token)
     engine.close()
     assert wrapped["wrapped_key"] in (settings.data / "catalog.duckdb").read_bytes()
     reopened(settings).close()
@@ -312,8 +314,8 @@ def test_a_start_on_a_disk_that_is_nearly_full_opens_or_is_a_named_error(
 ) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
-    ward.engine.make_backup(ward.team.administrator)
-    ward.engine.erase_image(ward.team.administrator, image_id, "asked for it")
+    ward.engine.backups.make(ward.team.administrator)
+    ward.engine.images.erase(ward.team.administrator, image_id, "asked for it")
     ward.engine.close()
     size = (settings.data / "catalog.duckdb").stat().st_size
     elsewhere = replace(settings, data=settings.data.parent / "recovered")
@@ -329,7 +331,7 @@ def test_a_start_on_a_disk_that_is_nearly_full_opens_or_is_a_named_error(
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         shutil.rmtree(elsewhere.data, ignore_errors=True)
     engine = reopened(settings)
-    engine.verify_audit(engine.operator_token())
+    engine.audit.verify(engine.operator_token())
     engine.close()
 
 
@@ -355,7 +357,7 @@ def test_a_data_folder_of_another_owner_is_a_named_error(
 def test_a_recovery_onto_a_full_disk_is_a_named_error(
     ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ward.engine.make_backup(ward.team.administrator)
+    ward.engine.backups.make(ward.team.administrator)
     ward.engine.close()
     elsewhere = replace(settings, data=settings.data.parent / "recovered")
     assert settings.backup_dir is not None
@@ -378,21 +380,21 @@ def test_a_damaged_or_lost_file_is_a_named_error_and_the_backup_brings_it_back(
     image_id = ward.seal(data, found=[found])
     other = ward.seal(builders.png(builders.labelled("OTHER")[0]), found=[found])
     engine, doctor = ward.engine, ward.team.doctor
-    engine.make_backup(ward.team.administrator)
-    row = engine.catalog.row(engine.database.read(), image_id)
-    path = engine.host._path(row["sealed_blob"])
+    engine.backups.make(ward.team.administrator)
+    row = engine.context.catalog.row(engine.context.database.read(), image_id)
+    path = engine.context.host._path(row["sealed_blob"])
     if damage == "lost":
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(error, match="backup"):
-        engine.restore(doctor, image_id, WHY)
-    assert engine.restore(doctor, other, WHY).proof in ("bytes", "pixels")
+        engine.images.restore(doctor, image_id, WHY)
+    assert engine.images.restore(doctor, other, WHY).proof in ("bytes", "pixels")
     assert settings.backup_dir is not None
     kept = settings.backup_dir / "blobs" / path.parent.name / path.name
     shutil.copy(kept, path)  # as the error says
-    handle = engine.restore(doctor, image_id, WHY).handle
-    assert engine.restored_file(doctor, handle).data == data
+    handle = engine.images.restore(doctor, image_id, WHY).handle
+    assert engine.images.restored_file(doctor, handle).data == data
 
 
 def test_a_wrong_key_opens_nothing_and_changes_nothing(ward: Ward, settings: Settings) -> None:
@@ -417,24 +419,24 @@ def test_a_clock_that_jumps_back_is_told_and_loses_nothing(
 ) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
-    first = ward.engine.make_backup(ward.team.administrator)
+    first = ward.engine.backups.make(ward.team.administrator)
     host.advance(days=-40)
     engine = ward.engine
-    engine._tend()
+    engine.upkeep.tend()
     with pytest.raises(errors.NotSignedIn):  # sessions from the future are over
-        engine.restore(ward.team.doctor, image_id, WHY)
-    operator = engine.audit.entries(query="clock.back")
+        engine.images.restore(ward.team.doctor, image_id, WHY)
+    operator = engine.context.audit.entries(query="clock.back")
     assert len(operator) == 1
     assert operator[0].detail["seconds"] > 39 * 86400
-    engine.audit.verify()
-    again = engine._backups().names()[0]
+    engine.context.audit.verify()
+    again = engine.context.backup_folder().names()[0]
     assert again < first  # the newest has an older name
     ward.engine.close()
     recovered = Engine.from_backup(
         replace(settings, data=settings.data.parent / "recovered"),
         detector=ScriptedDetector(settings),
     )
-    entries = recovered.audit.entries(query="backup.restore")
+    entries = recovered.context.audit.entries(query="backup.restore")
     assert entries[0].detail["name"] == again
     assert restored(recovered, image_id) == data
     recovered.close()
@@ -450,21 +452,21 @@ def test_a_change_in_the_middle_of_a_read_is_no_broken_seal(
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     engine, team = ward.engine, ward.team
-    real = engine.host.read_blob
+    real = engine.context.host.read_blob
     done: list[str] = []
 
     def read(address: str) -> bytes:
         if not done:  # after the rows were read, before the files are
             done.append(address)
             if then == "flag":
-                engine.flag_missed(team.doctor, image_id, "a name is left")
+                engine.withdrawals.flag(team.doctor, image_id, "a name is left")
             else:
-                engine.erase_image(team.administrator, image_id, "asked for it")
+                engine.images.erase(team.administrator, image_id, "asked for it")
         return real(address)
 
-    monkeypatch.setattr(engine.host, "read_blob", read)
+    monkeypatch.setattr(engine.context.host, "read_blob", read)
     with pytest.raises(errors.NotFound, match="no such image"):
-        engine.thumbnail(team.doctor, image_id)
+        engine.images.thumbnail(team.doctor, image_id)
     assert done
 
 
@@ -477,27 +479,30 @@ def test_an_image_reopened_after_it_was_asked_for_is_not_there(
     real = engine._open
 
     def flagged(*given: object) -> object:  # between the request and the first read
-        if engine.catalog.row(engine.database.read(), image_id)["state"] == "released":
-            engine.flag_missed(doctor, image_id, "a name is left")
+        if (
+            engine.context.catalog.row(engine.context.database.read(), image_id).state
+            == "released"
+        ):
+            engine.withdrawals.flag(doctor, image_id, "a name is left")
         return real(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(engine, "_open", flagged)
     with pytest.raises(errors.NotFound):
-        engine.restore(doctor, image_id, WHY)
+        engine.images.restore(doctor, image_id, WHY)
 
 
 def test_one_damaged_record_does_not_hide_the_other_patients(ward: Ward) -> None:
     engine, team = ward.engine, ward.team
-    engine.create_patient(team.technician, "P-2", "Max Beispiel")
-    with engine.database.write() as tx:
+    engine.patients.create(team.technician, "P-2", "Max Beispiel")
+    with engine.context.database.write() as tx:
         tx.run("UPDATE patients SET record = $1 WHERE patient_id = $2", b"x" * 200, ward.patient_id)
-    assert sorted(p.name for p in engine.patients(team.doctor)) == [
+    assert sorted(p.name for p in engine.patients.search(team.doctor)) == [
         "Damaged record: tell the administrator",
         "Max Beispiel",
     ]
-    assert [p.name for p in engine.patients(team.doctor, "Beispiel")] == ["Max Beispiel"]
+    assert [p.name for p in engine.patients.search(team.doctor, "Beispiel")] == ["Max Beispiel"]
     with pytest.raises(errors.SealBroken):
-        engine.patient(team.doctor, ward.patient_id)
+        engine.patients.get(team.doctor, ward.patient_id)
 
 
 # --- what nobody asks for ---------------------------------------------------------------------
@@ -508,15 +513,15 @@ def test_the_scrub_finds_what_rots_and_tells_it_once(ward: Ward) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     ward.seal(builders.png(builders.labelled("WHOLE")[0]), found=[found])
-    row = engine.catalog.row(engine.database.read(), image_id)
-    engine.host._path(row["masked_blob"]).write_bytes(b"rotten")
-    engine._scrub()
-    engine._scrub()
-    health = engine.health(admin)
+    row = engine.context.catalog.row(engine.context.database.read(), image_id)
+    engine.context.host._path(row["masked_blob"]).write_bytes(b"rotten")
+    engine.upkeep._scrub.run()
+    engine.upkeep._scrub.run()
+    health = engine.health.state(admin)
     assert (health["scrubbed_images"], health["broken"]) == (2, [image_id])
-    told = engine.audit_entries(admin, query="scrub.broken")
+    told = engine.audit.entries(admin, query="scrub.broken")
     assert [(e.image_id, e.detail["why"]) for e in told] == [(image_id, "seal-broken")]
-    assert len(engine.audit_entries(admin, query="scrub.finish")) == 2
+    assert len(engine.audit.entries(admin, query="scrub.finish")) == 2
 
 
 def test_backups_come_on_time_and_an_old_one_is_an_alarm(
@@ -525,19 +530,19 @@ def test_backups_come_on_time_and_an_old_one_is_an_alarm(
     engine = ward.engine
 
     def health() -> dict[str, object]:
-        return engine._condition()
+        return engine.health._condition()
 
     assert health()["backup_overdue"] is True
-    engine._tend()
-    assert len(engine._backups().names()) == 1
+    engine.upkeep.tend()
+    assert len(engine.context.backup_folder().names()) == 1
     assert health()["backup_overdue"] is False
     host.advance(hours=settings.backup_hours - 1)
-    engine._tend()
-    assert len(engine._backups().names()) == 1
+    engine.upkeep.tend()
+    assert len(engine.context.backup_folder().names()) == 1
     host.advance(hours=2)
     engine._next_ms.clear()  # an hour later, as the monotonic clock has it
-    engine._tend()
-    assert len(engine._backups().names()) == 2
+    engine.upkeep.tend()
+    assert len(engine.context.backup_folder().names()) == 2
     host.clock += timedelta(hours=settings.backup_alarm_hours + 1)
     assert health()["backup_overdue"] is True
 
@@ -547,23 +552,23 @@ def test_a_backup_from_the_future_silences_no_alarm_and_puts_none_off(
 ) -> None:
     engine = ward.engine
     host.advance(days=400)  # the clock was ahead for a while
-    ahead = engine._make_backup(_SYSTEM)
+    ahead = engine.backups.make_as(_SYSTEM)
     host.advance(days=-400)
-    assert engine._condition()["backup_overdue"] is True
+    assert engine.health._condition()["backup_overdue"] is True
     for _ in range(2):  # one is due, a second is not
         engine._next_ms.clear()
-        engine._tend()
+        engine.upkeep.tend()
         host.advance(hours=1)
-    assert len(engine._backups().names()) == 2
-    assert engine._condition()["last_backup_at"] < host.now()
+    assert len(engine.context.backup_folder().names()) == 2
+    assert engine.health._condition()["last_backup_at"] < host.now()
 
     def full(*_: object) -> str:
         raise errors.StorageError("The backup folder cannot be written.")
 
     monkeypatch.setattr(Backups, "make", full)
     host.advance(hours=settings.backup_alarm_hours + 1)
-    assert engine._condition()["backup_overdue"] is True
-    assert ahead in engine._backups().names()
+    assert engine.health._condition()["backup_overdue"] is True
+    assert ahead in engine.context.backup_folder().names()
 
 
 def test_a_backup_that_fails_is_in_the_log_and_is_tried_again_later(
@@ -576,10 +581,10 @@ def test_a_backup_that_fails_is_in_the_log_and_is_tried_again_later(
         raise errors.StorageError("The backup folder cannot be written.")
 
     monkeypatch.setattr(Backups, "make", full)
-    engine._tend()
-    engine._tend()
+    engine.upkeep.tend()
+    engine.upkeep.tend()
     assert len(calls) == 1
-    failed = engine.audit_entries(ward.team.administrator, query="backup.make")
+    failed = engine.audit.entries(ward.team.administrator, query="backup.make")
     assert [(e.outcome, e.detail["why"]) for e in failed] == [("failed", "storage-error")]
 
 
@@ -588,7 +593,7 @@ def test_old_backups_that_cannot_be_deleted_are_told_and_the_new_one_is_in_the_l
 ) -> None:
     engine = ward.engine
     object.__setattr__(engine.settings, "backups_kept", 1)
-    old = engine._make_backup(_SYSTEM)
+    old = engine.backups.make_as(_SYSTEM)
     host.advance(hours=30)
 
     def refused(*_: object, **__: object) -> None:
@@ -596,9 +601,9 @@ def test_old_backups_that_cannot_be_deleted_are_told_and_the_new_one_is_in_the_l
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", refused)
-        engine._tend()
-    made = engine.audit.entries(query="backup.make")
-    new = engine._backups().names()[-1]
+        engine.upkeep.tend()
+    made = engine.context.audit.entries(query="backup.make")
+    new = engine.context.backup_folder().names()[-1]
     assert [(e.outcome, e.detail.get("name"), e.detail.get("why")) for e in made] == [
         ("failed", None, "storage-error"),
         ("ok", new, None),
@@ -606,21 +611,21 @@ def test_old_backups_that_cannot_be_deleted_are_told_and_the_new_one_is_in_the_l
     ]
     engine._next_ms.clear()
     host.advance(hours=30)
-    engine._tend()
-    assert len(engine._backups().names()) == 1
-    [pruned] = engine.audit.entries(query="backup.prune")
+    engine.upkeep.tend()
+    assert len(engine.context.backup_folder().names()) == 1
+    [pruned] = engine.context.audit.entries(query="backup.prune")
     assert pruned.detail == {"names": [new]}
 
 
 def test_orphans_are_swept_while_the_server_runs(ward: Ward, settings: Settings) -> None:
-    orphan = ward.engine.host.write_blob(b"nobody needs this")
-    os.utime(ward.engine.host._path(orphan), (0, 0))
-    ward.engine._tend()
-    assert orphan not in set(ward.engine.host.blobs())
-    assert ward.engine.audit_entries(ward.team.administrator, query="files.sweep")
+    orphan = ward.engine.context.host.write_blob(b"nobody needs this")
+    os.utime(ward.engine.context.host._path(orphan), (0, 0))
+    ward.engine.upkeep.tend()
+    assert orphan not in set(ward.engine.context.host.blobs())
+    assert ward.engine.audit.entries(ward.team.administrator, query="files.sweep")
 
 
 def test_the_upkeep_ends_with_the_engine(ward: Ward) -> None:
-    ward.engine.start_upkeep()
+    ward.engine.upkeep.start()
     ward.engine.close()
     assert not any(thread.is_alive() for thread in ward.engine._threads)

@@ -15,50 +15,52 @@ from tests.fakes import FakeHost
 
 
 def claims(engine: Engine, **changes: object) -> dict:
-    pair = engine.sign_in_api("doctor", PASSWORD)
+    pair = engine.sessions.sign_in_api("doctor", PASSWORD)
     body = pair.access.split(".")[1]
     decoded = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
     return {**decoded, **changes}
 
 
 def signed(engine: Engine, body: dict, key: bytes | None = None, algorithm: str = "HS256") -> str:
-    return jwt.encode(body, key or engine.hierarchy.system_key("tokens"), algorithm=algorithm)
+    return jwt.encode(
+        body, key or engine.context.hierarchy.system_key("tokens"), algorithm=algorithm
+    )
 
 
 def test_an_access_token_is_worth_its_session(engine: Engine, team: Team) -> None:
-    pair = engine.sign_in_api("doctor", PASSWORD)
-    assert engine.whoami(pair.access).role is Role.DOCTOR
+    pair = engine.sessions.sign_in_api("doctor", PASSWORD)
+    assert engine.sessions.whoami(pair.access).role is Role.DOCTOR
     assert pair.access not in repr(pair)
-    engine.sign_out(pair.access)
+    engine.sessions.sign_out(pair.access)
     with pytest.raises(errors.NotSignedIn):
-        engine.whoami(pair.access)
+        engine.sessions.whoami(pair.access)
     with pytest.raises(errors.NotSignedIn):
-        engine.refresh(pair.refresh)
+        engine.sessions.refresh(pair.refresh)
 
 
 def test_an_access_token_expires_and_a_refresh_token_brings_another(
     engine: Engine, team: Team, host: FakeHost
 ) -> None:
-    pair = engine.sign_in_api("doctor", PASSWORD)
+    pair = engine.sessions.sign_in_api("doctor", PASSWORD)
     host.advance(minutes=14)
-    engine.whoami(pair.access)
+    engine.sessions.whoami(pair.access)
     host.advance(minutes=1)
     with pytest.raises(errors.NotSignedIn):
-        engine.whoami(pair.access)
-    again = engine.refresh(pair.refresh)
-    assert engine.whoami(again.access).username == "doctor"
+        engine.sessions.whoami(pair.access)
+    again = engine.sessions.refresh(pair.refresh)
+    assert engine.sessions.whoami(again.access).username == "doctor"
 
 
 def test_a_refresh_token_used_twice_ends_the_session(engine: Engine, team: Team) -> None:
-    first = engine.sign_in_api("doctor", PASSWORD)
-    second = engine.refresh(first.refresh)
+    first = engine.sessions.sign_in_api("doctor", PASSWORD)
+    second = engine.sessions.refresh(first.refresh)
     with pytest.raises(errors.NotSignedIn):
-        engine.refresh(first.refresh)
+        engine.sessions.refresh(first.refresh)
     for token in (first.access, second.access):
         with pytest.raises(errors.NotSignedIn):
-            engine.whoami(token)
+            engine.sessions.whoami(token)
     with pytest.raises(errors.NotSignedIn):
-        engine.refresh(second.refresh)
+        engine.sessions.refresh(second.refresh)
 
 
 @pytest.mark.parametrize("changes", [
@@ -66,7 +68,7 @@ def test_a_refresh_token_used_twice_ends_the_session(engine: Engine, team: Team)
 ])  # fmt: skip
 def test_wrong_claims_are_refused(engine: Engine, team: Team, changes: dict) -> None:
     with pytest.raises(errors.NotSignedIn):
-        engine.whoami(signed(engine, claims(engine, **changes)))
+        engine.sessions.whoami(signed(engine, claims(engine, **changes)))
 
 
 @pytest.mark.parametrize("missing", ["iss", "aud", "sub", "sid", "jti", "iat", "exp"])
@@ -74,13 +76,13 @@ def test_missing_claims_are_refused(engine: Engine, team: Team, missing: str) ->
     body = claims(engine)
     del body[missing]
     with pytest.raises(errors.NotSignedIn):
-        engine.whoami(signed(engine, body))
+        engine.sessions.whoami(signed(engine, body))
 
 
 def test_other_algorithms_and_keys_are_refused(engine: Engine, team: Team) -> None:
     body = claims(engine)
     assert (body["iss"], body["aud"]) == (ISSUER, AUDIENCE)
-    key = engine.hierarchy.system_key("tokens") * 2
+    key = engine.context.hierarchy.system_key("tokens") * 2
     unsigned = jwt.encode(body, None, algorithm="none")
     for token in (
         unsigned,
@@ -89,13 +91,13 @@ def test_other_algorithms_and_keys_are_refused(engine: Engine, team: Team) -> No
         signed(engine, body) + "A",
     ):
         with pytest.raises(errors.NotSignedIn):
-            engine.whoami(token)
+            engine.sessions.whoami(token)
 
 
 def test_disabling_an_account_ends_its_tokens_at_once(engine: Engine, team: Team) -> None:
-    pair = engine.sign_in_api("doctor", PASSWORD)
-    engine.set_account_enabled(team.administrator, "doctor", False)
+    pair = engine.sessions.sign_in_api("doctor", PASSWORD)
+    engine.people.set_enabled(team.administrator, "doctor", False)
     with pytest.raises(errors.NotSignedIn):
-        engine.whoami(pair.access)
+        engine.sessions.whoami(pair.access)
     with pytest.raises(errors.NotSignedIn):
-        engine.refresh(pair.refresh)
+        engine.sessions.refresh(pair.refresh)

@@ -26,7 +26,7 @@ def ward(settings: Settings, host: FakeHost) -> Iterator[Ward]:
     detector = ScriptedDetector(on)
     engine = Engine.open(on, host, detector=detector, operator=True)
     team = Team(engine)
-    patient = engine.create_patient(team.technician, "P-1", "Erika Musterfrau", 61)
+    patient = engine.patients.create(team.technician, "P-1", "Erika Musterfrau", 61)
     yield Ward(engine, team, detector, patient.patient_id)
     engine.close()
 
@@ -41,13 +41,15 @@ def _miss(ward: Ward) -> tuple[str, bytes, Detection]:
 
 def _mend(ward: Ward, image_id: str) -> None:
     engine, team = ward.engine, ward.team
-    engine.flag_missed(team.doctor, image_id, "a date in the corner")
-    view = engine.open_draft(team.technician, image_id)
-    engine.seal(team.technician, image_id, [*view.detections, MISSED], confirm="boxed the date")
+    engine.withdrawals.flag(team.doctor, image_id, "a date in the corner")
+    view = engine.drafts.open(team.technician, image_id)
+    engine.drafts.seal(
+        team.technician, image_id, [*view.detections, MISSED], confirm="boxed the date"
+    )
 
 
 def _files(ward: Ward, key: Path, again: bool = False) -> dict[str, bytes]:
-    made = ward.engine.export_training(ward.engine.operator_token(), key, again)
+    made = ward.engine.training.export(ward.engine.operator_token(), key, again)
     return {name: content for name, content in made if isinstance(content, bytes)}
 
 
@@ -55,7 +57,7 @@ def test_a_mended_case_leaves_sealed_to_a_key_and_opens_with_it_only(
     ward: Ward, tmp_path: Path, settings: Settings
 ) -> None:
     image_id, data, _ = _miss(ward)
-    [case] = ward.engine.training_cases(ward.engine.operator_token())
+    [case] = ward.engine.training.cases(ward.engine.operator_token())
     assert (case.image_id, case.version, case.exported_at) == (image_id, 1, None)
     files = _files(ward, tmp_path / "training.key")
     assert list(files) == [f"{case.case_id}.medsec-case"]
@@ -72,7 +74,7 @@ def test_a_mended_case_leaves_sealed_to_a_key_and_opens_with_it_only(
     _files(ward, other)
     with pytest.raises(errors.SealBroken):
         open_case(sealed, other)
-    ward.engine.database.read().run("CHECKPOINT")
+    ward.engine.context.database.read().run("CHECKPOINT")
     for path in (p for p in settings.data.rglob("*") if p.is_file()):
         assert b"IHDR" not in path.read_bytes()
 
@@ -83,7 +85,7 @@ def test_each_case_leaves_once_and_is_in_the_log(ward: Ward, tmp_path: Path) -> 
     assert len(_files(ward, key)) == 1
     assert _files(ward, key) == {}
     assert len(_files(ward, key, again=True)) == 1
-    entries = ward.engine.audit_entries(ward.team.administrator, query="training.")
+    entries = ward.engine.audit.entries(ward.team.administrator, query="training.")
     assert [e.action for e in entries] == ["training.export", "training.export", "training.keep"]
     assert {e.image_id for e in entries} == {image_id}
 
@@ -94,19 +96,19 @@ def test_nothing_is_kept_without_the_setting_or_without_a_flag(
     operator = ward.engine.operator_token()
     data, found = text_png()
     ward.seal(data, found=[found])
-    assert ward.engine.training_cases(operator) == []
-    object.__setattr__(ward.engine, "settings", replace(ward.engine.settings, keep_missed=False))
+    assert ward.engine.training.cases(operator) == []
+    ward.engine.context.live.use(replace(ward.engine.settings, keep_missed=False))
     other = builders.png(builders.labelled("OTHER")[0])
     _mend(ward, ward.seal(other, found=[found]))
-    assert ward.engine.training_cases(operator) == []
+    assert ward.engine.training.cases(operator) == []
 
 
 def test_only_the_operator_lists_and_exports(ward: Ward, tmp_path: Path) -> None:
     for token in (ward.team.doctor, ward.team.technician, ward.team.administrator):
         with pytest.raises(errors.PermissionDenied):
-            ward.engine.training_cases(token)
+            ward.engine.training.cases(token)
         with pytest.raises(errors.PermissionDenied):
-            ward.engine.export_training(token, tmp_path / "training.key")
+            ward.engine.training.export(token, tmp_path / "training.key")
     assert not (tmp_path / "training.key").exists()
 
 
@@ -117,11 +119,11 @@ def test_a_case_ends_with_its_patient_and_with_its_image(
     image_id, *_ = _miss(ward)
     admin = ward.team.administrator
     if what == "patient":
-        ward.engine.erase_patient(admin, "P-1", "asked for it")
+        ward.engine.patients.erase(admin, "P-1", "asked for it")
     else:
-        ward.engine.erase_image(admin, image_id, "asked for it")
-    assert ward.engine.training_cases(ward.engine.operator_token()) == []
-    assert list(ward.engine.host.blobs()) == []
+        ward.engine.images.erase(admin, image_id, "asked for it")
+    assert ward.engine.training.cases(ward.engine.operator_token()) == []
+    assert list(ward.engine.context.host.blobs()) == []
     assert _files(ward, tmp_path / "training.key") == {}
 
 
@@ -130,24 +132,24 @@ def test_a_case_ends_in_time(ward: Ward, host: FakeHost) -> None:
     operator = ward.engine.operator_token()
     before = set(host.blobs())
     host.advance(days=29)
-    ward.engine._expire_training(ward.engine.caller(operator))
-    assert len(ward.engine.training_cases(operator)) == 1
+    ward.engine.training.expire(ward.engine.caller(operator))
+    assert len(ward.engine.training.cases(operator)) == 1
     host.advance(days=2)
-    ward.engine._expire_training(ward.engine.caller(operator))
-    assert ward.engine.training_cases(operator) == []
+    ward.engine.training.expire(ward.engine.caller(operator))
+    assert ward.engine.training.cases(operator) == []
     assert len(before - set(host.blobs())) == 1
-    doctor = ward.engine.sign_in("doctor", "four unrelated words here").token
-    assert ward.engine.restore(doctor, image_id, WHY).proof == "bytes"
+    doctor = ward.engine.sessions.sign_in("doctor", "four unrelated words here").token
+    assert ward.engine.images.restore(doctor, image_id, WHY).proof == "bytes"
 
 
 def test_a_case_moves_with_its_patient_and_survives_a_sweep(
     ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, data, _ = _miss(ward)
-    ward.engine.create_patient(ward.team.technician, "P-2", "Erika Muster")
-    ward.engine.merge_patients(ward.team.technician, "P-2", "P-1", "registered twice")
-    monkeypatch.setattr(ward.engine.host, "blob_age_seconds", lambda address: 1e6)
-    assert ward.engine.sweep() == 0
+    ward.engine.patients.create(ward.team.technician, "P-2", "Erika Muster")
+    ward.engine.patients.merge(ward.team.technician, "P-2", "P-1", "registered twice")
+    monkeypatch.setattr(ward.engine.context.host, "blob_age_seconds", lambda address: 1e6)
+    assert ward.engine.upkeep.sweep() == 0
     [sealed] = _files(ward, tmp_path / "training.key").values()
     assert open_case(sealed, tmp_path / "training.key").original == data
 
@@ -156,7 +158,7 @@ def test_an_altered_case_is_named_and_the_others_leave(ward: Ward, tmp_path: Pat
     _miss(ward)
     data, found = builders.png(builders.labelled("OTHER")[0]), text_png()[1]
     _mend(ward, ward.seal(data, found=[found]))
-    with ward.engine.database.write() as tx:
+    with ward.engine.context.database.write() as tx:
         rows = tx.all("SELECT case_id, blob FROM training_cases ORDER BY kept_at, case_id")
         tx.run(
             "UPDATE training_cases SET blob = $2 WHERE case_id = $1",
@@ -164,7 +166,7 @@ def test_an_altered_case_is_named_and_the_others_leave(ward: Ward, tmp_path: Pat
             rows[1]["blob"],
         )
     made = list(
-        ward.engine.export_training(ward.engine.operator_token(), tmp_path / "training.key")
+        ward.engine.training.export(ward.engine.operator_token(), tmp_path / "training.key")
     )
     assert [type(content).__name__ for _, content in made] == ["SealBroken", "bytes"]
 
@@ -180,7 +182,7 @@ def test_a_key_file_without_one_key_is_refused(ward: Ward, tmp_path: Path, text:
     file.write_text(text)
     file.chmod(0o600)
     with pytest.raises(errors.SettingsError):
-        list(ward.engine.export_training(ward.engine.operator_token(), file))
+        list(ward.engine.training.export(ward.engine.operator_token(), file))
 
 
 def test_the_command_line_exports_and_opens_what_networks_learn_from(

@@ -14,7 +14,7 @@ from ui import panes, state
 def page() -> None:
     """The page that everybody has."""
     token = state.token()
-    who = state.engine().whoami(token)
+    who = state.engine().sessions.whoami(token)
     st.title("My account")
     said = state.take("said")
     if said:
@@ -38,7 +38,7 @@ def _password(token: str) -> None:
             if new != again:
                 st.error("The two passwords differ.", icon=":material/error:")
                 return
-            state.engine().change_password(token, old, new)
+            state.engine().account.change_password(token, old, new)
             state.renew("password")  # it does not stay in a form
             state.say("The password was changed. Your other sessions have ended.")
             st.rerun()
@@ -49,7 +49,7 @@ def _password(token: str) -> None:
 
 def _factor(token: str) -> None:
     st.header("Second factor")
-    now = state.engine().second_factor(token)
+    now = state.engine().account.second_factor(token)
     codes = state.take("recovery")
     if codes:
         st.warning(
@@ -88,7 +88,7 @@ def _begin(token: str) -> None:
     with st.form("factor-begin", width=440), panes.banner():
         password = st.text_input("Your password", type="password", autocomplete="current-password")
         if st.form_submit_button("Set up a second factor", type="primary"):
-            state.keep("enrolment", state.engine().begin_second_factor(token, password))
+            state.keep("enrolment", state.engine().account.begin_second_factor(token, password))
             st.rerun()
 
 
@@ -103,7 +103,7 @@ def _confirm(token: str, enrolment: Enrolment) -> None:
     with st.form("factor-confirm", width=440), panes.banner():
         code = st.text_input("Code", autocomplete="one-time-code")
         if st.form_submit_button("Turn it on", type="primary"):
-            codes = state.engine().confirm_second_factor(token, code)
+            codes = state.engine().account.confirm_second_factor(token, code)
             state.take("enrolment")
             state.keep("recovery", codes)
             state.say("The second factor is on. Your other sessions have ended.")
@@ -118,7 +118,9 @@ def _renew(token: str) -> None:
         password = st.text_input("Your password", type="password", autocomplete="current-password")
         code = st.text_input("Code", autocomplete="one-time-code")
         if st.form_submit_button("New recovery codes"):
-            state.keep("recovery", state.engine().renew_recovery_codes(token, password, code))
+            state.keep(
+                "recovery", state.engine().account.renew_recovery_codes(token, password, code)
+            )
             state.renew("renew")
             st.rerun()
 
@@ -132,7 +134,7 @@ def _remove(token: str, required: bool) -> None:
         )
         code = st.text_input("A code, or a recovery code", autocomplete="one-time-code")
         if st.form_submit_button("Turn the second factor off"):
-            state.engine().remove_second_factor(token, password, code)
+            state.engine().account.remove_second_factor(token, password, code)
             state.renew("remove")
             state.say("The second factor is off. Your other sessions have ended.")
             st.rerun()
@@ -143,7 +145,7 @@ def _remove(token: str, required: bool) -> None:
 
 def _sessions(token: str) -> None:
     st.header("Sessions")
-    for session in state.engine().sessions(token):
+    for session in state.engine().sessions.mine(token):
         with st.container(border=True):
             where = session.door + (", this one" if session.current else "")
             st.markdown(
@@ -152,10 +154,10 @@ def _sessions(token: str) -> None:
             )
             if not session.current and st.button("End it", key=f"end-{session.session_id}"):
                 with panes.banner():
-                    state.engine().end_session(token, session.session_id)
+                    state.engine().sessions.end(token, session.session_id)
                     st.rerun()
     if st.button("End every session", icon=":material/logout:"):
-        state.engine().sign_out_everywhere(token)
+        state.engine().sessions.sign_out_everywhere(token)
         panes.end_session()
         state.forget()
         st.stop()

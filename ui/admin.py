@@ -19,9 +19,9 @@ def audit(token: str) -> None:
     )
     if right.button("Verify the chain", icon=":material/link:", width="stretch"):
         with panes.banner(), st.spinner("Checking every entry …"):
-            count = state.engine().verify_audit(token)
+            count = state.engine().audit.verify(token)
             st.success(f"{count} entries form one unbroken chain.", icon=":material/verified:")
-    panes.history(state.engine().audit_entries(token, query=query, limit=500))
+    panes.history(state.engine().audit.entries(token, query=query, limit=500))
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption("The newest 500 that match. Names of files and patients are never in the log.")
         st.link_button(
@@ -37,7 +37,7 @@ def _moment(at: datetime | None) -> str:
 
 def health(token: str) -> None:
     """State of the system."""
-    now = state.engine().health(token)
+    now = state.engine().health.state(token)
     panes.figures(
         [
             ("Patients", str(now["patients"])),
@@ -59,7 +59,7 @@ def health(token: str) -> None:
         ]
     )
     st.header("Storage")
-    held = state.engine().storage(token)
+    held = state.engine().health.storage(token)
     panes.facts(
         [
             ("Catalog", panes.size(held["catalog_bytes"])),
@@ -76,7 +76,7 @@ def health(token: str) -> None:
 def custody(token: str) -> None:
     """Root keys, backups, and erasure on request. Shares are shown on a terminal only."""
     engine = state.engine()
-    held = engine.health(token)
+    held = engine.health.state(token)
     st.header("Root keys")
     st.write(", ".join(f"`{key}`" for key in held["root_keys"]) + "; the last one wraps.")
     st.caption("Recovery shares on paper: `python cli.py shares`, with their holders present.")
@@ -86,7 +86,7 @@ def custody(token: str) -> None:
         if st.button(label, key="rotate", icon=":material/key:"):
             bar = st.progress(0.0, "re-wrapping")
             whole = left
-            for remaining in engine.rotate_keys(token, new_root=not left):
+            for remaining in engine.keys.rotate(token, new_root=not left):
                 whole = max(whole, remaining, 1)
                 bar.progress(1 - remaining / whole, f"{remaining} keys left")
             st.success("Every key is wrapped by the newest root key: back it up, share it anew.")
@@ -96,11 +96,11 @@ def custody(token: str) -> None:
             st.info("Set `MEDSEC_BACKUP_DIR` to a folder on another disk.")
         else:
             if st.button("Back up now", key="backup", icon=":material/backup:"):
-                st.success(f"Backup {engine.make_backup(token)} was written and checked.")
-            for name in reversed(engine.backups(token)):
+                st.success(f"Backup {engine.backups.make(token)} was written and checked.")
+            for name in reversed(engine.backups.names(token)):
                 if st.button(f"Check {name}", key=f"check-{name}"):
-                    st.success(f"{name}: {engine.verify_backup(token, name)} files, all whole.")
-                    if missing := len(engine.missing_in_backup(token, name)):
+                    st.success(f"{name}: {engine.backups.verify(token, name)} files, all whole.")
+                    if missing := len(engine.backups.missing(token, name)):
                         st.warning(f"{missing} files were lost already when it was made.")
     st.header("Erasure")
     st.write("Destroys a patient's key: record, notes and images cannot be opened by anybody.")
@@ -112,5 +112,5 @@ def custody(token: str) -> None:
             if not sure:
                 st.error("Tick the box first.", icon=":material/error:")
             else:
-                engine.erase_patient(token, number, reason)
+                engine.patients.erase(token, number, reason)
                 st.success("Erased. It is in the audit log.", icon=":material/check:")

@@ -29,7 +29,7 @@ def access(token: str) -> None:
 
 
 def _glass(token: str) -> None:
-    every = state.engine().glass(token)
+    every = state.engine().care.emergency_access(token)
     st.header(f"Emergency access: {sum(g.due for g in every)} to review")
     for glass in every:
         if glass.open or glass.due:
@@ -38,7 +38,7 @@ def _glass(token: str) -> None:
                 _done(token, glass)
                 if glass.open:
                     if st.button("End it now", key=f"revoke-{glass.glass_id}"):
-                        state.engine().revoke_glass(token, glass.glass_id)
+                        state.engine().care.revoke_emergency_access(token, glass.glass_id)
                         st.rerun()
                 else:
                     _review(token, glass)
@@ -75,7 +75,7 @@ def _told(glass: BrokenGlass) -> None:
 
 
 def _done(token: str, glass: BrokenGlass) -> None:
-    entries = state.engine().glass_entries(token, glass.glass_id)
+    entries = state.engine().care.emergency_access_entries(token, glass.glass_id)
     with st.expander(f"What was done: {len(entries)} entries", icon=":material/history:"):
         panes.history(entries)
 
@@ -88,7 +88,7 @@ def _review(token: str, glass: BrokenGlass) -> None:
             if verdict is None:
                 st.error("Choose a verdict.", icon=":material/error:")
             else:
-                state.engine().review_glass(token, glass.glass_id, verdict, remark)
+                state.engine().care.review_emergency_access(token, glass.glass_id, verdict, remark)
                 state.say("The review is recorded.")
                 st.rerun()
 
@@ -98,7 +98,7 @@ def _review(token: str, glass: BrokenGlass) -> None:
 
 def _relations(token: str) -> None:
     engine = state.engine()
-    relations = engine.care_relations(token)
+    relations = engine.care.relations(token)
     st.header(f"Who treats whom: {len(relations)}")
     st.caption(
         "Technicians name the doctors at admission, and doctors bring in colleagues; here you mend"
@@ -113,16 +113,16 @@ def _relations(token: str) -> None:
         },
         hide_index=True,
     )
-    doctors = [a.username for a in engine.doctors(token)]
+    doctors = [a.username for a in engine.care.doctors(token)]
     with st.form("care", width=440), panes.banner():
         number = st.text_input("Patient number", key="care-number")
         username = st.selectbox("Doctor", doctors, key="care-doctor")
         ends = st.checkbox("This doctor no longer treats the patient")
         if st.form_submit_button("Record it", disabled=not doctors):
             if ends:
-                engine.end_care(token, number, username)
+                engine.care.end(token, number, username)
             else:
-                engine.assign_care(token, number, username)
+                engine.care.assign(token, number, username)
             state.say("It is recorded and counts at once.")
             st.rerun()
 
@@ -137,9 +137,9 @@ def _classes(token: str) -> None:
         "A doctor may restore every class. Narrowed to some, they see those, the rest stays sealed,"
         " and the original file, its name and its numbers are not theirs."
     )
-    narrowed = engine.restorable_classes(token)
-    doctors = [a.username for a in engine.accounts(token) if a.role is Role.DOCTOR]
-    known = sorted({c for p in engine.profiles().values() for c in p.classes})
+    narrowed = engine.care.restorable_classes(token)
+    doctors = [a.username for a in engine.people.accounts(token) if a.role is Role.DOCTOR]
+    known = sorted({c for p in engine.profiles.by_name().values() for c in p.classes})
     if narrowed:
         panes.facts([(u, ", ".join(sorted(c)) or "nothing") for u, c in narrowed.items()])
     if not doctors:
@@ -151,6 +151,6 @@ def _classes(token: str) -> None:
             "Or only these", known, default=sorted(narrowed.get(username, frozenset()) & set(known))
         )
         if st.form_submit_button("Grant"):
-            engine.set_restorable_classes(token, username, None if every else labels)
+            engine.care.set_restorable_classes(token, username, None if every else labels)
             state.say("It counts at once; what was open beyond it is closed.")
             st.rerun()

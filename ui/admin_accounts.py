@@ -10,7 +10,7 @@ from ui import panes, state
 
 def accounts(token: str) -> None:
     """Everybody, requests, and what can be changed."""
-    everybody = state.engine().accounts(token)
+    everybody = state.engine().people.accounts(token)
     _requests(token)
     st.dataframe(
         {
@@ -32,7 +32,7 @@ def accounts(token: str) -> None:
 
 
 def _requests(token: str) -> None:
-    waiting = state.engine().account_requests(token)
+    waiting = state.engine().people.requests(token)
     if not waiting:
         return
     st.header("Asked for an account")
@@ -57,11 +57,11 @@ def _requests(token: str) -> None:
             with st.container(horizontal=True):
                 ready = role is not None and not request.taken
                 if st.button("Approve", key=f"approve-{key}", disabled=not ready) and role:
-                    state.engine().approve_account(token, key, role)
+                    state.engine().people.approve(token, key, role)
                     state.say("The account was made; its owner can sign in.")
                     st.rerun()
                 if st.button("Decline", key=f"decline-{key}"):
-                    state.engine().decline_account(token, key)
+                    state.engine().people.decline(token, key)
                     state.say("The request was dropped.")
                     st.rerun()
 
@@ -74,7 +74,7 @@ def _new(token: str) -> None:
         role = st.selectbox("Role", ACCOUNT_ROLES, format_func=str)
         password = st.text_input("First password", type="password", autocomplete="new-password")
         if st.form_submit_button("Create the account", type="primary"):
-            state.engine().create_account(token, username, name, role, password)
+            state.engine().people.create(token, username, name, role, password)
             state.renew("account")  # a password does not stay in a form
             state.say("The account was created.")
             st.rerun()
@@ -94,11 +94,11 @@ def _change(token: str, by_name: dict[str, Account]) -> None:
         )
         with st.container(horizontal=True):
             if st.button("Set the role", disabled=role == account.role):
-                state.engine().set_account_role(token, chosen, role)
+                state.engine().people.set_role(token, chosen, role)
                 state.say("The role was changed; it counts from the next click.")
                 st.rerun()
             if st.button("Close the account" if account.enabled else "Open the account"):
-                state.engine().set_account_enabled(token, chosen, not account.enabled)
+                state.engine().people.set_enabled(token, chosen, not account.enabled)
                 state.say("The account was changed; it counts at once.")
                 st.rerun()
         password = st.text_input(
@@ -108,7 +108,7 @@ def _change(token: str, by_name: dict[str, Account]) -> None:
             key=f"reset-{chosen}-{state.turn('reset')}",
         )
         if st.button("Reset the password", disabled=not password):
-            state.engine().reset_password(token, chosen, password)
+            state.engine().people.reset_password(token, chosen, password)
             state.renew("reset")
             state.say("The password was reset and the account's sessions have ended.")
             st.rerun()
@@ -125,13 +125,13 @@ def _identity(token: str, account: Account) -> None:
         key=f"email-{account.username}",
     )
     if st.button("Link the address", disabled=email.strip() == account.email):
-        state.engine().link_identity(token, account.username, email.strip())
+        state.engine().people.link_identity(token, account.username, email.strip())
         state.say("The link was changed; it counts from the next sign-in.")
         st.rerun()
 
 
 def _sessions(token: str, account: Account) -> None:
-    held = state.engine().account_sessions(token, account.username)
+    held = state.engine().people.sessions(token, account.username)
     if held:
         doors = ", ".join(sorted(s.door for s in held))
         st.caption(f"Signed in: {doors}; last seen {panes.when(held[0].seen_at)} UTC.")
@@ -139,10 +139,10 @@ def _sessions(token: str, account: Account) -> None:
         st.caption("Not signed in.")
     with st.container(horizontal=True):
         if st.button("End their sessions", disabled=not held):
-            count = state.engine().end_account_sessions(token, account.username)
+            count = state.engine().people.end_sessions(token, account.username)
             state.say(f"Sessions ended: {count}.")
             st.rerun()
         if st.button("Take the second factor away", disabled=not account.second_factor):
-            state.engine().reset_second_factor(token, account.username)
+            state.engine().people.reset_second_factor(token, account.username)
             state.say("The second factor is gone and the account's sessions have ended.")
             st.rerun()

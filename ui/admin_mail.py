@@ -21,9 +21,9 @@ def mail(token: str) -> None:
         return
     with panes.banner():
         if st.button("Send a test", icon=":material/send:"):
-            engine.send_test_mail(token)
+            engine.health.send_test_mail(token)
             st.success("The mail server took it.", icon=":material/check:")
-    notices = engine.notices(token)
+    notices = engine.health.notices(token)
     st.dataframe(
         {
             "When (UTC)": [n.created_at for n in notices],

@@ -17,7 +17,7 @@ _NEW = "A new profile"
 def profiles(token: str) -> None:
     """What each specialty seals, and how; a change counts from the next upload on."""
     engine = state.engine()
-    entries = engine.profile_entries(token)
+    entries = engine.profiles.entries(token)
     st.dataframe(
         {
             "Profile": list(entries),
@@ -50,9 +50,9 @@ def _thresholds(profile: Profile) -> str:
 def _edit(token: str, name: str, entry: ProfileEntry | None) -> None:
     """The form of one profile. What the engine refuses is said, and nothing is changed."""
     engine = state.engine()
-    networks = engine.known_networks(token)
+    networks = engine.profiles.known_networks(token)
     known = sorted({label for found in networks.values() for label in found})
-    held = entry.profile if entry else engine.profile("general")
+    held = entry.profile if entry else engine.profiles.get("general")
     turn = f"{name}-{state.turn('profile')}"
     with st.form(f"profile-{turn}"), panes.banner():
         if not entry:
@@ -98,7 +98,7 @@ def _edit(token: str, name: str, entry: ProfileEntry | None) -> None:
         )
         table["harmless_text"] = "visible" if visible else "sealed"
         if st.form_submit_button("Save the profile", type="primary"):
-            engine.save_profile(token, name, table)
+            engine.profiles.save(token, name, table)
             state.renew("profile")
             state.say("The profile was saved; the next upload uses it.")
             st.rerun()
@@ -106,7 +106,7 @@ def _edit(token: str, name: str, entry: ProfileEntry | None) -> None:
         label = "Back to what was shipped" if entry.origin == "changed" else "Remove the profile"
         with panes.banner():
             if st.button(label, key=f"reset-{turn}"):
-                engine.reset_profile(token, name)
+                engine.profiles.reset(token, name)
                 state.renew("profile")
                 state.say("The profile was reset.")
                 st.rerun()
@@ -135,9 +135,9 @@ def _padding(held: Profile) -> dict[str, float | int]:
 def models(token: str) -> None:
     """Networks with version and checksum, how they do, and the hospital's own."""
     engine = state.engine()
-    engine.about()  # opens those of the profile that uploads start with
+    engine.models.about()  # opens those of the profile that uploads start with
     st.header("Networks")
-    rows = engine.networks(token)
+    rows = engine.models.networks(token)
     st.dataframe(
         {
             "Network": [n.name for n in rows],
@@ -161,11 +161,11 @@ def _evaluations(token: str) -> None:
     """Figures as they were measured, and whether it was these weights."""
     engine = state.engine()
     st.header("Evaluations")
-    for found in engine.evaluations(token):
+    for found in engine.models.evaluations(token):
         with st.expander(panes.plain(found.name)):
             st.caption(_measured(found))
             panes.facts([(name, f"{value:.4g}") for name, value in found.figures.items()])
-    names = [*engine.profiles(), *engine.known_networks(token)]
+    names = [*engine.profiles.by_name(), *engine.profiles.known_networks(token)]
     with st.form(f"evaluation-{state.turn('evaluation')}"), panes.banner():
         name = st.selectbox("Profile or network that was measured", names)
         file = st.file_uploader("What `python -m model.evaluate --json` wrote", type="json")
@@ -173,7 +173,7 @@ def _evaluations(token: str) -> None:
             if file is None:
                 st.error("Choose the file first.", icon=":material/error:")
             else:
-                engine.add_evaluation(token, name, file.getvalue())
+                engine.models.add_evaluation(token, name, file.getvalue())
                 state.renew("evaluation")
                 state.say("The figures were added.")
                 st.rerun()
@@ -194,7 +194,7 @@ def _measured(found: Evaluation) -> str:
 def _drift(token: str) -> None:
     """Months beside the months before them."""
     st.header("Drift")
-    found = state.engine().drift(token)
+    found = state.engine().models.drift(token)
     if not found:
         st.caption("No month has images of enough patients yet.")
         return
@@ -239,7 +239,7 @@ def _compare(token: str) -> None:
         " was missed. Nothing of them is changed or shown; only counts come out. To train on those"
         " cases: `python cli.py training-export`, on a machine that trains `training-open`."
     )
-    names = list(engine.profiles())
+    names = list(engine.profiles.by_name())
     with st.form("compare"), panes.banner():
         left, middle, right = st.columns(3)
         first = left.selectbox("Profile", names)
@@ -247,7 +247,7 @@ def _compare(token: str) -> None:
         limit = right.number_input("Drafts and cases at most", 1, 200, 20)
         if st.form_submit_button("Compare"):
             with st.spinner("Looking twice at each draft …"):
-                _compared(engine.compare_profiles(token, first, second, int(limit)))
+                _compared(engine.models.compare(token, first, second, int(limit)))
 
 
 def _compared(result: Comparison) -> None:
@@ -281,7 +281,7 @@ def _guests(token: str) -> None:
     """Networks of the hospital's own: those there are, and one to send."""
     engine = state.engine()
     st.header("The hospital's own networks")
-    for name, record in engine.guests(token).items():
+    for name, record in engine.custom_networks.records(token).items():
         with st.expander(f"{panes.plain(record.title)} ({name})"), panes.banner():
             panes.facts(
                 [
@@ -297,7 +297,7 @@ def _guests(token: str) -> None:
                 ]
             )
             if st.button("Remove it", key=f"remove-guest-{name}"):
-                engine.remove_guest(token, name)
+                engine.custom_networks.remove(token, name)
                 state.say("The network was removed.")
                 st.rerun()
     st.caption(
@@ -314,8 +314,10 @@ def _guests(token: str) -> None:
 
 def _new_guest(token: str, model: bytes, turn: int) -> None:
     engine = state.engine()
-    shape = engine.inspect_guest(token, model)
-    known = sorted({label for found in engine.known_networks(token).values() for label in found})
+    shape = engine.custom_networks.inspect(token, model)
+    known = sorted(
+        {label for found in engine.profiles.known_networks(token).values() for label in found}
+    )
     with st.form(f"guest-{turn}"), panes.banner():
         name = st.text_input("Short name", help="Small letters, digits and hyphens.").strip()
         title = st.text_input("Title")
@@ -330,7 +332,7 @@ def _new_guest(token: str, model: bytes, turn: int) -> None:
         if st.form_submit_button("Check and keep it", type="primary"):
             with st.spinner("Running it …"):
                 names = {its: ours for its, ours in mapping.items() if ours}
-                engine.add_guest(token, name, title, model, names, int(side))
+                engine.custom_networks.add(token, name, title, model, names, int(side))
             state.renew("guest")
             state.say("The network is kept; profiles can name it.")
             st.rerun()

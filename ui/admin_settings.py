@@ -10,7 +10,7 @@ from ui import panes, state
 
 def settings(token: str) -> None:
     """A form for what may change while the server runs, and a table of everything."""
-    entries = state.engine().setting_entries(token)
+    entries = state.engine().runtime_settings.entries(token)
     _change(token, [e for e in entries if e.changeable])
     st.dataframe(
         {
@@ -30,7 +30,7 @@ def settings(token: str) -> None:
         changes = [
             e
             for action in ("setting.save", "setting.reset")
-            for e in state.engine().audit_entries(token, query=action, limit=100)
+            for e in state.engine().audit.entries(token, query=action, limit=100)
         ]
         changes.sort(key=lambda e: e.sequence, reverse=True)
         st.dataframe(
@@ -64,10 +64,10 @@ def _change(token: str, entries: list[SettingEntry]) -> None:
         )
         with st.container(horizontal=True):
             if st.button("Change it", type="primary", disabled=value == entry.value):
-                state.engine().change_setting(token, name, value)
+                state.engine().runtime_settings.change(token, name, value)
                 _done(f"Changed. It counts {entry.effect}.")
             if entry.changed_by and st.button("Back to what the server was started with"):
-                state.engine().reset_setting(token, name)
+                state.engine().runtime_settings.reset(token, name)
                 _done("Reset to what the server was started with.")
 
 
@@ -80,7 +80,7 @@ def _value(entry: SettingEntry, key: str) -> str:
     if entry.value in ("True", "False"):
         return str(st.toggle("On", entry.value == "True", key=key))
     if entry.name == "profile":
-        names = list(state.engine().profiles())
+        names = list(state.engine().profiles.by_name())
         at = names.index(entry.value) if entry.value in names else 0
         return str(st.selectbox("New value", names, index=at, key=key))
     return str(st.text_input("New value", entry.value, key=key)).strip()

@@ -43,7 +43,7 @@ class Choice:
 
 def page(token: str) -> None:
     """Filters, counts, charts, tables."""
-    whole = state.engine().statistics(token)
+    whole = state.engine().statistics.tables(token)
     if whole.images.empty:
         st.info(
             "Nothing to show: no image has been sealed yet, or so few patients' that they could"
@@ -187,7 +187,7 @@ def _randomness(token: str) -> None:
     )
     if st.button("Measure now", icon=":material/science:"):
         with panes.banner(), st.spinner("Reading stored files …"):
-            state.keep("randomness", state.engine().randomness(token))
+            state.keep("randomness", state.engine().randomness.measure(token))
     measured = state.recall("randomness")
     if measured is not None:
         st.caption(

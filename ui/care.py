@@ -11,9 +11,9 @@ from ui import panes, proving, state
 def broken(token: str) -> None:
     """What this doctor has open by emergency access, and how to end it."""
     engine = state.engine()
-    if not engine.settings.care_relation or not engine.may(token, Permission.BREAK_GLASS):
+    if not engine.settings.care_relation or not engine.sessions.may(token, Permission.BREAK_GLASS):
         return
-    for glass in engine.my_glass(token):
+    for glass in engine.care.my_emergency_access(token):
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             st.warning(
                 f"Emergency access to patient {panes.plain(glass.number)} until"
@@ -22,7 +22,7 @@ def broken(token: str) -> None:
                 icon=":material/emergency_home:",
             )
             if st.button("End it now", key=f"end-{glass.glass_id}"):
-                engine.end_glass(token, glass.glass_id)
+                engine.care.end_emergency_access(token, glass.glass_id)
                 st.query_params.clear()
                 state.say("The emergency access has ended.")
                 st.rerun()
@@ -35,7 +35,7 @@ def door(token: str, typed: str) -> None:
         typed: What was searched for; the form starts with it.
     """
     engine = state.engine()
-    if not engine.settings.care_relation or not engine.may(token, Permission.BREAK_GLASS):
+    if not engine.settings.care_relation or not engine.sessions.may(token, Permission.BREAK_GLASS):
         return
     with (
         st.expander("An emergency with a patient you do not treat", icon=":material/emergency:"),
@@ -54,7 +54,7 @@ def door(token: str, typed: str) -> None:
             key="glass-reason",
         )
         if st.form_submit_button("Break the glass", icon=":material/emergency:"):
-            glass = engine.break_glass(token, number, reason)
+            glass = engine.care.break_glass(token, number, reason)
             st.query_params["patient"] = glass.patient_id
             st.rerun()
 
@@ -62,10 +62,10 @@ def door(token: str, typed: str) -> None:
 def team(token: str, patient: Patient) -> None:
     """Who treats this patient; technicians add at admission, doctors bring in a colleague."""
     engine = state.engine()
-    if not engine.settings.care_relation or not engine.may(token, Permission.ASSIGN_CARE):
+    if not engine.settings.care_relation or not engine.sessions.may(token, Permission.ASSIGN_CARE):
         return
-    doctors = {a.username: a.name for a in engine.doctors(token)}
-    treating = [r.username for r in engine.care_team(token, patient.patient_id)]
+    doctors = {a.username: a.name for a in engine.care.doctors(token)}
+    treating = [r.username for r in engine.care.team(token, patient.patient_id)]
     label = ", ".join(doctors.get(u, u) for u in treating) or "nobody yet"
     who = state.account()
     if who is not None and who.username in doctors and who.username not in treating:
@@ -84,7 +84,7 @@ def team(token: str, patient: Patient) -> None:
         )
         if st.form_submit_button("Name them", disabled=not others):
             for username in chosen:
-                engine.assign_care(token, patient.patient_id, username)
+                engine.care.assign(token, patient.patient_id, username)
             st.rerun()
 
 
@@ -106,7 +106,7 @@ def merge(token: str, patient: Patient) -> None:
             if not sure:
                 st.error("Tick the box first.", icon=":material/error:")
             else:
-                state.engine().merge_patients(token, patient.patient_id, duplicate, reason)
+                state.engine().patients.merge(token, patient.patient_id, duplicate, reason)
                 state.say("The records are one now.")
                 st.rerun()
 
@@ -117,12 +117,12 @@ def record(token: str, patient: Patient) -> None:
         with st.container(border=True):
             st.caption("Note on the record")
             st.text(patient.note)
-    if not state.engine().may(token, Permission.READ_HISTORY):
+    if not state.engine().sessions.may(token, Permission.READ_HISTORY):
         return
     with st.expander("Earlier versions of the record", icon=":material/history:"):
         if not st.toggle("Show them", key=f"history-{patient.patient_id}"):
             return  # reading them is an entry in the log
-        versions = state.engine().patient_history(token, patient.patient_id)
+        versions = state.engine().patients.history(token, patient.patient_id)
         st.dataframe(
             {
                 "Until (UTC)": [v["changed_at"] for v in versions],

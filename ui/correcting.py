@@ -21,7 +21,7 @@ def correct(token: str, image_id: str) -> None:
     """The opened draft: its boxes in the editor, why a person must look, and the seal."""
     _watch_sealing(token, image_id)  # a click elsewhere may have cut the page short
     try:
-        view = state.engine().open_draft(token, image_id)
+        view = state.engine().drafts.open(token, image_id)
     except errors.NotFound:
         state.take("draft")
         state.say("This draft is gone: somebody sealed or discarded it.")
@@ -50,7 +50,7 @@ def _hints(token: str, view: DraftView) -> None:
     """What the file says of the patient, to compare with the record it was filed under."""
     if not view.hints:
         return
-    patient = state.engine().patient(token, view.record.patient_id)
+    patient = state.engine().patients.get(token, view.record.patient_id)
     named = str(view.hints.get("id", ""))
     if named and named.casefold() != patient.id.casefold():
         st.warning(
@@ -70,7 +70,7 @@ def _hints(token: str, view: DraftView) -> None:
         if patient.age is None and isinstance(age, int) and named == patient.id:
             with panes.banner():
                 if st.button(f"Take the age into the record: {age} years", key="take-age"):
-                    state.engine().update_patient(token, patient.patient_id, age=age)
+                    state.engine().patients.update(token, patient.patient_id, age=age)
                     state.say("The age was taken into the record; its history knows.")
                     st.rerun()
 
@@ -79,7 +79,7 @@ def _hints(token: str, view: DraftView) -> None:
 def _work(token: str, view: DraftView) -> None:
     with panes.banner():
         # Fragments run without Home.py: the session is asked for here.
-        view = state.engine().open_draft(token, view.record.image_id)
+        view = state.engine().drafts.open(token, view.record.image_id)
         turn = state.turn("editor")
         boxes = panes.editor(
             {
@@ -131,7 +131,7 @@ def _seal(token: str, view: DraftView, boxes: list[dict[str, Any]], confirm: str
     removed = {b["found"]: reason for b in boxes if (reason := _reason(b)) is not None}
     job = Job(
         image_id,
-        lambda tell: engine.seal(token, image_id, kept, removed, confirm, progress=tell),
+        lambda tell: engine.drafts.seal(token, image_id, kept, removed, confirm, progress=tell),
     )
     state.keep("sealing", (job, boxes, len(view.detections)))
 
@@ -149,7 +149,7 @@ def _watch_sealing(token: str, image_id: str) -> None:
             st.warning(err.message, icon=":material/visibility:")
             return
         # The second look saw more: it joins the boxes as they were corrected.
-        again = state.engine().open_draft(token, image_id)
+        again = state.engine().drafts.open(token, image_id)
         state.keep("boxes", boxes + _boxes(again)[known:])
         state.renew("editor")
         st.rerun()
@@ -214,7 +214,7 @@ def _discard(token: str, image_id: str) -> None:
             reason = st.text_input("Why is it not needed?", key=f"discard-{image_id}")
             st.caption("Its key is destroyed: nobody can get it back.")
             if st.button("Discard for good"):
-                state.engine().discard_draft(token, image_id, reason)
+                state.engine().drafts.discard(token, image_id, reason)
                 state.take("draft")
                 state.say("The draft was discarded.")
                 st.rerun()

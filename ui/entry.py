@@ -53,7 +53,7 @@ def request_form() -> None:
             if password != again:
                 st.error("The two passwords differ.", icon=":material/error:")
             else:
-                reference = state.engine().request_account(
+                reference = state.engine().people.request(
                     username, name, role, password, state.origin()
                 )
                 state.keep("asked", reference)

@@ -125,8 +125,8 @@ class Gate:
 
     def _check(self, token: str, path: str) -> None:
         engine = self.engine()
-        engine.whoami(token)
-        if path.startswith(UPLOADS) and not any(engine.may(token, p) for p in _SENDERS):
+        engine.sessions.whoami(token)
+        if path.startswith(UPLOADS) and not any(engine.sessions.may(token, p) for p in _SENDERS):
             raise errors.PermissionDenied("This account may not upload.")
 
 

@@ -19,7 +19,7 @@ from ui.jobs import Job
 def take_in(token: str, patient: Patient) -> None:
     """Hand the dropped files to the engine; a bad one does not stop the rest."""
     st.header("2. Images")
-    profiles = state.engine().profiles()
+    profiles = state.engine().profiles.by_name()
     default = state.engine().settings.profile
     profile = st.selectbox(
         "Specialty",
@@ -49,7 +49,9 @@ def _upload(token: str, patient_id: str, file: UploadedFile, profile: str) -> Jo
     engine, name, data = state.engine(), file.name, file.getvalue()
     return Job(
         name,
-        lambda tell: engine.upload(token, patient_id, name, data, profile=profile, progress=tell),
+        lambda tell: engine.drafts.upload(
+            token, patient_id, name, data, profile=profile, progress=tell
+        ),
     )
 
 
@@ -119,7 +121,7 @@ def outcomes(token: str) -> None:
 
 def _existing(token: str, image_id: str) -> None:
     """The way to an image that was there before."""
-    waiting = any(d.image_id == image_id for d in state.engine().drafts(token))
+    waiting = any(d.image_id == image_id for d in state.engine().drafts.waiting(token))
     if waiting and st.button("Correct the one that is there", key=f"there-{image_id}"):
         queue.open_draft(image_id)
         st.rerun()
@@ -130,7 +132,7 @@ def _existing(token: str, image_id: str) -> None:
 
 def _summary(token: str, outcomes: Sequence[dict[str, Any]]) -> str:
     """One line a file. Made in the browser's hands alone: file names may name patients."""
-    waiting = {d.image_id: str(d.state) for d in state.engine().drafts(token, limit=1000)}
+    waiting = {d.image_id: str(d.state) for d in state.engine().drafts.waiting(token, limit=1000)}
     out = io.StringIO()
     table = csv.writer(out)
     table.writerow(["file", "outcome", "image", "boxes found", "a person must look", "now"])

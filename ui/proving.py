@@ -29,9 +29,9 @@ def _prompt() -> None:
         st.write(f"Before an original is opened, you prove every {minutes:g} minutes who you are.")
         password = st.text_input("Password", type="password", autocomplete="current-password")
         code = ""
-        if engine.second_factor(token).enabled_at is not None:
+        if engine.account.second_factor(token).enabled_at is not None:
             code = st.text_input("or a code of your application", autocomplete="one-time-code")
         if st.form_submit_button("Go on", type="primary"):
-            engine.prove(token, password, code)
+            engine.sessions.prove(token, password, code)
             state.say("Thank you. Now ask for it once more.")
             st.rerun()

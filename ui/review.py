@@ -18,10 +18,10 @@ def open_image(image_id: str) -> None:
 
 def _close(token: str, image_id: str) -> None:
     """Back to the list; what was open is closed."""
-    if state.engine().may(token, Permission.RESTORE):
-        restored = state.engine().open_restoration(token, image_id)
+    if state.engine().sessions.may(token, Permission.RESTORE):
+        restored = state.engine().images.open_restoration(token, image_id)
         if restored is not None:
-            state.engine().close_viewing(token, restored.handle)
+            state.engine().images.close(token, restored.handle)
     state.take("restored")
     st.query_params.pop("image", None)
 
@@ -35,11 +35,11 @@ def show(token: str, image_id: str) -> None:
         _close(token, image_id)
         st.rerun()
     try:
-        record = state.engine().image(token, image_id)
+        record = state.engine().images.get(token, image_id)
     except errors.NotFound:
         st.query_params.pop("image", None)
         raise
-    patient = state.engine().patient(token, record.patient_id)
+    patient = state.engine().patients.get(token, record.patient_id)
     age = "" if patient.age is None else f", {patient.age} years"
     st.header(f"{panes.plain(patient.name)}, {panes.plain(patient.id)}{age}")
     st.caption(
@@ -50,10 +50,10 @@ def show(token: str, image_id: str) -> None:
     )
     restored = _restored(token, image_id)
     if restored is None:
-        view = panes.sealed_view(record, state.engine().regions(token, image_id))
+        view = panes.sealed_view(record, state.engine().images.regions(token, image_id))
         view["sides"] = _sides(token, image_id, view)
         panes.viewer(view, f"viewer-{image_id}")
-        if state.engine().may(token, Permission.RESTORE):
+        if state.engine().sessions.may(token, Permission.RESTORE):
             _ask(token, image_id)
         _downloads(token, record, None)
     else:
@@ -71,18 +71,18 @@ def show(token: str, image_id: str) -> None:
 
 def _sides(token: str, image_id: str, view: dict[str, Any]) -> list[dict[str, Any]]:
     """Sealed side markers by the numbers of their boxes, for those who may open them."""
-    if not state.engine().may(token, Permission.RESTORE):
+    if not state.engine().sessions.may(token, Permission.RESTORE):
         return []
     numbers = {region["id"]: region["number"] for region in view["regions"]}
-    markers = state.engine().side_markers(token, image_id)
+    markers = state.engine().images.side_markers(token, image_id)
     return [{"number": numbers[region], "side": side} for region, side in markers]
 
 
 def _restored(token: str, image_id: str) -> Restoration | None:
     """What this session has open of the image, also after the page was loaded anew."""
-    if not state.engine().may(token, Permission.RESTORE):
+    if not state.engine().sessions.may(token, Permission.RESTORE):
         return None
-    restored = state.engine().open_restoration(token, image_id)
+    restored = state.engine().images.open_restoration(token, image_id)
     if restored is None and state.take("restored") == image_id:
         st.info("The restoration has ended; ask again to see it.", icon=":material/timer_off:")
     elif restored is not None:
@@ -102,7 +102,7 @@ def _ask(token: str, image_id: str) -> None:
             "Restore the original", type="primary", icon=":material/lock_open:"
         ):
             with st.spinner("Decrypting and proving …"):
-                state.engine().restore(token, image_id, reason)
+                state.engine().images.restore(token, image_id, reason)
             st.rerun()
         st.caption(f"It stays open for {minutes:g} minutes, in this session only.")
 
@@ -152,7 +152,7 @@ def _comparison(restored: Restoration) -> dict[str, Any]:
 
 def _downloads(token: str, record: ImageRecord, restored: Restoration | None) -> None:
     with st.container(horizontal=True):
-        if state.engine().may(token, Permission.EXPORT):
+        if state.engine().sessions.may(token, Permission.EXPORT):
             st.link_button(
                 "Sealed file", f"/api/images/{record.image_id}/file", icon=":material/lock:"
             )
@@ -169,7 +169,7 @@ def _downloads(token: str, record: ImageRecord, restored: Restoration | None) ->
         st.link_button("PNG", base + "png", icon=":material/download:")
         st.link_button("JPEG", base + "jpeg", icon=":material/download:")
         if st.button("Close the restoration", icon=":material/lock:"):
-            state.engine().close_viewing(token, restored.handle)
+            state.engine().images.close(token, restored.handle)
             state.take("restored")
             st.rerun()
 
@@ -212,23 +212,25 @@ def _numbers(restored: Restoration) -> None:
 
 
 def _notes(token: str, record: ImageRecord) -> None:
-    if not state.engine().may(token, Permission.READ_NOTES):
+    if not state.engine().sessions.may(token, Permission.READ_NOTES):
         return
     st.header("Notes")
-    for note in state.engine().notes(token, image_id=record.image_id):
+    for note in state.engine().patients.notes(token, image_id=record.image_id):
         with st.container(border=True):
             st.caption(f"{note.author}, {panes.when(note.written_at)} UTC")
             st.text(note.text)
     with st.form("note", clear_on_submit=True), panes.banner():
         text = st.text_area("New note", max_chars=10_000)
         if st.form_submit_button("Add the note"):
-            state.engine().add_note(token, record.patient_id, text, image_id=record.image_id)
+            state.engine().patients.add_note(
+                token, record.patient_id, text, image_id=record.image_id
+            )
             st.rerun()
 
 
 def _more(token: str, record: ImageRecord) -> None:
     with st.expander("What happened to this image", icon=":material/history:"):
-        panes.history(state.engine().image_history(token, record.image_id))
+        panes.history(state.engine().images.history(token, record.image_id))
     with (
         st.expander("Something should have been sealed", icon=":material/flag:"),
         st.form("flag"),
@@ -237,7 +239,7 @@ def _more(token: str, record: ImageRecord) -> None:
         reason = st.text_input("What was missed? Do not write the name itself.")
         st.caption("The image is withdrawn from everyone at once until it is sealed anew.")
         if st.form_submit_button("Withdraw the image"):
-            state.engine().flag_missed(token, record.image_id, reason)
+            state.engine().withdrawals.flag(token, record.image_id, reason)
             st.query_params.pop("image", None)
             state.say("The image was withdrawn. Thank you for looking.")
             st.rerun()

@@ -11,18 +11,20 @@ from ui import panes, queue, series, state
 def show_sealed(token: str, image_id: str) -> None:
     """What everybody with access sees from now on, the technician included."""
     try:
-        record = state.engine().image(token, image_id)
+        record = state.engine().images.get(token, image_id)
     except errors.NotFound:
         state.take("sealed")
         raise
     st.header("Sealed")
     sealed, grid = st.tabs(["Sealed image", "Grid picture"])
     with sealed:
-        panes.viewer(panes.sealed_view(record, state.engine().regions(token, image_id)), "sealed")
+        panes.viewer(
+            panes.sealed_view(record, state.engine().images.regions(token, image_id)), "sealed"
+        )
     with grid:
         panes.picture(f"/api/images/{image_id}/grid", "Sealed image with numbered boxes")
     with st.container(horizontal=True):
-        waiting = state.engine().drafts(token)
+        waiting = state.engine().drafts.waiting(token)
         if waiting and st.button("Next in the queue", type="primary"):
             queue.open_draft(series.next_of(waiting).image_id)
             st.rerun()

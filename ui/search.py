@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from engine import Found, ImageState, Patient, Permission
+from engine import Found, ImageQuery, ImageState, Patient, Permission
 from ui import care, panes, state
 from ui.address import asked, asked_day, tell
 
@@ -33,16 +33,16 @@ def search(token: str) -> str:
     query = left.text_input(
         "Patient", type="search", placeholder="Number or name", key="review-query"
     )
-    kinds = {k: v for k, v in _STATES.items() if engine.may(token, v[2])}
+    kinds = {k: v for k, v in _STATES.items() if engine.sessions.may(token, v[2])}
     kind = (
         _choice("State", "state", list(kinds), lambda k: kinds[k][0], right, empty="Sealed")
         or "sealed"
     )
-    wanted: dict[str, Any] = {"states": kinds[kind][1], "query": query or ""}
+    wanted: dict[str, Any] = {"states": kinds[kind][1], "text": query or ""}
     wanted["patient_id"] = _patient(token, query or "")
     wanted |= _filters(token)
     page = _page(wanted)
-    found = engine.find_images(token, **wanted, limit=PAGE, offset=(page - 1) * PAGE)
+    found = engine.search.images(token, ImageQuery(**wanted), PAGE, (page - 1) * PAGE)
     if not found.images and page > 1:
         tell("page", None)
         st.rerun()
@@ -59,7 +59,7 @@ def search(token: str) -> str:
 def names(token: str, patient_ids: Sequence[str]) -> dict[str, str]:
     """What to call the patients of a list."""
     only = list(dict.fromkeys(patient_ids))
-    found = state.engine().patients(token, only=only, limit=len(only)) if only else []
+    found = state.engine().patients.search(token, only=only, limit=len(only)) if only else []
     return {p.patient_id: name(p) for p in found}
 
 
@@ -84,7 +84,7 @@ def _patient(token: str, query: str) -> str | None:
             tell("patient", None)
             st.rerun()
         return key
-    matching = state.engine().patients(token, query, limit=20) if query.strip() else []
+    matching = state.engine().patients.search(token, query, limit=20) if query.strip() else []
     if len(matching) > 1:
         by_id = {p.patient_id: name(p) for p in matching}
         chosen = st.pills(
@@ -104,8 +104,8 @@ def _filters(token: str) -> dict[str, Any]:
     label = "More filters" + (f": {len(used)} set" if used else "")
     # An expander that renames itself is a new one: its key keeps it.
     with st.expander(label, icon=":material/tune:", key="review-filters"):
-        choices = state.engine().image_choices(token)
-        labels = sorted({c for p in state.engine().profiles().values() for c in p.classes})
+        choices = state.engine().search.choices(token)
+        labels = sorted({c for p in state.engine().profiles.by_name().values() for c in p.classes})
         first, second, third = st.columns(3)
         kinds = ["picture" if m == "" else m for m in choices.modalities]
         modality = _choice("Modality", "modality", kinds, str, first)

@@ -31,7 +31,7 @@ def offer(token: str, view: DraftView, boxes: Sequence[dict[str, Any]]) -> None:
     """Carry these boxes to the other drafts of the series."""
     others = [
         d
-        for d in state.engine().drafts(token, limit=1000)
+        for d in state.engine().drafts.waiting(token, limit=1000)
         if kind(d) == kind(view.record) and d.image_id != view.record.image_id
     ]
     if not others or not boxes:

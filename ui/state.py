@@ -34,14 +34,14 @@ def account() -> Account | None:
     if not token():
         return None
     try:
-        return engine().whoami(token())
+        return engine().sessions.whoami(token())
     except errors.NotSignedIn:
         return None
 
 
 def factor_due() -> bool:
     """Must this person set up a second factor before anything else?"""
-    now = engine().second_factor(token())
+    now = engine().account.second_factor(token())
     return now.required and now.enabled_at is None
 
 
@@ -55,7 +55,7 @@ def page(title: str, permission: Permission) -> str:
     if who is None:
         st.error("Please sign in.", icon=":material/lock:")
         st.stop()
-    if not engine().may(token(), permission):
+    if not engine().sessions.may(token(), permission):
         st.error("This page is not part of your role.", icon=":material/lock:")
         st.stop()
     st.title(title)
@@ -76,7 +76,7 @@ def sign_in(username: str, password: str) -> None:
         AccountLocked: Too many failures.
     """
     try:
-        session = engine().sign_in(username, password, origin=origin())
+        session = engine().sessions.sign_in(username, password, origin=origin())
     except errors.CodeNeeded as step:
         keep("challenge", step.challenge)
     else:
@@ -86,7 +86,7 @@ def sign_in(username: str, password: str) -> None:
 def sign_in_identity(claims: dict[str, Any], issuer: str) -> None:
     """As :func:`sign_in`, by what an identity provider says. Raises NotSignedIn."""
     try:
-        session = engine().sign_in_identity(claims, issuer, origin=origin())
+        session = engine().sessions.sign_in_identity(claims, issuer, origin=origin())
     except errors.CodeNeeded as step:
         keep("challenge", step.challenge)
     else:
@@ -100,7 +100,7 @@ def waits_for_code() -> bool:
 
 def finish_sign_in(code: str) -> None:
     """The second step. Raises NotSignedIn, AccountLocked."""
-    session = engine().finish_sign_in(recall("challenge", ""), code, origin=origin())
+    session = engine().sessions.finish_sign_in(recall("challenge", ""), code, origin=origin())
     give_up_sign_in()
     keep("ticket", api.tickets.issue(session.token))
 
@@ -119,7 +119,7 @@ def origin() -> str:
 def sign_out() -> None:
     """End the session in the engine: a copied cookie is worth nothing from here on."""
     with suppress(errors.NotSignedIn):  # it may have ended by itself
-        engine().sign_out(token())
+        engine().sessions.sign_out(token())
     forget()
 
 

@@ -25,7 +25,7 @@ def demo_banner(accounts: bool = False) -> None:
 
 def sign_in() -> None:
     """What a visitor without a session sees, whatever address they asked for."""
-    if state.engine().setup_needed():
+    if state.engine().people.setup_needed():
         first_administrator()
         return
     ticket = state.take("ticket")
@@ -102,7 +102,7 @@ def first_administrator() -> None:
             if password != again:
                 st.error("The two passwords differ.", icon=":material/error:")
             else:
-                state.engine().create_first_administrator(code, username, name, password)
+                state.engine().people.create_first_administrator(code, username, name, password)
                 state.sign_in(username, password)
                 st.rerun()
 
@@ -120,7 +120,7 @@ def home() -> None:
 
 
 def _technician(token: str) -> None:
-    drafts = state.engine().drafts(token)
+    drafts = state.engine().drafts.waiting(token)
     look = [d for d in drafts if d.state is ImageState.REVIEW]
     panes.figures([("To look at", str(len(look))), ("Ready to seal", str(len(drafts) - len(look)))])
     with st.container(horizontal=True):
@@ -138,7 +138,7 @@ def _technician(token: str) -> None:
 def _doctor(token: str) -> None:
     care.broken(token)
     _withdrawn(token)
-    newest = state.engine().find_images(token, limit=4)
+    newest = state.engine().search.images(token, limit=4)
     panes.figures([("Sealed images open to you", f"{newest.total:,}")])
     if st.button("Find an image", type="primary", icon=":material/search:"):
         st.switch_page("pages/2_Review.py")
@@ -154,7 +154,7 @@ def _doctor(token: str) -> None:
 
 def _withdrawn(token: str) -> None:
     """Images that somebody flagged: nobody sees them until a doctor sends them back."""
-    waiting = state.engine().withdrawn(token)
+    waiting = state.engine().withdrawals.waiting(token)
     if not waiting:
         return
     st.header("Withdrawn, waiting for you")
@@ -168,12 +168,12 @@ def _withdrawn(token: str) -> None:
         label = f"Send back: {of}, {panes.when(record.uploaded_at)}"
         if st.button(label, key=f"reopen-{record.image_id}", icon=":material/undo:"):
             with panes.banner(), proving.asked_again():
-                state.engine().reopen(token, record.image_id)
+                state.engine().withdrawals.reopen(token, record.image_id)
                 st.rerun()
 
 
 def _researcher(token: str) -> None:
-    totals = state.engine().statistics(token).totals
+    totals = state.engine().statistics.tables(token).totals
     panes.figures(
         [
             ("Sealed images", f"{totals['images']:.0f}"),
@@ -185,8 +185,8 @@ def _researcher(token: str) -> None:
 
 
 def _administrator(token: str) -> None:
-    health = state.engine().health(token)
-    held, due = state.engine().glass_due(token)
+    health = state.engine().health.state(token)
+    held, due = state.engine().care.emergency_access_due(token)
     waiting = sum(health["images"].get(s, 0) for s in (ImageState.DRAFT, ImageState.REVIEW))
     panes.figures(
         [

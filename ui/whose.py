@@ -12,7 +12,7 @@ def choose_patient(token: str) -> Patient | None:
     """Find a patient or make one; remembered until another is chosen."""
     st.header("1. Patient")
     query = st.text_input("Find a patient", type="search", placeholder="Number or name")
-    found = state.engine().patients(token, query)
+    found = state.engine().patients.search(token, query)
     by_id = {p.patient_id: p for p in found}
     last = state.recall("patient")
     index = list(by_id).index(last) if last in by_id else None
@@ -49,7 +49,7 @@ def _new_patient(token: str) -> None:
         age = st.number_input("Age in years", 0, 150, value=None, step=1)
         note = st.text_area("Note for doctors", help="You will not see it again after saving.")
         if st.form_submit_button("Add the patient", type="primary"):
-            patient = state.engine().create_patient(token, number, name, age, note)
+            patient = state.engine().patients.create(token, number, name, age, note)
             state.keep("patient", patient.patient_id)
             state.renew("patient")
             state.say("The patient was added.")
@@ -62,7 +62,7 @@ def _change_patient(token: str, patient: Patient) -> None:
         name = st.text_input("Name", patient.name, max_chars=100)
         age = st.number_input("Age in years", 0, 150, value=patient.age, step=1)
         if st.form_submit_button("Save the changes"):
-            state.engine().update_patient(token, patient.patient_id, id=number, name=name, age=age)
+            state.engine().patients.update(token, patient.patient_id, id=number, name=name, age=age)
             state.renew("patient")
             state.say("The record was changed; what was before is kept in its history.")
             st.rerun()

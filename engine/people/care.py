@@ -15,6 +15,9 @@ from enum import StrEnum
 
 from engine.errors import InputError, NotFound
 from engine.host import Host
+from engine.permissions import Permission, allowed
+from engine.records import Caller
+from engine.settings import Settings
 from engine.store.database import Cursor, Database, Row
 from engine.store.key_hierarchy import Hierarchy
 from engine.vault import derive, open_field, seal_field
@@ -95,6 +98,11 @@ def checked_reason(reason: str) -> str:
             " patient now."
         )
     return reason
+
+
+def bound(settings: Settings, caller: Caller) -> bool:
+    """Does this caller see only patients whom they treat, or have emergency access to?"""
+    return settings.care_relation and not allowed(caller.role, Permission.EVERY_PATIENT)
 
 
 class Access:

@@ -1,25 +1,17 @@
-"""The Engine: one method per user action, each with its permission and its audit rows.
+"""The engine: an open data folder, with a service for each noun that people work with.
 
-Doors (pages, API, command line) hold an Engine and a token and nothing else.
+Pages, API and command line hold an Engine and a token and nothing else.
 """
 
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
-from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Self
 
 from engine.detection import Detector, Guests, Profiles
-from engine.errors import (
-    BackupInvalid,
-    NotFound,
-    PermissionDenied,
-    SettingsError,
-    StorageError,
-)
+from engine.errors import BackupInvalid, SettingsError, StorageError
 from engine.formats.images import Limits
 from engine.host import Host, forbid_core_dumps, sweep_unfinished
 from engine.people.access_integrity import Roster
@@ -29,42 +21,122 @@ from engine.people.identities import Identities
 from engine.people.lockout import Lockout
 from engine.people.registrations import Registrations
 from engine.people.second_factor import Challenges, SecondFactors
-from engine.people.sessions import Sessions
+from engine.people.sessions import Sessions as OpenSessions
 from engine.people.tokens import Tokens
 from engine.permissions import Role
 from engine.records import Caller
-from engine.service.batch import Batch
-from engine.service.caring import Caring
-from engine.service.ciphers import Ciphers
-from engine.service.files import Files
-from engine.service.finding import Finding
-from engine.service.governing import Governing
-from engine.service.measuring import Measured
-from engine.service.observing import Observing
+from engine.service.access_watch import AccessWatch
+from engine.service.account import OwnAccount
+from engine.service.audit import Audit
+from engine.service.backups import Backups
+from engine.service.batches import Batches
+from engine.service.care import Care
+from engine.service.checkpoints import Checkpoints
+from engine.service.context import Context
+from engine.service.custom_networks import CustomNetworks
+from engine.service.drafts import Drafts
+from engine.service.erasures import Erasures
+from engine.service.examination import Examiner
+from engine.service.exchange import Exchange
+from engine.service.guard import Guard
+from engine.service.health import Health
+from engine.service.images import Images
+from engine.service.intake import Intake
+from engine.service.keys import Keys
+from engine.service.live_settings import LiveSettings
+from engine.service.masked_images import MaskedImages
+from engine.service.models import Models
+from engine.service.packages import Packages
+from engine.service.patients import Patients
 from engine.service.people import People
-from engine.service.specialties import Specialties
+from engine.service.preparation import Preparer
+from engine.service.profiles import SpecialtyProfiles
+from engine.service.randomness import RandomnessTests
+from engine.service.restorations import Restorations
+from engine.service.runtime_settings import RuntimeSettings
+from engine.service.scrub import Scrub
+from engine.service.search import Search
+from engine.service.sessions import Sessions
+from engine.service.statistics import ImageStatistics
+from engine.service.stored_images import StoredImages
+from engine.service.training import Training
 from engine.service.upkeep import Upkeep
+from engine.service.withdrawals import Withdrawals
 from engine.settings import Settings
 from engine.store.audit import AuditLog, Event
 from engine.store.audited_rows import SealedRows
-from engine.store.backup import PENDING_ERASURES, Backups, bring_salt_record
+from engine.store.backup import PENDING_ERASURES, bring_salt_record
+from engine.store.backup import Backups as BackupFolder
 from engine.store.catalog import Catalog
 from engine.store.database import Database
 from engine.store.key_hierarchy import Hierarchy
 from engine.store.open_images import Viewings
 from engine.store.outbox import Outbox
 from engine.store.patient_merge import Merging
-from engine.store.patients import Patients
+from engine.store.patients import Patients as PatientRows
 from engine.store.read_log import Reads
 from engine.store.runtime_settings import Policies
-from engine.store.training_cases import Training
+from engine.store.training_cases import Training as TrainingCases
 from engine.vault import Exchanges, Keyring, derive
 
+_START = Caller("system", Role.OPERATOR, "", "start")
 
-class Engine(
-    People, Files, Caring, Governing, Finding, Ciphers, Batch, Upkeep, Specialties, Observing
-):
-    """An open data folder with its keys, networks and people."""
+
+class Engine:
+    """An open data folder with its keys, networks and people.
+
+    Each attribute is a service; its methods take the caller's token first.
+    """
+
+    def __init__(self, context: Context, *, operator: bool = False) -> None:
+        self.context = context
+        guard = self._guard = Guard(context, operator=operator)
+        examiner = Examiner(context)
+        preparer = Preparer(context, examiner)
+        stored = StoredImages(context)
+        intake = Intake(context, stored)
+        masked = MaskedImages(context, stored)
+        restorations = Restorations(context, guard, stored)
+        erasures = self._erasures = Erasures(context)
+        checkpoints = Checkpoints(context)
+        scrub = Scrub(context, stored)
+
+        self.sessions = Sessions(context, guard)
+        self.account = OwnAccount(context, guard)
+        self.people = People(context, guard)
+        self.patients = Patients(context, guard, erasures)
+        self.care = Care(context, guard)
+        self.drafts = Drafts(context, guard, examiner, preparer, stored, intake, erasures)
+        self.images = Images(context, guard, stored, masked, restorations, erasures)
+        self.withdrawals = Withdrawals(context, guard, stored)
+        self.packages = Packages(context, guard, stored, restorations)
+        self.search = Search(context, guard)
+        self.batches = Batches(context, guard, examiner, stored, intake)
+        self.exchange = Exchange(context, guard, stored, restorations)
+        self.statistics = ImageStatistics(context, guard, stored)
+        self.randomness = RandomnessTests(context, guard, self.statistics)
+        self.profiles = SpecialtyProfiles(context, guard, examiner)
+        self.custom_networks = CustomNetworks(context, guard)
+        self.models = Models(context, guard, examiner, stored)
+        self.training = Training(context, guard)
+        self.audit = Audit(context, guard, checkpoints)
+        self.keys = Keys(context, guard)
+        self.backups = Backups(context, guard, erasures, scrub, checkpoints)
+        self.runtime_settings = RuntimeSettings(context, guard)
+        self.upkeep = Upkeep(
+            context, self.backups, erasures, intake, scrub, self.training, checkpoints
+        )
+        self.health = Health(context, guard, self.backups, erasures, masked, scrub, self.upkeep)
+
+    @property
+    def limits(self) -> Limits:
+        """Of files that are taken in, as the settings in force say."""
+        return self.context.live.limits
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.context.live.settings
 
     @classmethod
     def open(
@@ -88,107 +160,32 @@ class Engine(
             StorageError: The folder cannot be used.
         """
         forbid_core_dumps()
-        self = cls()
-        self.settings = settings
         folder = settings.data
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as err:
-            raise StorageError("The data folder cannot be made: check MEDSEC_DATA.") from err
-        self.host = host or Host(folder / "blobs")
-        fresh = not (folder / "catalog.duckdb").exists()
-        if fresh and (folder / PENDING_ERASURES).exists():
-            raise StorageError(
-                "A recovery into this data folder was interrupted: run recover-data again."
-            )
-        if fresh and next(iter(self.host.blobs()), None) is not None:
-            raise StorageError(
-                "The data folder has encrypted images but no catalog: bring catalog.duckdb back,"
-                " or recover from a backup. Nothing was changed."
-            )
+        host, fresh = _checked(folder, host)
         # A lost key file must not be replaced by a new one: that would be a wrong key.
-        keyring = Keyring.load(settings, self.host.random, create=fresh)
-        self.database = Database.open(
-            folder / "catalog.duckdb", self.host, settings.write_wait_seconds
-        )
+        keyring = Keyring.load(settings, host.random, create=fresh)
+        database = Database.open(folder / "catalog.duckdb", host, settings.write_wait_seconds)
         try:
-            self._assemble(keyring, detector, operator)
+            context = _opened(settings, host, keyring, database, detector)
+            engine = cls(context, operator=operator)
+            engine._start(operator)
         except BaseException:
-            self.database.close()
+            database.close()
             raise
-        return self
+        return engine
 
-    def _assemble(self, keyring: Keyring, detector: Detector | None, operator: bool) -> None:
-        settings, host = self.settings, self.host
-        self.keyring = keyring
-        self.hierarchy = Hierarchy(self.database, keyring, host)
-        self.hierarchy.open()
-        self.lockout = Lockout(self.database, host)
-        self.accounts_ = Accounts(
-            self.database, host, self.lockout, settings.bcrypt_cost, settings.password_min_length
-        )
-        self.sessions_ = Sessions(
-            self.database,
-            host,
-            timedelta(minutes=settings.session_idle_minutes),
-            timedelta(hours=settings.session_hours),
-            derive(self.hierarchy.system_key("tokens"), "sessions"),
-            settings.second_factor_roles,
-        )
-        self.factors = SecondFactors(self.database, host, self.hierarchy.system_key("factors"))
-        self.challenges = Challenges(host)
-        self.registrations = Registrations(self.database, host)
-        self.identities = Identities(self.database, host)
-        self.tokens = Tokens(self.database, host, self.hierarchy.system_key("tokens"))
-        self.access_ = Access(self.database, self.hierarchy, host)
-        self.roster = Roster(derive(self.hierarchy.system_key("audit"), "roster"))
-        self.outbox_ = Outbox(self.database, host, settings)
-        self.audit = AuditLog(
-            self.database, host, self.hierarchy.system_key("audit"), self._audit_mark,
-            self.outbox_.hear,
-        )  # fmt: skip
-        self.catalog = Catalog(self.database)
-        self.patients_ = Patients(self.database, self.hierarchy, host)
-        self.training = Training(self.database, self.hierarchy, host)
-        self.merging = Merging(self.patients_, self.catalog, self.training, self.hierarchy, host)
-        self.reads = Reads(host)
-        self.detector = detector or Detector.open(settings)
-        self.profiles_ = Profiles(
-            self.database, host, self.hierarchy.system_key("models"), settings,
-            self.detector.profiles, self.detector.finds,
-        )  # fmt: skip
-        self.detector.profiles = self.profiles_.in_force()
-        self.guests_ = Guests(
-            self.database, host, self.hierarchy.system_key("models"),
-            settings.model_limit_mb * 1_000_000, settings.threads,
-        )  # fmt: skip
-        self._meet_guests()
-        self.evaluations_ = SealedRows("evaluations", host, self.hierarchy.system_key("models"))
-        self.viewings = Viewings(
-            host,
-            timedelta(minutes=settings.restore_minutes),
-            settings.restore_memory_mb * 1024 * 1024,
-        )
-        self.exchanges = Exchanges(self.hierarchy.signer(), host)
-        self.limits = Limits.of(settings)
-        self._masked = OrderedDict()
-        self._masked_lock = threading.Lock()
-        self._measured = Measured()
-        self._operator_token = host.token("operator") if operator else None
-        self._work = {}
-        self._at_work = {}
-        self._backing_up = threading.Lock()
-        self._keeping_list = threading.Lock()
-        self._meet_roster(operator)
+    def _start(self, operator: bool) -> None:
+        """What comes before anybody works in the folder; a crash or a recovery may have left it."""
+        context = self.context
+        self.custom_networks.meet()
+        context.watch.meet(context.audit, _START, operator=operator)
         self._finish_recovery()
-        sweep_unfinished(settings.data)
-        self.sweep()
-        self._keep_erasures()
-        self.policies = Policies(self.database, host, self.hierarchy.system_key("models"), settings)
-        self._govern(self.policies.in_force())
-        self._prepare_upkeep()
-        system = Caller("system", Role.OPERATOR, "", "start")
-        self.audit.record(system, Event("system.start"))
+        sweep_unfinished(self.settings.data)
+        self.upkeep.sweep()
+        self._erasures.keep()
+        self.runtime_settings.apply(context.setting_changes.in_force())
+        self.upkeep.look_at_clock()
+        context.audit.record(_START, Event("system.start"))
 
     @classmethod
     def from_backup(
@@ -212,15 +209,15 @@ class Engine(
             raise SettingsError("Set MEDSEC_BACKUP_DIR to the folder of the backups.")
         host = Host(settings.data / "blobs")
         bring_salt_record(settings.backup_dir, settings.data)
-        backups = Backups(settings.backup_dir, Keyring.load(settings, host.random), host)
+        backups = BackupFolder(settings.backup_dir, Keyring.load(settings, host.random), host)
         if name is not None and name not in backups.names():
             raise BackupInvalid("There is no such backup.")
         chosen = name or backups.newest()
         backups.restore(chosen, settings.data)
-        self = cls.open(settings, detector=detector, operator=True)
+        engine = cls.open(settings, detector=detector, operator=True)
         system = Caller("system", Role.OPERATOR, "", "recovery")
-        self.audit.record(system, Event("backup.restore", detail={"name": chosen}))
-        return self
+        engine.context.audit.record(system, Event("backup.restore", detail={"name": chosen}))
+        return engine
 
     def _finish_recovery(self) -> None:
         """Erase again what was erased after the backup, and end every session that was in it.
@@ -233,7 +230,7 @@ class Engine(
         if not pending.exists():
             return
         try:
-            self._erase_again(json.loads(pending.read_bytes()))
+            self._erasures.again(json.loads(pending.read_bytes()))
             pending.unlink()
         except (OSError, json.JSONDecodeError, UnicodeDecodeError) as err:
             raise StorageError(
@@ -241,34 +238,118 @@ class Engine(
                 " into an empty folder that can be written."
             ) from err
 
-    def _erase_again(self, erasures: Sequence[tuple[str, str]]) -> None:
-        system = Caller("system", Role.OPERATOR, "", "recovery")
-        why = "erased before this recovery"
-        for kind, subject_id in erasures:
-            try:
-                if kind == "patient":
-                    self._erase_patient(system, subject_id, why)
-                else:
-                    self._erase(system, subject_id, why, "image.erase")
-            except NotFound:  # the backup knew already, or is older; a later one is not
-                with self.database.write() as tx:
-                    tx.run(
-                        "INSERT INTO erasures VALUES ($1, $2, $3, true) ON CONFLICT DO NOTHING",
-                        subject_id,
-                        kind,
-                        self.host.now(),
-                    )
-        with self.database.write() as tx:
-            for account in self.accounts_.list():
-                self.sessions_.end_all(tx, account.username)
-
     def operator_token(self) -> str:
         """The token of this machine's operator. Raises PermissionDenied in a server."""
-        if self._operator_token is None:
-            raise PermissionDenied("Only the command line acts as the operator.")
-        return self._operator_token
+        return self._guard.operator_token()
+
+    def caller(self, token: object, *, activity: bool = True) -> Caller:
+        """Who a token stands for now. Raises NotSignedIn."""
+        return self._guard.caller(token, activity=activity)
 
     def close(self) -> None:
         """Let the data folder go; opened pictures are forgotten."""
-        self._stop_upkeep()
-        self.database.close()
+        self.upkeep.stop()
+        self.context.database.close()
+
+
+def _checked(folder: Path, host: Host | None) -> tuple[Host, bool]:
+    """The outside world, and whether the data folder is a new one.
+
+    Raises:
+        StorageError: The folder cannot be made, or holds files but no catalog.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as err:
+        raise StorageError("The data folder cannot be made: check MEDSEC_DATA.") from err
+    host = host or Host(folder / "blobs")
+    fresh = not (folder / "catalog.duckdb").exists()
+    if fresh and (folder / PENDING_ERASURES).exists():
+        raise StorageError(
+            "A recovery into this data folder was interrupted: run recover-data again."
+        )
+    if fresh and next(iter(host.blobs()), None) is not None:
+        raise StorageError(
+            "The data folder has encrypted images but no catalog: bring catalog.duckdb back,"
+            " or recover from a backup. Nothing was changed."
+        )
+    return host, fresh
+
+
+def _opened(
+    settings: Settings,
+    host: Host,
+    keyring: Keyring,
+    database: Database,
+    detector: Detector | None,
+) -> Context:
+    """Everything that services use, from the ground up."""
+    live = LiveSettings(settings)
+    hierarchy = Hierarchy(database, keyring, host)
+    hierarchy.open()
+    token_key, audit_key, model_key = map(hierarchy.system_key, ("tokens", "audit", "models"))
+
+    # who people are and what they reach
+    lockout = Lockout(database, host)
+    accounts = Accounts(database, host, lockout, settings.bcrypt_cost, settings.password_min_length)
+    sessions = OpenSessions(
+        database,
+        host,
+        timedelta(minutes=settings.session_idle_minutes),
+        timedelta(hours=settings.session_hours),
+        derive(token_key, "sessions"),
+        settings.second_factor_roles,
+    )
+    access = Access(database, hierarchy, host)
+    watch = AccessWatch(database, access, Roster(derive(audit_key, "roster")), live)
+
+    # the log, and who is told of it
+    outbox = Outbox(database, host, settings)
+    audit = AuditLog(database, host, audit_key, watch.mark, outbox.hear)
+
+    # patients and images
+    catalog = Catalog(database)
+    patients = PatientRows(database, hierarchy, host)
+    training_cases = TrainingCases(database, hierarchy, host)
+
+    # networks and profiles
+    detector = detector or Detector.open(settings)
+    profile_store = Profiles(database, host, model_key, settings, detector.profiles, detector.finds)
+    detector.profiles = profile_store.in_force()
+    model_bytes = settings.model_limit_mb * 1_000_000
+
+    return Context(
+        live=live,
+        host=host,
+        detector=detector,
+        database=database,
+        keyring=keyring,
+        hierarchy=hierarchy,
+        lockout=lockout,
+        accounts=accounts,
+        sessions=sessions,
+        factors=SecondFactors(database, host, hierarchy.system_key("factors")),
+        challenges=Challenges(host),
+        registrations=Registrations(database, host),
+        identities=Identities(database, host),
+        tokens=Tokens(database, host, token_key),
+        access=access,
+        watch=watch,
+        outbox=outbox,
+        audit=audit,
+        catalog=catalog,
+        patients=patients,
+        training_cases=training_cases,
+        merging=Merging(patients, catalog, training_cases, hierarchy, host),
+        read_log=Reads(host),
+        profile_store=profile_store,
+        custom_networks=Guests(database, host, model_key, model_bytes, settings.threads),
+        evaluation_rows=SealedRows("evaluations", host, model_key),
+        setting_changes=Policies(database, host, model_key, settings),
+        open_images=Viewings(
+            host,
+            timedelta(minutes=settings.restore_minutes),
+            settings.restore_memory_mb * 1024 * 1024,
+        ),
+        exchanges=Exchanges(hierarchy.signer(), host),
+    )

@@ -1,4 +1,4 @@
-"""Accounts of others, requests for one, and the audit log: the administrator's part."""
+"""Accounts of others and requests for one: the administrator's part."""
 
 from __future__ import annotations
 
@@ -7,26 +7,38 @@ import hmac
 from engine.errors import InputError, PermissionDenied, TooManyRequests
 from engine.people.accounts import folded
 from engine.permissions import Permission, Role
-from engine.records import Account, AccountRequest, AuditEntry, Caller, OpenSession
-from engine.service.guard import needs
-from engine.service.own_account import OwnAccount
-from engine.service.signing_in import NOBODY, nobody
+from engine.records import Account, AccountRequest, Caller, OpenSession
+from engine.service.context import Context
+from engine.service.guard import Guard, needs
+from engine.service.sessions import NOBODY, nobody
 from engine.store.audit import Event
 
 
-class People(OwnAccount):
-    """Methods of the Engine."""
+class People:
+    """Accounts, as administrators manage them."""
 
-    _setup_code: str | None = None
+    def __init__(self, context: Context, guard: Guard) -> None:
+        self._access = context.access
+        self._accounts = context.accounts
+        self._audit = context.audit
+        self._database = context.database
+        self._factors = context.factors
+        self._host = context.host
+        self._identities = context.identities
+        self._lockout = context.lockout
+        self._registrations = context.registrations
+        self._sessions = context.sessions
+        self._guard = guard
+        self._setup_code: str | None = None
 
     def setup_needed(self) -> bool:
         """Is there no administrator yet?"""
-        return not self.accounts_.any_administrator()
+        return not self._accounts.any_administrator()
 
     def setup_code(self) -> str:
         """The one-time code that makes the first administrator; shown on the console only."""
         if self._setup_code is None:
-            text = self.host.random(8).hex()
+            text = self._host.random(8).hex()
             self._setup_code = "-".join(text[i : i + 4] for i in range(0, len(text), 4))
         return self._setup_code
 
@@ -40,22 +52,20 @@ class People(OwnAccount):
             InputError: Bad user name or password.
         """
         founder = Caller(NOBODY, Role.ADMINISTRATOR, "", "setup")
-        with self.database.write() as tx:
-            if self.accounts_.any_administrator():
+        with self._database.write() as tx:
+            if self._accounts.any_administrator():
                 raise PermissionDenied("There is an administrator already: sign in.")
             right = hmac.compare_digest(code.strip().encode(), self.setup_code().encode())
             if right:
-                account = self.accounts_.create(tx, username, name, Role.ADMINISTRATOR, password)
+                account = self._accounts.create(tx, username, name, Role.ADMINISTRATOR, password)
             event = Event("account.first-administrator", "ok" if right else "refused")
-            self.audit.append(tx, founder, event)
+            self._audit.append(tx, founder, event)
         if not right:
             raise PermissionDenied("The code is not the one on the console.")
         self._setup_code = None
         return account
 
-    def request_account(
-        self, username: str, name: str, role: Role, password: str, origin: str = ""
-    ) -> str:
+    def request(self, username: str, name: str, role: Role, password: str, origin: str = "") -> str:
         """Ask for an account. It opens nothing until an administrator approves.
 
         The answer is the same whether the user name is taken or not.
@@ -72,29 +82,29 @@ class People(OwnAccount):
             TooManyRequests: From this origin within an hour, or altogether.
         """
         wished = self._role(role)
-        username, name = self.accounts_.check_new(username, name, wished, password)
+        username, name = self._accounts.check_new(username, name, wished, password)
         try:
-            self.registrations.check_room(self.database.read(), origin)
-            kept = self.accounts_.hash(password)  # slow: not while others wait to write
-            with self.database.write() as tx:
-                request_id = self.registrations.add(tx, username, name, wished, kept, origin)
-                self.audit.append(
+            self._registrations.check_room(self._database.read(), origin)
+            kept = self._accounts.hash(password)  # slow: not while others wait to write
+            with self._database.write() as tx:
+                request_id = self._registrations.add(tx, username, name, wished, kept, origin)
+                self._audit.append(
                     tx,
                     nobody(origin),
                     Event("account.request", detail={"request": request_id, "role": str(wished)}),
                 )
         except TooManyRequests:
-            self.audit.record(nobody(origin), Event("account.request", "refused"))
+            self._audit.record(nobody(origin), Event("account.request", "refused"))
             raise
         return request_id
 
     @needs(Permission.MANAGE_ACCOUNTS)
-    def account_requests(self, caller: Caller) -> list[AccountRequest]:
+    def requests(self, caller: Caller) -> list[AccountRequest]:
         """Accounts that were asked for and wait, the oldest first."""
-        return self.registrations.list()
+        return self._registrations.list()
 
     @needs(Permission.MANAGE_ACCOUNTS)
-    def approve_account(self, caller: Caller, request_id: str, role: Role) -> Account:
+    def approve(self, caller: Caller, request_id: str, role: Role) -> Account:
         """Make the account that was asked for, with the password that came with the request.
 
         Args:
@@ -105,10 +115,10 @@ class People(OwnAccount):
             InputError: The user name is taken: decline, and let them choose another.
         """
         given = self._role(role)
-        with self.database.write() as tx:
-            username, name, _, kept = self.registrations.take(tx, request_id)
-            account = self.accounts_.add(tx, username, name, given, kept)
-            self.audit.append(
+        with self._database.write() as tx:
+            username, name, _, kept = self._registrations.take(tx, request_id)
+            account = self._accounts.add(tx, username, name, given, kept)
+            self._audit.append(
                 tx,
                 caller,
                 Event(
@@ -119,11 +129,11 @@ class People(OwnAccount):
         return account
 
     @needs(Permission.MANAGE_ACCOUNTS)
-    def decline_account(self, caller: Caller, request_id: str) -> None:
+    def decline(self, caller: Caller, request_id: str) -> None:
         """Drop a request. Raises NotFound."""
-        with self.database.write() as tx:
-            username, *_ = self.registrations.take(tx, request_id)
-            self.audit.append(
+        with self._database.write() as tx:
+            username, *_ = self._registrations.take(tx, request_id)
+            self._audit.append(
                 tx,
                 caller,
                 Event("account.decline", detail={"request": request_id, "username": username}),
@@ -139,16 +149,16 @@ class People(OwnAccount):
     @needs(Permission.MANAGE_ACCOUNTS)
     def accounts(self, caller: Caller) -> list[Account]:
         """Every account."""
-        return self.accounts_.list()
+        return self._accounts.list()
 
     @needs(Permission.MANAGE_ACCOUNTS)
-    def create_account(
+    def create(
         self, caller: Caller, username: str, name: str, role: Role, password: str
     ) -> Account:
         """Add an account. Raises InputError."""
-        with self.database.write() as tx:
-            account = self.accounts_.create(tx, username, name, self._role(role), password)
-            self.audit.append(
+        with self._database.write() as tx:
+            account = self._accounts.create(tx, username, name, self._role(role), password)
+            self._audit.append(
                 tx,
                 caller,
                 Event("account.create", detail={"username": account.username, "role": str(role)}),
@@ -156,15 +166,15 @@ class People(OwnAccount):
         return account
 
     @needs(Permission.MANAGE_ACCOUNTS)
-    def set_account_role(self, caller: Caller, username: str, role: Role) -> Account:
+    def set_role(self, caller: Caller, username: str, role: Role) -> Account:
         """Give another account another role. Raises PermissionDenied, NotFound."""
         self._refuse_self(caller, username, "account.set-role")
-        with self.database.write() as tx:
-            before = self.accounts_.get(tx, username)
-            self.accounts_.set_role(tx, caller, username, self._role(role))
-            self.access_.forget_doctor(tx, before.username)
-            ended = self.sessions_.end_all(tx, before.username)
-            self.audit.append(
+        with self._database.write() as tx:
+            before = self._accounts.get(tx, username)
+            self._accounts.set_role(tx, caller, username, self._role(role))
+            self._access.forget_doctor(tx, before.username)
+            ended = self._sessions.end_all(tx, before.username)
+            self._audit.append(
                 tx,
                 caller,
                 Event(
@@ -172,19 +182,19 @@ class People(OwnAccount):
                     detail={"username": before.username, "from": before.role, "to": str(role)},
                 ),
             )
-            account = self.accounts_.get(tx, username)
-        self._close(ended)
+            account = self._accounts.get(tx, username)
+        self._guard.forget_sessions(ended)
         return account
 
     @needs(Permission.MANAGE_ACCOUNTS)
-    def set_account_enabled(self, caller: Caller, username: str, enabled: bool) -> Account:
+    def set_enabled(self, caller: Caller, username: str, enabled: bool) -> Account:
         """Open or close another account. Raises PermissionDenied, NotFound."""
         self._refuse_self(caller, username, "account.enable" if enabled else "account.disable")
-        with self.database.write() as tx:
-            self.accounts_.set_enabled(tx, caller, username, enabled)
-            account = self.accounts_.get(tx, username)
-            ended = [] if enabled else self.sessions_.end_all(tx, account.username)
-            self.audit.append(
+        with self._database.write() as tx:
+            self._accounts.set_enabled(tx, caller, username, enabled)
+            account = self._accounts.get(tx, username)
+            ended = [] if enabled else self._sessions.end_all(tx, account.username)
+            self._audit.append(
                 tx,
                 caller,
                 Event(
@@ -192,7 +202,7 @@ class People(OwnAccount):
                     detail={"username": account.username},
                 ),
             )
-        self._close(ended)
+        self._guard.forget_sessions(ended)
         return account
 
     @needs(Permission.MANAGE_ACCOUNTS)
@@ -200,15 +210,15 @@ class People(OwnAccount):
         """Set another account's password and end its sessions. Raises InputError, NotFound."""
         # Else a stolen session could make itself the account.
         self._refuse_self(caller, username, "account.reset-password")
-        with self.database.write() as tx:
-            account = self.accounts_.get(tx, username)
-            self.accounts_.set_password(tx, account.username, password)
-            self.lockout.forgive(tx, account.username)
-            ended = self.sessions_.end_all(tx, account.username)
-            self.audit.append(
+        with self._database.write() as tx:
+            account = self._accounts.get(tx, username)
+            self._accounts.set_password(tx, account.username, password)
+            self._lockout.forgive(tx, account.username)
+            ended = self._sessions.end_all(tx, account.username)
+            self._audit.append(
                 tx, caller, Event("account.reset-password", detail={"username": account.username})
             )
-        self._close(ended)
+        self._guard.forget_sessions(ended)
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def reset_second_factor(self, caller: Caller, username: str) -> None:
@@ -219,16 +229,16 @@ class People(OwnAccount):
             NotFound: No such account.
         """
         self._refuse_self(caller, username, "account.reset-second-factor")
-        with self.database.write() as tx:
-            account = self.accounts_.get(tx, username)
-            self.factors.remove(tx, account.username)
-            ended = self.sessions_.end_all(tx, account.username)
-            self.audit.append(
+        with self._database.write() as tx:
+            account = self._accounts.get(tx, username)
+            self._factors.remove(tx, account.username)
+            ended = self._sessions.end_all(tx, account.username)
+            self._audit.append(
                 tx,
                 caller,
                 Event("account.reset-second-factor", detail={"username": account.username}),
             )
-        self._close(ended)
+        self._guard.forget_sessions(ended)
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def link_identity(self, caller: Caller, username: str, email: str) -> Account:
@@ -240,10 +250,10 @@ class People(OwnAccount):
             NotFound: No such account.
         """
         self._refuse_self(caller, username, "account.link-identity")
-        with self.database.write() as tx:
-            account = self.accounts_.get(tx, username)
-            self.identities.link(tx, account.username, email)
-            self.audit.append(
+        with self._database.write() as tx:
+            account = self._accounts.get(tx, username)
+            self._identities.link(tx, account.username, email)
+            self._audit.append(
                 tx,
                 caller,
                 Event(
@@ -251,21 +261,21 @@ class People(OwnAccount):
                     detail={"username": account.username, "linked": bool(email)},
                 ),
             )
-            return self.accounts_.get(tx, account.username)
+            return self._accounts.get(tx, account.username)
 
     @needs(Permission.MANAGE_ACCOUNTS)
-    def account_sessions(self, caller: Caller, username: str) -> list[OpenSession]:
+    def sessions(self, caller: Caller, username: str) -> list[OpenSession]:
         """Open sessions of an account, the last used first. Raises NotFound."""
-        account = self.accounts_.get(self.database.read(), username)
-        return self.sessions_.open_of(account.username, caller.session_id)
+        account = self._accounts.get(self._database.read(), username)
+        return self._sessions.open_of(account.username, caller.session_id)
 
     @needs(Permission.MANAGE_ACCOUNTS)
-    def end_account_sessions(self, caller: Caller, username: str) -> int:
+    def end_sessions(self, caller: Caller, username: str) -> int:
         """End all sessions of an account; says how many were open. Raises NotFound."""
-        with self.database.write() as tx:
-            account = self.accounts_.get(tx, username)
-            ended = self.sessions_.end_all(tx, account.username)
-            self.audit.append(
+        with self._database.write() as tx:
+            account = self._accounts.get(tx, username)
+            ended = self._sessions.end_all(tx, account.username)
+            self._audit.append(
                 tx,
                 caller,
                 Event(
@@ -273,28 +283,11 @@ class People(OwnAccount):
                     detail={"username": account.username, "sessions": len(ended)},
                 ),
             )
-        self._close(ended)
+        self._guard.forget_sessions(ended)
         return len(ended)
 
     def _refuse_self(self, caller: Caller, username: str, action: str) -> None:
         """What nobody does to their own account; the attempt is logged."""
         if folded(username) == caller.username:
-            self.audit.record(caller, Event(action, "refused", detail={"username": "own"}))
+            self._audit.record(caller, Event(action, "refused", detail={"username": "own"}))
             raise PermissionDenied("Not to your own account: ask another administrator.")
-
-    @needs(Permission.READ_AUDIT)
-    def audit_entries(
-        self, caller: Caller, query: str = "", limit: int = 200, offset: int = 0
-    ) -> list[AuditEntry]:
-        """The audit log, newest first."""
-        entries = self.audit.entries(query=query, limit=limit, offset=offset)
-        # Reasons may name a patient. What was searched for may, too, and is not in the log.
-        self.record_read(caller, Event("audit.read"))
-        return entries
-
-    @needs(Permission.READ_AUDIT)
-    def verify_audit(self, caller: Caller) -> int:
-        """Check the whole chain; says how many entries it has. Raises AuditBroken."""
-        count = self.audit.verify()
-        self.audit.record(caller, Event("audit.verify", detail={"entries": count}))
-        return count

@@ -6,91 +6,97 @@ finding is in the audit log and on the health page. What goes wrong here never s
 
 from __future__ import annotations
 
-import math
 import threading
 from datetime import datetime, timedelta
-from typing import Any
 
-from engine.errors import EngineError, NotFound, RosterBroken
-from engine.permissions import Permission, Role
+from engine.errors import EngineError, RosterBroken
+from engine.host import sweep_unfinished
+from engine.permissions import Role
 from engine.records import Caller
-from engine.service import prometheus
-from engine.service.guard import log, needs
-from engine.service.learning import Learning
-from engine.service.mailing import SEND_SECONDS, Mailing
-from engine.service.reports import Reports
+from engine.service.backups import CLOCK_SLACK, Backups
+from engine.service.checkpoints import Checkpoints
+from engine.service.context import Context
+from engine.service.erasures import Erasures
+from engine.service.guard import log
+from engine.service.intake import Intake
+from engine.service.scrub import Scrub
+from engine.service.training import Training
 from engine.store.audit import Event
-from engine.store.backup import NAME as BACKUP_NAME
 
 TICK_SECONDS = 60.0
+
+
 SWEEP_MS = 3_600_000.0
+
+
 #: After a backup that failed, until the next try.
 RETRY_MS = 3_600_000.0
-#: A clock that is behind the log's last entry by more than this was set back.
-CLOCK_SLACK = timedelta(minutes=5)
+
+
+SEND_SECONDS = 15.0
+
+
+ORPHAN_SECONDS = 3600.0
+
+
+MOST_ORPHANS = 100
+
 
 _SYSTEM = Caller("system", Role.OPERATOR, "", "upkeep")
 
 
-class Upkeep(Reports, Mailing, Learning):
-    """Methods of the Engine."""
+class Upkeep:
+    """Does in the background what is due."""
 
-    _stopped: threading.Event
-    _threads: list[threading.Thread]
-    _next_ms: dict[str, float]
-    _clock_back_s: int
-
-    @needs(Permission.VIEW_HEALTH)
-    def metrics(self, caller: Caller) -> bytes:
-        """Counts and times for a monitoring system, in Prometheus' text format."""
-        now = self._health()
-        last = now["last_backup_at"]
-        condition = {
-            "disk_free_bytes": now["disk_free_bytes"],
-            "stored_bytes": now["stored_bytes"],
-            "audit_entries": now["audit_entries"],
-            "keys_to_rotate": now["keys_to_rotate"],
-            "backup_overdue": now["backup_overdue"],
-            "backup_age_seconds": (
-                (self.host.now() - last).total_seconds() if last is not None else math.inf
-            ),
-            "erasures_kept": now["erasures_kept"],
-            "broken": len(now["broken"]),
-            "clock_back_seconds": now["clock_back_seconds"],
-        }
-        held = {
-            "opened_pictures": self.viewings.held_bytes,
-            "masked_pictures": self._masked_bytes(),
-            "catalog": self.database.held_bytes(),
-        }
-        return prometheus.text(now["images"], condition, held)
-
-    def _prepare_upkeep(self) -> None:
+    def __init__(
+        self,
+        context: Context,
+        backups: Backups,
+        erasures: Erasures,
+        intake: Intake,
+        scrub: Scrub,
+        training: Training,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self._audit = context.audit
+        self._catalog = context.catalog
+        self._database = context.database
+        self._host = context.host
+        self._live = context.live
+        self._outbox = context.outbox
+        self._backups = backups
+        self._erasures = erasures
+        self._intake = intake
+        self._scrub = scrub
+        self._training = training
+        self._watch = context.watch
+        self._checkpoints = checkpoints
+        self._checkpointed = False
         self._stopped = threading.Event()
-        self._threads = []
-        self._next_ms = {}
-        self._scrubbed = {"running": False, "finished_at": None, "images": 0, "broken": []}
-        self._clock_back_s = 0
-        self._look_at_clock()
+        self._threads: list[threading.Thread] = []
+        self._next_ms: dict[str, float] = {}
+        #: By how much the clock was found behind the log, seconds.
+        self.clock_back_s = 0
 
-    def start_upkeep(self) -> None:
+    def start(self) -> None:
         """Begin to work in the background until :meth:`Engine.close`."""
         loops = [self._tend_forever, self._scrub_forever]
-        if self.outbox_.on:
+        if self._outbox.on:
             loops.append(self._send_forever)
         for loop in loops:
             thread = threading.Thread(target=loop, name=f"upkeep{loop.__name__}", daemon=True)
             self._threads.append(thread)
             thread.start()
 
-    def _stop_upkeep(self) -> None:
+    def stop(self) -> None:
+        """Let the work under way end, and begin no more."""
         self._stopped.set()
         for thread in self._threads:
             thread.join()
 
     def _tend_forever(self) -> None:
         while True:
-            self._tend()
+            self.tend()
             if self._stopped.wait(TICK_SECONDS):
                 return
 
@@ -98,15 +104,16 @@ class Upkeep(Reports, Mailing, Learning):
         while not self._stopped.wait(SEND_SECONDS):
             self._send_mail()
 
-    def _tend(self) -> None:
+    def tend(self) -> None:
         """What is due by now."""
         for name, work in (
-            ("clock", self._look_at_clock),
+            ("clock", self.look_at_clock),
             ("erasures", self._retry_erasures),
             ("sweep", self._sweep_due),
             ("training", self._training_due),
             ("roster", self._roster_due),
             ("backup", self._backup_due),
+            ("checkpoint", self._checkpoint_due),
         ):
             try:
                 work()
@@ -114,7 +121,7 @@ class Upkeep(Reports, Mailing, Learning):
                 log.error("upkeep: %s failed: %s", name, getattr(err, "code", type(err).__name__))
 
     def _due(self, name: str, every_ms: float) -> bool:
-        now = self.host.ticks_ms()
+        now = self._host.ticks_ms()
         if now < self._next_ms.get(name, 0.0):
             return False
         self._next_ms[name] = now + every_ms
@@ -124,136 +131,119 @@ class Upkeep(Reports, Mailing, Learning):
         if self._due("sweep", SWEEP_MS):
             swept = self.sweep()
             if swept:
-                self.audit.record(_SYSTEM, Event("files.sweep", detail={"files": swept}))
+                self._audit.record(_SYSTEM, Event("files.sweep", detail={"files": swept}))
 
     def _roster_due(self) -> None:
         """Somebody may have written to the catalog's file while it was open."""
-        if self._due("roster", SWEEP_MS) and not self._roster_broken:
+        if self._due("roster", SWEEP_MS) and not self._watch.broken:
             try:
-                with self.database.write() as tx:
-                    self.roster.check(tx)
+                self._watch.check()
             except RosterBroken as err:
-                self._roster_broken = True
+                self._watch.broken = True
                 log.error("upkeep: %s", err.code)
-                self.audit.record(_SYSTEM, Event("roster.verify", "failed"))
+                self._audit.record(_SYSTEM, Event("roster.verify", "failed"))
 
     def _training_due(self) -> None:
         if self._due("training", SWEEP_MS):
-            self._expire_training(_SYSTEM)
+            self._training.expire(_SYSTEM)
 
     def _retry_erasures(self) -> None:
-        if not self._erasures_kept:
-            self._keep_erasures()
+        if not self._erasures.kept:
+            self._erasures.keep()
 
     def _backup_due(self) -> None:
-        settings = self.settings
+        settings = self._live.settings
         if settings.backup_dir is None or settings.backup_hours == 0:
             return
-        last = self._last_backup_at()
-        age = None if last is None else self.host.now() - last
+        last = self._backups.last_at()
+        age = None if last is None else self._host.now() - last
         if age is not None and age < timedelta(hours=settings.backup_hours):
             return
         if not self._due("backup", RETRY_MS):
             return
         try:
-            self._make_backup(_SYSTEM)
+            self._backups.make_as(_SYSTEM)
         except EngineError as err:
-            self.audit.record(_SYSTEM, Event("backup.make", "failed", detail={"why": err.code}))
+            self._audit.record(_SYSTEM, Event("backup.make", "failed", detail={"why": err.code}))
             raise
 
-    def _last_backup_at(self) -> datetime | None:
-        """When the newest whole backup was made, by its name; a clock that was ahead made none."""
-        if self.settings.backup_dir is None:
-            return None
-        latest = f"{self.host.now() + CLOCK_SLACK:{BACKUP_NAME}}"
-        names = [name for name in self._backups().names() if name <= latest]
-        return datetime.strptime(names[-1], BACKUP_NAME) if names else None  # noqa: DTZ007
+    def _checkpoint_due(self) -> None:
+        """One at each start of the server, then one every ``checkpoint_hours``."""
+        hours = self._live.settings.checkpoint_hours
+        if not self._checkpoints.on:
+            return
+        if self._checkpointed:
+            last = self._checkpoints.last_at()
+            young = last is not None and self._host.now() - last < timedelta(hours=hours)
+            if hours == 0 or young:
+                return
+        if not self._due("checkpoint", RETRY_MS if self._checkpointed else 0.0):
+            return
+        try:
+            self._checkpoints.write(_SYSTEM)
+        except EngineError as err:
+            failed = Event("audit.checkpoint", "failed", detail={"why": err.code})
+            self._audit.record(_SYSTEM, failed)
+            raise
+        finally:
+            self._checkpointed = True
 
-    def _look_at_clock(self) -> None:
+    def look_at_clock(self) -> None:
         """Say it once when the clock went back: times in the log, ages and ends of sessions
         then mean less than they seem to."""
-        last = self.database.read().one(
+        last = self._database.read().one(
             "SELECT occurred_at FROM audit ORDER BY sequence DESC LIMIT 1"
         )
         if last is None:
             return
-        behind = datetime.fromisoformat(last["occurred_at"]) - self.host.now()
+        behind = datetime.fromisoformat(last["occurred_at"]) - self._host.now()
         if behind > CLOCK_SLACK:
-            self._clock_back_s = max(self._clock_back_s, int(behind.total_seconds()))
-            log.error("the clock is %d seconds behind the audit log", self._clock_back_s)
-            self.audit.record(
+            self.clock_back_s = max(self.clock_back_s, int(behind.total_seconds()))
+            log.error("the clock is %d seconds behind the audit log", self.clock_back_s)
+            self._audit.record(
                 _SYSTEM,
                 Event("clock.back", "failed", detail={"seconds": int(behind.total_seconds())}),
             )
 
-    # --- scrubbing ------------------------------------------------------------------------------
-
     def _scrub_forever(self) -> None:
         if self._stopped.wait(TICK_SECONDS):  # people first
             return
-        while self.settings.scrub_hours > 0:
-            began = self.host.ticks_ms()
+        while self._live.settings.scrub_hours > 0:
+            began = self._host.ticks_ms()
             try:
-                self._scrub()
+                self._scrub.run(self._stopped)
             except Exception as err:  # noqa: BLE001 - as above
                 log.error("scrub failed: %s", getattr(err, "code", type(err).__name__))
-            left_ms = self.settings.scrub_hours * 3_600_000.0 - (self.host.ticks_ms() - began)
+            left_ms = self._live.settings.scrub_hours * 3_600_000.0 - (
+                self._host.ticks_ms() - began
+            )
             if self._stopped.wait(max(60.0, left_ms / 1000.0)):
                 return
 
-    def _scrub(self) -> None:
-        """Check every image once, no faster than the setting, in an order that changes: a
-        server that is restarted often would otherwise never come to the end of the list."""
-        tx = self.database.read()
-        seed = self.host.random(8).hex()
-        rows = tx.all(
-            "SELECT image_id FROM images WHERE state <> 'erased' ORDER BY hash(image_id || $1)",
-            seed,
-        )
-        people = tx.all("SELECT patient_id FROM patients WHERE erased_at IS NULL")
-        broken: list[str] = []
-        self._scrubbed["running"] = True
-        try:
-            for subject in [*(r["image_id"] for r in rows), *(r["patient_id"] for r in people)]:
-                fault, size = self._check(subject)
-                if fault is not None:
-                    broken.append(subject)
-                    self._tell_broken(_SYSTEM, subject, fault)
-                pause = size / (self.settings.scrub_mb_per_second * 1e6)
-                if self._stopped.wait(pause):
-                    return
-        finally:
-            self._scrubbed["running"] = False
-        self._scrubbed |= {
-            "finished_at": self.host.now(),
-            "images": len(rows),
-            "broken": broken,
-        }
-        detail = {"images": len(rows), "patients": len(people), "broken": len(broken)}
-        self.audit.record(_SYSTEM, Event("scrub.finish", detail=detail))
+    def sweep(self) -> int:
+        """Delete files that no row needs and that are too old to belong to an upload under way.
 
-    def _check(self, subject: str) -> tuple[str | None, int]:
-        """What is wrong with an image or a patient's record, if anything, and bytes read."""
-        if subject.startswith("im_"):
-            return self._check_image(subject)
-        try:
-            self.patients_.get(self.database.read(), subject)
-        except NotFound:
-            pass  # erased meanwhile
-        except EngineError as err:
-            return err.code, 0
-        return None, 0
+        Returns:
+            How many were deleted.
+        """
+        sweep_unfinished(self._live.settings.data, ORPHAN_SECONDS)
+        there = set(self._host.blobs())
+        # Before the rows: what leaves this list has rows by then, or is needed no more.
+        at_work = set().union(*list(self._intake.at_work.values()))
+        needed = self._catalog.blobs(self._database.read()) | at_work
+        orphans = [a for a in there - needed if self._host.blob_age_seconds(a) > ORPHAN_SECONDS]
+        if len(orphans) > max(MOST_ORPHANS, len(there & needed)):
+            # Crashes leave a few; this many say that the catalog is an older one.
+            log.error("not swept: %d of %d files belong to no image", len(orphans), len(there))
+            return 0
+        for address in orphans:
+            self._host.delete_blob(address)
+        return len(orphans)
 
-    def _condition(self) -> dict[str, Any]:
-        last = self._last_backup_at()
-        alarm = timedelta(hours=self.settings.backup_alarm_hours)
-        return {
-            "last_backup_at": last,
-            "backup_overdue": last is None or self.host.now() - last > alarm,
-            "erasures_kept": self._erasures_kept,
-            "scrubbed_at": self._scrubbed["finished_at"],
-            "scrubbed_images": self._scrubbed["images"],
-            "scrub_running": self._scrubbed["running"],
-            "broken": [*self._scrubbed["broken"], *["accounts and rights"] * self._roster_broken],
-            "clock_back_seconds": self._clock_back_s,
-        }
+    def _send_mail(self) -> None:
+        """One round of sending; whatever happens, there will be a next one."""
+        try:
+            self._outbox.deliver()
+            self._outbox.forget_old()
+        except Exception as err:  # noqa: BLE001 - the next round must come
+            log.error("mail failed: %s", getattr(err, "code", type(err).__name__))

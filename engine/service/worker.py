@@ -1,6 +1,6 @@
 """One image from its stored original to its sealed files, without a catalog.
 
-The very code of the Engine, with nothing behind it that holds keys or rows: a worker process
+The code that the server uses, with nothing behind it that holds keys or rows: a worker process
 gets the address of one encrypted file, the keys of that one image and what is known of its
 patient. Its answer goes into the catalog in the server's process. It can be done twice: files
 of the answer that was not taken belong to no row and are swept.
@@ -13,45 +13,56 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from engine.detection import Detector, Guest, Known, Luggage, Profile, guest_sandbox
+from engine.detection import Detector, Guest, Luggage, Profile, guest_sandbox
 from engine.errors import EngineError, ReviewNeeded
-from engine.formats import images
-from engine.formats.images import Limits
 from engine.host import Host
-from engine.permissions import Role
-from engine.records import Caller, Detection, Image, ImageState
+from engine.records import Detection, ImageState
 from engine.seal.pipeline import Stopwatch, Subject, detection_to_json
-from engine.service.guard import log
-from engine.service.intake import (
+from engine.service.context import WorkerContext
+from engine.service.examination import (
     HARMLESS,
-    REASONS,
     Examined,
+    Examiner,
     Suggestion,
     suggestion,
     with_verdicts,
 )
-from engine.service.sealing import Prepared, Sealing
+from engine.service.guard import log
+from engine.service.live_settings import LiveSettings
+from engine.service.preparation import Decision, OpenedDraft, Prepared, Preparer, SentBack
 from engine.settings import Settings
+from engine.store.catalog import DraftRow
 from engine.vault import open_field
 
 UNEXPECTED = ("unexpected", "Something went wrong: tell the administrator.")
-_NOBODY = Caller("batch", Role.OPERATOR, "")
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What is done with the files of a batch.
+
+    Args:
+        seal: False takes each file in as a draft.
+        accept_empty: Release images in which nothing was found, marked as unreviewed.
+        seal_proposals: Seal uncertain boxes instead of asking a person.
+    """
+
+    seal: bool = True
+    accept_empty: bool = False
+    seal_proposals: bool = False
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker may know of one image. The repr shows no key and no name.
+    """What a worker knows of one image. The repr shows no key and no name.
 
     Args:
         blob: Address of the encrypted original.
         key: Data key of that file.
         subject: Which image is sealed, and under what.
-        known: What the patient's record says, to tell a name from a side marker.
-        seal: False takes the file in as a draft.
-        accept_empty: Release an image in which nothing was found.
-        seal_proposals: Seal uncertain boxes instead of asking a person.
+        names: The patient's number and name in the record, to tell a name from a side marker.
     """
 
     image_id: str
@@ -59,11 +70,9 @@ class Job:
     blob: str
     key: bytes = field(repr=False)
     subject: Subject = field(repr=False)
-    known: tuple[str, ...] = field(repr=False)
+    names: tuple[str, ...] = field(repr=False)
     profile: str
-    seal: bool
-    accept_empty: bool
-    seal_proposals: bool
+    options: BatchOptions
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Equipment:
+class WorkerSetup:
     """What every worker holds: networks, limits, and the folder of encrypted files.
 
     Args:
@@ -105,7 +114,7 @@ class Equipment:
         root: Path,
         threads: int,
         guests: Sequence[Luggage] = (),
-    ) -> Equipment:
+    ) -> WorkerSetup:
         """Without any setting that holds a secret or says where one lies."""
         secret: dict[str, Any] = {
             f.name: None
@@ -127,98 +136,108 @@ class Equipment:
             )
             for g in self.guests
         }
-        _HERE = (self.settings, Host(self.root), detector)
+        _HERE = WorkerContext(LiveSettings(self.settings), Host(self.root), detector)
 
 
-_HERE: tuple[Settings, Host, Detector] | None = None
+_HERE: WorkerContext | None = None
 
 
 def work(job: Job) -> Outcome:
-    """Do a job in a worker process that was equipped."""
+    """Do a job in a worker process that was set up."""
     if _HERE is None:
-        raise RuntimeError("this worker has no equipment")
-    return Workbench(*_HERE, job).work()
+        raise RuntimeError("this worker was not set up")
+    return Worker(_HERE).work(job)
 
 
-class Workbench(Sealing):
-    """An Engine for one image, without a catalog."""
+class Worker:
+    """Looks at files and seals them, one at a time, without a catalog."""
 
-    def __init__(self, settings: Settings, host: Host, detector: Detector, job: Job) -> None:
-        self.settings, self.host, self.detector = settings, host, detector
-        self.limits = Limits.of(settings)
-        self._job = job
+    def __init__(self, context: WorkerContext) -> None:
+        self._host = context.host
+        self._examiner = Examiner(context)
+        self._preparer = Preparer(context, self._examiner)
 
-    def work(self) -> Outcome:
+    def work(self, job: Job) -> Outcome:
         """Open the original, look, seal, look again, and write the sealed files."""
-        job = self._job
-        watch = Stopwatch(self.host)
+        watch = Stopwatch(self._host)
         examined = None
         try:
-            stored = self.host.read_blob(job.blob)
-            data = open_field(
-                job.key, f"image/{job.image_id}/{job.subject.version - 1}/draft", stored
+            stored = self._host.read_blob(job.blob)
+            version = job.subject.version - 1
+            data = open_field(job.key, f"image/{job.image_id}/{version}/draft", stored)
+            profile = self._examiner.profile(job.profile)
+            image, examined = self._examiner.examine(
+                "", data, profile, job.names, watch, _tell_nobody
             )
-            profile = self.profile(job.profile)
-            self._image, examined = self._examine(
-                job.patient_id, "", data, profile, watch, lambda stage, share: None
+            if not job.options.seal:
+                return Outcome(examined, None, watch.times_ms)
+            draft = OpenedDraft(
+                _row(job, examined, watch.times_ms), examined.facts, image, job.names
             )
-            prepared = self._sealed(examined, profile, watch) if job.seal else None
+            decision = _decision(job.options, examined, profile)
+            prepared = self._preparer.prepare(draft, job.subject, decision, _tell_nobody)
             return Outcome(examined, prepared, watch.times_ms)
         except ReviewNeeded as err:
             assert examined is not None
-            return Outcome(_for_review(examined, err), None, watch.times_ms)
+            return Outcome(_for_review(examined, err.facts["reasons"]), None, watch.times_ms)
+        except SentBack as sent:
+            assert examined is not None
+            return Outcome(_for_review(examined, [sent.why], sent.found), None, watch.times_ms)
         except EngineError as err:
             return Outcome(examined, None, watch.times_ms, (err.code, err.message))
         except Exception:  # noqa: BLE001 - one of thousands must not end them all
             log.exception("a file of a batch failed")
             return Outcome(None, None, watch.times_ms, UNEXPECTED)
 
-    def _sealed(self, examined: Examined, profile: Profile, watch: Stopwatch) -> Prepared:
-        job = self._job
-        row = {
-            **examined.columns, "image_id": job.image_id, "patient_id": job.patient_id,
-            "version": job.subject.version - 1, "times_ms": json.dumps(watch.times_ms),
-        }  # fmt: skip
-        found = with_verdicts(examined.facts)
-        what = [suggestion(d, profile) for d in found]
-        wanted, confirm = [d for d, s in zip(found, what, strict=True) if s is Suggestion.SEAL], ""
-        reasons = row["reasons"]
-        if reasons == '["nothing-found"]' and job.accept_empty:
-            confirm = "nothing found; released without review (--accept-empty)"
-        elif reasons == '["proposals"]' and job.seal_proposals:
-            wanted += [d for d, s in zip(found, what, strict=True) if s is Suggestion.ASK]
-            confirm = "uncertain boxes sealed without review (--seal-proposals)"
-        if not confirm and json.loads(reasons):
-            raise ReviewNeeded("A person must look at this image.", reasons=json.loads(reasons))
-        left = {i: HARMLESS for i, s in enumerate(what) if s is Suggestion.LEAVE}
-        return self._prepare(
-            _NOBODY, row, job.key, examined.facts, job.subject, wanted, left, confirm,
-            adopt=True, tell=lambda stage, share: None,
-        )  # fmt: skip
 
-    def _known(self, image: Image, patient_id: str) -> Known:
-        return Known.of([*self._job.known, *images.identifiers(image)])
-
-    def _draft_image(self, row: Mapping[str, Any], key: bytes, facts: Mapping[str, Any]) -> Image:
-        return self._image
-
-    def _back_to_review(
-        self,
-        caller: Caller,
-        row: Mapping[str, Any],
-        draft_key: bytes,
-        facts: dict[str, Any],
-        new: Sequence[Detection],
-        why: str,
-    ) -> NoReturn:
-        raise ReviewNeeded(REASONS[why], reasons=[why], found=list(new))
+def _tell_nobody(stage: str, share: float) -> None:
+    pass
 
 
-def _for_review(examined: Examined, err: ReviewNeeded) -> Examined:
+def _row(job: Job, examined: Examined, times_ms: Mapping[str, float]) -> DraftRow:
+    """The row that the draft will have in the catalog."""
+    columns = examined.columns
+    return DraftRow(
+        image_id=job.image_id,
+        patient_id=job.patient_id,
+        version=job.subject.version - 1,
+        profile=columns["profile"],
+        width=columns["width"],
+        height=columns["height"],
+        frames=columns["frames"],
+        reasons=examined.reasons,
+        times_ms=dict(times_ms),
+    )
+
+
+def _decision(options: BatchOptions, examined: Examined, profile: Profile) -> Decision:
+    """What a batch decides where nobody is asked.
+
+    Raises:
+        ReviewNeeded: A person must look.
+    """
+    found = with_verdicts(examined.facts)
+    what = [suggestion(d, profile) for d in found]
+    paired = list(zip(found, what, strict=True))
+    wanted, confirm = [d for d, s in paired if s is Suggestion.SEAL], ""
+    if examined.reasons == ("nothing-found",) and options.accept_empty:
+        confirm = "nothing found; released without review (--accept-empty)"
+    elif examined.reasons == ("proposals",) and options.seal_proposals:
+        wanted += [d for d, s in paired if s is Suggestion.ASK]
+        confirm = "uncertain boxes sealed without review (--seal-proposals)"
+    if not confirm and examined.reasons:
+        raise ReviewNeeded("A person must look at this image.", reasons=list(examined.reasons))
+    left = {i: HARMLESS for i, s in enumerate(what) if s is Suggestion.LEAVE}
+    return Decision(wanted, left, confirm, adopt=True)
+
+
+def _for_review(
+    examined: Examined, why: Sequence[str], found: Sequence[Detection] = ()
+) -> Examined:
     """The draft as a person finds it: with why they must look, and what was still seen."""
-    reasons = sorted({*json.loads(examined.columns["reasons"]), *err.facts["reasons"]})
+    reasons = sorted({*examined.reasons, *why})
     columns = {
         **examined.columns, "state": str(ImageState.REVIEW), "reasons": json.dumps(reasons),
     }  # fmt: skip
-    still = [detection_to_json(d) for d in err.facts.get("found", ())]
+    still = [detection_to_json(d) for d in found]
     return Examined(columns, {**examined.facts, "still_visible": still})

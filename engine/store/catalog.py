@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hmac
 import json
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Required, TypedDict, Unpack
 
@@ -21,6 +23,65 @@ from engine.vault import blind_index, derive
 #: Columns that carry the tag itself or the wrapped key, which has its own integrity.
 _UNTAGGED = ("tag", "wrapped_key")
 _BLOBS = ("draft_blob", "masked_blob", "sealed_blob", "thumbnail_blob")
+
+
+@dataclass(frozen=True)
+class DraftRow:
+    """What sealing reads of a draft's row.
+
+    Args:
+        version: 0 until it was first sealed.
+        reasons: Why a person must look; empty where nobody must.
+    """
+
+    image_id: str
+    patient_id: str
+    version: int
+    profile: str
+    width: int
+    height: int
+    frames: int
+    reasons: tuple[str, ...]
+    times_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ImageRow(DraftRow):
+    """A row of the table ``images``. The tag binds every column but the wrapped key.
+
+    Args:
+        facts: Sealed; they tell of hidden pixels.
+        draft_blob, masked_blob, sealed_blob, thumbnail_blob: Addresses of files.
+    """
+
+    state: ImageState
+    format: Format
+    modality: str
+    size_bytes: int
+    stored_bytes: int
+    uploaded_at: datetime
+    uploaded_by: str
+    sealed_at: datetime | None
+    confidence: float | None
+    region_count: int
+    wrapped_key: bytes
+    duplicate_index: bytes
+    facts: bytes
+    tag: bytes
+    draft_blob: str | None
+    masked_blob: str | None
+    sealed_blob: str | None
+    thumbnail_blob: str | None
+
+    @property
+    def addresses(self) -> list[str]:
+        """Files that the row needs."""
+        return [address for b in _BLOBS if (address := getattr(self, b))]
+
+    @property
+    def record(self) -> ImageRecord:
+        """The row as everybody who may list images sees it."""
+        return ImageRecord(**{f.name: getattr(self, f.name) for f in fields(ImageRecord)})
 
 
 class Filters(TypedDict, total=False):
@@ -133,14 +194,17 @@ class Catalog:
             image_id,
             at,
         )
-        return self.addresses(row) + [case["blob"] for case in cases]
+        return row.addresses + [case["blob"] for case in cases]
 
-    def row(self, tx: Cursor, image_id: str) -> Row:
-        """The raw row.
+    def row(self, tx: Cursor, image_id: str) -> ImageRow:
+        """The row as it is; its tag was not checked.
 
         Raises:
             NotFound: No such image, or erased.
         """
+        return _image_row(self._raw(tx, image_id))
+
+    def _raw(self, tx: Cursor, image_id: str) -> Row:
         row = tx.one("SELECT * FROM images WHERE image_id = $1", image_id)
         if row is None or row["state"] == ImageState.ERASED:
             raise NotFound("There is no such image.")
@@ -164,22 +228,22 @@ class Catalog:
         row = tx.one("SELECT tag FROM images WHERE image_id = $1", image_id)
         return None if row is None else row["tag"]
 
-    def verify(self, tx: Cursor, key: bytes, image_id: str) -> Row:
-        """The raw row, after its tag and those of its regions were checked.
+    def verify(self, tx: Cursor, key: bytes, image_id: str) -> ImageRow:
+        """The row, after its tag and those of its regions were checked.
 
         Raises:
             NotFound: No such image, or erased.
             SealBroken: A column of the image or of a region is not what was written.
         """
-        row = self.row(tx, image_id)
+        row = self._raw(tx, image_id)
         if row["tag"] is None or not hmac.compare_digest(row["tag"], self._compute(tx, key, row)):
             raise SealBroken(
                 "The catalog entry of this image was altered: restore it from a backup.",
                 image_id=image_id,
             )
-        return row
+        return _image_row(row)
 
-    def verify_newest(self, tx: Cursor, row: Row) -> None:
+    def verify_newest(self, tx: Cursor, row: ImageRow) -> None:
         """Is this the newest entry of the image, or an older one put back?
 
         Every change leaves the row's tag in the audit log, in the same transaction.
@@ -188,18 +252,37 @@ class Catalog:
             SealBroken: The log knows a newer one.
         """
         # Nothing but the id is asked of the database: only then does it use its index.
-        entries = tx.all("SELECT sequence, detail FROM audit WHERE image_id = $1", row["image_id"])
+        entries = tx.all("SELECT sequence, detail FROM audit WHERE image_id = $1", row.image_id)
         tags = ((e["sequence"], json.loads(e["detail"]).get("tag")) for e in entries)
         newest = max(((s, tag) for s, tag in tags if tag is not None), default=(0, ""))[1]
-        if newest != row["tag"].hex():
+        if newest != row.tag.hex():
             raise SealBroken(
                 "An older version of this image was put back: restore it from a backup.",
-                image_id=row["image_id"],
+                image_id=row.image_id,
             )
 
     def regions(self, tx: Cursor, image_id: str) -> list[tuple[SealedRegion, int]]:
         """Sealed regions in the order of sealing, each with its start in the sealed file."""
         return [(_region(r), r["start"]) for r in self._region_rows(tx, image_id)]
+
+    def many(
+        self, tx: Cursor, image_ids: Sequence[str]
+    ) -> list[tuple[ImageRow, list[SealedRegion]]]:
+        """Rows of these images that are not erased, each with its regions; tags are not checked."""
+        wanted = list(image_ids)
+        sealed: dict[str, list[SealedRegion]] = defaultdict(list)
+        for region in tx.all(
+            "SELECT * FROM regions WHERE image_id IN (SELECT unnest($1::VARCHAR[]))"
+            " ORDER BY image_id, place",
+            wanted,
+        ):
+            sealed[region["image_id"]].append(_region(region))
+        rows = tx.all(
+            "SELECT * FROM images WHERE state <> 'erased'"
+            " AND image_id IN (SELECT unnest($1::VARCHAR[]))",
+            wanted,
+        )
+        return [(_image_row(row), sealed[row["image_id"]]) for row in rows]
 
     def _region_rows(self, tx: Cursor, image_id: str) -> list[Row]:
         rows = tx.all("SELECT * FROM regions WHERE image_id = $1", image_id)
@@ -230,7 +313,7 @@ class Catalog:
             limit,
             offset,
         )
-        return [record(row) for row in rows]
+        return [_image_row(row).record for row in rows]
 
     def count(self, **filters: Unpack[Filters]) -> int:
         """How many images match every filter given."""
@@ -252,25 +335,21 @@ class Catalog:
         others = tx.all(
             "SELECT blob FROM guests WHERE blob IS NOT NULL UNION SELECT blob FROM training_cases"
         )
-        return {address for row in rows for address in self.addresses(row)} | {
+        return {address for row in rows for address in _addresses(row)} | {
             row["blob"] for row in others
         }
 
     def needing(self, tx: Cursor, blobs: Collection[str]) -> dict[str, str]:
         """Images that need one of these files, each with such an address."""
         rows = tx.all(f"SELECT image_id, {', '.join(_BLOBS)} FROM images")  # noqa: S608
-        return {r["image_id"]: a for r in rows for a in self.addresses(r) if a in blobs}
-
-    def addresses(self, row: Row) -> list[str]:
-        """Files that an image row needs."""
-        return [row[b] for b in _BLOBS if row[b]]
+        return {r["image_id"]: a for r in rows for a in _addresses(r) if a in blobs}
 
     def _set(self, tx: Cursor, image_id: str, **columns: Any) -> None:
         settings = ", ".join(f"{name} = ${i + 2}" for i, name in enumerate(columns))
         tx.run(f"UPDATE images SET {settings} WHERE image_id = $1", image_id, *columns.values())  # noqa: S608
 
     def _tag(self, tx: Cursor, key: bytes, image_id: str) -> str:
-        tag = self._compute(tx, key, self.row(tx, image_id))
+        tag = self._compute(tx, key, self._raw(tx, image_id))
         tx.run("UPDATE images SET tag = $2 WHERE image_id = $1", image_id, tag)
         return tag.hex()
 
@@ -298,29 +377,16 @@ def _values(filters: Filters) -> tuple[Any, ...]:
     )
 
 
-def record(row: Row) -> ImageRecord:
-    """A row as everybody who may list images sees it."""
-    return ImageRecord(
-        image_id=row["image_id"],
-        patient_id=row["patient_id"],
-        state=ImageState(row["state"]),
-        format=Format(row["format"]),
-        modality=row["modality"],
-        profile=row["profile"],
-        width=row["width"],
-        height=row["height"],
-        frames=row["frames"],
-        size_bytes=row["size_bytes"],
-        stored_bytes=row["stored_bytes"],
-        uploaded_at=row["uploaded_at"],
-        uploaded_by=row["uploaded_by"],
-        sealed_at=row["sealed_at"],
-        reasons=tuple(json.loads(row["reasons"])),
-        confidence=row["confidence"],
-        region_count=row["region_count"],
-        times_ms=json.loads(row["times_ms"]),
-        version=row["version"],
-    )
+def _addresses(row: Row) -> list[str]:
+    return [row[b] for b in _BLOBS if row[b]]
+
+
+def _image_row(row: Row) -> ImageRow:
+    plain = {f.name: row[f.name] for f in fields(ImageRow)}
+    plain["state"], plain["format"] = ImageState(row["state"]), Format(row["format"])
+    plain["reasons"] = tuple(json.loads(row["reasons"]))
+    plain["times_ms"] = json.loads(row["times_ms"])
+    return ImageRow(**plain)
 
 
 def _region(row: Row) -> SealedRegion:

@@ -18,7 +18,8 @@ from typing import Any
 from engine.errors import SettingsError
 from engine.formats.patches import pack, unpack
 from engine.host import Host
-from engine.store.database import Cursor, Database, Row
+from engine.store.catalog import ImageRow
+from engine.store.database import Cursor, Database
 from engine.store.key_hierarchy import Hierarchy
 from engine.vault import (
     Randomness,
@@ -78,7 +79,7 @@ class Training:
 
     def write(
         self,
-        row: Row,
+        row: ImageRow,
         original: bytes,
         before: Sequence[Mapping[str, Any]],
         after: Sequence[Mapping[str, Any]],
@@ -91,20 +92,20 @@ class Training:
         case_id = self._host.token("tc")
         key = new_key(self._host.random)
         facts = {
-            "suffix": _suffix(row["format"]),
-            "profile": row["profile"],
-            "modality": row["modality"],
+            "suffix": _suffix(row.format),
+            "profile": row.profile,
+            "modality": row.modality,
             "before": list(before),
             "after": list(after),
         }
         content = pack({"facts": json.dumps(facts).encode(), "original": original})
         sealed = seal_field(key, f"training/{case_id}", content, self._host.random)
-        patient_key = self._hierarchy.patient_key(self._database.read(), row["patient_id"])
+        patient_key = self._hierarchy.patient_key(self._database.read(), row.patient_id)
         return {
             "case_id": case_id,
-            "patient_id": row["patient_id"],
-            "image_id": row["image_id"],
-            "version": row["version"],
+            "patient_id": row.patient_id,
+            "image_id": row.image_id,
+            "version": row.version,
             "wrapped_key": wrap_key(patient_key, key, f"training/{case_id}"),
             "blob": self._host.write_blob(sealed),
             "size_bytes": len(sealed),

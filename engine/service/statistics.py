@@ -1,11 +1,10 @@
-"""Numbers of all images: statistics, their export, and whether what is sealed looks random."""
+"""Measured numbers of all images and their export."""
 
 from __future__ import annotations
 
 import io
 import json
 import threading
-from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,22 +15,29 @@ import pandas as pd
 from engine.errors import InputError
 from engine.metrics import Throughput, kind_of_image, published, throughput
 from engine.permissions import Permission, allowed
-from engine.records import Caller, File, ImageState
-from engine.service.custody import Custody
-from engine.service.guard import needs
+from engine.records import Caller, File, ImageState, SealedRegion
+from engine.service.context import Context
+from engine.service.guard import Guard, needs
+from engine.service.stored_images import StoredImages
 from engine.store.audit import Event
-from engine.store.database import Row
+from engine.store.catalog import ImageRow
 
 #: What changes the numbers of released images; each is one row in the log.
 _CHANGES = (
     "image.seal", "image.withdraw", "image.reopen", "image.erase", "patient.erase",
     "patient.merge",
 )  # fmt: skip
+
+
 _CHUNK = 500
+
+
 #: What an image's row and the rows of its regions both tell of, in one way or another: an
 #: image's confidence is that of its least certain region, its masked share is their area. Two
 #: cuts that both had it could be subtracted (``engine.measure.disclosure``): each has its own.
 _OF_REGIONS = ("region_count", "confidence")
+
+
 _OF_IMAGES = ("area_px", "frames", "sealed_bytes", "encrypt_ms")
 
 
@@ -117,24 +123,33 @@ class Measured:
         self.told: set[str] = set()  # images that the public tables hold
 
 
-class Measuring(Custody):
-    """Methods of the Engine."""
+class ImageStatistics:
+    """Tables of measured numbers; see :mod:`engine.measure.disclosure` for who gets which."""
 
-    _measured: Measured
+    def __init__(self, context: Context, guard: Guard, stored: StoredImages) -> None:
+        self._access = context.access
+        self._audit = context.audit
+        self._catalog = context.catalog
+        self._database = context.database
+        self._hierarchy = context.hierarchy
+        self._host = context.host
+        self._guard = guard
+        self._measured = Measured()
+        self._stored = stored
 
     @needs(Permission.STATISTICS)
-    def statistics(self, caller: Caller) -> Statistics:
+    def tables(self, caller: Caller) -> Statistics:
         """Measured numbers of all released images, without any identifier.
 
         Who may not see single images (researchers, administrators) gets what
         ``engine.measure.disclosure`` allows: whole batches of at least five patients, months
         instead of days, columns shuffled apart, entropies rounded to 0.01 bits.
         """
-        self.record_read(caller, Event("statistics.read"))
-        return self._statistics_of(caller)
+        self._guard.record_read(caller, Event("statistics.read"))
+        return self.of(caller)
 
     @needs(Permission.STATISTICS)
-    def statistics_file(
+    def export(
         self,
         caller: Caller,
         table: str,
@@ -157,7 +172,7 @@ class Measuring(Custody):
             raise InputError("There are the tables images and regions.")
         if format not in ("csv", "parquet"):
             raise InputError("A table comes as csv or parquet.")
-        whole = self._statistics_of(caller)
+        whole = self.of(caller)
         rows: pd.DataFrame = getattr(whole.only(modalities, since, until, labels), table)
         out = io.BytesIO()
         if format == "csv":
@@ -166,7 +181,7 @@ class Measuring(Custody):
         else:
             rows.to_parquet(out, index=False)
             kind = "application/vnd.apache.parquet"
-        self.audit.record(
+        self._audit.record(
             caller,
             Event(
                 "statistics.export", detail={"table": table, "format": format, "rows": len(rows)}
@@ -174,22 +189,22 @@ class Measuring(Custody):
         )
         return File(f"medsec-{table}.{format}", kind, out.getvalue())
 
-    def _statistics_of(self, caller: Caller) -> Statistics:
+    def of(self, caller: Caller) -> Statistics:
         """The tables as far as a caller may see them: single images only of patients whom they
         may see, and only where every class is theirs to open."""
-        kept = self._numbers()
-        narrowed = self.access_.classes(self.database.read(), caller.username) is not None
+        kept = self.numbers()
+        narrowed = self._access.classes(self._database.read(), caller.username) is not None
         if narrowed or not allowed(caller.role, Permission.VIEW_METRICS):
             return kept.public
-        only = self.open_patients(caller)
+        only = self._guard.open_patients(caller)
         return kept.full if only is None else self._of_patients(kept, only)
 
-    def _images_of(self, patient_ids: Sequence[str]) -> set[str]:
-        tx = self.database.read()
-        return {i for patient_id in patient_ids for i in self.catalog.of_patient(tx, patient_id)}
+    def images_of(self, patient_ids: Sequence[str]) -> set[str]:
+        tx = self._database.read()
+        return {i for patient_id in patient_ids for i in self._catalog.of_patient(tx, patient_id)}
 
     def _of_patients(self, kept: Measured, patient_ids: Sequence[str]) -> Statistics:
-        theirs = self._images_of(patient_ids)
+        theirs = self.images_of(patient_ids)
         chosen = [row for image_id, row in kept.rows.items() if image_id in theirs]
         pictures = pd.DataFrame([picture for _, picture, _ in chosen])
         regions = pd.DataFrame([region for _, _, some in chosen for region in some])
@@ -198,13 +213,13 @@ class Measuring(Custody):
 
     def warm(self) -> None:
         """Open the numbers before anybody asks for them. Shows nothing."""
-        self._numbers()
+        self.numbers()
 
-    def _numbers(self) -> Measured:
+    def numbers(self) -> Measured:
         """The tables as of now."""
         kept = self._measured
         with kept.lock:
-            stamp = self.database.read().count(
+            stamp = self._database.read().count(
                 "SELECT max(sequence) FROM audit WHERE action IN (SELECT unnest($1::VARCHAR[]))",
                 list(_CHANGES),
             )
@@ -214,7 +229,7 @@ class Measuring(Custody):
             return kept
 
     def _measure(self, kept: Measured) -> None:
-        tx = self.database.read()
+        tx = self._database.read()
         tags = {
             r["image_id"]: bytes(r["tag"])
             for r in tx.all(
@@ -226,7 +241,7 @@ class Measuring(Custody):
         for start in range(0, len(missing), _CHUNK):
             known |= self._opened_numbers(missing[start : start + _CHUNK])
         kept.rows = known
-        seed = int.from_bytes(self.host.random(4), "big")
+        seed = int.from_bytes(self._host.random(4), "big")
         pictures = pd.DataFrame([p for _, p, _ in known.values()])
         regions = pd.DataFrame([r for _, _, some in known.values() for r in some])
         names = ["image_id", "version"]
@@ -242,27 +257,14 @@ class Measuring(Custody):
         self, image_ids: Sequence[str]
     ) -> dict[str, tuple[bytes, dict[str, Any], list[dict[str, Any]]]]:
         """Tag and measured numbers of some images, as table rows."""
-        tx = self.database.read()
-        wanted = list(image_ids)
-        rows = tx.all(
-            "SELECT * FROM images WHERE image_id IN (SELECT unnest($1::VARCHAR[]))", wanted
-        )
-        sealed: dict[str, list[Row]] = defaultdict(list)
-        for region in tx.all(
-            "SELECT * FROM regions WHERE image_id IN (SELECT unnest($1::VARCHAR[]))"
-            " ORDER BY image_id, place",
-            wanted,
-        ):
-            sealed[region["image_id"]].append(region)
-        keys = dict(self.hierarchy.image_keys(tx, wanted))
+        tx = self._database.read()
+        keys = dict(self._hierarchy.image_keys(tx, list(image_ids)))
         opened = {}
-        for row in rows:
+        for row, sealed in self._catalog.many(tx, image_ids):
             # Erased or withdrawn while we were reading: the next stamp knows.
-            if row["state"] == ImageState.RELEASED and row["image_id"] in keys:
-                facts = self.open_facts(keys[row["image_id"]], row)
-                opened[row["image_id"]] = (
-                    bytes(row["tag"]), *_table_rows(row, facts, sealed[row["image_id"]])
-                )  # fmt: skip
+            if row.state == ImageState.RELEASED and row.image_id in keys:
+                facts = self._stored.open_facts(keys[row.image_id], row)
+                opened[row.image_id] = (row.tag, *_table_rows(row, facts, sealed))
         return opened
 
     def _public(self, pictures: pd.DataFrame, regions: pd.DataFrame) -> tuple[Statistics, set[str]]:
@@ -304,7 +306,7 @@ class Measuring(Custody):
 
         Classes come from the log: the catalog forgets those of images that are gone.
         """
-        rows = self.database.read().all(
+        rows = self._database.read().all(
             "SELECT a.sequence, a.image_id, a.patient_id, a.detail, i.uploaded_at, i.modality"
             " FROM audit a JOIN images i ON i.image_id = a.image_id"
             " WHERE a.action = 'image.seal' AND a.outcome = 'ok' ORDER BY a.sequence"
@@ -318,7 +320,7 @@ class Measuring(Custody):
                 yield stream, row["patient_id"], row["image_id"], labels
 
     def _seed(self) -> int:
-        return int.from_bytes(self.host.random(8), "big")
+        return int.from_bytes(self._host.random(8), "big")
 
 
 def _without(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -352,39 +354,39 @@ def _unlinked(table: pd.DataFrame, groups: list[str], seed: int) -> pd.DataFrame
 
 
 def _table_rows(
-    row: Row, facts: Mapping[str, Any], sealed: Sequence[Row]
+    row: ImageRow, facts: Mapping[str, Any], sealed: Sequence[SealedRegion]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One image's measurements as a table row, and one row for each of its regions."""
     assessment = dict(facts["assessment"])
     measured = assessment.pop("regions")
     assessment.pop("fingerprint")
     # The day, not the moment: a time of day would find the image in a work list.
-    day = row["uploaded_at"].replace(hour=0, minute=0, second=0, microsecond=0)
-    kind = row["modality"] or row["format"]
+    day = row.uploaded_at.replace(hour=0, minute=0, second=0, microsecond=0)
+    kind = row.modality or str(row.format)
     picture = {
-        "image_id": row["image_id"],
-        "version": row["version"],
-        "picture": not row["modality"],
+        "image_id": row.image_id,
+        "version": row.version,
+        "picture": not row.modality,
         "uploaded_at": day,
         "modality": kind,
-        "profile": row["profile"],
-        "format": row["format"],
-        "region_count": row["region_count"],
-        "confidence": row["confidence"],
+        "profile": row.profile,
+        "format": str(row.format),
+        "region_count": row.region_count,
+        "confidence": row.confidence,
         "size_bytes": facts["size_bytes"],
-        "stored_bytes": row["stored_bytes"],
+        "stored_bytes": row.stored_bytes,
         **assessment,
-        **{f"{stage}_ms": ms for stage, ms in json.loads(row["times_ms"]).items()},
+        **{f"{stage}_ms": ms for stage, ms in row.times_ms.items()},
     }
     regions = [
         {
-            "image_id": row["image_id"],
+            "image_id": row.image_id,
             "uploaded_at": day,
             "modality": kind,
-            "label": region["label"],
-            "confidence": region["confidence"],
-            "by_person": region["source"] == "person",
-            "encrypt_ms": region["encrypt_ms"],
+            "label": region.detection.label,
+            "confidence": region.detection.confidence,
+            "by_person": region.detection.source == "person",
+            "encrypt_ms": region.encrypt_ms,
             **numbers,
         }
         for region, numbers in zip(sealed, measured, strict=True)

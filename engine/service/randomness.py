@@ -11,15 +11,24 @@ from engine.errors import NotFound
 from engine.metrics import SMALLEST_GROUP
 from engine.permissions import Permission
 from engine.records import Caller
-from engine.service.guard import needs
-from engine.service.measuring import Measuring
+from engine.service.context import Context
+from engine.service.guard import Guard, needs
+from engine.service.statistics import ImageStatistics
 from engine.store.audit import Event
 from engine.vault import RegionIdentity, encrypt, without_header
 
 SAMPLE_IMAGES = 200
+
+
 SAMPLE_BYTES = 64 << 20
+
+
 TRIALS = 16
+
+
 _TRIAL_BYTES = 1 << 16
+
+
 _IV_BYTES, _TAG_BYTES = 16, 32
 
 
@@ -55,21 +64,29 @@ class Randomness:
     trial_bytes: int
 
 
-class Ciphers(Measuring):
-    """Methods of the Engine."""
+class RandomnessTests:
+    """Measures whether ciphertext looks random."""
+
+    def __init__(self, context: Context, guard: Guard, statistics: ImageStatistics) -> None:
+        self._audit = context.audit
+        self._catalog = context.catalog
+        self._database = context.database
+        self._host = context.host
+        self._guard = guard
+        self._statistics = statistics
 
     @needs(Permission.STATISTICS)
-    def randomness(self, caller: Caller) -> Randomness:
+    def measure(self, caller: Caller) -> Randomness:
         """Measure a random sample of stored regions, and encryptions of an invented plaintext.
 
         Nothing is decrypted. Who may not see single images gets a sample of those images that
         :mod:`engine.measure.disclosure` allows, and none of fewer than five.
         """
         sealed = self._sample(caller)
-        plain = [_trial(self.host.random, bit) for bit in range(TRIALS)]
-        keyed = [_key_trial(self.host.random, bit) for bit in range(TRIALS)]
+        plain = [_trial(self._host.random, bit) for bit in range(TRIALS)]
+        keyed = [_key_trial(self._host.random, bit) for bit in range(TRIALS)]
         length = _TRIAL_BYTES + _IV_BYTES
-        self.audit.record(caller, Event("statistics.randomness", detail={"images": len(sealed)}))
+        self._audit.record(caller, Event("statistics.randomness", detail={"images": len(sealed)}))
         regions = [data for some in sealed for data in some]
         long = [data for data in regions if len(data) >= metrics.CHI_SQUARE_MIN_BYTES]
         low, high = metrics.uaci_band_percent(length)
@@ -93,29 +110,29 @@ class Ciphers(Measuring):
 
     def _sample(self, caller: Caller) -> list[list[bytes]]:
         """IV, ciphertext and tag of every region of some released images, chosen at random."""
-        kept = self._numbers()
-        single = self._statistics_of(caller).single
+        kept = self._statistics.numbers()
+        single = self._statistics.of(caller).single
         ids = sorted(kept.rows if single else kept.told)
-        only = self.open_patients(caller) if single else None
+        only = self._guard.open_patients(caller) if single else None
         if only is not None:
-            theirs = self._images_of(only)
+            theirs = self._statistics.images_of(only)
             ids = [image_id for image_id in ids if image_id in theirs]
         if not single and len(ids) < SMALLEST_GROUP:
             return []
-        order = sorted((self.host.random(8), image_id) for image_id in ids)
-        tx, sealed, size = self.database.read(), [], 0
+        order = sorted((self._host.random(8), image_id) for image_id in ids)
+        tx, sealed, size = self._database.read(), [], 0
         for _, image_id in order[:SAMPLE_IMAGES]:
             if size > SAMPLE_BYTES:
                 break
             try:
-                container = self.host.read_blob(self.catalog.row(tx, image_id)["sealed_blob"])
+                container = self._host.read_blob(self._catalog.row(tx, image_id).sealed_blob or "")
             except NotFound:
                 continue  # erased meanwhile
             size += len(container)
             sealed.append(
                 [
                     without_header(container[start : start + region.size_bytes])
-                    for region, start in self.catalog.regions(tx, image_id)
+                    for region, start in self._catalog.regions(tx, image_id)
                 ]
             )
         return sealed

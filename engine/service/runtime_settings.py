@@ -6,12 +6,12 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 
 from engine.errors import InputError
-from engine.formats.images import Limits
 from engine.permissions import Permission
 from engine.records import Caller
-from engine.service.guard import Core, needs
+from engine.service.context import Context
+from engine.service.guard import Guard, needs
 from engine.settings import PREFIX, Settings
-from engine.store.runtime_settings import CHANGEABLE, Policies
+from engine.store.runtime_settings import CHANGEABLE
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,24 @@ class SettingEntry:
         return bool(self.effect)
 
 
-class Governing(Core):
-    """Methods of the Engine."""
+class RuntimeSettings:
+    """Settings that can change while the server runs."""
 
-    policies: Policies
+    def __init__(self, context: Context, guard: Guard) -> None:
+        self._accounts = context.accounts
+        self._audit = context.audit
+        self._database = context.database
+        self._detector = context.detector
+        self._live = context.live
+        self._open_images = context.open_images
+        self._sessions = context.sessions
+        self._setting_changes = context.setting_changes
+        self._guard = guard
 
     @needs(Permission.MANAGE_SETTINGS)
-    def setting_entries(self, caller: Caller) -> list[SettingEntry]:
+    def entries(self, caller: Caller) -> list[SettingEntry]:
         """Every setting that is no secret, those first that can be changed."""
-        changes = self.policies.changes()
+        changes = self._setting_changes.changes()
         entries = []
         for f in fields(Settings):
             if "Secret" in str(f.type):
@@ -59,8 +68,8 @@ class Governing(Core):
                 SettingEntry(
                     name=f.name,
                     variable=PREFIX + f.name.upper(),
-                    value=_text(getattr(self.settings, f.name)),
-                    started=_text(getattr(self.policies.start, f.name)),
+                    value=_text(getattr(self._live.settings, f.name)),
+                    started=_text(getattr(self._setting_changes.start, f.name)),
                     unit=f.metadata["unit"],
                     help=f.metadata["help"],
                     effect=CHANGEABLE.get(f.name, ""),
@@ -71,33 +80,34 @@ class Governing(Core):
         return sorted(entries, key=lambda e: not e.changeable)
 
     @needs(Permission.MANAGE_SETTINGS)
-    def change_setting(self, caller: Caller, name: str, value: str) -> None:
-        """Change a setting that may change while the server runs; audited with both values.
+    def change(self, caller: Caller, name: str, value: str) -> None:
+        """Change a setting that can change while the server runs; audited with both values.
 
         Raises:
             InputError: Not changeable, not of its type, or out of range. Nothing is changed.
         """
-        if name == "profile" and value.strip() not in self.detector.profiles:
+        if name == "profile" and value.strip() not in self._detector.profiles:
             raise InputError("There is no such specialty profile.")
-        with self.database.write() as tx:
-            after = self.policies.save(tx, self.audit, caller, self.settings, name, value)
-        self._govern(after)
+        with self._database.write() as tx:
+            after = self._setting_changes.save(
+                tx, self._audit, caller, self._live.settings, name, value
+            )
+        self.apply(after)
 
     @needs(Permission.MANAGE_SETTINGS)
-    def reset_setting(self, caller: Caller, name: str) -> None:
+    def reset(self, caller: Caller, name: str) -> None:
         """Go back to what the server was started with. Raises InputError."""
-        with self.database.write() as tx:
-            after = self.policies.reset(tx, self.audit, caller, self.settings, name)
-        self._govern(after)
+        with self._database.write() as tx:
+            after = self._setting_changes.reset(tx, self._audit, caller, self._live.settings, name)
+        self.apply(after)
 
-    def _govern(self, settings: Settings) -> None:
+    def apply(self, settings: Settings) -> None:
         """Let these settings count; what is read at each action needs no more than this."""
-        self.settings = settings
-        self.limits = Limits.of(settings)
-        self.viewings.lifetime = timedelta(minutes=settings.restore_minutes)
-        self.sessions_.idle = timedelta(minutes=settings.session_idle_minutes)
-        self.sessions_.absolute = timedelta(hours=settings.session_hours)
-        self.accounts_.min_length = settings.password_min_length
+        self._live.use(settings)
+        self._open_images.lifetime = timedelta(minutes=settings.restore_minutes)
+        self._sessions.idle = timedelta(minutes=settings.session_idle_minutes)
+        self._sessions.absolute = timedelta(hours=settings.session_hours)
+        self._accounts.min_length = settings.password_min_length
 
 
 def _text(value: object) -> str:

@@ -14,7 +14,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from engine.detection import Luggage
 from engine.errors import (
@@ -28,20 +27,26 @@ from engine.errors import (
 )
 from engine.formats import images
 from engine.permissions import Permission, Role, allowed
-from engine.records import Caller, ImageState
-from engine.seal.pipeline import Stopwatch, Subject
-from engine.service.batchreport import BatchItem
-from engine.service.guard import log, needs
-from engine.service.intake import Entry, Examined, clean_name
-from engine.service.sealing import Sealing, event
-from engine.service.worker import Equipment, Job, Outcome, Workbench, work
+from engine.records import Caller, ImageState, Patient
+from engine.seal.pipeline import Stopwatch
+from engine.service.batch_report import BatchItem
+from engine.service.context import Context
+from engine.service.examination import Examined, Examiner
+from engine.service.guard import Guard, log, needs
+from engine.service.intake import Entry, FreshKey, Intake, clean_name
+from engine.service.preparation import event
+from engine.service.stored_images import StoredImages
+from engine.service.worker import BatchOptions, Job, Outcome, Worker, WorkerSetup, work
 from engine.service.worker_pool import Crew
 from engine.store.audit import Event
-from engine.store.database import Cursor, Row
-from engine.vault import blind_index, derive
+from engine.store.catalog import ImageRow
+from engine.store.database import Cursor
+from engine.vault import blind_index
 
 #: So few files are sealed in this process: starting workers would take longer.
 FEW_FILES = 8
+
+
 #: Columns of a draft that say what was looked for in it and found.
 _LOOKED = ("state", "profile", "reasons", "confidence", "region_count")
 
@@ -65,25 +70,46 @@ class _Task:
     place: int
     name: str = field(repr=False)
     entry: Entry
-    wrapped: bytes = field(repr=False)
+    fresh: FreshKey = field(repr=False)
     job: Job
     known_row: bytes | None  # tag of a draft that was here before
 
 
-class Batch(Sealing):
-    """Methods of the Engine."""
+class Batches:
+    """Takes in and seals many files; without a person, nothing doubtful is released."""
+
+    def __init__(
+        self,
+        context: Context,
+        guard: Guard,
+        examiner: Examiner,
+        stored: StoredImages,
+        intake: Intake,
+    ) -> None:
+        self._audit = context.audit
+        self._catalog = context.catalog
+        self._custom_networks = context.custom_networks
+        self._database = context.database
+        self._detector = context.detector
+        self._hierarchy = context.hierarchy
+        self._host = context.host
+        self._live = context.live
+        self._open_images = context.open_images
+        self._sessions = context.sessions
+        self._examiner = examiner
+        self._guard = guard
+        self._intake = intake
+        self._stored = stored
+        self._worker = Worker(context)
 
     @needs(Permission.UPLOAD)
-    def seal_batch(
+    def seal(
         self,
         caller: Caller,
         patient_id: str,
         sources: Iterable[Source],
         profile: str | None = None,
-        *,
-        seal: bool = True,
-        accept_empty: bool = False,
-        seal_proposals: bool = False,
+        options: BatchOptions | None = None,
         few: bool = False,
     ) -> Generator[BatchItem, None, None]:
         """Take files in and seal them, on all processors; yields each as it is done.
@@ -93,8 +119,6 @@ class Batch(Sealing):
 
         Args:
             sources: Drawn one by one, as workers become free.
-            accept_empty: Release images in which nothing was found, marked as unreviewed.
-            seal_proposals: Seal uncertain boxes too.
             few: Work in this process, without workers.
 
         Raises:
@@ -102,28 +126,27 @@ class Batch(Sealing):
             NotFound: No such patient.
             SettingsError: The workers do not answer.
         """
-        patient_id = self._patient(patient_id)
-        chosen = self.profile(profile).name
-        options = {"seal": seal, "accept_empty": accept_empty, "seal_proposals": seal_proposals}
-        tasks = self._tasks(caller, patient_id, chosen, sources, options)
-        workers = 0 if few else self.settings.batch_workers or os.cpu_count() or 1
-        return self._batch(caller, tasks, workers, chosen)
+        patient = self._intake.patient(patient_id)
+        chosen = self._examiner.profile(profile).name
+        tasks = self._tasks(caller, patient, chosen, sources, options or BatchOptions())
+        workers = 0 if few else self._live.settings.batch_workers or os.cpu_count() or 1
+        return self._run(caller, tasks, workers, chosen)
 
-    def _luggage(self, profile: str) -> list[Luggage]:
+    def _packed_models(self, profile: str) -> list[Luggage]:
         """Networks of the hospital's own that the profile names.
 
         One that cannot be opened is left out: workers then send each image to a person.
         """
         found = []
-        for name in self.profile(profile).networks:
-            if name in self.guests_.records():
+        for name in self._examiner.profile(profile).networks:
+            if name in self._custom_networks.records():
                 try:
-                    found.append(self.guests_.luggage(name))
+                    found.append(self._custom_networks.luggage(name))
                 except DetectorError:
                     log.exception("a network of the hospital's own does not open")
         return found
 
-    def _batch(
+    def _run(
         self, caller: Caller, tasks: Iterator[_Task | BatchItem], workers: int, profile: str
     ) -> Generator[BatchItem, None, None]:
         files: set[str] = set()
@@ -136,19 +159,19 @@ class Batch(Sealing):
 
         jobs = drawn()
         with contextlib.ExitStack() as stack:
-            name = self.host.token_of(8)
-            self._at_work[name] = files
-            stack.callback(self._at_work.pop, name)
+            name = self._host.token_of(8)
+            self._intake.at_work[name] = files
+            stack.callback(self._intake.at_work.pop, name)
             if workers:
                 # Workers elsewhere are one per processor, as the README says.
                 threads = max(1, (os.cpu_count() or 1) // workers)
-                if self.settings.batch_scheduler:
-                    threads = self.settings.threads or 1
-                equipment = Equipment.of(
-                    self.settings, self.detector.profiles, self.host.root, threads,
-                    self._luggage(profile),
+                if self._live.settings.batch_scheduler:
+                    threads = self._live.settings.threads or 1
+                setup = WorkerSetup.of(
+                    self._live.settings, self._detector.profiles, self._host.root, threads,
+                    self._packed_models(profile),
                 )  # fmt: skip
-                crew = stack.enter_context(Crew.open(self.settings, workers, equipment))
+                crew = stack.enter_context(Crew.open(self._live.settings, workers, setup))
                 answers = crew.run(work, jobs)
             else:
                 answers = ((task, self._here(job)) for task, job in jobs)
@@ -163,80 +186,79 @@ class Batch(Sealing):
     def _here(self, job: Job | None) -> Outcome | None:
         if job is None:
             return None
-        return Workbench(self.settings, self.host, self.detector, job).work()
+        return self._worker.work(job)
 
     def _tasks(
         self,
         caller: Caller,
-        patient_id: str,
+        patient: Patient,
         profile: str,
         sources: Iterable[Source],
-        options: Mapping[str, bool],
+        options: BatchOptions,
     ) -> Iterator[_Task | BatchItem]:
         """What is to be worked on, and what became of files that need no work."""
-        patient = self.patients_.get(self.database.read(), patient_id)
-        known = (patient.id, patient.name)
         for place, source in enumerate(sources):
             try:
-                self._still_may(caller)
-                yield self._task(place, source, patient_id, profile, known, options)
+                self._refuse_ended(caller)
+                yield self._task(place, source, patient, profile, options)
             except EngineError as err:
-                self._log_failure(caller, patient_id, err.code)
+                self._log_failure(caller, patient.patient_id, err.code)
                 yield BatchItem(place, "failed", error=(err.code, err.message))
 
-    def _still_may(self, caller: Caller) -> None:
+    def _refuse_ended(self, caller: Caller) -> None:
         """Raises AccessError where session or role have ended since the batch began."""
         if caller.role is Role.OPERATOR:
             return
-        now = self.sessions_.resolve_id(caller.session_id)
+        now = self._sessions.resolve_id(caller.session_id)
         if now.factor_due or not allowed(now.role, Permission.UPLOAD):
             raise PermissionDenied("Your account may not send files any more.")
 
     def _log_failure(self, caller: Caller, patient_id: str, code: str) -> None:
         failed = Event("image.upload", "failed", patient_id=patient_id, detail={"why": code})
         try:
-            self.audit.record(caller, failed)
+            self._audit.record(caller, failed)
         except StorageError as err:  # others of the batch are waiting
             log.error("a failed file is not in the audit log: %s", err.code)
 
     def _task(
-        self,
-        place: int,
-        source: Source,
-        patient_id: str,
-        profile: str,
-        known: tuple[str, ...],
-        options: Mapping[str, bool],
+        self, place: int, source: Source, patient: Patient, profile: str, options: BatchOptions
     ) -> _Task | BatchItem:
         """Raises EngineError where nothing can be done."""
         data = source.read()
-        images.taken(data, self.limits)
-        index = blind_index(self.hierarchy.system_key("index"), "image/file", data)
-        tx = self.database.read()
-        patient_key = self.hierarchy.patient_key(tx, patient_id)
+        images.taken(data, self._live.limits)
+        index = blind_index(self._hierarchy.system_key("index"), "image/file", data)
+        tx, patient_id = self._database.read(), patient.patient_id
+        patient_key = self._hierarchy.patient_key(tx, patient_id)
         tag = None
         try:
-            self._refuse_duplicate(tx, index)
-            entry = self._keep(patient_key, patient_id, data, index, Stopwatch(self.host))
+            self._intake.refuse_duplicate(tx, index)
+            entry = self._intake.keep(patient_key, patient_id, data, index, Stopwatch(self._host))
         except DuplicateImage as err:
             image_id = err.facts["image_id"]
             if err.facts["patient_id"] != patient_id:
                 raise
-            row = self.catalog.row(tx, image_id)
+            row = self._catalog.row(tx, image_id)
             if not _goes_on(row, profile, options):
-                return _here_already(place, row, options["seal"])
+                return _here_already(place, row, options.seal)
             # Left by a batch or a page that went no further: it goes on from here.
-            tag = row["tag"]
+            tag = row.tag
             entry = Entry(
-                image_id, patient_id, self.hierarchy.image_key(tx, image_id), row["wrapped_key"],
-                index, row["draft_blob"], row["stored_bytes"],
+                image_id, patient_id, self._hierarchy.image_key(tx, image_id), row.wrapped_key,
+                index, row.draft_blob or "", row.stored_bytes,
             )  # fmt: skip
-        key, wrapped = self.hierarchy.new_image_key(patient_key, entry.image_id)
-        subject = Subject(entry.image_id, 1, key, derive(patient_key, "pseudonyms"))
+        fresh = self._intake.fresh_key(entry.image_id, 1, patient_key)
+        names = (patient.id, patient.name)
         job = Job(
-            entry.image_id, patient_id, entry.blob, entry.key, subject, known, profile, **options
+            entry.image_id,
+            patient_id,
+            entry.blob,
+            entry.key,
+            fresh.subject,
+            names,
+            profile,
+            options,
         )
-        return _Task(place, clean_name(source.name), entry, wrapped, job, tag)
+        return _Task(place, clean_name(source.name), entry, fresh, job, tag)
 
     def _taken(
         self, caller: Caller, task: _Task, outcome: Outcome | WorkerLost | None
@@ -256,15 +278,15 @@ class Batch(Sealing):
             # The same file twice in one batch, or by somebody else meanwhile.
             if err.facts["patient_id"] != task.entry.patient_id:
                 return self._left_out(caller, task, err.code, err.message)
-            self.host.delete_blob(task.entry.blob)
-            row = self.catalog.row(self.database.read(), err.facts["image_id"])
-            return _here_already(task.place, row, task.job.seal)
+            self._host.delete_blob(task.entry.blob)
+            row = self._catalog.row(self._database.read(), err.facts["image_id"])
+            return _here_already(task.place, row, task.job.options.seal)
         except EngineError as err:
             return self._left_out(caller, task, err.code, err.message)
 
     def _left_out(self, caller: Caller, task: _Task, code: str, message: str) -> BatchItem:
         if task.known_row is None:
-            self.host.delete_blob(task.entry.blob)
+            self._host.delete_blob(task.entry.blob)
         self._log_failure(caller, task.entry.patient_id, code)
         return BatchItem(task.place, "failed", error=(code, message))
 
@@ -272,56 +294,63 @@ class Batch(Sealing):
         assert outcome.examined is not None
         entry, prepared = task.entry, outcome.prepared
         examined = replace(outcome.examined, facts={**outcome.examined.facts, "name": task.name})
-        with self.database.write() as tx:
+        with self._database.write() as tx:
             if task.known_row is None:
-                self._enter(tx, caller, entry, examined, outcome.times_ms)
-            row = self.catalog.row(tx, entry.image_id)
+                self._intake.enter(tx, caller, entry, examined, outcome.times_ms)
+            row = self._catalog.row(tx, entry.image_id)
             if task.known_row is not None:
-                if row["tag"] != task.known_row:
+                if row.tag != task.known_row:
                     raise ReviewNeeded("Somebody else has this draft.", reasons=["changed"])
                 tag = self._looked_again(tx, entry, row, examined)
-                row = self.catalog.row(tx, entry.image_id)
+                row = self._catalog.row(tx, entry.image_id)
                 if prepared is None:
-                    why = {"why": _reasons(examined.columns), "tag": tag}
-                    self.audit.append(
+                    why = {"why": list(examined.reasons), "tag": tag}
+                    self._audit.append(
                         tx, caller, replace(event("image.seal", row, outcome="refused"), detail=why)
                     )
             if prepared is not None:
                 facts = {**prepared.facts, "name": task.name}
-                self._release(
-                    tx, caller, row, entry.key, task.job.subject, task.wrapped,
-                    replace(prepared, facts=facts),
-                )  # fmt: skip
-        self.viewings.close_subject(entry.image_id)
+                whole = replace(prepared, facts=facts)
+                self._intake.release(tx, caller, row, entry.key, task.fresh, whole)
+        self._open_images.close_subject(entry.image_id)
         if prepared is None:
-            reasons = _reasons(examined.columns)
+            reasons = list(examined.reasons)
             if not reasons:
                 return BatchItem(task.place, "draft", entry.image_id, times_ms=outcome.times_ms)
             return _review(task.place, entry.image_id, reasons, outcome.times_ms)
-        self.host.delete_blob(entry.blob)
+        self._host.delete_blob(entry.blob)
         return BatchItem(
             task.place,
             "sealed",
             entry.image_id,
             Counter(r.detection.label for r, _ in prepared.regions),
-            _reasons(prepared.columns),
+            json.loads(prepared.columns["reasons"]),
             json.loads(prepared.columns["times_ms"]),
         )
 
-    def _looked_again(self, tx: Cursor, entry: Entry, row: Row, examined: Examined) -> str:
+    def _looked_again(self, tx: Cursor, entry: Entry, row: ImageRow, examined: Examined) -> str:
         """A draft that was here before takes what the batch saw in it, under the batch's profile;
         what earlier attempts to seal it still saw stays. Returns its new tag."""
-        before = self.open_facts(entry.key, row)
+        before = self._stored.open_facts(entry.key, row)
         seen = before["still_visible"]
         new = [d for d in examined.facts["still_visible"] if d not in seen]
         facts = {**before, **examined.facts, "name": before["name"], "still_visible": seen + new}
-        return self.catalog.change(
+        return self._catalog.change(
             tx,
             entry.key,
             entry.image_id,
-            facts=self._seal_facts(entry.key, entry.image_id, row["version"], facts),
+            facts=self._stored.seal_facts(entry.key, entry.image_id, row.version, facts),
             **{column: examined.columns[column] for column in _LOOKED},
         )
+
+    @needs(Permission.UPLOAD)
+    def work_token(self, caller: Caller) -> str:
+        """A token for a batch that goes on without its session's page; see Guard.begin_work."""
+        return self._guard.begin_work(caller)
+
+    def end_work(self, work: str) -> None:
+        """The batch is done: its token is worth nothing from here on."""
+        self._guard.end_work(work)
 
 
 def _review(
@@ -330,29 +359,23 @@ def _review(
     return BatchItem(place, "review", image_id, reasons=reasons, times_ms=times_ms or {})
 
 
-def _goes_on(row: Row, profile: str, options: Mapping[str, bool]) -> bool:
+def _goes_on(row: ImageRow, profile: str, options: BatchOptions) -> bool:
     """Is there anything for a batch to do with a file that is here: a draft which a batch or a page
     left, unless the same look would send it to a person once more?"""
-    if not options["seal"] or row["version"] > 0 or row["draft_blob"] is None:
+    if not options.seal or row.version > 0 or row.draft_blob is None:
         return False
-    reasons = _reasons(row)
     return (
-        reasons in ([], ["detector-failed"])
-        or (row["profile"] != profile and "still-visible" not in reasons)
-        or (reasons == ["proposals"] and options["seal_proposals"])
-        or (reasons == ["nothing-found"] and options["accept_empty"])
+        row.reasons in ((), ("detector-failed",))
+        or (row.profile != profile and "still-visible" not in row.reasons)
+        or (row.reasons == ("proposals",) and options.seal_proposals)
+        or (row.reasons == ("nothing-found",) and options.accept_empty)
     )
 
 
-def _here_already(place: int, row: Row, seal: bool) -> BatchItem:
+def _here_already(place: int, row: ImageRow, seal: bool) -> BatchItem:
     """A file that is here and that this batch does nothing more with."""
-    if row["state"] == ImageState.RELEASED:
-        return BatchItem(place, "present", row["image_id"])
-    if row["state"] == ImageState.DRAFT and not seal:
-        return BatchItem(place, "draft", row["image_id"])
-    return _review(place, row["image_id"], json.loads(row["reasons"]))
-
-
-def _reasons(columns: Mapping[str, Any]) -> list[str]:
-    reasons: list[str] = json.loads(columns["reasons"])
-    return reasons
+    if row.state == ImageState.RELEASED:
+        return BatchItem(place, "present", row.image_id)
+    if row.state == ImageState.DRAFT and not seal:
+        return BatchItem(place, "draft", row.image_id)
+    return _review(place, row.image_id, row.reasons)

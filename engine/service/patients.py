@@ -1,4 +1,4 @@
-"""Patients, their history and notes: the part of the Engine about records."""
+"""Patients, their history and notes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,28 @@ from typing import Any
 from engine.errors import InputError, NotFound
 from engine.permissions import Permission, allowed
 from engine.records import Caller, Note, Patient
-from engine.service.guard import needs
-from engine.service.keeping import Keeping
+from engine.service.context import Context
+from engine.service.erasures import Erasures
+from engine.service.guard import Guard, needs
 from engine.store.audit import Event
 
 
-class Files(Keeping):
-    """Methods of the Engine."""
+class Patients:
+    """Records of patients."""
+
+    def __init__(self, context: Context, guard: Guard, erasures: Erasures) -> None:
+        self._access = context.access
+        self._audit = context.audit
+        self._catalog = context.catalog
+        self._database = context.database
+        self._merging = context.merging
+        self._open_images = context.open_images
+        self._patients = context.patients
+        self._erasures = erasures
+        self._guard = guard
 
     @needs(Permission.LIST_PATIENTS)
-    def patients(
+    def search(
         self,
         caller: Caller,
         query: str = "",
@@ -31,43 +43,43 @@ class Files(Keeping):
         Args:
             only: Opaque keys among which to look, such as those of a list of images.
         """
-        among = self.open_patients(caller)
+        among = self._guard.open_patients(caller)
         if only is not None:
             among = [p for p in set(only) if among is None or p in among]
-        found = self.patients_.search(query, limit, offset, among)
+        found = self._patients.search(query, limit, offset, among)
         # What was typed may be a name: the log says that somebody searched, not for whom.
         how = {"by": "words" if query.strip() else "list", "found": len(found)}
-        self.record_read(caller, Event("patient.search", detail=how))
+        self._guard.record_read(caller, Event("patient.search", detail=how))
         return [self._shown(caller, p) for p in found]
 
     @needs(Permission.LIST_PATIENTS)
-    def patient(self, caller: Caller, patient_id: str) -> Patient:
+    def get(self, caller: Caller, patient_id: str) -> Patient:
         """One patient, by opaque key or hospital number. Raises NotFound."""
-        tx = self.database.read()
-        patient = self.patients_.get(tx, self.resolve_patient(patient_id))
-        self.audit.record(caller, Event("patient.read", patient_id=patient.patient_id))
+        tx = self._database.read()
+        patient = self._patients.get(tx, self.resolve(patient_id))
+        self._audit.record(caller, Event("patient.read", patient_id=patient.patient_id))
         return self._shown(caller, patient)
 
     @needs(Permission.EDIT_PATIENTS)
-    def create_patient(
+    def create(
         self, caller: Caller, id: str, name: str, age: int | None = None, note: str = ""
     ) -> Patient:
         """Add a patient. Raises InputError."""
-        with self.database.write() as tx:
-            patient = self.patients_.create(tx, id=id, name=name, age=age, note=note)
-            self.audit.append(
+        with self._database.write() as tx:
+            patient = self._patients.create(tx, id=id, name=name, age=age, note=note)
+            self._audit.append(
                 tx,
                 caller,
                 Event(
                     "patient.create",
                     patient_id=patient.patient_id,
-                    detail={"tag": self.patients_.tag(tx, patient.patient_id)},
+                    detail={"tag": self._patients.tag(tx, patient.patient_id)},
                 ),
             )
         return self._shown(caller, patient)
 
     @needs(Permission.EDIT_PATIENTS)
-    def update_patient(self, caller: Caller, /, patient_id: str, **changes: Any) -> Patient:
+    def update(self, caller: Caller, /, patient_id: str, **changes: Any) -> Patient:
         """Change id, name, age or note; what was before is kept.
 
         A note by somebody who may not read notes is added below the one that is there.
@@ -81,16 +93,16 @@ class Files(Keeping):
             raise InputError("A patient has the fields id, name, age and note.")
         if changes.get("note", "") is None:  # what somebody who may not read it has in hand
             del changes["note"]
-        patient_id = self.resolve_patient(patient_id)
-        with self.database.write() as tx:
+        patient_id = self.resolve(patient_id)
+        with self._database.write() as tx:
             note = changes.get("note")
             if isinstance(note, str) and not allowed(caller.role, Permission.READ_PATIENT_NOTE):
                 # Who cannot read what is there must not replace it: it is written below.
-                there = self.patients_.get(tx, patient_id).note or ""
+                there = self._patients.get(tx, patient_id).note or ""
                 changes["note"] = "\n".join(text for text in (there, note) if text.strip())
-            patient, changed = self.patients_.update(tx, patient_id, caller.username, **changes)
-            tag = self.patients_.tag(tx, patient_id)
-            self.audit.append(
+            patient, changed = self._patients.update(tx, patient_id, caller.username, **changes)
+            tag = self._patients.tag(tx, patient_id)
+            self._audit.append(
                 tx,
                 caller,
                 Event(
@@ -100,9 +112,7 @@ class Files(Keeping):
         return self._shown(caller, patient)
 
     @needs(Permission.MERGE_PATIENTS)
-    def merge_patients(
-        self, caller: Caller, patient_id: str, duplicate: str, reason: str
-    ) -> Patient:
+    def merge(self, caller: Caller, patient_id: str, duplicate: str, reason: str) -> Patient:
         """Make one of two records of the same person. This cannot be undone.
 
         Images, notes and history move to the record that stays; so do the doctors who treat
@@ -119,21 +129,21 @@ class Files(Keeping):
         """
         if not reason.strip():
             raise InputError("Merging patients needs a reason: it cannot be undone.")
-        with self.database.write() as tx:
-            into_id = self.patients_.known(tx, patient_id)
-            gone_id = self.patients_.known(tx, duplicate)
+        with self._database.write() as tx:
+            into_id = self._patients.known(tx, patient_id)
+            gone_id = self._patients.known(tx, duplicate)
             if into_id is None or gone_id is None:
                 raise NotFound("There is no such patient.")
             if into_id == gone_id:
                 raise InputError("These are two names of one record already.")
-            tags = self.merging.merge(tx, into_id, gone_id, caller.username)
-            self.access_.move(tx, gone_id, into_id)
+            tags = self._merging.merge(tx, into_id, gone_id, caller.username)
+            self._access.move(tx, gone_id, into_id)
             detail = {
                 "merged": gone_id,
                 "images": len(tags),
-                "tag": self.patients_.tag(tx, into_id),
+                "tag": self._patients.tag(tx, into_id),
             }
-            self.audit.append(
+            self._audit.append(
                 tx,
                 caller,
                 Event("patient.merged", patient_id=gone_id, detail={"into": into_id}),
@@ -144,11 +154,11 @@ class Files(Keeping):
                 Event("patient.merge", patient_id=into_id, reason=reason.strip(), detail=detail),
             )
         for image_id in tags:
-            self.viewings.close_subject(image_id)
-        return self._shown(caller, self.patients_.get(self.database.read(), into_id))
+            self._open_images.close_subject(image_id)
+        return self._shown(caller, self._patients.get(self._database.read(), into_id))
 
     @needs(Permission.ERASE_PATIENTS)
-    def erase_patient(self, caller: Caller, patient_id: str, reason: str) -> None:
+    def erase(self, caller: Caller, patient_id: str, reason: str) -> None:
         """Destroy a patient's key: record, notes and images are unrecoverable from here on.
 
         Backups made before stay readable until they are pruned; restoring one erases again.
@@ -162,55 +172,35 @@ class Files(Keeping):
         """
         if not reason.strip():
             raise InputError("Erasing a patient needs a reason.")
-        self._erase_patient(caller, self.resolve_patient(patient_id), reason)
-
-    def _erase_patient(self, caller: Caller, patient_id: str, reason: str) -> None:
-        with self.database.write() as tx:
-            blobs = []
-            images = self.catalog.of_patient(tx, patient_id)
-            for image_id in images:
-                blobs += self.catalog.erase(tx, image_id, self.host.now())
-            self.patients_.erase(tx, patient_id)
-            self.access_.forget_patient(tx, patient_id)
-            self.audit.append(
-                tx,
-                caller,
-                Event("patient.erase", patient_id=patient_id, reason=reason.strip()),
-                *(Event("image.erase", patient_id=patient_id, image_id=i) for i in images),
-            )
-        for image_id in images:
-            self.viewings.close_subject(image_id)
-        for blob in blobs:
-            self.host.delete_blob(blob)
-        self._keep_erasures()
+        self._erasures.patient(caller, self.resolve(patient_id), reason)
 
     @needs(Permission.READ_HISTORY)
-    def patient_history(self, caller: Caller, patient_id: str) -> list[dict[str, Any]]:
+    def history(self, caller: Caller, patient_id: str) -> list[dict[str, Any]]:
         """Earlier versions of a patient's record, newest first."""
-        tx = self.database.read()
-        patient_id = self.patients_.get(tx, self.resolve_patient(patient_id)).patient_id
-        self.audit.record(caller, Event("patient.history", patient_id=patient_id))
-        return self.patients_.history(tx, patient_id)
+        tx = self._database.read()
+        patient_id = self._patients.get(tx, self.resolve(patient_id)).patient_id
+        self._audit.record(caller, Event("patient.history", patient_id=patient_id))
+        return self._patients.history(tx, patient_id)
 
     @needs(Permission.READ_NOTES)
     def notes(
         self, caller: Caller, image_id: str | None = None, patient_id: str | None = None
     ) -> list[Note]:
         """Notes of a patient or of one image, newest first."""
-        tx = self.database.read()
+        tx = self._database.read()
         if patient_id is None:
             if image_id is None:
                 raise InputError("Name a patient or an image.")
-            patient_id = self.catalog.row(tx, image_id)["patient_id"]
-        patient_id = self.resolve_patient(patient_id)
-        found = self.patients_.notes(tx, patient_id, image_id)
+            patient_id = self._catalog.row(tx, image_id).patient_id
+        patient_id = self.resolve(patient_id)
+        found = self._patients.notes(tx, patient_id, image_id)
         read = Event(
             "note.read",
             patient_id=patient_id,
             image_id=image_id or "",
             detail={"notes": len(found)},
         )
-        self.record_read(caller, read)
+        self._guard.record_read(caller, read)
         return found
 
     @needs(Permission.WRITE_NOTES)
@@ -218,21 +208,21 @@ class Files(Keeping):
         self, caller: Caller, patient_id: str, text: str, image_id: str | None = None
     ) -> Note:
         """Append a note. Raises InputError, NotFound."""
-        patient_id = self.resolve_patient(patient_id)
-        with self.database.write() as tx:
-            if image_id is not None and self.catalog.row(tx, image_id)["patient_id"] != patient_id:
+        patient_id = self.resolve(patient_id)
+        with self._database.write() as tx:
+            if image_id is not None and self._catalog.row(tx, image_id).patient_id != patient_id:
                 raise NotFound("This patient has no such image.")
-            note = self.patients_.add_note(tx, patient_id, image_id, caller.username, text)
-            self.audit.append(
+            note = self._patients.add_note(tx, patient_id, image_id, caller.username, text)
+            self._audit.append(
                 tx,
                 caller,
                 Event("note.write", patient_id=patient_id, image_id=image_id or ""),
             )
         return note
 
-    def resolve_patient(self, name: str) -> str:
+    def resolve(self, name: str) -> str:
         """Opaque key for an opaque key or a hospital number; unknown ones stay as they are."""
-        return self.patients_.known(self.database.read(), name) or name
+        return self._patients.known(self._database.read(), name) or name
 
     def _shown(self, caller: Caller, patient: Patient) -> Patient:
         """Without the note for those who may not read it (F25)."""

@@ -8,23 +8,32 @@ from pathlib import Path
 from engine.errors import EngineError
 from engine.permissions import Permission
 from engine.records import Caller
-from engine.service.guard import Core, needs
+from engine.service.context import Context
+from engine.service.guard import Guard, needs
 from engine.store.audit import Event
 from engine.store.training_cases import SUFFIX, TrainingCase, export_key
 from engine.vault import key_id_of
 
 
-class Learning(Core):
-    """Methods of the Engine."""
+class Training:
+    """Cases kept for training."""
+
+    def __init__(self, context: Context, guard: Guard) -> None:
+        self._audit = context.audit
+        self._database = context.database
+        self._host = context.host
+        self._live = context.live
+        self._training_cases = context.training_cases
+        self._guard = guard
 
     @needs(Permission.EXPORT_TRAINING)
-    def training_cases(self, caller: Caller) -> list[TrainingCase]:
+    def cases(self, caller: Caller) -> list[TrainingCase]:
         """Cases that are kept, oldest first; nothing of what they show."""
-        self.audit.record(caller, Event("training.list"))
-        return self.training.cases()
+        self._audit.record(caller, Event("training.list"))
+        return self._training_cases.cases()
 
     @needs(Permission.EXPORT_TRAINING)
-    def export_training(
+    def export(
         self, caller: Caller, key_file: Path, again: bool = False
     ) -> Iterator[tuple[str, bytes | EngineError]]:
         """Cases as files that open with one key only; each is in the log as it leaves.
@@ -39,13 +48,13 @@ class Learning(Core):
         Raises:
             SettingsError: The file holds no key.
         """
-        key = export_key(key_file, self.host.random)
+        key = export_key(key_file, self._host.random)
         return self._exported(caller, key, again)
 
     def _exported(
         self, caller: Caller, key: bytes, again: bool
     ) -> Iterator[tuple[str, bytes | EngineError]]:
-        for case in self.training.cases():
+        for case in self._training_cases.cases():
             if case.exported_at is not None and not again:
                 continue
             event = Event(
@@ -55,20 +64,22 @@ class Learning(Core):
                 detail={"case": case.case_id, "key": key_id_of(key)},
             )
             try:
-                sealed = self.training.sealed_to(case, key)
+                sealed = self._training_cases.sealed_to(case, key)
             except EngineError as err:
                 yield case.case_id + SUFFIX, err
                 continue
-            with self.database.write() as tx:
-                self.training.exported(tx, case.case_id)
-                self.audit.append(tx, caller, event)
+            with self._database.write() as tx:
+                self._training_cases.exported(tx, case.case_id)
+                self._audit.append(tx, caller, event)
             yield case.case_id + SUFFIX, sealed
 
-    def _expire_training(self, caller: Caller) -> None:
+    def expire(self, caller: Caller) -> None:
         """End what was kept longer than the setting says."""
-        with self.database.write() as tx:
-            gone = self.training.expire(tx, self.settings.training_days)
+        with self._database.write() as tx:
+            gone = self._training_cases.expire(tx, self._live.settings.training_days)
             if gone:
-                self.audit.append(tx, caller, Event("training.expire", detail={"cases": len(gone)}))
+                self._audit.append(
+                    tx, caller, Event("training.expire", detail={"cases": len(gone)})
+                )
         for blob in gone:
-            self.host.delete_blob(blob)
+            self._host.delete_blob(blob)

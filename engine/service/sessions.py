@@ -19,21 +19,32 @@ from engine.people.accounts import folded
 from engine.people.tokens import TokenPair
 from engine.permissions import Permission, Role, allowed
 from engine.records import Account, Caller, OpenSession, Session
-from engine.service.guard import Core, needs
+from engine.service.context import Context
+from engine.service.guard import Guard, needs
 from engine.store.audit import Event
 
 #: Who acts before anybody is known; the role is that which may least.
 NOBODY = "anonymous"
+
+
 _SINGLE = "single sign-on"
 
 
-def nobody(origin: str) -> Caller:
-    """A stranger, for the log."""
-    return Caller(NOBODY, Role.RESEARCHER, "", origin)
+class Sessions:
+    """Sessions of people."""
 
-
-class SigningIn(Core):
-    """Methods of the Engine."""
+    def __init__(self, context: Context, guard: Guard) -> None:
+        self._accounts = context.accounts
+        self._audit = context.audit
+        self._challenges = context.challenges
+        self._database = context.database
+        self._factors = context.factors
+        self._identities = context.identities
+        self._live = context.live
+        self._lockout = context.lockout
+        self._sessions = context.sessions
+        self._tokens = context.tokens
+        self._guard = guard
 
     def sign_in(self, username: str, password: str, origin: str = "", code: str = "") -> Session:
         """Open a session of a browser.
@@ -57,14 +68,14 @@ class SigningIn(Core):
             NotSignedIn: The code is not right, or it took too long.
             AccountLocked: Too many failures.
         """
-        waiting = self.challenges.get(challenge)
+        waiting = self._challenges.get(challenge)
         username = waiting.username
         try:
-            self.lockout.count(username)
+            self._lockout.count(username)
             how = self._spend_code(username, code)
-            account = self.accounts_.get(self.database.read(), username)
-            kept = self.accounts_.password_hash(self.database.read(), username)
-            self.challenges.finish(challenge, kept)
+            account = self._accounts.get(self._database.read(), username)
+            kept = self._accounts.password_hash(self._database.read(), username)
+            self._challenges.finish(challenge, kept)
             if not account.enabled:
                 raise NotSignedIn("This sign-in has expired: please begin again.")
         except AccessError as err:
@@ -87,14 +98,14 @@ class SigningIn(Core):
         """
         username = ""
         try:
-            if self.settings.single_sign_on is None:
+            if self._live.settings.single_sign_on is None:
                 raise NotSignedIn("Single sign-on is switched off.")
-            with self.database.write() as tx:
-                username, first = self.identities.redeem(tx, claims, issuer)
+            with self._database.write() as tx:
+                username, first = self._identities.redeem(tx, claims, issuer)
                 if first:
-                    who = Caller(username, self.accounts_.get(tx, username).role, "", origin)
-                    self.audit.append(tx, who, Event("account.meet-identity"))
-            if not self.accounts_.get(self.database.read(), username).enabled:
+                    who = Caller(username, self._accounts.get(tx, username).role, "", origin)
+                    self._audit.append(tx, who, Event("account.meet-identity"))
+            if not self._accounts.get(self._database.read(), username).enabled:
                 raise NotSignedIn("This account is closed.")
             how = self._second_step(username, "", _SINGLE)
         except AccessError as err:
@@ -113,17 +124,17 @@ class SigningIn(Core):
             AccountLocked: Too many failures.
         """
         session = self._sign_in(username, password, origin, code, "API")
-        caller = self.sessions_.resolve(session.token)
-        with self.database.write() as tx:
-            return self.tokens.issue(tx, caller.session_id, caller.username)
+        caller = self._sessions.resolve(session.token)
+        with self._database.write() as tx:
+            return self._tokens.issue(tx, caller.session_id, caller.username)
 
     def _sign_in(self, username: str, password: str, origin: str, code: str, door: str) -> Session:
         try:
-            account, attempt = self.accounts_.verify(username, password)
+            account, attempt = self._accounts.verify(username, password)
             try:
                 how = self._second_step(account.username, code)
             except CodeNeeded:
-                self.lockout.take_back(account.username, attempt)
+                self._lockout.take_back(account.username, attempt)
                 raise
         except AccessError as err:
             self._refused(folded(username), origin, err)
@@ -132,19 +143,19 @@ class SigningIn(Core):
 
     def _second_step(self, username: str, code: str, by: str = "password") -> str:
         """After the first proof: how the second was given, ``none`` where none is set up."""
-        if not self.factors.enabled(username):
+        if not self._factors.enabled(username):
             return "none"
         if not code:
-            kept = self.accounts_.password_hash(self.database.read(), username)
+            kept = self._accounts.password_hash(self._database.read(), username)
             raise CodeNeeded(
                 "Type the code that your authenticator application shows.",
-                self.challenges.issue(username, by, kept),
+                self._challenges.issue(username, by, kept),
             )
         return self._spend_code(username, code)
 
     def _spend_code(self, username: str, code: str) -> str:
-        with self.database.write() as tx:
-            how = self.factors.spend(tx, username, code)
+        with self._database.write() as tx:
+            how = self._factors.spend(tx, username, code)
         if not how:
             raise NotSignedIn("The code is not right, or it was used before: wait for the next.")
         return how
@@ -152,10 +163,10 @@ class SigningIn(Core):
     def _begin(
         self, username: str, origin: str, how: str, door: str, by: str = "password"
     ) -> Session:
-        with self.database.write() as tx:
-            account = self.accounts_.signed_in(tx, username)
-            token, expires_at = self.sessions_.begin(tx, username, door, origin)
-            self.audit.append(
+        with self._database.write() as tx:
+            account = self._accounts.signed_in(tx, username)
+            token, expires_at = self._sessions.begin(tx, username, door, origin)
+            self._audit.append(
                 tx,
                 Caller(username, account.role, "", origin),
                 Event(
@@ -169,13 +180,13 @@ class SigningIn(Core):
         # The typed name may be a password typed into the wrong box: record known names only.
         caller = nobody(origin)
         try:
-            account = self.accounts_.get(self.database.read(), username)
+            account = self._accounts.get(self._database.read(), username)
             caller = Caller(account.username, account.role, "", origin)
         except NotFound:
             pass
         outcome = "requested" if isinstance(err, CodeNeeded) else "refused"
         why = {"why": err.code, "first_factor": by}
-        self.audit.record(caller, Event("session.sign-in", outcome, detail=why))
+        self._audit.record(caller, Event("session.sign-in", outcome, detail=why))
 
     def revoke(self, token: str) -> None:
         """End the session of an access or refresh token; one that is worth nothing is no error.
@@ -184,16 +195,16 @@ class SigningIn(Core):
         """
         try:
             if token.count(".") == 2:
-                caller = self.sessions_.resolve_id(*self.tokens.session_of(token))
+                caller = self._sessions.resolve_id(*self._tokens.session_of(token))
             else:
-                session_id = self.tokens.holder(self.database.read(), token)
-                caller = self.sessions_.resolve_id(session_id)
+                session_id = self._tokens.holder(self._database.read(), token)
+                caller = self._sessions.resolve_id(session_id)
         except NotSignedIn:
             return
-        with self.database.write() as tx:
-            self.sessions_.end(tx, caller.session_id)
-            self.audit.append(tx, caller, Event("session.revoke"))
-        self._close([caller.session_id])
+        with self._database.write() as tx:
+            self._sessions.end(tx, caller.session_id)
+            self._audit.append(tx, caller, Event("session.revoke"))
+        self._guard.forget_sessions([caller.session_id])
 
     def refresh(self, refresh_token: str) -> TokenPair:
         """Trade a refresh token for a new pair; one that was used before ends its session.
@@ -201,29 +212,29 @@ class SigningIn(Core):
         Raises:
             NotSignedIn: Unknown, expired, used before, or of a session that has ended.
         """
-        with self.database.write() as tx:
-            session_id, used = self.tokens.redeem(tx, refresh_token)
+        with self._database.write() as tx:
+            session_id, used = self._tokens.redeem(tx, refresh_token)
             if used:
                 # Either its owner or a thief has a copy: nobody can tell which of the two asks.
-                caller = self.sessions_.resolve_id(session_id, activity=False)
-                self.sessions_.end(tx, session_id)
+                caller = self._sessions.resolve_id(session_id, activity=False)
+                self._sessions.end(tx, session_id)
                 twice = Event("session.refresh", "refused", detail={"why": "used-before"})
-                self.audit.append(tx, replace(caller, origin=tracing.address()), twice)
+                self._audit.append(tx, replace(caller, origin=tracing.address()), twice)
         if used:
-            self._close([session_id])
-        caller = self.sessions_.resolve_id(session_id)
-        with self.database.write() as tx:
-            return self.tokens.issue(tx, caller.session_id, caller.username)
+            self._guard.forget_sessions([session_id])
+        caller = self._sessions.resolve_id(session_id)
+        with self._database.write() as tx:
+            return self._tokens.issue(tx, caller.session_id, caller.username)
 
     @needs(None, enrolling=True)
     def whoami(self, caller: Caller) -> Account:
         """The account behind a token. Raises NotSignedIn."""
-        return self.accounts_.get(self.database.read(), caller.username)
+        return self._accounts.get(self._database.read(), caller.username)
 
     def may(self, token: str, permission: Permission) -> bool:
         """Would the Engine let this session do that? For menus; the Engine asks again itself."""
         try:
-            caller = self.caller(token, activity=False)
+            caller = self._guard.caller(token, activity=False)
         except NotSignedIn:
             return False
         return allowed(caller.role, permission) and not caller.factor_due
@@ -240,41 +251,41 @@ class SigningIn(Core):
         if bool(password) == bool(code):
             raise InputError("Type either the password or a code.")
         if password:
-            how, right = "password", self.accounts_.check_password(caller.username, password)
+            how, right = "password", self._accounts.check_password(caller.username, password)
         else:
-            self.lockout.count(caller.username)
-            with self.database.write() as tx:
-                how = self.factors.spend(tx, caller.username, code)
+            self._lockout.count(caller.username)
+            with self._database.write() as tx:
+                how = self._factors.spend(tx, caller.username, code)
                 right = bool(how)
                 if right:
-                    self.lockout.forgive(tx, caller.username)
+                    self._lockout.forgive(tx, caller.username)
         if not right:
-            self.audit.record(caller, Event("session.prove", "refused"))
+            self._audit.record(caller, Event("session.prove", "refused"))
             raise PermissionDenied("This is not right: try again.")
-        with self.database.write() as tx:
-            self.sessions_.prove(tx, caller.session_id)
-            self.audit.append(tx, caller, Event("session.prove", detail={"by": how}))
+        with self._database.write() as tx:
+            self._sessions.prove(tx, caller.session_id)
+            self._audit.append(tx, caller, Event("session.prove", detail={"by": how}))
 
     @needs(None, enrolling=True)
     def sign_out(self, caller: Caller) -> None:
         """End the session; its tokens and its opened pictures are gone."""
-        with self.database.write() as tx:
-            self.sessions_.end(tx, caller.session_id)
-            self.audit.append(tx, caller, Event("session.sign-out"))
-        self._close([caller.session_id])
+        with self._database.write() as tx:
+            self._sessions.end(tx, caller.session_id)
+            self._audit.append(tx, caller, Event("session.sign-out"))
+        self._guard.forget_sessions([caller.session_id])
 
     @needs(None, enrolling=True)
-    def sessions(self, caller: Caller) -> list[OpenSession]:
+    def mine(self, caller: Caller) -> list[OpenSession]:
         """One's own open sessions, the last used first."""
-        return self.sessions_.open_of(caller.username, caller.session_id)
+        return self._sessions.open_of(caller.username, caller.session_id)
 
     @needs(None, enrolling=True)
-    def end_session(self, caller: Caller, session_id: str) -> None:
+    def end(self, caller: Caller, session_id: str) -> None:
         """End one of one's own sessions. Raises NotFound."""
-        with self.database.write() as tx:
-            self.sessions_.end_of(tx, caller.username, session_id)
-            self.audit.append(tx, caller, Event("session.end", detail={"session": session_id}))
-        self._close([session_id])
+        with self._database.write() as tx:
+            self._sessions.end_of(tx, caller.username, session_id)
+            self._audit.append(tx, caller, Event("session.end", detail={"session": session_id}))
+        self._guard.forget_sessions([session_id])
 
     @needs(None, enrolling=True)
     def sign_out_everywhere(self, caller: Caller) -> int:
@@ -283,16 +294,15 @@ class SigningIn(Core):
         Returns:
             How many were open.
         """
-        with self.database.write() as tx:
-            ended = self.sessions_.end_all(tx, caller.username)
-            self.audit.append(
+        with self._database.write() as tx:
+            ended = self._sessions.end_all(tx, caller.username)
+            self._audit.append(
                 tx, caller, Event("session.sign-out-everywhere", detail={"sessions": len(ended)})
             )
-        self._close(ended)
+        self._guard.forget_sessions(ended)
         return len(ended)
 
-    def _close(self, session_ids: list[str]) -> None:
-        """Forget what ended sessions had open."""
-        for session_id in session_ids:
-            self.viewings.close_session(session_id)
-            self.exchanges.close(session_id)
+
+def nobody(origin: str) -> Caller:
+    """A stranger, for the log."""
+    return Caller(NOBODY, Role.RESEARCHER, "", origin)

@@ -1,4 +1,4 @@
-"""How the networks do in daily work: drift, comparison in the shadow, figures of evaluations."""
+"""Networks: which there are, and how they do in daily work."""
 
 from __future__ import annotations
 
@@ -11,22 +11,41 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine.detection import Comparison, Drift, ModelInfo, Month, Profile, Side, compared, merge
+from engine.detection import (
+    Comparison,
+    Drift,
+    ModelInfo,
+    Month,
+    Profile,
+    Side,
+    compared,
+    merge,
+)
 from engine.errors import DetectorError, EngineError, InputError
 from engine.formats import images
 from engine.permissions import Permission
 from engine.records import Caller, Detection, Image, ImageState
 from engine.seal import pipeline
 from engine.seal.pipeline import detection_from_json
-from engine.service.guard import log, needs
-from engine.service.sealing import Sealing
+from engine.service.context import Context
+from engine.service.examination import Examiner
+from engine.service.guard import Guard, log, needs
+from engine.service.stored_images import StoredImages
 from engine.store.audit import Event
 
 #: Fewest patients that a row of the drift table stands for.
 SMALLEST_GROUP = 5
+
+
 MOST_COMPARED = 200
-EVALUATIONS = Path(__file__).parent.parent.parent / "model" / "evaluations"
+
+
+EVALUATIONS = Path(__file__).parents[2] / "model" / "evaluations"
+
+
 EVALUATION_BYTES = 100_000
+
+
 _CORRECTIONS = {"box.add": "added", "box.remove": "removed", "box.change": "changed"}
 
 
@@ -37,7 +56,7 @@ class NetworkEntry:
     Args:
         profiles: Names of the profiles that name it.
         info: Version, checksum, licence; None until it was first opened.
-        guest: Is it the hospital's own?
+        guest: Is it a custom network of the hospital?
     """
 
     name: str
@@ -66,23 +85,42 @@ class Evaluation:
     added_by: str | None = None
 
 
-class Observing(Sealing):
-    """Methods of the Engine."""
+class Models:
+    """Networks, their evaluations, drift, and comparison of profiles."""
+
+    def __init__(
+        self, context: Context, guard: Guard, examiner: Examiner, stored: StoredImages
+    ) -> None:
+        self._audit = context.audit
+        self._catalog = context.catalog
+        self._database = context.database
+        self._detector = context.detector
+        self._evaluation_rows = context.evaluation_rows
+        self._host = context.host
+        self._live = context.live
+        self._training_cases = context.training_cases
+        self._examiner = examiner
+        self._guard = guard
+        self._stored = stored
+
+    def about(self) -> tuple[ModelInfo, ...]:
+        """The networks in use, with version, licence and checksum."""
+        return self._detector.models
 
     @needs(Permission.MANAGE_SETTINGS)
     def networks(self, caller: Caller) -> list[NetworkEntry]:
         """Every network there is, and which of them are active."""
-        opened = self.detector.opened
-        profiles = self.profiles()
+        opened = self._detector.opened
+        profiles = self._examiner.profiles()
         return [
             NetworkEntry(
                 name,
                 tuple(finds),
                 tuple(p for p, profile in profiles.items() if name in profile.networks),
                 opened.get(name),
-                name in self.detector.guests,
+                name in self._detector.guests,
             )
-            for name, finds in self.detector.finds().items()
+            for name, finds in self._detector.finds().items()
         ]
 
     @needs(Permission.MANAGE_SETTINGS)
@@ -98,12 +136,12 @@ class Observing(Sealing):
                 added_at=row.changed_at,
                 added_by=row.changed_by,
             )
-            for name, row in self.evaluations_.all(self.database.read()).items()
+            for name, row in self._evaluation_rows.all(self._database.read()).items()
         ]
         return shipped + added
 
     def _evaluation(self, name: str, facts: Mapping[str, Any]) -> Evaluation:
-        running = {n: info.sha256 for n, info in self.detector.opened.items()}
+        running = {n: info.sha256 for n, info in self._detector.opened.items()}
         measured = facts["networks"]
         known = all(n in running for n in measured)
         current = None if not known else all(running[n] == s for n, s in measured.items())
@@ -116,13 +154,13 @@ class Observing(Sealing):
         Raises:
             InputError: Not such a file, or no profile or network of this name.
         """
-        if name not in self.profiles() and name not in self.detector.finds():
+        if name not in self._examiner.profiles() and name not in self._detector.finds():
             raise InputError("There is no profile or network of this name.")
         facts = _figures(data)
-        with self.database.write() as tx:
-            before = self.evaluations_.all(tx).get(name)
-            self.evaluations_.put(
-                tx, self.audit, caller, name, facts, before.facts if before else None
+        with self._database.write() as tx:
+            before = self._evaluation_rows.all(tx).get(name)
+            self._evaluation_rows.put(
+                tx, self._audit, caller, name, facts, before.facts if before else None
             )
 
     @needs(Permission.MANAGE_SETTINGS)
@@ -131,7 +169,7 @@ class Observing(Sealing):
 
         Months of fewer than ``SMALLEST_GROUP`` patients are left out.
         """
-        tx = self.database.read()
+        tx = self._database.read()
         months: dict[tuple[str, str], Month] = {}
         people: dict[tuple[str, str], set[str]] = defaultdict(set)
         of: dict[str, tuple[str, str]] = {}
@@ -170,9 +208,7 @@ class Observing(Sealing):
         return compared(list(months.values()))
 
     @needs(Permission.MANAGE_SETTINGS)
-    def compare_profiles(
-        self, caller: Caller, first: str, second: str, limit: int = 20
-    ) -> Comparison:
+    def compare(self, caller: Caller, first: str, second: str, limit: int = 20) -> Comparison:
         """Run two profiles in the shadow on what waits to be sealed and on cases that were kept
         because something was missed; nothing of them is changed.
 
@@ -184,56 +220,58 @@ class Observing(Sealing):
         Raises:
             InputError: No such profile, or there is nothing to compare on.
         """
-        one, other = self.profile(first), self.profile(second)
-        comparison = Comparison(Side(first, self._padding(one)), Side(second, self._padding(other)))
+        one, other = self._examiner.profile(first), self._examiner.profile(second)
+        comparison = Comparison(
+            Side(first, self._examiner.padding(one)), Side(second, self._examiner.padding(other))
+        )
         looked_at = 0
         for image, truth in self._material(min(limit, MOST_COMPARED)):
             looked_at += 1
-            found = self._in_the_shadow(image, one, comparison.first)
-            seen = self._in_the_shadow(image, other, comparison.second)
+            found = self._found_by(image, one, comparison.first)
+            seen = self._found_by(image, other, comparison.second)
             if found is not None and seen is not None:
                 comparison.add(found, seen, truth)
         if not looked_at:
             raise InputError("Nothing waits to be sealed: there is nothing to compare on.")
         detail = {"first": first, "second": second, "images": looked_at}
-        self.audit.record(caller, Event("profile.compare", detail=detail))
+        self._audit.record(caller, Event("profile.compare", detail=detail))
         return comparison
 
     def _material(self, limit: int) -> Iterator[tuple[Image, list[Detection]]]:
         """Images to compare on, one at a time, each with the boxes that people made."""
         states = [ImageState.DRAFT, ImageState.REVIEW]
-        for record in self.catalog.search(states=states, limit=limit):
+        for record in self._catalog.search(states=states, limit=limit):
             try:
-                row, key, facts = self._draft(self.database.read(), record.image_id)
-                image = self._draft_image(row, key, facts)
+                draft = self._stored.draft(self._database.read(), record.image_id)
+                image = self._stored.draft_image(draft)
             except EngineError as err:
                 log.warning("not compared: %s", err.code)  # sealed or discarded meanwhile
                 continue
-            boxes = [detection_from_json(d) for d in facts["detections"]]
+            boxes = [detection_from_json(d) for d in draft.facts["detections"]]
             yield image, [d for d in boxes if d.source == "person"]
-        for case in self.training.cases()[-limit:]:
+        for case in self._training_cases.cases()[-limit:]:
             try:
-                opened = self.training.opened(case)
-                image = images.decode(opened.name, opened.original, self.limits)
+                opened = self._training_cases.opened(case)
+                image = images.decode(opened.name, opened.original, self._live.limits)
             except EngineError as err:
                 log.warning("not compared: %s", err.code)
                 continue
             yield image, [detection_from_json(d) for d in opened.after]
 
-    def _in_the_shadow(self, image: Image, profile: Profile, side: Side) -> list[Detection] | None:
+    def _found_by(self, image: Image, profile: Profile, side: Side) -> list[Detection] | None:
         """What a profile would find; None where it fails."""
-        began = self.host.ticks_ms()
+        began = self._host.ticks_ms()
         try:
             found = merge(
                 pipeline.look(
-                    image, lambda frame: self.detector.detect(frame, image.frames, profile)
+                    image, lambda frame: self._detector.detect(frame, image.frames, profile)
                 ),
                 profile.iou,
             )
         except DetectorError:
             side.failed += 1
             return None
-        side.times_ms.append(self.host.ticks_ms() - began)
+        side.times_ms.append(self._host.ticks_ms() - began)
         return found
 
 

@@ -1,17 +1,26 @@
-"""What everybody does to their own account: password and second factor."""
+"""One's own account: password and second factor."""
 
 from __future__ import annotations
 
 from engine.errors import PermissionDenied
 from engine.people.second_factor import enrolment_uri
 from engine.records import Caller, Enrolment, SecondFactor
-from engine.service.guard import needs
-from engine.service.signing_in import SigningIn
+from engine.service.context import Context
+from engine.service.guard import Guard, needs
 from engine.store.audit import Event
 
 
-class OwnAccount(SigningIn):
-    """Methods of the Engine. A change of what proves somebody ends their other sessions."""
+class OwnAccount:
+    """What everybody does to their own account. A change of a proof ends the other sessions."""
+
+    def __init__(self, context: Context, guard: Guard) -> None:
+        self._accounts = context.accounts
+        self._audit = context.audit
+        self._database = context.database
+        self._factors = context.factors
+        self._lockout = context.lockout
+        self._sessions = context.sessions
+        self._guard = guard
 
     @needs(None, enrolling=True)
     def change_password(self, caller: Caller, old: str, new: str) -> None:
@@ -22,16 +31,16 @@ class OwnAccount(SigningIn):
             InputError: The new one breaks the rules.
         """
         self._ask_password(caller, old, "account.change-password")
-        with self.database.write() as tx:
-            self.accounts_.set_password(tx, caller.username, new)
-            ended = self.sessions_.end_all(tx, caller.username, keep=caller.session_id)
-            self.audit.append(tx, caller, Event("account.change-password"))
-        self._close(ended)
+        with self._database.write() as tx:
+            self._accounts.set_password(tx, caller.username, new)
+            ended = self._sessions.end_all(tx, caller.username, keep=caller.session_id)
+            self._audit.append(tx, caller, Event("account.change-password"))
+        self._guard.forget_sessions(ended)
 
     @needs(None, enrolling=True)
     def second_factor(self, caller: Caller) -> SecondFactor:
         """State of one's own second factor."""
-        return self.factors.state(caller.username, caller.role in self.sessions_.factor_roles)
+        return self._factors.state(caller.username, caller.role in self._sessions.factor_roles)
 
     @needs(None, enrolling=True)
     def begin_second_factor(self, caller: Caller, password: str) -> Enrolment:
@@ -42,9 +51,9 @@ class OwnAccount(SigningIn):
             InputError: There is a second factor already.
         """
         self._ask_password(caller, password, "account.second-factor-begin")
-        with self.database.write() as tx:
-            secret = self.factors.begin(tx, caller.username)
-            self.audit.append(tx, caller, Event("account.second-factor-begin"))
+        with self._database.write() as tx:
+            secret = self._factors.begin(tx, caller.username)
+            self._audit.append(tx, caller, Event("account.second-factor-begin"))
         return Enrolment(secret, enrolment_uri(caller.username, secret))
 
     @needs(None, enrolling=True)
@@ -57,11 +66,11 @@ class OwnAccount(SigningIn):
         Raises:
             InputError: Nothing was begun, or the code is not right.
         """
-        with self.database.write() as tx:
-            codes = self.factors.confirm(tx, caller.username, code)
-            ended = self.sessions_.end_all(tx, caller.username, keep=caller.session_id)
-            self.audit.append(tx, caller, Event("account.second-factor-on"))
-        self._close(ended)
+        with self._database.write() as tx:
+            codes = self._factors.confirm(tx, caller.username, code)
+            ended = self._sessions.end_all(tx, caller.username, keep=caller.session_id)
+            self._audit.append(tx, caller, Event("account.second-factor-on"))
+        self._guard.forget_sessions(ended)
         return codes
 
     @needs(None, enrolling=True)
@@ -72,9 +81,9 @@ class OwnAccount(SigningIn):
             PermissionDenied: Password or code is wrong.
         """
         self._ask_both(caller, password, code, "account.recovery-codes")
-        with self.database.write() as tx:
-            codes = self.factors.renew_codes(tx, caller.username)
-            self.audit.append(tx, caller, Event("account.recovery-codes"))
+        with self._database.write() as tx:
+            codes = self._factors.renew_codes(tx, caller.username)
+            self._audit.append(tx, caller, Event("account.recovery-codes"))
         return codes
 
     @needs(None, enrolling=True)
@@ -90,26 +99,26 @@ class OwnAccount(SigningIn):
             PermissionDenied: Password or code is wrong.
         """
         self._ask_both(caller, password, code, "account.second-factor-off")
-        with self.database.write() as tx:
-            self.factors.remove(tx, caller.username)
-            ended = self.sessions_.end_all(tx, caller.username, keep=caller.session_id)
-            self.audit.append(tx, caller, Event("account.second-factor-off"))
-        self._close(ended)
+        with self._database.write() as tx:
+            self._factors.remove(tx, caller.username)
+            ended = self._sessions.end_all(tx, caller.username, keep=caller.session_id)
+            self._audit.append(tx, caller, Event("account.second-factor-off"))
+        self._guard.forget_sessions(ended)
 
     def _ask_both(self, caller: Caller, password: str, code: str, action: str) -> None:
         """A whole proof, before something that would weaken the next ones."""
         self._ask_password(caller, password, action)
-        self.lockout.count(caller.username)
-        with self.database.write() as tx:
-            right = bool(self.factors.spend(tx, caller.username, code))
+        self._lockout.count(caller.username)
+        with self._database.write() as tx:
+            right = bool(self._factors.spend(tx, caller.username, code))
             if right:
-                self.lockout.forgive(tx, caller.username)
+                self._lockout.forgive(tx, caller.username)
             else:
-                self.audit.append(tx, caller, Event(action, "refused"))
+                self._audit.append(tx, caller, Event(action, "refused"))
         if not right:
             raise PermissionDenied("The code is not right, or it was used before.")
 
     def _ask_password(self, caller: Caller, password: str, action: str) -> None:
-        if not self.accounts_.check_password(caller.username, password):
-            self.audit.record(caller, Event(action, "refused"))
+        if not self._accounts.check_password(caller.username, password):
+            self._audit.record(caller, Event(action, "refused"))
             raise PermissionDenied("The present password is not right.")

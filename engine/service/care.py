@@ -11,23 +11,30 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from engine.errors import EngineError, InputError, NotFound, PermissionDenied, RosterBroken
-from engine.people.access_integrity import CHANGES
+from engine.errors import EngineError, InputError, NotFound, PermissionDenied
 from engine.people.care import BrokenGlass, CareRelation, Verdict, checked_reason
 from engine.permissions import Permission, Role, allowed
 from engine.records import Account, AuditEntry, Caller
-from engine.service.guard import Core, needs
+from engine.service.context import Context
+from engine.service.guard import Guard, needs
 from engine.store.audit import Event
 from engine.store.database import Cursor, Row
 
 _DAMAGED = "damaged record"
-_SYSTEM = Caller("system", Role.OPERATOR, "", "start")
 
 
-class Caring(Core):
-    """Methods of the Engine."""
+class Care:
+    """Care relations, emergency access and its review, classes granted to an account."""
 
-    # --- care relations -----------------------------------------------------------------------
+    def __init__(self, context: Context, guard: Guard) -> None:
+        self._access = context.access
+        self._accounts = context.accounts
+        self._audit = context.audit
+        self._database = context.database
+        self._detector = context.detector
+        self._live = context.live
+        self._patients = context.patients
+        self._guard = guard
 
     @needs(Permission.ASSIGN_CARE)
     def doctors(self, caller: Caller) -> list[Account]:
@@ -35,15 +42,15 @@ class Caring(Core):
         return self._doctors()
 
     @needs(Permission.ASSIGN_CARE)
-    def care_team(self, caller: Caller, patient_id: str) -> list[CareRelation]:
+    def team(self, caller: Caller, patient_id: str) -> list[CareRelation]:
         """Who treats a patient, newest first. Raises NotFound."""
-        tx = self.database.read()
+        tx = self._database.read()
         patient_id = self._existing(tx, patient_id)
-        self.record_read(caller, Event("care.read", patient_id=patient_id))
-        return [self._relation(tx, row) for row in self.access_.relations(tx, patient_id)]
+        self._guard.record_read(caller, Event("care.read", patient_id=patient_id))
+        return [self._relation(tx, row) for row in self._access.relations(tx, patient_id)]
 
     @needs(Permission.ASSIGN_CARE)
-    def assign_care(self, caller: Caller, patient_id: str, username: str) -> CareRelation:
+    def assign(self, caller: Caller, patient_id: str, username: str) -> CareRelation:
         """Let a doctor treat a patient.
 
         Args:
@@ -54,15 +61,15 @@ class Caring(Core):
             NotFound: No such patient.
             PermissionDenied: A doctor who does not treat the patient; broken glass is not enough.
         """
-        with self.database.write() as tx:
+        with self._database.write() as tx:
             patient_id = self._existing(tx, patient_id)
             may = self._may_assign(tx, caller, patient_id)
             username = username.strip().casefold()
             if may:
                 if username not in {a.username for a in self._doctors()}:
                     raise InputError("There is no such doctor.")
-                self.access_.assign(tx, patient_id, username, caller.username)
-            self.audit.append(
+                self._access.assign(tx, patient_id, username, caller.username)
+            self._audit.append(
                 tx,
                 caller,
                 Event(
@@ -74,15 +81,15 @@ class Caring(Core):
             )
         if not may:
             raise PermissionDenied("Only who treats this patient can bring in a colleague.")
-        tx = self.database.read()
+        tx = self._database.read()
         return next(
             self._relation(tx, row)
-            for row in self.access_.relations(tx, patient_id)
+            for row in self._access.relations(tx, patient_id)
             if row["username"] == username
         )
 
     @needs(Permission.ASSIGN_CARE)
-    def end_care(self, caller: Caller, patient_id: str, username: str) -> None:
+    def end(self, caller: Caller, patient_id: str, username: str) -> None:
         """End a care relation; a doctor ends only their own.
 
         Raises:
@@ -90,27 +97,25 @@ class Caring(Core):
             PermissionDenied: Another doctor's.
         """
         username = username.strip().casefold()
-        with self.database.write() as tx:
+        with self._database.write() as tx:
             patient_id = self._existing(tx, patient_id)
             may = allowed(caller.role, Permission.EVERY_PATIENT) or username == caller.username
             if may:
-                self.access_.end_care(tx, patient_id, username)
+                self._access.end_care(tx, patient_id, username)
             detail = {"username": username} if may else None
             outcome = "ok" if may else "refused"
-            self.audit.append(
+            self._audit.append(
                 tx, caller, Event("care.end", outcome, patient_id=patient_id, detail=detail)
             )
         if not may:
             raise PermissionDenied("A doctor ends only their own care of a patient.")
 
     @needs(Permission.REVIEW_ACCESS)
-    def care_relations(self, caller: Caller) -> list[CareRelation]:
+    def relations(self, caller: Caller) -> list[CareRelation]:
         """Every care relation, newest first; of the patients only their numbers."""
-        tx = self.database.read()
-        self.audit.record(caller, Event("care.list"))
-        return [self._relation(tx, row) for row in self.access_.relations(tx)]
-
-    # --- emergency access ---------------------------------------------------------------------
+        tx = self._database.read()
+        self._audit.record(caller, Event("care.list"))
+        return [self._relation(tx, row) for row in self._access.relations(tx)]
 
     @needs(Permission.BREAK_GLASS, fresh=True)
     def break_glass(self, caller: Caller, number: str, reason: str) -> BrokenGlass:
@@ -127,66 +132,68 @@ class Caring(Core):
             InputError: The reason is too short, or the patient is open already.
             NotFound: No such patient; the attempt is in the log.
         """
-        if not self.settings.care_relation:
+        if not self._live.settings.care_relation:
             raise InputError("Every patient is open to doctors here: there is no glass to break.")
         # Before the number is looked up: a refusal without a row must not tell what exists.
         reason = checked_reason(reason)
-        with self.database.write() as tx:
-            patient_id = self.patients_.known(tx, number)
+        with self._database.write() as tx:
+            patient_id = self._patients.known(tx, number)
             if patient_id is None:
-                self.audit.append(tx, caller, Event("glass.break", "failed"))
-            elif self.access_.sees(tx, caller.username, patient_id):
+                self._audit.append(tx, caller, Event("glass.break", "failed"))
+            elif self._access.sees(tx, caller.username, patient_id):
                 raise InputError("This patient is open to you already.")
             else:
-                glass_id = self.access_.break_glass(tx, patient_id, caller.username, reason)
+                glass_id = self._access.break_glass(tx, patient_id, caller.username, reason)
                 broken = Event("glass.break", patient_id=patient_id, reason=reason)
-                self.audit.append(tx, caller, broken)
+                self._audit.append(tx, caller, broken)
         if patient_id is None:
             raise NotFound("There is no such patient.")
-        tx = self.database.read()
-        return self._glass(tx, self.access_.glass_row(tx, glass_id))
+        tx = self._database.read()
+        return self._emergency_access(tx, self._access.glass_row(tx, glass_id))
 
     @needs(Permission.BREAK_GLASS)
-    def my_glass(self, caller: Caller) -> list[BrokenGlass]:
+    def my_emergency_access(self, caller: Caller) -> list[BrokenGlass]:
         """One's own emergency access that is open now."""
-        tx = self.database.read()
-        rows = self.access_.glass(tx, caller.username)
-        return [self._glass(tx, row) for row in rows if self.access_.is_open(row)]
+        tx = self._database.read()
+        rows = self._access.glass(tx, caller.username)
+        return [self._emergency_access(tx, row) for row in rows if self._access.is_open(row)]
 
     @needs(Permission.BREAK_GLASS)
-    def end_glass(self, caller: Caller, glass_id: str) -> None:
+    def end_emergency_access(self, caller: Caller, glass_id: str) -> None:
         """End one's own emergency access. Raises NotFound."""
-        self._end_glass(caller, glass_id, own=True)
+        self._end_emergency_access(caller, glass_id, own=True)
 
     @needs(Permission.REVIEW_ACCESS)
-    def revoke_glass(self, caller: Caller, glass_id: str) -> None:
+    def revoke_emergency_access(self, caller: Caller, glass_id: str) -> None:
         """End somebody's emergency access; what is open under it closes. Raises NotFound."""
-        self._end_glass(caller, glass_id, own=False)
+        self._end_emergency_access(caller, glass_id, own=False)
 
     @needs(Permission.REVIEW_ACCESS)
-    def glass(self, caller: Caller) -> list[BrokenGlass]:
+    def emergency_access(self, caller: Caller) -> list[BrokenGlass]:
         """Every emergency access: open ones first, then reviews due, then the rest."""
-        tx = self.database.read()
-        shown = [self._glass(tx, row) for row in self.access_.glass(tx)]
-        self.audit.record(caller, Event("glass.list"))
+        tx = self._database.read()
+        shown = [self._emergency_access(tx, row) for row in self._access.glass(tx)]
+        self._audit.record(caller, Event("glass.list"))
         return sorted(shown, key=lambda g: (not g.open, not g.due))
 
     @needs(Permission.REVIEW_ACCESS)
-    def glass_due(self, caller: Caller) -> tuple[int, int]:
+    def emergency_access_due(self, caller: Caller) -> tuple[int, int]:
         """How many emergency accesses are open, and how many wait for a review."""
-        rows = self.access_.glass(self.database.read())
-        held = sum(self.access_.is_open(row) for row in rows)
+        rows = self._access.glass(self._database.read())
+        held = sum(self._access.is_open(row) for row in rows)
         reviewed = sum(row["reviewed_at"] is not None for row in rows)
         return held, len(rows) - held - reviewed
 
     @needs(Permission.REVIEW_ACCESS)
-    def glass_entries(self, caller: Caller, glass_id: str) -> list[AuditEntry]:
+    def emergency_access_entries(self, caller: Caller, glass_id: str) -> list[AuditEntry]:
         """What was done under one emergency access, oldest first. Raises NotFound."""
-        self.access_.glass_row(self.database.read(), glass_id)
-        return self.audit.under_glass(glass_id)
+        self._access.glass_row(self._database.read(), glass_id)
+        return self._audit.under_glass(glass_id)
 
     @needs(Permission.REVIEW_ACCESS)
-    def review_glass(self, caller: Caller, glass_id: str, verdict: str, remark: str) -> None:
+    def review_emergency_access(
+        self, caller: Caller, glass_id: str, verdict: str, remark: str
+    ) -> None:
         """Say whether an emergency access was justified; once, and never of one's own.
 
         Raises:
@@ -198,12 +205,12 @@ class Caring(Core):
             chosen = Verdict(verdict)
         except ValueError as err:
             raise InputError(f"The verdicts are {', '.join(Verdict)}.") from err
-        with self.database.write() as tx:
-            row = self.access_.glass_row(tx, glass_id)
+        with self._database.write() as tx:
+            row = self._access.glass_row(tx, glass_id)
             own = row["username"] == caller.username
             if not own:
-                self.access_.review_glass(tx, glass_id, caller.username, chosen, remark)
-            self.audit.append(
+                self._access.review_glass(tx, glass_id, caller.username, chosen, remark)
+            self._audit.append(
                 tx,
                 caller,
                 Event(
@@ -217,12 +224,10 @@ class Caring(Core):
         if own:
             raise PermissionDenied("Nobody reviews their own access: ask another administrator.")
 
-    # --- classes granted apart ----------------------------------------------------------------
-
     @needs(Permission.GRANT_CLASSES)
     def restorable_classes(self, caller: Caller) -> Mapping[str, frozenset[str]]:
         """Accounts that may not restore every class, each with those it may."""
-        return self.access_.all_classes(self.database.read())
+        return self._access.all_classes(self._database.read())
 
     @needs(Permission.GRANT_CLASSES)
     def set_restorable_classes(
@@ -236,88 +241,39 @@ class Caring(Core):
             InputError: A class that no profile has.
             NotFound: No such account.
         """
-        known = {c for p in self.detector.profiles.values() for c in p.classes}
+        known = {c for p in self._detector.profiles.values() for c in p.classes}
         if labels is not None and not set(labels) <= known:
             raise InputError(f"The classes are {', '.join(sorted(known))}.")
-        with self.database.write() as tx:
-            account = self.accounts_.get(tx, username)
-            self.access_.set_classes(tx, account.username, labels, caller.username)
+        with self._database.write() as tx:
+            account = self._accounts.get(tx, username)
+            self._access.set_classes(tx, account.username, labels, caller.username)
             detail: dict[str, Any] = {
                 "username": account.username,
                 "classes": "every" if labels is None else sorted(labels),
             }
-            self.audit.append(tx, caller, Event("class.grant", detail=detail))
-
-    # --- the roster ---------------------------------------------------------------------------
-
-    @needs(Permission.READ_AUDIT)
-    def verify_roster(self, caller: Caller) -> None:
-        """Are accounts and rights those that the log knows? Raises RosterBroken."""
-        try:
-            with self.database.write() as tx:  # nobody changes them meanwhile
-                self.roster.check(tx)
-        except RosterBroken:
-            self.audit.record(caller, Event("roster.verify", "failed"))
-            raise
-        self.audit.record(caller, Event("roster.verify"))
-
-    @needs(Permission.ACCEPT_ROSTER)
-    def accept_roster(self, caller: Caller, reason: str) -> None:
-        """Let accounts and rights stand that were changed outside MedSec. Raises InputError."""
-        if not reason.strip():
-            raise InputError("Accepting accounts and rights as they are needs a reason.")
-        self._roster_broken = False
-        self.audit.record(caller, Event("roster.accept", reason=reason.strip()))
-
-    # --- inside -------------------------------------------------------------------------------
-
-    def _meet_roster(self, operator: bool) -> None:
-        """At the start, before anything is changed. Raises RosterBroken in a server."""
-        self._roster_broken = False
-        begun = self.roster.begun(self.database.read())
-        try:
-            self.roster.check(self.database.read())
-        except RosterBroken:
-            self._roster_broken = True
-            self.audit.record(_SYSTEM, Event("roster.verify", "failed"))
-            if not operator:
-                raise
-        if not begun:
-            self.audit.record(_SYSTEM, Event("roster.begin"))
+            self._audit.append(tx, caller, Event("class.grant", detail=detail))
 
     def _doctors(self) -> list[Account]:
-        return [a for a in self.accounts_.list() if a.role is Role.DOCTOR and a.enabled]
-
-    def _audit_mark(self, tx: Cursor, caller: Caller, event: Event) -> Mapping[str, Any]:
-        """Everything done under broken glass says so in the log, whichever method did it; what
-        changes accounts or rights leaves the roster's tag there."""
-        mark = {}
-        if event.action in CHANGES and event.outcome == "ok" and not self._roster_broken:
-            mark["roster"] = self.roster.tag(tx)
-        if event.patient_id and self.bound(caller):
-            glass_id = self.access_.glass_over(tx, caller.username, event.patient_id)
-            if glass_id is not None:
-                mark["glass"] = glass_id
-        return mark
+        return [a for a in self._accounts.list() if a.role is Role.DOCTOR and a.enabled]
 
     def _may_assign(self, tx: Cursor, caller: Caller, patient_id: str) -> bool:
-        return allowed(caller.role, Permission.EVERY_PATIENT) or self.access_.treats(
+        return allowed(caller.role, Permission.EVERY_PATIENT) or self._access.treats(
             tx, caller.username, patient_id
         )
 
-    def _end_glass(self, caller: Caller, glass_id: str, *, own: bool) -> None:
-        with self.database.write() as tx:
-            row = self.access_.glass_row(tx, glass_id)
+    def _end_emergency_access(self, caller: Caller, glass_id: str, *, own: bool) -> None:
+        with self._database.write() as tx:
+            row = self._access.glass_row(tx, glass_id)
             if own and row["username"] != caller.username:
                 raise NotFound("There is no such emergency access.")
-            self.access_.end_glass(tx, glass_id, caller.username)
+            self._access.end_glass(tx, glass_id, caller.username)
             detail = {"glass": glass_id}
-            self.audit.append(
+            self._audit.append(
                 tx, caller, Event("glass.end", patient_id=row["patient_id"], detail=detail)
             )
 
     def _existing(self, tx: Cursor, name: str) -> str:
-        patient_id = self.patients_.known(tx, name)
+        patient_id = self._patients.known(tx, name)
         if patient_id is None:
             raise NotFound("There is no such patient.")
         return patient_id
@@ -331,12 +287,12 @@ class Caring(Core):
             row["assigned_by"],
         )
 
-    def _glass(self, tx: Cursor, row: Row) -> BrokenGlass:
-        return self.access_.shown(row, self._number(tx, row["patient_id"]))
+    def _emergency_access(self, tx: Cursor, row: Row) -> BrokenGlass:
+        return self._access.shown(row, self._number(tx, row["patient_id"]))
 
     def _number(self, tx: Cursor, patient_id: str) -> str:
         try:
-            return self.patients_.get(tx, patient_id).id
+            return self._patients.get(tx, patient_id).id
         except NotFound:
             return "erased"
         except EngineError:

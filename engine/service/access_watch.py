@@ -1,0 +1,62 @@
+"""Accounts and rights, watched: are they those that the audit log knows?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.errors import RosterBroken
+from engine.people.access_integrity import CHANGES, Roster
+from engine.people.care import Access, bound
+from engine.records import Caller
+from engine.service.live_settings import LiveSettings
+from engine.store.audit import AuditLog, Event
+from engine.store.database import Cursor, Database
+
+
+class AccessWatch:
+    """Compares accounts and rights with the log, and marks entries that change them."""
+
+    def __init__(
+        self, database: Database, access: Access, integrity: Roster, live: LiveSettings
+    ) -> None:
+        self._database = database
+        self._access = access
+        self._integrity = integrity
+        self._live = live
+        #: Were accounts or rights changed outside MedSec? Then no entry vouches for them.
+        self.broken = False
+
+    def meet(self, audit: AuditLog, caller: Caller, *, operator: bool) -> None:
+        """At the start, before anything is changed.
+
+        Raises:
+            RosterBroken: In a server; the operator goes on, to accept or to recover.
+        """
+        begun = self._integrity.begun(self._database.read())
+        try:
+            self._integrity.check(self._database.read())
+        except RosterBroken:
+            self.broken = True
+            audit.record(caller, Event("roster.verify", "failed"))
+            if not operator:
+                raise
+        if not begun:
+            audit.record(caller, Event("roster.begin"))
+
+    def check(self) -> None:
+        """Compare now, while nobody changes anything. Raises RosterBroken."""
+        with self._database.write() as tx:
+            self._integrity.check(tx)
+
+    def mark(self, tx: Cursor, caller: Caller, event: Event) -> Mapping[str, Any]:
+        """What an entry of the log carries besides: the tag over accounts and rights where it
+        changes them, and the emergency access under which it happened."""
+        mark = {}
+        if event.action in CHANGES and event.outcome == "ok" and not self.broken:
+            mark["roster"] = self._integrity.tag(tx)
+        if event.patient_id and bound(self._live.settings, caller):
+            glass_id = self._access.glass_over(tx, caller.username, event.patient_id)
+            if glass_id is not None:
+                mark["glass"] = glass_id
+        return mark

@@ -1,0 +1,113 @@
+"""The audit log as its readers use it: entries, verification, checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import datetime
+
+from engine.errors import InputError, RosterBroken
+from engine.permissions import Permission
+from engine.records import AuditEntry, Caller, File
+from engine.service.checkpoints import Checkpoints
+from engine.service.context import Context
+from engine.service.guard import Guard, needs
+from engine.store.audit import Event
+
+
+class Audit:
+    """Reads the log, exports it, and proves that nobody changed it."""
+
+    def __init__(self, context: Context, guard: Guard, checkpoints: Checkpoints) -> None:
+        self._audit = context.audit
+        self._database = context.database
+        self._hierarchy = context.hierarchy
+        self._guard = guard
+        self._watch = context.watch
+        self._checkpoints = checkpoints
+
+    @needs(Permission.READ_AUDIT)
+    def entries(
+        self, caller: Caller, query: str = "", limit: int = 200, offset: int = 0
+    ) -> list[AuditEntry]:
+        """The audit log, newest first."""
+        entries = self._audit.entries(query=query, limit=limit, offset=offset)
+        # Reasons may name a patient. What was searched for may, too, and is not in the log.
+        self._guard.record_read(caller, Event("audit.read"))
+        return entries
+
+    @needs(Permission.READ_AUDIT)
+    def verify(self, caller: Caller) -> int:
+        """Check the whole chain; says how many entries it has. Raises AuditBroken."""
+        count = self._audit.verify()
+        self._audit.record(caller, Event("audit.verify", detail={"entries": count}))
+        return count
+
+    @needs(Permission.READ_AUDIT)
+    def export(self, caller: Caller, query: str = "") -> File:
+        """Every entry of the log that matches, oldest first, as CSV with its digests; audited."""
+        out = io.StringIO()
+        table = csv.writer(out)
+        names = [f.name for f in fields(AuditEntry)]
+        table.writerow(names)
+        count = self._database.read().count("SELECT count(*) FROM audit")
+        for entry in reversed(self._audit.entries(query=query, limit=count)):
+            row = [getattr(entry, name) for name in names]
+            table.writerow([_cell(value) for value in row])
+        self._audit.record(caller, Event("audit.export", detail={"all": not query}))
+        return File("medsec-audit.csv", "text/csv", out.getvalue().encode())
+
+    @needs(Permission.READ_AUDIT)
+    def write_checkpoint(self, caller: Caller) -> str:
+        """Write a signed statement of the audit log's head outside the data folder.
+
+        Raises:
+            SettingsError: MEDSEC_CHECKPOINT_DIR is not set.
+            AuditBroken: The log does not verify.
+            StorageError: The folder cannot be written.
+        """
+        return self._checkpoints.write(caller)
+
+    @needs(Permission.READ_AUDIT)
+    def check_checkpoint(self, caller: Caller, checkpoint: bytes) -> int:
+        """Does the log still continue this checkpoint? Says how many entries it covers.
+
+        Raises:
+            AuditBroken: It does not, or the checkpoint is not ours.
+        """
+        return self._audit.verify_checkpoint(checkpoint, self._hierarchy.signer().public_bytes)
+
+    @needs(Permission.READ_AUDIT)
+    def verify_access(self, caller: Caller) -> None:
+        """Are accounts and rights those that the log knows? Raises RosterBroken."""
+        try:
+            self._watch.check()
+        except RosterBroken:
+            self._audit.record(caller, Event("roster.verify", "failed"))
+            raise
+        self._audit.record(caller, Event("roster.verify"))
+
+    @needs(Permission.ACCEPT_ROSTER)
+    def accept_access(self, caller: Caller, reason: str) -> None:
+        """Let accounts and rights stand that were changed outside MedSec. Raises InputError."""
+        if not reason.strip():
+            raise InputError("Accepting accounts and rights as they are needs a reason.")
+        self._watch.broken = False
+        self._audit.record(caller, Event("roster.accept", reason=reason.strip()))
+
+
+def _cell(value: object) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    text = (
+        json.dumps(value, sort_keys=True)
+        if isinstance(value, Mapping)
+        else value.isoformat()
+        if isinstance(value, datetime)
+        else ""
+        if value is None
+        else str(value)
+    )
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

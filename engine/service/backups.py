@@ -1,0 +1,134 @@
+"""Backups: made while everybody goes on working, checked, pruned."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any
+
+from engine.errors import StorageBusy
+from engine.permissions import Permission
+from engine.records import Caller
+from engine.service.checkpoints import Checkpoints
+from engine.service.context import Context
+from engine.service.erasures import Erasures
+from engine.service.guard import Guard, log, needs
+from engine.service.scrub import Scrub
+from engine.store.audit import Event
+from engine.store.backup import NAME as BACKUP_NAME
+from engine.store.backup import Snapshot
+from engine.vault import SALT_RECORD
+
+#: A clock that is behind the log's last entry by more than this was set back.
+CLOCK_SLACK = timedelta(minutes=5)
+#: Images named one by one after a backup that lacks their files; a lost disk would name them all.
+MOST_TOLD = 100
+
+
+class Backups:
+    """Makes, checks and lists backups."""
+
+    def __init__(
+        self,
+        context: Context,
+        guard: Guard,
+        erasures: Erasures,
+        scrub: Scrub,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self._audit = context.audit
+        self._catalog = context.catalog
+        self._database = context.database
+        self._host = context.host
+        self._live = context.live
+        self._erasures = erasures
+        self._guard = guard
+        self._scrub = scrub
+        self._checkpoints = checkpoints
+        self._folder = context.backup_folder
+        self._running = threading.Lock()
+
+    @needs(Permission.MANAGE_BACKUPS)
+    def make(self, caller: Caller) -> str:
+        """Write a backup while everybody goes on working, check it, and prune old ones.
+
+        A checkpoint of the audit log goes with it where a folder for checkpoints is set.
+
+        Returns:
+            The backup's name.
+
+        Raises:
+            SettingsError: MEDSEC_BACKUP_DIR is not set.
+            AuditBroken: The log does not verify; a backup must not hide that.
+            StorageBusy: Another one is being written.
+            StorageError: It could not be written or does not verify.
+        """
+        return self.make_as(caller)
+
+    def make_as(self, caller: Caller) -> str:
+        """:meth:`make` without a token, for the upkeep."""
+        # One at a time: pruning after one would take the files of another that has no
+        # manifest yet.
+        if not self._running.acquire(blocking=False):
+            raise StorageBusy("A backup is being written already: wait for it.")
+        try:
+            return self._backed_up(caller)
+        finally:
+            self._running.release()
+
+    def _backed_up(self, caller: Caller) -> str:
+        self._audit.verify()
+        backups = self._folder()
+        with self._host.keeping_blobs():
+            with self._database.still() as (rows, content):
+                snapshot = Snapshot(
+                    content,
+                    sorted(self._catalog.blobs(rows)),
+                    self._erasures.known(rows),
+                    rows.count("SELECT count(*) FROM audit"),
+                )
+            record = self._live.settings.data / SALT_RECORD
+            name = backups.make(
+                snapshot, self._host, record.read_bytes() if record.exists() else None
+            )
+        detail: dict[str, Any] = {"name": name}
+        missing = backups.missing(name)
+        if missing:
+            log.error("a backup lacks %d stored files", len(missing))
+            detail |= {"why": "files-missing", "missing": len(missing)}
+        self._audit.record(caller, Event("backup.make", detail=detail))
+        broken = self._catalog.needing(self._database.read(), missing) if missing else {}
+        for image_id, address in islice(broken.items(), MOST_TOLD):
+            self._scrub.tell_broken(caller, image_id, missing[address])
+        pruned = backups.prune(self._live.settings.backups_kept, name)
+        if pruned:
+            self._audit.record(caller, Event("backup.prune", detail={"names": pruned}))
+        if self._checkpoints.on:
+            self._checkpoints.write(caller)
+        return name
+
+    @needs(Permission.MANAGE_BACKUPS)
+    def names(self, caller: Caller) -> list[str]:
+        """Names of the backups there are, oldest first."""
+        return self._folder().names()
+
+    @needs(Permission.MANAGE_BACKUPS)
+    def verify(self, caller: Caller, name: str) -> int:
+        """Check a backup's catalog and files; says how many. Raises BackupInvalid."""
+        files = self._folder().verify(name)
+        self._audit.record(caller, Event("backup.verify", detail={"name": name, "files": files}))
+        return files
+
+    @needs(Permission.MANAGE_BACKUPS)
+    def missing(self, caller: Caller, name: str) -> list[str]:
+        """Addresses of files that were lost already when it was made. Raises BackupInvalid."""
+        return sorted(self._folder().missing(name))
+
+    def last_at(self) -> datetime | None:
+        """When the newest whole backup was made, by its name; a clock that was ahead made none."""
+        if self._live.settings.backup_dir is None:
+            return None
+        latest = f"{self._host.now() + CLOCK_SLACK:{BACKUP_NAME}}"
+        names = [name for name in self._folder().names() if name <= latest]
+        return datetime.strptime(names[-1], BACKUP_NAME) if names else None  # noqa: DTZ007

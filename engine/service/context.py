@@ -1,0 +1,81 @@
+"""What an open engine holds, and what a worker holds of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.detection import Detector, Guests, Profiles
+from engine.errors import SettingsError
+from engine.host import Host
+from engine.people.accounts import Accounts
+from engine.people.care import Access
+from engine.people.identities import Identities
+from engine.people.lockout import Lockout
+from engine.people.registrations import Registrations
+from engine.people.second_factor import Challenges, SecondFactors
+from engine.people.sessions import Sessions
+from engine.people.tokens import Tokens
+from engine.service.access_watch import AccessWatch
+from engine.service.live_settings import LiveSettings
+from engine.store.audit import AuditLog
+from engine.store.audited_rows import SealedRows
+from engine.store.backup import Backups
+from engine.store.catalog import Catalog
+from engine.store.database import Database
+from engine.store.key_hierarchy import Hierarchy
+from engine.store.open_images import Viewings
+from engine.store.outbox import Outbox
+from engine.store.patient_merge import Merging
+from engine.store.patients import Patients
+from engine.store.read_log import Reads
+from engine.store.runtime_settings import Policies
+from engine.store.training_cases import Training
+from engine.vault import Exchanges, Keyring
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """What it takes to look at a file and to seal it: no key, no row, nobody's name."""
+
+    live: LiveSettings
+    host: Host
+    detector: Detector
+
+
+@dataclass(frozen=True)
+class Context(WorkerContext):
+    """Everything that is open in one data folder. Built by ``Engine.open`` alone."""
+
+    database: Database
+    keyring: Keyring
+    hierarchy: Hierarchy
+    lockout: Lockout
+    accounts: Accounts
+    sessions: Sessions
+    factors: SecondFactors
+    challenges: Challenges
+    registrations: Registrations
+    identities: Identities
+    tokens: Tokens
+    access: Access
+    watch: AccessWatch
+    outbox: Outbox
+    audit: AuditLog
+    catalog: Catalog
+    patients: Patients
+    training_cases: Training
+    merging: Merging
+    read_log: Reads
+    profile_store: Profiles
+    custom_networks: Guests
+    evaluation_rows: SealedRows
+    setting_changes: Policies
+    open_images: Viewings
+    exchanges: Exchanges
+
+    def backup_folder(self) -> Backups:
+        """The backups there are. Raises SettingsError where no folder is set."""
+        folder = self.live.settings.backup_dir
+        if folder is None:
+            raise SettingsError("Set MEDSEC_BACKUP_DIR to a folder outside the data folder.")
+        return Backups(folder, self.keyring, self.host)

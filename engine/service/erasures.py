@@ -1,0 +1,138 @@
+"""Images and patients erased for good, here and beside the backups."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from engine.errors import EngineError, InputError, NotFound
+from engine.permissions import Role
+from engine.records import Caller
+from engine.service.context import Context
+from engine.service.guard import log
+from engine.service.stored_images import OPEN_STATES
+from engine.store.audit import Event
+from engine.store.database import Cursor
+
+
+class Erasures:
+    """Destroys keys, and keeps the list of what was erased."""
+
+    def __init__(self, context: Context) -> None:
+        self._access = context.access
+        self._accounts = context.accounts
+        self._audit = context.audit
+        self._catalog = context.catalog
+        self._database = context.database
+        self._host = context.host
+        self._live = context.live
+        self._open_images = context.open_images
+        self._patients = context.patients
+        self._sessions = context.sessions
+        self._backup_folder = context.backup_folder
+        #: Two erasures at once must not write the older list last.
+        self._lock = threading.Lock()
+        #: Did the list reach the backup folder? If not, the upkeep tries again.
+        self.kept = False
+
+    def known(self, tx: Cursor) -> list[tuple[str, str]]:
+        """Kind (``image`` or ``patient``) and key of everything that was erased."""
+        return [(r["kind"], r["subject_id"]) for r in tx.all("SELECT * FROM erasures")]
+
+    def keep(self) -> None:
+        """Tell the backup folder what is erased by now: its backups were made before.
+
+        An erasure is not undone because that folder is away; the health page says so then.
+        """
+        if self._live.settings.backup_dir is None:
+            self.kept = True
+            return
+        try:
+            with self._lock:
+                erasures = self.known(self._database.read())
+                if erasures:
+                    self._backup_folder().record_erasures(erasures)
+            self.kept = True
+        except EngineError as err:
+            self.kept = False
+            log.error("the list of erasures is not beside the backups: %s", err.code)
+
+    def image(
+        self,
+        caller: Caller,
+        image_id: str,
+        reason: str,
+        action: str,
+        *,
+        never_sealed: bool = False,
+    ) -> None:
+        """Destroy an image's key.
+
+        Args:
+            action: For the log.
+            never_sealed: Only a draft that was never sealed.
+
+        Raises:
+            InputError: No reason.
+            NotFound: No such image.
+        """
+        if not reason.strip():
+            raise InputError("Erasing an image needs a reason.")
+        with self._database.write() as tx:
+            row = self._catalog.row(tx, image_id)
+            # Asked in the transaction: somebody may be sealing it at this moment, and one that
+            # was sealed is not a technician's to destroy.
+            if never_sealed and (row.state not in OPEN_STATES or row.version > 0):
+                raise NotFound("There is no such draft.")
+            blobs = self._catalog.erase(tx, image_id, self._host.now())
+            gone = Event(
+                action, patient_id=row.patient_id, image_id=image_id, reason=reason.strip()
+            )
+            self._audit.append(tx, caller, gone)
+        self._open_images.close_subject(image_id)
+        for blob in blobs:
+            self._host.delete_blob(blob)
+        self.keep()
+
+    def patient(self, caller: Caller, patient_id: str, reason: str) -> None:
+        """Destroy a patient's key, and with it the record, notes and images. Raises NotFound."""
+        with self._database.write() as tx:
+            blobs = []
+            images = self._catalog.of_patient(tx, patient_id)
+            for image_id in images:
+                blobs += self._catalog.erase(tx, image_id, self._host.now())
+            self._patients.erase(tx, patient_id)
+            self._access.forget_patient(tx, patient_id)
+            self._audit.append(
+                tx,
+                caller,
+                Event("patient.erase", patient_id=patient_id, reason=reason.strip()),
+                *(Event("image.erase", patient_id=patient_id, image_id=i) for i in images),
+            )
+        for image_id in images:
+            self._open_images.close_subject(image_id)
+        for blob in blobs:
+            self._host.delete_blob(blob)
+        self.keep()
+
+    def again(self, erasures: Sequence[tuple[str, str]]) -> None:
+        """After a recovery: erase what was erased since that backup, and end all sessions."""
+        system = Caller("system", Role.OPERATOR, "", "recovery")
+        why = "erased before this recovery"
+        for kind, subject_id in erasures:
+            try:
+                if kind == "patient":
+                    self.patient(system, subject_id, why)
+                else:
+                    self.image(system, subject_id, why, "image.erase")
+            except NotFound:  # the backup knew already, or is older; a later one is not
+                with self._database.write() as tx:
+                    tx.run(
+                        "INSERT INTO erasures VALUES ($1, $2, $3, true) ON CONFLICT DO NOTHING",
+                        subject_id,
+                        kind,
+                        self._host.now(),
+                    )
+        with self._database.write() as tx:
+            for account in self._accounts.list():
+                self._sessions.end_all(tx, account.username)

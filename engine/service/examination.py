@@ -1,0 +1,250 @@
+"""One file looked at, without a catalog: decode, find, read. Workers use it as the server does."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from engine.detection import UNKNOWN, Judgement, Known, Profile, merge
+from engine.errors import DetectorError, InputError
+from engine.formats import images
+from engine.records import Detection, Image, ImageState, Region, TextVerdict
+from engine.seal import pipeline
+from engine.seal.pipeline import Stopwatch, detection_from_json, detection_to_json
+from engine.service.context import WorkerContext
+from engine.service.guard import log
+from engine.vault import pad_length
+
+Progress = Callable[[str, float], None]
+
+
+#: Why a person must look, in words.
+REASONS: Mapping[str, str] = {
+    "nothing-found": "Nothing was found: look whether there really is nothing to hide.",
+    "proposals": "Some boxes are uncertain: keep, correct or remove them.",
+    "detector-failed": "The detector could not run: draw every box yourself.",
+    "flagged": "Somebody saw something that should be hidden: find it, box it, seal it anew.",
+    "still-visible": "After masking, something can still be read: box it, or say why it may stay.",
+}
+
+
+#: Why a box of harmless text is left out where the profile lets it be seen.
+HARMLESS = "harmless text, which the profile leaves visible"
+
+
+#: Boxes that are read at most, the most certain first: films can have thousands.
+MOST_READ = 150
+
+
+class Suggestion(StrEnum):
+    """What the profile makes of a found box, before a person decides."""
+
+    SEAL = "seal"
+    ASK = "ask"  # too uncertain: a person says
+    LEAVE = "leave"  # harmless text, where the profile lets it be seen
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a look at a file gave.
+
+    Args:
+        columns: Of its catalog row, as far as the file decides them.
+        facts: To be sealed with the row; they tell of hidden pixels.
+    """
+
+    columns: Mapping[str, Any]
+    facts: dict[str, Any] = field(repr=False)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why a person must look; empty where nobody must."""
+        return tuple(json.loads(self.columns["reasons"]))
+
+
+class Examiner:
+    """What the detector says of an image under a profile."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._detector = context.detector
+        self._live = context.live
+
+    def profiles(self) -> dict[str, Profile]:
+        """Specialty profiles by name."""
+        return self._detector.profiles
+
+    def profile(self, name: str | None) -> Profile:
+        """One profile; None is the setting's. Raises InputError."""
+        try:
+            return self._detector.profiles[name or self._live.settings.profile]
+        except KeyError as err:
+            raise InputError("There is no such specialty profile.") from err
+
+    def padding(self, profile: Profile) -> tuple[float, int]:
+        """How far a found box is made larger: a share of its size, and px at least."""
+        share, min_px = profile.padding, profile.padding_min_px
+        return (
+            self._live.settings.padding if share is None else share,
+            self._live.settings.padding_min_px if min_px is None else min_px,
+        )
+
+    def examine(
+        self,
+        name: str,
+        data: bytes,
+        profile: Profile,
+        names: Sequence[str],
+        watch: Stopwatch,
+        tell: Progress,
+    ) -> tuple[Image, Examined]:
+        """Decode a file and look for what must be hidden; nothing is kept.
+
+        Args:
+            names: The patient's number and name in the record, to tell a name from a side marker.
+
+        Raises:
+            InputError: The file cannot be taken.
+        """
+        tell("reading the file", 0.05)
+        with watch.stage("decode"):
+            image = images.decode(name, data, self._live.limits)
+        tell("looking for what must be hidden", 0.2)
+        with watch.stage("detect"):
+            detections, reasons = self.find(
+                image, profile, lambda stage, share: tell(stage, 0.2 + 0.6 * share)
+            )
+        tell("reading text", 0.8)
+        with watch.stage("read"):
+            judged = self.judged(image, detections, names)
+        columns = {
+            "state": str(ImageState.REVIEW if reasons else ImageState.DRAFT),
+            "format": str(image.format),
+            "modality": str(image.properties.get("modality", "")),
+            "profile": profile.name,
+            "width": image.width,
+            "height": image.height,
+            "frames": image.frames,
+            # An exact size is computed from hidden pixels: who can render guesses of a name
+            # and code them alike could compare. The exact one is sealed with the facts.
+            "size_bytes": pad_length(len(data)),
+            "reasons": json.dumps(reasons),
+            "confidence": min((d.confidence for d in detections), default=None),
+            "region_count": len(detections),
+        }
+        facts = {
+            "name": image.name,
+            "detections": [detection_to_json(d) for d in detections],
+            "hints": images.patient_hints(image),
+            "size_bytes": len(data),
+            "still_visible": [],
+            **verdict_facts(detections, judged),
+        }
+        return image, Examined(columns, facts)
+
+    def find(
+        self, image: Image, profile: Profile, progress: Progress
+    ) -> tuple[list[Detection], list[str]]:
+        """Detections, and why a person must look."""
+        try:
+            detections = merge(
+                pipeline.look(
+                    image,
+                    lambda frame: self._detector.detect(frame, image.frames, profile, progress),
+                ),
+                profile.iou,
+            )
+        except DetectorError:
+            log.exception("detector failed")
+            return [], ["detector-failed"]
+        if not detections:
+            return [], ["nothing-found"]
+        if not all(profile.seals(d) for d in detections):
+            return detections, ["proposals"]
+        return detections, []
+
+    def judged(
+        self, image: Image, detections: Sequence[Detection], names: Sequence[str]
+    ) -> list[Judgement | None]:
+        """A judgement for each box of text, None for all others. Only the verdict is kept.
+
+        A reader that fails keeps nobody from sealing: what was not read is unknown, and sealed.
+        """
+        known = Known.of([*names, *images.identifiers(image)])
+        texts = [i for i, d in enumerate(detections) if d.label == "text"]
+        judged: list[Judgement | None] = [
+            UNKNOWN if d.label == "text" else None for d in detections
+        ]
+        by_frame: dict[int, list[int]] = defaultdict(list)
+        for i in texts[:MOST_READ]:
+            region = detections[i].region
+            by_frame[(region.frame + region.frame_end) // 2].append(i)
+        try:
+            for frame, places in by_frame.items():
+                regions = [detections[i].region for i in places]
+                for i, found in zip(places, self._read(image, frame, regions, known), strict=True):
+                    judged[i] = found
+        except DetectorError:
+            log.exception("reading text failed")
+            return [UNKNOWN if d.label == "text" else None for d in detections]
+        return judged
+
+    def _read(
+        self, image: Image, frame: int, regions: Sequence[Region], known: Known
+    ) -> list[Judgement]:
+        """Judgements of one frame, by what can be seen of it in every window that was looked at."""
+        judged = self._detector.judge(images.render(image, frame), regions, known)
+        if images.window_hides(image):
+            full = self._detector.judge(images.render_full(image, frame), regions, known)
+            judged = [_both(a, b) for a, b in zip(judged, full, strict=True)]
+        # A box over many frames may hide another text on one of them: it is never harmless.
+        return [
+            UNKNOWN if j.verdict is TextVerdict.HARMLESS and r.frame_count > 1 else j
+            for j, r in zip(judged, regions, strict=True)
+        ]
+
+
+def with_verdicts(facts: Mapping[str, Any]) -> tuple[Detection, ...]:
+    """A draft's boxes; what was found later than at intake has not been read."""
+    boxes = [detection_from_json(d) for d in facts["detections"] + facts["still_visible"]]
+    verdicts = facts.get("verdicts", [])
+    verdicts = verdicts + [None] * (len(boxes) - len(verdicts))
+    return tuple(
+        replace(d, verdict=None if v is None else TextVerdict(v))
+        for d, v in zip(boxes, verdicts, strict=True)
+    )
+
+
+def suggestion(detection: Detection, profile: Profile) -> Suggestion:
+    """What the profile makes of a found box."""
+    if profile.harmless_text == "visible" and detection.verdict is TextVerdict.HARMLESS:
+        return Suggestion.LEAVE
+    return Suggestion.SEAL if profile.seals(detection) else Suggestion.ASK
+
+
+def _both(one: Judgement, other: Judgement) -> Judgement:
+    """Identifying if either says so; harmless only if both do."""
+    if TextVerdict.IDENTIFYING in (one.verdict, other.verdict):
+        return Judgement(TextVerdict.IDENTIFYING)
+    return one if one == other else UNKNOWN
+
+
+def verdict_facts(
+    detections: Sequence[Detection], judged: Sequence[Judgement | None]
+) -> dict[str, Any]:
+    """Verdicts and side markers as they are sealed with an image's facts."""
+    return {
+        "verdicts": [None if j is None else str(j.verdict) for j in judged],
+        "sides": [
+            {
+                "side": j.side,
+                "x1": d.region.x1, "y1": d.region.y1, "x2": d.region.x2, "y2": d.region.y2,
+                "frame": d.region.frame,
+            }
+            for d, j in zip(detections, judged, strict=True)
+            if j is not None and j.side
+        ],
+    }  # fmt: skip

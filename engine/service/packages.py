@@ -1,0 +1,101 @@
+"""Sealed packages beside masked files."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from engine.errors import EngineError, InputError, SealBroken
+from engine.permissions import Permission
+from engine.records import Caller, File
+from engine.seal import package
+from engine.service.context import Context
+from engine.service.guard import Guard, needs
+from engine.service.restorations import MEDIA_TYPES, Restorations
+from engine.service.stored_images import StoredImages
+from engine.store.audit import Event
+from engine.store.catalog import ImageRow
+
+
+class Packages:
+    """Sealed packages, exported and restored."""
+
+    def __init__(
+        self, context: Context, guard: Guard, stored: StoredImages, restorations: Restorations
+    ) -> None:
+        self._audit = context.audit
+        self._catalog = context.catalog
+        self._database = context.database
+        self._host = context.host
+        self._guard = guard
+        self._restorations = restorations
+        self._stored = stored
+
+    @needs(Permission.EXPORT)
+    def export(self, caller: Caller, image_id: str) -> File:
+        """The sealed package of a released image; opens only with this system's keys."""
+        tx = self._database.read()
+
+        def read() -> tuple[ImageRow, bytes]:
+            row = self._stored.verified(image_id)
+            content = package.Package(
+                image_id,
+                row.version,
+                row.facts,
+                tuple(self._catalog.regions(tx, image_id)),
+                self._host.read_blob(row.sealed_blob or ""),
+            )
+            return row, package.write(content)
+
+        row, content = self._stored.steady(image_id, read)
+        self._audit.record(
+            caller, Event("package.export", patient_id=row.patient_id, image_id=image_id)
+        )
+        return File(f"{image_id}{package.SUFFIX}", "application/octet-stream", content)
+
+    @needs(Permission.RESTORE, fresh=True)
+    def restore(
+        self, caller: Caller, masked: bytes, sealed: bytes, reason: str
+    ) -> tuple[File, str]:
+        """Make the original from a masked file and its package.
+
+        Returns:
+            The original under its own name, and the proof: ``bytes`` or ``pixels``.
+
+        Raises:
+            NotFound: The image is not of this system, was withdrawn or erased.
+            PermissionDenied: Some of its classes are not granted to this account.
+            SealError: The package or the masked file was altered; nothing is shown.
+        """
+        if not reason.strip():
+            raise InputError("Say why you need to see the original.")
+        taken = package.read(sealed)
+        image_id = taken.image_id
+        if self._guard.bound(caller):
+            self._guard.refuse_unseen(caller, "packages.restore", "image", image_id)
+        of = self._catalog.patient_of(self._database.read(), image_id) or ""
+        where: dict[str, Any] = {"patient_id": of, "image_id": image_id}
+        requested = Event("package.restore", "requested", reason=reason.strip(), **where)
+        self._audit.record(caller, requested)
+        try:
+            row = self._stored.released(self._database.read(), image_id)
+            self._restorations.refuse_classes(
+                caller, "package.restore", row, [r for r, _ in taken.regions]
+            )
+            subject = self._stored.subject(self._database.read(), image_id, taken.version)
+            facts = self._stored.open_facts(subject.key, taken)
+            # Nothing of a file is read before it is known to be ours.
+            if hashlib.sha256(masked).hexdigest() != facts["masked_digest"]:
+                raise SealBroken("The masked file was changed.", image_id=image_id)
+            restored = self._stored.restored(subject, facts, masked, taken.container, taken.regions)
+        except EngineError as err:
+            failed = Event("package.restore", "failed", detail={"why": err.code}, **where)
+            self._audit.record(caller, failed)
+            raise
+        self._audit.record(
+            caller,
+            *(Event("region.decrypt", region_id=r, **where) for r in restored.opened),
+            Event("package.restore", "completed", **where),
+        )
+        image = restored.image
+        return File(facts["name"], MEDIA_TYPES[image.format], image.data), restored.proof

@@ -1,0 +1,342 @@
+"""One draft made ready for release, without a catalog: sealed, proven, looked at again, stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from engine import metrics
+from engine.detection import Profile
+from engine.errors import DetectorError, InputError, ReviewNeeded
+from engine.formats import images
+from engine.records import Detection, Image, SealedRegion, TextVerdict
+from engine.seal import pipeline
+from engine.seal.pipeline import Sealed, Stopwatch, Subject, detection_from_json, detection_to_json
+from engine.service.context import WorkerContext
+from engine.service.examination import HARMLESS, Examiner, Progress
+from engine.service.guard import log
+from engine.store.audit import Event
+from engine.store.catalog import DraftRow
+from engine.vault import seal_field
+
+#: Share of a found box that other boxes must hide for it to count as changed, not removed.
+COVERED = 0.9
+
+
+MOST_BOXES = 500
+
+
+#: How often an unwatched batch looks again before it asks a person.
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sealed image whose files are written and that no row knows of yet.
+
+    Args:
+        regions: Each with its first byte in the container.
+        columns: Of the image's row.
+        facts: To be sealed with it; they tell of hidden pixels.
+        corrections: What was done with the boxes, for the log.
+    """
+
+    regions: tuple[tuple[SealedRegion, int], ...]
+    columns: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(repr=False)
+    corrections: tuple[Event, ...]
+
+
+@dataclass(frozen=True)
+class OpenedDraft:
+    """A draft as it is sealed.
+
+    Args:
+        facts: What is known of it besides its row; they tell of hidden pixels.
+        image: Decoded once, when it was opened or taken in.
+        names: The patient's number and name in the record.
+    """
+
+    row: DraftRow
+    facts: dict[str, Any] = field(repr=False)
+    image: Image = field(repr=False)
+    names: Sequence[str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a person, or a batch, decided about a draft.
+
+    Args:
+        boxes: Found ones that are unchanged keep their source and are padded; a person's own
+            are taken as drawn.
+        removed: For each found box that is not among them, its place in the draft's list and
+            the reason why it may stay visible.
+        confirm: The reason to go on although the draft says that a person must look.
+        adopt: Seal too what the second look finds, and look again, instead of asking a person.
+    """
+
+    boxes: Sequence[Detection]
+    removed: Mapping[int, str]
+    confirm: str = ""
+    adopt: bool = False
+
+
+class SentBack(Exception):
+    """The second look found something, or failed; the draft has to say so.
+
+    Args:
+        why: A key of ``REASONS``.
+        found: What can still be seen.
+    """
+
+    def __init__(self, why: str, found: Sequence[Detection] = ()) -> None:
+        super().__init__(why)
+        self.why, self.found = why, tuple(found)
+
+
+class Preparer:
+    """Seals a draft and proves it; rows come after."""
+
+    def __init__(self, context: WorkerContext, examiner: Examiner) -> None:
+        self._detector = context.detector
+        self._host = context.host
+        self._live = context.live
+        self._examiner = examiner
+
+    def prepare(
+        self, draft: OpenedDraft, subject: Subject, decision: Decision, tell: Progress
+    ) -> Prepared:
+        """Everything about sealing but the rows: boxes, encryption, the second look, files.
+
+        Raises:
+            SentBack: The second look found something, or failed.
+            ReviewNeeded: A person must look first, and nobody confirmed.
+            InputError: A box that cannot be, or a removed one without a reason.
+            RestoreMismatch: The way back could not be proven.
+        """
+        watch = Stopwatch(self._host)
+        row, facts = draft.row, draft.facts
+        found = [detection_from_json(d) for d in facts["detections"] + facts["still_visible"]]
+        profile = self._examiner.profile(row.profile)
+        wanted = _believed(decision.boxes, found, profile, row)
+        reasons = list(row.reasons)
+        if not wanted and "nothing-found" not in reasons:
+            reasons.append("nothing-found")
+        if reasons and not decision.confirm.strip():
+            raise ReviewNeeded(
+                "A person must look at this image before it is sealed.",
+                image_id=row.image_id,
+                reasons=reasons,
+            )
+        corrections, left_out = _corrections(row, found, wanted, decision.removed)
+        tell("sealing", 0.1)
+        for rounds_left in reversed(range(_ROUNDS if decision.adopt else 1)):
+            planned = pipeline.plan(draft.image, wanted, *self._examiner.padding(profile))
+            sealed = pipeline.seal(draft.image, planned, subject, self._host, self._live.limits)
+            tell("looking again", 0.5)
+            with watch.stage("rescan"):
+                new = self._still_visible(row, left_out, profile, sealed)
+                new = self._not_harmless(draft, new, profile, sealed)
+            if not new:
+                break
+            if not rounds_left:
+                raise SentBack("still-visible", new)
+            wanted += new
+            corrections += [event("box.adopt", row, d) for d in new]
+        tell("measuring", 0.8)
+        with watch.stage("assess"):
+            assessment = self._assess(draft.image, sealed)
+        review = {
+            "assessment": assessment,
+            "reasons": reasons,
+            "confirm": decision.confirm.strip(),
+            "sides": facts.get("sides", []),
+        }
+        return self._written(draft, subject, sealed, review, corrections, watch)
+
+    def _still_visible(
+        self, row: DraftRow, left_out: Sequence[Detection], profile: Profile, sealed: Sealed
+    ) -> list[Detection]:
+        """Search the masked picture for what no person has left visible with a reason."""
+        if not profile.rescan:
+            return []
+        masked = sealed.masked_image
+        try:
+            hidden = [r.detection.region for r, _ in sealed.regions]
+            left = pipeline.look(
+                masked,
+                lambda frame: self._detector.rescan(frame, masked.frames, hidden, profile),
+            )
+        except DetectorError as err:
+            if "detector-failed" in row.reasons:
+                return []  # a person drew and confirmed every box, knowing that none could run
+            log.exception("detector failed at the second look")
+            raise SentBack("detector-failed") from err
+        return [d for d in left if not _covered(d, [o for o in left_out if o.label == d.label])]
+
+    def _not_harmless(
+        self, draft: OpenedDraft, new: list[Detection], profile: Profile, sealed: Sealed
+    ) -> list[Detection]:
+        """What the second look found, without text that the profile leaves visible."""
+        if not new or profile.harmless_text != "visible":
+            return new
+        names = [*draft.names, *images.identifiers(draft.image)]
+        judged = self._examiner.judged(sealed.masked_image, new, names)
+        return [
+            d
+            for d, j in zip(new, judged, strict=True)
+            if j is None or j.verdict is not TextVerdict.HARMLESS
+        ]
+
+    def _assess(self, image: Image, sealed: Sealed) -> dict[str, Any]:
+        middle = image.frames // 2
+        # Both at the original's window: the masks' own tone would shift one taken from content,
+        # and pixels that nobody touched would count as changed.
+        window = images.content_window(image, middle)
+        return pipeline.assessment_to_json(
+            metrics.assess(
+                image.pixels,
+                sealed.masked_image.pixels,
+                sealed.ciphertexts(),
+                [r.detection.region for r, _ in sealed.regions],
+                images.render(image, middle, window),
+                images.render(sealed.masked_image, middle, window),
+            )
+        )
+
+    def _written(
+        self,
+        draft: OpenedDraft,
+        subject: Subject,
+        sealed: Sealed,
+        review: Mapping[str, Any],
+        corrections: Sequence[Event],
+        watch: Stopwatch,
+    ) -> Prepared:
+        """Write the files of a sealed image; its rows come after."""
+        image = draft.image
+        picture = images.render(sealed.masked_image, 0)
+        boxes = [r.detection for r, _ in sealed.regions]
+        parts = {
+            "masked": images.for_storage(sealed.masked),
+            "thumbnail": images.thumbnail(picture),
+        }
+        with watch.stage("store"):
+            blobs = {"sealed_blob": self._host.write_blob(sealed.container)}
+            stored = len(sealed.container)
+            for part, content in parts.items():
+                content = seal_field(subject.key, subject.context(part), content, self._host.random)
+                stored += len(content)
+                blobs[f"{part}_blob"] = self._host.write_blob(content)
+        facts = {
+            "name": draft.facts["name"],
+            "size_bytes": len(image.data),
+            "masked_digest": hashlib.sha256(sealed.masked).hexdigest(),
+            "pixel_digest": sealed.pixel_digest.hex(),
+            "file_digest": sealed.file_digest.hex(),
+            "identical_bytes": sealed.identical_bytes,
+            "remainder_start": sealed.remainder_start,
+            "properties": {k: v for k, v in image.properties.items() if _is_plain(v)},
+            **review,
+        }
+        times = {**draft.row.times_ms, **sealed.times_ms, **watch.times_ms}
+        scores = [d.confidence for d in boxes if d.source != "person"]
+        columns = {
+            "stored_bytes": stored,
+            "reasons": json.dumps(review["reasons"]),
+            "confidence": min(scores, default=None),
+            "region_count": len(boxes),
+            "times_ms": json.dumps(times),
+            **blobs,
+        }
+        return Prepared(sealed.regions, columns, facts, tuple(corrections))
+
+
+def _believed(
+    given: Sequence[Detection], found: Sequence[Detection], profile: Profile, row: DraftRow
+) -> list[Detection]:
+    """The boxes a caller sent, without what only the detector may say.
+
+    What is not among the found boxes is a person's own, whatever it claims: it would
+    otherwise choose its padding, its confidence and words for the log.
+
+    Raises:
+        InputError: Too many, an unknown class, or outside the image.
+    """
+    if len(given) > MOST_BOXES:
+        raise InputError(f"At most {MOST_BOXES} boxes can be sealed in one image.")
+    known = set(found)
+    labels = {*profile.classes, *(d.label for d in found)}
+    for detection in given:
+        if detection.label not in labels:
+            raise InputError("A box has a class that this specialty does not have.")
+        if detection.region.clipped(row.width, row.height, row.frames) is None:
+            raise InputError("A box lies outside the image.")
+    return [d if d in known else replace(d, source="person", confidence=1.0) for d in given]
+
+
+def _corrections(
+    row: DraftRow,
+    found: Sequence[Detection],
+    final: Sequence[Detection],
+    removed: Mapping[int, str],
+) -> tuple[list[Event], list[Detection]]:
+    """Audit events for boxes taken away, changed or added, and the boxes left out for a reason.
+
+    Raises:
+        InputError: A found box is no longer covered, and no reason was given.
+    """
+    known, kept = set(found), set(final)
+    events, left_out = [], []
+    for place, detection in enumerate(found):
+        if detection in kept:
+            continue
+        if _covered(detection, final):
+            events.append(event("box.change", row, detection))
+            continue
+        reason = removed.get(place, "").strip()
+        if not reason:
+            raise InputError(
+                "Every found box that is taken away or made smaller needs a reason.", place=place
+            )
+        left_out.append(detection)
+        action = "box.leave" if reason == HARMLESS else "box.remove"
+        events.append(replace(event(action, row, detection), reason=reason))
+    events += [event("box.add", row, d) for d in final if d not in known]
+    return events, left_out
+
+
+def _covered(detection: Detection, others: Sequence[Detection]) -> bool:
+    """Do others hide nearly all of a box, on every frame it is on?"""
+    box = detection.region
+    over = [
+        o.region.xyxy
+        for o in others
+        if o.region.frame <= box.frame and o.region.frame_end >= box.frame_end
+    ]
+    return bool(over) and metrics.coverage(box.xyxy, np.asarray(over)) >= COVERED
+
+
+def event(action: str, row: DraftRow, box: Detection | None = None, outcome: str = "ok") -> Event:
+    """For the log: what happened to an image, or to a box on it."""
+    return Event(
+        action,
+        outcome,
+        patient_id=row.patient_id,
+        image_id=row.image_id,
+        detail=None if box is None else detection_to_json(box),
+    )
+
+
+def _is_plain(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True

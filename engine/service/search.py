@@ -1,0 +1,136 @@
+"""Finding images by what may be known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from engine.errors import PermissionDenied
+from engine.permissions import Permission, allowed
+from engine.records import Caller, ImageRecord, ImageState
+from engine.service.context import Context
+from engine.service.guard import Guard, needs
+from engine.store.audit import Event
+from engine.store.catalog import Filters
+
+#: What else it takes to see images that are not released. Pictures of them are never shown.
+_LISTED: dict[ImageState, Permission] = {
+    ImageState.RELEASED: Permission.VIEW_MASKED,
+    ImageState.DRAFT: Permission.UPLOAD,
+    ImageState.REVIEW: Permission.UPLOAD,
+    ImageState.WITHDRAWN: Permission.RESTORE,
+}
+
+
+@dataclass(frozen=True)
+class ImageQuery:
+    """What a search asks for; what is None or empty is not asked for.
+
+    Args:
+        states: Others than released only where the role works with them.
+        text: A patient's number or the beginnings of words of a name.
+        modality: Empty for files that have none.
+        confidence: Least and greatest of the least certain region of an image.
+        since, until: First moment of upload, and the first one after.
+    """
+
+    states: Sequence[ImageState] = (ImageState.RELEASED,)
+    patient_id: str | None = None
+    text: str = field(default="", repr=False)
+    modality: str | None = None
+    label: str | None = None
+    uploaded_by: str | None = None
+    confidence: tuple[float, float] | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """One page of a search.
+
+    Args:
+        images: Newest first.
+        total: How many there are on all pages.
+    """
+
+    images: tuple[ImageRecord, ...]
+    total: int
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the filters of a search can be set to: what occurs among released images."""
+
+    modalities: tuple[str, ...]
+    uploaders: tuple[str, ...]
+
+
+#: More patients than there are.
+_ALL = 1 << 31
+
+
+class Search:
+    """Searches."""
+
+    def __init__(self, context: Context, guard: Guard) -> None:
+        self._audit = context.audit
+        self._catalog = context.catalog
+        self._database = context.database
+        self._patients = context.patients
+        self._guard = guard
+
+    @needs(Permission.VIEW_MASKED)
+    def images(
+        self, caller: Caller, query: ImageQuery | None = None, limit: int = 50, offset: int = 0
+    ) -> Found:
+        """One page of the images that match, newest first, and how many there are.
+
+        Raises:
+            PermissionDenied: A state that this role does not see.
+        """
+        wanted = query or ImageQuery()
+        for state in wanted.states:
+            if state not in _LISTED or not allowed(caller.role, _LISTED[state]):
+                self._audit.record(caller, Event("image.find", "refused", detail={"state": state}))
+                raise PermissionDenied("Images of this state are not part of your role.")
+        only = self._guard.open_patients(caller)
+        patient_ids = only if wanted.patient_id is None else [wanted.patient_id]
+        named = bool(wanted.text.strip())
+        if named:
+            matching = self._patients.search(wanted.text, _ALL, 0, only)
+            keys = [p.patient_id for p in matching]
+            patient_ids = [k for k in keys if wanted.patient_id in (None, k)]
+        filters: Filters = {
+            "states": wanted.states,
+            "patient_ids": patient_ids,
+            "modality": wanted.modality,
+            "label": wanted.label,
+            "uploaded_by": wanted.uploaded_by,
+            "confidence": wanted.confidence,
+            "since": wanted.since,
+            "until": wanted.until,
+        }
+        images = self._catalog.search(**filters, limit=limit, offset=offset)
+        total = self._catalog.count(**filters)
+        read = Event("image.list", detail={"states": [*wanted.states]})
+        if named or wanted.patient_id is not None:
+            read = Event("patient.search", detail={"by": "image", "found": total})
+        self._guard.record_read(caller, read)
+        return Found(tuple(images), total)
+
+    @needs(Permission.VIEW_MASKED)
+    def choices(self, caller: Caller) -> Choices:
+        """What occurs among the released images that the caller may see."""
+        only = self._guard.open_patients(caller)
+        rows = self._database.read().all(
+            "SELECT DISTINCT modality, uploaded_by FROM images WHERE state = $1"
+            " AND ($2::VARCHAR[] IS NULL OR patient_id IN (SELECT unnest($2::VARCHAR[])))",
+            str(ImageState.RELEASED),
+            only,
+        )
+        return Choices(
+            tuple(sorted({r["modality"] for r in rows})),
+            tuple(sorted({r["uploaded_by"] for r in rows})),
+        )
