@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, File, Form, Query, Response, UploadFile
 from api import shapes
 from api.asking import Limit, Offset, TheEngine, Token, needed_reason
 from api.problems import answers
+from engine import ImageQuery
 
 router = APIRouter(prefix="/patients", tags=["patients"])
 

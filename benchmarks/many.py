@@ -28,8 +28,9 @@ from PIL import Image as Pillow
 import cli
 from engine import Detection, Region
 from engine.host import Host
-from engine.service import batch
-from engine.service import worker as workbench
+from engine.service import batches, worker
+from engine.service.context import WorkerContext
+from engine.service.live_settings import LiveSettings
 from tests.fakes import ScriptedDetector
 
 ROOT = Path(__file__).parent.parent
@@ -38,12 +39,12 @@ KILL_AT = 0.05  # share of the way
 
 
 @dataclass(frozen=True)
-class ScriptedWorkerSetup(workbench.WorkerSetup):
+class ScriptedWorkerSetup(worker.WorkerSetup):
     """What a worker holds, without networks."""
 
     def __call__(self) -> None:
         detector = ScriptedDetector(self.settings, [BOX])
-        workbench._HERE = (self.settings, Host(self.root), detector)
+        worker._HERE = WorkerContext(LiveSettings(self.settings), Host(self.root), detector)
 
 
 def fill(folder: Path, files: int) -> None:
@@ -59,7 +60,7 @@ def fill(folder: Path, files: int) -> None:
 
 def seal(folder: Path) -> int:
     """The command itself, with scripted workers, in this process."""
-    batch.WorkerSetup = ScriptedWorkerSetup  # type: ignore[misc]
+    batches.WorkerSetup = ScriptedWorkerSetup  # type: ignore[misc]
     return cli.main([
         "seal", str(folder / "in"), "--out", str(folder / "out"), "--data", str(folder / "data"),
         "--key", str(folder / "root.key"), "--report", str(folder / "report.jsonl"),

@@ -38,6 +38,7 @@ from engine.service.drafts import DraftView
 from engine.service.engine import Engine
 from engine.service.examination import REASONS, Suggestion
 from engine.service.images import Display
+from engine.service.measured_numbers import Statistics
 from engine.service.models import Evaluation
 from engine.service.prometheus import MEDIA_TYPE as METRICS_MEDIA_TYPE
 from engine.service.prometheus import count_request
@@ -45,7 +46,6 @@ from engine.service.randomness import Randomness
 from engine.service.restorations import Restoration
 from engine.service.runtime_settings import SettingEntry
 from engine.service.search import Found, ImageQuery
-from engine.service.statistics import Statistics
 from engine.service.worker import BatchOptions
 from engine.settings import Settings
 from engine.store.outbox import Notice

@@ -16,7 +16,8 @@ import pytest
 import api
 from api.batches import Batches
 from engine import CSV_HEAD, Role, Source
-from engine.service.worker import Outcome, Workbench
+from engine.service.examination import Examiner
+from engine.service.worker import Job, Outcome, Worker
 from tests.rest import Hospital, ask, hospital
 
 T, D = Role.TECHNICIAN, Role.DOCTOR
@@ -103,14 +104,14 @@ def test_a_batch_that_a_stop_cut_off_goes_on_when_it_is_sent_again(
 ) -> None:
     patient_id, contents = ward.patient(), [ward.picture() for _ in range(3)]
     files = [("files", (f"{i}.png", data)) for i, data in enumerate(contents)]
-    begun, go_on, work = threading.Event(), threading.Event(), Workbench.work
+    begun, go_on, work = threading.Event(), threading.Event(), Worker.work
 
-    def slow(bench: Workbench) -> Outcome:
+    def slow(worker: Worker, job: Job) -> Outcome:
         begun.set()
         go_on.wait(20)
-        return work(bench)
+        return work(worker, job)
 
-    monkeypatch.setattr(Workbench, "work", slow)
+    monkeypatch.setattr(Worker, "work", slow)
     form = {"patient_id": patient_id, "seal": "true"}
     ask("POST", "/batches/", ward.tokens[T], data=form, files=files)
     begun.wait(20)
@@ -138,14 +139,14 @@ def test_files_taken_in_as_drafts_are_sealed_when_they_are_sent_again(ward: Hosp
 def test_a_batch_ends_with_the_session_that_sent_it(
     ward: Hospital, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patient_id, work, signed_out = ward.patient(), Workbench.work, threading.Event()
+    patient_id, work, signed_out = ward.patient(), Worker.work, threading.Event()
 
-    def signing_out(bench: Workbench) -> Outcome:
+    def signing_out(worker: Worker, job: Job) -> Outcome:
         ward.engine.people.end_sessions(ward.team.administrator, "technician")
         signed_out.set()
-        return work(bench)
+        return work(worker, job)
 
-    monkeypatch.setattr(Workbench, "work", signing_out)
+    monkeypatch.setattr(Worker, "work", signing_out)
     files = [("files", (f"{i}.png", ward.picture())) for i in range(3)]
     form = {"patient_id": patient_id, "seal": "true"}
     answer = ask("POST", "/batches/", ward.tokens[T], data=form, files=files)
@@ -161,14 +162,14 @@ def test_a_batch_ends_with_the_session_that_sent_it(
 def test_a_file_that_fails_unexpectedly_leaves_the_rest_of_its_batch(
     ward: Hospital, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken, examine = ward.picture(), Workbench._examine
+    broken, examine = ward.picture(), Examiner.examine
 
-    def failing(bench: Workbench, patient_id: str, name: str, data: bytes, *rest: Any) -> Any:
+    def failing(examiner: Examiner, name: str, data: bytes, *rest: Any) -> Any:
         if data == broken:
             raise ZeroDivisionError
-        return examine(bench, patient_id, name, data, *rest)
+        return examine(examiner, name, data, *rest)
 
-    monkeypatch.setattr(Workbench, "_examine", failing)
+    monkeypatch.setattr(Examiner, "examine", failing)
     place = sent(ward, [broken, ward.picture()], ward.patient(), seal=False)
     batch = ask("GET", place, ward.tokens[T]).json()
     assert [f["state"] for f in batch["files"]] == ["refused", "draft"]

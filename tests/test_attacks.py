@@ -103,12 +103,12 @@ def test_a_review_that_arrives_while_somebody_seals_is_not_passed(
     ward.detector.left = [[], [left]]
 
     def meanwhile(*given: object) -> object:
-        monkeypatch.setattr(engine, "_assess", real)
+        monkeypatch.setattr(engine.drafts._preparer, "_assess", real)
         with pytest.raises(errors.ReviewNeeded):
             engine.drafts.seal(token, image_id, [found])
         return real(*given)
 
-    monkeypatch.setattr(engine, "_assess", meanwhile)
+    monkeypatch.setattr(engine.drafts._preparer, "_assess", meanwhile)
     with pytest.raises(errors.ReviewNeeded):
         engine.drafts.seal(token, image_id, [found])
     assert [*engine.search.images(ward.team.doctor).images] == []
@@ -125,12 +125,12 @@ def test_an_image_released_before_a_late_finding_is_withdrawn(
     real = engine.drafts._preparer._still_visible
 
     def meanwhile(*given: object) -> list[Detection]:
-        monkeypatch.setattr(engine, "_still_visible", lambda *a: [])
+        monkeypatch.setattr(engine.drafts._preparer, "_still_visible", lambda *a: [])
         engine.drafts.seal(token, image_id, [found])
-        monkeypatch.setattr(engine, "_still_visible", real)
+        monkeypatch.setattr(engine.drafts._preparer, "_still_visible", real)
         return [left]
 
-    monkeypatch.setattr(engine, "_still_visible", meanwhile)
+    monkeypatch.setattr(engine.drafts._preparer, "_still_visible", meanwhile)
     with pytest.raises(errors.ReviewNeeded):
         engine.drafts.seal(token, image_id, [found])
     assert [*engine.search.images(ward.team.doctor).images] == []
@@ -350,7 +350,7 @@ def test_a_draft_that_is_sealed_while_it_is_thrown_away_stays(
         engine.drafts.seal(token, image_id, [found])
         real(*given, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine, "_erase", meanwhile)
+    monkeypatch.setattr(engine._erasures, "image", meanwhile)
     with pytest.raises(errors.NotFound):
         engine.drafts.discard(token, image_id, "gone")
     assert engine.images.get(ward.team.doctor, image_id).state is ImageState.RELEASED

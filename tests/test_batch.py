@@ -20,10 +20,8 @@ import pytest
 
 from engine import BatchItem, BatchOptions, Engine, ImageState, Settings, Source, errors
 from engine.records import Caller
-from engine.service import batch
-from engine.service import worker as workbench
-from engine.service import worker_pool as crew_module
-from engine.service.worker import WorkerSetup, Job, Workbench
+from engine.service import batches, worker, worker_pool
+from engine.service.worker import Job, Worker, WorkerSetup
 from engine.service.worker_pool import Crew, _plugin
 from engine.settings import Secret
 from engine.store.audit import Event
@@ -215,7 +213,7 @@ def test_a_busy_catalog_costs_a_failed_file_its_line_in_the_log_and_no_other_fil
             raise errors.StorageBusy("Somebody else is writing: try again.")
         real(caller, *events)
 
-    monkeypatch.setattr(ward.engine.audit, "record", busy)
+    monkeypatch.setattr(ward.engine.context.audit, "record", busy)
     items = sealed(ward, source("a.png", data[:300]), source("b.png", data))
     assert [i.state for i in items] == ["failed", "sealed"]
 
@@ -240,8 +238,8 @@ def test_the_sweep_spares_a_file_that_waits_for_its_second_try(
     engine, (_, found) = ward.engine, text_png()
     ward.detector.found = [found]
     crew = LosesTheFirst(None, contextlib.ExitStack(), None)
-    monkeypatch.setattr(batch.Crew, "open", lambda *_: crew)
-    monkeypatch.setattr(batch, "work", lambda job: engine.batches._here(job))
+    monkeypatch.setattr(batches.Crew, "open", lambda *_: crew)
+    monkeypatch.setattr(batches, "work", lambda job: engine.batches._here(job))
     swept: list[int] = []
 
     def last() -> bytes:  # more than an hour later
@@ -306,13 +304,13 @@ def test_a_patient_erased_meanwhile_gets_no_image(
 ) -> None:
     data, found = text_png()
     ward.detector.found = [found]
-    real = Workbench.work
+    real = Worker.work
 
-    def erased(bench: Workbench) -> object:
+    def erased(worker: Worker, job: Job) -> object:
         ward.engine.patients.erase(ward.team.administrator, "P-1", "asked for it")
-        return real(bench)
+        return real(worker, job)
 
-    monkeypatch.setattr(Workbench, "work", erased)
+    monkeypatch.setattr(Worker, "work", erased)
     [item] = sealed(ward, source("a.png", data))
     assert (item.state, item.error and item.error[0]) == ("failed", "not-found")
     assert [*ward.engine.search.images(ward.team.technician).images] == []
@@ -327,14 +325,14 @@ def test_no_root_key_and_no_name_travels_to_a_worker(
     data, found = text_png()
     ward.detector.found = [found]
     seen: list[Job] = []
-    real = batch.Batch._here
+    real = batches.Batches._here
 
-    def spy(self: batch.Batch, job: Job | None) -> object:
+    def spy(self: batches.Batches, job: Job | None) -> object:
         assert job is not None
         seen.append(job)
         return real(self, job)
 
-    monkeypatch.setattr(batch.Batch, "_here", spy)
+    monkeypatch.setattr(batches.Batches, "_here", spy)
     sealed(ward, source("Erika Musterfrau.png", data))
     secret = replace(
         settings, key=Secret("ab" * 32), key_passphrase=Secret("a passphrase"),
@@ -391,15 +389,15 @@ def test_a_worker_looks_with_the_hospitals_own_network(
     guest: Ward, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     equipment = equipped(guest)
-    monkeypatch.setattr(workbench, "_HERE", None)
+    monkeypatch.setattr(worker, "_HERE", None)
     equipment()  # as in a worker
-    monkeypatch.setattr(batch.Batch, "_here", lambda self, job: workbench.work(job))
+    monkeypatch.setattr(batches.Batches, "_here", lambda self, job: worker.work(job))
     items = guest.engine.batches.seal(
         guest.team.technician, guest.patient_id, [source("a.png", blank())], "ours", few=True
     )
     assert [(i.state, i.labels) for i in items] == [("sealed", {"text": 1})]
-    assert workbench._HERE is not None
-    assert workbench._HERE[2].opened.keys() == {"ppocr"}  # the other one is no network of ours
+    assert worker._HERE is not None
+    assert worker._HERE.detector.opened.keys() == {"ppocr"}  # the other one is no network of ours
 
 
 def test_of_the_hospitals_own_networks_only_those_of_the_profile_travel_and_no_key(
@@ -419,8 +417,8 @@ def test_a_network_that_was_altered_on_its_way_or_at_rest_sends_the_image_to_a_p
     engine = guest.engine
     [luggage] = engine.batches._packed_models("ours")
     altered = replace(luggage, model=luggage.model[:-1] + b"x")
-    monkeypatch.setattr(workbench, "_HERE", None)
-    monkeypatch.setattr(batch.Batch, "_here", lambda self, job: workbench.work(job))
+    monkeypatch.setattr(worker, "_HERE", None)
+    monkeypatch.setattr(batches.Batches, "_here", lambda self, job: worker.work(job))
 
     def state(equipment: WorkerSetup, data: bytes) -> list[tuple[str, list[str]]]:
         equipment()
@@ -593,7 +591,7 @@ def test_a_worker_that_would_write_to_its_disk_is_refused_whenever_it_comes() ->
 
 def test_a_task_that_went_with_its_scheduler_is_told_as_that() -> None:
     with pytest.raises(errors.SettingsError, match="are gone"):
-        crew_module._answer(SimpleNamespace(status="cancelled"))
+        worker_pool._answer(SimpleNamespace(status="cancelled"))
 
 
 def test_a_scheduler_that_does_not_answer_is_a_sentence(

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from engine import Detection, Region
-from engine.service import ciphers
+from engine.service import randomness
 from tests import builders
 from tests.conftest import Ward
 
@@ -34,9 +34,9 @@ def test_stored_regions_and_trials_lie_where_random_bytes_lie(ward: Ward) -> Non
             (seen.plaintext_npcr, seen.plaintext_uaci),
             (seen.key_npcr, seen.key_uaci),
         ):
-            assert len(npcr) == len(uaci) == ciphers.TRIALS
-            assert sum(n >= seen.npcr_low for n in npcr) >= ciphers.TRIALS - 1
-            assert sum(seen.uaci_low <= u <= seen.uaci_high for u in uaci) >= ciphers.TRIALS - 1
+            assert len(npcr) == len(uaci) == randomness.TRIALS
+            assert sum(n >= seen.npcr_low for n in npcr) >= randomness.TRIALS - 1
+            assert sum(seen.uaci_low <= u <= seen.uaci_high for u in uaci) >= randomness.TRIALS - 1
 
 
 def test_a_researcher_measures_nothing_of_few_patients(ward: Ward) -> None:
@@ -49,9 +49,9 @@ def test_a_researcher_measures_nothing_of_few_patients(ward: Ward) -> None:
 def test_a_cipher_that_does_nothing_is_seen(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     header, iv, tag = bytes(8), bytes(16), bytes(32)
     monkeypatch.setattr(
-        ciphers, "encrypt", lambda key, identity, plaintext, *rest: header + iv + plaintext + tag
+        randomness, "encrypt", lambda key, identity, plaintext, *rest: header + iv + plaintext + tag
     )
-    monkeypatch.setattr(ciphers, "without_header", lambda sealed: sealed[8:])
+    monkeypatch.setattr(randomness, "without_header", lambda sealed: sealed[8:])
     seen = ward.engine.randomness.measure(ward.team.doctor)
     assert max(seen.plaintext_npcr) < 0.01
     assert max(seen.key_npcr) == 0

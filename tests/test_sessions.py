@@ -226,14 +226,15 @@ def test_every_way_to_the_original_asks_again(careful: Ward, host: FakeHost) -> 
 
 def test_every_method_that_needs_the_right_to_restore_asks_again_or_opens_nothing() -> None:
     opens_nothing = {
-        "withdrawn",          # a list of what is sealed
-        "side_markers",       # left or right, so that nobody takes one side for the other
+        "withdrawals.waiting",  # a list of what is sealed
+        "images.side_markers",  # left or right, so that nobody takes one side for the other
         # What a restoration has opened already, in its own session and for its minutes:
-        "restoration", "open_restoration", "restored_frame", "restored_file", "deliver_file",
+        "images.restoration", "images.open_restoration", "images.restored_frame",
+        "images.restored_file", "exchange.deliver_file",
     }  # fmt: skip
     restoring = {name for name, needed in GUARDED.items() if needed is Permission.RESTORE}
     assert restoring - FRESH == opens_nothing
-    assert FRESH - restoring == {"break_glass"}  # opens a patient, as much as a picture
+    assert FRESH - restoring == {"care.break_glass"}  # opens a patient, as much as a picture
 
 
 def test_without_the_setting_nobody_is_asked_again(ward: Ward, host: FakeHost) -> None:

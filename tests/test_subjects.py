@@ -9,6 +9,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -22,36 +24,48 @@ from tests.fakes import FakeHost, ScriptedDetector
 from tests.test_permissions import EVERYBODY, MAY
 
 #: Methods a doctor may call that answer about many patients: they leave out those of others.
-LISTS = {"patients", "withdrawn", "statistics", "statistics_file", "image_choices", "randomness"}
+LISTS = {
+    "patients.search",
+    "withdrawals.waiting",
+    "statistics.tables",
+    "statistics.export",
+    "search.choices",
+    "randomness.measure",
+}
 #: Methods a doctor may call in which no patient of others can be named, and why.
 NOBODYS = {
-    "whoami": "oneself",
-    "sign_out": "oneself",
-    "change_password": "oneself",
-    "prove": "oneself",
-    "sessions": "oneself",
-    "end_session": "oneself",
-    "sign_out_everywhere": "oneself",
-    "second_factor": "oneself",
-    "begin_second_factor": "oneself",
-    "confirm_second_factor": "oneself",
-    "renew_recovery_codes": "oneself",
-    "remove_second_factor": "oneself",
-    "offer_exchange": "a key for this session",
-    "answer_exchange": "a key for this session",
-    "doctors": "colleagues",
-    "my_glass": "one's own emergency access",
-    "end_glass": "one's own emergency access",
-    "break_glass": "how the patient of others is opened; see test_care",
-    "restore_package": "names the image in a file; see below",
+    "sessions.whoami": "oneself",
+    "sessions.sign_out": "oneself",
+    "account.change_password": "oneself",
+    "sessions.prove": "oneself",
+    "sessions.mine": "oneself",
+    "sessions.end": "oneself",
+    "sessions.sign_out_everywhere": "oneself",
+    "account.second_factor": "oneself",
+    "account.begin_second_factor": "oneself",
+    "account.confirm_second_factor": "oneself",
+    "account.renew_recovery_codes": "oneself",
+    "account.remove_second_factor": "oneself",
+    "exchange.offer": "a key for this session",
+    "exchange.answer": "a key for this session",
+    "care.doctors": "colleagues",
+    "care.my_emergency_access": "one's own emergency access",
+    "care.end_emergency_access": "one's own emergency access",
+    "care.break_glass": "how the patient of others is opened; see test_care",
+    "packages.restore": "names the image in a file; see below",
 }
 #: What a call does that others still need, so these come last.
-_LAST = ("end_care", "flag_missed", "erase_image", "erase_patient")
+_LAST = ("care.end", "withdrawals.flag", "images.erase", "patients.erase")
 
 
 def subject_of(method: str) -> str | None:
     """The kind of thing that a method names: patient, image, handle or none."""
-    parameters = list(inspect.signature(getattr(Engine, method)).parameters)
+    module, name = method.split(".")
+    [service] = [
+        c for _, c in inspect.getmembers(import_module(f"engine.service.{module}"), inspect.isclass)
+        if c.__module__ == f"engine.service.{module}" and hasattr(c, name)
+    ]  # fmt: skip
+    parameters = list(inspect.signature(getattr(service, name)).parameters)
     for name, kind in {**SUBJECTS, "handle": "handle"}.items():
         if name in parameters:
             return kind
@@ -119,7 +133,8 @@ def _verdict(clinic: Clinic, method: str, role: Role, case: Case) -> str:
         **vars(case), "exchange_id": clinic.exchange_id, "reason": WHY, "text": "seen",
         "username": "researcher", "name": "scan.png", "data": text_png()[0], "detections": [],
     }  # fmt: skip
-    parameters = list(inspect.signature(getattr(Engine, method)).parameters.values())[2:]
+    call: Callable = attrgetter(method)(clinic.engine)
+    parameters = list(inspect.signature(call).parameters.values())[1:]
     arguments = [
         given.get(p.name, "something") for p in parameters
         if p.default is p.empty and p.kind is not p.VAR_KEYWORD
@@ -128,10 +143,9 @@ def _verdict(clinic: Clinic, method: str, role: Role, case: Case) -> str:
     named = {n: v for n, v in named.items() if v not in arguments}
     unseen = _unseen(clinic.engine)
     try:
-        call: Callable = getattr(clinic.engine, method)
         call(clinic.team.token(role), *arguments, **named)
     except errors.PermissionDenied as err:
-        return "role" if err.message == f"The role {role} may not do this." else "nobody"
+        return "role" if err.message == f"The role {role} does not allow this." else "nobody"
     except errors.NotFound:
         return "care" if _unseen(clinic.engine) > unseen else "nobody"
     except errors.EngineError:

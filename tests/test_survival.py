@@ -479,10 +479,7 @@ def test_an_image_reopened_after_it_was_asked_for_is_not_there(
     real = engine._open
 
     def flagged(*given: object) -> object:  # between the request and the first read
-        if (
-            engine.context.catalog.row(engine.context.database.read(), image_id).state
-            == "released"
-        ):
+        if engine.context.catalog.row(engine.context.database.read(), image_id).state == "released":
             engine.withdrawals.flag(doctor, image_id, "a name is left")
         return real(*given)  # type: ignore[arg-type]
 

@@ -45,6 +45,7 @@ from engine.service.intake import Intake
 from engine.service.keys import Keys
 from engine.service.live_settings import LiveSettings
 from engine.service.masked_images import MaskedImages
+from engine.service.measured_numbers import MeasuredNumbers
 from engine.service.models import Models
 from engine.service.packages import Packages
 from engine.service.patients import Patients
@@ -113,8 +114,9 @@ class Engine:
         self.search = Search(context, guard)
         self.batches = Batches(context, guard, examiner, stored, intake)
         self.exchange = Exchange(context, guard, stored, restorations)
-        self.statistics = ImageStatistics(context, guard, stored)
-        self.randomness = RandomnessTests(context, guard, self.statistics)
+        numbers = MeasuredNumbers(context, guard, stored)
+        self.statistics = ImageStatistics(context, guard, numbers)
+        self.randomness = RandomnessTests(context, guard, numbers)
         self.profiles = SpecialtyProfiles(context, guard, examiner)
         self.custom_networks = CustomNetworks(context, guard)
         self.models = Models(context, guard, examiner, stored)

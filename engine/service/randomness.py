@@ -13,7 +13,7 @@ from engine.permissions import Permission
 from engine.records import Caller
 from engine.service.context import Context
 from engine.service.guard import Guard, needs
-from engine.service.statistics import ImageStatistics
+from engine.service.measured_numbers import MeasuredNumbers
 from engine.store.audit import Event
 from engine.vault import RegionIdentity, encrypt, without_header
 
@@ -67,13 +67,13 @@ class Randomness:
 class RandomnessTests:
     """Measures whether ciphertext looks random."""
 
-    def __init__(self, context: Context, guard: Guard, statistics: ImageStatistics) -> None:
+    def __init__(self, context: Context, guard: Guard, numbers: MeasuredNumbers) -> None:
         self._audit = context.audit
         self._catalog = context.catalog
         self._database = context.database
         self._host = context.host
         self._guard = guard
-        self._statistics = statistics
+        self._numbers = numbers
 
     @needs(Permission.STATISTICS)
     def measure(self, caller: Caller) -> Randomness:
@@ -110,12 +110,12 @@ class RandomnessTests:
 
     def _sample(self, caller: Caller) -> list[list[bytes]]:
         """IV, ciphertext and tag of every region of some released images, chosen at random."""
-        kept = self._statistics.numbers()
-        single = self._statistics.of(caller).single
+        kept = self._numbers.all()
+        single = self._numbers.of(caller).single
         ids = sorted(kept.rows if single else kept.told)
         only = self._guard.open_patients(caller) if single else None
         if only is not None:
-            theirs = self._statistics.images_of(only)
+            theirs = self._numbers.images_of(only)
             ids = [image_id for image_id in ids if image_id in theirs]
         if not single and len(ids) < SMALLEST_GROUP:
             return []

@@ -3,139 +3,27 @@
 from __future__ import annotations
 
 import io
-import json
-import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 import pandas as pd
 
 from engine.errors import InputError
-from engine.metrics import Throughput, kind_of_image, published, throughput
-from engine.permissions import Permission, allowed
-from engine.records import Caller, File, ImageState, SealedRegion
+from engine.permissions import Permission
+from engine.records import Caller, File
 from engine.service.context import Context
 from engine.service.guard import Guard, needs
-from engine.service.stored_images import StoredImages
+from engine.service.measured_numbers import MeasuredNumbers, Statistics
 from engine.store.audit import Event
-from engine.store.catalog import ImageRow
-
-#: What changes the numbers of released images; each is one row in the log.
-_CHANGES = (
-    "image.seal", "image.withdraw", "image.reopen", "image.erase", "patient.erase",
-    "patient.merge",
-)  # fmt: skip
-
-
-_CHUNK = 500
-
-
-#: What an image's row and the rows of its regions both tell of, in one way or another: an
-#: image's confidence is that of its least certain region, its masked share is their area. Two
-#: cuts that both had it could be subtracted (``engine.measure.disclosure``): each has its own.
-_OF_REGIONS = ("region_count", "confidence")
-
-
-_OF_IMAGES = ("area_px", "frames", "sealed_bytes", "encrypt_ms")
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Numbers of all released images, without a patient, a name or an image id.
-
-    Args:
-        images: One row an image, in no order that tells which; see :mod:`ui.charts`.
-        regions: One row a sealed region.
-        single: Rows belong together: the caller may see the numbers of single images. Where
-            not, every column is shuffled by itself within its month and kind of image.
-    """
-
-    images: pd.DataFrame
-    regions: pd.DataFrame
-    single: bool
-
-    @property
-    def totals(self) -> dict[str, float]:
-        """Counts and sums over what these tables hold."""
-        sizes = self.images.reindex(columns=["size_bytes", "stored_bytes"]).sum()
-        return {
-            "images": float(len(self.images)),
-            "regions": float(len(self.regions)),
-            "original_bytes": float(sizes["size_bytes"]),
-            "stored_bytes": float(sizes["stored_bytes"]),
-        }
-
-    @property
-    def throughput(self) -> Throughput | None:
-        """Images and bytes per second of work; None where no time was measured."""
-        stages = [c for c in self.images.columns if c.endswith("_ms")]
-        spent = self.images[stages].sum(axis=1) if stages else pd.Series(dtype=float)
-        if not spent.sum() > 0:
-            return None
-        return throughput(self.images["size_bytes"].tolist(), spent.tolist())
-
-    def only(
-        self,
-        modalities: Sequence[str] | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        labels: Sequence[str] | None = None,
-    ) -> Statistics:
-        """The rows of some kinds of image, uploaded from a day up to another, and of some classes.
-
-        Whole months and kinds are what ``engine.measure.disclosure`` cuts by, so that a choice
-        among them tells of no group that is too small. Classes choose among regions alone.
-        """
-
-        def keep(table: pd.DataFrame) -> pd.DataFrame:
-            if table.empty:
-                return table
-            chosen = pd.Series(True, table.index)
-            if modalities is not None:
-                chosen &= table["modality"].isin(modalities)
-            if since is not None:
-                chosen &= table["uploaded_at"] >= since
-            if until is not None:
-                chosen &= table["uploaded_at"] <= until
-            if labels is not None and "label" in table:
-                chosen &= table["label"].isin(labels)
-            return table[chosen]
-
-        return Statistics(keep(self.images), keep(self.regions), self.single)
-
-
-class Measured:
-    """The tables of all released images, in memory, for as long as no image changes.
-
-    Opening the sealed numbers of ten thousand images takes seconds; they are opened once, and
-    after that only those of images that are new. Nothing in here is a picture or names anybody,
-    and it leaves only by way of :meth:`Measuring.statistics`.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.stamp: int | None = None
-        self.rows: dict[str, tuple[bytes, dict[str, Any], list[dict[str, Any]]]] = {}
-        self.full = Statistics(pd.DataFrame(), pd.DataFrame(), True)
-        self.public = Statistics(pd.DataFrame(), pd.DataFrame(), False)
-        self.told: set[str] = set()  # images that the public tables hold
 
 
 class ImageStatistics:
-    """Tables of measured numbers; see :mod:`engine.measure.disclosure` for who gets which."""
+    """Tables of measured numbers; ``engine.measure.disclosure`` decides for whom."""
 
-    def __init__(self, context: Context, guard: Guard, stored: StoredImages) -> None:
-        self._access = context.access
+    def __init__(self, context: Context, guard: Guard, numbers: MeasuredNumbers) -> None:
         self._audit = context.audit
-        self._catalog = context.catalog
-        self._database = context.database
-        self._hierarchy = context.hierarchy
-        self._host = context.host
         self._guard = guard
-        self._measured = Measured()
-        self._stored = stored
+        self._numbers = numbers
 
     @needs(Permission.STATISTICS)
     def tables(self, caller: Caller) -> Statistics:
@@ -146,7 +34,7 @@ class ImageStatistics:
         instead of days, columns shuffled apart, entropies rounded to 0.01 bits.
         """
         self._guard.record_read(caller, Event("statistics.read"))
-        return self.of(caller)
+        return self._numbers.of(caller)
 
     @needs(Permission.STATISTICS)
     def export(
@@ -159,7 +47,7 @@ class ImageStatistics:
         until: datetime | None = None,
         labels: Sequence[str] | None = None,
     ) -> File:
-        """One table of :meth:`statistics` to take away, filtered alike; audited.
+        """One table of :meth:`tables` to take away, filtered alike; audited.
 
         Args:
             table: ``images`` or ``regions``.
@@ -172,7 +60,7 @@ class ImageStatistics:
             raise InputError("There are the tables images and regions.")
         if format not in ("csv", "parquet"):
             raise InputError("A table comes as csv or parquet.")
-        whole = self.of(caller)
+        whole = self._numbers.of(caller)
         rows: pd.DataFrame = getattr(whole.only(modalities, since, until, labels), table)
         out = io.BytesIO()
         if format == "csv":
@@ -189,206 +77,6 @@ class ImageStatistics:
         )
         return File(f"medsec-{table}.{format}", kind, out.getvalue())
 
-    def of(self, caller: Caller) -> Statistics:
-        """The tables as far as a caller may see them: single images only of patients whom they
-        may see, and only where every class is theirs to open."""
-        kept = self.numbers()
-        narrowed = self._access.classes(self._database.read(), caller.username) is not None
-        if narrowed or not allowed(caller.role, Permission.VIEW_METRICS):
-            return kept.public
-        only = self._guard.open_patients(caller)
-        return kept.full if only is None else self._of_patients(kept, only)
-
-    def images_of(self, patient_ids: Sequence[str]) -> set[str]:
-        tx = self._database.read()
-        return {i for patient_id in patient_ids for i in self._catalog.of_patient(tx, patient_id)}
-
-    def _of_patients(self, kept: Measured, patient_ids: Sequence[str]) -> Statistics:
-        theirs = self.images_of(patient_ids)
-        chosen = [row for image_id, row in kept.rows.items() if image_id in theirs]
-        pictures = pd.DataFrame([picture for _, picture, _ in chosen])
-        regions = pd.DataFrame([region for _, _, some in chosen for region in some])
-        names = ["image_id", "version"]
-        return Statistics(_without(pictures, names), _without(regions, names), True)
-
     def warm(self) -> None:
         """Open the numbers before anybody asks for them. Shows nothing."""
-        self.numbers()
-
-    def numbers(self) -> Measured:
-        """The tables as of now."""
-        kept = self._measured
-        with kept.lock:
-            stamp = self._database.read().count(
-                "SELECT max(sequence) FROM audit WHERE action IN (SELECT unnest($1::VARCHAR[]))",
-                list(_CHANGES),
-            )
-            if stamp != kept.stamp:
-                self._measure(kept)
-                kept.stamp = stamp
-            return kept
-
-    def _measure(self, kept: Measured) -> None:
-        tx = self._database.read()
-        tags = {
-            r["image_id"]: bytes(r["tag"])
-            for r in tx.all(
-                "SELECT image_id, tag FROM images WHERE state = $1", str(ImageState.RELEASED)
-            )
-        }
-        known = {i: v for i, v in kept.rows.items() if tags.get(i) == v[0]}
-        missing = [i for i in tags if i not in known]
-        for start in range(0, len(missing), _CHUNK):
-            known |= self._opened_numbers(missing[start : start + _CHUNK])
-        kept.rows = known
-        seed = int.from_bytes(self._host.random(4), "big")
-        pictures = pd.DataFrame([p for _, p, _ in known.values()])
-        regions = pd.DataFrame([r for _, _, some in known.values() for r in some])
-        names = ["image_id", "version"]
-        kept.full = Statistics(
-            _without(pictures.sample(frac=1, random_state=seed), names) if len(pictures) else
-            pictures,
-            _without(regions.sample(frac=1, random_state=seed), names) if len(regions) else regions,
-            True,
-        )  # fmt: skip
-        kept.public, kept.told = self._public(pictures, regions)
-
-    def _opened_numbers(
-        self, image_ids: Sequence[str]
-    ) -> dict[str, tuple[bytes, dict[str, Any], list[dict[str, Any]]]]:
-        """Tag and measured numbers of some images, as table rows."""
-        tx = self._database.read()
-        keys = dict(self._hierarchy.image_keys(tx, list(image_ids)))
-        opened = {}
-        for row, sealed in self._catalog.many(tx, image_ids):
-            # Erased or withdrawn while we were reading: the next stamp knows.
-            if row.state == ImageState.RELEASED and row.image_id in keys:
-                facts = self._stored.open_facts(keys[row.image_id], row)
-                opened[row.image_id] = (row.tag, *_table_rows(row, facts, sealed))
-        return opened
-
-    def _public(self, pictures: pd.DataFrame, regions: pd.DataFrame) -> tuple[Statistics, set[str]]:
-        """The tables for those who may not see single images, and whose images are in them."""
-        if pictures.empty:
-            return Statistics(pictures, regions, False), set()
-        kinds = pictures["modality"].where(~pictures["picture"], "").map(kind_of_image)
-        pictures = pictures.assign(modality=kinds)
-        first = set(pictures.loc[pictures["version"] == 1, "image_id"])
-        released = list(self._releases())
-        told = published(
-            ((stream, patient, image_id) for stream, patient, image_id, _ in released), first
-        )
-        images = _unlinked(
-            pictures[pictures["image_id"].isin(told)].drop(columns=[*_OF_REGIONS]),
-            ["uploaded_at", "modality"],
-            self._seed(),
-        )
-        if regions.empty:
-            return Statistics(images, regions, False), told
-        regions = regions.assign(modality=regions["image_id"].map(
-            dict(zip(pictures["image_id"], kinds, strict=True))
-        ))  # fmt: skip
-        pairs: list[Hashable] = list(zip(regions["image_id"], regions["label"], strict=True))
-        told_regions = published(
-            (
-                ((stream, label), patient, (image_id, label))
-                for stream, patient, image_id, labels in released
-                for label in labels
-            ),
-            {pair for pair in pairs if pair[0] in first},  # type: ignore[index]
-        )
-        chosen = regions[[pair in told_regions for pair in pairs]].drop(columns=[*_OF_IMAGES])
-        told_rows = _unlinked(chosen, ["uploaded_at", "modality", "label"], self._seed())
-        return Statistics(images, told_rows, False), told
-
-    def _releases(self) -> Iterator[tuple[tuple[str, str], str, str, Sequence[str]]]:
-        """Every image ever released, by its first release: stream, patient, image, classes.
-
-        Classes come from the log: the catalog forgets those of images that are gone.
-        """
-        rows = self._database.read().all(
-            "SELECT a.sequence, a.image_id, a.patient_id, a.detail, i.uploaded_at, i.modality"
-            " FROM audit a JOIN images i ON i.image_id = a.image_id"
-            " WHERE a.action = 'image.seal' AND a.outcome = 'ok' ORDER BY a.sequence"
-        )
-        seen = set()
-        for row in rows:
-            if row["image_id"] not in seen:
-                seen.add(row["image_id"])
-                stream = (f"{row['uploaded_at']:%Y-%m}", kind_of_image(row["modality"]))
-                labels = sorted(json.loads(row["detail"]).get("labels", {}))
-                yield stream, row["patient_id"], row["image_id"], labels
-
-    def _seed(self) -> int:
-        return int.from_bytes(self._host.random(8), "big")
-
-
-def _without(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    return table.drop(columns=[*columns, "picture"], errors="ignore").reset_index(drop=True)
-
-
-def _unlinked(table: pd.DataFrame, groups: list[str], seed: int) -> pd.DataFrame:
-    """The same values, no longer row by row: each column is shuffled within its group.
-
-    Distributions stay exactly what was measured. What goes is the row: an entropy beside
-    a size beside a confidence would point at one image, and its exact value at a name.
-    """
-    table = _without(table, ["image_id", "version"])
-    if table.empty:
-        return table
-    table["uploaded_at"] = table["uploaded_at"].dt.to_period("M").dt.to_timestamp()
-    table = table.sort_values(groups, kind="stable")
-    shuffled = {
-        column: table[column].to_numpy()
-        if column in groups
-        # Shuffle all, then let each group have its own back: a stable sort by group.
-        else table[[*groups, column]]
-        .sample(frac=1, random_state=(seed + number) % 2**32)
-        .sort_values(groups, kind="stable")[column]
-        .to_numpy()
-        for number, column in enumerate(table.columns)
-    }
-    mixed = pd.DataFrame(shuffled)
-    entropies = [c for c in mixed.columns if c.startswith("entropy")]
-    return mixed.round(dict.fromkeys(entropies, 2))
-
-
-def _table_rows(
-    row: ImageRow, facts: Mapping[str, Any], sealed: Sequence[SealedRegion]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One image's measurements as a table row, and one row for each of its regions."""
-    assessment = dict(facts["assessment"])
-    measured = assessment.pop("regions")
-    assessment.pop("fingerprint")
-    # The day, not the moment: a time of day would find the image in a work list.
-    day = row.uploaded_at.replace(hour=0, minute=0, second=0, microsecond=0)
-    kind = row.modality or str(row.format)
-    picture = {
-        "image_id": row.image_id,
-        "version": row.version,
-        "picture": not row.modality,
-        "uploaded_at": day,
-        "modality": kind,
-        "profile": row.profile,
-        "format": str(row.format),
-        "region_count": row.region_count,
-        "confidence": row.confidence,
-        "size_bytes": facts["size_bytes"],
-        "stored_bytes": row.stored_bytes,
-        **assessment,
-        **{f"{stage}_ms": ms for stage, ms in row.times_ms.items()},
-    }
-    regions = [
-        {
-            "image_id": row.image_id,
-            "uploaded_at": day,
-            "modality": kind,
-            "label": region.detection.label,
-            "confidence": region.detection.confidence,
-            "by_person": region.detection.source == "person",
-            "encrypt_ms": region.encrypt_ms,
-            **numbers,
-        }
-        for region, numbers in zip(sealed, measured, strict=True)
-    ]
-    return picture, regions
+        self._numbers.all()
