@@ -37,6 +37,7 @@ from commands import (
     training,
     verify,
 )
+from commands.options import Commands
 from commands.outcome import Outcome
 from commands.terminal import Terminal
 from engine import errors
@@ -72,9 +73,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All commands with their options."""
+    return _built()[0]
+
+
+def subcommands() -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command, by its name."""
+    return dict(_built()[1].choices)
+
+
+def _built() -> tuple[argparse.ArgumentParser, Commands]:
     assert __doc__ is not None
     whole = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
     for module in MODULES:
         module.add_to(commands)
-    return whole
+    return whole, commands

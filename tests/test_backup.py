@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import cli
+from commands import folder
 from engine import Engine, Settings, database, errors
 from engine.backup import PENDING_ERASURES, Snapshot
 from engine.database import Database
@@ -409,11 +412,13 @@ def test_the_command_line_checks_every_backup_and_says_if_there_is_none(
     ward.engine.close()
     (settings.backup_dir / names[0] / "catalog.sealed").write_bytes(b"rotten")
 
-    def opened(_: object) -> tuple[Engine, str]:
+    @contextmanager
+    def opened(*_: object) -> Iterator[tuple[Engine, str]]:
         engine = Engine.open(settings, detector=ScriptedDetector(settings), operator=True)
-        return engine, engine.operator_token()
+        yield engine, engine.operator_token()
+        engine.close()
 
-    monkeypatch.setattr(cli, "_open", opened)
+    monkeypatch.setattr(folder, "opened", opened)
     assert cli.main(["backup", "--verify"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"backup {names[0]}: failed (backup-invalid)")
