@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import cli
-from commands import folder
+import commands.folder
 from engine import Engine, Settings, database, errors
 from engine.backup import PENDING_ERASURES, Snapshot
 from engine.database import Database
@@ -418,7 +418,7 @@ def test_the_command_line_checks_every_backup_and_says_if_there_is_none(
         yield engine, engine.operator_token()
         engine.close()
 
-    monkeypatch.setattr(folder, "opened", opened)
+    monkeypatch.setattr(commands.folder, "opened", opened)
     assert cli.main(["backup", "--verify"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"backup {names[0]}: failed (backup-invalid)")

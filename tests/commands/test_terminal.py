@@ -43,6 +43,10 @@ class Screen:
     def resize(self, columns: int) -> None:
         fcntl.ioctl(self._main, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
+    def replace_stderr(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Within a test only: pytest sets the stream anew after its fixtures."""
+        monkeypatch.setattr(sys, "stderr", self.stream)
+
     def _read(self) -> None:
         while True:
             try:
@@ -64,7 +68,6 @@ class Screen:
 def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
     screen = Screen()
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", screen.stream)
     yield screen
     if not screen.stream.closed:
         screen.close()
@@ -97,6 +100,7 @@ def test_a_long_command_shows_rate_and_remaining_time_on_a_terminal(
     place: Path, screen: Screen, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slow(monkeypatch, 0.7)
+    screen.replace_stderr(monkeypatch)
     began = time.monotonic()
     assert cli.main(call(place, 4)) == 0
     written = screen.close()
@@ -123,7 +127,7 @@ def test_nothing_is_shown_elsewhere(
     options = ["--quiet"] if quiet == "--quiet" else []
     screen = Screen()
     if quiet != "pipe":
-        monkeypatch.setattr(sys, "stderr", screen.stream)
+        screen.replace_stderr(monkeypatch)
         monkeypatch.setenv("TERM", "dumb" if quiet == "TERM" else "xterm")
     assert cli.main(call(place, 3, *options)) == 0
     assert screen.close() == ""
@@ -133,6 +137,7 @@ def test_nothing_is_shown_elsewhere(
 def test_results_and_errors_stand_on_lines_of_their_own(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    screen.replace_stderr(monkeypatch)
     monkeypatch.setattr(sys, "stdout", screen.stream)
     monkeypatch.setattr(terminal, "REDRAW_SECONDS", 0.05)
     shown = Terminal()
@@ -148,6 +153,7 @@ def test_results_and_errors_stand_on_lines_of_their_own(
 
 
 def test_a_line_fits_into_the_terminal(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen.replace_stderr(monkeypatch)
     screen.resize(20)
     with Terminal().working("a stage with a long name that does not fit", 10):
         time.sleep(0.8)
@@ -187,7 +193,7 @@ def test_what_took_no_time_does_not_count_into_the_rate(monkeypatch: pytest.Monk
 
 
 def test_a_whole_program_shows_progress_on_a_terminal_and_none_in_a_pipe(place: Path) -> None:
-    """Real networks, from seal to backup; each command in a process of its own."""
+    """On real networks; each call in a process of its own."""
     (place / "in" / "a.png").write_bytes(builders.png(labelled("NOWAK JAN")))
     (place / "in" / "b.png").write_bytes(builders.png(labelled("LARSEN ODIN")))
     command = [
