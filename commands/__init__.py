@@ -18,35 +18,11 @@ The exit status is an :class:`~commands.outcome.Outcome`.
 
 from __future__ import annotations
 
-import argparse
 import logging
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 
-from commands import (
-    accept_roster,
-    backup,
-    carry,
-    detect,
-    profiles,
-    recover_data,
-    recovery,
-    restore,
-    rotate,
-    seal,
-    serve,
-    training,
-    verify,
-)
-from commands.options import Commands
-from commands.outcome import Outcome
 from commands.terminal import Terminal
-from engine import errors
-
-#: In the order of the help text.
-MODULES = (
-    seal, restore, carry, detect, profiles, verify, accept_roster, rotate, backup, recover_data,
-    recovery, training, serve,
-)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,33 +34,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    arguments = parser().parse_args(argv)
-    run: Callable[[argparse.Namespace, Terminal], Outcome] = arguments.run
-    terminal = Terminal(quiet=arguments.quiet)
+    given = sys.argv[1:] if argv is None else argv
+    terminal = Terminal(quiet="--quiet" in given)
+    # Importing the engine takes more than a second, so progress begins before it.
+    with terminal.working("starting"):
+        from commands.outcome import Outcome
+        from commands.parser import parser
+        from engine import errors
+    arguments = parser().parse_args(given)
     logging.basicConfig(
         level=logging.ERROR, format="%(message)s", handlers=[terminal.log_handler()]
     )
     try:
-        return run(arguments, terminal)
+        outcome: Outcome = arguments.run(arguments, terminal)
+        return outcome
     except errors.EngineError as err:
         terminal.warn(f"medsec: {err.message}")
         return Outcome.REFUSED
-
-
-def parser() -> argparse.ArgumentParser:
-    """All commands with their options."""
-    return _built()[0]
-
-
-def subcommands() -> dict[str, argparse.ArgumentParser]:
-    """The parser of each command, by its name."""
-    return dict(_built()[1].choices)
-
-
-def _built() -> tuple[argparse.ArgumentParser, Commands]:
-    assert __doc__ is not None
-    whole = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = whole.add_subparsers(required=True, metavar="COMMAND")
-    for module in MODULES:
-        module.add_to(commands)
-    return whole, commands

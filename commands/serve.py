@@ -13,7 +13,7 @@ from commands.terminal import Terminal
 def add_to(commands: Commands) -> None:
     parser = commands.add_parser("serve", help="start the server")
     server.add_options(parser)
-    parser.set_defaults(run=serve, quiet=True)  # the server writes its own lines
+    parser.set_defaults(run=serve)
 
 
 def serve(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:

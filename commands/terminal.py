@@ -16,9 +16,8 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 
-#: A command that ends sooner shows no progress. Starting Python and importing the engine take
-#: more than a second before this is counted, and the line must be there within two.
-FIRST_SECONDS = 0.3
+#: A command that ends sooner shows no progress.
+FIRST_SECONDS = 1.0
 REDRAW_SECONDS = 0.5
 USUAL_WIDTH = 80
 ERASE = "\r\033[K"
@@ -70,6 +69,8 @@ class Work:
         if self._total is None:
             return f"{counted}, {rate}, {so_far}"
         left = self._total - self._done
+        if left <= 0:  # worker processes take seconds to end
+            return f"{counted}, {rate}, finishing"
         # The next one may take longer than the mean; those after it still need their time.
         seconds = max(left * each - (now_s - self._last), (left - 1) * each, 0)
         return f"{counted}, about {timedelta(seconds=round(seconds))} left, {rate}"

@@ -6,7 +6,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from commands import subcommands
+from commands.parser import subcommands
 from engine.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent

@@ -10,6 +10,7 @@ import pytest
 
 import cli
 import commands
+from commands.parser import MODULES, subcommands
 
 ROOT = Path(commands.__file__).parent.parent
 NAMES = {
@@ -17,18 +18,18 @@ NAMES = {
     "recover-data", "shares", "drill", "recover-key", "training-export", "training-open", "serve",
 }  # fmt: skip
 #: Modules of the package that are no commands.
-SHARED = {"__init__", "files", "folder", "options", "outcome", "terminal"}
+SHARED = {"__init__", "files", "folder", "options", "outcome", "parser", "terminal"}
 #: They end at once, or become the server.
 SHORT = {"serve"}
 
 
 def test_the_parser_has_every_command() -> None:
-    assert set(commands.subcommands()) == NAMES
+    assert set(subcommands()) == NAMES
 
 
 def test_every_module_of_commands_is_in_the_parser() -> None:
     there = {p.stem for p in Path(commands.__file__).parent.glob("*.py")} - SHARED
-    assert {m.__name__.removeprefix("commands.") for m in commands.MODULES} == there
+    assert {m.__name__.removeprefix("commands.") for m in MODULES} == there
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))

@@ -156,7 +156,7 @@ def test_a_line_fits_into_the_terminal(screen: Screen, monkeypatch: pytest.Monke
     screen.replace_stderr(monkeypatch)
     screen.resize(20)
     with Terminal().working("a stage with a long name that does not fit", 10):
-        time.sleep(0.8)
+        time.sleep(1.5)
     written = lines(screen.close())
     assert written
     assert {len(line) for line in written} == {19}
@@ -170,7 +170,7 @@ def test_a_line_fits_into_the_terminal(screen: Screen, monkeypatch: pytest.Monke
     (40, 10, 21, "s: 10 of 40 files, about 0:00:59 left, 2.0 s/file"),
     (40, 10, 90, "s: 10 of 40 files, about 0:00:58 left, 2.0 s/file"),  # a slow one
     (100, 80, 20, "s: 80 of 100 files, about 0:00:05 left, 4.0 files/s"),
-    (40, 40, 20, "s: 40 of 40 files, about 0:00:00 left, 2.0 files/s"),
+    (40, 40, 20, "s: 40 of 40 files, 2.0 files/s, finishing"),
     (None, 80, 20, "s: 80 files, 4.0 files/s, 0:00:20 so far"),
 ])  # fmt: skip
 def test_a_line_says_what_is_known(
