@@ -1,4 +1,4 @@
-"""Start the server: ``make run`` calls this.
+"""Start the server: ``make run`` and ``cli.py serve`` call this.
 
 ``--demo`` fills a folder of its own first, with ``--reset`` anew; ``--tls`` serves https and
 nothing else.
@@ -10,6 +10,7 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine import Engine, Host, Settings, errors, server_certificate
@@ -18,13 +19,22 @@ HERE = Path(__file__).parent
 DEMO = {"MEDSEC_DEMO": "1", "MEDSEC_DATA": "demo-data", "MEDSEC_KEY_FILE": "demo-keys/root.key"}
 
 
-def main() -> None:
-    """Check the settings, fill the demo if asked, and become the server."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the options and become the server."""
     parser = argparse.ArgumentParser(description=__doc__)
+    add_options(parser)
+    start(parser.parse_args(argv))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the server, also for ``cli.py serve``."""
     parser.add_argument("--demo", action="store_true", help="invented patients, own data folder")
     parser.add_argument("--tls", action="store_true", help="https, as MEDSEC_TLS=1")
     parser.add_argument("--reset", action="store_true", help="with --demo: begin it anew")
-    arguments = parser.parse_args()
+
+
+def start(arguments: argparse.Namespace) -> None:
+    """Check the settings, fill the demo if asked, and become the server."""
     if arguments.demo:
         # Never on another folder: the demo's password is known to everybody.
         os.environ.update(DEMO)

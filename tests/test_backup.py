@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import cli
+import commands.folder
 from engine import Engine, Settings, errors
 from engine.service.upkeep import _SYSTEM as SYSTEM
 from engine.settings import Secret
@@ -121,7 +124,7 @@ def test_what_an_older_backup_never_heard_of_stays_erased_after_a_recovery_from_
     ward.engine.images.erase(admin, image_id, "asked for it")
     ward.engine.close()
     engine = recovered(settings, first)
-    assert ("image", image_id) in engine._erasures.known(engine.context.database.read())
+    assert ("image", image_id) in engine._erasures.known.known.known(engine.context.database.read())
     engine.images.erase(engine.operator_token(), other, "asked for it too")
     engine.close()
     shutil.rmtree(settings.data.parent / "recovered")
@@ -412,11 +415,13 @@ def test_the_command_line_checks_every_backup_and_says_if_there_is_none(
     ward.engine.close()
     (settings.backup_dir / names[0] / "catalog.sealed").write_bytes(b"rotten")
 
-    def opened(_: object) -> tuple[Engine, str]:
+    @contextmanager
+    def opened(*_: object) -> Iterator[tuple[Engine, str]]:
         engine = Engine.open(settings, detector=ScriptedDetector(settings), operator=True)
-        return engine, engine.operator_token()
+        yield engine, engine.operator_token()
+        engine.close()
 
-    monkeypatch.setattr(cli, "_open", opened)
+    monkeypatch.setattr(commands.folder, "opened", opened)
     assert cli.main(["backup", "--verify"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"backup {names[0]}: failed (backup-invalid)")

@@ -63,7 +63,7 @@ def test_a_monitoring_system_reads_numbers_with_its_token_and_nothing_else(ward:
     assert ward.engine.health.state(token)["patients"] == 1
     for refused in (
         ward.engine.patients.search,
-        ward.engine.audit.entries,
+        ward.engine.context.audit.entries,
         ward.engine.drafts.waiting,
     ):
         with pytest.raises(errors.PermissionDenied):

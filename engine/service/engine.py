@@ -131,6 +131,11 @@ class Engine:
         self.health = Health(context, guard, self.backups, erasures, masked, scrub, self.upkeep)
 
     @property
+    def detector(self) -> Detector:
+        """The networks and profiles in force, for detection without keys."""
+        return self.context.detector
+
+    @property
     def limits(self) -> Limits:
         """Of files that are taken in, as the settings in force say."""
         return self.context.live.limits
