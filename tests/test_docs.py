@@ -9,9 +9,12 @@ import argparse
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
+from typing import NoReturn
+from unittest import mock
 
 import pytest
 
@@ -60,11 +63,22 @@ def settings_table() -> str:
     return "\n".join(lines)
 
 
-def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Every command with its own parser, from the parser that ``cli.py`` uses."""
-    for action in cli._parser()._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            yield from action.choices.items()
+@cache
+def commands() -> Mapping[str, argparse.ArgumentParser]:
+    """Every command with its own parser, from the parser that ``cli.main`` really uses."""
+    used: list[argparse.ArgumentParser] = []
+
+    def parse_args(self: argparse.ArgumentParser, *_: object) -> NoReturn:
+        used.append(self)
+        raise InterruptedError
+
+    with (
+        mock.patch.object(argparse.ArgumentParser, "parse_args", parse_args),
+        pytest.raises(InterruptedError),
+    ):
+        cli.main([])
+    (found,) = [a for a in used[0]._actions if isinstance(a, argparse._SubParsersAction)]
+    return dict(found.choices)
 
 
 def section(text: str, heading: str) -> str:
@@ -143,12 +157,13 @@ def test_every_page_of_the_documentation_is_in_its_index() -> None:
 
 def test_the_command_line_page_describes_every_command_and_each_of_its_options() -> None:
     page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
-    found = dict(commands())
-    assert len(found) >= 15
-    shared = {"--help", "--data", "--key"}  # said once for all
-    for name, parser in found.items():
+    assert len(commands()) >= 15
+    shared = {"--help", "--data", "--key", "--quiet"}  # said once for all
+    assert all(option in section(page, "Options of every command") for option in shared)
+    for name, parser in commands().items():
         text = section(page, name)
-        assert f"python cli.py {name}" in text, f"docs/command-line.md has no section on {name}"
+        said = re.search(rf"(cli\.py|medsec) {name}\b", text)
+        assert said, f"docs/command-line.md has no section on {name}"
         for action in parser._actions:
             option = action.option_strings[-1] if action.option_strings else None
             if option and option not in shared:
@@ -156,7 +171,7 @@ def test_the_command_line_page_describes_every_command_and_each_of_its_options()
 
 
 def test_documents_name_no_command_that_does_not_exist() -> None:
-    known = {name for name, _ in commands()} | {"COMMAND"}
+    known = set(commands())
     for document in documents():
         if document.name not in ("CHANGELOG.md", "NOTES.md"):
             text = document.read_text(encoding="utf-8")
