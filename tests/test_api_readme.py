@@ -1,4 +1,4 @@
-"""The README's REST example, run as it stands against a real server; the page in a real browser."""
+"""The example of docs/api.md, run as it stands on a real server; /api/docs/ in a real browser."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def example() -> str:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"## REST API\n.*?```sh\n(.*?)```", readme, re.DOTALL)
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    found = re.search(r"## Example\n.*?```sh\n(.*?)```", page, re.DOTALL)
     assert found
     return found[1]
 
 
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="needs curl and jq")
-def test_the_example_in_the_readme_works(server: Server, tmp_path: Path) -> None:
+def test_the_example_of_the_api_page_works(server: Server, tmp_path: Path) -> None:
     picture = ROOT / "demo" / "samples" / "ultrasound.png"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", example()],

@@ -1,4 +1,4 @@
-"""Batches on a Dask cluster, set up by the very lines of the README, with TLS on 127.0.0.1."""
+"""Batches on a Dask cluster, set up by the very lines of docs/batches.md, with TLS on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ pytestmark = [
 
 
 def steps() -> list[str]:
-    """The blocks of the README: certificates, scheduler, workers, settings."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.split("### Batches on several machines\n")[1].split("\n## ")[0]
+    """The blocks of docs/batches.md: certificates, scheduler, workers, settings."""
+    page = (ROOT / "docs" / "batches.md").read_text(encoding="utf-8")
+    section = page.split("## Several machines\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     assert len(blocks) == 4
     return blocks
@@ -52,7 +52,7 @@ class Cluster:
 
 @contextmanager
 def running(step: str, folder: Path, environment: dict[str, str], ready: str) -> Iterator[None]:
-    """A step of the README, from when it says that it is ready; ended with all its children."""
+    """A step of that page, from when it says that it is ready; ended with all its children."""
     log = folder / f"{ready.split()[0]}.log"
     with log.open("w") as out:
         process = subprocess.Popen(
