@@ -344,13 +344,13 @@ def test_a_draft_that_is_sealed_while_it_is_thrown_away_stays(
     data, found = text_png()
     image_id = ward.upload(data, found=[found])
     engine, token = ward.engine, ward.team.technician
-    real = engine._erasures.known.known.image
+    real = engine._erasures.image
 
     def meanwhile(*given: object, **more: object) -> None:
         engine.drafts.seal(token, image_id, [found])
         real(*given, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine._erasures.known.known, "image", meanwhile)
+    monkeypatch.setattr(engine._erasures, "image", meanwhile)
     with pytest.raises(errors.NotFound):
         engine.drafts.discard(token, image_id, "gone")
     assert engine.images.get(ward.team.doctor, image_id).state is ImageState.RELEASED

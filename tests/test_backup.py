@@ -124,7 +124,7 @@ def test_what_an_older_backup_never_heard_of_stays_erased_after_a_recovery_from_
     ward.engine.images.erase(admin, image_id, "asked for it")
     ward.engine.close()
     engine = recovered(settings, first)
-    assert ("image", image_id) in engine._erasures.known.known.known(engine.context.database.read())
+    assert ("image", image_id) in engine._erasures.known(engine.context.database.read())
     engine.images.erase(engine.operator_token(), other, "asked for it too")
     engine.close()
     shutil.rmtree(settings.data.parent / "recovered")
