@@ -36,7 +36,7 @@ import psutil
 
 from benchmarks import crash
 from engine import Engine, Role, errors
-from engine.service.worker_watchdog import FOLDER
+from engine.operations.worker_watchdog import FOLDER
 from tests.conftest import PASSWORD, Team
 from tests.fakes import ScriptedDetector
 from tests.serving import launch, wait

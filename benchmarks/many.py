@@ -28,9 +28,10 @@ from PIL import Image as Pillow
 import cli
 from engine import Detection, Region
 from engine.host import Host
-from engine.service import batches, worker
-from engine.service.context import WorkerContext
-from engine.service.live_settings import LiveSettings
+from engine.operations import worker
+from engine.operations.context import WorkerContext
+from engine.operations.live_settings import LiveSettings
+from engine.service import batches
 from tests.fakes import ScriptedDetector
 
 ROOT = Path(__file__).parent.parent

@@ -9,6 +9,14 @@ import engine.errors as errors
 from engine.detection import Comparison, Drift, GuestRecord, ModelInfo, Profile, ProfileEntry
 from engine.formats.images import carried, carry
 from engine.host import Host, write_durably
+from engine.operations.batch_report import CSV_HEAD, BatchItem, Progress
+from engine.operations.examination import REASONS, Suggestion
+from engine.operations.file_detection import Finder
+from engine.operations.measured_numbers import Statistics
+from engine.operations.prometheus import MEDIA_TYPE as METRICS_MEDIA_TYPE
+from engine.operations.prometheus import count_request
+from engine.operations.restorations import Restoration
+from engine.operations.worker import BatchOptions
 from engine.people.care import BrokenGlass, CareRelation, Verdict
 from engine.permissions import ACCOUNT_ROLES, Permission, Role
 from engine.records import (
@@ -31,22 +39,14 @@ from engine.records import (
     Session,
     TextVerdict,
 )
-from engine.service.batch_report import CSV_HEAD, BatchItem, Progress
 from engine.service.batches import FEW_FILES, Source
-from engine.service.detecting import Finder
 from engine.service.drafts import DraftView
 from engine.service.engine import Engine
-from engine.service.examination import REASONS, Suggestion
 from engine.service.images import Display
-from engine.service.measured_numbers import Statistics
 from engine.service.models import Evaluation
-from engine.service.prometheus import MEDIA_TYPE as METRICS_MEDIA_TYPE
-from engine.service.prometheus import count_request
 from engine.service.randomness import Randomness
-from engine.service.restorations import Restoration
 from engine.service.runtime_settings import SettingEntry
 from engine.service.search import Found, ImageQuery
-from engine.service.worker import BatchOptions
 from engine.settings import Settings
 from engine.store.outbox import Notice
 from engine.store.training_cases import OpenedCase, TrainingCase, open_case

@@ -16,8 +16,8 @@ import pytest
 import api
 from api.batches import Batches
 from engine import CSV_HEAD, Role, Source
-from engine.service.examination import Examiner
-from engine.service.worker import Job, Outcome, Worker
+from engine.operations.examination import Examiner
+from engine.operations.worker import Job, Outcome, Worker
 from tests.rest import Hospital, ask, hospital
 
 T, D = Role.TECHNICIAN, Role.DOCTOR

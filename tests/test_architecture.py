@@ -18,6 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("crypto", "formats", "measure"),
     ("detect", "seal", "store"),
     ("people",),
+    ("operations",),
     ("service",),
 )
 #: Packages that others import through one module only: the names that the user fixed.
@@ -44,9 +45,9 @@ PLACES: dict[str, tuple[str, ...]] = {
     "jwt": ("engine/people/tokens.py",),
     "smtplib": ("engine/store/outbox.py",),
     "bcrypt": ("engine/people/accounts.py",),
-    "distributed": ("engine/service/worker_pool.py",),
-    "dask": ("engine/service/worker_pool.py",),
-    "prometheus_client": ("engine/service/prometheus.py",),
+    "distributed": ("engine/operations/worker_pool.py",),
+    "dask": ("engine/operations/worker_pool.py",),
+    "prometheus_client": ("engine/operations/prometheus.py",),
     "pyotp": ("engine/people/second_factor.py",),
     "segno": ("ui/", "model/codes.py"),
     "openvino": ("engine/detect/networks.py", "engine/detect/yolo.py", "model/"),

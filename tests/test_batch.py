@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 
 from engine import BatchItem, BatchOptions, Engine, ImageState, Settings, Source, errors
+from engine.operations import worker, worker_pool
+from engine.operations.worker import Job, Worker, WorkerSetup
+from engine.operations.worker_pool import Crew, _plugin
 from engine.records import Caller
-from engine.service import batches, worker, worker_pool
-from engine.service.worker import Job, Worker, WorkerSetup
-from engine.service.worker_pool import Crew, _plugin
+from engine.service import batches
 from engine.settings import Secret
 from engine.store.audit import Event
 from tests import builders
@@ -502,7 +503,7 @@ def test_workers_start_bare_and_what_they_lose_is_done_again(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEDSEC_KEY", "secret")
-    monkeypatch.setattr("engine.service.worker_pool._ROOT", f"{HERE.parent}")
+    monkeypatch.setattr("engine.operations.worker_pool._ROOT", f"{HERE.parent}")
     with Crew.open(settings, 2, Flag()) as crew:
         tasks = ((f"task {n}", n) for n in range(6))
         answers = dict(crew.run(answer, [*tasks, ("nothing to do", None)]))
@@ -522,7 +523,7 @@ def test_workers_start_bare_and_what_they_lose_is_done_again(
         for process in crew._here._processes:  # with all that watches over them
             os.killpg(process.pid, signal.SIGKILL)
         assert [n for _, (n, _, _) in crew.run(answer, [("after", 21)])] == [42]
-        monkeypatch.setattr("engine.service.worker_pool.PATIENCE_SECONDS", 1.0)
+        monkeypatch.setattr("engine.operations.worker_pool.PATIENCE_SECONDS", 1.0)
         here, crew._here = crew._here, None  # as on other machines: nobody starts them again
         for process in here._processes:
             os.killpg(process.pid, signal.SIGKILL)
@@ -597,7 +598,7 @@ def test_a_task_that_went_with_its_scheduler_is_told_as_that() -> None:
 def test_a_scheduler_that_does_not_answer_is_a_sentence(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.service.worker_pool.PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr("engine.operations.worker_pool.PATIENCE_SECONDS", 1.0)
     for name in ("ca", "cert", "key"):
         (tmp_path / name).write_text("not a certificate")
     away = replace(

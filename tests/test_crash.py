@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import crash, crash_server
 from engine import Settings
-from engine.service.worker_pool import Crew
+from engine.operations.worker_pool import Crew
 
 ROOT = Path(__file__).parent.parent
 

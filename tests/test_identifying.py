@@ -17,7 +17,7 @@ from engine.detect.detector import Detector
 from engine.detect.text import TextFinder, TextReader
 from engine.detect.text_verdict import Judge, Judgement, Known, judge_words
 from engine.formats.dicom_header import identifiers
-from engine.service.examination import HARMLESS
+from engine.operations.examination import HARMLESS
 from engine.settings import Settings
 from tests import builders
 from tests.conftest import Ward

@@ -9,8 +9,8 @@ from operator import attrgetter
 import pytest
 
 from engine import Engine, Permission, Role, errors
+from engine.operations.guard import GUARDED
 from engine.permissions import GRANTS, allowed
-from engine.service.guard import GUARDED
 from tests.conftest import Team
 
 T, D, R, A = Role.TECHNICIAN, Role.DOCTOR, Role.RESEARCHER, Role.ADMINISTRATOR

@@ -203,7 +203,7 @@ def test_a_folder_of_an_earlier_version_begins_its_roster_once(
 ) -> None:
     detector = ScriptedDetector(settings)
     with monkeypatch.context() as earlier:
-        earlier.setattr("engine.service.access_watch.CHANGES", frozenset())
+        earlier.setattr("engine.operations.access_watch.CHANGES", frozenset())
         engine = Engine.open(settings, host, detector=detector)
         Team(engine)
         engine.close()

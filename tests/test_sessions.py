@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine import Engine, Permission, Role, Settings, errors
-from engine.service.guard import FRESH, GUARDED
+from engine.operations.guard import FRESH, GUARDED
 from tests import builders
 from tests.conftest import PASSWORD, WHY, Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector

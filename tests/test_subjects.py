@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from engine import Detection, Engine, ImageQuery, Permission, Role, Settings, errors
+from engine.operations.guard import GUARDED, SUBJECTS
 from engine.permissions import allowed
-from engine.service.guard import GUARDED, SUBJECTS
 from tests import builders
 from tests.conftest import WHY, Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from engine.errors import PermissionDenied
+from engine.operations.context import Context
+from engine.operations.guard import Guard, needs
 from engine.people.second_factor import enrolment_uri
 from engine.records import Caller, Enrolment, SecondFactor
-from engine.service.context import Context
-from engine.service.guard import Guard, needs
 from engine.store.audit import Event
 
 

@@ -10,11 +10,11 @@ from dataclasses import fields
 from datetime import datetime
 
 from engine.errors import InputError, RosterBroken
+from engine.operations.checkpoints import Checkpoints
+from engine.operations.context import Context
+from engine.operations.guard import Guard, needs
 from engine.permissions import Permission
 from engine.records import AuditEntry, Caller, File
-from engine.service.checkpoints import Checkpoints
-from engine.service.context import Context
-from engine.service.guard import Guard, needs
 from engine.store.audit import Event
 
 

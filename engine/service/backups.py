@@ -8,13 +8,13 @@ from itertools import islice
 from typing import Any
 
 from engine.errors import StorageBusy
+from engine.operations.checkpoints import Checkpoints
+from engine.operations.context import Context
+from engine.operations.erasures import Erasures
+from engine.operations.guard import Guard, log, needs
+from engine.operations.scrub import Scrub
 from engine.permissions import Permission
 from engine.records import Caller
-from engine.service.checkpoints import Checkpoints
-from engine.service.context import Context
-from engine.service.erasures import Erasures
-from engine.service.guard import Guard, log, needs
-from engine.service.scrub import Scrub
 from engine.store.audit import Event
 from engine.store.backup import NAME as BACKUP_NAME
 from engine.store.backup import Snapshot

@@ -26,18 +26,18 @@ from engine.errors import (
     WorkerLost,
 )
 from engine.formats import images
+from engine.operations.batch_report import BatchItem
+from engine.operations.context import Context
+from engine.operations.examination import Examined, Examiner
+from engine.operations.guard import Guard, log, needs
+from engine.operations.intake import Entry, FreshKey, Intake, clean_name
+from engine.operations.preparation import event
+from engine.operations.stored_images import StoredImages
+from engine.operations.worker import BatchOptions, Job, Outcome, Worker, WorkerSetup, work
+from engine.operations.worker_pool import Crew
 from engine.permissions import Permission, Role, allowed
 from engine.records import Caller, ImageState, Patient
 from engine.seal.pipeline import Stopwatch
-from engine.service.batch_report import BatchItem
-from engine.service.context import Context
-from engine.service.examination import Examined, Examiner
-from engine.service.guard import Guard, log, needs
-from engine.service.intake import Entry, FreshKey, Intake, clean_name
-from engine.service.preparation import event
-from engine.service.stored_images import StoredImages
-from engine.service.worker import BatchOptions, Job, Outcome, Worker, WorkerSetup, work
-from engine.service.worker_pool import Crew
 from engine.store.audit import Event
 from engine.store.catalog import ImageRow
 from engine.store.database import Cursor

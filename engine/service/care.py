@@ -12,11 +12,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from engine.errors import EngineError, InputError, NotFound, PermissionDenied
+from engine.operations.context import Context
+from engine.operations.guard import Guard, needs
 from engine.people.care import BrokenGlass, CareRelation, Verdict, checked_reason
 from engine.permissions import Permission, Role, allowed
 from engine.records import Account, AuditEntry, Caller
-from engine.service.context import Context
-from engine.service.guard import Guard, needs
 from engine.store.audit import Event
 from engine.store.database import Cursor, Row
 

@@ -7,10 +7,10 @@ from functools import partial
 
 from engine.detection import Guest, GuestRecord, Shape
 from engine.errors import InputError
+from engine.operations.context import Context
+from engine.operations.guard import Guard, needs
 from engine.permissions import Permission
 from engine.records import Caller
-from engine.service.context import Context
-from engine.service.guard import Guard, needs
 
 
 class CustomNetworks:

@@ -12,13 +12,9 @@ import numpy as np
 
 from engine.errors import InputError, NotFound, ReviewNeeded
 from engine.formats import images
-from engine.permissions import Permission
-from engine.records import Caller, Detection, Image, ImageRecord, ImageState, Patient, Region
-from engine.seal import pipeline
-from engine.seal.pipeline import Stopwatch, detection_to_json
-from engine.service.context import Context
-from engine.service.erasures import Erasures
-from engine.service.examination import (
+from engine.operations.context import Context
+from engine.operations.erasures import Erasures
+from engine.operations.examination import (
     HARMLESS,
     REASONS,
     Examiner,
@@ -27,9 +23,9 @@ from engine.service.examination import (
     suggestion,
     with_verdicts,
 )
-from engine.service.guard import Guard, needs
-from engine.service.intake import Intake, clean_name
-from engine.service.preparation import (
+from engine.operations.guard import Guard, needs
+from engine.operations.intake import Intake, clean_name
+from engine.operations.preparation import (
     Decision,
     OpenedDraft,
     Prepared,
@@ -37,7 +33,11 @@ from engine.service.preparation import (
     SentBack,
     event,
 )
-from engine.service.stored_images import OPEN_STATES, Draft, StoredImages
+from engine.operations.stored_images import OPEN_STATES, Draft, StoredImages
+from engine.permissions import Permission
+from engine.records import Caller, Detection, Image, ImageRecord, ImageState, Patient, Region
+from engine.seal import pipeline
+from engine.seal.pipeline import Stopwatch, detection_to_json
 from engine.store.audit import Event
 from engine.vault import blind_index
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from engine.errors import EngineError, InputError, NotFound, PermissionDenied
 from engine.formats import images
+from engine.operations.context import Context
+from engine.operations.guard import Guard, needs
+from engine.operations.restorations import Restorations
+from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission
 from engine.records import Caller
 from engine.seal.pipeline import Restored
-from engine.service.context import Context
-from engine.service.guard import Guard, needs
-from engine.service.restorations import Restorations
-from engine.service.stored_images import StoredImages
 from engine.store.audit import Event
 from engine.vault import Group
 

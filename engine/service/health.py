@@ -9,15 +9,15 @@ from datetime import timedelta
 from typing import Any
 
 from engine.errors import EngineError, InputError
+from engine.operations import prometheus
+from engine.operations.context import Context
+from engine.operations.erasures import Erasures
+from engine.operations.guard import Guard, needs
+from engine.operations.masked_images import MaskedImages
+from engine.operations.scrub import Scrub
 from engine.permissions import Permission
 from engine.records import Caller, ImageState
-from engine.service import prometheus
 from engine.service.backups import Backups
-from engine.service.context import Context
-from engine.service.erasures import Erasures
-from engine.service.guard import Guard, needs
-from engine.service.masked_images import MaskedImages
-from engine.service.scrub import Scrub
 from engine.service.upkeep import Upkeep
 from engine.store.audit import Event
 from engine.store.outbox import TEST, Notice

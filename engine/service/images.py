@@ -9,15 +9,15 @@ import numpy as np
 
 from engine.errors import EngineError, InputError, NotFound
 from engine.formats import images
+from engine.operations.context import Context
+from engine.operations.erasures import Erasures
+from engine.operations.guard import Guard, needs
+from engine.operations.masked_images import MaskedImages
+from engine.operations.restorations import MEDIA_TYPES, Restoration, Restorations
+from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission, allowed
 from engine.records import Assessment, AuditEntry, Caller, File, ImageRecord, SealedRegion
 from engine.seal.pipeline import assessment_from_json
-from engine.service.context import Context
-from engine.service.erasures import Erasures
-from engine.service.guard import Guard, needs
-from engine.service.masked_images import MaskedImages
-from engine.service.restorations import MEDIA_TYPES, Restoration, Restorations
-from engine.service.stored_images import StoredImages
 from engine.store.audit import Event
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from engine.errors import InputError
+from engine.operations.context import Context
+from engine.operations.guard import Guard, needs
 from engine.permissions import Permission
 from engine.records import Caller
-from engine.service.context import Context
-from engine.service.guard import Guard, needs
 from engine.store.audit import Event
 
 

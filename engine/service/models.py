@@ -23,14 +23,14 @@ from engine.detection import (
 )
 from engine.errors import DetectorError, EngineError, InputError
 from engine.formats import images
+from engine.operations.context import Context
+from engine.operations.examination import Examiner
+from engine.operations.guard import Guard, log, needs
+from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission
 from engine.records import Caller, Detection, Image, ImageState
 from engine.seal import pipeline
 from engine.seal.pipeline import detection_from_json
-from engine.service.context import Context
-from engine.service.examination import Examiner
-from engine.service.guard import Guard, log, needs
-from engine.service.stored_images import StoredImages
 from engine.store.audit import Event
 
 #: Fewest patients that a row of the drift table stands for.

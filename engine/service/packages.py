@@ -6,13 +6,13 @@ import hashlib
 from typing import Any
 
 from engine.errors import EngineError, InputError, SealBroken
+from engine.operations.context import Context
+from engine.operations.guard import Guard, needs
+from engine.operations.restorations import MEDIA_TYPES, Restorations
+from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission
 from engine.records import Caller, File
 from engine.seal import package
-from engine.service.context import Context
-from engine.service.guard import Guard, needs
-from engine.service.restorations import MEDIA_TYPES, Restorations
-from engine.service.stored_images import StoredImages
 from engine.store.audit import Event
 from engine.store.catalog import ImageRow
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from engine.errors import InputError, NotFound
+from engine.operations.context import Context
+from engine.operations.erasures import Erasures
+from engine.operations.guard import Guard, needs
 from engine.permissions import Permission, allowed
 from engine.records import Caller, Note, Patient
-from engine.service.context import Context
-from engine.service.erasures import Erasures
-from engine.service.guard import Guard, needs
 from engine.store.audit import Event
 
 

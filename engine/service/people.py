@@ -5,11 +5,11 @@ from __future__ import annotations
 import hmac
 
 from engine.errors import InputError, PermissionDenied, TooManyRequests
+from engine.operations.context import Context
+from engine.operations.guard import Guard, needs
 from engine.people.accounts import folded
 from engine.permissions import Permission, Role
 from engine.records import Account, AccountRequest, Caller, OpenSession
-from engine.service.context import Context
-from engine.service.guard import Guard, needs
 from engine.service.sessions import NOBODY, nobody
 from engine.store.audit import Event
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.detection import Profile, ProfileEntry
+from engine.operations.context import Context
+from engine.operations.examination import Examiner
+from engine.operations.guard import Guard, needs
 from engine.permissions import Permission
 from engine.records import Caller
-from engine.service.context import Context
-from engine.service.examination import Examiner
-from engine.service.guard import Guard, needs
 
 
 class SpecialtyProfiles:

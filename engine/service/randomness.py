@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from engine import metrics
 from engine.errors import NotFound
 from engine.metrics import SMALLEST_GROUP
+from engine.operations.context import Context
+from engine.operations.guard import Guard, needs
+from engine.operations.measured_numbers import MeasuredNumbers
 from engine.permissions import Permission
 from engine.records import Caller
-from engine.service.context import Context
-from engine.service.guard import Guard, needs
-from engine.service.measured_numbers import MeasuredNumbers
 from engine.store.audit import Event
 from engine.vault import RegionIdentity, encrypt, without_header
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 
 from engine.errors import InputError
+from engine.operations.context import Context
+from engine.operations.guard import Guard, needs
 from engine.permissions import Permission
 from engine.records import Caller
-from engine.service.context import Context
-from engine.service.guard import Guard, needs
 from engine.settings import PREFIX, Settings
 from engine.store.runtime_settings import CHANGEABLE
 

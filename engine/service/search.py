@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from engine.errors import PermissionDenied
+from engine.operations.context import Context
+from engine.operations.guard import Guard, needs
 from engine.permissions import Permission, allowed
 from engine.records import Caller, ImageRecord, ImageState
-from engine.service.context import Context
-from engine.service.guard import Guard, needs
 from engine.store.audit import Event
 from engine.store.catalog import Filters
 

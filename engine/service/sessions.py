@@ -15,12 +15,12 @@ from engine.errors import (
     NotSignedIn,
     PermissionDenied,
 )
+from engine.operations.context import Context
+from engine.operations.guard import Guard, needs
 from engine.people.accounts import folded
 from engine.people.tokens import TokenPair
 from engine.permissions import Permission, Role, allowed
 from engine.records import Account, Caller, OpenSession, Session
-from engine.service.context import Context
-from engine.service.guard import Guard, needs
 from engine.store.audit import Event
 
 #: Who acts before anybody is known; the role is that which may least.

@@ -9,11 +9,11 @@ from datetime import datetime
 import pandas as pd
 
 from engine.errors import InputError
+from engine.operations.context import Context
+from engine.operations.guard import Guard, needs
+from engine.operations.measured_numbers import MeasuredNumbers, Statistics
 from engine.permissions import Permission
 from engine.records import Caller, File
-from engine.service.context import Context
-from engine.service.guard import Guard, needs
-from engine.service.measured_numbers import MeasuredNumbers, Statistics
 from engine.store.audit import Event
 
 

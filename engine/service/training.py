@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.errors import EngineError
+from engine.operations.context import Context
+from engine.operations.guard import Guard, needs
 from engine.permissions import Permission
 from engine.records import Caller
-from engine.service.context import Context
-from engine.service.guard import Guard, needs
 from engine.store.audit import Event
 from engine.store.training_cases import SUFFIX, TrainingCase, export_key
 from engine.vault import key_id_of

@@ -11,15 +11,15 @@ from datetime import datetime, timedelta
 
 from engine.errors import EngineError, RosterBroken
 from engine.host import sweep_unfinished
+from engine.operations.checkpoints import Checkpoints
+from engine.operations.context import Context
+from engine.operations.erasures import Erasures
+from engine.operations.guard import log
+from engine.operations.intake import Intake
+from engine.operations.scrub import Scrub
 from engine.permissions import Role
 from engine.records import Caller
 from engine.service.backups import CLOCK_SLACK, Backups
-from engine.service.checkpoints import Checkpoints
-from engine.service.context import Context
-from engine.service.erasures import Erasures
-from engine.service.guard import log
-from engine.service.intake import Intake
-from engine.service.scrub import Scrub
 from engine.service.training import Training
 from engine.store.audit import Event
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from engine.errors import InputError, NotFound
 from engine.formats import images
+from engine.operations.context import Context
+from engine.operations.guard import Guard, needs
+from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission, allowed
 from engine.records import Caller, Detection, ImageRecord, ImageState
 from engine.seal import pipeline
-from engine.service.context import Context
-from engine.service.guard import Guard, needs
-from engine.service.stored_images import StoredImages
 from engine.store.audit import Event
 from engine.store.catalog import ImageRow
 from engine.vault import seal_field

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from engine.errors import EngineError, SettingsError, WorkerLost
-from engine.service.worker_watchdog import FOLDER
+from engine.operations.worker_watchdog import FOLDER
 from engine.settings import Settings
 
 T = TypeVar("T")

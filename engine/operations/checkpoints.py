@@ -10,8 +10,8 @@ from pathlib import Path
 
 from engine.errors import SettingsError, StorageError
 from engine.host import write_durably
+from engine.operations.context import Context
 from engine.records import Caller
-from engine.service.context import Context
 from engine.store.audit import Event
 
 NAME = "audit-%Y%m%dT%H%M%S%f.json"

@@ -9,10 +9,10 @@ from typing import Any, Protocol, TypeVar
 
 from engine.errors import EngineError, NotFound
 from engine.formats import images
+from engine.operations.context import Context
 from engine.records import Image, ImageRecord, ImageState, SealedRegion
 from engine.seal import pipeline
 from engine.seal.pipeline import Subject
-from engine.service.context import Context
 from engine.store.catalog import ImageRow
 from engine.store.database import Cursor
 from engine.vault import derive, open_field, seal_field

@@ -12,11 +12,11 @@ from typing import Any
 from engine.detection import UNKNOWN, Judgement, Known, Profile, merge
 from engine.errors import DetectorError, InputError
 from engine.formats import images
+from engine.operations.context import WorkerContext
+from engine.operations.guard import log
 from engine.records import Detection, Image, ImageState, Region, TextVerdict
 from engine.seal import pipeline
 from engine.seal.pipeline import Stopwatch, detection_from_json, detection_to_json
-from engine.service.context import WorkerContext
-from engine.service.guard import log
 from engine.vault import pad_length
 
 Progress = Callable[[str, float], None]

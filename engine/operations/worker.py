@@ -18,10 +18,8 @@ from typing import Any
 from engine.detection import Detector, Guest, Luggage, Profile, guest_sandbox
 from engine.errors import EngineError, ReviewNeeded
 from engine.host import Host
-from engine.records import Detection, ImageState
-from engine.seal.pipeline import Stopwatch, Subject, detection_to_json
-from engine.service.context import WorkerContext
-from engine.service.examination import (
+from engine.operations.context import WorkerContext
+from engine.operations.examination import (
     HARMLESS,
     Examined,
     Examiner,
@@ -29,9 +27,11 @@ from engine.service.examination import (
     suggestion,
     with_verdicts,
 )
-from engine.service.guard import log
-from engine.service.live_settings import LiveSettings
-from engine.service.preparation import Decision, OpenedDraft, Prepared, Preparer, SentBack
+from engine.operations.guard import log
+from engine.operations.live_settings import LiveSettings
+from engine.operations.preparation import Decision, OpenedDraft, Prepared, Preparer, SentBack
+from engine.records import Detection, ImageState
+from engine.seal.pipeline import Stopwatch, Subject, detection_to_json
 from engine.settings import Settings
 from engine.store.catalog import DraftRow
 from engine.vault import open_field

@@ -6,9 +6,9 @@ import threading
 from collections import OrderedDict
 
 from engine.formats import images
+from engine.operations.context import Context
+from engine.operations.stored_images import StoredImages
 from engine.records import Image
-from engine.service.context import Context
-from engine.service.stored_images import StoredImages
 from engine.store.open_images import size_bytes
 
 #: Memory set aside; the least recently decoded image goes first.

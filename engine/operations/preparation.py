@@ -14,12 +14,12 @@ from engine import metrics
 from engine.detection import Profile
 from engine.errors import DetectorError, InputError, ReviewNeeded
 from engine.formats import images
+from engine.operations.context import WorkerContext
+from engine.operations.examination import HARMLESS, Examiner, Progress
+from engine.operations.guard import log
 from engine.records import Detection, Image, SealedRegion, TextVerdict
 from engine.seal import pipeline
 from engine.seal.pipeline import Sealed, Stopwatch, Subject, detection_from_json, detection_to_json
-from engine.service.context import WorkerContext
-from engine.service.examination import HARMLESS, Examiner, Progress
-from engine.service.guard import log
 from engine.store.audit import Event
 from engine.store.catalog import DraftRow
 from engine.vault import seal_field

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Sequence
 
 from engine.errors import EngineError, InputError, NotFound
+from engine.operations.context import Context
+from engine.operations.guard import log
+from engine.operations.stored_images import OPEN_STATES
 from engine.permissions import Role
 from engine.records import Caller
-from engine.service.context import Context
-from engine.service.guard import log
-from engine.service.stored_images import OPEN_STATES
 from engine.store.audit import Event
 from engine.store.database import Cursor
 

@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 
 from engine.metrics import Throughput, kind_of_image, published, throughput
+from engine.operations.context import Context
+from engine.operations.guard import Guard
+from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission, allowed
 from engine.records import Caller, ImageState, SealedRegion
-from engine.service.context import Context
-from engine.service.guard import Guard
-from engine.service.stored_images import StoredImages
 from engine.store.catalog import ImageRow
 
 #: What changes the numbers of released images; each is one row in the log.

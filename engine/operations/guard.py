@@ -20,11 +20,11 @@ from engine.errors import (
     SecondFactorNeeded,
     StepUpNeeded,
 )
+from engine.operations import prometheus
+from engine.operations.context import Context
 from engine.people import care
 from engine.permissions import Permission, Role, allowed
 from engine.records import Caller
-from engine.service import prometheus
-from engine.service.context import Context
 from engine.store.audit import Event
 
 log = logging.getLogger("medsec")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from engine.detection import Detector, Guests, Profiles
 from engine.errors import SettingsError
 from engine.host import Host
+from engine.operations.access_watch import AccessWatch
+from engine.operations.live_settings import LiveSettings
 from engine.people.accounts import Accounts
 from engine.people.care import Access
 from engine.people.identities import Identities
@@ -15,8 +17,6 @@ from engine.people.registrations import Registrations
 from engine.people.second_factor import Challenges, SecondFactors
 from engine.people.sessions import Sessions
 from engine.people.tokens import Tokens
-from engine.service.access_watch import AccessWatch
-from engine.service.live_settings import LiveSettings
 from engine.store.audit import AuditLog
 from engine.store.audited_rows import SealedRows
 from engine.store.backup import Backups

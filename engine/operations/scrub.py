@@ -6,11 +6,11 @@ import threading
 from typing import Any
 
 from engine.errors import EngineError, NotFound
+from engine.operations.context import Context
+from engine.operations.guard import log
+from engine.operations.stored_images import StoredImages
 from engine.permissions import Role
 from engine.records import Caller
-from engine.service.context import Context
-from engine.service.guard import log
-from engine.service.stored_images import StoredImages
 from engine.store.audit import Event
 
 _SYSTEM = Caller("system", Role.OPERATOR, "", "upkeep")

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.errors import RosterBroken
+from engine.operations.live_settings import LiveSettings
 from engine.people.access_integrity import CHANGES, Roster
 from engine.people.care import Access, bound
 from engine.records import Caller
-from engine.service.live_settings import LiveSettings
 from engine.store.audit import AuditLog, Event
 from engine.store.database import Cursor, Database
 

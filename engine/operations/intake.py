@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engine.errors import DuplicateImage, ReviewNeeded
+from engine.operations.context import Context
+from engine.operations.examination import Examined
+from engine.operations.preparation import Prepared
+from engine.operations.stored_images import StoredImages
 from engine.records import Caller, ImageState, Patient
 from engine.seal.pipeline import Stopwatch, Subject
-from engine.service.context import Context
-from engine.service.examination import Examined
-from engine.service.preparation import Prepared
-from engine.service.stored_images import StoredImages
 from engine.store.audit import Event
 from engine.store.catalog import ImageRow
 from engine.store.database import Cursor

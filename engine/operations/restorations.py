@@ -10,12 +10,12 @@ from typing import Any
 
 from engine.errors import InputError, NotFound, PermissionDenied
 from engine.formats import images
+from engine.operations.context import Context
+from engine.operations.guard import Guard
+from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission, allowed
 from engine.records import Assessment, Caller, File, Image, ImageRecord, ImageState, SealedRegion
 from engine.seal.pipeline import assessment_from_json
-from engine.service.context import Context
-from engine.service.guard import Guard
-from engine.service.stored_images import StoredImages
 from engine.store.audit import Event
 from engine.store.catalog import ImageRow
 
