@@ -13,6 +13,7 @@ from engine.drift import Drift
 from engine.guests import GuestRecord
 from engine.host import Host, write_durably
 from engine.images import carried, carry
+from engine.installation import version
 from engine.keys import recover as recover_key_file
 from engine.networks import ModelInfo
 from engine.numbers import MEDIA_TYPE as METRICS_MEDIA_TYPE
@@ -120,5 +121,6 @@ __all__ = [
     "open_case",
     "recover_key_file",
     "server_certificate",
+    "version",
     "write_durably",
 ]

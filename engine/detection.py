@@ -21,11 +21,12 @@ from engine.box_metrics import coverage
 from engine.errors import DetectorError, SettingsError
 from engine.film import Tracks, Watch, hull
 from engine.identifying import Judge, Judgement, Known
+from engine.installation import MODEL
 from engine.networks import Arbiter, Finding, ModelInfo, Network, Rescaled
 from engine.records import Detection, Region
 from engine.settings import Settings
 
-PROFILES = Path(__file__).parent.parent / "model" / "profiles"
+PROFILES = MODEL / "profiles"
 
 STAGE = "looking for text, codes and faces"
 #: Networks whose text is weighed by the one that reads, where a profile names both.
@@ -302,8 +303,12 @@ class Detector:
         """Read the profiles. Weights are read when a network is first needed.
 
         Raises:
-            SettingsError: A profile is not valid, or the settings name one that is not there.
+            SettingsError: A profile is not valid, the settings name one that is not there, or
+                they ask for a GPU without the packages for it.
         """
+        from engine.yolo import refuse_missing_gpu_packages
+
+        refuse_missing_gpu_packages(settings)
         profiles = load_profiles(profiles_folder or PROFILES, settings)
         if settings.profile not in profiles:
             raise SettingsError(

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 
 #: From the ground up. A room imports rooms of its own floor or below, and nothing in a circle.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "permissions", "settings", "host", "records", "tracing", "numbers"),
+    ("errors", "permissions", "settings", "host", "records", "tracing", "numbers",
+     "installation"),
     ("vault", "rootkeys", "shares", "keys", "exchange", "certificate", "turns", "database",
      "bearers", "aggregates", "box_metrics", "disclosure", "randomness_tests",
      "similarity", "metrics", "pooling", "formats", "networks", "lines", "text",

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from engine import images, pipeline
@@ -16,6 +15,7 @@ from engine.audit import Event
 from engine.detection import Profile, merge
 from engine.drift import Drift, Month, compared
 from engine.errors import DetectorError, EngineError, InputError
+from engine.installation import MODEL
 from engine.networks import ModelInfo
 from engine.permissions import Permission
 from engine.pipeline import detection_from_json
@@ -27,7 +27,7 @@ from engine.shadow import Comparison, Side
 #: Fewest patients that a row of the drift table stands for.
 SMALLEST_GROUP = 5
 MOST_COMPARED = 200
-EVALUATIONS = Path(__file__).parent.parent.parent / "model" / "evaluations"
+EVALUATIONS = MODEL / "evaluations"
 EVALUATION_BYTES = 100_000
 _CORRECTIONS = {"box.add": "added", "box.remove": "removed", "box.change": "changed"}
 
