@@ -10,6 +10,7 @@
     verify, rotate, backup, recover-data      the data folder's upkeep; accept-roster
     shares, drill, recover-key                the root key on paper
     training-export, training-open            missed cases, for a machine that trains
+    serve                                     the pages, as make run
 
 Exit status: 0 all done, 1 some failed or need a person, 2 wrong usage or refused to start.
 """
@@ -31,6 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+import serve
 from engine import (
     CSV_HEAD,
     FEW_FILES,
@@ -45,6 +47,7 @@ from engine import (
     errors,
     open_case,
     recover_key_file,
+    version,
     write_durably,
 )
 
@@ -71,8 +74,15 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--key", type=Path, help="root key file, made on first use (default: ~/.config/medsec)"
     )
-    parser = argparse.ArgumentParser(prog="cli.py", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog=Path(sys.argv[0]).name, description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--version", action="version", version=f"MedSec {version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    server = commands.add_parser("serve", help="start the server with the pages")
+    serve.add_options(server)
+    server.set_defaults(command=serve.start)
 
     seal = commands.add_parser("seal", parents=[common], help="seal files")
     seal.add_argument("files", nargs="+", type=Path, metavar="FILE", help="image, or a folder")

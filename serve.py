@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from engine import Engine, Host, Settings, errors, server_certificate
 
@@ -19,12 +20,21 @@ DEMO = {"MEDSEC_DEMO": "1", "MEDSEC_DATA": "demo-data", "MEDSEC_KEY_FILE": "demo
 
 
 def main() -> None:
-    """Check the settings, fill the demo if asked, and become the server."""
+    """Start the server with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
+    add_options(parser)
+    start(parser.parse_args())
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the server, here and for ``medsec serve``."""
     parser.add_argument("--demo", action="store_true", help="invented patients, own data folder")
     parser.add_argument("--tls", action="store_true", help="https, as MEDSEC_TLS=1")
     parser.add_argument("--reset", action="store_true", help="with --demo: begin it anew")
-    arguments = parser.parse_args()
+
+
+def start(arguments: argparse.Namespace) -> NoReturn:
+    """Check the settings, fill the demo if asked, and become the server."""
     if arguments.demo:
         # Never on another folder: the demo's password is known to everybody.
         os.environ.update(DEMO)

@@ -263,7 +263,7 @@ def refuse_missing_gpu_packages(settings: Settings) -> None:
     if settings.device == "cuda" and not _gpu_packages():
         raise SettingsError(
             "MEDSEC_DEVICE is cuda, but PyTorch and ultralytics are not installed: start with"
-            " make run GPU=1, or install requirements-gpu.txt."
+            " make run GPU=1, or install medsec[gpu]."
         )
 
 
