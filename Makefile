@@ -2,11 +2,15 @@
 # make run DEMO=1   the same on a folder of its own, with accounts and sample images
 # make run TLS=1    the same over https, with a certificate made on first use
 # make run DEMO=1 RESET=1   the same, begun anew
+# make run GPU=1    with PyTorch, as is the default where nvidia-smi finds a GPU; GPU=0 without
 # make test         lint, types, architecture and tests
+#
+# Each installs what it needs into .venv and no more; requirements.txt says what that is.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+GPU ?= $(shell nvidia-smi --list-gpus 2>/dev/null | grep -q GPU && echo 1)
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export YOLO_OFFLINE := true
 export YOLO_AUTOINSTALL := false
 export YOLO_CONFIG_DIR := $(CURDIR)/runs/ultralytics
@@ -14,40 +18,62 @@ export PYTHONUNBUFFERED := 1
 
 .PHONY: run test check format bench train soak clean
 
-run: $(STAMP)
+run: $(VENV)/.run $(if $(filter-out 0,$(GPU)),$(VENV)/.gpu)
 	$(BIN)/python serve.py $(if $(DEMO),--demo) $(if $(RESET),--reset) $(if $(TLS),--tls)
 
 test: check
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
 
-check: $(STAMP)
+check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(STAMP)
+format: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)
+bench: $(VENV)/.test
 	for b in $(filter-out crash crash_server load many presidio_peer scripted,$(basename $(notdir $(wildcard benchmarks/*.py)))); \
 		do nice $(BIN)/python -m benchmarks.$$b || exit 1; done
 
-train: $(STAMP)
+train: $(VENV)/.train
 	$(BIN)/python -m model.train
 
-soak: $(STAMP)
+soak: $(VENV)/.test
 	$(BIN)/python -m pytest
 	$(BIN)/python -m benchmarks.crash --kills 110
 	$(BIN)/python -m benchmarks.crash_server --kills 25
 	$(BIN)/python -m benchmarks.load --minutes 10
 	$(BIN)/python -m benchmarks.many
 
-$(STAMP): requirements.txt requirements-dev.txt constraints.txt
+$(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "MedSec needs Python 3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --requirement requirements-dev.txt --constraint constraints.txt
 	touch $@
 
+# ultralytics brings the other build of the same OpenCV, which needs libGL; the headless one
+# is put back, so that everybody runs and tests the build that the server runs.
+HEADLESS = $(PIP) --constraint requirements-run.txt --no-deps --force-reinstall opencv-python-headless
+
+$(VENV)/.run: requirements-run.txt constraints.txt | $(VENV)/.made
+	$(PIP) --requirement requirements-run.txt
+	touch $@
+
+$(VENV)/.gpu: requirements-gpu.txt requirements-run.txt constraints.txt | $(VENV)/.made
+	$(PIP) --requirement requirements-run.txt --requirement requirements-gpu.txt
+	$(HEADLESS)
+	touch $(VENV)/.run $@
+
+$(VENV)/.train: requirements-train.txt requirements-gpu.txt requirements-run.txt constraints.txt | $(VENV)/.made
+	$(PIP) $(foreach part,run gpu train,--requirement requirements-$(part).txt)
+	$(HEADLESS)
+	touch $(VENV)/.run $(VENV)/.gpu $@
+
+$(VENV)/.test: requirements.txt $(wildcard requirements-*.txt) constraints.txt | $(VENV)/.made
+	$(PIP) --requirement requirements.txt
+	$(HEADLESS)
+	touch $(VENV)/.run $(VENV)/.gpu $(VENV)/.train $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs build *.egg-info

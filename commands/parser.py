@@ -20,6 +20,7 @@ from commands import (
     verify,
 )
 from commands.options import Commands
+from engine import version
 
 DESCRIPTION = (
     "MedSec without a browser, for the operator of one machine. Every action is in the audit log."
@@ -43,6 +44,7 @@ def subcommands() -> dict[str, argparse.ArgumentParser]:
 
 def _built() -> tuple[argparse.ArgumentParser, Commands]:
     whole = argparse.ArgumentParser(description=DESCRIPTION)
+    whole.add_argument("--version", action="version", version=f"MedSec {version()}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
     for module in MODULES:
         module.add_to(commands)

@@ -14,7 +14,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pydicom
-import skimage.data
 from PIL import Image as Picture
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
@@ -66,11 +65,11 @@ def files() -> Iterator[DemoFile]:
     eye = _read("ultrasound.png")
     yield DemoFile("eye_ultrasound.png", _png(_labelled(eye, giulia, "OCULAR")), giulia)
     yield DemoFile("ecg.jpg", _jpeg(_labelled(_read("ecg.jpg"), odin, "ECG 12", ink=0)), odin)
-    face = skimage.data.astronaut()
+    face = _read("astronaut.png")
     yield DemoFile("clinical_photo.jpg", _jpeg(face), giulia)
-    retina = cv2.resize(skimage.data.retina(), (900, 900), interpolation=cv2.INTER_AREA)
+    retina = cv2.resize(_read("retina.jpg"), (900, 900), interpolation=cv2.INTER_AREA)
     yield DemoFile("fundus.png", _png(_labelled(retina, aisha, "FUNDUS OD")), aisha)
-    tissue = cv2.resize(skimage.data.immunohistochemistry(), (1024, 1024))
+    tissue = cv2.resize(_read("ihc.png"), (1024, 1024))
     yield DemoFile("histology.jpg", _jpeg(_labelled(tissue, jan, "IHC x20", ink=10)), jan)
     yield DemoFile("thorax_16bit.png", _png16(_labelled(chest, jan, "THORAX")), jan)
 

@@ -9,6 +9,7 @@ import engine.errors as errors
 from engine.detection import Comparison, Drift, GuestRecord, ModelInfo, Profile, ProfileEntry
 from engine.formats.images import carried, carry
 from engine.host import Host, write_durably
+from engine.installation import version
 from engine.operations.batch_report import CSV_HEAD, BatchItem, Progress
 from engine.operations.examination import REASONS, Suggestion
 from engine.operations.file_detection import Finder
@@ -120,5 +121,6 @@ __all__ = [
     "open_case",
     "recover_key_file",
     "server_certificate",
+    "version",
     "write_durably",
 ]

@@ -340,15 +340,8 @@ def recalibrate(model: DetectionModel, crops: Crops, count: int = 48) -> None:
 
 
 def nudenet_weights() -> Path:
-    """The ONNX in the wheel ``nudenet`` (a YOLOv8n; its licence file says AGPL-3.0)."""
-    import importlib.util
-
-    spec = importlib.util.find_spec("nudenet")
-    if spec is None or spec.origin is None:
-        raise SystemExit(
-            "The package nudenet is not installed; use --warm with another YOLOv8n, or --cold."
-        )
-    return Path(spec.origin).with_name("320n.onnx")
+    """NudeNet's ONNX, a YOLOv8n under AGPL-3.0; see model/vendor/README.md."""
+    return Path(__file__).resolve().parent / "vendor" / "nudenet-320n.onnx"
 
 
 def _stay_offline() -> None:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 #: From the ground up. A package imports packages of its own layer or below.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "permissions", "settings", "records", "geometry", "host", "tracing"),
+    ("errors", "permissions", "settings", "records", "geometry", "host", "tracing", "installation"),
     ("crypto", "formats", "measure"),
     ("detect", "seal", "store"),
     ("people",),
@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 #: Packages that others import through one module only: the names that the user fixed.
 FRONT_DOORS = {"vault": "crypto", "metrics": "measure", "detection": "detect"}
 #: What people and systems call; it imports the root of the engine and nothing deeper.
-CALLERS = ("Home.py", "api", "cli.py", "commands", "serve.py", "pages", "ui", "demo")
+CALLERS = ("Home.py", "api", "cli.py", "commands", "serve.py", "launch.py", "pages", "ui", "demo")
 #: The only places where an outside library may be imported.
 PLACES: dict[str, tuple[str, ...]] = {
     "streamlit": ("Home.py", "pages/", "ui/"),

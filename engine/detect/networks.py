@@ -7,7 +7,6 @@ Nothing here imports a runtime before a network is opened, so the engine starts 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 import threading
 from collections.abc import Sequence
@@ -91,21 +90,6 @@ class Rescaled(Protocol):
     def rescaled(self) -> Network:
         """The same weights at other sizes: what was lost at one may be seen at another."""
         ...
-
-
-def packaged(package: str, *parts: str) -> Path:
-    """A file inside an installed package, without importing the package.
-
-    Raises:
-        DetectorError: The package is not installed.
-    """
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise DetectorError(
-            f"The package {package}, which carries a network, is not installed: run make install.",
-            package=package,
-        )
-    return Path(spec.origin).parent.joinpath(*parts)
 
 
 def version(package: str) -> str:

@@ -1,4 +1,4 @@
-"""Text by PP-OCR (Apache-2.0), which ``rapidocr`` carries: one network finds, one reads.
+"""Text by PP-OCR (Apache-2.0): one network finds, one reads.
 
 Finds lines of text of any script, turned or upright. Reading only decides how far a finding
 is believed; what a line says is dropped at once and never leaves this module.
@@ -13,21 +13,16 @@ from copy import copy
 import cv2
 import numpy as np
 
-from engine.detect.networks import (
-    CpuModel,
-    Finding,
-    ModelInfo,
-    batch,
-    packaged,
-    read_weights,
-    resized,
-)
-from engine.detect.networks import version as version_of
+from engine.detect.networks import CpuModel, Finding, ModelInfo, batch, read_weights, resized
 from engine.detect.text_lines import Line, joined, shared_px, support, table, united
+from engine.installation import VENDOR
 from engine.settings import Settings
 
+FINDER = VENDOR / "PP-OCRv6_det_small.onnx"
 FINDER_SHA256 = "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f"
+READER = VENDOR / "PP-OCRv6_rec_small.onnx"
 READER_SHA256 = "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884"
+VERSION = "3.10.0"  # of RapidOCR, which converted both
 
 PIXEL_FLOOR = 0.2
 UNCLIP = 1.6
@@ -72,9 +67,7 @@ class TextFinder:
     """
 
     def __init__(self, settings: Settings) -> None:
-        weights = read_weights(
-            packaged("rapidocr", "models", "PP-OCRv6_det_small.onnx"), FINDER_SHA256
-        )
+        weights = read_weights(FINDER, FINDER_SHA256)
         self._model = CpuModel(weights, settings.threads)
 
     def find(self, picture: np.ndarray, side: int) -> list[Line]:
@@ -147,9 +140,7 @@ class TextReader:
     WIDEST_PX = 1920
 
     def __init__(self, settings: Settings) -> None:
-        weights = read_weights(
-            packaged("rapidocr", "models", "PP-OCRv6_rec_small.onnx"), READER_SHA256
-        )
+        weights = read_weights(READER, READER_SHA256)
         self._model = CpuModel(weights, settings.threads)
         # Index 0 is "no letter"; the blank comes after the alphabet.
         self._letters = ["", *self._model.metadata["character"].splitlines(), " "]
@@ -201,11 +192,11 @@ class TextNetwork:
         self._sides = sides
         self.info = ModelInfo(
             name="PP-OCRv6 small, detection and recognition",
-            version=version_of("rapidocr"),
+            version=VERSION,
             sha256=FINDER_SHA256,
             licence="Apache-2.0",
             classes=("text",),
-            source="PaddlePaddle/PaddleOCR, from the package rapidocr",
+            source="PaddlePaddle/PaddleOCR, converted by RapidAI/RapidOCR",
         )
 
     def rescaled(self) -> TextNetwork:

@@ -7,7 +7,9 @@ is a program: it is loaded only after its SHA-256 was found equal to the recorde
 from __future__ import annotations
 
 import ast
+import importlib.util
 import io
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from engine.detect.networks import CpuModel, Finding, ModelInfo, packaged, read_weights, resized
-from engine.detect.networks import version as version_of
-from engine.errors import DetectorError
+from engine.detect.networks import CpuModel, Finding, ModelInfo, read_weights, resized
+from engine.errors import DetectorError, SettingsError
+from engine.installation import MODEL, VENDOR
 from engine.settings import Settings
 
-WEIGHTS = Path(__file__).parents[2] / "model"
+WEIGHTS = MODEL
 CHECKSUMS = "SHA256SUMS"  # lines of "digest  file name", as sha256sum writes them
 #: Longer side at which our network knows each class; see model/CARD.md. At other sizes it has
 #: seen none: a thorax is not found at 640 px, a line of text not at 320.
@@ -30,7 +32,9 @@ TEXT_SIDES_AGAIN_PX = (960,)  # for the second look
 SAME_IOU = 0.6  # boxes of one look that overlap more are the same thing
 GREY = 114  # what the training fills borders with
 
+NUDENET = VENDOR / "nudenet-320n.onnx"
 NUDENET_SHA256 = "c15d8273adad2d0a92f014cc69ab2d6c311a06777a55545f2c4eb46f51911f0f"
+NUDENET_VERSION = "3.4.2"
 NUDENET_SIDE_PX = 320
 NUDENET_LABELS = {
     "FACE_FEMALE": "face",
@@ -151,6 +155,7 @@ def open_own(
 
     Raises:
         DetectorError: Not there, not recorded or altered.
+        SettingsError: A GPU is asked for, and what runs on one is not installed.
     """
     recorded = _checksums(folder / CHECKSUMS)
     name = "best.pt" if _on_gpu(settings) else "best.onnx"
@@ -189,9 +194,9 @@ def open_nudenet(settings: Settings) -> YoloNetwork:
     has validated it on clinical ones.
 
     Raises:
-        DetectorError: Not installed or altered.
+        DetectorError: Missing or altered.
     """
-    weights = read_weights(packaged("nudenet", "320n.onnx"), NUDENET_SHA256)
+    weights = read_weights(NUDENET, NUDENET_SHA256)
     cpu = CpuModel(weights, settings.threads)
     names, _ = _described(cpu.metadata)
     return YoloNetwork(
@@ -200,11 +205,11 @@ def open_nudenet(settings: Settings) -> YoloNetwork:
         (NUDENET_SIDE_PX,),
         ModelInfo(
             name="NudeNet 320n",
-            version=version_of("nudenet"),
+            version=NUDENET_VERSION,
             sha256=NUDENET_SHA256,
             licence="AGPL-3.0 (its licence file; its package says MIT)",
             classes=("face", "intimate"),
-            source="notAI-tech/NudeNet, from the package nudenet; not clinically validated",
+            source="notAI-tech/NudeNet; not clinically validated",
         ),
     )
 
@@ -218,6 +223,9 @@ class TorchModel:
     """
 
     def __init__(self, weights: bytes, device: str) -> None:
+        # Unpickling imports ultralytics, which otherwise looks for its makers' server.
+        os.environ.setdefault("YOLO_OFFLINE", "true")
+        os.environ.setdefault("YOLO_AUTOINSTALL", "false")
         import torch
 
         try:
@@ -246,9 +254,32 @@ class TorchModel:
         return values
 
 
+def refuse_missing_gpu_packages(settings: Settings) -> None:
+    """Compare the settings with what is installed; imports nothing.
+
+    Raises:
+        SettingsError: A GPU is asked for, and what runs a network on one is not installed.
+    """
+    if settings.device == "cuda" and not _gpu_packages():
+        raise SettingsError(
+            "MEDSEC_DEVICE is cuda, but PyTorch and ultralytics are not installed: start with"
+            " make run GPU=1, or install medsec[gpu]."
+        )
+
+
+def _gpu_packages() -> bool:
+    return all(importlib.util.find_spec(package) for package in ("torch", "ultralytics"))
+
+
 def _on_gpu(settings: Settings) -> bool:
-    """The one switch between PyTorch on CUDA and OpenVINO on the CPU."""
-    if settings.device == "cpu":
+    """The one switch between PyTorch on CUDA and OpenVINO on the CPU.
+
+    Raises:
+        SettingsError: See :func:`refuse_missing_gpu_packages`.
+        DetectorError: The settings ask for a GPU, and there is none that PyTorch can use.
+    """
+    refuse_missing_gpu_packages(settings)
+    if settings.device == "cpu" or not _gpu_packages():
         return False
     import torch
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from engine.errors import EngineError, SettingsError, WorkerLost
+from engine.installation import ROOT
 from engine.operations.worker_watchdog import FOLDER
 from engine.settings import Settings
 
@@ -46,7 +47,6 @@ _QUIET = {
     # Pages about tasks and workers, which Dask serves in clear and to anybody.
     "distributed.scheduler.http.routes": [],
 }
-_ROOT = Path(__file__).parents[2]
 _GONE = (
     "The workers for batches are gone: look whether there is memory enough for them, and send the"
     " rest again."
@@ -257,7 +257,7 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any, _Here
         "PATH": os.defpath,
         "HOME": folder,
         "TMPDIR": folder,
-        "PYTHONPATH": str(_ROOT),
+        "PYTHONPATH": str(ROOT),
         "YOLO_OFFLINE": "true",
         "YOLO_AUTOINSTALL": "false",
         "YOLO_CONFIG_DIR": folder,

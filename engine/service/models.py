@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from engine.detection import (
@@ -23,6 +22,7 @@ from engine.detection import (
 )
 from engine.errors import DetectorError, EngineError, InputError
 from engine.formats import images
+from engine.installation import MODEL
 from engine.operations.context import Context
 from engine.operations.examination import Examiner
 from engine.operations.guard import Guard, log, needs
@@ -38,11 +38,7 @@ SMALLEST_GROUP = 5
 
 
 MOST_COMPARED = 200
-
-
-EVALUATIONS = Path(__file__).parents[2] / "model" / "evaluations"
-
-
+EVALUATIONS = MODEL / "evaluations"
 EVALUATION_BYTES = 100_000
 
 
