@@ -25,7 +25,7 @@ from engine.records import (
     TextVerdict,
 )
 from engine.seal import pipeline
-from engine.seal.pipeline import Stopwatch, detection_from_json, detection_to_json
+from engine.seal.pipeline import Stopwatch
 from engine.service.guard import log, needs
 from engine.service.keeping import Keeping
 from engine.service.verdicts import Verdicts, verdict_facts
@@ -223,7 +223,7 @@ class Intake(Keeping, Verdicts):
         }
         facts = {
             "name": image.name,
-            "detections": [detection_to_json(d) for d in detections],
+            "detections": [d.to_json() for d in detections],
             "hints": images.patient_hints(image),
             "size_bytes": len(data),
             "still_visible": [],
@@ -520,7 +520,7 @@ class Intake(Keeping, Verdicts):
 
 def with_verdicts(facts: Mapping[str, Any]) -> tuple[Detection, ...]:
     """A draft's boxes; what was found later than at intake has not been read."""
-    boxes = [detection_from_json(d) for d in facts["detections"] + facts["still_visible"]]
+    boxes = [Detection.from_json(d) for d in facts["detections"] + facts["still_visible"]]
     verdicts = facts.get("verdicts", [])
     verdicts = verdicts + [None] * (len(boxes) - len(verdicts))
     return tuple(

@@ -17,7 +17,6 @@ from engine.formats import images
 from engine.permissions import Permission
 from engine.records import Caller, Detection, Image, ImageState
 from engine.seal import pipeline
-from engine.seal.pipeline import detection_from_json
 from engine.service.guard import log, needs
 from engine.service.sealing import Sealing
 from engine.store.audit import Event
@@ -209,7 +208,7 @@ class Observing(Sealing):
             except EngineError as err:
                 log.warning("not compared: %s", err.code)  # sealed or discarded meanwhile
                 continue
-            boxes = [detection_from_json(d) for d in facts["detections"]]
+            boxes = [Detection.from_json(d) for d in facts["detections"]]
             yield image, [d for d in boxes if d.source == "person"]
         for case in self.training.cases()[-limit:]:
             try:
@@ -218,7 +217,7 @@ class Observing(Sealing):
             except EngineError as err:
                 log.warning("not compared: %s", err.code)
                 continue
-            yield image, [detection_from_json(d) for d in opened.after]
+            yield image, [Detection.from_json(d) for d in opened.after]
 
     def _in_the_shadow(self, image: Image, profile: Profile, side: Side) -> list[Detection] | None:
         """What a profile would find; None where it fails."""

@@ -26,7 +26,7 @@ from engine.records import (
     TextVerdict,
 )
 from engine.seal import pipeline
-from engine.seal.pipeline import Sealed, Stopwatch, Subject, detection_from_json, detection_to_json
+from engine.seal.pipeline import Sealed, Stopwatch, Subject
 from engine.service.guard import log, needs
 from engine.service.intake import HARMLESS, REASONS, Intake, Progress
 from engine.store.audit import Event
@@ -115,7 +115,7 @@ class Sealing(Intake):
             return None
         context = f"image/{row['image_id']}/{row['version']}/draft"
         original = open_field(draft_key, context, self.host.read_blob(row["draft_blob"]))
-        after = [detection_to_json(r.detection) for r, _ in prepared.regions]
+        after = [r.detection.to_json() for r, _ in prepared.regions]
         return self.training.write(row, original, facts["detections"], after)
 
     def _prepare(
@@ -133,7 +133,7 @@ class Sealing(Intake):
     ) -> Prepared:
         """Everything about sealing but the rows: boxes, encryption, the second look, files."""
         watch = Stopwatch(self.host)
-        found = [detection_from_json(d) for d in facts["detections"] + facts["still_visible"]]
+        found = [Detection.from_json(d) for d in facts["detections"] + facts["still_visible"]]
         profile = self.profile(row["profile"])
         wanted = _believed(detections, found, profile, row)
         reasons = json.loads(row["reasons"])
@@ -231,7 +231,7 @@ class Sealing(Intake):
         If somebody released the image meanwhile, it is withdrawn: they did not know this.
         """
         image_id = row["image_id"]
-        facts["still_visible"] += [detection_to_json(d) for d in new]
+        facts["still_visible"] += [d.to_json() for d in new]
         reasons = sorted({*json.loads(row["reasons"]), why})
         columns: dict[str, Any] = {
             "state": str(ImageState.REVIEW),
@@ -449,7 +449,7 @@ def event(action: str, row: Row, box: Detection | None = None, outcome: str = "o
         outcome,
         patient_id=row["patient_id"],
         image_id=row["image_id"],
-        detail=None if box is None else detection_to_json(box),
+        detail=None if box is None else box.to_json(),
     )
 
 

@@ -22,7 +22,7 @@ from engine.formats.images import Limits
 from engine.host import Host
 from engine.permissions import Role
 from engine.records import Caller, Detection, Image, ImageState
-from engine.seal.pipeline import Stopwatch, Subject, detection_to_json
+from engine.seal.pipeline import Stopwatch, Subject
 from engine.service.guard import log
 from engine.service.intake import (
     HARMLESS,
@@ -220,5 +220,5 @@ def _for_review(examined: Examined, err: ReviewNeeded) -> Examined:
     columns = {
         **examined.columns, "state": str(ImageState.REVIEW), "reasons": json.dumps(reasons),
     }  # fmt: skip
-    still = [detection_to_json(d) for d in err.facts.get("found", ())]
+    still = [d.to_json() for d in err.facts.get("found", ())]
     return Examined(columns, {**examined.facts, "still_visible": still})
