@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-import numpy as np
-
 from engine import metrics
 from engine.detection import Profile
 from engine.errors import DetectorError, InputError, ReviewNeeded
@@ -433,13 +431,7 @@ def _corrections(
 
 def _covered(detection: Detection, others: Sequence[Detection]) -> bool:
     """Do others hide nearly all of a box, on every frame it is on?"""
-    box = detection.region
-    over = [
-        o.region.xyxy
-        for o in others
-        if o.region.frame <= box.frame and o.region.frame_end >= box.frame_end
-    ]
-    return bool(over) and metrics.coverage(box.xyxy, np.asarray(over)) >= COVERED
+    return detection.region.hidden_share([o.region for o in others]) >= COVERED
 
 
 def event(action: str, row: Row, box: Detection | None = None, outcome: str = "ok") -> Event:

@@ -9,6 +9,7 @@ from typing import Any
 from engine.detection import UNKNOWN, Judgement, Known
 from engine.errors import DetectorError
 from engine.formats import images
+from engine.geometry import CORNERS
 from engine.records import Detection, Image, Region, TextVerdict
 from engine.service.guard import Core, log
 
@@ -80,10 +81,10 @@ def verdict_facts(
         "sides": [
             {
                 "side": j.side,
-                "x1": d.region.x1, "y1": d.region.y1, "x2": d.region.x2, "y2": d.region.y2,
+                **dict(zip(CORNERS, d.region.xyxy, strict=True)),
                 "frame": d.region.frame,
             }
             for d, j in zip(detections, judged, strict=True)
             if j is not None and j.side
         ],
-    }  # fmt: skip
+    }
