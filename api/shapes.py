@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from engine import Detection, Format, ImageState, Region, Role, SealedRegion
+from engine import Detection, Format, ImageState, Role, SealedRegion
 
 #: The engine keeps UTC without saying so; clients are told.
 Utc = Annotated[datetime, AfterValidator(lambda at: at if at.tzinfo else at.replace(tzinfo=UTC))]
@@ -142,13 +142,12 @@ class Box(BaseModel):
     @classmethod
     def of(cls, found: Detection) -> Self:
         """From the engine's detection."""
-        return cls(**_box(found))
+        return cls(**found.to_row())
 
     def detection(self) -> Detection:
         """For the engine. Raises ValueError where it is no box."""
         end = self.frame + 1 if self.frame_end is None else self.frame_end
-        region = Region(self.x1, self.y1, self.x2, self.y2, self.frame, end)
-        return Detection(region, self.label, self.confidence, self.source)
+        return Detection.from_row({**self.model_dump(), "frame_end": end})
 
 
 class SealedBox(BaseModel):
@@ -176,23 +175,8 @@ class SealedBox(BaseModel):
             image_id=image_id,
             size_bytes=sealed.size_bytes,
             encrypt_ms=sealed.encrypt_ms,
-            **_box(sealed.detection),
+            **sealed.detection.to_row(),
         )
-
-
-def _box(found: Detection) -> dict[str, Any]:
-    region = found.region
-    return {
-        "label": found.label,
-        "confidence": found.confidence,
-        "source": found.source,
-        "x1": region.x1,
-        "y1": region.y1,
-        "x2": region.x2,
-        "y2": region.y2,
-        "frame": region.frame,
-        "frame_end": region.frame_end,
-    }
 
 
 class Note(Shape):

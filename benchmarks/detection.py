@@ -137,11 +137,11 @@ def rapidocr(threads: int, reading: bool) -> Timed:
         scores = getattr(result, "scores", None) if reading else None
         found = []
         for i, quad in enumerate(np.asarray(quads).reshape(-1, 4, 2)):
-            x1, y1 = np.maximum(np.floor(quad.min(axis=0)), 0).astype(int)
-            x2, y2 = np.ceil(quad.max(axis=0)).astype(int)
-            if x2 > x1 and y2 > y1:
+            height, width = picture.shape[:2]
+            region = Region.around([*quad.min(axis=0), *quad.max(axis=0)], width, height)
+            if region is not None:
                 sure = 1.0 if scores is None else float(scores[i])
-                found.append(Detection(Region(int(x1), int(y1), int(x2), int(y2)), "text", sure))
+                found.append(Detection(region, "text", sure))
         return found
 
     return Timed("RapidOCR, finding and reading" if reading else "RapidOCR, finding alone", look)

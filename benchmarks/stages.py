@@ -42,8 +42,8 @@ from engine import Engine, Region, Settings
 from engine.detect.networks import CpuModel
 from engine.formats import images
 from engine.formats.images import Limits
+from engine.geometry import coverage
 from engine.host import write_durably
-from engine.measure.box_metrics import coverage
 from tests import builders
 
 ROOT = Path(__file__).parent.parent

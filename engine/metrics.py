@@ -5,6 +5,7 @@ Every number that a page shows is computed behind it, by definition and unadjust
 
 from __future__ import annotations
 
+from engine.geometry import coverage, iou, union_area_px
 from engine.measure.aggregates import (
     Percentiles,
     Throughput,
@@ -19,11 +20,8 @@ from engine.measure.assessment import (
 from engine.measure.box_metrics import (
     PrecisionRecall,
     average_precision,
-    coverage,
     false_mask_area_px,
-    iou,
     precision_recall,
-    union_area_px,
 )
 from engine.measure.disclosure import (
     SMALLEST_GROUP,

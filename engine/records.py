@@ -1,117 +1,18 @@
-"""Frozen types that cross module borders. Geometry lives here and nowhere else."""
+"""Frozen types that cross module borders."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
+from engine.geometry import Region as Region  # one of them, with its arithmetic
 from engine.permissions import Role
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Region:
-    """Half-open pixel box on a half-open range of frames.
-
-    Args:
-        x1, y1: Left and top pixel, inclusive.
-        x2, y2: Right and bottom pixel, exclusive.
-        frame: First frame, inclusive, counted from 0.
-        frame_end: Last frame, exclusive; by default one frame.
-
-    Raises:
-        ValueError: Empty, inverted or negative.
-    """
-
-    x1: int
-    y1: int
-    x2: int
-    y2: int
-    frame: int = 0
-    frame_end: int = -1
-
-    def __post_init__(self) -> None:
-        if self.frame_end == -1:
-            object.__setattr__(self, "frame_end", self.frame + 1)
-        if not (0 <= self.x1 < self.x2 and 0 <= self.y1 < self.y2):
-            raise ValueError(f"not a box: {self.xyxy}")
-        if not 0 <= self.frame < self.frame_end:
-            raise ValueError(f"not a range of frames: {self.frame}..{self.frame_end}")
-
-    @property
-    def xyxy(self) -> tuple[int, int, int, int]:
-        return (self.x1, self.y1, self.x2, self.y2)
-
-    @property
-    def width(self) -> int:
-        return self.x2 - self.x1
-
-    @property
-    def height(self) -> int:
-        return self.y2 - self.y1
-
-    @property
-    def frame_count(self) -> int:
-        return self.frame_end - self.frame
-
-    @property
-    def area_px(self) -> int:
-        """Pixels on one frame."""
-        return self.width * self.height
-
-    @property
-    def slices(self) -> tuple[slice, slice, slice]:
-        """Index into an array of shape (frames, height, width, ...)."""
-        return (
-            slice(self.frame, self.frame_end),
-            slice(self.y1, self.y2),
-            slice(self.x1, self.x2),
-        )
-
-    def padded(self, fraction: float, min_px: int) -> Region:
-        """Grown on all sides by ``max(min_px, ceil(fraction * longer side))`` pixels, not clipped
-        at the right and bottom."""
-        pad = max(min_px, math.ceil(fraction * max(self.width, self.height)))
-        return replace(
-            self,
-            x1=max(0, self.x1 - pad),
-            y1=max(0, self.y1 - pad),
-            x2=self.x2 + pad,
-            y2=self.y2 + pad,
-        )
-
-    def aligned(self, grid: tuple[int, int]) -> Region:
-        """Rounded outward to a block grid of ``(width, height)`` pixels."""
-        gx, gy = grid
-        return replace(
-            self,
-            x1=self.x1 // gx * gx,
-            y1=self.y1 // gy * gy,
-            x2=-(-self.x2 // gx) * gx,
-            y2=-(-self.y2 // gy) * gy,
-        )
-
-    def clipped(self, width: int, height: int, frames: int = 1) -> Region | None:
-        """The part inside the image, or None where nothing of it is inside."""
-        x1, y1 = min(self.x1, width), min(self.y1, height)
-        x2, y2 = min(self.x2, width), min(self.y2, height)
-        f1, f2 = min(self.frame, frames), min(self.frame_end, frames)
-        if x1 >= x2 or y1 >= y2 or f1 >= f2:
-            return None
-        return Region(x1, y1, x2, y2, f1, f2)
-
-    def intersection_px(self, other: Region) -> int:
-        """Shared pixels on one frame; 0 where they share no frame."""
-        if self.frame_end <= other.frame or other.frame_end <= self.frame:
-            return 0
-        w = min(self.x2, other.x2) - max(self.x1, other.x1)
-        h = min(self.y2, other.y2) - max(self.y1, other.y1)
-        return max(0, w) * max(0, h)
 
 
 class TextVerdict(StrEnum):
@@ -144,6 +45,40 @@ class Detection:
     def __post_init__(self) -> None:
         if not 0.0 <= self.confidence <= 1.0:
             raise ValueError(f"confidence {self.confidence} is not within 0..1")
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Detection:
+        """The inverse of :meth:`to_row`; other columns may be there.
+
+        Raises:
+            KeyError: A column is missing.
+            ValueError: It is no detection.
+        """
+        return cls(Region.from_json(row), row["label"], row["confidence"], row["source"])
+
+    def to_row(self) -> dict[str, Any]:
+        """Its fields but the verdict, by the names of the catalog's columns and of the API."""
+        return {
+            "label": self.label,
+            "confidence": self.confidence,
+            "source": self.source,
+            **self.region.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, item: Mapping[str, Any]) -> Detection:
+        """The inverse of :meth:`to_json`. Raises as :meth:`from_row`."""
+        return cls.from_row({**item, "label": item["class"]})
+
+    def to_json(self) -> dict[str, Any]:
+        """The same fields by the names of ``gt.json``: in sealed facts, packages, the log and
+        what the command line writes."""
+        return {
+            "class": self.label,
+            **self.region.to_json(),
+            "confidence": self.confidence,
+            "source": self.source,
+        }
 
 
 class Format(StrEnum):

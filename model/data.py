@@ -26,6 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from engine.geometry import CORNERS
 from model.backgrounds import Background, read_folder
 from model.codes import code
 from model.distractors import distract
@@ -358,7 +359,7 @@ def whole_page(seed: int, number: int, split: str, reals: list[Background]) -> W
     name = f"{kind}_{'real' if real else 'made'}_{number:04d}.png"
     truth: list[dict[str, Any]] = []
     for label in labels:
-        row = dict(zip(("class", "x1", "y1", "x2", "y2"), label, strict=True))
+        row = dict(zip(("class", *CORNERS), label, strict=True))
         truth.append(row | ({"patient": True} if label in page.patient else {}))
     known = ["text", "barcode"] if kind == "film" and real else list(CLASSES)
     return Whole(name, damaged(r, page.pixels, labels), truth, known)

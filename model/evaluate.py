@@ -27,15 +27,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from engine.detect.detector import Detector, merge, whole_pixels
+from engine.detect.detector import Detector, merge
 from engine.formats.images import Limits, decode, render
+from engine.geometry import CORNERS, Region, coverage
 from engine.measure.box_metrics import (
     average_precision,
-    coverage,
     false_mask_area_px,
     precision_recall,
 )
-from engine.records import Detection, Region
+from engine.records import Detection
 from engine.settings import Settings
 
 IOUS = tuple(0.5 + 0.05 * k for k in range(10))
@@ -192,7 +192,7 @@ def look_at(images: Path, truth_file: Path, look: Look) -> list[Seen]:
 
 def table(boxes: Sequence[Mapping[str, float]]) -> np.ndarray:
     """Shape (N, 4), float64, of boxes as ``gt.json`` has them."""
-    rows = [[b[k] for k in ("x1", "y1", "x2", "y2")] for b in boxes]
+    rows = [[b[k] for k in CORNERS] for b in boxes]
     return np.array(rows, np.float64).reshape(-1, 4)
 
 
@@ -222,7 +222,7 @@ def bare_network(
     def look(picture: np.ndarray) -> list[Detection]:
         found = []
         for f in network.look(picture, floor):
-            region = whole_pixels(f, picture.shape[1], picture.shape[0], 0)
+            region = Region.around(f.xyxy, picture.shape[1], picture.shape[0])
             if region is not None:
                 found.append(Detection(region, f.label, f.confidence, "yolo"))
         return merge(found, iou)

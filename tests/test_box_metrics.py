@@ -1,4 +1,4 @@
-"""Boxes by hand, by raster and against pycocotools."""
+"""How good found boxes are, by raster and against pycocotools."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,69 +23,6 @@ def raster(found: list[tuple[int, int, int, int]]) -> np.ndarray:
     for x1, y1, x2, y2 in found:
         plane[y1:y2, x1:x2] = True
     return plane
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "expected"),
-    [
-        ((0, 0, 10, 10), (0, 0, 10, 10), 1.0),  # the same
-        ((0, 0, 10, 10), (10, 0, 20, 10), 0.0),  # edge to edge: half-open, nothing shared
-        ((0, 0, 10, 10), (5, 0, 15, 10), 1 / 3),  # half and half
-        ((0, 0, 10, 10), (2, 2, 4, 4), 0.04),  # inside
-        ((0, 0, 10, 10), (50, 50, 60, 60), 0.0),  # apart in both
-        ((0, 0, 0.5, 1), (0.25, 0, 0.75, 1), 1 / 3),  # fractions of pixels
-        ((3, 3, 3, 3), (3, 3, 3, 3), 0.0),  # no area at all
-    ],
-)
-def test_iou_by_hand(a, b, expected):
-    assert metrics.iou(np.array([a]), np.array([b])) == pytest.approx(np.array([[expected]]))
-
-
-@given(boxes, boxes)
-def test_iou_is_what_shapely_says(first, second):
-    found = metrics.iou(np.array(first), np.array(second))
-    assert found.shape == (len(first), len(second))
-    for i, a in enumerate(first):
-        for j, b in enumerate(second):
-            p, q = shapely.box(*a), shapely.box(*b)
-            assert found[i, j] == pytest.approx(p.intersection(q).area / p.union(q).area)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        np.zeros((2, 5)),  # too many columns
-        np.array([1.0, 2, 3, 4]),  # one box, not a list of them
-        np.array([[5, 0, 4, 1]]),  # inverted
-        np.array([[0, 0, math.nan, 1]]),
-    ],
-)
-def test_boxes_that_are_none_are_refused(wrong):
-    with pytest.raises(ValueError, match="boxes"):
-        metrics.iou(wrong, np.zeros((0, 4)))
-
-
-@given(boxes)
-def test_area_of_a_union_is_the_raster_count(found):
-    assert metrics.union_area_px(found) == raster(found).sum()
-
-
-@given(box, boxes)
-def test_coverage_is_the_raster_share(true, found):
-    wanted = raster([true])
-    expected = (wanted & raster(found)).sum() / wanted.sum()
-    assert metrics.coverage(np.array(true), np.array(found)) == pytest.approx(expected)
-
-
-def test_coverage_is_one_only_where_nothing_stays_open():
-    true = (0.1, 0.1, 0.7, 0.3)
-    thirds = np.array([(0, 0, 0.3, 1), (0.3, 0, 0.6, 1), (0.6, 0, 1, 1)])
-    assert metrics.coverage(true, thirds) == 1
-    assert metrics.coverage(true, thirds[:2]) == pytest.approx(5 / 6)
-    assert metrics.coverage(true, np.zeros((0, 4))) == 0
-    assert metrics.coverage((0, 0, 1000, 1000), np.array([(0, 0, 1000, 999)])) == 0.999
-    with pytest.raises(ValueError, match="without area"):
-        metrics.coverage((1, 1, 1, 5), thirds)
 
 
 @given(boxes, boxes)

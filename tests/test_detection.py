@@ -23,9 +23,7 @@ from engine.detect.detector import (
     _surroundings,
     load_profiles,
     merge,
-    whole_pixels,
 )
-from engine.detect.frame_tracking import iou
 from engine.detect.networks import CpuModel, Finding, ModelInfo, read_weights
 from engine.errors import DetectorError, SettingsError
 from engine.records import Detection, Region
@@ -70,10 +68,7 @@ def covers(found: list[Detection], box: Region, label: str = "text", share: floa
     for d in found:
         r = d.region.padded(0.04, 4)
         if d.label == label and d.confidence >= 0.25:
-            under[
-                max(0, r.y1 - box.y1) : max(0, r.y2 - box.y1),
-                max(0, r.x1 - box.x1) : max(0, r.x2 - box.x1),
-            ] = True
+            under[r.slices_within(box)[1:]] = True
     return bool(under.mean() >= share)
 
 
@@ -209,24 +204,6 @@ def test_merge_never_uncovers_a_pixel_of_another_network() -> None:
             for d in boxes:
                 plane[d.region.slices[1:]] = True
         assert not (before & ~after).any()
-
-
-@pytest.mark.parametrize(
-    ("finding", "expected"),
-    [
-        ((1.2, 2.7, 8.1, 9.9), (1, 2, 9, 10)),  # outward
-        ((-5.0, -5.0, 4.0, 4.0), (0, 0, 4, 4)),  # clipped
-        ((90.0, 40.0, 130.0, 70.0), (90, 40, 100, 50)),
-        ((100.0, 10.0, 120.0, 20.0), None),  # outside
-        ((-9.0, 1.0, -1.0, 5.0), None),
-    ],
-)
-def test_findings_are_rounded_outward_and_clipped(
-    finding: tuple[float, float, float, float], expected: tuple[int, int, int, int] | None
-) -> None:
-    region = whole_pixels(Finding(*finding, "text", 0.5), 100, 50, 3)
-    assert (region and region.xyxy) == expected
-    assert region is None or region.frame == 3
 
 
 # Weights
@@ -636,12 +613,12 @@ def test_pytorch_and_openvino_find_the_same() -> None:
         merge(
             Detection(region, f.label, f.confidence, "x")
             for f in network.look(picture, 0.25)
-            if (region := whole_pixels(f, 640, 480, 0))
+            if (region := Region.around(f.xyxy, 640, 480))
         )
         for network in (cpu, own)
     ]
     assert len(found[0]) == len(found[1]) > 0
     for a in found[0]:
-        best = max(found[1], key=lambda b: iou(a.region, b.region))
-        assert iou(a.region, best.region) > 0.9
+        best = max(found[1], key=lambda b: a.region.iou(b.region))
+        assert a.region.iou(best.region) > 0.9
         assert abs(a.confidence - best.confidence) < 0.05

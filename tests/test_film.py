@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine.detect.detector import NETWORKS, Detector, Profile
-from engine.detect.frame_tracking import CONTEXT_PX, Tracks, Watch, grouped, hull, iou
+from engine.detect.frame_tracking import CONTEXT_PX, Tracks, Watch, grouped
 from engine.detect.networks import Finding, ModelInfo
 from engine.records import Detection, Region
 from engine.settings import Settings
@@ -187,22 +187,7 @@ def test_an_area_takes_in_whole_boxes_that_it_touches() -> None:
 
 def test_areas_that_meet_are_joined_and_others_are_not() -> None:
     a, b, c = Region(0, 0, 50, 50), Region(40, 40, 90, 90), Region(200, 200, 220, 220)
-    assert grouped([a, b, c], [], W, H) == [hull(a, b), c]
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "expected"),
-    [
-        (Region(0, 0, 10, 10), Region(0, 0, 10, 10), 1.0),  # the same
-        (Region(0, 0, 10, 10), Region(5, 0, 15, 10), 1 / 3),  # half over
-        (Region(0, 0, 10, 10), Region(10, 0, 20, 10), 0.0),  # side by side
-        (Region(0, 0, 10, 10), Region(2, 2, 4, 4), 0.04),  # inside
-        (Region(0, 0, 10, 10, 0, 1), Region(0, 0, 10, 10, 1, 2), 0.0),  # another frame
-    ],
-)
-def test_iou(a: Region, b: Region, expected: float) -> None:
-    assert iou(a, b) == pytest.approx(expected)
-    assert iou(b, a) == pytest.approx(expected)
+    assert grouped([a, b, c], [], W, H) == [a.hull(b), c]
 
 
 def test_what_is_outside_the_looked_at_area_goes_on() -> None:

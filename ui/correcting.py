@@ -173,12 +173,7 @@ def _boxes(view: DraftView) -> list[dict[str, Any]]:
             "confidence": d.confidence,
             "proposed": view.suggestions[index] is Suggestion.ASK,
             "verdict": None if d.verdict is None else str(d.verdict),
-            "x1": d.region.x1,
-            "y1": d.region.y1,
-            "x2": d.region.x2,
-            "y2": d.region.y2,
-            "frame": d.region.frame,
-            "frame_end": d.region.frame_end,
+            **d.region.to_json(),
             "hides": list(view.masks[index].xyxy),
             "removed": view.left.get(index),
             "left": "",
@@ -197,7 +192,7 @@ def _reason(box: dict[str, Any]) -> str | None:
 
 def _detection(box: dict[str, Any], found: Sequence[Detection]) -> Detection:
     """A box as the engine takes it: untouched ones stay the network's, the rest are a person's."""
-    region = Region(box["x1"], box["y1"], box["x2"], box["y2"], box["frame"], box["frame_end"])
+    region = Region.from_json(box)
     if box["found"] is not None:
         original = found[box["found"]]
         if (original.region, original.label) == (region, box["label"]):

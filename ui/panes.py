@@ -245,12 +245,7 @@ def sealed_view(record: ImageRecord, regions: Sequence[SealedRegion]) -> dict[st
                 "number": number,
                 "label": r.detection.label,
                 "confidence": None if r.detection.source == "person" else r.detection.confidence,
-                "x1": r.detection.region.x1,
-                "y1": r.detection.region.y1,
-                "x2": r.detection.region.x2,
-                "y2": r.detection.region.y2,
-                "frame": r.detection.region.frame,
-                "frame_end": r.detection.region.frame_end,
+                **r.detection.region.to_json(),
                 "cells": [],
             }
             for number, r in enumerate(regions, 1)

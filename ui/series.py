@@ -11,7 +11,7 @@ from typing import Any
 
 import streamlit as st
 
-from engine import DraftView, ImageRecord
+from engine import DraftView, ImageRecord, Region
 from ui import state
 
 #: A carried box is the person's own, whatever it was where it came from.
@@ -77,8 +77,6 @@ def next_of(waiting: Sequence[ImageRecord]) -> ImageRecord:
 def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     if a["label"] != b["label"] or b.get("removed") is not None:
         return False
-    wide = min(a["x2"], b["x2"]) - max(a["x1"], b["x1"])
-    high = min(a["y2"], b["y2"]) - max(a["y1"], b["y1"])
-    areas = [(c["x2"] - c["x1"]) * (c["y2"] - c["y1"]) for c in (a, b)]
-    frames = a["frame"] >= b["frame"] and a["frame_end"] <= b["frame_end"]
-    return frames and max(0, wide) * max(0, high) > _SAME * min(areas)
+    carried, found = Region.from_json(a), Region.from_json(b)
+    least = min(carried.area_px, found.area_px)
+    return found.lasts_for(carried) and carried.intersection_px(found) > _SAME * least

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from engine.detect.frame_tracking import Tracks, Watch, hull
+from engine.detect.frame_tracking import Tracks, Watch
 from engine.detect.networks import Arbiter, Finding, ModelInfo, Network, Rescaled
 from engine.detect.text_verdict import Judge, Judgement, Known
 from engine.errors import DetectorError, SettingsError
+from engine.geometry import Region, areas_px, intersections_px
 from engine.installation import MODEL
-from engine.metrics import coverage
-from engine.records import Detection, Region
+from engine.records import Detection
 from engine.settings import Settings
 
 PROFILES = MODEL / "profiles"
@@ -257,7 +257,7 @@ def merge(detections: Iterable[Detection], threshold: float = 0.45) -> list[Dete
             sources.append(d.source)
         elif d.source != sources[places[hit]]:
             i = places[hit]
-            kept[i] = replace(kept[i], region=hull(kept[i].region, d.region))
+            kept[i] = replace(kept[i], region=kept[i].region.hull(d.region))
             boxes[hit] = kept[i].region.xyxy
     return kept
 
@@ -268,10 +268,8 @@ def _first_alike(kept: np.ndarray, box: np.ndarray, threshold: float) -> int | N
     Args:
         kept: Shape (N, 4), float64, as ``box``: x1, y1, x2, y2 in px.
     """
-    shared = np.minimum(kept[:, 2:], box[2:]) - np.maximum(kept[:, :2], box[:2])
-    inner = np.prod(np.maximum(shared, 0.0), axis=1)
-    area = np.prod(box[2:] - box[:2])
-    both = np.prod(kept[:, 2:] - kept[:, :2], axis=1) + area - inner
+    inner, area = intersections_px(box, kept), areas_px(box)
+    both = areas_px(kept) + area - inner
     hits = np.flatnonzero((inner == area) | (inner > threshold * both))
     return int(hits[0]) if len(hits) else None
 
@@ -384,7 +382,7 @@ class Detector:
             mean = np.round(total / frames).astype(np.uint8)
             everywhere = Region(0, 0, mean.shape[1], mean.shape[0])
             for d in self._look(networks, mean, everywhere, 0, profile):
-                tracks.add(replace(d, region=replace(d.region, frame_end=frames)))
+                tracks.add(replace(d, region=d.region.on_frames(0, frames)))
         if progress:
             progress(STAGE, 1.0)
         return tracks.close()
@@ -422,7 +420,7 @@ class Detector:
         return [
             d
             for d in self._search(networks, without_masks, frames, profile)
-            if profile.seals(d) and _hidden_share(d.region, hidden) < 0.5
+            if profile.seals(d) and d.region.hidden_share(hidden) < 0.5
         ]
 
     def judge(
@@ -512,18 +510,18 @@ class Detector:
                 found += seen(*pair)
             for other in others:
                 found += other.result()
+        height, width = picture.shape[:2]
         detections = [
             Detection(region, finding.label, finding.confidence, name)
             for name, finding in found
             if finding.label in profile.classes
-            and (region := _on_frame(finding, area, picture, index))
+            and (
+                region := Region.around(
+                    finding.shifted(area.x1, area.y1).xyxy, width, height, index
+                )
+            )
         ]
         return merge(detections, profile.iou)
-
-
-def _on_frame(finding: Finding, area: Region, picture: np.ndarray, index: int) -> Region | None:
-    height, width = picture.shape[:2]
-    return whole_pixels(finding.shifted(area.x1, area.y1), width, height, index)
 
 
 def _checked(picture: np.ndarray) -> np.ndarray:
@@ -532,25 +530,9 @@ def _checked(picture: np.ndarray) -> np.ndarray:
     return picture
 
 
-def whole_pixels(finding: Finding, width: int, height: int, frame: int) -> Region | None:
-    """A finding rounded outward and clipped to the image; None where nothing is left."""
-    x1, y1 = max(0, math.floor(finding.x1)), max(0, math.floor(finding.y1))
-    x2, y2 = min(width, math.ceil(finding.x2)), min(height, math.ceil(finding.y2))
-    if x1 >= x2 or y1 >= y2:
-        return None
-    return Region(x1, y1, x2, y2, frame)
-
-
-def _hidden_share(region: Region, hidden: Sequence[Region]) -> float:
-    """Share of a region that lies under masks which hide it on all its frames, 0 to 1."""
-    over = [h for h in hidden if h.frame <= region.frame and region.frame_end <= h.frame_end]
-    return coverage(region.xyxy, np.array([h.xyxy for h in over]).reshape(-1, 4))
-
-
 def _surroundings(picture: np.ndarray, region: Region) -> np.ndarray:
     """The median colour of the pixels just outside a region."""
-    left, top = max(0, region.x1 - RING_PX), max(0, region.y1 - RING_PX)
-    right, bottom = region.x2 + RING_PX, region.y2 + RING_PX
+    left, top, right, bottom = region.padded(0.0, RING_PX).xyxy
     beside = picture[region.y1 : region.y2]
     strips = (
         picture[top : region.y1, left:right],

@@ -68,15 +68,14 @@ def _blocks(changed: np.ndarray) -> list[Region]:
     near = cv2.filter2D(counts.astype(np.float32), -1, np.ones((2, 2), np.float32), anchor=(0, 0))
     news = ((near >= CHANGED_PX) | (counts >= CHANGED_PX)).astype(np.uint8)
     count, _, stats, _ = cv2.connectedComponentsWithStats(news, connectivity=8)
-    return [
-        Region(
-            max(0, x * BLOCK_PX - CONTEXT_PX),
-            max(0, y * BLOCK_PX - CONTEXT_PX),
-            min(width, (x + w + 1) * BLOCK_PX + CONTEXT_PX),
-            min(height, (y + h + 1) * BLOCK_PX + CONTEXT_PX),
-        )
-        for x, y, w, h, _ in (tuple(int(v) for v in stats[k]) for k in range(1, count))
-    ]
+    areas = []
+    for x, y, w, h, _ in stats[1:count].tolist():
+        # One block more to the right and below: that of the other half of a stroke on a seam.
+        x2, y2 = (x + w + 1) * BLOCK_PX, (y + h + 1) * BLOCK_PX
+        area = Region(x * BLOCK_PX, y * BLOCK_PX, x2, y2).padded(0.0, CONTEXT_PX)
+        if (inside := area.clipped(width, height)) is not None:
+            areas.append(inside)
+    return areas
 
 
 def grouped(areas: list[Region], standing: list[Region], width: int, height: int) -> list[Region]:
@@ -87,17 +86,17 @@ def grouped(areas: list[Region], standing: list[Region], width: int, height: int
         area = waiting.pop()
         grown = area
         for box in standing:
-            flat = replace(box, frame=0, frame_end=1)
+            flat = box.on_frames(0)
             if 0 < grown.intersection_px(flat) < flat.area_px:
                 around = flat.padded(0.0, CONTEXT_PX).clipped(width, height)
-                grown = hull(grown, around or flat)
+                grown = grown.hull(around or flat)
         overlapping = [other for other in joined if other.intersection_px(grown)]
         if not overlapping and grown == area:
             joined.append(area)
             continue
         for other in overlapping:
             joined.remove(other)
-            grown = hull(grown, other)
+            grown = grown.hull(other)
         waiting.append(grown)
     return sorted(joined)
 
@@ -129,9 +128,9 @@ class Tracks:
         fresh = list(found)
         still: list[Detection] = []
         for d in self._standing:
-            here = replace(d, region=replace(d.region, frame=frame, frame_end=frame + 1))
-            if not any(here.region.intersection_px(_on(area, frame)) for area in areas):
-                still.append(replace(d, region=hull(d.region, here.region)))
+            here = replace(d, region=d.region.on_frames(frame))
+            if not any(here.region.intersection_px(area.on_frames(frame)) for area in areas):
+                still.append(replace(d, region=d.region.hull(here.region)))
                 continue
             again = next((f for f in fresh if self._same(here, f)), None)
             if again is None:
@@ -139,7 +138,7 @@ class Tracks:
             else:
                 fresh.remove(again)
                 best = max(d, again, key=lambda d: d.confidence)
-                still.append(replace(best, region=hull(d.region, again.region)))
+                still.append(replace(best, region=d.region.hull(again.region)))
         self._standing = still + fresh
 
     def add(self, d: Detection) -> None:
@@ -155,32 +154,14 @@ class Tracks:
         joined: list[Detection] = []
         for d in sorted(self._ended + self._standing, key=lambda d: d.region.frame):
             for i, known in enumerate(joined):
-                here = replace(d.region, frame=known.region.frame, frame_end=known.region.frame_end)
+                here = d.region.on_frames(known.region.frame, known.region.frame_end)
                 if self._same(replace(d, region=here), known):
                     best = max(known, d, key=lambda d: d.confidence)
-                    joined[i] = replace(best, region=hull(known.region, d.region))
+                    joined[i] = replace(best, region=known.region.hull(d.region))
                     break
             else:
                 joined.append(d)
         return sorted(joined, key=lambda d: (-d.confidence, d.label, d.region))
 
     def _same(self, a: Detection, b: Detection) -> bool:
-        return a.label == b.label and iou(a.region, b.region) > self._threshold
-
-
-def iou(a: Region, b: Region) -> float:
-    """Shared area over common area on one frame, 0 to 1; 0 where they share no frame."""
-    shared = a.intersection_px(b)
-    return shared / (a.area_px + b.area_px - shared)
-
-
-def hull(a: Region, b: Region) -> Region:
-    """The smallest region that holds both, in space and in time."""
-    return Region(
-        min(a.x1, b.x1), min(a.y1, b.y1), max(a.x2, b.x2), max(a.y2, b.y2),
-        min(a.frame, b.frame), max(a.frame_end, b.frame_end),
-    )  # fmt: skip
-
-
-def _on(area: Region, frame: int) -> Region:
-    return replace(area, frame=frame, frame_end=frame + 1)
+        return a.label == b.label and a.region.iou(b.region) > self._threshold

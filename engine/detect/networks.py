@@ -48,6 +48,10 @@ class Finding:
     label: str
     confidence: float
 
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        return (self.x1, self.y1, self.x2, self.y2)
+
     def shifted(self, right: int, down: int) -> Finding:
         """Moved, as from the pixels of a part to those of the whole."""
         return replace(

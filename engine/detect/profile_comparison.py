@@ -5,12 +5,8 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import numpy as np
-
-from engine.detect.frame_tracking import iou
-from engine.metrics import coverage
 from engine.records import Detection
 
 SAME = 0.5  # IoU from which two boxes of a class are the same thing
@@ -84,21 +80,9 @@ class Comparison:
         self.by_people += len(truth)
         for side, boxes in ((self.first, found), (self.second, other)):
             side.empty += not boxes
-            masks = [replace(d, region=d.region.padded(*side.padding)) for d in boxes]
-            side.covered += sum(_hidden(t, masks) >= COVERED for t in truth)
+            masks = [d.region.padded(*side.padding) for d in boxes]
+            side.covered += sum(t.region.hidden_share(masks) >= COVERED for t in truth)
 
 
 def _same(a: Detection, b: Detection) -> bool:
-    overlap = a.region.frame < b.region.frame_end and b.region.frame < a.region.frame_end
-    return a.label == b.label and overlap and iou(a.region, b.region) > SAME
-
-
-def _hidden(truth: Detection, boxes: Sequence[Detection]) -> float:
-    """Share of a box that others hide on all its frames, whatever their class."""
-    box = truth.region
-    over = [
-        d.region.xyxy
-        for d in boxes
-        if d.region.frame <= box.frame and box.frame_end <= d.region.frame_end
-    ]
-    return coverage(box.xyxy, np.array(over, float).reshape(-1, 4))
+    return a.label == b.label and a.region.iou(b.region) > SAME

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 from engine.detect.networks import CpuModel, Finding, ModelInfo, batch, read_weights, resized
-from engine.detect.text_lines import Line, joined, shared_px, support, table, united
+from engine.detect.text_lines import Line, joined, support, table, united
+from engine.geometry import Region, areas_px, hull, intersections_px
 from engine.installation import VENDOR
 from engine.settings import Settings
 
@@ -224,7 +225,7 @@ class TextNetwork:
             All text, from this network and from the other.
         """
         found = self._find(picture)
-        boxes = np.array([(f.x1, f.y1, f.x2, f.y2) for f in witnessed]).reshape(-1, 4)
+        boxes = np.array([f.xyxy for f in witnessed]).reshape(-1, 4)
         confidences = np.array([f.confidence for f in witnessed])
         agreed = support(table(found), boxes, confidences)
         area = picture.shape[0] * picture.shape[1]
@@ -241,7 +242,7 @@ class TextNetwork:
         weights = self._settled(picture, found, sure, np.r_[agreed, np.zeros((~known).sum())])
         # What it saw of a believed line may reach farther at an end.
         for i in np.flatnonzero(known & (confidences >= ENDS)):
-            best = int(shared_px(boxes[i], table(shared)).argmax())
+            best = int(intersections_px(boxes[i], table(shared)).argmax())
             if weights[best] > UNREAD_MOST:
                 found.append(Line.upright(boxes[i], float(confidences[i])))
                 weights.append(weights[best])
@@ -322,13 +323,12 @@ def _findings(found: list[Line], confidences: list[float], floor: float) -> list
     findings = []
     for group in united(boxes[believed]):
         members = [believed[k] for k in group]
-        low, high = boxes[members, :2].min(axis=0), boxes[members, 2:].max(axis=0)
         best = max(confidences[i] for i in members)
-        findings.append(_finding(np.r_[low, high], best))
-    held = np.array([(f.x1, f.y1, f.x2, f.y2) for f in findings]).reshape(-1, 4)
+        findings.append(_finding(hull(boxes[members]), best))
+    held = np.array([f.xyxy for f in findings]).reshape(-1, 4)
     for i, confidence in enumerate(confidences):
         if floor <= confidence <= UNREAD_MOST:
-            hidden = shared_px(boxes[i], held) > 0.7 * np.prod(boxes[i, 2:] - boxes[i, :2])
+            hidden = intersections_px(boxes[i], held) > 0.7 * areas_px(boxes[i])
             if not hidden.any():
                 findings.append(_finding(boxes[i], confidence))
     return findings
@@ -363,8 +363,7 @@ def sides_again(longer_px: int) -> set[int]:
 
 
 def _share(line: Line, area: int) -> float:
-    x1, y1, x2, y2 = line.box
-    return (x2 - x1) * (y2 - y1) / area
+    return float(areas_px(line.box)) / area
 
 
 def _sure_alone(line: Line, shape: tuple[int, ...]) -> bool:
@@ -397,13 +396,11 @@ def _views(picture: np.ndarray, line: Line) -> list[np.ndarray]:
 
 def _standing(picture: np.ndarray, line: Line) -> list[np.ndarray]:
     height, width = picture.shape[:2]
-    x1, y1, x2, y2 = line.box
-    left, top = max(0, int(x1)), max(0, int(y1))
-    right, bottom = min(width, int(np.ceil(x2))), min(height, int(np.ceil(y2)))
-    if right - left < 2 or bottom - top < 2:
+    region = Region.around(line.box, width, height)
+    if region is None or min(region.width, region.height) < 2:
         return []
     if line.length < LONG:
-        plain = picture[top:bottom, left:right]
+        plain = picture[region.slices[1:]]
         turned = [np.rot90(v, k) for v in (plain, plain[:, ::-1]) for k in range(4)]
         return [np.ascontiguousarray(view) for view in turned]
     flat = _unrolled(picture, line)

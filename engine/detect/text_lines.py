@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from engine.geometry import areas_px, hull, intersections_px, shared_sides_px
+
 #: Gap between two pieces of one line, in heights of its letters: a space is half of one.
 GAP = 1.0
 #: Two boxes are of one line if their heights differ by no more, and they share so much of it.
@@ -57,24 +59,6 @@ class Line:
         return max(1.0, float(np.hypot(*(b - a)))), max(1.0, float(np.hypot(*(c - b))))
 
 
-def shared_px(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Area that a box shares with each of some others: shape (N,).
-
-    Args:
-        box: Shape (4,): x1, y1, x2, y2.
-        others: Shape (N, 4).
-    """
-    sides = np.minimum(others[:, 2:], box[2:]) - np.maximum(others[:, :2], box[:2])
-    shared: np.ndarray = np.prod(np.maximum(sides, 0.0), axis=1)
-    return shared
-
-
-def areas_px(boxes: np.ndarray) -> np.ndarray:
-    """Shape (N,), for boxes of shape (N, 4)."""
-    areas: np.ndarray = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    return areas
-
-
 def table(lines: Sequence[Line]) -> np.ndarray:
     """Their upright boxes, shape (N, 4), float64."""
     return np.array([line.box for line in lines], np.float64).reshape(-1, 4)
@@ -95,9 +79,9 @@ def joined(found: Sequence[Line]) -> list[Line]:
     thick = np.empty(len(order))
     for line, box, own in zip(order, boxes, thickness, strict=True):
         n = len(kept)
-        shared = shared_px(box, held[:n])
+        shared = intersections_px(box, held[:n])
         alike = (own <= 2.0 * thick[:n]) & (thick[:n] <= 2.0 * own)
-        least = np.minimum(np.prod(box[2:] - box[:2]), areas_px(held[:n]))
+        least = np.minimum(areas_px(box), areas_px(held[:n]))
         hits = np.flatnonzero(alike & (shared > 0.7 * least))
         if not len(hits):
             held[n], thick[n] = box, own
@@ -106,7 +90,7 @@ def joined(found: Sequence[Line]) -> list[Line]:
             continue
         i = int(hits[0])
         parts[i].append(line)
-        grown = np.r_[np.minimum(held[i, :2], box[:2]), np.maximum(held[i, 2:], box[2:])]
+        grown = hull([held[i], box])
         if (grown != held[i]).any():
             held[i] = grown
             kept[i] = Line.upright(grown, kept[i].confidence)
@@ -135,12 +119,11 @@ def support(boxes: np.ndarray, seen: np.ndarray, confidences: np.ndarray) -> np.
     agreed = np.zeros(len(boxes))
     sizes, areas = seen[:, 2:] - seen[:, :2], areas_px(seen)
     for i, box in enumerate(boxes):
-        shared = shared_px(box, seen)
-        size = box[2:] - box[:2]
-        ratio = sizes / size
+        shared, area = intersections_px(box, seen), areas_px(box)
+        ratio = sizes / (box[2:] - box[:2])
         alike = ((ratio > 0.5) & (ratio < 2.0)).any(axis=1)
-        pieces = alike & (shared > 0.5 * np.minimum(areas, size.prod()))
-        if shared[pieces].sum() > 0.5 * size.prod():
+        pieces = alike & (shared > 0.5 * np.minimum(areas, area))
+        if shared[pieces].sum() > 0.5 * area:
             agreed[i] = confidences[pieces].max()
     return agreed
 
@@ -168,7 +151,7 @@ def united(boxes: np.ndarray) -> list[list[int]]:
         later = np.arange(i + 1, len(boxes))
         ratio = sizes[i] / sizes[later]
         same = ((ratio > 1 / ALIKE) & (ratio < ALIKE)).any(axis=1)
-        same &= shared_px(boxes[i], boxes[later]) > 0.7 * np.minimum(areas[i], areas[later])
+        same &= intersections_px(boxes[i], boxes[later]) > 0.7 * np.minimum(areas[i], areas[later])
         for j in later[same]:
             group[root(int(j))] = root(i)
     for across in (0, 1):  # lines that run across, lines that run down
@@ -177,12 +160,8 @@ def united(boxes: np.ndarray) -> list[list[int]]:
         for i in range(len(boxes)):
             later = np.arange(i + 1, len(boxes))
             low = np.minimum(tall[i], tall[later])
-            level = np.minimum(boxes[i, 2 + down], boxes[later, 2 + down]) - np.maximum(
-                boxes[i, down], boxes[later, down]
-            )
-            gap = np.maximum(boxes[i, across], boxes[later, across]) - np.minimum(
-                boxes[i, 2 + across], boxes[later, 2 + across]
-            )
+            shared = shared_sides_px(boxes[i], boxes[later])
+            level, gap = shared[:, down], -shared[:, across]
             pieces = (
                 (level > LEVEL * low)
                 & (np.maximum(tall[i], tall[later]) < ALIKE * low)

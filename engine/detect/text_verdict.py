@@ -10,7 +10,6 @@ sealed: what names somebody, and what nobody can tell.
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections import Counter
@@ -21,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.records import Region, TextVerdict
+from engine.geometry import Region, shared_sides_px
+from engine.records import TextVerdict
 
 if TYPE_CHECKING:  # opened by whoever judges: importing them costs a second
     from engine.detect.text import TextFinder, TextReader
@@ -222,15 +222,14 @@ class Judge:
         part = _part(picture, region, CONTEXT, 0.5)
         side = round(max(part.shape[:2]) * READ_PX / height)
         wide, tall = _margin(region, CONTEXT, 0.5)
-        left = region.x1 - max(0, math.floor(region.x1 - wide))
-        top = region.y1 - max(0, math.floor(region.y1 - tall))
+        around = region.grown(wide, tall)
+        left, top = region.x1 - around.x1, region.y1 - around.y1
         box = Region(left, top, left + region.width, top + region.height)
         inside = 0
         for line in self._finder.find(part, max(32, min(side, 1600))):
-            x1, y1, x2, y2 = line.box
-            across, down = min(x2, box.x2) - max(x1, box.x1), min(y2, box.y2) - max(y1, box.y1)
+            across, down = shared_sides_px(line.box, box.xyxy)
             # What lies beside the box has a box of its own; what reaches well into it counts.
-            inside += across > 0.1 * height and down > 0.2 * height
+            inside += bool(across > 0.1 * height and down > 0.2 * height)
         return inside == 1
 
 
@@ -345,9 +344,7 @@ def _margin(region: Region, along: float, across: float) -> tuple[float, float]:
 
 def _part(picture: np.ndarray, region: Region, along: float, across: float) -> np.ndarray:
     """A box with a margin, clipped to the picture."""
-    wide, tall = _margin(region, along, across)
-    x1, y1 = max(0, math.floor(region.x1 - wide)), max(0, math.floor(region.y1 - tall))
-    return picture[y1 : math.ceil(region.y2 + tall), x1 : math.ceil(region.x2 + wide)]
+    return picture[region.grown(*_margin(region, along, across)).slices[1:]]
 
 
 def _context(picture: np.ndarray, region: Region) -> np.ndarray:

@@ -90,10 +90,7 @@ def check_aligned(header: Header, regions: Sequence[Region]) -> None:
     """
     w, h = header.mcu
     for r in regions:
-        on_grid = not (r.x1 % w or r.y1 % h)
-        on_grid &= (r.x2 % w == 0 or r.x2 == header.width) and r.x2 <= header.width
-        on_grid &= (r.y2 % h == 0 or r.y2 == header.height) and r.y2 <= header.height
-        if not on_grid:
+        if r.aligned((w, h)).clipped(header.width, header.height, r.frame_end) != r:
             raise ValueError(f"region {r.xyxy} is not aligned to {w} x {h} px")
 
 

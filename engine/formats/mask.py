@@ -71,11 +71,7 @@ def own(regions: Sequence[Region], index: int) -> np.ndarray | None:
         return None
     mine = np.ones((region.frame_count, region.height, region.width), dtype=bool)
     for other in overlapping:
-        mine[
-            max(0, other.frame - region.frame) : max(0, other.frame_end - region.frame),
-            max(0, other.y1 - region.y1) : max(0, other.y2 - region.y1),
-            max(0, other.x1 - region.x1) : max(0, other.x2 - region.x1),
-        ] = False
+        mine[other.slices_within(region)] = False
     return mine
 
 

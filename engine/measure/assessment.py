@@ -11,15 +11,12 @@ The single figures are defined in :mod:`engine.measure.similarity`,
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from engine.measure.box_metrics import (
-    union_area_px,
-)
+from engine.geometry import union_volume_px
 from engine.measure.randomness_tests import (
     byte_entropy_band_bits,
     byte_entropy_bits,
@@ -84,12 +81,7 @@ def masked_share(regions: Sequence[Region], frames: int, height: int, width: int
                 f"box {region.xyxy} on frames {region.frame}..{region.frame_end} is not within"
                 f" {width} x {height} px and {frames} frames"
             )
-    cuts = sorted({cut for r in regions for cut in (r.frame, r.frame_end)})
-    covered = sum(
-        (end - start) * union_area_px([r.xyxy for r in regions if r.frame <= start < r.frame_end])
-        for start, end in itertools.pairwise(cuts)
-    )
-    return covered / (frames * height * width)
+    return union_volume_px(regions) / (frames * height * width)
 
 
 def assess(

@@ -1,7 +1,6 @@
-"""Boxes against boxes: IoU, average precision, coverage, needless masking.
+"""How good found boxes are: precision, recall, average precision, needless masking.
 
-A box is ``(x1, y1, x2, y2)``, half-open, in pixels, integer or not; its area is
-``(x2 - x1) * (y2 - y1)``. Nothing is rasterised: areas of unions are exact.
+Boxes are those of :mod:`engine.geometry`.
 """
 
 from __future__ import annotations
@@ -12,92 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from engine.geometry import as_boxes, iou, union_area_px
+
 _RECALLS = np.linspace(0.0, 1.0, 101)
-
-
-def _boxes(boxes: np.ndarray | Sequence[Sequence[float]]) -> np.ndarray:
-    array = np.asarray(boxes, np.float64)
-    if array.size == 0:
-        return np.empty((0, 4))
-    if array.ndim != 2 or array.shape[1] != 4:
-        raise ValueError(f"expected boxes of shape (N, 4), found {array.shape}")
-    if not np.isfinite(array).all() or (array[:, :2] > array[:, 2:]).any():
-        raise ValueError("boxes must be finite with x1 <= x2 and y1 <= y2")
-    return array
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of every box of one set with every box of the other.
-
-    Args:
-        a: Shape (N, 4).
-        b: Shape (M, 4).
-
-    Returns:
-        Shape (N, M), float64, 0 to 1; 0 for two boxes without area.
-
-    Raises:
-        ValueError: Wrong shape, inverted or not finite.
-
-    Source: Jaccard 1912.
-    """
-    first, second = _boxes(a)[:, None], _boxes(b)[None]
-    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(
-        first[..., :2], second[..., :2]
-    )
-    shared = np.maximum(sides, 0).prod(axis=-1)
-    area_a = (first[..., 2:] - first[..., :2]).prod(axis=-1)
-    area_b = (second[..., 2:] - second[..., :2]).prod(axis=-1)
-    union = area_a + area_b - shared
-    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
-
-
-def union_area_px(boxes: np.ndarray | Sequence[Sequence[float]]) -> float:
-    """Area covered by at least one box, overlaps counted once; exact.
-
-    Args:
-        boxes: Shape (N, 4).
-    """
-    array = _boxes(boxes)
-    heights, widths, covered = _cut(array, array)
-    return float(heights @ covered @ widths)
-
-
-def _cut(plane: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut a plane at the edges of its boxes, at most (2N - 1)^2 cells, and say which lie
-    under ``boxes``, whose edges are among them: cell heights (R,), widths (C,), covered (R, C)."""
-    xs, ys = np.unique(plane[:, [0, 2]]), np.unique(plane[:, [1, 3]])
-    covered = np.zeros((max(ys.size - 1, 0), max(xs.size - 1, 0)), bool)
-    left, right = np.searchsorted(xs, boxes[:, 0]), np.searchsorted(xs, boxes[:, 2])
-    top, bottom = np.searchsorted(ys, boxes[:, 1]), np.searchsorted(ys, boxes[:, 3])
-    for x1, x2, y1, y2 in zip(left, right, top, bottom, strict=True):
-        covered[y1:y2, x1:x2] = True
-    return np.diff(ys), np.diff(xs), covered
-
-
-def coverage(true_box: np.ndarray | Sequence[float], boxes: np.ndarray) -> float:
-    """Share of one box that lies under the union of others.
-
-    Args:
-        true_box: Shape (4,), with area.
-        boxes: Shape (N, 4), overlapping or not.
-
-    Returns:
-        0 to 1; 1 only where every part is covered.
-
-    Raises:
-        ValueError: The box has no area.
-    """
-    true = _boxes(np.asarray(true_box, np.float64)[None])
-    area = float((true[0, 2:] - true[0, :2]).prod())
-    if area == 0:
-        raise ValueError("a box without area cannot be covered")
-    others = _boxes(boxes)
-    low, high = true[0, :2], true[0, 2:]
-    inside = np.hstack([np.clip(others[:, :2], low, high), np.clip(others[:, 2:], low, high)])
-    heights, widths, covered = _cut(np.vstack([true, inside]), inside)
-    # By what is open, so that rounding never makes a whole cover look broken.
-    return 1 - float(heights @ ~covered @ widths) / area
 
 
 def false_mask_area_px(boxes: np.ndarray, true: np.ndarray) -> float:
@@ -107,8 +23,8 @@ def false_mask_area_px(boxes: np.ndarray, true: np.ndarray) -> float:
         boxes: Shape (N, 4), what was masked.
         true: Shape (M, 4), what had to be.
     """
-    wanted = _boxes(true)
-    return union_area_px(np.vstack([_boxes(boxes), wanted])) - union_area_px(wanted)
+    wanted = as_boxes(true)
+    return union_area_px(np.vstack([as_boxes(boxes), wanted])) - union_area_px(wanted)
 
 
 def _matches(
@@ -119,7 +35,7 @@ def _matches(
     In order of confidence each takes the unclaimed true box that it overlaps most, if
     the IoU reaches the threshold; of equal ones the last, as pycocotools does.
     """
-    found, true = _boxes(found), _boxes(true)
+    found, true = as_boxes(found), as_boxes(true)
     if np.shape(confidences) != (len(found),):
         raise ValueError(f"{len(found)} boxes, but confidences of shape {np.shape(confidences)}")
     overlaps = iou(found, true)
@@ -161,7 +77,7 @@ def average_precision(
 
     Source: cocodataset.org/#detection-eval; pycocotools ``cocoeval.py``.
     """
-    total = sum(len(_boxes(t)) for t in true)
+    total = sum(len(as_boxes(t)) for t in true)
     right = np.concatenate(
         [
             np.zeros(0, bool),
@@ -215,10 +131,10 @@ def precision_recall(
     right = kept = total = 0
     for boxes, scores, wanted in zip(found, confidences, true, strict=True):
         keep = np.asarray(scores) >= confidence
-        hits = _matches(_boxes(boxes)[keep], np.asarray(scores)[keep], wanted, iou_threshold)
+        hits = _matches(as_boxes(boxes)[keep], np.asarray(scores)[keep], wanted, iou_threshold)
         right += int(hits.sum())
         kept += int(keep.sum())
-        total += len(_boxes(wanted))
+        total += len(as_boxes(wanted))
     return PrecisionRecall(
         precision=right / kept if kept else math.nan,
         recall=right / total if total else math.nan,

@@ -12,11 +12,12 @@ from typing import Any
 from engine.detection import UNKNOWN, Judgement, Known, Profile, merge
 from engine.errors import DetectorError, InputError
 from engine.formats import images
+from engine.geometry import CORNERS
 from engine.operations.context import WorkerContext
 from engine.operations.guard import log
 from engine.records import Detection, Image, ImageState, Region, TextVerdict
 from engine.seal import pipeline
-from engine.seal.pipeline import Stopwatch, detection_from_json, detection_to_json
+from engine.seal.pipeline import Stopwatch
 from engine.vault import pad_length
 
 Progress = Callable[[str, float], None]
@@ -137,7 +138,7 @@ class Examiner:
         }
         facts = {
             "name": image.name,
-            "detections": [detection_to_json(d) for d in detections],
+            "detections": [d.to_json() for d in detections],
             "hints": images.patient_hints(image),
             "size_bytes": len(data),
             "still_visible": [],
@@ -209,7 +210,7 @@ class Examiner:
 
 def with_verdicts(facts: Mapping[str, Any]) -> tuple[Detection, ...]:
     """A draft's boxes; what was found later than at intake has not been read."""
-    boxes = [detection_from_json(d) for d in facts["detections"] + facts["still_visible"]]
+    boxes = [Detection.from_json(d) for d in facts["detections"] + facts["still_visible"]]
     verdicts = facts.get("verdicts", [])
     verdicts = verdicts + [None] * (len(boxes) - len(verdicts))
     return tuple(
@@ -241,7 +242,7 @@ def verdict_facts(
         "sides": [
             {
                 "side": j.side,
-                "x1": d.region.x1, "y1": d.region.y1, "x2": d.region.x2, "y2": d.region.y2,
+                **dict(zip(CORNERS, d.region.xyxy, strict=True)),
                 "frame": d.region.frame,
             }
             for d, j in zip(detections, judged, strict=True)

@@ -10,7 +10,6 @@ from engine.errors import InputError
 from engine.formats import images
 from engine.formats.images import Limits
 from engine.seal import pipeline
-from engine.seal.pipeline import detection_to_json
 from engine.settings import Settings
 
 
@@ -57,7 +56,7 @@ class Finder:
             ),
             self.profile.iou,
         )
-        return [detection_to_json(d) for d in found if proposals or self.profile.seals(d)]
+        return [d.to_json() for d in found if proposals or self.profile.seals(d)]
 
 
 def _everything(profiles: dict[str, Profile]) -> Profile:

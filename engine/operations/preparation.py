@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from engine import metrics
 from engine.detection import Profile
 from engine.errors import DetectorError, InputError, ReviewNeeded
@@ -19,7 +17,7 @@ from engine.operations.examination import HARMLESS, Examiner, Progress
 from engine.operations.guard import log
 from engine.records import Detection, Image, SealedRegion, TextVerdict
 from engine.seal import pipeline
-from engine.seal.pipeline import Sealed, Stopwatch, Subject, detection_from_json, detection_to_json
+from engine.seal.pipeline import Sealed, Stopwatch, Subject
 from engine.store.audit import Event
 from engine.store.catalog import DraftRow
 from engine.vault import seal_field
@@ -122,7 +120,7 @@ class Preparer:
         """
         watch = Stopwatch(self._host)
         row, facts = draft.row, draft.facts
-        found = [detection_from_json(d) for d in facts["detections"] + facts["still_visible"]]
+        found = [Detection.from_json(d) for d in facts["detections"] + facts["still_visible"]]
         profile = self._examiner.profile(row.profile)
         wanted = _believed(decision.boxes, found, profile, row)
         reasons = list(row.reasons)
@@ -314,13 +312,7 @@ def _corrections(
 
 def _covered(detection: Detection, others: Sequence[Detection]) -> bool:
     """Do others hide nearly all of a box, on every frame it is on?"""
-    box = detection.region
-    over = [
-        o.region.xyxy
-        for o in others
-        if o.region.frame <= box.frame and o.region.frame_end >= box.frame_end
-    ]
-    return bool(over) and metrics.coverage(box.xyxy, np.asarray(over)) >= COVERED
+    return detection.region.hidden_share([o.region for o in others]) >= COVERED
 
 
 def event(action: str, row: DraftRow, box: Detection | None = None, outcome: str = "ok") -> Event:
@@ -330,7 +322,7 @@ def event(action: str, row: DraftRow, box: Detection | None = None, outcome: str
         outcome,
         patient_id=row.patient_id,
         image_id=row.image_id,
-        detail=None if box is None else detection_to_json(box),
+        detail=None if box is None else box.to_json(),
     )
 
 

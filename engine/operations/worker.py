@@ -31,7 +31,7 @@ from engine.operations.guard import log
 from engine.operations.live_settings import LiveSettings
 from engine.operations.preparation import Decision, OpenedDraft, Prepared, Preparer, SentBack
 from engine.records import Detection, ImageState
-from engine.seal.pipeline import Stopwatch, Subject, detection_to_json
+from engine.seal.pipeline import Stopwatch, Subject
 from engine.settings import Settings
 from engine.store.catalog import DraftRow
 from engine.vault import open_field
@@ -239,5 +239,5 @@ def _for_review(
     columns = {
         **examined.columns, "state": str(ImageState.REVIEW), "reasons": json.dumps(reasons),
     }  # fmt: skip
-    still = [detection_to_json(d) for d in found]
+    still = [d.to_json() for d in found]
     return Examined(columns, {**examined.facts, "still_visible": still})

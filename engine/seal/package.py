@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import SealBroken
-from engine.records import SealedRegion
-from engine.seal.pipeline import detection_from_json, detection_to_json
+from engine.geometry import FIELDS
+from engine.records import Detection, SealedRegion
 
 SUFFIX = ".medsec"
-_NUMBERS = ("x1", "y1", "x2", "y2", "frame", "frame_end")
 _MAGIC = b"MSPK\x01"
 
 
@@ -52,7 +51,7 @@ def write(package: Package) -> bytes:
                     "start": start,
                     "size_bytes": region.size_bytes,
                     "encrypt_ms": region.encrypt_ms,
-                    **detection_to_json(region.detection),
+                    **region.detection.to_json(),
                 }
                 for region, start in package.regions
             ],
@@ -81,7 +80,7 @@ def read(data: bytes) -> Package:
                 (
                     SealedRegion(
                         str(r["region_id"]),
-                        detection_from_json({**r, **{k: _whole(r[k]) for k in _NUMBERS}}),
+                        Detection.from_json({**r, **{k: _whole(r[k]) for k in FIELDS}}),
                         _whole(r["size_bytes"]),
                         float(r["encrypt_ms"]),
                     ),

@@ -190,7 +190,7 @@ def seal(
     pieces = [length_hiding.MAGIC]
     start = len(length_hiding.MAGIC)
     public = len(dissection.masked)
-    volumes = [r.area_px * r.frame_count for r in regions]
+    volumes = [r.volume_px for r in regions]
     contents = length_hiding.split([d.label for d in planned], volumes, dissection.patches, public)
     for detection, content in zip(planned, contents, strict=True):
         region_id = host.token("rg")
@@ -346,28 +346,6 @@ def _same_outside(whole: Image, part: Image, sealed: Sequence[Region], margin_px
         if not np.array_equal(one[free], other[free]):
             return False
     return True
-
-
-def detection_to_json(detection: Detection) -> dict[str, Any]:
-    """A detection as the fields of ``gt.json`` and our own sealed facts."""
-    r = detection.region
-    return {
-        "class": detection.label,
-        "x1": r.x1,
-        "y1": r.y1,
-        "x2": r.x2,
-        "y2": r.y2,
-        "frame": r.frame,
-        "frame_end": r.frame_end,
-        "confidence": detection.confidence,
-        "source": detection.source,
-    }
-
-
-def detection_from_json(item: Mapping[str, Any]) -> Detection:
-    """The inverse of :func:`detection_to_json`."""
-    box = Region(item["x1"], item["y1"], item["x2"], item["y2"], item["frame"], item["frame_end"])
-    return Detection(box, item["class"], item["confidence"], item["source"])
 
 
 def assessment_to_json(assessment: Assessment) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from engine.operations.stored_images import OPEN_STATES, Draft, StoredImages
 from engine.permissions import Permission
 from engine.records import Caller, Detection, Image, ImageRecord, ImageState, Patient, Region
 from engine.seal import pipeline
-from engine.seal.pipeline import Stopwatch, detection_to_json
+from engine.seal.pipeline import Stopwatch
 from engine.store.audit import Event
 from engine.vault import blind_index
 
@@ -320,7 +320,7 @@ class Drafts:
         if not self._live.settings.keep_missed or "flagged" not in draft.row.reasons:
             return None
         original = self._stored.draft_file(draft)
-        after = [detection_to_json(r.detection) for r, _ in prepared.regions]
+        after = [r.detection.to_json() for r, _ in prepared.regions]
         return self._training_cases.write(draft.row, original, draft.facts["detections"], after)
 
     def _back_to_review(self, caller: Caller, draft: Draft, sent: SentBack) -> NoReturn:
@@ -334,7 +334,7 @@ class Drafts:
         row, image_id = draft.row, draft.row.image_id
         facts = dict(draft.facts)
         facts["still_visible"] = [
-            *facts["still_visible"], *(detection_to_json(d) for d in sent.found)
+            *facts["still_visible"], *(d.to_json() for d in sent.found)
         ]  # fmt: skip
         reasons = sorted({*row.reasons, sent.why})
         columns: dict[str, Any] = {

@@ -177,10 +177,8 @@ class Images:
         for marker in facts.get("sides", []):
             x, y = (marker["x1"] + marker["x2"]) / 2, (marker["y1"] + marker["y2"]) / 2
             for region, _ in self._catalog.regions(tx, image_id):
-                box = region.detection.region
-                inside = box.x1 <= x < box.x2 and box.y1 <= y < box.y2
-                shown = box.frame <= marker["frame"] < box.frame_end
-                if inside and shown and may(region.detection.label):
+                box, label = region.detection.region, region.detection.label
+                if box.holds(x, y, marker["frame"]) and may(label):
                     found.append((region.region_id, str(marker["side"])))
                     break
         if found:

@@ -30,7 +30,6 @@ from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission
 from engine.records import Caller, Detection, Image, ImageState
 from engine.seal import pipeline
-from engine.seal.pipeline import detection_from_json
 from engine.store.audit import Event
 
 #: Fewest patients that a row of the drift table stands for.
@@ -243,7 +242,7 @@ class Models:
             except EngineError as err:
                 log.warning("not compared: %s", err.code)  # sealed or discarded meanwhile
                 continue
-            boxes = [detection_from_json(d) for d in draft.facts["detections"]]
+            boxes = [Detection.from_json(d) for d in draft.facts["detections"]]
             yield image, [d for d in boxes if d.source == "person"]
         for case in self._training_cases.cases()[-limit:]:
             try:
@@ -252,7 +251,7 @@ class Models:
             except EngineError as err:
                 log.warning("not compared: %s", err.code)
                 continue
-            yield image, [detection_from_json(d) for d in opened.after]
+            yield image, [Detection.from_json(d) for d in opened.after]
 
     def _found_by(self, image: Image, profile: Profile, side: Side) -> list[Detection] | None:
         """What a profile would find; None where it fails."""

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, Required, TypedDict, Unpack
 
 from engine.errors import NotFound, SealBroken
-from engine.records import Detection, Format, ImageRecord, ImageState, Region, SealedRegion
+from engine.records import Detection, Format, ImageRecord, ImageState, SealedRegion
 from engine.store.database import Cursor, Database, Row
 from engine.vault import blind_index, derive
 
@@ -159,17 +159,14 @@ class Catalog:
             regions: Each with the byte at which it starts in the sealed file.
         """
         tx.run("DELETE FROM regions WHERE image_id = $1", image_id)
-        tx.run_many(
-            "INSERT INTO regions VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15)",
-            [
-                (
-                    r.region_id, image_id, place, r.detection.label, r.detection.confidence,
-                    r.detection.source, *r.detection.region.xyxy, r.detection.region.frame,
-                    r.detection.region.frame_end, start, r.size_bytes, r.encrypt_ms,
-                )
-                for place, (r, start) in enumerate(regions)
-            ],
-        )  # fmt: skip
+        rows = [
+            {"image_id": image_id, "place": place, "start": start, **_region_row(region)}
+            for place, (region, start) in enumerate(regions)
+        ]
+        if rows:
+            names, values = ", ".join(rows[0]), ", ".join(f"${i + 1}" for i in range(len(rows[0])))
+            statement = f"INSERT INTO regions ({names}) VALUES ({values})"  # noqa: S608
+            tx.run_many(statement, [list(row.values()) for row in rows])
         self._set(tx, image_id, **columns)
         return self._tag(tx, key, image_id)
 
@@ -389,11 +386,20 @@ def _image_row(row: Row) -> ImageRow:
     return ImageRow(**plain)
 
 
+def _region_row(region: SealedRegion) -> Row:
+    """The inverse of :func:`_region`."""
+    return {
+        "region_id": region.region_id,
+        **region.detection.to_row(),
+        "size_bytes": region.size_bytes,
+        "encrypt_ms": region.encrypt_ms,
+    }
+
+
 def _region(row: Row) -> SealedRegion:
-    box = Region(row["x1"], row["y1"], row["x2"], row["y2"], row["frame"], row["frame_end"])
     return SealedRegion(
         region_id=row["region_id"],
-        detection=Detection(box, row["label"], row["confidence"], row["source"]),
+        detection=Detection.from_row(row),
         size_bytes=row["size_bytes"],
         encrypt_ms=row["encrypt_ms"],
     )
