@@ -18,9 +18,19 @@ from streamlit import config
 from streamlit.runtime.pages_manager import PagesManager
 
 import api
-from api import observing
+from api import telemetry
 from engine import Engine, Permission, Settings, begin_request, come_from, log_as_json
-from ui import account, gate, guide, jobs, panes, single, state, theme, welcome
+from ui import (
+    account,
+    asgi_guard,
+    background_jobs,
+    demo_guide,
+    oidc,
+    state,
+    theme,
+    welcome,
+    widgets,
+)
 
 PAGES = (
     ("pages/1_Upload.py", "Upload", ":material/upload:", Permission.UPLOAD),
@@ -39,32 +49,33 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
     largest = max(settings.dicom_limit_mb, settings.picture_limit_mb) + 1
     config.set_option("server.maxUploadSize", largest)
     engine = await to_thread.run_sync(Engine.open, settings)
-    api.door.state.engine = engine
+    api.app.state.engine = engine
     engine.start_upkeep()
     try:
         if engine.setup_needed():
             print(f"\n  Code for the first administrator: {engine.setup_code()}\n")  # noqa: T201
-        jobs.begin(engine.warm)  # the numbers of many images take seconds to open
-        async with api.door.router.lifespan_context(api.door):
+        background_jobs.begin(engine.warm)  # the numbers of many images take seconds to open
+        async with api.app.router.lifespan_context(api.app):
             yield
     finally:
-        await to_thread.run_sync(jobs.stop)
+        await to_thread.run_sync(background_jobs.stop)
         await to_thread.run_sync(engine.close)
 
 
 if __name__ != "__main__":
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold plaintext
-    gate.keep_bodies_in_memory()
+    asgi_guard.keep_bodies_in_memory()
     log_as_json()
-    single.configure(Settings.load(os.environ))
+    oidc.configure(Settings.load(os.environ))
     # Otherwise the first visitor of a fresh process runs any page without this file.
     PagesManager.uses_pages_directory = False
+    names = telemetry.words(api.app.openapi()["paths"])
     app = st.App(
         __file__,
-        routes=[Mount("/api", api.door)],
+        routes=[Mount("/api", api.app)],
         middleware=[
-            Middleware(observing.Observed, words=observing.words(api.door.openapi()["paths"])),
-            Middleware(gate.Gate, engine=state.engine),
+            Middleware(telemetry.RequestTelemetry, words=names),
+            Middleware(asgi_guard.AsgiGuard, engine=state.engine),
         ],
         lifespan=lifespan,
     )
@@ -103,8 +114,8 @@ def main() -> None:
     )
     page = st.navigation(pages)
     welcome.sidebar(who)
-    guide.show(who.role)
-    with panes.banner():
+    demo_guide.show(who.role)
+    with widgets.banner():
         page.run()
 
 

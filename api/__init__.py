@@ -5,8 +5,8 @@ Every refusal of the engine becomes a problem document (RFC 9457) in one place. 
 show a patient is sent with ``no-store`` and only to a session; request bodies stay in memory.
 """
 
-from api.door import door
+from api.app import app
 from api.problems import problem
 from api.sessions import COOKIE, TICKET_SECONDS, Tickets, tickets
 
-__all__ = ["COOKIE", "TICKET_SECONDS", "Tickets", "door", "problem", "tickets"]
+__all__ = ["COOKIE", "TICKET_SECONDS", "Tickets", "app", "problem", "tickets"]

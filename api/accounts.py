@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 
-from api import shapes
-from api.asking import TheEngine, Token
+from api import schemas
+from api.dependencies import TheEngine, Token
 from api.problems import answers
 from engine import Role, errors
 
@@ -18,7 +18,7 @@ _WRITING = answers(400, 401, 403, 404, 413, 422, 429, 503)
 RoleName = Literal["technician", "doctor", "researcher", "administrator"]
 
 
-class AccountChange(shapes.Request):
+class AccountChange(schemas.Request):
     """What to change; what is left out stays."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": False}]})
@@ -26,33 +26,33 @@ class AccountChange(shapes.Request):
     enabled: bool | None = None
 
 
-class AccountRequest(shapes.Shape):
+class AccountRequest(schemas.Schema):
     """An account that somebody asked for."""
 
     request_id: str = Field(examples=["rq_5b0d6c1e7f8a9b0c1d2e3f40"])
     username: str
     name: str
     role: Role
-    requested_at: shapes.Utc
+    requested_at: schemas.Utc
     taken: bool
 
 
-class Approval(shapes.Request):
+class Approval(schemas.Request):
     """The role that the administrator gives, whatever was wished for."""
 
     role: Annotated[RoleName, Field(examples=["doctor"])]
 
 
 @router.get("/", responses=answers(401, 403, 429, 503))
-def list_accounts(token: Token, engine: TheEngine) -> list[shapes.Account]:
+def list_accounts(token: Token, engine: TheEngine) -> list[schemas.Account]:
     """Every account, by user name."""
-    return [shapes.Account.model_validate(a) for a in engine.accounts(token)]
+    return [schemas.Account.model_validate(a) for a in engine.accounts(token)]
 
 
 @router.patch("/{username}/", responses=_WRITING)
 def change_account(
     username: str, change: AccountChange, token: Token, engine: TheEngine
-) -> shapes.Account:
+) -> schemas.Account:
     """Another role, or open or close an account; its sessions end."""
     if change.role is None and change.enabled is None:
         raise errors.InputError("Say which role, or whether the account is enabled.")
@@ -60,7 +60,7 @@ def change_account(
         account = engine.set_account_role(token, username, Role(change.role))
     if change.enabled is not None:
         account = engine.set_account_enabled(token, username, change.enabled)
-    return shapes.Account.model_validate(account)
+    return schemas.Account.model_validate(account)
 
 
 @router.get("/requests/", responses=answers(401, 403, 429, 503))
@@ -70,10 +70,12 @@ def list_requests(token: Token, engine: TheEngine) -> list[AccountRequest]:
 
 
 @router.post("/requests/{request_id}/approve/", status_code=201, responses=_WRITING)
-def approve(request_id: str, approval: Approval, token: Token, engine: TheEngine) -> shapes.Account:
+def approve(
+    request_id: str, approval: Approval, token: Token, engine: TheEngine
+) -> schemas.Account:
     """Make the account that was asked for, with the password that came with the request."""
     made = engine.approve_account(token, request_id, Role(approval.role))
-    return shapes.Account.model_validate(made)
+    return schemas.Account.model_validate(made)
 
 
 @router.delete("/requests/{request_id}/", status_code=204,

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import APIRouter, Form, Query, Request, Response
 from pydantic import ConfigDict, Field
 
-from api import shapes
-from api.asking import Origin, TheEngine, Token, presented
+from api import schemas
+from api.dependencies import Origin, TheEngine, Token, presented
 from api.problems import answers
 from engine import Engine, Role
 
@@ -18,11 +18,11 @@ router = APIRouter(prefix="/auth", tags=["auth"])
 
 _OPEN = (400, 401, 413, 422, 423, 429, 503)
 _SIGNED_IN = (401, 429, 503)
-Password = Annotated[shapes.Text, Field(max_length=1000)]
-Code = Annotated[shapes.Text, Field(max_length=100)]
+Password = Annotated[schemas.Text, Field(max_length=1000)]
+Code = Annotated[schemas.Text, Field(max_length=100)]
 
 
-class Registration(shapes.Request):
+class Registration(schemas.Request):
     """An account that somebody asks for, or that an administrator makes."""
 
     model_config = ConfigDict(
@@ -37,20 +37,20 @@ class Registration(shapes.Request):
             ]
         }
     )
-    username: Annotated[shapes.Line, Field(max_length=64)]
-    name: Annotated[shapes.Line, Field(max_length=100)]
+    username: Annotated[schemas.Line, Field(max_length=64)]
+    name: Annotated[schemas.Line, Field(max_length=100)]
     role: Literal["technician", "doctor", "researcher", "administrator"]
     password: Password
 
 
-class Requested(shapes.Shape):
+class Requested(schemas.Schema):
     """What a stranger is told: nothing but a reference for the administrator."""
 
     request_id: str = Field(examples=["rq_5b0d6c1e7f8a9b0c1d2e3f40"])
     status: Literal["requested"] = "requested"
 
 
-class Credentials(shapes.Request):
+class Credentials(schemas.Request):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
@@ -59,19 +59,19 @@ class Credentials(shapes.Request):
             ]
         }
     )
-    username: Annotated[shapes.Text, Field(max_length=64)]
+    username: Annotated[schemas.Text, Field(max_length=64)]
     password: Password
     code: Code = Field("", description="Of the second factor, where the account has one.")
 
 
-class Refresh(shapes.Request):
+class Refresh(schemas.Request):
     refresh: Annotated[
-        shapes.Text,
+        schemas.Text,
         Field(max_length=200, examples=["5sVQ0Z2m1Yw8q3r7u9x0b2d4f6h8j0l2n4p6r8t0v2x"]),
     ]
 
 
-class Tokens(shapes.Shape):
+class Tokens(schemas.Schema):
     """A short-lived access token, and what it is renewed with, once."""
 
     access: str = Field(examples=["eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.c2lnbmF0dXJl"])
@@ -81,7 +81,7 @@ class Tokens(shapes.Shape):
     session_id: str = Field(description="What a key exchange is bound to.")
 
 
-class Proof(shapes.Request):
+class Proof(schemas.Request):
     """Either of the two."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"code": "123456"}]})
@@ -90,18 +90,18 @@ class Proof(shapes.Request):
     code: Code = ""
 
 
-class Session(shapes.Shape):
+class Session(schemas.Schema):
     """One of one's own sessions. The id opens nothing."""
 
     session_id: str
-    started_at: shapes.Utc
-    seen_at: shapes.Utc
-    expires_at: shapes.Utc
+    started_at: schemas.Utc
+    seen_at: schemas.Utc
+    expires_at: schemas.Utc
     door: str = Field(examples=["API"])
     current: bool
 
 
-class SigningKey(shapes.Shape):
+class SigningKey(schemas.Schema):
     """What signs every key exchange. Compare the fingerprint with one from the administrator."""
 
     ed25519: str = Field(
@@ -117,7 +117,7 @@ class SigningKey(shapes.Shape):
         return cls(ed25519=text, fingerprint=hashlib.sha256(key).hexdigest())
 
 
-class Offer(shapes.Shape):
+class Offer(schemas.Schema):
     """The server's signed half of a key exchange (FORMAT.md)."""
 
     exchange_id: str = Field(examples=["ex_0a1b2c3d4e5f60718293a4b5"])
@@ -129,14 +129,14 @@ class Offer(shapes.Shape):
     signature: str
 
 
-class Answer(shapes.Request):
+class Answer(schemas.Request):
     """The client's half."""
 
     exchange_id: Annotated[
-        shapes.Text, Field(max_length=100, examples=["ex_0a1b2c3d4e5f60718293a4b5"])
+        schemas.Text, Field(max_length=100, examples=["ex_0a1b2c3d4e5f60718293a4b5"])
     ]
     public: Annotated[
-        shapes.Text,
+        schemas.Text,
         Field(
             max_length=2000,
             description="In base64.",
@@ -145,7 +145,7 @@ class Answer(shapes.Request):
     ]
 
 
-class Confirmation(shapes.Shape):
+class Confirmation(schemas.Schema):
     """Proof that the server holds the same key."""
 
     exchange_id: str = Field(examples=["ex_0a1b2c3d4e5f60718293a4b5"])
@@ -172,7 +172,7 @@ def _tokens(engine: Engine, pair: Any) -> Tokens:
     response_model=Requested,
     responses={
         **answers(*_OPEN, 403),
-        201: {"model": shapes.Account, "description": "An administrator made the account"},
+        201: {"model": schemas.Account, "description": "An administrator made the account"},
     },
 )
 def register(
@@ -188,7 +188,7 @@ def register(
         response.status_code = 201
         made = engine.create_account(given, wish.username, wish.name, role, wish.password)
         return Response(
-            shapes.Account.model_validate(made).model_dump_json(),
+            schemas.Account.model_validate(made).model_dump_json(),
             status_code=201,
             media_type="application/json",
         )
@@ -215,11 +215,11 @@ def refresh(body: Refresh, engine: TheEngine) -> Tokens:
 @router.post("/token/revoke/", status_code=200, responses=answers(400, 413, 422, 429, 503))
 def revoke(
     token: Annotated[
-        shapes.Text,
+        schemas.Text,
         Form(max_length=5000, examples=["5sVQ0Z2m1Yw8q3r7u9x0b2d4f6h8j0l2n4p6r8t0v2x"]),
     ],
     engine: TheEngine,
-    token_type_hint: Annotated[shapes.Text, Form(max_length=100)] = "",
+    token_type_hint: Annotated[schemas.Text, Form(max_length=100)] = "",
 ) -> dict[str, str]:
     """End the session of an access or refresh token (RFC 7009); both end together."""
     engine.revoke(token)
@@ -230,9 +230,9 @@ def revoke(
 
 
 @router.get("/me/", responses=answers(*_SIGNED_IN))
-def who_am_i(token: Token, engine: TheEngine) -> shapes.Account:
+def who_am_i(token: Token, engine: TheEngine) -> schemas.Account:
     """The account behind the token."""
-    return shapes.Account.model_validate(engine.whoami(token))
+    return schemas.Account.model_validate(engine.whoami(token))
 
 
 @router.get("/sessions/", responses=answers(*_SIGNED_IN))

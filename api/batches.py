@@ -21,8 +21,8 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFile
 from pydantic import Field
 
-from api import shapes
-from api.asking import TheEngine, Token
+from api import schemas
+from api.dependencies import TheEngine, Token
 from api.files import BINARY, Answers
 from api.problems import Problem, answers, named
 from engine import CSV_HEAD, FEW_FILES, BatchItem, Engine, Progress, Source, errors
@@ -49,7 +49,7 @@ class State(StrEnum):
     REFUSED = "refused"
 
 
-class Outcome(shapes.Shape):
+class Outcome(schemas.Schema):
     """What became of one file."""
 
     place: int = Field(description="Place among the files that were sent, from 0.")
@@ -75,7 +75,7 @@ class Outcome(shapes.Shape):
         )
 
 
-class Batch(shapes.Shape):
+class Batch(schemas.Schema):
     """A batch and how far it is."""
 
     batch_id: str = Field(examples=["ba_7e6d5c4b3a29180f1e2d3c4b"])
@@ -258,10 +258,10 @@ def send_batch(
     batches: TheBatches,
     response: Response,
     patient_id: Annotated[
-        shapes.Line, Form(description="Key or hospital number.", examples=["P-1042"])
+        schemas.Line, Form(description="Key or hospital number.", examples=["P-1042"])
     ],
     files: Annotated[list[UploadFile], File(min_length=1, max_length=_MOST_FILES)],
-    profile: Annotated[shapes.Line | None, Form()] = None,
+    profile: Annotated[schemas.Line | None, Form()] = None,
     seal: Annotated[bool, Form(description="Seal what no person must look at.")] = False,
 ) -> Batch:
     """Send many files of one patient; `Location` is where to ask how far they are.

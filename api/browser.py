@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 
-from api.asking import CookieToken, Frame, TheEngine, Token, Window
+from api.dependencies import CookieToken, Frame, TheEngine, Token, Window
 from api.files import FILE, PICTURE, attachment, picture
 from api.problems import answers
 from api.sessions import COOKIE, tickets

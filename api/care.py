@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter
 from pydantic import Field
 
-from api import shapes
-from api.asking import TheEngine, Token
+from api import schemas
+from api.dependencies import TheEngine, Token
 from api.problems import answers
 from engine import Permission, Verdict
 
@@ -16,26 +16,26 @@ router = APIRouter(tags=["care"])
 
 _READING = answers(401, 403, 404, 422, 429, 503)
 _WRITING = answers(400, 401, 403, 404, 413, 422, 429, 503)
-Username = Annotated[shapes.Line, Field(max_length=64, examples=["doctor"])]
+Username = Annotated[schemas.Line, Field(max_length=64, examples=["doctor"])]
 
 
-class CareRelation(shapes.Shape):
+class CareRelation(schemas.Schema):
     """A doctor who treats a patient."""
 
     patient_id: str
     number: str = Field(description="The patient's hospital number.", examples=["P-1042"])
     username: str
-    since: shapes.Utc
+    since: schemas.Utc
     assigned_by: str
 
 
-class Assignment(shapes.Request):
+class Assignment(schemas.Request):
     """The doctor who is to treat the patient."""
 
     username: Username
 
 
-class EmergencyAccess(shapes.Shape):
+class EmergencyAccess(schemas.Schema):
     """One broken glass, from its reason to its review."""
 
     glass_id: str = Field(examples=["gl_4f5e6d7c8b9a0f1e2d3c4b5a"])
@@ -43,29 +43,29 @@ class EmergencyAccess(shapes.Shape):
     number: str = Field(description="The patient's hospital number.")
     username: str
     reason: str
-    opened_at: shapes.Utc
-    expires_at: shapes.Utc
+    opened_at: schemas.Utc
+    expires_at: schemas.Utc
     open: bool
-    ended_at: shapes.Utc | None
+    ended_at: schemas.Utc | None
     ended_by: str
-    reviewed_at: shapes.Utc | None
+    reviewed_at: schemas.Utc | None
     reviewed_by: str
     verdict: Verdict | None
     remark: str
 
 
-class Emergency(shapes.Request):
+class Emergency(schemas.Request):
     """Whom to open, and why now; the administrator reads it."""
 
-    patient: Annotated[shapes.Line, Field(description="Hospital number or key.")]
-    reason: shapes.Why
+    patient: Annotated[schemas.Line, Field(description="Hospital number or key.")]
+    reason: schemas.Why
 
 
-class Review(shapes.Request):
+class Review(schemas.Request):
     """Whether an emergency access was justified."""
 
     verdict: Literal["justified", "unjustified"]
-    remark: shapes.Why
+    remark: schemas.Why
 
 
 @router.get("/patients/{patient_id}/care-team/", responses=_READING)

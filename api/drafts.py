@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends
 from fastapi.exceptions import RequestValidationError
 from pydantic import ConfigDict, Field
 
-from api import shapes
-from api.asking import Limit, Offset, TheEngine, Token, needed_reason
+from api import schemas
+from api.dependencies import Limit, Offset, TheEngine, Token, needed_reason
 from api.problems import answers
 from engine import Suggestion
 
@@ -19,22 +19,22 @@ _READING = (401, 403, 404, 409, 422, 429, 503)
 _WRITING = (400, *_READING, 413)
 
 
-class Draft(shapes.Shape):
+class Draft(schemas.Schema):
     """A draft that this session has opened."""
 
     handle: str = Field(description="For GET /drafts/{handle}/frames/{frame}/, for minutes.")
-    image: shapes.Image
-    found: list[shapes.Box] = Field(description="Most certain first.")
+    image: schemas.Image
+    found: list[schemas.Box] = Field(description="Most certain first.")
     reasons: list[str] = Field(description="Why a person must look.")
     suggestions: list[Suggestion] = Field(
         description="Of each: seal, ask (too uncertain), or leave (harmless text)."
     )
     labels: list[str] = Field(description="Classes that a box may have.")
     frames: int
-    expires_at: shapes.Utc
+    expires_at: schemas.Utc
 
 
-class Decision(shapes.Request):
+class Decision(schemas.Request):
     """The boxes to seal. Without any, those that were found are sealed."""
 
     model_config = ConfigDict(
@@ -42,19 +42,19 @@ class Decision(shapes.Request):
             "examples": [{"boxes": [{"label": "text", "x1": 8, "y1": 8, "x2": 200, "y2": 40}]}]
         }
     )
-    boxes: list[shapes.Box] | None = Field(None, max_length=500)
-    removed: dict[int, shapes.Why] = Field(
+    boxes: list[schemas.Box] | None = Field(None, max_length=500)
+    removed: dict[int, schemas.Why] = Field(
         default_factory=dict, description="Place among the found boxes, and why it stays visible."
     )
-    confirm: shapes.Text = Field("", description="A person's reason to go on in spite of doubts.")
+    confirm: schemas.Text = Field("", description="A person's reason to go on in spite of doubts.")
 
 
 @router.get("/", responses=answers(401, 403, 422, 429, 503))
 def list_drafts(
     token: Token, engine: TheEngine, limit: Limit = 50, offset: Offset = 0
-) -> shapes.Page[shapes.Image]:
+) -> schemas.Page[schemas.Image]:
     """What waits to be sealed: drafts and the review queue, newest first."""
-    return shapes.Page.of(engine.drafts(token, limit + 1, offset), limit, offset)
+    return schemas.Page.of(engine.drafts(token, limit + 1, offset), limit, offset)
 
 
 @router.get("/{image_id}/", responses=answers(*_READING))
@@ -63,8 +63,8 @@ def open_draft(image_id: str, token: Token, engine: TheEngine) -> Draft:
     view = engine.open_draft(token, image_id)
     return Draft(
         handle=view.handle,
-        image=shapes.Image.model_validate(view.record),
-        found=[shapes.Box.of(d) for d in view.detections],
+        image=schemas.Image.model_validate(view.record),
+        found=[schemas.Box.of(d) for d in view.detections],
         reasons=list(view.reasons),
         suggestions=list(view.suggestions),
         labels=list(view.labels),
@@ -74,7 +74,7 @@ def open_draft(image_id: str, token: Token, engine: TheEngine) -> Draft:
 
 
 @router.post("/{image_id}/seal/", responses=answers(*_WRITING))
-def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> shapes.Image:
+def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> schemas.Image:
     """Seal a draft: from here on nobody without permission sees what is under a box.
 
     409 with `urn:medsec:review-needed` where a person must look first; the draft stays.
@@ -95,7 +95,7 @@ def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> 
                 where = {"loc": ("body", "boxes", place), "msg": "not a box", "type": "value_error"}
                 raise RequestValidationError([where]) from err
     sealed = engine.seal(token, image_id, wanted, removed, decision.confirm)
-    return shapes.Image.model_validate(sealed)
+    return schemas.Image.model_validate(sealed)
 
 
 @router.delete("/{image_id}/", status_code=204, responses=answers(*_WRITING))

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import Field, NaiveDatetime
 
-from api import shapes
-from api.asking import TheEngine, Token
+from api import schemas
+from api.dependencies import TheEngine, Token
 from api.files import BINARY, Answers, attachment
 from api.problems import answers
 
@@ -30,7 +30,7 @@ Day = Annotated[NaiveDatetime | None, Query()]
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
-class Display(shapes.Shape):
+class Display(schemas.Schema):
     """How an image can be shown and measured, as its masked file says."""
 
     spacing_mm: Pair | None

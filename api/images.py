@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import Field
 
-from api import shapes
-from api.asking import Exchange, Frame, Limit, Offset, Reason, TheEngine, Token, needed_reason
+from api import schemas
+from api.dependencies import Exchange, Frame, Limit, Offset, Reason, TheEngine, Token, needed_reason
 from api.files import FILE, FILE_OR_SEALED, PICTURE, REGION, SEALED, attachment, png
 from api.problems import answers
 from engine import Restoration
@@ -23,7 +23,7 @@ _Format = Literal["png", "jpeg", "original"]
 Filter = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
 
 
-class Metrics(shapes.Shape):
+class Metrics(schemas.Schema):
     """Measured numbers of one image; `engine/metrics.py` defines each."""
 
     entropy_original_bits: float
@@ -42,7 +42,7 @@ class Metrics(shapes.Shape):
     regions: list[dict[str, float | None]]
 
 
-class Opened(shapes.Shape):
+class Opened(schemas.Schema):
     """An image that this session has opened; pixels are behind the handle."""
 
     handle: str = Field(examples=["vw_1a2b3c4d5e6f708192a3b4c5"])
@@ -52,7 +52,7 @@ class Opened(shapes.Shape):
     opened: list[str] = Field(description="Ids of the regions that are open.")
     proof: str = Field(description="bytes, pixels or regions.")
     total_ms: float
-    expires_at: shapes.Utc
+    expires_at: schemas.Utc
 
     @classmethod
     def of(cls, opened: Restoration) -> Opened:
@@ -71,7 +71,7 @@ def list_images(
     label: Filter = None,
     limit: Limit = 50,
     offset: Offset = 0,
-) -> shapes.Page[shapes.Image]:
+) -> schemas.Page[schemas.Image]:
     """Released images that match every filter, newest first; `q` finds their patients."""
     found = engine.images(
         token,
@@ -82,13 +82,13 @@ def list_images(
         limit=limit + 1,
         offset=offset,
     )
-    return shapes.Page.of(found, limit, offset)
+    return schemas.Page.of(found, limit, offset)
 
 
 @router.get("/images/{image_id}/", responses=answers(*_READING))
-def read_image(image_id: str, token: Token, engine: TheEngine) -> shapes.Image:
+def read_image(image_id: str, token: Token, engine: TheEngine) -> schemas.Image:
     """One released image."""
-    return shapes.Image.model_validate(engine.image(token, image_id))
+    return schemas.Image.model_validate(engine.image(token, image_id))
 
 
 @router.delete("/images/{image_id}/", status_code=204, responses=answers(*_WRITING))
@@ -128,12 +128,12 @@ def sealed_package(image_id: str, token: Token, engine: TheEngine) -> Response:
 
 
 @router.get("/images/{image_id}/regions/", responses=answers(*_READING))
-def list_regions(image_id: str, token: Token, engine: TheEngine) -> list[shapes.SealedBox]:
+def list_regions(image_id: str, token: Token, engine: TheEngine) -> list[schemas.SealedBox]:
     """Where the image is sealed, and as what."""
-    return [shapes.SealedBox.of(image_id, r) for r in engine.regions(token, image_id)]
+    return [schemas.SealedBox.of(image_id, r) for r in engine.regions(token, image_id)]
 
 
-@router.get("/regions/{region_id}/", response_model=shapes.SealedBox,
+@router.get("/regions/{region_id}/", response_model=schemas.SealedBox,
             responses={**answers(*_READING), **REGION})  # fmt: skip
 def read_region(
     region_id: str,
@@ -144,14 +144,14 @@ def read_region(
     frame: Annotated[int | None, Query(ge=0, le=1_000_000, description="By default its first")] = (
         None
     ),
-) -> shapes.SealedBox | Response:
+) -> schemas.SealedBox | Response:
     """One sealed region: place, class and confidence.
 
     With a key exchange and a reason, what is under its box: a PNG under the exchanged key.
     """
     image_id, region = engine.region(token, region_id)
     if exchange is None:
-        return shapes.SealedBox.of(image_id, region)
+        return schemas.SealedBox.of(image_id, region)
     return _sealed(engine.deliver_region(token, image_id, region_id, reason, exchange, frame))
 
 
@@ -218,28 +218,28 @@ def metrics(image_id: str, token: Token, engine: TheEngine) -> Metrics:
 
 
 @router.get("/images/{image_id}/history/", responses=answers(*_READING))
-def read_history(image_id: str, token: Token, engine: TheEngine) -> list[shapes.AuditEntry]:
+def read_history(image_id: str, token: Token, engine: TheEngine) -> list[schemas.AuditEntry]:
     """What happened to this image, as far as the caller may know."""
     entries = engine.image_history(token, image_id)
-    return [shapes.AuditEntry.model_validate(e) for e in entries]
+    return [schemas.AuditEntry.model_validate(e) for e in entries]
 
 
 @router.get("/images/{image_id}/notes/", responses=answers(*_READING))
-def list_notes(image_id: str, token: Token, engine: TheEngine) -> list[shapes.Note]:
+def list_notes(image_id: str, token: Token, engine: TheEngine) -> list[schemas.Note]:
     """Notes of one image, newest first."""
-    return [shapes.Note.model_validate(n) for n in engine.notes(token, image_id=image_id)]
+    return [schemas.Note.model_validate(n) for n in engine.notes(token, image_id=image_id)]
 
 
 @router.post("/images/{image_id}/notes/", status_code=201, responses=answers(*_WRITING))
-def add_note(image_id: str, note: shapes.NewNote, token: Token, engine: TheEngine) -> shapes.Note:
+def add_note(image_id: str, note: schemas.NewNote, token: Token, engine: TheEngine) -> schemas.Note:
     """Append a note to an image; notes are never changed."""
     patient_id = engine.image(token, image_id).patient_id
     written = engine.add_note(token, patient_id, note.text, image_id)
-    return shapes.Note.model_validate(written)
+    return schemas.Note.model_validate(written)
 
 
 @router.post("/images/{image_id}/flag/", status_code=204, responses=answers(*_WRITING))
-def flag(image_id: str, stated: shapes.Stated, token: Token, engine: TheEngine) -> None:
+def flag(image_id: str, stated: schemas.Stated, token: Token, engine: TheEngine) -> None:
     """Something should have been sealed: withdraw the image from everyone at once."""
     engine.flag_missed(token, image_id, stated.reason)
 

@@ -98,26 +98,26 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def install(door: FastAPI) -> None:
+def install(app: FastAPI) -> None:
     """Map every error to its problem document; the only place that does."""
 
-    @door.exception_handler(errors.EngineError)
+    @app.exception_handler(errors.EngineError)
     def _engine_error(_request: Request, error: errors.EngineError) -> JSONResponse:
         return of(error)
 
-    @door.exception_handler(RequestValidationError)
+    @app.exception_handler(RequestValidationError)
     def _wrong_request(_request: Request, error: RequestValidationError) -> JSONResponse:
         places = sorted({".".join(map(str, e["loc"]))[:80] for e in error.errors()})
         title = f"These parts of the request are not valid: {', '.join(places[:20])}."
         return problem(422, "wrong-request", title)
 
-    @door.exception_handler(HTTPException)
+    @app.exception_handler(HTTPException)
     def _http_error(_request: Request, error: HTTPException) -> JSONResponse:
         phrase = HTTPStatus(error.status_code).phrase
         code = phrase.lower().replace(" ", "-")
         title = _SENTENCES.get(error.status_code, f"{phrase}.")
         return problem(error.status_code, code, title, error.headers)
 
-    @door.exception_handler(Exception)
+    @app.exception_handler(Exception)
     def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
         return problem(500, "unexpected", "Something went wrong: tell the administrator.")

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from api import shapes
-from api.asking import Limit, Offset, TheEngine, Token
+from api import schemas
+from api.dependencies import Limit, Offset, TheEngine, Token
 from api.problems import answers
 
 router = APIRouter()
@@ -20,7 +20,7 @@ class Status(BaseModel):
     status: str = Field(examples=["ok"])
 
 
-class Health(shapes.Shape):
+class Health(schemas.Schema):
     """State of the system for its administrator; no patient data."""
 
     images: Mapping[str, int] = Field(
@@ -33,10 +33,10 @@ class Health(shapes.Shape):
     disk_free_bytes: int
     root_keys: list[str]
     keys_to_rotate: int
-    last_backup_at: shapes.Utc | None = None
+    last_backup_at: schemas.Utc | None = None
     backup_overdue: bool = Field(description="The last good backup is older than the setting.")
     erasures_kept: bool = Field(description="The list of erasures lies beside the backups.")
-    scrubbed_at: shapes.Utc | None = Field(None, description="When all files were last checked.")
+    scrubbed_at: schemas.Utc | None = Field(None, description="When all files were last checked.")
     scrubbed_images: int
     broken: list[str] = Field(
         description="Images and patients that were found damaged, and `accounts and rights` where"
@@ -57,7 +57,7 @@ class Verified(BaseModel):
     entries: int = Field(examples=[1204])
 
 
-class Model(shapes.Shape):
+class Model(schemas.Schema):
     """A network in use."""
 
     name: str = Field(examples=["PP-OCRv5"])
@@ -66,7 +66,7 @@ class Model(shapes.Shape):
     sha256: str
 
 
-class Specialty(shapes.Shape):
+class Specialty(schemas.Schema):
     """What is looked for in a specialty."""
 
     name: str = Field(examples=["chest"])
@@ -127,9 +127,9 @@ def audit(
     q: Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")] = "",
     limit: Limit = 50,
     offset: Offset = 0,
-) -> shapes.Page[shapes.AuditEntry]:
+) -> schemas.Page[schemas.AuditEntry]:
     """The audit log, newest first."""
-    return shapes.Page.of(engine.audit_entries(token, q, limit + 1, offset), limit, offset)
+    return schemas.Page.of(engine.audit_entries(token, q, limit + 1, offset), limit, offset)
 
 
 @router.post("/audit/verify/", tags=["audit"], responses=answers(401, 403, 429, 500, 503))

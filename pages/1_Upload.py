@@ -5,25 +5,25 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import ImageState, Permission
-from ui import care, correcting, intake, queue, sealed, state, whose
+from ui import box_editor, care, patient_picker, queue, result, state, uploads
 
 token = state.page("Upload", Permission.UPLOAD)
 
 done = state.recall("sealed")
 draft = state.recall("draft")
 if draft:
-    correcting.correct(token, draft)
+    box_editor.correct(token, draft)
 elif done:
-    sealed.show_sealed(token, done)
+    result.show_sealed(token, done)
 else:
-    patient = whose.choose_patient(token)
+    patient = patient_picker.choose_patient(token)
     if patient is None:
-        intake.watch_intake()
+        uploads.watch_intake()
     else:
         care.team(token, patient)
         care.merge(token, patient)
-        intake.take_in(token, patient)
-    intake.outcomes(token)
+        uploads.take_in(token, patient)
+    uploads.outcomes(token)
 
 waiting = [d for d in state.engine().drafts(token) if d.image_id != state.recall("draft")]
 look = [d for d in waiting if d.state is ImageState.REVIEW]

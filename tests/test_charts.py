@@ -19,7 +19,7 @@ import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from engine.metrics import percentiles
-from ui import chart_look, charts, cipher_charts
+from ui import chart_style, charts, cipher_charts
 
 MODALITIES = ("CT", "MR", "US", "CR", "DX", "MG", "OT", "XA")
 LABELS = ("text", "barcode", "face", "marker", "thorax", "stamp", "tattoo")
@@ -169,7 +169,7 @@ def test_text_can_be_read_on_both_pages(chart):
 
 
 def test_marks_can_be_seen_on_both_pages():
-    for colour in chart_look.PALETTE:
+    for colour in chart_style.PALETTE:
         for page in ("#ffffff", "#fbfcfd", "#0f171c", "#18242b"):
             assert contrast(colour, page) >= 3, (colour, page)
 
@@ -194,13 +194,13 @@ RECEPTORS = {
 
 @pytest.mark.parametrize("eyes", RECEPTORS)
 def test_the_first_colours_are_told_apart_by_all_eyes(eyes):
-    rgb = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in chart_look.PALETTE[:4]])
+    rgb = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in chart_style.PALETTE[:4]])
     linear = np.where(rgb > 10.31, ((rgb / 255 + 0.055) / 1.055) ** 2.4, rgb / 255 / 12.92)
     seen = np.clip(linear @ np.array(RECEPTORS[eyes]).T, 0, 1)
     shown = np.where(seen > 0.0031308, 1.055 * seen ** (1 / 2.4) - 0.055, 12.92 * seen)
     lab = rgb2lab(shown)
     for a, b in itertools.combinations(range(4), 2):
-        names = chart_look.PALETTE[a], chart_look.PALETTE[b]
+        names = chart_style.PALETTE[a], chart_style.PALETTE[b]
         assert deltaE_ciede2000(lab[a], lab[b]) >= 10, names
 
 
@@ -457,7 +457,7 @@ def test_a_bar_knows_what_a_click_on_it_chooses():
 
 
 def test_charts_know_nothing_of_streamlit_or_the_engines_inside():
-    for module in (charts, chart_look, cipher_charts):
+    for module in (charts, chart_style, cipher_charts):
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
         names = {
             name

@@ -13,7 +13,7 @@ from engine.identities import FRESH
 from tests.conftest import PASSWORD, Team
 from tests.fakes import FakeHost, ScriptedDetector
 from tests.test_second_factor import enrol
-from ui import single
+from ui import oidc
 
 ISSUER = "https://login.hospital.example"
 
@@ -192,7 +192,7 @@ def write(file: Path, section: dict[str, str], mode: int = 0o600) -> None:
 
 def test_the_configuration_names_one_issuer(tmp_path: Path) -> None:
     write(tmp_path / "s.toml", GOOD)
-    assert single._issuer(single._section(tmp_path / "s.toml")) == ISSUER
+    assert oidc._issuer(oidc._section(tmp_path / "s.toml")) == ISSUER
 
 
 @pytest.mark.parametrize("changes", [
@@ -206,7 +206,7 @@ def test_the_configuration_names_one_issuer(tmp_path: Path) -> None:
 def test_an_unsafe_configuration_is_refused(tmp_path: Path, changes: dict[str, str]) -> None:
     write(tmp_path / "s.toml", {**GOOD, **changes})
     with pytest.raises(errors.SettingsError) as refused:
-        single._section(tmp_path / "s.toml")
+        oidc._section(tmp_path / "s.toml")
     assert "secret" not in str(refused.value) or GOOD["cookie_secret"] not in str(refused.value)
 
 
@@ -214,7 +214,7 @@ def test_an_unsafe_configuration_is_refused(tmp_path: Path, changes: dict[str, s
 def test_a_configuration_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
     write(tmp_path / "s.toml", GOOD, mode)
     with pytest.raises(errors.SettingsError):
-        single._section(tmp_path / "s.toml")
+        oidc._section(tmp_path / "s.toml")
 
 
 @pytest.mark.parametrize("text", ["", "[auth]\n", "auth = 1", "not toml", "[auth]\nclient_id='x'"])
@@ -222,4 +222,4 @@ def test_an_incomplete_configuration_is_refused(tmp_path: Path, text: str) -> No
     (tmp_path / "s.toml").write_text(text)
     (tmp_path / "s.toml").chmod(0o600)
     with pytest.raises(errors.SettingsError):
-        single._section(tmp_path / "s.toml")
+        oidc._section(tmp_path / "s.toml")

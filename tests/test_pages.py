@@ -20,7 +20,7 @@ from tests import builders
 from tests.conftest import PASSWORD, Team
 from tests.fakes import ScriptedDetector
 from ui import state
-from ui.jobs import Job
+from ui.background_jobs import Job
 
 HOME = Path(__file__).parent.parent / "Home.py"
 BOX = Detection(Region(8, 8, 200, 40), "text", 0.9, "net")
@@ -33,7 +33,7 @@ Visit = Callable[..., AppTest]
 @pytest.fixture
 def visit(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Visit:
     """Open a page as the holder of a token."""
-    monkeypatch.setattr(api.door.state, "engine", engine, raising=False)
+    monkeypatch.setattr(api.app.state, "engine", engine, raising=False)
     # AppTest would run pages beside Home.py, as a server does that was not told otherwise.
     monkeypatch.setattr(
         script_runner, "_mpa_v1", lambda path: runpy.run_path(path, run_name="__main__")
@@ -188,7 +188,7 @@ def test_a_page_run_by_itself_refuses_other_roles_and_strangers(
     engine: Engine, team: Team, sealed: ImageRecord, monkeypatch: pytest.MonkeyPatch,
     page: str, role: Role,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(api.door.state, "engine", engine, raising=False)
+    monkeypatch.setattr(api.app.state, "engine", engine, raising=False)
     monkeypatch.setattr(
         script_runner, "_mpa_v1", lambda path: runpy.run_path(path, run_name="__main__")
     )

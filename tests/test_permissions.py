@@ -153,7 +153,7 @@ OPEN = {
     "from_backup": "makes the engine from a backup and the root key",
     "close": "ends the engine",
     "setup_needed": "the sign-in page must know",
-    "setup_code": "for the console; no door hands it out",
+    "setup_code": "for the console; no page or route hands it out",
     "create_first_administrator": "guarded by the console's code",
     "sign_in": "how a session begins",
     "sign_in_api": "the same without a browser",

@@ -8,7 +8,7 @@ import segno
 import streamlit as st
 
 from engine import Enrolment
-from ui import panes, state
+from ui import state, widgets
 
 
 def page() -> None:
@@ -19,7 +19,7 @@ def page() -> None:
     said = state.take("said")
     if said:
         st.success(said, icon=":material/check:")
-    st.write(f"{panes.plain(who.name)} ({panes.plain(who.username)}), {who.role}")
+    st.write(f"{widgets.plain(who.name)} ({widgets.plain(who.username)}), {who.role}")
     _factor(token)
     left, right = st.columns(2, gap="large")
     with left:
@@ -30,7 +30,7 @@ def page() -> None:
 
 def _password(token: str) -> None:
     st.header("Password")
-    with st.form(f"password-{state.turn('password')}"), panes.banner():
+    with st.form(f"password-{state.turn('password')}"), widgets.banner():
         old = st.text_input("Present password", type="password", autocomplete="current-password")
         new = st.text_input("New password", type="password", autocomplete="new-password")
         again = st.text_input("New password again", type="password", autocomplete="new-password")
@@ -61,7 +61,7 @@ def _factor(token: str) -> None:
     if now.enabled_at is not None:
         state.take("enrolment")
         st.write(
-            f"On since {panes.when(now.enabled_at)} UTC. {now.codes_left} of 10 recovery codes"
+            f"On since {widgets.when(now.enabled_at)} UTC. {now.codes_left} of 10 recovery codes"
             " are left."
         )
         with st.expander("Change the second factor", icon=":material/phonelink_setup:"):
@@ -85,7 +85,7 @@ def _begin(token: str) -> None:
         "A code from an authenticator application on your phone, asked for after the password:"
         " a stolen password alone then opens nothing."
     )
-    with st.form("factor-begin", width=440), panes.banner():
+    with st.form("factor-begin", width=440), widgets.banner():
         password = st.text_input("Your password", type="password", autocomplete="current-password")
         if st.form_submit_button("Set up a second factor", type="primary"):
             state.keep("enrolment", state.engine().begin_second_factor(token, password))
@@ -100,7 +100,7 @@ def _confirm(token: str, enrolment: Enrolment) -> None:
     )
     st.code(" ".join(enrolment.secret[i : i + 4] for i in range(0, 32, 4)), language=None)
     st.write("2. Type the code that it shows.")
-    with st.form("factor-confirm", width=440), panes.banner():
+    with st.form("factor-confirm", width=440), widgets.banner():
         code = st.text_input("Code", autocomplete="one-time-code")
         if st.form_submit_button("Turn it on", type="primary"):
             codes = state.engine().confirm_second_factor(token, code)
@@ -114,7 +114,7 @@ def _confirm(token: str, enrolment: Enrolment) -> None:
 
 
 def _renew(token: str) -> None:
-    with st.form(f"renew-{state.turn('renew')}", width=440), panes.banner():
+    with st.form(f"renew-{state.turn('renew')}", width=440), widgets.banner():
         password = st.text_input("Your password", type="password", autocomplete="current-password")
         code = st.text_input("Code", autocomplete="one-time-code")
         if st.form_submit_button("New recovery codes"):
@@ -124,7 +124,7 @@ def _renew(token: str) -> None:
 
 
 def _remove(token: str, required: bool) -> None:
-    with st.form(f"remove-{state.turn('remove')}", width=440), panes.banner():
+    with st.form(f"remove-{state.turn('remove')}", width=440), widgets.banner():
         if required:
             st.caption("Your role needs one: nothing else can be done until a new one is set up.")
         password = st.text_input(
@@ -147,15 +147,15 @@ def _sessions(token: str) -> None:
         with st.container(border=True):
             where = session.door + (", this one" if session.current else "")
             st.markdown(
-                f"**{where}**  \nstarted {panes.when(session.started_at)}, last seen"
-                f" {panes.when(session.seen_at)} UTC"
+                f"**{where}**  \nstarted {widgets.when(session.started_at)}, last seen"
+                f" {widgets.when(session.seen_at)} UTC"
             )
             if not session.current and st.button("End it", key=f"end-{session.session_id}"):
-                with panes.banner():
+                with widgets.banner():
                     state.engine().end_session(token, session.session_id)
                     st.rerun()
     if st.button("End every session", icon=":material/logout:"):
         state.engine().sign_out_everywhere(token)
-        panes.end_session()
+        widgets.end_session()
         state.forget()
         st.stop()

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from engine import ImageState
-from ui import panes, state
+from ui import state, widgets
 
 
 def audit(token: str) -> None:
@@ -18,10 +18,10 @@ def audit(token: str) -> None:
         "Search", type="search", placeholder="Person, action, image or patient key"
     )
     if right.button("Verify the chain", icon=":material/link:", width="stretch"):
-        with panes.banner(), st.spinner("Checking every entry …"):
+        with widgets.banner(), st.spinner("Checking every entry …"):
             count = state.engine().verify_audit(token)
             st.success(f"{count} entries form one unbroken chain.", icon=":material/verified:")
-    panes.history(state.engine().audit_entries(token, query=query, limit=500))
+    widgets.history(state.engine().audit_entries(token, query=query, limit=500))
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption("The newest 500 that match. Names of files and patients are never in the log.")
         st.link_button(
@@ -38,15 +38,15 @@ def _moment(at: datetime | None) -> str:
 def health(token: str) -> None:
     """State of the system."""
     now = state.engine().health(token)
-    panes.figures(
+    widgets.figures(
         [
             ("Patients", str(now["patients"])),
             ("Images sealed", str(now["images"].get(ImageState.RELEASED, 0))),
-            ("Stored", panes.size(now["stored_bytes"])),
-            ("Free disk", panes.size(now["disk_free_bytes"])),
+            ("Stored", widgets.size(now["stored_bytes"])),
+            ("Free disk", widgets.size(now["disk_free_bytes"])),
         ]
     )
-    panes.facts(
+    widgets.facts(
         [(f"Images: {name}", str(count)) for name, count in sorted(now["images"].items())]
         + [
             ("Open accounts", str(now["accounts"])),
@@ -60,15 +60,15 @@ def health(token: str) -> None:
     )
     st.header("Storage")
     held = state.engine().storage(token)
-    panes.facts(
+    widgets.facts(
         [
-            ("Catalog", panes.size(held["catalog_bytes"])),
-            ("Encrypted files", f"{held['files']:,.0f}, {panes.size(held['files_bytes'])}"),
-            ("Originals of sealed images", panes.size(held["original_bytes"])),
-            ("Stored for them", panes.size(held["sealed_bytes"])),
-            ("Drafts that wait", panes.size(held["draft_bytes"])),
-            ("Disk", f"{panes.size(held['disk_free_bytes'])} free of"
-             f" {panes.size(held['disk_bytes'])}"),
+            ("Catalog", widgets.size(held["catalog_bytes"])),
+            ("Encrypted files", f"{held['files']:,.0f}, {widgets.size(held['files_bytes'])}"),
+            ("Originals of sealed images", widgets.size(held["original_bytes"])),
+            ("Stored for them", widgets.size(held["sealed_bytes"])),
+            ("Drafts that wait", widgets.size(held["draft_bytes"])),
+            ("Disk", f"{widgets.size(held['disk_free_bytes'])} free of"
+             f" {widgets.size(held['disk_bytes'])}"),
         ]
     )  # fmt: skip
 
@@ -82,7 +82,7 @@ def custody(token: str) -> None:
     st.caption("Recovery shares on paper: `python cli.py shares`, with their holders present.")
     left = held["keys_to_rotate"]
     label = f"Go on: {left} keys are left" if left else "Add a root key and re-wrap every key"
-    with panes.banner():
+    with widgets.banner():
         if st.button(label, key="rotate", icon=":material/key:"):
             bar = st.progress(0.0, "re-wrapping")
             whole = left
@@ -91,7 +91,7 @@ def custody(token: str) -> None:
                 bar.progress(1 - remaining / whole, f"{remaining} keys left")
             st.success("Every key is wrapped by the newest root key: back it up, share it anew.")
     st.header("Backups")
-    with panes.banner():
+    with widgets.banner():
         if engine.settings.backup_dir is None:
             st.info("Set `MEDSEC_BACKUP_DIR` to a folder on another disk.")
         else:
@@ -104,7 +104,7 @@ def custody(token: str) -> None:
                         st.warning(f"{missing} files were lost already when it was made.")
     st.header("Erasure")
     st.write("Destroys a patient's key: record, notes and images cannot be opened by anybody.")
-    with st.form("erase", width=440), panes.banner():
+    with st.form("erase", width=440), widgets.banner():
         number = st.text_input("Patient number, as the request names it", key="erase-number")
         reason = st.text_input("Reason", key="erase-reason")
         sure = st.checkbox("I know that this cannot be undone", key="erase-sure")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import BrokenGlass, Role, Verdict
-from ui import panes, state
+from ui import state, widgets
 
 
 def access(token: str) -> None:
@@ -33,7 +33,7 @@ def _glass(token: str) -> None:
     st.header(f"Emergency access: {sum(g.due for g in every)} to review")
     for glass in every:
         if glass.open or glass.due:
-            with st.container(border=True), panes.banner():
+            with st.container(border=True), widgets.banner():
                 _told(glass)
                 _done(token, glass)
                 if glass.open:
@@ -64,12 +64,12 @@ def _told(glass: BrokenGlass) -> None:
     until = (
         f"open until {glass.expires_at:%H:%M} UTC"
         if glass.open
-        else f"ended {panes.when(glass.ended_at)} UTC"
-        + (f" by {panes.plain(glass.ended_by)}" if glass.ended_by else " by time")
+        else f"ended {widgets.when(glass.ended_at)} UTC"
+        + (f" by {widgets.plain(glass.ended_by)}" if glass.ended_by else " by time")
     )
     st.markdown(
-        f"**{panes.plain(glass.username)}** opened patient **{panes.plain(glass.number)}** on"
-        f" {panes.when(glass.opened_at)} UTC, {until}"
+        f"**{widgets.plain(glass.username)}** opened patient **{widgets.plain(glass.number)}** on"
+        f" {widgets.when(glass.opened_at)} UTC, {until}"
     )
     st.text(glass.reason)
 
@@ -77,7 +77,7 @@ def _told(glass: BrokenGlass) -> None:
 def _done(token: str, glass: BrokenGlass) -> None:
     entries = state.engine().glass_entries(token, glass.glass_id)
     with st.expander(f"What was done: {len(entries)} entries", icon=":material/history:"):
-        panes.history(entries)
+        widgets.history(entries)
 
 
 def _review(token: str, glass: BrokenGlass) -> None:
@@ -114,7 +114,7 @@ def _relations(token: str) -> None:
         hide_index=True,
     )
     doctors = [a.username for a in engine.doctors(token)]
-    with st.form("care", width=440), panes.banner():
+    with st.form("care", width=440), widgets.banner():
         number = st.text_input("Patient number", key="care-number")
         username = st.selectbox("Doctor", doctors, key="care-doctor")
         ends = st.checkbox("This doctor no longer treats the patient")
@@ -141,11 +141,11 @@ def _classes(token: str) -> None:
     doctors = [a.username for a in engine.accounts(token) if a.role is Role.DOCTOR]
     known = sorted({c for p in engine.profiles().values() for c in p.classes})
     if narrowed:
-        panes.facts([(u, ", ".join(sorted(c)) or "nothing") for u, c in narrowed.items()])
+        widgets.facts([(u, ", ".join(sorted(c)) or "nothing") for u, c in narrowed.items()])
     if not doctors:
         return
     username = st.selectbox("Account", doctors, key="classes-account")
-    with st.form(f"classes-{username}", width=440), panes.banner():
+    with st.form(f"classes-{username}", width=440), widgets.banner():
         every = st.checkbox("Every class, also those to come", value=username not in narrowed)
         labels = st.multiselect(
             "Or only these", known, default=sorted(narrowed.get(username, frozenset()) & set(known))

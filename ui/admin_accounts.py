@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import ACCOUNT_ROLES, Account
-from ui import panes, state
+from ui import state, widgets
 
 
 def accounts(token: str) -> None:
@@ -39,10 +39,11 @@ def _requests(token: str) -> None:
     st.caption("Approve only whom you know: compare the reference with the one they tell you.")
     for request in waiting:
         key = request.request_id
-        with st.container(border=True), panes.banner():
+        with st.container(border=True), widgets.banner():
             st.markdown(
-                f"**{panes.plain(request.name)}** ({panes.plain(request.username)}) wishes to be"
-                f" {request.role}  \nReference `{key}`, {panes.when(request.requested_at)} UTC"
+                f"**{widgets.plain(request.name)}** ({widgets.plain(request.username)})"
+                f" requests the role {request.role}  \nReference `{key}`,"
+                f" {widgets.when(request.requested_at)} UTC"
             )
             if request.taken:
                 st.warning("There is an account of this user name: decline, and tell the person.")
@@ -67,7 +68,7 @@ def _requests(token: str) -> None:
 
 
 def _new(token: str) -> None:
-    with st.form(f"new-account-{state.turn('account')}"), panes.banner():
+    with st.form(f"new-account-{state.turn('account')}"), widgets.banner():
         st.markdown("**New account**")
         username = st.text_input("User name", autocomplete="off")
         name = st.text_input("Name", autocomplete="off")
@@ -81,7 +82,7 @@ def _new(token: str) -> None:
 
 
 def _change(token: str, by_name: dict[str, Account]) -> None:
-    with st.container(border=True), panes.banner():
+    with st.container(border=True), widgets.banner():
         st.markdown("**Change an account**")
         chosen = st.selectbox("Account", list(by_name))
         account = by_name[chosen]
@@ -134,7 +135,7 @@ def _sessions(token: str, account: Account) -> None:
     held = state.engine().account_sessions(token, account.username)
     if held:
         doors = ", ".join(sorted(s.door for s in held))
-        st.caption(f"Signed in: {doors}; last seen {panes.when(held[0].seen_at)} UTC.")
+        st.caption(f"Signed in: {doors}; last seen {widgets.when(held[0].seen_at)} UTC.")
     else:
         st.caption("Not signed in.")
     with st.container(horizontal=True):

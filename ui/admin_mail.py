@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from ui import panes, state
+from ui import state, widgets
 
 
 def mail(token: str) -> None:
@@ -19,7 +19,7 @@ def mail(token: str) -> None:
             icon=":material/mail:",
         )
         return
-    with panes.banner():
+    with widgets.banner():
         if st.button("Send a test", icon=":material/send:"):
             engine.send_test_mail(token)
             st.success("The mail server took it.", icon=":material/check:")

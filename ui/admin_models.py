@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from engine import Comparison, Evaluation, Profile, ProfileEntry
-from ui import panes, state
+from ui import state, widgets
 
 _ORIGINS = {"shipped": "as shipped", "changed": "changed here", "own": "the hospital's own"}
 _NEW = "A new profile"
@@ -54,7 +54,7 @@ def _edit(token: str, name: str, entry: ProfileEntry | None) -> None:
     known = sorted({label for found in networks.values() for label in found})
     held = entry.profile if entry else engine.profile("general")
     turn = f"{name}-{state.turn('profile')}"
-    with st.form(f"profile-{turn}"), panes.banner():
+    with st.form(f"profile-{turn}"), widgets.banner():
         if not entry:
             name = st.text_input("Short name", help="Small letters, digits and hyphens.").strip()
         table: dict[str, Any] = {
@@ -104,13 +104,13 @@ def _edit(token: str, name: str, entry: ProfileEntry | None) -> None:
             st.rerun()
     if entry and entry.origin != "shipped":
         label = "Back to what was shipped" if entry.origin == "changed" else "Remove the profile"
-        with panes.banner():
+        with widgets.banner():
             if st.button(label, key=f"reset-{turn}"):
                 engine.reset_profile(token, name)
                 state.renew("profile")
                 state.say("The profile was reset.")
                 st.rerun()
-        st.caption(f"Changed {panes.when(entry.changed_at)} UTC by {entry.changed_by}.")
+        st.caption(f"Changed {widgets.when(entry.changed_at)} UTC by {entry.changed_by}.")
 
 
 def _padding(held: Profile) -> dict[str, float | int]:
@@ -162,11 +162,11 @@ def _evaluations(token: str) -> None:
     engine = state.engine()
     st.header("Evaluations")
     for found in engine.evaluations(token):
-        with st.expander(panes.plain(found.name)):
+        with st.expander(widgets.plain(found.name)):
             st.caption(_measured(found))
-            panes.facts([(name, f"{value:.4g}") for name, value in found.figures.items()])
+            widgets.facts([(name, f"{value:.4g}") for name, value in found.figures.items()])
     names = [*engine.profiles(), *engine.known_networks(token)]
-    with st.form(f"evaluation-{state.turn('evaluation')}"), panes.banner():
+    with st.form(f"evaluation-{state.turn('evaluation')}"), widgets.banner():
         name = st.selectbox("Profile or network that was measured", names)
         file = st.file_uploader("What `python -m model.evaluate --json` wrote", type="json")
         if st.form_submit_button("Add the figures"):
@@ -181,7 +181,7 @@ def _evaluations(token: str) -> None:
 
 def _measured(found: Evaluation) -> str:
     whose = (
-        f"Added {panes.when(found.added_at)} UTC by {found.added_by}. " if found.added_by else ""
+        f"Added {widgets.when(found.added_at)} UTC by {found.added_by}. " if found.added_by else ""
     )
     now = {
         True: "Measured with the weights that run now.",
@@ -240,7 +240,7 @@ def _compare(token: str) -> None:
         " cases: `python cli.py training-export`, on a machine that trains `training-open`."
     )
     names = list(engine.profiles())
-    with st.form("compare"), panes.banner():
+    with st.form("compare"), widgets.banner():
         left, middle, right = st.columns(3)
         first = left.selectbox("Profile", names)
         second = middle.selectbox("Beside it", names, index=min(1, len(names) - 1))
@@ -282,18 +282,18 @@ def _guests(token: str) -> None:
     engine = state.engine()
     st.header("The hospital's own networks")
     for name, record in engine.guests(token).items():
-        with st.expander(f"{panes.plain(record.title)} ({name})"), panes.banner():
-            panes.facts(
+        with st.expander(f"{widgets.plain(record.title)} ({name})"), widgets.banner():
+            widgets.facts(
                 [
                     (
                         "Classes",
                         ", ".join(f"{k} → {v or 'left out'}" for k, v in record.names.items()),
                     ),
                     ("Shown at", f"{record.side} px"),
-                    ("File", panes.size(record.size_bytes)),
+                    ("File", widgets.size(record.size_bytes)),
                     ("SHA-256", record.sha256),
                     ("Time when it was checked", f"{record.check_ms:.0f} ms"),
-                    ("Added (UTC)", f"{panes.when(record.added_at)} by {record.added_by}"),
+                    ("Added (UTC)", f"{widgets.when(record.added_at)} by {record.added_by}"),
                 ]
             )
             if st.button("Remove it", key=f"remove-guest-{name}"):
@@ -308,7 +308,7 @@ def _guests(token: str) -> None:
     turn = state.turn("guest")
     file = st.file_uploader("Network (.onnx)", type="onnx", key=f"guest-file-{turn}")
     if file is not None:
-        with panes.banner():
+        with widgets.banner():
             _new_guest(token, file.getvalue(), turn)
 
 
@@ -316,7 +316,7 @@ def _new_guest(token: str, model: bytes, turn: int) -> None:
     engine = state.engine()
     shape = engine.inspect_guest(token, model)
     known = sorted({label for found in engine.known_networks(token).values() for label in found})
-    with st.form(f"guest-{turn}"), panes.banner():
+    with st.form(f"guest-{turn}"), widgets.banner():
         name = st.text_input("Short name", help="Small letters, digits and hyphens.").strip()
         title = st.text_input("Title")
         side = shape.side or st.number_input(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import SettingEntry
-from ui import panes, state
+from ui import state, widgets
 
 
 def settings(token: str) -> None:
@@ -47,7 +47,7 @@ def settings(token: str) -> None:
 
 def _change(token: str, entries: list[SettingEntry]) -> None:
     by_name = {e.name: e for e in entries}
-    with st.container(border=True), panes.banner():
+    with st.container(border=True), widgets.banner():
         st.markdown("**Change a setting**")
         name = st.selectbox(
             "Setting",

@@ -17,8 +17,8 @@ import streamlit as st
 
 from engine import Statistics
 from ui import charts as drawn
-from ui import cipher_charts, panes, state
-from ui.address import asked, asked_list, tell
+from ui import cipher_charts, state, widgets
+from ui.query_params import asked, asked_list, tell
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,18 @@ def page(token: str) -> None:
 def totals(statistics: Statistics) -> None:
     """Counts, sums and speed of what is chosen."""
     of, speed = statistics.totals, statistics.throughput
-    panes.figures(
+    widgets.figures(
         [
             ("Sealed images", f"{of['images']:,.0f}"),
             ("Sealed regions", f"{of['regions']:,.0f}"),
-            ("Originals", panes.size(of["original_bytes"])),
-            ("Stored for them", panes.size(of["stored_bytes"])),
+            ("Originals", widgets.size(of["original_bytes"])),
+            ("Stored for them", widgets.size(of["stored_bytes"])),
         ]
     )
     if speed is not None:
         st.caption(
             f"Throughput of one worker while it is busy: {speed.images_per_second:.2f} images and"
-            f" {panes.size(speed.bytes_per_second)} a second."
+            f" {widgets.size(speed.bytes_per_second)} a second."
         )
 
 
@@ -186,13 +186,13 @@ def _randomness(token: str) -> None:
         " do not prove a cipher safe."
     )
     if st.button("Measure now", icon=":material/science:"):
-        with panes.banner(), st.spinner("Reading stored files …"):
+        with widgets.banner(), st.spinner("Reading stored files …"):
             state.keep("randomness", state.engine().randomness(token))
     measured = state.recall("randomness")
     if measured is not None:
         st.caption(
             f"{measured.regions:,} regions of {measured.images:,} images,"
-            f" {panes.size(measured.size_bytes)}; shorter than 1,280 bytes are not tested."
+            f" {widgets.size(measured.size_bytes)}; shorter than 1,280 bytes are not tested."
         )
         for draw in cipher_charts.CIPHER_CHARTS:
             _chart(draw, measured)

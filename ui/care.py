@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import Patient, Permission
-from ui import panes, proving, state
+from ui import state, step_up, widgets
 
 
 def broken(token: str) -> None:
@@ -16,7 +16,7 @@ def broken(token: str) -> None:
     for glass in engine.my_glass(token):
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             st.warning(
-                f"Emergency access to patient {panes.plain(glass.number)} until"
+                f"Emergency access to patient {widgets.plain(glass.number)} until"
                 f" {glass.expires_at:%H:%M} UTC. Everything you do with this patient is marked,"
                 " and will be reviewed.",
                 icon=":material/emergency_home:",
@@ -40,8 +40,8 @@ def door(token: str, typed: str) -> None:
     with (
         st.expander("An emergency with a patient you do not treat", icon=":material/emergency:"),
         st.form("glass", border=False),
-        panes.banner(),
-        proving.asked_again(),
+        widgets.banner(),
+        step_up.asked_again(),
     ):
         st.write(
             "You see the patients you treat. In an emergency you can open another one for an"
@@ -69,12 +69,12 @@ def team(token: str, patient: Patient) -> None:
     label = ", ".join(doctors.get(u, u) for u in treating) or "nobody yet"
     who = state.account()
     if who is not None and who.username in doctors and who.username not in treating:
-        st.caption(f"Treated by {panes.plain(label)}")  # an emergency brings nobody in
+        st.caption(f"Treated by {widgets.plain(label)}")  # an emergency brings nobody in
         return
     with (
         st.expander(f"Treated by {label}", icon=":material/stethoscope:"),
         st.form(f"care-{patient.patient_id}-{len(treating)}", border=False),
-        panes.banner(),
+        widgets.banner(),
     ):
         if not treating:
             st.write("No doctor sees this patient until one is named here.")
@@ -93,10 +93,10 @@ def merge(token: str, patient: Patient) -> None:
     with (
         st.expander("Registered twice", icon=":material/merge:"),
         st.form(f"merge-{patient.patient_id}", border=False),
-        panes.banner(),
+        widgets.banner(),
     ):
         st.write(
-            f"Images, notes and history of the other record move to {panes.plain(patient.id)};"
+            f"Images, notes and history of the other record move to {widgets.plain(patient.id)};"
             " its number goes on naming this patient. **This cannot be undone.**"
         )
         duplicate = st.text_input("Number of the other record")

@@ -42,7 +42,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ui.chart_look import (
+from ui.chart_style import (
     CONFIG,
     DASHES,
     GREY,

@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ui.chart_look import PALETTE, SYMBOLS, TEXT, empty, fill, finish
+from ui.chart_style import PALETTE, SYMBOLS, TEXT, empty, fill, finish
 
 __all__ = ["CIPHER_CHARTS", "neighbours", "sensitivity", "uniformity"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from engine import REASONS, ImageRecord
-from ui import panes, search, state
+from ui import search, state, widgets
 
 
 def open_draft(image_id: str) -> None:
@@ -27,9 +27,9 @@ def queue(token: str, drafts: Sequence[ImageRecord]) -> None:
             why = " ".join(REASONS.get(r, r) for r in draft.reasons)
             boxes = "box" if draft.region_count == 1 else "boxes"
             st.markdown(
-                f"**{panes.plain(names.get(draft.patient_id, ''))}**"
+                f"**{widgets.plain(names.get(draft.patient_id, ''))}**"
                 f" · {draft.modality or draft.format} {draft.width}×{draft.height}"
-                f" · {draft.region_count} {boxes} · {panes.when(draft.uploaded_at)} UTC"
+                f" · {draft.region_count} {boxes} · {widgets.when(draft.uploaded_at)} UTC"
                 + (f"  \n:material/visibility: {why}" if why else ""),
                 width="stretch",
             )

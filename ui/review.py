@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from engine import ImageRecord, Permission, Restoration, errors
-from ui import care, panes, proving, state
+from ui import care, state, step_up, widgets
 
 
 def open_image(image_id: str) -> None:
@@ -41,18 +41,18 @@ def show(token: str, image_id: str) -> None:
         raise
     patient = state.engine().patient(token, record.patient_id)
     age = "" if patient.age is None else f", {patient.age} years"
-    st.header(f"{panes.plain(patient.name)}, {panes.plain(patient.id)}{age}")
+    st.header(f"{widgets.plain(patient.name)}, {widgets.plain(patient.id)}{age}")
     st.caption(
         f"{record.modality or record.format} {record.width}×{record.height}"
         + (f", {record.frames} frames" if record.frames > 1 else "")
-        + f" · uploaded {panes.when(record.uploaded_at)} UTC"
-        + f" · sealed {panes.when(record.sealed_at)} UTC · version {record.version}"
+        + f" · uploaded {widgets.when(record.uploaded_at)} UTC"
+        + f" · sealed {widgets.when(record.sealed_at)} UTC · version {record.version}"
     )
     restored = _restored(token, image_id)
     if restored is None:
-        view = panes.sealed_view(record, state.engine().regions(token, image_id))
+        view = widgets.sealed_view(record, state.engine().regions(token, image_id))
         view["sides"] = _sides(token, image_id, view)
-        panes.viewer(view, f"viewer-{image_id}")
+        widgets.viewer(view, f"viewer-{image_id}")
         if state.engine().may(token, Permission.RESTORE):
             _ask(token, image_id)
         _downloads(token, record, None)
@@ -60,7 +60,7 @@ def show(token: str, image_id: str) -> None:
         _proof(restored)
         view = _comparison(restored)
         view["sides"] = _sides(token, image_id, view)
-        panes.viewer(view, f"viewer-{restored.handle}")
+        widgets.viewer(view, f"viewer-{restored.handle}")
         _downloads(token, record, restored)
         _numbers(restored)
     care.record(token, patient)
@@ -92,7 +92,7 @@ def _restored(token: str, image_id: str) -> Restoration | None:
 
 def _ask(token: str, image_id: str) -> None:
     minutes = state.engine().settings.restore_minutes
-    with st.form("restore", border=True), panes.banner(), proving.asked_again():
+    with st.form("restore", border=True), widgets.banner(), step_up.asked_again():
         reason = st.text_input(
             "Why do you need to see the original?",
             placeholder="such as: reading for the tumour board",
@@ -127,23 +127,23 @@ def _proof(restored: Restoration) -> None:
 
 def _comparison(restored: Restoration) -> dict[str, Any]:
     """Data of the viewer for both pictures."""
-    view = panes.sealed_view(restored.record, restored.regions)
+    view = widgets.sealed_view(restored.record, restored.regions)
     measured = list(restored.assessment.regions) if restored.assessment else []
     for place, (row, region) in enumerate(zip(view["regions"], restored.regions, strict=True)):
         numbers = measured[place] if place < len(measured) else {}
         row["cells"] = [
-            panes.number(numbers.get("entropy_before_bits")),
-            panes.number(numbers.get("entropy_after_bits")),
+            widgets.number(numbers.get("entropy_before_bits")),
+            widgets.number(numbers.get("entropy_after_bits")),
             f"{region.encrypt_ms:.1f}",
-            panes.number(restored.decrypt_ms.get(region.region_id), 1),
-            panes.size(region.size_bytes),
+            widgets.number(restored.decrypt_ms.get(region.region_id), 1),
+            widgets.size(region.size_bytes),
         ]
     view.update(
         id=restored.handle,
         title="Sealed and original image",
         original=f"/api/restorations/{restored.handle}/frames/{{frame}}",
         opened="Opened part" if restored.partial else "Original",
-        window=panes.windows(restored.record, restored.properties.get("windows", ())),
+        window=widgets.windows(restored.record, restored.properties.get("windows", ())),
         expires=restored.expires_at.replace(tzinfo=UTC).timestamp() * 1000,
         columns=["Entropy before", "after (bit/byte)", "Sealed (ms)", "Opened (ms)", "Size"],
     )
@@ -183,24 +183,24 @@ def _numbers(restored: Restoration) -> None:
         left, right = st.columns(2)
         with left:
             st.markdown("**Entropy**, bits per byte")
-            panes.facts(
+            widgets.facts(
                 [
-                    ("Original", panes.number(a.entropy_original_bits)),
-                    ("Sealed image", panes.number(a.entropy_masked_bits)),
-                    ("Encrypted regions", panes.number(a.entropy_sealed_bits)),
-                    ("Expected of random bytes", panes.number(a.entropy_sealed_expected_bits)),
+                    ("Original", widgets.number(a.entropy_original_bits)),
+                    ("Sealed image", widgets.number(a.entropy_masked_bits)),
+                    ("Encrypted regions", widgets.number(a.entropy_sealed_bits)),
+                    ("Expected of random bytes", widgets.number(a.entropy_sealed_expected_bits)),
                 ]
             )
             st.markdown("**Times**, ms")
             times = [(n.replace("_", " "), f"{v:.1f}") for n, v in restored.record.times_ms.items()]
-            panes.facts([*times, ("restore, until proven", f"{restored.total_ms:.1f}")])
+            widgets.facts([*times, ("restore, until proven", f"{restored.total_ms:.1f}")])
         with right:
             st.markdown("**Original against sealed image**")
-            panes.facts(
+            widgets.facts(
                 [
-                    ("Structural similarity (SSIM)", panes.number(a.ssim)),
-                    ("PSNR, dB", panes.number(a.psnr_db, 1)),
-                    ("Colour histogram correlation", panes.number(a.histogram_correlation)),
+                    ("Structural similarity (SSIM)", widgets.number(a.ssim)),
+                    ("PSNR, dB", widgets.number(a.psnr_db, 1)),
+                    ("Colour histogram correlation", widgets.number(a.histogram_correlation)),
                     ("Average hash distance, of 64 bits", str(a.average_hash_distance_bits)),
                     ("Perceptual hash distance, of 64 bits", str(a.perceptual_hash_distance_bits)),
                     ("Share of pixels under boxes", f"{a.masked_share:.2%}"),
@@ -217,9 +217,9 @@ def _notes(token: str, record: ImageRecord) -> None:
     st.header("Notes")
     for note in state.engine().notes(token, image_id=record.image_id):
         with st.container(border=True):
-            st.caption(f"{note.author}, {panes.when(note.written_at)} UTC")
+            st.caption(f"{note.author}, {widgets.when(note.written_at)} UTC")
             st.text(note.text)
-    with st.form("note", clear_on_submit=True), panes.banner():
+    with st.form("note", clear_on_submit=True), widgets.banner():
         text = st.text_area("New note", max_chars=10_000)
         if st.form_submit_button("Add the note"):
             state.engine().add_note(token, record.patient_id, text, image_id=record.image_id)
@@ -228,11 +228,11 @@ def _notes(token: str, record: ImageRecord) -> None:
 
 def _more(token: str, record: ImageRecord) -> None:
     with st.expander("What happened to this image", icon=":material/history:"):
-        panes.history(state.engine().image_history(token, record.image_id))
+        widgets.history(state.engine().image_history(token, record.image_id))
     with (
         st.expander("Something should have been sealed", icon=":material/flag:"),
         st.form("flag"),
-        panes.banner(),
+        widgets.banner(),
     ):
         reason = st.text_input("What was missed? Do not write the name itself.")
         st.caption("The image is withdrawn from everyone at once until it is sealed anew.")

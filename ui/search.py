@@ -9,8 +9,8 @@ from typing import Any
 import streamlit as st
 
 from engine import Found, ImageState, Patient, Permission
-from ui import care, panes, state
-from ui.address import asked, asked_day, tell
+from ui import care, state, widgets
+from ui.query_params import asked, asked_day, tell
 
 PAGE = 12
 _SURE = (0, 100)
@@ -79,7 +79,7 @@ def _patient(token: str, query: str) -> str | None:
         if not known:
             tell("patient", None)
             st.rerun()
-        label = f"Only {panes.plain(known[key])}: show all patients"
+        label = f"Only {widgets.plain(known[key])}: show all patients"
         if st.button(label, key="every-patient", icon=":material/close:"):
             tell("patient", None)
             st.rerun()
@@ -185,7 +185,7 @@ def _page(wanted: dict[str, Any]) -> int:
 def _shown(token: str, kind: str, found: Found) -> str:
     called = names(token, [r.patient_id for r in found.images])
     if kind == "sealed":
-        return panes.cards(found.images, "review", called)
+        return widgets.cards(found.images, "review", called)
     st.caption(
         "Not sealed yet: open them on the Upload page."
         if kind == "waiting"
@@ -194,10 +194,10 @@ def _shown(token: str, kind: str, found: Found) -> str:
     for record in found.images:
         with st.container(border=True):
             st.markdown(
-                f"**{panes.plain(called.get(record.patient_id, ''))}**"
+                f"**{widgets.plain(called.get(record.patient_id, ''))}**"
                 f" · {record.modality or record.format} {record.width}×{record.height}"
-                f" · uploaded {panes.when(record.uploaded_at)} UTC"
-                f" by {panes.plain(record.uploaded_by)}"
+                f" · uploaded {widgets.when(record.uploaded_at)} UTC"
+                f" by {widgets.plain(record.uploaded_by)}"
             )
     return ""
 

@@ -19,7 +19,7 @@ _PREFIX = "medsec."
 
 def engine() -> Engine:
     """The one engine of this process, the same that the HTTP door uses."""
-    held: Engine = api.door.state.engine
+    held: Engine = api.app.state.engine
     return held
 
 

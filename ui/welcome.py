@@ -6,7 +6,7 @@ import streamlit as st
 
 from demo import PASSWORD
 from engine import ACCOUNT_ROLES, Account, ImageState, Role, errors
-from ui import care, entry, panes, proving, queue, search, single, state
+from ui import care, oidc, queue, search, second_factor, state, step_up, widgets
 
 
 def demo_banner(accounts: bool = False) -> None:
@@ -31,23 +31,23 @@ def sign_in() -> None:
     ticket = state.take("ticket")
     if ticket is not None:
         st.info("Signing in …")
-        if panes.trade_ticket(ticket):
+        if widgets.trade_ticket(ticket):
             st.error("The browser could not keep the session. Allow cookies for this address.")
         return
     if state.waits_for_code():
-        entry.code_form()
+        second_factor.code_form()
         return
-    if single.arrived():
+    if oidc.arrived():
         _arrived()
         return
     left, right = st.columns([2, 3], gap="large", vertical_alignment="center")
 
     # Not at the top: as it is imported, the package registers components, for which it wants
     # a visitor.
-    from ui.signin import SignInForm
+    from ui.sign_in_form import SignInForm
 
     def check(username: str, password: str) -> None:
-        with panes.banner():
+        with widgets.banner():
             state.sign_in(username, password)
             st.rerun()
 
@@ -59,23 +59,23 @@ def sign_in() -> None:
         )
         demo_banner(accounts=True)
         SignInForm(check).show()
-        if single.offered():
-            single.button()
-        entry.request_form()
+        if oidc.offered():
+            oidc.button()
+        second_factor.request_form()
         st.caption("Not for primary diagnosis. Every access is recorded.")
     with right:
-        panes.story()
+        widgets.story()
 
 
 def _arrived() -> None:
     """From the identity provider; a refusal is said once, and the browser can begin again."""
     try:
-        single.redeem()
+        oidc.redeem()
         st.rerun()
     except errors.NotSignedIn as err:
         st.error(err.message, icon=":material/error:")
         if st.button("Back to the sign-in"):
-            panes.end_session()
+            widgets.end_session()
             st.stop()
 
 
@@ -86,7 +86,7 @@ def first_administrator() -> None:
         "There is no account yet. Make the first administrator with the code that the server"
         " has printed on its console."
     )
-    with st.form("setup", width=440), panes.banner():
+    with st.form("setup", width=440), widgets.banner():
         code = st.text_input("Code from the console", autocomplete="off")
         username = st.text_input("User name", autocomplete="username")
         name = st.text_input("Your name", autocomplete="name")
@@ -115,14 +115,16 @@ def home() -> None:
         return
     st.title(f"Good day, {who.name}")
     demo_banner()
-    with panes.banner():
+    with widgets.banner():
         _TODAY[who.role](state.token())
 
 
 def _technician(token: str) -> None:
     drafts = state.engine().drafts(token)
     look = [d for d in drafts if d.state is ImageState.REVIEW]
-    panes.figures([("To look at", str(len(look))), ("Ready to seal", str(len(drafts) - len(look)))])
+    widgets.figures(
+        [("To look at", str(len(look))), ("Ready to seal", str(len(drafts) - len(look)))]
+    )
     with st.container(horizontal=True):
         if st.button("Upload images", type="primary", icon=":material/upload:"):
             st.switch_page("pages/1_Upload.py")
@@ -139,7 +141,7 @@ def _doctor(token: str) -> None:
     care.broken(token)
     _withdrawn(token)
     newest = state.engine().find_images(token, limit=4)
-    panes.figures([("Sealed images open to you", f"{newest.total:,}")])
+    widgets.figures([("Sealed images open to you", f"{newest.total:,}")])
     if st.button("Find an image", type="primary", icon=":material/search:"):
         st.switch_page("pages/2_Review.py")
     if not newest.total:
@@ -147,7 +149,7 @@ def _doctor(token: str) -> None:
         return
     st.header("Sealed last")
     called = search.names(token, [r.patient_id for r in newest.images])
-    chosen = panes.cards(newest.images, "home", called)
+    chosen = widgets.cards(newest.images, "home", called)
     if chosen:
         st.switch_page("pages/2_Review.py", query_params={"image": chosen})
 
@@ -165,16 +167,16 @@ def _withdrawn(token: str) -> None:
     names = search.names(token, [r.patient_id for r in waiting])
     for record in waiting:
         of = names.get(record.patient_id, "a patient")
-        label = f"Send back: {of}, {panes.when(record.uploaded_at)}"
+        label = f"Send back: {of}, {widgets.when(record.uploaded_at)}"
         if st.button(label, key=f"reopen-{record.image_id}", icon=":material/undo:"):
-            with panes.banner(), proving.asked_again():
+            with widgets.banner(), step_up.asked_again():
                 state.engine().reopen(token, record.image_id)
                 st.rerun()
 
 
 def _researcher(token: str) -> None:
     totals = state.engine().statistics(token).totals
-    panes.figures(
+    widgets.figures(
         [
             ("Sealed images", f"{totals['images']:.0f}"),
             ("Sealed regions", f"{totals['regions']:.0f}"),
@@ -188,12 +190,12 @@ def _administrator(token: str) -> None:
     health = state.engine().health(token)
     held, due = state.engine().glass_due(token)
     waiting = sum(health["images"].get(s, 0) for s in (ImageState.DRAFT, ImageState.REVIEW))
-    panes.figures(
+    widgets.figures(
         [
             ("Accounts", str(health["accounts"])),
             ("Images waiting", str(waiting)),
             ("Images withdrawn", str(health["images"].get(ImageState.WITHDRAWN, 0))),
-            ("Free disk", panes.size(health["disk_free_bytes"])),
+            ("Free disk", widgets.size(health["disk_free_bytes"])),
             ("Reviews due", str(due)),
         ]
     )
@@ -219,6 +221,6 @@ def sidebar(who: Account) -> None:
     with st.sidebar:
         st.caption(f"{who.name}  \n{who.role}")
         if st.button("Sign out", icon=":material/logout:", width="stretch"):
-            panes.end_session()
+            widgets.end_session()
             state.sign_out()
             st.stop()

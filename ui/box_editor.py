@@ -8,8 +8,8 @@ from typing import Any
 import streamlit as st
 
 from engine import REASONS, Detection, DraftView, ImageRecord, Region, Suggestion, errors
-from ui import panes, series, state, whose
-from ui.jobs import Job
+from ui import patient_picker, series, state, widgets
+from ui.background_jobs import Job
 
 _CONFIRM = (
     "I looked at the whole image: everything that identifies is boxed",
@@ -59,8 +59,8 @@ def _hints(token: str, view: DraftView) -> None:
             icon=":material/person_alert:",
         )
     with st.expander("Patient data in the file, to compare", icon=":material/badge:"):
-        panes.facts(
-            [("Filed under", whose.title(patient))]
+        widgets.facts(
+            [("Filed under", patient_picker.title(patient))]
             + [
                 (name.replace("_", " ").capitalize(), str(value))
                 for name, value in view.hints.items()
@@ -68,7 +68,7 @@ def _hints(token: str, view: DraftView) -> None:
         )
         age = view.hints.get("age")
         if patient.age is None and isinstance(age, int) and named == patient.id:
-            with panes.banner():
+            with widgets.banner():
                 if st.button(f"Take the age into the record: {age} years", key="take-age"):
                     state.engine().update_patient(token, patient.patient_id, age=age)
                     state.say("The age was taken into the record; its history knows.")
@@ -77,11 +77,11 @@ def _hints(token: str, view: DraftView) -> None:
 
 @st.fragment
 def _work(token: str, view: DraftView) -> None:
-    with panes.banner():
+    with widgets.banner():
         # Fragments run without Home.py: the session is asked for here.
         view = state.engine().open_draft(token, view.record.image_id)
         turn = state.turn("editor")
-        boxes = panes.editor(
+        boxes = widgets.editor(
             {
                 "id": f"{view.record.image_id}-{turn}",
                 "title": "Draft",
@@ -89,7 +89,7 @@ def _work(token: str, view: DraftView) -> None:
                 "width": view.record.width,
                 "height": view.record.height,
                 "frames": view.frames,
-                "window": panes.windows(view.record),
+                "window": widgets.windows(view.record),
                 "labels": list(view.labels),
                 "grid": list(view.grid),
                 "boxes": state.recall("boxes") or series.added(view, _boxes(view)),
@@ -210,7 +210,7 @@ def _discard(token: str, image_id: str) -> None:
         if st.button("Back to the queue"):
             state.take("draft")
             st.rerun()
-        with st.popover("Discard this draft", icon=":material/delete:"), panes.banner():
+        with st.popover("Discard this draft", icon=":material/delete:"), widgets.banner():
             reason = st.text_input("Why is it not needed?", key=f"discard-{image_id}")
             st.caption("Its key is destroyed: nobody can get it back.")
             if st.button("Discard for good"):

@@ -20,7 +20,7 @@ Why = Annotated[Text, Field(min_length=1, max_length=2000, examples=["tumour boa
 T = TypeVar("T")
 
 
-class Shape(BaseModel):
+class Schema(BaseModel):
     """Read from the engine's frozen records."""
 
     model_config = ConfigDict(
@@ -47,7 +47,7 @@ class Page(BaseModel, Generic[T]):
         return cls(items=list(found[:limit]), next_offset=offset + limit if more else None)
 
 
-class Account(Shape):
+class Account(Schema):
     username: str = Field(examples=["e.example"])
     name: str = Field(examples=["Dr Eva Example"])
     role: Role
@@ -56,7 +56,7 @@ class Account(Shape):
     last_sign_in_at: Utc | None
 
 
-class Patient(Shape):
+class Patient(Schema):
     """A patient's record as far as the caller may see it."""
 
     patient_id: str = Field(
@@ -84,7 +84,7 @@ class PatientChange(Request):
     note: Text | None = None
 
 
-class PatientVersion(Shape):
+class PatientVersion(Schema):
     """What a record was until it was changed."""
 
     changed_at: Utc
@@ -95,7 +95,7 @@ class PatientVersion(Shape):
     note: str
 
 
-class Image(Shape):
+class Image(Schema):
     """What may be known of an image without opening anything."""
 
     image_id: str = Field(examples=["im_9c1f0f8b2f6f4b7c8d9e0a1b"])
@@ -119,7 +119,7 @@ class Image(Shape):
     version: int
 
 
-class Admission(Shape):
+class Admission(Schema):
     """A new patient with a first image, which is a draft until it is sealed."""
 
     patient: Patient
@@ -195,7 +195,7 @@ def _box(found: Detection) -> dict[str, Any]:
     }
 
 
-class Note(Shape):
+class Note(Schema):
     note_id: str
     patient_id: str
     image_id: str | None
@@ -214,7 +214,7 @@ class Stated(Request):
     reason: Why
 
 
-class AuditEntry(Shape):
+class AuditEntry(Schema):
     sequence: int
     occurred_at: Utc
     actor: str

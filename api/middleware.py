@@ -22,7 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.asking import presented
+from api.dependencies import presented
 from api.problems import TOO_LARGE, of, problem
 from engine import Engine, Permission, come_from, errors
 
@@ -79,7 +79,7 @@ class Cors:
         await app(scope, receive, send)
 
 
-class Entrance:
+class RequestLimits:
     """Counts, measures, and closes the caches of everything that does not say otherwise."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import errors
-from ui import panes, queue, series, state
+from ui import queue, series, state, widgets
 
 
 def show_sealed(token: str, image_id: str) -> None:
@@ -18,9 +18,11 @@ def show_sealed(token: str, image_id: str) -> None:
     st.header("Sealed")
     sealed, grid = st.tabs(["Sealed image", "Grid picture"])
     with sealed:
-        panes.viewer(panes.sealed_view(record, state.engine().regions(token, image_id)), "sealed")
+        widgets.viewer(
+            widgets.sealed_view(record, state.engine().regions(token, image_id)), "sealed"
+        )
     with grid:
-        panes.picture(f"/api/images/{image_id}/grid", "Sealed image with numbered boxes")
+        widgets.picture(f"/api/images/{image_id}/grid", "Sealed image with numbered boxes")
     with st.container(horizontal=True):
         waiting = state.engine().drafts(token)
         if waiting and st.button("Next in the queue", type="primary"):

@@ -12,8 +12,8 @@ import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from engine import ImageRecord, Patient, errors
-from ui import panes, queue, state
-from ui.jobs import Job
+from ui import queue, state, widgets
+from ui.background_jobs import Job
 
 
 def take_in(token: str, patient: Patient) -> None:
@@ -103,7 +103,7 @@ def outcomes(token: str) -> None:
     with st.container(border=True):
         st.markdown(f"**Last batch: {len(last) - len(failed)} taken in, {len(failed)} refused**")
         for outcome in last:
-            name = panes.plain(outcome["file"])
+            name = widgets.plain(outcome["file"])
             if "error" in outcome:
                 st.markdown(f":material/error: {name}: {outcome['error']}")
                 if outcome["there"]:
@@ -111,7 +111,7 @@ def outcomes(token: str) -> None:
             else:
                 st.markdown(f":material/check: {name}: {_found(outcome)}")
         taken = [o for o in last if "image" in o]
-        panes.download("Summary of the batch, CSV", "medsec-batch.csv", _summary(token, last))
+        widgets.download("Summary of the batch, CSV", "medsec-batch.csv", _summary(token, last))
         if taken and st.button("Correct and seal them", type="primary"):
             queue.open_draft(taken[0]["image"])
             st.rerun()

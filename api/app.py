@@ -14,16 +14,16 @@ from api import (
     batches,
     browser,
     care,
-    documents,
     drafts,
     exports,
     images,
-    observing,
+    openapi_docs,
     patients,
     problems,
     system,
+    telemetry,
 )
-from api.entrance import Cors, Entrance, Slash
+from api.middleware import Cors, RequestLimits, Slash
 
 _ABOUT = """
 Every address works with and without the slash at its end. Sign in with `POST /auth/token/` and
@@ -33,16 +33,16 @@ not see answers like what does not exist.
 
 
 @asynccontextmanager
-async def lifespan(door: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """While the engine is open: batches work, and have stopped before it closes."""
-    door.state.batches = batches.Batches(door.state.engine)
+    app.state.batches = batches.Batches(app.state.engine)
     try:
         yield
     finally:
-        await to_thread.run_sync(door.state.batches.stop)
+        await to_thread.run_sync(app.state.batches.stop)
 
 
-door = FastAPI(
+app = FastAPI(
     title="MedSec",
     version="1",
     summary="Selective encryption of medical images",
@@ -53,8 +53,8 @@ door = FastAPI(
     openapi_url=None,
     redirect_slashes=False,
 )
-problems.install(door)
-for room in (
+problems.install(app)
+for routes in (
     auth,
     accounts,
     patients,
@@ -65,12 +65,12 @@ for room in (
     system,
     browser,
     exports,
-    observing,
-    documents,
+    telemetry,
+    openapi_docs,
 ):
-    door.include_router(room.router)
-door.openapi = lambda: documents.describe(door)  # type: ignore[method-assign]
+    app.include_router(routes.router)
+app.openapi = lambda: openapi_docs.describe(app)  # type: ignore[method-assign]
 # The last that is added stands first.
-door.add_middleware(Entrance)
-door.add_middleware(Slash)
-door.add_middleware(Cors)
+app.add_middleware(RequestLimits)
+app.add_middleware(Slash)
+app.add_middleware(Cors)

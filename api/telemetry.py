@@ -14,7 +14,7 @@ from fastapi import APIRouter, Response
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.asking import TheEngine, Token
+from api.dependencies import TheEngine, Token
 from api.files import Answers
 from api.problems import answers
 from engine import METRICS_MEDIA_TYPE, begin_request, count_request
@@ -45,7 +45,7 @@ def metrics(token: Token, engine: TheEngine) -> Response:
     )
 
 
-class Observed:
+class RequestTelemetry:
     """Stands before everything else.
 
     Args:

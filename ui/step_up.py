@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import streamlit as st
 
 from engine import errors
-from ui import panes, state
+from ui import state, widgets
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def asked_again() -> Iterator[None]:
 def _prompt() -> None:
     """Type the password, or a code of the second factor."""
     engine, token = state.engine(), state.token()
-    with st.form("prove", border=False), panes.banner():
+    with st.form("prove", border=False), widgets.banner():
         minutes = engine.settings.step_up_minutes
         st.write(f"Before an original is opened, you prove every {minutes:g} minutes who you are.")
         password = st.text_input("Password", type="password", autocomplete="current-password")

@@ -6,13 +6,13 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import ACCOUNT_ROLES
-from ui import panes, state
+from ui import state, widgets
 
 
 def code_form() -> None:
     """The second step of a sign-in whose password was right."""
     st.title("One more step")
-    with st.form("second-step", width=440), panes.banner():
+    with st.form("second-step", width=440), widgets.banner():
         code = st.text_input(
             "Code of your authenticator application",
             autocomplete="one-time-code",
@@ -38,7 +38,7 @@ def request_form() -> None:
     with (
         st.expander("Ask for an account", icon=":material/person_add:"),
         st.form(f"ask-{state.turn('ask')}", border=False),
-        panes.banner(),
+        widgets.banner(),
     ):
         username = st.text_input("Name to sign in with", autocomplete="username")
         name = st.text_input("Your name", autocomplete="name")

@@ -84,16 +84,16 @@ def asset(name: Literal["swagger-ui.css", "swagger-ui-bundle.js"]) -> FileRespon
     return FileResponse(_STATIC / name, headers=_KEPT)
 
 
-def describe(door: FastAPI) -> dict[str, Any]:
+def describe(app: FastAPI) -> dict[str, Any]:
     """OpenAPI 3.1 of all routes."""
-    if door.openapi_schema is None:
-        door.openapi_schema = get_openapi(
-            title=door.title,
-            version=door.version,
+    if app.openapi_schema is None:
+        app.openapi_schema = get_openapi(
+            title=app.title,
+            version=app.version,
             openapi_version="3.1.0",
-            summary=door.summary,
-            description=door.description,
-            routes=door.routes,
-            tags=door.openapi_tags,
+            summary=app.summary,
+            description=app.description,
+            routes=app.routes,
+            tags=app.openapi_tags,
         )
-    return door.openapi_schema
+    return app.openapi_schema

@@ -69,7 +69,7 @@ def content_policy() -> str:
     )
 
 
-class Gate:
+class AsgiGuard:
     """ASGI middleware: the session before Streamlit's files and uploads, headers on everything.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import Patient
-from ui import panes, state
+from ui import state, widgets
 
 
 def choose_patient(token: str) -> Patient | None:
@@ -43,7 +43,7 @@ def title(patient: Patient) -> str:
 
 
 def _new_patient(token: str) -> None:
-    with st.form(f"new-patient-{state.turn('patient')}"), panes.banner():
+    with st.form(f"new-patient-{state.turn('patient')}"), widgets.banner():
         number = st.text_input("Patient number", max_chars=50)
         name = st.text_input("Name", max_chars=100)
         age = st.number_input("Age in years", 0, 150, value=None, step=1)
@@ -57,7 +57,7 @@ def _new_patient(token: str) -> None:
 
 
 def _change_patient(token: str, patient: Patient) -> None:
-    with st.form(f"change-{patient.patient_id}-{state.turn('patient')}"), panes.banner():
+    with st.form(f"change-{patient.patient_id}-{state.turn('patient')}"), widgets.banner():
         number = st.text_input("Patient number", patient.id, max_chars=50)
         name = st.text_input("Name", patient.name, max_chars=100)
         age = st.number_input("Age in years", 0, 150, value=patient.age, step=1)
