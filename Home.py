@@ -1,6 +1,6 @@
-"""One process: the pages, the HTTP door, and the one engine that both use.
+"""The server process: pages, REST API, and the engine that both share.
 
-The server imports this file and finds ``app``; every visitor's run executes it as a script.
+The server imports this file and uses ``app``; each run of a page executes it as a script.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ ACCOUNT = "account"
 
 @asynccontextmanager
 async def lifespan(_app: st.App) -> AsyncIterator[None]:
-    """Open the engine before the first visitor and close it after the last."""
+    """Open the engine before the first request and close it after the last."""
     settings = Settings.load(os.environ)
-    # A picture limit above Streamlit's own would end in a broken upload instead of a sentence.
+    # If Streamlit's limit were lower than MedSec's, an upload would break without a message.
     largest = max(settings.dicom_limit_mb, settings.picture_limit_mb) + 1
     config.set_option("server.maxUploadSize", largest)
     engine = await to_thread.run_sync(Engine.open, settings)
@@ -54,7 +54,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
     try:
         if engine.setup_needed():
             print(f"\n  Code for the first administrator: {engine.setup_code()}\n")  # noqa: T201
-        background_jobs.begin(engine.warm)  # the numbers of many images take seconds to open
+        background_jobs.begin(engine.warm)  # decrypting the metrics of many images takes seconds
         async with api.app.router.lifespan_context(api.app):
             yield
     finally:
@@ -63,11 +63,11 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
 
 
 if __name__ != "__main__":
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold plaintext
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would contain plaintext
     asgi_guard.keep_bodies_in_memory()
     log_as_json()
     oidc.configure(Settings.load(os.environ))
-    # Otherwise the first visitor of a fresh process runs any page without this file.
+    # Otherwise the first request of a new process could run any page without this file.
     PagesManager.uses_pages_directory = False
     names = telemetry.words(api.app.openapi()["paths"])
     app = st.App(
@@ -82,14 +82,14 @@ if __name__ != "__main__":
 
 
 def main() -> None:
-    """One run for one visitor."""
+    """One run of a page for one user."""
     begin_request()
     come_from(state.origin())
     st.set_page_config(page_title="MedSec", page_icon=theme.MARK.strip(), layout="wide")
     theme.apply()
     who = state.account()
     if who is None:
-        # Every known address leads to the sign-in, so that a link survives it.
+        # Every known URL shows the sign-in, so that a link still works after it.
         paths = [title for _, title, _, _ in PAGES] + [ACCOUNT]
         pages = [st.Page(welcome.sign_in, title="MedSec", default=True)]
         pages += [st.Page(welcome.sign_in, title="MedSec", url_path=path) for path in paths]
@@ -102,7 +102,7 @@ def main() -> None:
         if state.engine().may(state.token(), permission)
     ]
     if state.factor_due():
-        pages = []  # nothing but the way to the second factor that the role wants
+        pages = []  # only the account page, until the required second factor is set up
     pages.append(
         st.Page(
             account.page,

@@ -1,7 +1,7 @@
-"""Start the server: ``make run`` calls this.
+"""Start the server; ``make run`` calls this.
 
-``--demo`` fills a folder of its own first, with ``--reset`` anew; ``--tls`` serves https and
-nothing else.
+``--demo`` uses a separate data folder and fills it with demo data, ``--reset`` deletes that folder
+first. ``--tls`` serves https only.
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ DEMO = {"MEDSEC_DEMO": "1", "MEDSEC_DATA": "demo-data", "MEDSEC_KEY_FILE": "demo
 
 
 def main() -> None:
-    """Check the settings, fill the demo if asked, and become the server."""
+    """Check the settings, fill the demo if requested, and replace this process by the server."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--demo", action="store_true", help="invented patients, own data folder")
-    parser.add_argument("--tls", action="store_true", help="https, as MEDSEC_TLS=1")
-    parser.add_argument("--reset", action="store_true", help="with --demo: begin it anew")
+    parser.add_argument(
+        "--demo", action="store_true", help="fictitious patients in a separate data folder"
+    )
+    parser.add_argument("--tls", action="store_true", help="serve https only, as MEDSEC_TLS=1")
+    parser.add_argument(
+        "--reset", action="store_true", help="with --demo: delete the demo data first"
+    )
     arguments = parser.parse_args()
     if arguments.demo:
-        # Never on another folder: the demo's password is known to everybody.
+        # Never with another folder: the password of the demo is public.
         os.environ.update(DEMO)
     elif arguments.reset:
-        sys.exit("Only a demo can be reset: add --demo.")
+        sys.exit("Only a demo can be reset. Add --demo.")
     if arguments.tls:
         os.environ["MEDSEC_TLS"] = "1"
     try:
@@ -47,19 +51,19 @@ def main() -> None:
             finally:
                 engine.close()
     except errors.EngineError as err:
-        sys.exit(f"MedSec does not start: {err.message}")
-    # Each request may come on another thread, and glibc keeps what each of them has freed: with so
-    # few arenas memory stays level under load, with its own eight a processor it grows.
+        sys.exit(f"MedSec cannot start: {err.message}")
+    # Requests run on many threads, and glibc keeps freed memory per arena. With two arenas, memory
+    # use stays constant under load; with the default of eight per processor, it grows.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     streamlit = [sys.executable, "-m", "streamlit", "run", str(HERE / "Home.py")]
     os.execv(sys.executable, [*streamlit, *where])  # noqa: S606
 
 
 def _forget_demo(settings: Settings) -> None:
-    """Delete the demo's own two folders, unless a server is at work in them.
+    """Delete the two folders of the demo.
 
     Raises:
-        StorageBusy: One is.
+        StorageBusy: A server is using them.
     """
     folders = [Path(DEMO["MEDSEC_DATA"]), Path(DEMO["MEDSEC_KEY_FILE"]).parent]
     if (folders[0] / "catalog.duckdb").exists() and folders[1].exists():
@@ -69,12 +73,12 @@ def _forget_demo(settings: Settings) -> None:
 
 
 def _tls(settings: Settings) -> list[str]:
-    """Options of the server for TLS; without it, a warning where others can listen."""
+    """Server options for TLS; without TLS, warn if the server is reachable over the network."""
     if not settings.tls:
         if settings.host not in ("127.0.0.1", "::1", "localhost"):
             print(  # noqa: T201
-                "\n  Without TLS, passwords and pictures pass the network in clear: set"
-                " MEDSEC_TLS=1,\n  or let nobody reach this port but a proxy that has TLS.\n"
+                "\n  Warning: without TLS, passwords and images are sent unencrypted. Set"
+                " MEDSEC_TLS=1,\n  or allow access to this port only for a proxy with TLS.\n"
             )
         return []
     shown = server_certificate(settings, Host(settings.data / "blobs"))

@@ -19,26 +19,26 @@ from engine.settings import Settings
 
 #: What may change, and from when on a change counts.
 CHANGEABLE: Mapping[str, str] = {
-    "profile": "from the next upload on",
-    "padding": "from the next image that is sealed",
-    "padding_min_px": "from the next image that is sealed",
-    "picture_limit_mb": "from the next upload on",
-    "restore_minutes": "from the next restoration on",
-    "reason_required": "at once",
-    "session_idle_minutes": "at once, for every session",
-    "session_hours": "for sessions that begin from now on",
-    "step_up_minutes": "at once",
+    "profile": "with the next upload",
+    "padding": "with the next image that is sealed",
+    "padding_min_px": "with the next image that is sealed",
+    "picture_limit_mb": "with the next upload",
+    "restore_minutes": "with the next restoration",
+    "reason_required": "immediately",
+    "session_idle_minutes": "immediately, for every session",
+    "session_hours": "for new sessions",
+    "step_up_minutes": "immediately",
     "password_min_length": "for new passwords",
-    "backups_kept": "from the next backup on",
+    "backups_kept": "with the next backup",
 }
 
 
 class Policies:
-    """The changed settings of one catalog.
+    """Settings changed while the server runs, stored in the catalog.
 
     Args:
         key: 32 bytes under which rows are sealed.
-        start: What environment, file and defaults say.
+        start: Settings from environment, file and defaults.
     """
 
     def __init__(self, database: Database, host: Host, key: bytes, start: Settings) -> None:
@@ -54,8 +54,8 @@ class Policies:
         """Settings with every change.
 
         Raises:
-            SettingsError: A change does not go with the environment any more.
-            SealBroken: A row was altered behind our back.
+            SettingsError: A stored change conflicts with the environment.
+            SealBroken: A row was altered outside MedSec.
         """
         settings = self.start
         for name, row in self.changes().items():

@@ -1,4 +1,4 @@
-"""Technician's day: choose the patient, drop files, correct what was found, seal."""
+"""Upload: choose the patient, add files, correct the boxes, seal."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ elif done:
 else:
     patient = patient_picker.choose_patient(token)
     if patient is None:
-        uploads.watch_intake()
+        uploads.watch_uploads()
     else:
         care.team(token, patient)
         care.merge(token, patient)
-        uploads.take_in(token, patient)
+        uploads.upload_files(token, patient)
     uploads.outcomes(token)
 
 waiting = [d for d in state.engine().drafts(token) if d.image_id != state.recall("draft")]
 look = [d for d in waiting if d.state is ImageState.REVIEW]
 st.header(f"Waiting to be sealed: {len(waiting)}")
 if waiting:
-    st.caption(f"{len(look)} of them need a person's look before they can be sealed.")
+    st.caption(f"{len(look)} of them must be reviewed before they can be sealed.")
     queue.queue(token, look + [d for d in waiting if d.state is not ImageState.REVIEW])

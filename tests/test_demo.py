@@ -87,4 +87,4 @@ def test_only_a_demo_can_be_reset() -> None:
         [sys.executable, ROOT / "serve.py", "--reset"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
-    assert "add --demo" in done.stderr
+    assert "Add --demo" in done.stderr

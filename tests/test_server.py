@@ -112,7 +112,7 @@ def test_the_first_request_to_a_fresh_process_cannot_run_a_page(tmp_path: Path) 
     with serve(tmp_path) as server:
         text = said(conversation(server, "Admin"))
     assert "Sign in" in text
-    for secret in ("Ada Admin", "Audit log", "Accounts", "This page", "Please sign in"):
+    for secret in ("Ada Admin", "Audit log", "Accounts", "access to this page", "Please sign in"):
         assert secret not in text
 
 

@@ -1,6 +1,6 @@
-"""The administrator's tab of access: emergencies to review, who treats whom, classes granted apart.
+"""The Access tab: emergency access to review, care relations, restorable classes per account.
 
-Patients are numbers here, nothing else.
+It shows patient numbers only, no other patient data.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from ui import state, widgets
 
 
 def access(token: str) -> None:
-    """Emergency access, care relations, classes."""
+    """Emergency access, care relations, restorable classes."""
     on = state.engine().settings.care_relation
     if not on:
         st.info(
             "Every doctor sees every patient. Set `MEDSEC_CARE_RELATION=true` to limit doctors to"
-            " the patients they treat; name them below before you do.",
+            " the patients they treat. Add the doctors of each patient below first.",
             icon=":material/info:",
         )
     _glass(token)
@@ -37,7 +37,7 @@ def _glass(token: str) -> None:
                 _told(glass)
                 _done(token, glass)
                 if glass.open:
-                    if st.button("End it now", key=f"revoke-{glass.glass_id}"):
+                    if st.button("End access now", key=f"revoke-{glass.glass_id}"):
                         state.engine().revoke_glass(token, glass.glass_id)
                         st.rerun()
                 else:
@@ -65,7 +65,7 @@ def _told(glass: BrokenGlass) -> None:
         f"open until {glass.expires_at:%H:%M} UTC"
         if glass.open
         else f"ended {widgets.when(glass.ended_at)} UTC"
-        + (f" by {widgets.plain(glass.ended_by)}" if glass.ended_by else " by time")
+        + (f" by {widgets.plain(glass.ended_by)}" if glass.ended_by else " by timeout")
     )
     st.markdown(
         f"**{widgets.plain(glass.username)}** opened patient **{widgets.plain(glass.number)}** on"
@@ -76,20 +76,20 @@ def _told(glass: BrokenGlass) -> None:
 
 def _done(token: str, glass: BrokenGlass) -> None:
     entries = state.engine().glass_entries(token, glass.glass_id)
-    with st.expander(f"What was done: {len(entries)} entries", icon=":material/history:"):
+    with st.expander(f"Activity: {len(entries)} entries", icon=":material/history:"):
         widgets.history(entries)
 
 
 def _review(token: str, glass: BrokenGlass) -> None:
     with st.form(f"review-{glass.glass_id}", border=False):
         verdict = st.radio("Verdict", list(Verdict), format_func=str, horizontal=True, index=None)
-        remark = st.text_input("Remark", placeholder="Whom you asked, and what follows")
+        remark = st.text_input("Remark", placeholder="Whom you asked, and what happens next")
         if st.form_submit_button("Record the review", type="primary"):
             if verdict is None:
-                st.error("Choose a verdict.", icon=":material/error:")
+                st.error("Choose a verdict first.", icon=":material/error:")
             else:
                 state.engine().review_glass(token, glass.glass_id, verdict, remark)
-                state.say("The review is recorded.")
+                state.say("Review recorded.")
                 st.rerun()
 
 
@@ -99,17 +99,17 @@ def _review(token: str, glass: BrokenGlass) -> None:
 def _relations(token: str) -> None:
     engine = state.engine()
     relations = engine.care_relations(token)
-    st.header(f"Who treats whom: {len(relations)}")
+    st.header(f"Care relations: {len(relations)}")
     st.caption(
-        "Technicians name the doctors at admission, and doctors bring in colleagues; here you mend"
-        " what went wrong."
+        "Technicians add doctors at admission, and doctors add colleagues. Use this form to"
+        " correct mistakes."
     )
     st.dataframe(
         {
             "Patient": [r.number for r in relations],
             "Doctor": [r.username for r in relations],
             "Since (UTC)": [r.since for r in relations],
-            "Named by": [r.assigned_by for r in relations],
+            "Added by": [r.assigned_by for r in relations],
         },
         hide_index=True,
     )
@@ -118,12 +118,12 @@ def _relations(token: str) -> None:
         number = st.text_input("Patient number", key="care-number")
         username = st.selectbox("Doctor", doctors, key="care-doctor")
         ends = st.checkbox("This doctor no longer treats the patient")
-        if st.form_submit_button("Record it", disabled=not doctors):
+        if st.form_submit_button("Save", disabled=not doctors):
             if ends:
                 engine.end_care(token, number, username)
             else:
                 engine.assign_care(token, number, username)
-            state.say("It is recorded and counts at once.")
+            state.say("Saved. The change takes effect immediately.")
             st.rerun()
 
 
@@ -132,10 +132,11 @@ def _relations(token: str) -> None:
 
 def _classes(token: str) -> None:
     engine = state.engine()
-    st.header("Classes granted apart")
+    st.header("Restorable classes")
     st.write(
-        "A doctor may restore every class. Narrowed to some, they see those, the rest stays sealed,"
-        " and the original file, its name and its numbers are not theirs."
+        "By default, a doctor can restore every class. An account limited to some classes sees only"
+        " those restored. The rest stays sealed, and the original file, its name and its measured"
+        " values are not available."
     )
     narrowed = engine.restorable_classes(token)
     doctors = [a.username for a in engine.accounts(token) if a.role is Role.DOCTOR]
@@ -146,11 +147,15 @@ def _classes(token: str) -> None:
         return
     username = st.selectbox("Account", doctors, key="classes-account")
     with st.form(f"classes-{username}", width=440), widgets.banner():
-        every = st.checkbox("Every class, also those to come", value=username not in narrowed)
+        every = st.checkbox("All classes, including future ones", value=username not in narrowed)
         labels = st.multiselect(
-            "Or only these", known, default=sorted(narrowed.get(username, frozenset()) & set(known))
+            "Or only these classes",
+            known,
+            default=sorted(narrowed.get(username, frozenset()) & set(known)),
         )
-        if st.form_submit_button("Grant"):
+        if st.form_submit_button("Save classes"):
             engine.set_restorable_classes(token, username, None if every else labels)
-            state.say("It counts at once; what was open beyond it is closed.")
+            state.say(
+                "Saved. The change takes effect immediately; restorations beyond it are closed."
+            )
             st.rerun()

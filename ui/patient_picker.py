@@ -1,4 +1,4 @@
-"""The technician chooses whose images come in, or makes the record."""
+"""Choose the patient of an upload, or create and change patient records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ui import state, widgets
 
 
 def choose_patient(token: str) -> Patient | None:
-    """Find a patient or make one; remembered until another is chosen."""
+    """Find or create a patient; the choice is kept until another one is made."""
     st.header("1. Patient")
     query = st.text_input("Find a patient", type="search", placeholder="Number or name")
     found = state.engine().patients(token, query)
@@ -30,7 +30,7 @@ def choose_patient(token: str) -> Patient | None:
         _new_patient(token)
     if chosen is None:
         return None
-    with right, st.expander("Change the record", key=f"change-{turn}", icon=":material/edit:"):
+    with right, st.expander("Edit patient record", key=f"change-{turn}", icon=":material/edit:"):
         _change_patient(token, by_id[chosen])
     state.keep("patient", chosen)
     return by_id[chosen]
@@ -47,12 +47,15 @@ def _new_patient(token: str) -> None:
         number = st.text_input("Patient number", max_chars=50)
         name = st.text_input("Name", max_chars=100)
         age = st.number_input("Age in years", 0, 150, value=None, step=1)
-        note = st.text_area("Note for doctors", help="You will not see it again after saving.")
-        if st.form_submit_button("Add the patient", type="primary"):
+        note = st.text_area(
+            "Note for doctors",
+            help="You cannot see it again after saving.",
+        )
+        if st.form_submit_button("Add patient", type="primary"):
             patient = state.engine().create_patient(token, number, name, age, note)
             state.keep("patient", patient.patient_id)
             state.renew("patient")
-            state.say("The patient was added.")
+            state.say("Patient added.")
             st.rerun()
 
 
@@ -61,8 +64,8 @@ def _change_patient(token: str, patient: Patient) -> None:
         number = st.text_input("Patient number", patient.id, max_chars=50)
         name = st.text_input("Name", patient.name, max_chars=100)
         age = st.number_input("Age in years", 0, 150, value=patient.age, step=1)
-        if st.form_submit_button("Save the changes"):
+        if st.form_submit_button("Save changes"):
             state.engine().update_patient(token, patient.patient_id, id=number, name=name, age=age)
             state.renew("patient")
-            state.say("The record was changed; what was before is kept in its history.")
+            state.say("Record saved. The previous version is in its history.")
             st.rerun()

@@ -1,4 +1,4 @@
-"""What waits for a technician: drafts of everybody, those that need a look first."""
+"""The queue of drafts waiting to be sealed; drafts that need review come first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ui import search, state, widgets
 
 
 def open_draft(image_id: str) -> None:
-    """Make a draft the one that is corrected, with a fresh editor."""
+    """Open a draft in a fresh editor."""
     state.take("sealed")
     state.take("boxes")
     state.renew("editor")
@@ -19,7 +19,7 @@ def open_draft(image_id: str) -> None:
 
 
 def queue(token: str, drafts: Sequence[ImageRecord]) -> None:
-    """Drafts of everybody, those that need a look first."""
+    """Show the drafts with a button to open each; show more on request."""
     shown = drafts[: state.recall("shown", 10)]
     names = search.names(token, [d.patient_id for d in shown])
     for draft in shown:

@@ -1,4 +1,4 @@
-"""What everybody with access sees from the moment of sealing on."""
+"""The result of sealing: the sealed image, the grid picture, and what to do next."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ui import queue, series, state, widgets
 
 
 def show_sealed(token: str, image_id: str) -> None:
-    """What everybody with access sees from now on, the technician included."""
+    """Show the sealed image as every account with access sees it, the technician included."""
     try:
         record = state.engine().image(token, image_id)
     except errors.NotFound:
@@ -28,8 +28,8 @@ def show_sealed(token: str, image_id: str) -> None:
         if waiting and st.button("Next in the queue", type="primary"):
             queue.open_draft(series.next_of(waiting).image_id)
             st.rerun()
-        st.link_button("Download the sealed file", f"/api/images/{image_id}/file")
-        if st.button("Upload more"):
+        st.link_button("Download sealed file", f"/api/images/{image_id}/file")
+        if st.button("Upload more images"):
             state.take("sealed")
             state.take("outcomes")
             st.rerun()

@@ -1,4 +1,4 @@
-"""Asking again who somebody is, before something is decrypted."""
+"""Step-up authentication: ask for password or code again before something is decrypted."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from ui import state, widgets
 
 
 @contextmanager
-def asked_again() -> Iterator[None]:
-    """Turn the engine's wish for a fresh proof into a prompt; the block can then be run again."""
+def step_up_prompt() -> Iterator[None]:
+    """Show a prompt if the engine requires re-authentication; the user then repeats the action."""
     try:
         yield
     except errors.StepUpNeeded:
         _prompt()
 
 
-@st.dialog("Is it still you?", icon=":material/lock:")
+@st.dialog("Confirm your identity", icon=":material/lock:")
 def _prompt() -> None:
-    """Type the password, or a code of the second factor."""
+    """Ask for the password, or a code of the second factor."""
     engine, token = state.engine(), state.token()
     with st.form("prove", border=False), widgets.banner():
         minutes = engine.settings.step_up_minutes
-        st.write(f"Before an original is opened, you prove every {minutes:g} minutes who you are.")
+        st.write(f"Opening originals requires your password or a code every {minutes:g} minutes.")
         password = st.text_input("Password", type="password", autocomplete="current-password")
         code = ""
         if engine.second_factor(token).enabled_at is not None:
-            code = st.text_input("or a code of your application", autocomplete="one-time-code")
-        if st.form_submit_button("Go on", type="primary"):
+            code = st.text_input(
+                "Or a code from your authenticator app", autocomplete="one-time-code"
+            )
+        if st.form_submit_button("Continue", type="primary"):
             engine.prove(token, password, code)
-            state.say("Thank you. Now ask for it once more.")
+            state.say("Identity confirmed. Please repeat the action.")
             st.rerun()
