@@ -19,7 +19,7 @@ RoleName = Literal["technician", "doctor", "researcher", "administrator"]
 
 
 class AccountChange(schemas.Request):
-    """What to change; what is left out stays."""
+    """Fields to change; omitted fields stay unchanged."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": False}]})
     role: RoleName | None = None
@@ -27,7 +27,7 @@ class AccountChange(schemas.Request):
 
 
 class AccountRequest(schemas.Schema):
-    """An account that somebody asked for."""
+    """A request for an account."""
 
     request_id: str = Field(examples=["rq_5b0d6c1e7f8a9b0c1d2e3f40"])
     username: str
@@ -38,14 +38,14 @@ class AccountRequest(schemas.Schema):
 
 
 class Approval(schemas.Request):
-    """The role that the administrator gives, whatever was wished for."""
+    """The role to assign, whatever role was requested."""
 
     role: Annotated[RoleName, Field(examples=["doctor"])]
 
 
 @router.get("/", responses=answers(401, 403, 429, 503))
 def list_accounts(token: Token, engine: TheEngine) -> list[schemas.Account]:
-    """Every account, by user name."""
+    """All accounts, by user name."""
     return [schemas.Account.model_validate(a) for a in engine.accounts(token)]
 
 
@@ -53,9 +53,11 @@ def list_accounts(token: Token, engine: TheEngine) -> list[schemas.Account]:
 def change_account(
     username: str, change: AccountChange, token: Token, engine: TheEngine
 ) -> schemas.Account:
-    """Another role, or open or close an account; its sessions end."""
+    """Change the role, or enable or disable an account; its sessions end."""
     if change.role is None and change.enabled is None:
-        raise errors.InputError("Say which role, or whether the account is enabled.")
+        raise errors.InputError(
+            "Nothing to change. Send a role, or whether the account is enabled."
+        )
     if change.role is not None:
         account = engine.set_account_role(token, username, Role(change.role))
     if change.enabled is not None:
@@ -65,7 +67,7 @@ def change_account(
 
 @router.get("/requests/", responses=answers(401, 403, 429, 503))
 def list_requests(token: Token, engine: TheEngine) -> list[AccountRequest]:
-    """Accounts that were asked for and wait, the oldest first."""
+    """Open account requests, oldest first."""
     return [AccountRequest.model_validate(r) for r in engine.account_requests(token)]
 
 
@@ -73,7 +75,7 @@ def list_requests(token: Token, engine: TheEngine) -> list[AccountRequest]:
 def approve(
     request_id: str, approval: Approval, token: Token, engine: TheEngine
 ) -> schemas.Account:
-    """Make the account that was asked for, with the password that came with the request."""
+    """Approve a request and create the account, with the password from the request."""
     made = engine.approve_account(token, request_id, Role(approval.role))
     return schemas.Account.model_validate(made)
 
@@ -81,5 +83,5 @@ def approve(
 @router.delete("/requests/{request_id}/", status_code=204,
                responses=answers(401, 403, 404, 429, 503))  # fmt: skip
 def decline(request_id: str, token: Token, engine: TheEngine) -> None:
-    """Drop a request."""
+    """Decline a request."""
     engine.decline_account(token, request_id)

@@ -1,4 +1,4 @@
-"""The REST API, put together: routes, what stands before them, and one mapping of errors."""
+"""The FastAPI application: routes, middleware, and the mapping of errors."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from api import (
 from api.middleware import Cors, RequestLimits, Slash
 
 _ABOUT = """
-Every address works with and without the slash at its end. Sign in with `POST /auth/token/` and
-send `Authorization: Bearer <access>`. Refusals are problem documents (RFC 9457). What you may
-not see answers like what does not exist.
+Every URL works with and without a trailing slash. Sign in with `POST /auth/token/` and send
+`Authorization: Bearer <access>`. Errors are problem documents (RFC 9457). Resources that you are
+not allowed to see answer 404, as if they did not exist.
 """
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """While the engine is open: batches work, and have stopped before it closes."""
+    """Process batches while the engine is open; stop them before it closes."""
     app.state.batches = batches.Batches(app.state.engine)
     try:
         yield
@@ -70,7 +70,7 @@ for routes in (
 ):
     app.include_router(routes.router)
 app.openapi = lambda: openapi_docs.describe(app)  # type: ignore[method-assign]
-# The last that is added stands first.
+# The middleware added last runs first.
 app.add_middleware(RequestLimits)
 app.add_middleware(Slash)
 app.add_middleware(Cors)

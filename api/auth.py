@@ -1,4 +1,4 @@
-"""Who somebody is, over REST: accounts asked for, tokens, sessions, and the key exchange."""
+"""Authentication over REST: account requests, tokens, sessions, key exchange."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Code = Annotated[schemas.Text, Field(max_length=100)]
 
 
 class Registration(schemas.Request):
-    """An account that somebody asks for, or that an administrator makes."""
+    """A request for an account, or a new account made by an administrator."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -44,7 +44,7 @@ class Registration(schemas.Request):
 
 
 class Requested(schemas.Schema):
-    """What a stranger is told: nothing but a reference for the administrator."""
+    """The reference of an account request, to tell the administrator."""
 
     request_id: str = Field(examples=["rq_5b0d6c1e7f8a9b0c1d2e3f40"])
     status: Literal["requested"] = "requested"
@@ -61,7 +61,7 @@ class Credentials(schemas.Request):
     )
     username: Annotated[schemas.Text, Field(max_length=64)]
     password: Password
-    code: Code = Field("", description="Of the second factor, where the account has one.")
+    code: Code = Field("", description="Code of the second factor, if the account has one.")
 
 
 class Refresh(schemas.Request):
@@ -72,17 +72,17 @@ class Refresh(schemas.Request):
 
 
 class Tokens(schemas.Schema):
-    """A short-lived access token, and what it is renewed with, once."""
+    """A short-lived access token and a one-time refresh token."""
 
     access: str = Field(examples=["eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.c2lnbmF0dXJl"])
     refresh: str
     token_type: Literal["Bearer"] = "Bearer"  # noqa: S105
     expires_in_s: int
-    session_id: str = Field(description="What a key exchange is bound to.")
+    session_id: str = Field(description="A key exchange is bound to this session.")
 
 
 class Proof(schemas.Request):
-    """Either of the two."""
+    """A password or a code; one of them is enough."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"code": "123456"}]})
 
@@ -91,7 +91,7 @@ class Proof(schemas.Request):
 
 
 class Session(schemas.Schema):
-    """One of one's own sessions. The id opens nothing."""
+    """A session of the caller. The id gives no access."""
 
     session_id: str
     started_at: schemas.Utc
@@ -102,7 +102,7 @@ class Session(schemas.Schema):
 
 
 class SigningKey(schemas.Schema):
-    """What signs every key exchange. Compare the fingerprint with one from the administrator."""
+    """The key that signs key exchanges. Compare its fingerprint with your administrator's."""
 
     ed25519: str = Field(
         description="Public key, 32 bytes in base64.",
@@ -118,7 +118,7 @@ class SigningKey(schemas.Schema):
 
 
 class Offer(schemas.Schema):
-    """The server's signed half of a key exchange (FORMAT.md)."""
+    """The server's signed key exchange offer (FORMAT.md)."""
 
     exchange_id: str = Field(examples=["ex_0a1b2c3d4e5f60718293a4b5"])
     group: str = Field(examples=["x25519"])
@@ -130,7 +130,7 @@ class Offer(schemas.Schema):
 
 
 class Answer(schemas.Request):
-    """The client's half."""
+    """The client's answer to a key exchange offer."""
 
     exchange_id: Annotated[
         schemas.Text, Field(max_length=100, examples=["ex_0a1b2c3d4e5f60718293a4b5"])
@@ -172,27 +172,31 @@ def _tokens(engine: Engine, pair: Any) -> Tokens:
     response_model=Requested,
     responses={
         **answers(*_OPEN, 403),
-        201: {"model": schemas.Account, "description": "An administrator made the account"},
+        201: {"model": schemas.Account, "description": "An administrator created the account"},
     },
 )
 def register(
-    wish: Registration, request: Request, engine: TheEngine, origin: Origin, response: Response
+    requested: Registration, request: Request, engine: TheEngine, origin: Origin, response: Response
 ) -> Any:
-    """Ask for an account: it opens nothing until an administrator approves.
+    """Request an account. It gives no access until an administrator approves it.
 
-    Called by an administrator, it makes the account at once.
+    If an administrator calls this, the account is created immediately.
     """
     given = presented(request)
-    role = Role(wish.role)
+    role = Role(requested.role)
     if given:
         response.status_code = 201
-        made = engine.create_account(given, wish.username, wish.name, role, wish.password)
+        made = engine.create_account(
+            given, requested.username, requested.name, role, requested.password
+        )
         return Response(
             schemas.Account.model_validate(made).model_dump_json(),
             status_code=201,
             media_type="application/json",
         )
-    reference = engine.request_account(wish.username, wish.name, role, wish.password, origin)
+    reference = engine.request_account(
+        requested.username, requested.name, role, requested.password, origin
+    )
     return Requested(request_id=reference)
 
 
@@ -200,7 +204,7 @@ def register(
 def sign_in(credentials: Credentials, engine: TheEngine, origin: Origin) -> Tokens:
     """Open a session: access and refresh token.
 
-    401 with `urn:medsec:code-needed` where the password is right and a code is missing.
+    401 with `urn:medsec:code-needed` if the password is correct and a code is required.
     """
     pair = engine.sign_in_api(credentials.username, credentials.password, origin, credentials.code)
     return _tokens(engine, pair)
@@ -208,7 +212,7 @@ def sign_in(credentials: Credentials, engine: TheEngine, origin: Origin) -> Toke
 
 @router.post("/token/refresh/", responses=answers(*_OPEN))
 def refresh(body: Refresh, engine: TheEngine) -> Tokens:
-    """Trade a refresh token for a new pair. One that comes twice ends its session."""
+    """Exchange a refresh token for a new pair. Using one twice ends its session."""
     return _tokens(engine, engine.refresh(body.refresh))
 
 
@@ -226,7 +230,7 @@ def revoke(
     return {}
 
 
-# --- one's own sessions -----------------------------------------------------------------------
+# --- sessions of the caller -----------------------------------------------------------------------
 
 
 @router.get("/me/", responses=answers(*_SIGNED_IN))
@@ -237,25 +241,25 @@ def who_am_i(token: Token, engine: TheEngine) -> schemas.Account:
 
 @router.get("/sessions/", responses=answers(*_SIGNED_IN))
 def list_sessions(token: Token, engine: TheEngine) -> list[Session]:
-    """One's own open sessions, the last used first."""
+    """Open sessions of the caller, most recently used first."""
     return [Session.model_validate(s) for s in engine.sessions(token)]
 
 
 @router.delete("/sessions/", status_code=204, responses=answers(*_SIGNED_IN))
 def end_all_sessions(token: Token, engine: TheEngine) -> None:
-    """End all of one's own sessions, this one too."""
+    """End all sessions of the caller, including this one."""
     engine.sign_out_everywhere(token)
 
 
 @router.delete("/sessions/{session_id}/", status_code=204, responses=answers(*_SIGNED_IN, 404))
 def end_session(session_id: str, token: Token, engine: TheEngine) -> None:
-    """End one of one's own sessions."""
+    """End a session of the caller."""
     engine.end_session(token, session_id)
 
 
 @router.post("/prove/", status_code=204, responses=answers(*_OPEN, 403))
 def prove(proof: Proof, token: Token, engine: TheEngine) -> None:
-    """Prove again who holds the session, where a route answers `urn:medsec:step-up-needed`."""
+    """Re-authenticate, after a route answered `urn:medsec:step-up-needed`."""
     engine.prove(token, proof.password, proof.code)
 
 
@@ -264,7 +268,7 @@ def prove(proof: Proof, token: Token, engine: TheEngine) -> None:
 
 @router.get("/signing-key/", responses=answers(429, 503))
 def signing_key(engine: TheEngine) -> SigningKey:
-    """The public key that signs exchanges. Trust it only after comparing its fingerprint."""
+    """The public key that signs key exchanges. Compare its fingerprint before you trust it."""
     return SigningKey.of(engine.signing_key())
 
 
@@ -275,11 +279,11 @@ def offer_exchange(
     engine: TheEngine,
     group: Annotated[Literal["ffdhe3072", "ffdhe4096", "x25519"], Query()] = "ffdhe3072",
 ) -> Offer:
-    """Diffie-Hellman parameters and the server's signed public value, for one answer."""
+    """Start a key exchange: Diffie-Hellman parameters and the server's signed public value."""
     return Offer.model_validate(engine.offer_exchange(token, group))
 
 
 @router.post("/key-exchange/", responses=answers(400, *_SIGNED_IN, 403, 409, 413, 422))
 def answer_exchange(answer: Answer, token: Token, engine: TheEngine) -> Confirmation:
-    """Send the client's public value; both sides then hold the same AES-256 key."""
+    """Complete a key exchange with the client's public value; both sides then share a key."""
     return Confirmation.model_validate(engine.answer_exchange(token, answer.model_dump()))

@@ -30,13 +30,13 @@ class CareRelation(schemas.Schema):
 
 
 class Assignment(schemas.Request):
-    """The doctor who is to treat the patient."""
+    """The doctor to add."""
 
     username: Username
 
 
 class EmergencyAccess(schemas.Schema):
-    """One broken glass, from its reason to its review."""
+    """An emergency access (break-glass), from its reason to its review."""
 
     glass_id: str = Field(examples=["gl_4f5e6d7c8b9a0f1e2d3c4b5a"])
     patient_id: str
@@ -55,9 +55,9 @@ class EmergencyAccess(schemas.Schema):
 
 
 class Emergency(schemas.Request):
-    """Whom to open, and why now; the administrator reads it."""
+    """The patient, and the reason; the administrator sees it."""
 
-    patient: Annotated[schemas.Line, Field(description="Hospital number or key.")]
+    patient: Annotated[schemas.Line, Field(description="Hospital number or patient id.")]
     reason: schemas.Why
 
 
@@ -70,7 +70,7 @@ class Review(schemas.Request):
 
 @router.get("/patients/{patient_id}/care-team/", responses=_READING)
 def read_care_team(patient_id: str, token: Token, engine: TheEngine) -> list[CareRelation]:
-    """Who treats a patient, newest first."""
+    """Doctors of a patient, newest first."""
     return [CareRelation.model_validate(r) for r in engine.care_team(token, patient_id)]
 
 
@@ -78,7 +78,7 @@ def read_care_team(patient_id: str, token: Token, engine: TheEngine) -> list[Car
 def assign_care(
     patient_id: str, assignment: Assignment, token: Token, engine: TheEngine
 ) -> CareRelation:
-    """Let a doctor treat a patient."""
+    """Add a doctor to a patient."""
     made = engine.assign_care(token, patient_id, assignment.username)
     return CareRelation.model_validate(made)
 
@@ -91,14 +91,14 @@ def end_care(patient_id: str, username: str, token: Token, engine: TheEngine) ->
 
 @router.post("/emergency-access/", status_code=201, responses=_WRITING)
 def break_glass(emergency: Emergency, token: Token, engine: TheEngine) -> EmergencyAccess:
-    """Open a patient whom somebody else treats, for an hour. It will be reviewed."""
+    """Start emergency access (break-glass) to a patient for one hour. It will be reviewed."""
     broken = engine.break_glass(token, emergency.patient, emergency.reason)
     return EmergencyAccess.model_validate(broken)
 
 
 @router.get("/emergency-access/", responses=_READING)
 def list_emergency_access(token: Token, engine: TheEngine) -> list[EmergencyAccess]:
-    """Every emergency access for who reviews them; for a doctor, their own that is open."""
+    """All emergency accesses for reviewers; for doctors, their own open ones."""
     reviewer = engine.may(token, Permission.REVIEW_ACCESS)
     found = engine.glass(token) if reviewer else engine.my_glass(token)
     return [EmergencyAccess.model_validate(g) for g in found]
@@ -106,7 +106,7 @@ def list_emergency_access(token: Token, engine: TheEngine) -> list[EmergencyAcce
 
 @router.delete("/emergency-access/{glass_id}/", status_code=204, responses=_READING)
 def end_glass(glass_id: str, token: Token, engine: TheEngine) -> None:
-    """End one's own emergency access, or somebody's as who reviews them."""
+    """End an emergency access: your own, or any as a reviewer."""
     if engine.may(token, Permission.REVIEW_ACCESS):
         engine.revoke_glass(token, glass_id)
     else:
@@ -115,5 +115,5 @@ def end_glass(glass_id: str, token: Token, engine: TheEngine) -> None:
 
 @router.post("/emergency-access/{glass_id}/review/", status_code=204, responses=_WRITING)
 def review_glass(glass_id: str, review: Review, token: Token, engine: TheEngine) -> None:
-    """Say whether an emergency access was justified; once, and never of one's own."""
+    """Record whether an emergency access was justified; once, and never your own."""
     engine.review_glass(token, glass_id, review.verdict, review.remark)

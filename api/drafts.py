@@ -1,4 +1,4 @@
-"""Drafts over REST: what was found, and sealing it, for systems that need no box editor."""
+"""Drafts over REST: detected boxes and sealing, for systems without the box editor."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ _WRITING = (400, *_READING, 413)
 class Draft(schemas.Schema):
     """A draft that this session has opened."""
 
-    handle: str = Field(description="For GET /drafts/{handle}/frames/{frame}/, for minutes.")
-    image: schemas.Image
-    found: list[schemas.Box] = Field(description="Most certain first.")
-    reasons: list[str] = Field(description="Why a person must look.")
-    suggestions: list[Suggestion] = Field(
-        description="Of each: seal, ask (too uncertain), or leave (harmless text)."
+    handle: str = Field(
+        description="For GET /drafts/{handle}/frames/{frame}/; expires after minutes."
     )
-    labels: list[str] = Field(description="Classes that a box may have.")
+    image: schemas.Image
+    found: list[schemas.Box] = Field(description="Highest confidence first.")
+    reasons: list[str] = Field(description="Why the draft needs review.")
+    suggestions: list[Suggestion] = Field(
+        description="For each box: seal, ask (too uncertain), or leave (harmless text)."
+    )
+    labels: list[str] = Field(description="Allowed classes of boxes.")
     frames: int
     expires_at: schemas.Utc
 
 
 class Decision(schemas.Request):
-    """The boxes to seal. Without any, those that were found are sealed."""
+    """The boxes to seal. Without boxes, the detected ones are sealed."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -44,22 +46,24 @@ class Decision(schemas.Request):
     )
     boxes: list[schemas.Box] | None = Field(None, max_length=500)
     removed: dict[int, schemas.Why] = Field(
-        default_factory=dict, description="Place among the found boxes, and why it stays visible."
+        default_factory=dict, description="Index of a detected box, and why it stays visible."
     )
-    confirm: schemas.Text = Field("", description="A person's reason to go on in spite of doubts.")
+    confirm: schemas.Text = Field(
+        "", description="A person's reason for sealing despite the open review reasons."
+    )
 
 
 @router.get("/", responses=answers(401, 403, 422, 429, 503))
 def list_drafts(
     token: Token, engine: TheEngine, limit: Limit = 50, offset: Offset = 0
 ) -> schemas.Page[schemas.Image]:
-    """What waits to be sealed: drafts and the review queue, newest first."""
+    """Drafts and the review queue, newest first."""
     return schemas.Page.of(engine.drafts(token, limit + 1, offset), limit, offset)
 
 
 @router.get("/{image_id}/", responses=answers(*_READING))
 def open_draft(image_id: str, token: Token, engine: TheEngine) -> Draft:
-    """Open a draft: it is plaintext, and the log says who looked."""
+    """Open a draft. It is plaintext, so the access is logged."""
     view = engine.open_draft(token, image_id)
     return Draft(
         handle=view.handle,
@@ -75,9 +79,9 @@ def open_draft(image_id: str, token: Token, engine: TheEngine) -> Draft:
 
 @router.post("/{image_id}/seal/", responses=answers(*_WRITING))
 def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> schemas.Image:
-    """Seal a draft: from here on nobody without permission sees what is under a box.
+    """Seal a draft. The content of the boxes is then visible only with permission.
 
-    409 with `urn:medsec:review-needed` where a person must look first; the draft stays.
+    409 with `urn:medsec:review-needed` if the draft needs review first; the draft is kept.
     """
     removed = dict(decision.removed)
     if decision.boxes is None:
@@ -102,5 +106,5 @@ def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> 
 def discard_draft(
     image_id: str, token: Token, engine: TheEngine, reason: Annotated[str, Depends(needed_reason)]
 ) -> None:
-    """Throw a draft away; its key is destroyed."""
+    """Discard a draft; its key is destroyed."""
     engine.discard_draft(token, image_id, reason)

@@ -1,4 +1,4 @@
-"""Images over REST: what is masked for all who may, what is sealed for a reason and by key."""
+"""Images over REST: masked images, and sealed content with a reason or a key exchange."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Filter = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
 
 
 class Metrics(schemas.Schema):
-    """Measured numbers of one image; `engine/metrics.py` defines each."""
+    """Metrics of one image; `engine/metrics.py` defines them."""
 
     entropy_original_bits: float
     entropy_masked_bits: float
@@ -33,7 +33,7 @@ class Metrics(schemas.Schema):
     entropy_sealed_low_bits: float | None
     entropy_sealed_high_bits: float | None
     ssim: float
-    psnr_db: float | None = Field(description="Null where nothing differs.")
+    psnr_db: float | None = Field(description="Null if the images are identical.")
     histogram_correlation: float
     average_hash_distance_bits: int
     perceptual_hash_distance_bits: int
@@ -43,20 +43,20 @@ class Metrics(schemas.Schema):
 
 
 class Opened(schemas.Schema):
-    """An image that this session has opened; pixels are behind the handle."""
+    """An image that this session has opened; use the handle to get its pixels."""
 
     handle: str = Field(examples=["vw_1a2b3c4d5e6f708192a3b4c5"])
     image_id: str
     frames: int
-    partial: bool = Field(description="Some regions stayed sealed.")
-    opened: list[str] = Field(description="Ids of the regions that are open.")
-    proof: str = Field(description="bytes, pixels or regions.")
+    partial: bool = Field(description="Whether some regions stayed sealed.")
+    opened: list[str] = Field(description="Ids of the opened regions.")
+    proof: str = Field(description="What was verified: bytes, pixels or regions.")
     total_ms: float
     expires_at: schemas.Utc
 
     @classmethod
     def of(cls, opened: Restoration) -> Opened:
-        """From the engine's restoration, without its names and digests."""
+        """From the engine's restoration, without names and digests."""
         facts = {f: getattr(opened, f) for f in cls.model_fields if f != "image_id"}
         return cls(image_id=opened.record.image_id, **facts)
 
@@ -72,7 +72,7 @@ def list_images(
     limit: Limit = 50,
     offset: Offset = 0,
 ) -> schemas.Page[schemas.Image]:
-    """Released images that match every filter, newest first; `q` finds their patients."""
+    """Released images that match all filters, newest first; `q` searches for patients."""
     found = engine.images(
         token,
         patient_id,
@@ -95,14 +95,14 @@ def read_image(image_id: str, token: Token, engine: TheEngine) -> schemas.Image:
 def erase_image(
     image_id: str, token: Token, engine: TheEngine, reason: Annotated[str, Depends(needed_reason)]
 ) -> None:
-    """Destroy the image's key: nobody opens it again, here or from its packages."""
+    """Destroy the image's key. Nobody can restore it again, not even from its packages."""
     engine.erase_image(token, image_id, reason)
 
 
 @router.get("/images/{image_id}/thumbnail/", response_class=Response,
             responses={**answers(*_READING), **PICTURE})  # fmt: skip
 def thumbnail(image_id: str, token: Token, engine: TheEngine) -> Response:
-    """Small picture of the masked image."""
+    """Thumbnail of the masked image."""
     return png(engine.thumbnail(token, image_id))
 
 
@@ -116,20 +116,20 @@ def grid(image_id: str, token: Token, engine: TheEngine, frame: Frame = 0) -> Re
 @router.get("/images/{image_id}/file/", response_class=Response,
             responses={**answers(*_READING), **FILE})  # fmt: skip
 def masked_file(image_id: str, token: Token, engine: TheEngine) -> Response:
-    """The masked file to take away, in the original's format."""
+    """Download the masked file, in the format of the original."""
     return attachment(engine.masked_file(token, image_id))
 
 
 @router.get("/images/{image_id}/package/", response_class=Response,
             responses={**answers(*_READING), **SEALED})  # fmt: skip
 def sealed_package(image_id: str, token: Token, engine: TheEngine) -> Response:
-    """What the masked file lacks, sealed; opens only with this system's keys."""
+    """The encrypted regions of the masked file; only this system's keys decrypt them."""
     return attachment(engine.export_package(token, image_id))
 
 
 @router.get("/images/{image_id}/regions/", responses=answers(*_READING))
 def list_regions(image_id: str, token: Token, engine: TheEngine) -> list[schemas.SealedBox]:
-    """Where the image is sealed, and as what."""
+    """The sealed regions of an image."""
     return [schemas.SealedBox.of(image_id, r) for r in engine.regions(token, image_id)]
 
 
@@ -141,13 +141,13 @@ def read_region(
     engine: TheEngine,
     reason: Reason,
     exchange: Exchange = None,
-    frame: Annotated[int | None, Query(ge=0, le=1_000_000, description="By default its first")] = (
-        None
-    ),
+    frame: Annotated[
+        int | None, Query(ge=0, le=1_000_000, description="Default: first frame of the region")
+    ] = (None),
 ) -> schemas.SealedBox | Response:
     """One sealed region: place, class and confidence.
 
-    With a key exchange and a reason, what is under its box: a PNG under the exchanged key.
+    With a key exchange and a reason: its content as PNG, encrypted with the exchanged key.
     """
     image_id, region = engine.region(token, region_id)
     if exchange is None:
@@ -167,11 +167,11 @@ def restore(
     enhance: bool = False,
     frame: Frame = 0,
 ) -> Response:
-    """The original, opened and proven for a reason: the file itself, or one frame of it.
+    """The verified original, with a reason: the file itself, or one frame of it.
 
-    `X-Rendition` says what the answer is: `original` is the very file; `rendered` is what a
-    screen shows, without loss beyond its 8 bits; `lossy` is a JPEG. `enhanced` is added where
-    the contrast was changed. Renditions are for looking and are never stored.
+    `X-Rendition` describes the response: `original` is the original file; `rendered` is a display
+    version with 8 bits per channel and no other loss; `lossy` is a JPEG. `enhanced` is added if
+    the contrast was changed. Renditions are for viewing and are never stored.
     """
     opened = engine.restore(token, image_id, reason)
     try:
@@ -193,7 +193,7 @@ def restore(
 def open_image(
     image_id: str, token: Token, engine: TheEngine, reason: Reason, response: Response
 ) -> Opened:
-    """Open an image for minutes, to look at its frames one after the other."""
+    """Open an image for some minutes, to view its frames one by one."""
     opened = engine.restore(token, image_id, reason)
     response.headers["Location"] = f"/api/restorations/{opened.handle}/"
     return Opened.of(opened)
@@ -207,7 +207,7 @@ def read_restoration(handle: str, token: Token, engine: TheEngine) -> Opened:
 
 @router.delete("/restorations/{handle}/", status_code=204, responses=answers(401, 403, 429, 503))
 def close_restoration(handle: str, token: Token, engine: TheEngine) -> None:
-    """Forget an opened image now."""
+    """Close an opened image."""
     engine.close_viewing(token, handle)
 
 
@@ -219,7 +219,7 @@ def metrics(image_id: str, token: Token, engine: TheEngine) -> Metrics:
 
 @router.get("/images/{image_id}/history/", responses=answers(*_READING))
 def read_history(image_id: str, token: Token, engine: TheEngine) -> list[schemas.AuditEntry]:
-    """What happened to this image, as far as the caller may know."""
+    """History of an image, as far as the caller has permission to see it."""
     entries = engine.image_history(token, image_id)
     return [schemas.AuditEntry.model_validate(e) for e in entries]
 
@@ -232,7 +232,7 @@ def list_notes(image_id: str, token: Token, engine: TheEngine) -> list[schemas.N
 
 @router.post("/images/{image_id}/notes/", status_code=201, responses=answers(*_WRITING))
 def add_note(image_id: str, note: schemas.NewNote, token: Token, engine: TheEngine) -> schemas.Note:
-    """Append a note to an image; notes are never changed."""
+    """Add a note to an image; notes cannot be changed."""
     patient_id = engine.image(token, image_id).patient_id
     written = engine.add_note(token, patient_id, note.text, image_id)
     return schemas.Note.model_validate(written)
@@ -240,7 +240,7 @@ def add_note(image_id: str, note: schemas.NewNote, token: Token, engine: TheEngi
 
 @router.post("/images/{image_id}/flag/", status_code=204, responses=answers(*_WRITING))
 def flag(image_id: str, stated: schemas.Stated, token: Token, engine: TheEngine) -> None:
-    """Something should have been sealed: withdraw the image from everyone at once."""
+    """Report missed private content. The image is withdrawn for all users immediately."""
     engine.flag_missed(token, image_id, stated.reason)
 
 
@@ -250,12 +250,12 @@ def _rendition(format: str, enhance: bool) -> str:
 
 
 def _sealed(message: bytes, **headers: str) -> Response:
-    kept_nowhere = {"Cache-Control": "no-store", **headers}
-    return Response(message, media_type="application/octet-stream", headers=kept_nowhere)
+    no_store = {"Cache-Control": "no-store", **headers}
+    return Response(message, media_type="application/octet-stream", headers=no_store)
 
 
 def _finite(value: Any) -> Any:
-    """Without infinities and NaN, which JSON does not have."""
+    """The value with null for infinities and NaN, which JSON lacks."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

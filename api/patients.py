@@ -38,10 +38,10 @@ def create_patient(
     profile: ProfileName = None,
     image: Upload = None,
 ) -> schemas.Admission:
-    """Add a patient, with a first image if one is sent: both are taken, or neither.
+    """Create a patient, optionally with a first image. Both are accepted, or neither.
 
-    The image is looked through and kept as a draft, or for review with the reasons why a person
-    must look. It is seen by technicians only, until it is sealed.
+    The image becomes a draft, or waits for review with the reasons for it. Only technicians see it
+    until it is sealed.
     """
     if image is None:
         patient = engine.create_patient(token, id, name, age, note)
@@ -64,16 +64,16 @@ def create_patient(
 def list_patients(
     token: Token, engine: TheEngine, q: Query_ = "", limit: Limit = 50, offset: Offset = 0
 ) -> schemas.Page[schemas.Patient]:
-    """Patients, most recently changed first, or those found.
+    """Patients, most recently changed first, or those that match `q`.
 
-    `q` is a hospital number, or beginnings of words of a name of three letters or more.
+    `q` is a hospital number, or the first three or more letters of words of the name.
     """
     return schemas.Page.of(engine.patients(token, q, limit + 1, offset), limit, offset)
 
 
 @router.get("/{patient_id}/", responses=answers(*_READING))
 def read_patient(patient_id: str, token: Token, engine: TheEngine) -> schemas.Patient:
-    """One patient, by opaque key or by hospital number. Prefer the key: addresses get logged."""
+    """One patient, by opaque id or hospital number. Prefer the id, because URLs get logged."""
     return schemas.Patient.model_validate(engine.patient(token, patient_id))
 
 
@@ -81,7 +81,7 @@ def read_patient(patient_id: str, token: Token, engine: TheEngine) -> schemas.Pa
 def change_patient(
     patient_id: str, change: schemas.PatientChange, token: Token, engine: TheEngine
 ) -> schemas.Patient:
-    """Change the fields that are sent; what was before is kept in the history."""
+    """Change the given fields; the previous version is kept in the history."""
     key = engine.resolve_patient(patient_id)
     changes = change.model_dump(exclude_unset=True)
     return schemas.Patient.model_validate(engine.update_patient(token, key, **changes))
@@ -91,7 +91,7 @@ def change_patient(
 def erase_patient(
     patient_id: str, token: Token, engine: TheEngine, reason: Annotated[str, Depends(needed_reason)]
 ) -> None:
-    """Destroy the patient's key: record, notes and images are unrecoverable from here on."""
+    """Destroy the patient's key. Record, notes and images can never be recovered."""
     engine.erase_patient(token, patient_id, reason)
 
 
@@ -114,7 +114,7 @@ def add_image(
     image: Annotated[UploadFile, File(description="JPEG, PNG, DICOM, TIFF, BMP or WebP.")],
     profile: ProfileName = None,
 ) -> schemas.Image:
-    """Take an image of a patient in; it is a draft until it is sealed."""
+    """Upload an image of a patient; it is a draft until it is sealed."""
     key = engine.patient(token, patient_id).patient_id
     taken = engine.upload(token, key, image.filename or "unnamed", image.file.read(), profile)
     response.headers["Location"] = f"/api/drafts/{taken.image_id}/"
@@ -139,6 +139,6 @@ def list_notes(patient_id: str, token: Token, engine: TheEngine) -> list[schemas
 def add_note(
     patient_id: str, note: schemas.NewNote, token: Token, engine: TheEngine
 ) -> schemas.Note:
-    """Append a note; notes are never changed."""
+    """Add a note; notes cannot be changed."""
     key = engine.resolve_patient(patient_id)
     return schemas.Note.model_validate(engine.add_note(token, key, note.text))
