@@ -230,10 +230,10 @@ def test_an_account_that_is_taken_over_is_told_to_the_others(
     engine.reset_second_factor(team.administrator, "doctor")
     engine.set_account_role(team.administrator, "researcher", Role.DOCTOR)
     told = Counter(n.subject for n in engine.notices(team.administrator))
-    assert told["An account was made"] == 1  # within the hour, once
-    assert told["A password was reset"] == 2
-    assert told["A second factor was taken away"] == 1
-    assert told["An account has another role"] == 1
+    assert told["Account created"] == 1  # within the hour, once
+    assert told["Password reset"] == 2
+    assert told["Second factor removed"] == 1
+    assert told["Role of an account changed"] == 1
 
 
 def test_a_server_that_refuses_is_tried_again_later_and_given_up_at_last(
