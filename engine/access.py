@@ -125,7 +125,7 @@ class Access:
             NotFound: There is none.
         """
         if not self.treats(tx, username, patient_id):
-            raise NotFound("There is no such care relation.")
+            raise NotFound("There is no such care relation. Check patient number and doctor.")
         tx.run("DELETE FROM care WHERE patient_id = $1 AND username = $2", patient_id, username)
 
     def forget_doctor(self, tx: Cursor, username: str) -> None:
@@ -225,9 +225,11 @@ class Access:
         remark = remark.strip()
         row = self.glass_row(tx, glass_id)
         if self.is_open(row):
-            raise InputError("This access is still open: end it first, or wait until it ends.")
+            raise InputError(
+                "This emergency access is still open. End it first, or wait until it ends."
+            )
         if row["reviewed_at"] is not None:
-            raise InputError("This access was reviewed already.")
+            raise InputError("This emergency access has already been reviewed.")
         if not 1 <= len(remark) <= REMARK_LENGTH:
             raise InputError(f"A review has a remark of 1 to {REMARK_LENGTH} characters.")
         tx.run(

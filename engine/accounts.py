@@ -66,9 +66,13 @@ class Accounts:
         Source: NIST SP 800-63B-4, section 3.1.1.2.
         """
         if len(password) < self.min_length:
-            raise InputError(f"A password needs at least {self.min_length} characters.")
+            raise InputError(
+                f"The password is too short. Use at least {self.min_length} characters."
+            )
         if len(password) > MAX_PASSWORD_LENGTH:
-            raise InputError(f"A password has at most {MAX_PASSWORD_LENGTH} characters.")
+            raise InputError(
+                f"The password is too long. Use at most {MAX_PASSWORD_LENGTH} characters."
+            )
         folded = password.casefold()
         expected = [username.casefold(), SERVICE, *name.casefold().split()]
         if (
@@ -78,8 +82,8 @@ class Accounts:
             or zxcvbn(password[:64], user_inputs=expected)["guesses"] < MIN_GUESSES
         ):
             raise InputError(
-                "This password is among the first that would be tried: choose another one,"
-                " for instance four unrelated words."
+                "This password is easy to guess. Choose another one, for example four unrelated"
+                " words."
             )
 
     def check_new(self, username: str, name: str, role: Role, password: str) -> tuple[str, str]:
@@ -93,9 +97,9 @@ class Accounts:
         """
         username, name = folded(username), name.strip()
         if not (1 <= len(username) <= 64) or not all(c.isalnum() or c in "._-@" for c in username):
-            raise InputError("A user name has 1 to 64 letters, digits or . _ - @.")
+            raise InputError("The user name is not valid. Use 1 to 64 letters, digits or . _ - @.")
         if not (1 <= len(name) <= 100) or not name.isprintable():
-            raise InputError("A name has 1 to 100 characters.")
+            raise InputError("The name is not valid. Use 1 to 100 characters.")
         if role not in ACCOUNT_ROLES:
             raise InputError("This role cannot be given to an account.")
         self.check_new_password(username, password, name)
@@ -119,7 +123,7 @@ class Accounts:
         if role not in ACCOUNT_ROLES:
             raise InputError("This role cannot be given to an account.")
         if tx.one("SELECT 1 AS x FROM accounts WHERE username = $1", username):
-            raise InputError("This user name is taken.")
+            raise InputError("This user name is taken. Choose another one.")
         tx.run(
             "INSERT INTO accounts (username, name, role, password_hash, enabled, created_at)"
             " VALUES ($1, $2, $3, $4, true, $5)",
@@ -146,7 +150,7 @@ class Accounts:
     def _row(self, tx: Cursor, username: str) -> Row:
         row = tx.one(f"{_SELECT} WHERE username = $1", folded(username))
         if row is None:
-            raise NotFound("There is no such account.")
+            raise NotFound("There is no such account. Check the user name.")
         return row
 
     def list(self) -> list[Account]:
@@ -171,7 +175,7 @@ class Accounts:
         attempt = self._lockout.count(username)
         row, right = self._check(username, password)
         if row is None or not right or not row["enabled"]:
-            raise NotSignedIn("User name and password do not match.")
+            raise NotSignedIn("User name and password do not match. Check both and try again.")
         return _account(row), attempt
 
     def signed_in(self, tx: Cursor, username: str) -> Account:
@@ -225,7 +229,7 @@ class Accounts:
         """
         account = self.get(tx, username)
         if account.username == caller.username:
-            raise PermissionDenied("Nobody changes their own role: ask another administrator.")
+            raise PermissionDenied("You cannot change your own role. Ask another administrator.")
         if role not in ACCOUNT_ROLES:
             raise InputError("This role cannot be given to an account.")
         tx.run("UPDATE accounts SET role = $2 WHERE username = $1", account.username, str(role))
@@ -239,7 +243,9 @@ class Accounts:
         """
         account = self.get(tx, username)
         if account.username == caller.username:
-            raise PermissionDenied("Nobody closes their own account: ask another administrator.")
+            raise PermissionDenied(
+                "You cannot disable your own account. Ask another administrator."
+            )
         tx.run("UPDATE accounts SET enabled = $2 WHERE username = $1", account.username, enabled)
         self._keep_an_administrator(tx)
 
@@ -254,7 +260,9 @@ class Accounts:
 
     def _keep_an_administrator(self, tx: Cursor) -> None:
         if self._administrators(tx) == 0:
-            raise PermissionDenied("The last administrator cannot be removed.")
+            raise PermissionDenied(
+                "The last administrator cannot be removed. Create another one first."
+            )
 
     def _check(self, username: str, password: str) -> tuple[Row | None, bool]:
         row = self._database.read().one(f"{_SELECT} WHERE username = $1", username)

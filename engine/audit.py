@@ -164,7 +164,10 @@ class AuditLog:
                 assert after is not None
                 broken = after["sequence"]
             if broken is not None:
-                raise AuditBroken(f"The audit log was altered at entry {broken}.", sequence=broken)
+                raise AuditBroken(
+                    f"The audit log was altered at entry {broken}. Compare it with a backup.",
+                    sequence=broken,
+                )
             checked, before = part["last"], part["head"]
         return checked
 
@@ -201,12 +204,16 @@ class AuditLog:
             body = json.loads(outer["body"])
             size, head = int(body["size"]), str(body["head"])
         except (ValueError, KeyError, TypeError, SealBroken) as err:
-            raise AuditBroken("The checkpoint is not one that this system signed.") from err
+            raise AuditBroken(
+                "This system did not sign the checkpoint. Use a checkpoint of this system."
+            ) from err
         self.verify()
         row = self._database.read().one("SELECT digest FROM audit WHERE sequence = $1", size)
         if size and (row is None or row["digest"] != head):
             raise AuditBroken(
-                "The audit log was cut off or rewritten since the checkpoint.", sequence=size
+                "The audit log was truncated or rewritten after the checkpoint. Compare it with"
+                " a backup.",
+                sequence=size,
             )
         return size
 

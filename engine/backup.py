@@ -43,7 +43,7 @@ def _writing(which: str) -> Iterator[None]:
         yield
     except OSError as err:
         raise StorageError(
-            f"The {which} folder cannot be written: check free space and permissions.",
+            f"Cannot write to the {which} folder. Check free space and permissions.",
             errno=err.errno,
         ) from err
 
@@ -95,7 +95,9 @@ class Backups:
         """
         found = self._readable()
         if not found:
-            raise BackupInvalid("There is no backup that can be read with the keys at hand.")
+            raise BackupInvalid(
+                "No backup can be read with the available keys. Add the right root key."
+            )
         return max(found, key=lambda name: _rank(name, found))
 
     @_writing("backup")
@@ -177,7 +179,9 @@ class Backups:
             try:
                 self._blobs.read_blob(address)
             except EngineError as err:
-                raise BackupInvalid("A file of this backup is lost or altered.", name=name) from err
+                raise BackupInvalid(
+                    "A file of this backup is missing or altered. Use another backup.", name=name
+                ) from err
         return len(manifest["blobs"])
 
     def missing(self, name: str) -> dict[str, str]:
@@ -204,7 +208,9 @@ class Backups:
             there = {p.name for p in data.iterdir()} - {SALT_RECORD}
             # What an interrupted recovery wrote is content-addressed: it goes on from there.
             if there and not (PENDING_ERASURES in there and "catalog.duckdb" not in there):
-                raise StorageError("A backup is restored into an empty folder: name another one.")
+                raise StorageError(
+                    "A backup can be restored only into an empty folder. Choose another folder."
+                )
         self.verify(name)
         manifest, key = self._manifest(name)
         # Those that cannot be read, of another key or damaged, must not stop a recovery.
@@ -301,10 +307,13 @@ class Backups:
             tag = record.pop("tag")
         except (OSError, ValueError, KeyError, TypeError, EngineError) as err:
             raise BackupInvalid(
-                "This backup cannot be read with the keys at hand.", name=name
+                "This backup cannot be read with the available keys. Add the right root key.",
+                name=name,
             ) from err
         if not hmac.compare_digest(tag, _tag(key, record)) or record["version"] != VERSION:
-            raise BackupInvalid("The manifest of this backup was altered.", name=name)
+            raise BackupInvalid(
+                "The manifest of this backup was altered. Use another backup.", name=name
+            )
         return record, key
 
     def _catalog(self, manifest: dict[str, Any], key: bytes) -> bytes:
@@ -314,7 +323,7 @@ class Backups:
             return open_field(key, f"backup/{name}/catalog", sealed)
         except (OSError, EngineError) as err:
             raise BackupInvalid(
-                "The catalog of this backup is lost or altered.", name=name
+                "The catalog of this backup is missing or altered. Use another backup.", name=name
             ) from err
 
 

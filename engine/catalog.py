@@ -174,7 +174,7 @@ class Catalog:
         row = self.row(tx, image_id)
         if row["tag"] is None or not hmac.compare_digest(row["tag"], self._compute(tx, key, row)):
             raise SealBroken(
-                "The catalog entry of this image was altered: restore it from a backup.",
+                "The catalog entry of this image was altered. Restore it from a backup.",
                 image_id=image_id,
             )
         return row
@@ -193,7 +193,7 @@ class Catalog:
         newest = max(((s, tag) for s, tag in tags if tag is not None), default=(0, ""))[1]
         if newest != row["tag"].hex():
             raise SealBroken(
-                "An older version of this image was put back: restore it from a backup.",
+                "This image was replaced by an older version. Restore it from a backup.",
                 image_id=row["image_id"],
             )
 

@@ -52,7 +52,7 @@ def server_certificate(settings: Settings, host: Host) -> Certificate:
     """
     path, key = settings.tls_certificate, settings.tls_key
     if (path is None) != (key is None):
-        raise SettingsError("MEDSEC_TLS_CERTIFICATE and MEDSEC_TLS_KEY come together.")
+        raise SettingsError("Set MEDSEC_TLS_CERTIFICATE and MEDSEC_TLS_KEY together, or neither.")
     try:
         if path is None or key is None:
             folder = (settings.key_file or DEFAULT_KEY_FILE).expanduser().parent

@@ -103,8 +103,8 @@ class Crew:
                 client.wait_for_workers(1, timeout=PATIENCE_SECONDS)  # others join under way
             except (OSError, TimeoutError, ValueError) as err:
                 raise SettingsError(
-                    "The workers for batches do not answer: check MEDSEC_BATCH_SCHEDULER and its"
-                    " certificates, or leave it out."
+                    "The batch workers do not answer. Check MEDSEC_BATCH_SCHEDULER and its"
+                    " certificates, or remove the setting."
                 ) from err
             try:
                 client.register_plugin(_plugin(equip))
@@ -112,8 +112,8 @@ class Crew:
                 raise
             except Exception as err:  # whatever importing another release raises
                 raise SettingsError(
-                    "The workers for batches cannot load MedSec and its networks: install the"
-                    " same release there."
+                    "The batch workers cannot load MedSec and its networks. Install the same"
+                    " release on them."
                 ) from err
             return cls(client, cleanup, here)
         except BaseException:
@@ -232,10 +232,12 @@ def _answer(future: Any) -> Any:
     if future.status == "cancelled":  # with its scheduler
         raise SettingsError(_GONE)
     if isinstance(future.exception(), KilledWorker):
-        return WorkerLost("The worker on this file died each time: it is left out.")
+        return WorkerLost(
+            "This file was skipped because its worker process died repeatedly. Check the file."
+        )
     raise SettingsError(
-        "The workers for batches do not understand what they are sent: install the same release"
-        " of MedSec and its packages there."
+        "The batch workers run another version. Install the same release of MedSec and its"
+        " packages on them."
     )
 
 
@@ -348,8 +350,8 @@ def _plugin(equip: Callable[[], None]) -> Any:
         def setup(self, worker: Any) -> None:
             if _unfit():
                 raise SettingsError(
-                    "The workers for batches write to disk what they work on, or pause: set"
-                    " distributed.worker.memory.target, .spill and .pause to false there."
+                    "The batch workers can write plaintext to disk, or pause. Set"
+                    " distributed.worker.memory.target, .spill and .pause to false on them."
                 )
             equip()
 

@@ -276,8 +276,8 @@ class Database:
                 path.chmod(0o600)
             except OSError as err:
                 raise StorageError(
-                    "The data folder cannot be changed: check its owner, and that it is not"
-                    " mounted read-only.",
+                    "Cannot change the data folder. Check its owner, and that it is not mounted"
+                    " read-only.",
                     errno=err.errno,
                 ) from err
             database._migrate(host)
@@ -304,7 +304,7 @@ class Database:
                     pause.wait(0.01)
                 else:
                     return
-        raise StorageBusy("The catalog is still being read: it is let go with the program.")
+        raise StorageBusy("The catalog is still being read. It is released when the program ends.")
 
     @contextlib.contextmanager
     def still(self) -> Iterator[tuple[Cursor, bytes]]:
@@ -338,7 +338,7 @@ class Database:
             return fresh.read_bytes()
         except (OSError, duckdb.Error) as err:
             raise StorageError(
-                "The data folder cannot be written: check free space and permissions."
+                "Cannot write to the data folder. Check free space and permissions."
             ) from err
         finally:
             with contextlib.suppress(OSError):
@@ -419,7 +419,7 @@ class Database:
         unknown = done - {name for name, _ in MIGRATIONS}
         if unknown:
             raise StorageError(
-                "This data folder was written by a newer MedSec: update the program first."
+                "This data folder was written by a newer version of MedSec. Update MedSec first."
             )
         for name, sql in MIGRATIONS:
             if name not in done:
@@ -440,10 +440,10 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
     except duckdb.Error as err:
         if "could not set lock" in str(err).lower():
             raise StorageBusy(
-                "A running MedSec holds this data folder: stop it first, or use its pages."
+                "Another MedSec process is using this data folder. Stop it first, or use its pages."
             ) from err
         raise StorageError(
-            "The catalog cannot be opened: check free space, or restore it from a backup."
+            "Cannot open the catalog. Check free space, or restore it from a backup."
         ) from err
 
 
@@ -487,5 +487,7 @@ def _translate(err: duckdb.Error) -> NoReturn:
     if isinstance(err, duckdb.ConstraintException):
         raise StorageError("The catalog already has such an entry.") from err
     if isinstance(err, duckdb.FatalException):
-        raise StorageError("The catalog failed and must be restarted.", fatal=True) from err
-    raise StorageError("The catalog refused the request.", kind=type(err).__name__) from err
+        raise StorageError("The catalog failed. Restart MedSec.", fatal=True) from err
+    raise StorageError(
+        "The catalog refused the request. Tell your administrator.", kind=type(err).__name__
+    ) from err

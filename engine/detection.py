@@ -136,7 +136,8 @@ class Profile:
             raise SettingsError(f"The profile {self.name!r} has a number that is out of range.")
         if self.proposal_confidence > min(self.confidence, *own, 1.0):
             raise SettingsError(
-                f"The profile {self.name!r} would seal what it is less certain of than a proposal."
+                f"The profile {self.name!r} has a confidence below the proposal confidence."
+                " Raise it."
             )
         if set(self.class_confidence) - set(self.classes):
             raise SettingsError(
@@ -144,7 +145,7 @@ class Profile:
             )
         if self.harmless_text not in ("sealed", "visible"):
             raise SettingsError(
-                f"Harmless text of the profile {self.name!r} is either sealed or visible."
+                f"The profile {self.name!r} must set harmless_text to sealed or visible."
             )
         if not self.classes or not self.networks:
             raise SettingsError(f"The profile {self.name!r} names no classes or no networks.")
@@ -201,7 +202,7 @@ class Profile:
             raise SettingsError(f"The profile {name!r} lacks {sorted(missing)}.")
         unknown = sorted(set(values["networks"]) - set(networks or NETWORKS))
         if unknown:
-            raise SettingsError(f"The profile {name!r} names networks that nobody made: {unknown}.")
+            raise SettingsError(f"The profile {name!r} uses unknown networks: {unknown}.")
         return cls(name=name, **values)
 
 
@@ -219,7 +220,7 @@ def load_profiles(folder: Path, settings: Settings | None = None) -> dict[str, P
             raise SettingsError(f"The profile {path.stem!r} cannot be read: {err}.") from err
         profiles[path.stem] = Profile.from_table(path.stem, table, settings)
     if not profiles:
-        raise SettingsError("There is no profile: install MedSec again.")
+        raise SettingsError("No profiles are installed. Reinstall MedSec.")
     return profiles
 
 
@@ -307,7 +308,7 @@ class Detector:
         profiles = load_profiles(profiles_folder or PROFILES, settings)
         if settings.profile not in profiles:
             raise SettingsError(
-                f"MEDSEC_PROFILE names the profile {settings.profile!r}, which is not there."
+                f"MEDSEC_PROFILE is {settings.profile!r}, but there is no such profile."
             )
         return cls(settings, profiles)
 
@@ -436,13 +437,17 @@ class Detector:
 
         network = self._network("ppocr")
         if not isinstance(network, TextNetwork):
-            raise DetectorError("There is no network that reads text.", network="ppocr")
+            raise DetectorError(
+                "No text recognition network is available. Reinstall MedSec.", network="ppocr"
+            )
         try:
             return Judge(network.finder, network.reader).judge(_checked(picture), regions, known)
         except DetectorError:
             raise
         except Exception as err:
-            raise DetectorError("Text could not be read.", network="ppocr") from err
+            raise DetectorError(
+                "Text recognition failed. Review the image.", network="ppocr"
+            ) from err
 
     def _network(self, name: str) -> Network:
         guest = self.guests.get(name)
@@ -489,7 +494,7 @@ class Detector:
                 raise
             except Exception as err:
                 raise DetectorError(
-                    "A network failed while looking at an image: it needs a person's look.",
+                    "A network failed on this image. Review the image.",
                     network=name,
                 ) from err
 

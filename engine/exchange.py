@@ -171,7 +171,7 @@ class Channel:
             self._sent += 1
             number = self._sent
         if number > MESSAGES_PER_CHANNEL:
-            raise ExchangeError("This key exchange has served its messages. Start a new one.")
+            raise ExchangeError("This key exchange has reached its message limit. Start a new one.")
         sealed = seal_field(
             self._key, self._context(self._side, number, context), payload, self._randomness
         )
@@ -189,7 +189,9 @@ class Channel:
         payload = open_field(self._key, bound, view[_COUNTER_BYTES:])
         with self._lock:  # only after the tag has matched: a forgery must not block the real one
             if number in self._received:
-                raise SealBroken("A message of a key exchange was played back.")
+                raise SealBroken(
+                    "A message of a key exchange was replayed. Start a new key exchange."
+                )
             self._received.add(number)
         return payload
 
@@ -371,7 +373,7 @@ class Client:
         confirmed = _confirmed(transcript, confirmation, _seconds(reply))
         Signer.verify(self._server_public, confirmed, _bytes(reply, "signature"))
         if not hmac.compare_digest(confirmation, expected):
-            raise ExchangeError("Both sides hold different keys. Start a new key exchange.")
+            raise ExchangeError("The two sides have different keys. Start a new key exchange.")
         return Channel(exchange_id, key, "client", self._randomness)
 
 

@@ -107,8 +107,8 @@ class Guests:
         """What a file says of its network. Raises InputError where it is none."""
         if len(model) > self._limit:
             raise InputError(
-                f"This network has {len(model) / 1e6:.0f} MB: at most"
-                f" {self._limit / 1e6:.0f} MB are taken.",
+                f"The network is too large ({len(model) / 1e6:.0f} MB). The limit is"
+                f" {self._limit / 1e6:.0f} MB.",
                 limit_bytes=self._limit,
             )
         return inspect(self.sandbox, model)
@@ -139,8 +139,8 @@ class Guests:
         """
         if not _NAME.fullmatch(name) or name in taken:
             raise InputError(
-                "A network's name has up to 32 small letters, digits and hyphens, a letter first,"
-                " and is not that of another network."
+                "The network's name is not valid or already used. Use up to 32 lowercase"
+                " letters, digits and hyphens, beginning with a letter."
             )
         if not title.strip() or len(title) > TITLE_LENGTH:
             raise InputError(f"A network's title has 1 to {TITLE_LENGTH} characters.")
@@ -151,7 +151,10 @@ class Guests:
                 f"The picture's side is a multiple of 32 from {SIDES_PX[0]} to {SIDES_PX[1]} px."
             )
         if side and shape.side and side != shape.side:
-            raise InputError(f"This network wants pictures of {shape.side} px.", side=shape.side)
+            raise InputError(
+                f"The input size of this network is {shape.side} px. Use this size.",
+                side=shape.side,
+            )
         strange = sorted(set(names) - set(shape.names))
         if strange:
             raise InputError(f"The network has no such classes: {', '.join(strange)}.")
@@ -201,7 +204,7 @@ class Guests:
         """
         row = self._rows.all(tx).get(name)
         if row is None:
-            raise NotFound("There is no such network of the hospital's own.")
+            raise NotFound("There is no such custom network.")
         self._rows.drop(tx, audit, caller, name, row.facts)
         with self._lock:
             self._open.pop(name, None)
@@ -236,7 +239,7 @@ class Guests:
             model = open_field(self._key, f"guest/{row.facts['sha256']}/model", sealed)
         except EngineError as err:
             raise DetectorError(
-                "The file of the hospital's own network is missing or was altered: send it again.",
+                "The file of a custom network is missing or altered. Upload it again.",
                 network=name,
             ) from err
         return Luggage(self.records()[name], model)
@@ -261,7 +264,7 @@ class Luggage:
         """
         if hashlib.sha256(self.model).hexdigest() != self.record.sha256:
             raise DetectorError(
-                "The hospital's own network was altered on its way to a worker.",
+                "A custom network was altered on its way to a worker.",
                 network=self.record.name,
             )
         return as_network(sandbox, self.model, self.record, threads)

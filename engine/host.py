@@ -76,7 +76,7 @@ class Host:
             write_durably(path, data)
         except OSError as err:
             raise StorageError(
-                "The data folder cannot be written: check free space and permissions.",
+                "Cannot write to the data folder. Check free space and permissions.",
                 errno=err.errno,
             ) from err
         return address
@@ -92,14 +92,16 @@ class Host:
             data = self._path(address).read_bytes()
         except FileNotFoundError as err:
             raise NotFound(
-                "A stored file is missing: restore it from a backup.", blob=address
+                "A stored file is missing. Restore it from a backup.", blob=address
             ) from err
         except OSError as err:
             raise StorageError(
-                "A stored file cannot be read.", blob=address, errno=err.errno
+                "A stored file cannot be read. Check the disk, or restore it from a backup.",
+                blob=address,
+                errno=err.errno,
             ) from err
         if hashlib.sha256(data).hexdigest() != address:
-            raise SealBroken("A stored file was changed: restore it from a backup.", blob=address)
+            raise SealBroken("A stored file was changed. Restore it from a backup.", blob=address)
         return data
 
     def delete_blob(self, address: str) -> None:
@@ -179,8 +181,8 @@ def sweep_unfinished(folder: Path, older_than_seconds: float = 0.0) -> int:
                     swept += 1
     except OSError as err:
         raise StorageError(
-            "Unfinished files cannot be deleted: check who owns their folder, and that it is not"
-            " mounted read-only.",
+            "Cannot delete unfinished files. Check the owner of their folder, and that it is"
+            " not mounted read-only.",
             errno=err.errno,
         ) from err
     return swept

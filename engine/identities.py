@@ -48,9 +48,9 @@ class Identities:
             return
         folded = email.strip().casefold()
         if not _ADDRESS.fullmatch(folded) or not folded.isprintable():
-            raise InputError("This is not an e-mail address.")
+            raise InputError("This is not a valid e-mail address.")
         if tx.one("SELECT 1 AS x FROM identities WHERE email = $1", folded):
-            raise InputError("This address is linked to another account.")
+            raise InputError("This address is already linked to another account.")
         tx.run(
             "INSERT INTO identities VALUES ($1, $2, NULL, NULL, $3)",
             username,

@@ -68,8 +68,7 @@ def unwrap_key(kek: bytes, wrapped: bytes, context: str = "") -> bytes:
         return aes_key_unwrap_with_padding(_bound(kek, context), wrapped)
     except InvalidUnwrap:
         raise SealBroken(
-            "A wrapped key does not open: it was changed or swapped, or belongs to"
-            " something else. Restore it from a backup."
+            "A wrapped key was changed or swapped. Restore it from a backup."
         ) from None
 
 
@@ -94,8 +93,7 @@ def _recovered(texts: Sequence[str]) -> tuple[str, bytes]:
     key_id, key = shares.combine(texts)
     if rootkeys.key_id_of(key) != key_id:
         raise SealBroken(
-            "These recovery shares do not give the key that is named on them: one of them"
-            " was altered.",
+            "These recovery shares do not produce the key named on them. One of them was altered.",
             key_id=key_id,
         )
     return key_id, key
@@ -126,10 +124,15 @@ class Keyring:
         for key in keys:
             key_id = rootkeys.key_id_of(key)
             if key_id in self._keys:
-                raise SettingsError(f"The root key {key_id} is there twice.")
+                raise SettingsError(
+                    f"The root key {key_id} is listed twice. Remove one of the two."
+                )
             self._keys[key_id] = key
         if not self._keys:
-            raise SettingsError("There is no root key: nothing could be sealed or opened.")
+            raise SettingsError(
+                "There is no root key. Set MEDSEC_KEY_FILE, or restore the key from its"
+                " recovery shares."
+            )
         self._file = file
         self.warnings = warnings
 
@@ -277,16 +280,16 @@ class Keyring:
         """
         if self._file is None:
             raise SettingsError(
-                "Only a key file can be rotated from here. Set MEDSEC_KEY_FILE to a new file"
-                " beside MEDSEC_KEY or MEDSEC_KEY_PASSPHRASE: its key then wraps, and the old"
-                " one is no longer needed when rotation is through."
+                "Only a key file can be rotated here. Set MEDSEC_KEY_FILE to a new file in"
+                " addition to MEDSEC_KEY or MEDSEC_KEY_PASSPHRASE. Its key then wraps new keys,"
+                " and the old key is no longer needed after the rotation."
             )
         text = rootkeys.read_file(self._file)
         on_file = rootkeys.parse(text, str(self._file))
         here = list(self._keys.values())
         if here[-len(on_file) :] != on_file:
             raise SettingsError(
-                "The key file is not what it was at the start: restart MedSec, then try again."
+                "The key file was changed while MedSec was running. Restart MedSec and try again."
             )
         key = new_key(randomness)
         longer = Keyring([*here, key])  # refuses a key that is there already, before it is written
@@ -318,7 +321,7 @@ class Keyring:
         """
         key_id, key = _recovered(texts)
         if not hmac.compare_digest(key, self._root(key_id)):
-            raise SealBroken("These recovery shares give another key.", key_id=key_id)
+            raise SealBroken("These recovery shares belong to another key.", key_id=key_id)
         return key_id
 
     def _root(self, key_id: str) -> bytes:
@@ -326,7 +329,7 @@ class Keyring:
             return self._keys[key_id]
         except KeyError:
             raise UnknownKey(
-                "This is sealed under a root key that is not at hand. Add it to the key file,"
-                " or restore it from its recovery shares.",
+                "The root key for this data is missing. Add it to the key file, or restore it"
+                " from its recovery shares.",
                 key_id=key_id,
             ) from None

@@ -45,7 +45,7 @@ class Lockout:
             if row and row["locked_until"] and row["locked_until"] > now:
                 wait = math.ceil((row["locked_until"] - now).total_seconds())
                 raise AccountLocked(
-                    f"Too many failed attempts: try again in {wait} seconds.", seconds=wait
+                    f"Too many failed attempts. Try again in {wait} seconds.", seconds=wait
                 )
             failures = (row["failures"] if row else 0) + 1
             locked_until = None

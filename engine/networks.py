@@ -102,7 +102,7 @@ def packaged(package: str, *parts: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise DetectorError(
-            f"The package {package}, which carries a network, is not installed: run make install.",
+            f"The package {package}, which contains a network, is not installed. Run make install.",
             package=package,
         )
     return Path(spec.origin).parent.joinpath(*parts)
@@ -125,13 +125,13 @@ def read_weights(path: Path, sha256: str) -> bytes:
         data = path.read_bytes()
     except OSError as err:
         raise DetectorError(
-            "A network's weight file is missing or unreadable: install MedSec again.",
+            "The weight file of a network is missing or unreadable. Reinstall MedSec.",
             errno=err.errno,
         ) from err
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise DetectorError(
-            "A network's weight file is not the one that was recorded: install MedSec again.",
+            "The weight file of a network was changed. Reinstall MedSec.",
             expected=sha256,
             found=found,
         )
@@ -190,7 +190,7 @@ class CpuModel:
             self._request = core.compile_model(model, "CPU", properties).create_infer_request()
         except RuntimeError as err:
             raise DetectorError(
-                "A network could not be loaded: install MedSec again, or ask for support."
+                "A network could not be loaded. Reinstall MedSec, or contact support."
             ) from err
         self._lock = threading.Lock()
 
@@ -210,9 +210,7 @@ class CpuModel:
             try:
                 self._request.infer([batch], share_inputs=True)
             except RuntimeError as err:
-                raise DetectorError(
-                    "A network failed while looking at an image: it needs a person's look."
-                ) from err
+                raise DetectorError("A network failed on this image. Review the image.") from err
             return [np.array(t.data) for t in self._request.output_tensors]
 
 

@@ -94,7 +94,9 @@ def read(data: bytes) -> Package:
     except (
         ValueError, KeyError, TypeError, OverflowError, RecursionError, binascii.Error
     ) as err:  # fmt: skip
-        raise SealBroken("This is not a sealed package, or it was changed.") from err
+        raise SealBroken(
+            "This is not a sealed package, or it was changed. Use the package of this image."
+        ) from err
 
 
 def _whole(value: object) -> int:

@@ -295,7 +295,7 @@ class Patients:
         """
         text = text.strip()
         if not 1 <= len(text) <= NOTE_LENGTH or not _writable(text):
-            raise InputError(f"A note has 1 to {NOTE_LENGTH} characters.")
+            raise InputError(f"The note is empty or too long. Use 1 to {NOTE_LENGTH} characters.")
         self._row(tx, patient_id)
         key = self._hierarchy.patient_key(tx, patient_id)
         note_id = self._host.token("no")
@@ -385,7 +385,9 @@ class Patients:
         )
         if taken is not None and taken["patient_id"] != patient_id:
             raise InputError(
-                "There is a patient with this number already.", patient_id=taken["patient_id"]
+                "A patient with this number already exists. Choose that patient, or check the"
+                " number.",
+                patient_id=taken["patient_id"],
             )
 
     def _write_tokens(self, tx: Cursor, patient_id: str, name: str) -> None:
@@ -428,18 +430,20 @@ def validated(*, id: str, name: str, age: int | None, note: str) -> dict[str, An
     """
     for text in (id, name, note or ""):
         if not isinstance(text, str):
-            raise InputError("A patient's number, name and note are text.")
+            raise InputError("Number, name and note of a patient must be text.")
     id, name, note = id.strip(), " ".join(name.split()), (note or "").strip()
     if not 1 <= len(id) <= ID_LENGTH or not _one_line(id):
-        raise InputError(f"A patient number has 1 to {ID_LENGTH} characters, all of them visible.")
+        raise InputError(
+            f"The patient number is not valid. Use 1 to {ID_LENGTH} visible characters."
+        )
     if not 1 <= len(name) <= NAME_LENGTH or not _one_line(name):
         raise InputError(
-            f"A patient's name has 1 to {NAME_LENGTH} characters, all of them visible."
+            f"The patient name is not valid. Use 1 to {NAME_LENGTH} visible characters."
         )
     if age is not None and (type(age) is not int or not 0 <= age <= MAX_AGE):
-        raise InputError(f"An age is a whole number from 0 to {MAX_AGE}.")
+        raise InputError(f"The age is not valid. Use a whole number from 0 to {MAX_AGE}.")
     if len(note) > NOTE_LENGTH or not _writable(note):
-        raise InputError(f"A patient's note has at most {NOTE_LENGTH} characters.")
+        raise InputError(f"The note is too long. Use at most {NOTE_LENGTH} characters.")
     return {"id": id, "name": name, "age": age, "note": note}
 
 
@@ -467,7 +471,7 @@ def _compare(newest: dict[str, str], key: bytes, row: Row) -> None:
     known = newest.get(row["patient_id"])
     if known is not None and not hmac.compare_digest(known, _tag(key, row)):
         raise SealBroken(
-            "An older version of this record was put back: restore it from a backup.",
+            "This record was replaced by an older version. Restore it from a backup.",
             patient_id=row["patient_id"],
         )
 

@@ -284,7 +284,7 @@ def restore(
         margin = 0 if whole.image.grid == (1, 1) else UPSAMPLING_PX
         if not _same_outside(whole.image, image, sealed, margin):
             raise RestoreMismatch(
-                "The restored part is not the original's: keep it closed and tell the"
+                "The restored part differs from the original, so it is not shown. Tell your"
                 " administrator.",
                 image_id=subject.image_id,
             )

@@ -104,5 +104,6 @@ class Policies:
 def _refuse_others(name: str) -> None:
     if name not in CHANGEABLE:
         raise InputError(
-            "This setting cannot be changed while the server runs: set it in the environment."
+            "This setting cannot be changed while the server runs. Set it in the environment"
+            " and restart."
         )

@@ -118,11 +118,12 @@ class Profiles:
         """
         if not _NAME.fullmatch(name):
             raise InputError(
-                "A profile's name has up to 32 small letters, digits and hyphens, a letter first."
+                "The short name is not valid. Use up to 32 lowercase letters, digits and"
+                " hyphens, beginning with a letter."
             )
         unknown = sorted(set(table) - set(EDITABLE))
         if unknown:
-            raise InputError(f"A profile has no such values: {', '.join(unknown)}.")
+            raise InputError(f"A profile does not have these values: {', '.join(unknown)}.")
         before = self.entries().get(name)
         whole = (as_table(before.profile) if before else {}) | dict(table)
         try:
@@ -142,14 +143,15 @@ class Profiles:
         """
         before = self.entries().get(name)
         if before is None or before.origin == "shipped":
-            raise NotFound("This profile is as it was shipped, or is not there.")
+            raise NotFound("There is no changed or custom profile of this name.")
         if before.origin == "own":
             users = tx.count(
                 "SELECT count(*) FROM images WHERE profile = $1 AND state <> 'erased'", name
             )
             if users:
                 raise InputError(
-                    f"{users} images were taken in under this profile: change it, it cannot go.",
+                    f"This profile cannot be deleted because {users} images use it. Change it"
+                    " instead.",
                     images=users,
                 )
         after = self._shipped.get(name)
@@ -193,17 +195,18 @@ def check(profile: Profile, networks: Mapping[str, Sequence[str]]) -> None:
     known = {label for found in networks.values() for label in found}
     unknown = [label for label in profile.classes if label not in known]
     if unknown:
-        raise InputError(f"No network finds such a class: {', '.join(unknown)}.")
+        raise InputError(f"No network detects these classes: {', '.join(unknown)}.")
     found = {label for name in profile.networks for label in networks[name]}
     missing = [label for label in profile.classes if label not in found]
     if missing:
-        raise InputError(f"None of the chosen networks finds {', '.join(missing)}: choose one.")
+        raise InputError(f"No chosen network detects {', '.join(missing)}. Choose one that does.")
     if "text" not in profile.classes:
-        raise InputError("Every profile seals text: without it no name would be sealed.")
+        raise InputError(
+            "Every profile must seal text, because names are text. Add the class text."
+        )
     if not any("text" in FINDS.get(name, ()) for name in profile.networks):
         raise InputError(
-            "One of MedSec's own networks has to look for text: one of the hospital's own may look"
-            " beside it."
+            "A text network of MedSec is required. A custom network can only be added to it."
         )
     for label in profile.classes:
         bounds = IDENTIFIER_CONFIDENCE if label in IDENTIFIERS else CONFIDENCE
@@ -217,12 +220,14 @@ def check(profile: Profile, networks: Mapping[str, Sequence[str]]) -> None:
 
 def _words(profile: Profile) -> None:
     if not profile.title.strip() or len(profile.title) > TITLE_LENGTH:
-        raise InputError(f"A profile's title has 1 to {TITLE_LENGTH} characters.")
+        raise InputError(f"The title is not valid. Use 1 to {TITLE_LENGTH} characters.")
     if len(profile.description) > DESCRIPTION_LENGTH:
-        raise InputError(f"A profile's description has at most {DESCRIPTION_LENGTH} characters.")
+        raise InputError(
+            f"The description is too long. Use at most {DESCRIPTION_LENGTH} characters."
+        )
 
 
 def _within(value: float, bounds: tuple[float, float], what: str) -> None:
     low, high = bounds
     if not low <= value <= high:
-        raise InputError(f"The {what} lies between {low:g} and {high:g}, not at {value:g}.")
+        raise InputError(f"The {what} must be between {low:g} and {high:g}, not {value:g}.")

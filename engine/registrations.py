@@ -45,7 +45,7 @@ class Registrations:
         )
         if recent >= MOST_PER_ORIGIN or waiting >= MOST_WAITING:
             raise TooManyRequests(
-                "Too many accounts were asked for: try again later, or ask an administrator.",
+                "Too many account requests. Try again later, or ask an administrator.",
                 seconds=int(PER.total_seconds()),
             )
 
@@ -107,6 +107,6 @@ class Registrations:
             self._host.now() - KEPT,
         )
         if row is None:
-            raise NotFound("There is no such request any more.")
+            raise NotFound("This request no longer exists. Reload the page.")
         tx.run("DELETE FROM account_requests WHERE request_id = $1", request_id)
         return row["username"], row["name"], Role(row["role"]), row["password_hash"]

@@ -81,8 +81,8 @@ class Roster:
         known = _newest(tx)
         if known is not None and not hmac.compare_digest(known, self.tag(tx)):
             raise RosterBroken(
-                "Accounts or rights were changed outside MedSec: recover from a backup, or look at"
-                " them and let them stand with cli.py accept-roster."
+                "Accounts or access rights were changed outside MedSec. Restore a backup, or"
+                " check the changes and accept them with cli.py accept-roster."
             )
 
 

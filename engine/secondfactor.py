@@ -69,7 +69,7 @@ class SecondFactors:
         """
         row = tx.one("SELECT confirmed_at FROM second_factors WHERE username = $1", username)
         if row and row["confirmed_at"] is not None:
-            raise InputError("A second factor is set up already: turn it off first.")
+            raise InputError("A second factor is already set up. Turn it off first.")
         secret = base64.b32encode(self._host.random(SECRET_BYTES)).decode()
         sealed = seal_field(self._key, _place(username), secret.encode(), self._host.random)
         tx.run("DELETE FROM second_factors WHERE username = $1", username)
@@ -87,12 +87,11 @@ class SecondFactors:
         """
         row = tx.one("SELECT * FROM second_factors WHERE username = $1", username)
         if row is None or row["confirmed_at"] is not None:
-            raise InputError("There is no second factor to confirm: begin anew.")
+            raise InputError("There is no second factor to confirm. Start the setup again.")
         step = self._step(username, row["secret"], code)
         if step is None:
             raise InputError(
-                "This is not the code that the application shows now: check the clock of the"
-                " device and type the next one."
+                "The code is not correct. Check the clock of your device and enter the next code."
             )
         tx.run(
             "UPDATE second_factors SET confirmed_at = $2, last_step = $3 WHERE username = $1",

@@ -192,7 +192,7 @@ class Sessions:
             NotFound: It has no such open session.
         """
         if session_id not in self._open_ids(tx, username):
-            raise NotFound("There is no such open session.")
+            raise NotFound("There is no such open session. It may have ended already.")
         self.end(tx, session_id)
 
     def end_all(self, tx: Cursor, username: str, keep: str = "") -> list[str]:

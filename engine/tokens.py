@@ -95,12 +95,12 @@ class Tokens:
                 options={"require": _REQUIRED, "verify_exp": False, "verify_iat": False},
             )
         except jwt.InvalidTokenError as err:
-            raise NotSignedIn("This access token is not valid: sign in again.") from err
+            raise NotSignedIn("This access token is not valid. Sign in again.") from err
         now = self._host.now().replace(tzinfo=UTC).timestamp()
         if not all(isinstance(claims[name], int) for name in ("iat", "exp")):
-            raise NotSignedIn("This access token is not valid: sign in again.")
+            raise NotSignedIn("This access token is not valid. Sign in again.")
         if not claims["iat"] - 300 <= now < claims["exp"]:
-            raise NotSignedIn("This access token has expired: refresh it.")
+            raise NotSignedIn("This access token has expired. Refresh it.")
         return str(claims["sid"]), str(claims["sub"])
 
     def holder(self, tx: Cursor, refresh: str) -> str:

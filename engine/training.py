@@ -219,7 +219,7 @@ def _opened(case_id: str, content: bytes) -> OpenedCase:
 def _read_key(path: Path) -> bytes:
     keys = rootkeys.parse(rootkeys.read_file(path), str(path))
     if len(keys) != 1:
-        raise SettingsError(f"The file {path} has to hold exactly one key.")
+        raise SettingsError(f"The file {path} must contain exactly one key.")
     return keys[0]
 
 

@@ -44,7 +44,7 @@ class Turns:
             with self._guard:
                 if not mine.is_set():
                     raise StorageBusy(
-                        "The catalog is busy with another change: try again in a moment."
+                        "The catalog is busy with another change. Try again in a moment."
                     )
             yield
         finally:

@@ -275,8 +275,7 @@ class Signer:
             Ed25519PublicKey.from_public_bytes(public).verify(signature, data)
         except (InvalidSignature, ValueError):
             raise SealBroken(
-                "A signature does not match: this was not signed by the expected key,"
-                " or was changed since."
+                "A signature does not match: the data was changed, or signed by another key."
             ) from None
 
 

@@ -67,8 +67,8 @@ class Viewings:
         size = size_bytes(image)
         if size > self._memory:
             raise StorageBusy(
-                "This image is larger than the memory for opened pictures:"
-                " raise MEDSEC_RESTORE_MEMORY_MB."
+                "This image is larger than the memory for restorations. Raise"
+                " MEDSEC_RESTORE_MEMORY_MB."
             )
         viewing = Viewing(handle, session_id, subject_id, image, about, self.expiry())
         with self._lock:

@@ -114,7 +114,7 @@ def test_a_second_factor_is_set_up_by_picture_or_by_text(
     )
     fill(app, Code="000000")
     click(app, "Turn on")
-    assert "not the code" in texts(app)
+    assert "The code is not correct" in texts(app)
     fill(app, Code=Phone(secret, host).code())
     click(app, "Turn on")
     codes = app.code[0].value.split("\n")

@@ -238,7 +238,7 @@ def test_a_network_that_answers_nonsense_is_refused(
     ("change", "says"),
     [
         ({"name": "ppocr"}, "another network"),
-        ({"name": "Our Net"}, "small letters"),
+        ({"name": "Our Net"}, "lowercase letters"),
         ({"title": ""}, "title"),
         ({"names": {}}, "at least one"),
         ({"names": {"tag": "tattoo"}}, "at least one"),
@@ -314,7 +314,7 @@ def test_text_is_always_looked_for_by_a_network_of_medsecs_own(
     hospital: Engine, team: Team
 ) -> None:
     hospital.add_guest(team.administrator, "tags", "T", network(), MAPPING)
-    with pytest.raises(errors.InputError, match="MedSec's own"):
+    with pytest.raises(errors.InputError, match="text network of MedSec is required"):
         hospital.save_profile(team.administrator, "general", {
             "classes": ["text"], "networks": ["tags"],
         })  # fmt: skip

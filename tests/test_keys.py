@@ -228,7 +228,7 @@ def test_a_short_passphrase_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_lost_salt_is_not_made_anew(tmp_path: Path) -> None:
-    refused(phrased(tmp_path), "missing from the data folder")
+    refused(phrased(tmp_path), "missing in the data folder")
     assert not list(tmp_path.iterdir())
 
 
@@ -519,7 +519,7 @@ def test_a_mistyped_line_is_named() -> None:
     with pytest.raises(InputError, match="4 lines"):
         shares.combine(["\n".join(lines[:-1]), texts[1]])
     swapped = [*lines[:2], lines[3], lines[2], *lines[4:]]
-    with pytest.raises(InputError, match="mistyped"):
+    with pytest.raises(InputError, match="typing error"):
         shares.combine(["\n".join(swapped), texts[1]])
 
 
@@ -562,7 +562,7 @@ def test_a_forged_share_does_not_pass(tmp_path: Path) -> None:
     )
     with pytest.raises(SealBroken, match="altered"):
         ring.drill([forged, texts[1]])
-    with pytest.raises(SealBroken, match="do not agree"):
+    with pytest.raises(SealBroken, match="do not match"):
         ring.drill([forged, texts[1], texts[2]])
     with pytest.raises(SealBroken):
         recover([forged, texts[1]], tmp_path / "root.key")
@@ -578,7 +578,7 @@ def test_shares_of_different_splits_do_not_mix() -> None:
             ring.drill(mixed)
     with pytest.raises(InputError, match="twice"):
         ring.drill([one[0], one[0]])
-    with pytest.raises(InputError, match="no recovery share"):
+    with pytest.raises(InputError, match="No recovery share"):
         ring.drill([])
 
 

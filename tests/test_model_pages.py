@@ -52,7 +52,7 @@ def test_a_profile_without_text_is_refused_with_a_sentence(
     app = admin_page(visit, team, "Profiles")
     labelled(app.multiselect, "Classes to seal").set_value(["face"])
     click(app, "Save the profile")
-    assert "Every profile seals text" in texts(app)
+    assert "Every profile must seal text" in texts(app)
     assert "text" in engine.profile("general").classes
 
 

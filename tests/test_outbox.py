@@ -161,9 +161,9 @@ def test_lockouts_requests_and_failed_backups_are_told_once_an_hour(
     engine.outbox_.deliver()
     subjects = sorted(str(m["Subject"]) for m in post.got)
     assert subjects == [
-        "[MedSec] A backup failed",
-        "[MedSec] An account is locked out",
-        "[MedSec] Somebody asks for an account",
+        "[MedSec] Account locked",
+        "[MedSec] Account requested",
+        "[MedSec] Backup failed",
     ]
     host.advance(hours=2)
     engine.audit.record(system, Event("backup.make", "failed", detail={"why": "storage-error"}))
@@ -200,7 +200,7 @@ def test_a_backup_without_a_stored_file_is_told(mailing: tuple[Engine, Team, Pos
     engine.audit.record(system, Event("backup.make", detail={"name": "whole"}))
     engine.audit.record(system, Event("backup.make", detail={"why": "files-missing"}))
     engine.outbox_.deliver()
-    assert [m["Subject"] for m in post.got] == ["[MedSec] A backup lacks stored files"]
+    assert [m["Subject"] for m in post.got] == ["[MedSec] Files missing in a backup"]
 
 
 def test_a_change_that_is_rolled_back_tells_nobody(mailing: tuple[Engine, Team, Post]) -> None:
@@ -292,7 +292,7 @@ def test_a_certificate_nobody_vouches_for_gets_no_mail_and_no_password(
 def test_a_test_arrives_and_a_wrong_password_is_said(mailing: tuple[Engine, Team, Post]) -> None:
     engine, team, post = mailing
     engine.send_test_mail(team.administrator)
-    assert post.got[0]["Subject"] == "[MedSec] A test of MedSec's e-mail"
+    assert post.got[0]["Subject"] == "[MedSec] Test e-mail from MedSec"
     wrong = replace(engine.settings, smtp_password=Secret("another one"))
     object.__setattr__(engine.outbox_, "_settings", wrong)
     with pytest.raises(errors.MailFailed) as caught:

@@ -640,7 +640,7 @@ def test_a_short_password_is_a_sentence(visit: Visit, team: Team) -> None:
     app = visit(team.administrator, "4_Admin")
     fill(app, User_name="nina", Name="Nina New", Initial_password="short")
     click(app, "Create account")
-    assert "A password needs at least" in texts(app)
+    assert "The password is too short. Use at least" in texts(app)
 
 
 def test_an_administrator_cannot_raise_themselves(engine: Engine, visit: Visit, team: Team) -> None:

@@ -30,7 +30,9 @@ def carry(masked: bytes, package: bytes) -> bytes:
         InputError: The package is too large for one element.
     """
     if len(package) > _LARGEST:
-        raise InputError("This package is too large to travel inside the file: send it beside.")
+        raise InputError(
+            "This package is too large to embed in the DICOM file. Send it as a separate file."
+        )
     file = parse(masked)
     return _with_body(file, _block(file.syntax, package), at=file.pixel.start, cut=0)
 

@@ -255,7 +255,10 @@ def _open_frame(
     pixels = _open_pixels(frames, index, layout, file, regions, coded)
     made = encode_frame(pixels, layout, file.syntax)
     if made is None:
-        raise SealBroken("An opened frame cannot be written in the file's transfer syntax.")
+        raise SealBroken(
+            "A restored frame cannot be written in the file's transfer syntax. Tell your"
+            " administrator."
+        )
     return made
 
 

@@ -104,7 +104,9 @@ def lay(cells: np.ndarray, regions: Sequence[Region], index: int, part: np.ndarr
     target = cells[regions[index].slices]
     same_type = (part.dtype.kind, part.dtype.itemsize) == (cells.dtype.kind, cells.dtype.itemsize)
     if part.shape != target.shape or not same_type:
-        raise SealBroken("A sealed region does not fit the image it is put back into.")
+        raise SealBroken(
+            "A sealed region does not match its image. Restore the image from a backup."
+        )
     mask.lay(cells, regions, index, part)
 
 

@@ -95,7 +95,9 @@ def decode(patch: bytes) -> np.ndarray:
         raw = body if codec == STORED else imagecodecs.zstd_decode(body, out=size)
         return np.frombuffer(raw, dtype).reshape(shape).copy()
     except (struct.error, IndexError, ValueError, RuntimeError) as err:
-        raise SealBroken("A sealed region opened to something that is not a region.") from err
+        raise SealBroken(
+            "A sealed region has invalid content. Restore the image from a backup."
+        ) from err
 
 
 def _level(raw: bytes) -> int:
@@ -195,4 +197,6 @@ def unpack(packed: bytes) -> dict[str, bytes]:
             parts[name] = part
         return parts
     except (struct.error, ValueError, RuntimeError) as err:
-        raise SealBroken("A sealed part opened to something that is not one.") from err
+        raise SealBroken(
+            "A sealed part has invalid content. Restore the image from a backup."
+        ) from err

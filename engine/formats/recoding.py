@@ -77,7 +77,9 @@ def give(parts: Mapping[str, bytes], pixels: np.ndarray) -> bytes:
             written = start + length
         return b"".join([*out, bones[at:]])
     except (KeyError, IndexError, TypeError, ValueError) as err:
-        raise SealBroken("A sealed part does not fit the image it is put back into.") from err
+        raise SealBroken(
+            "A sealed part does not match its image. Restore the image from a backup."
+        ) from err
 
 
 def _coded(rows: np.ndarray, coding: Mapping[str, Any]) -> bytes:

@@ -259,8 +259,8 @@ class Sandbox:
             except (EOFError, OSError) as err:
                 worker.stop()
                 raise CorruptImage(
-                    "This file made its decoder fail or run too long: it is damaged or hostile."
-                    " Export it anew."
+                    "The decoder failed or took too long: the file is damaged or malicious."
+                    " Export it again."
                 ) from err
             except BaseException:
                 worker.stop()
@@ -285,8 +285,8 @@ class Sandbox:
             EngineError: It cannot be started here.
         """
         failed = EngineError(
-            "The image reader cannot be started: the administrator must check the installation and"
-            " how many files and processes the server may open."
+            "Cannot start the image decoder. Check the installation, and the server's limits of"
+            " open files and processes."
         )
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -334,4 +334,4 @@ def _outcome(answer: Any) -> Any:
             return value
         case ("refused", str(name), str(message), dict(facts)) if name in _ERRORS:
             raise _ERRORS[name](message, **facts)
-    raise CorruptImage("This file is damaged: it cannot be read.")
+    raise CorruptImage("This file is damaged and cannot be read. Export it again.")
