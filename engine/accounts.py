@@ -1,4 +1,4 @@
-"""Accounts and passwords. Decides who somebody is; permissions decide what they may.
+"""Accounts and passwords (authentication); :mod:`engine.permissions` has the authorisation.
 
 Passwords are bcrypt hashes of SHA-384, so that long pass phrases count to the last
 character (bcrypt alone reads 72 bytes).
@@ -50,18 +50,18 @@ class Accounts:
         self._lockout = lockout
         self._cost = bcrypt_cost
         self.min_length = min_length
-        # Checked against when a name is unknown, so that the answer takes equally long.
+        # Compared with if the user name is unknown, so that the answer takes equally long.
         self._dummy = self.hash(base64.b64encode(host.random(24)).decode())
 
     def any_administrator(self) -> bool:
-        """Has the first administrator been made?"""
+        """Does an administrator exist?"""
         return self._administrators(self._database.read()) > 0
 
     def check_new_password(self, username: str, password: str, name: str = "") -> None:
-        """Length, and nothing that is common or to be expected; no composition rules.
+        """Check the length, and refuse common and predictable passwords; no composition rules.
 
         Raises:
-            InputError: With a sentence that says what to choose instead.
+            InputError: The message says what to choose instead.
 
         Source: NIST SP 800-63B-4, section 3.1.1.2.
         """
@@ -78,7 +78,7 @@ class Accounts:
         if (
             folded in _COMMON
             or username.casefold() in folded
-            # The estimate takes long for long ones; their beginning is enough.
+            # The estimate is slow for long passwords; their beginning is enough.
             or zxcvbn(password[:64], user_inputs=expected)["guesses"] < MIN_GUESSES
         ):
             raise InputError(
@@ -87,7 +87,7 @@ class Accounts:
             )
 
     def check_new(self, username: str, name: str, role: Role, password: str) -> tuple[str, str]:
-        """What an account may be called and how it is kept.
+        """Check name, role and password of a new account, and hash the password.
 
         Returns:
             User name and name as they are stored.
@@ -144,7 +144,7 @@ class Accounts:
         return _account(self._row(tx, username))
 
     def password_hash(self, tx: Cursor, username: str) -> str:
-        """The stored hash, to tell whether a password was changed. Raises NotFound."""
+        """The stored hash, to detect a change of the password. Raises NotFound."""
         return str(self._row(tx, username)["password_hash"])
 
     def _row(self, tx: Cursor, username: str) -> Row:
@@ -154,7 +154,7 @@ class Accounts:
         return row
 
     def list(self) -> list[Account]:
-        """Every account, by user name."""
+        """All accounts, by user name."""
         rows = self._database.read().all(f"{_SELECT} ORDER BY username")
         return [_account(r) for r in rows]
 
@@ -179,7 +179,7 @@ class Accounts:
         return _account(row), attempt
 
     def signed_in(self, tx: Cursor, username: str) -> Account:
-        """Note a whole sign-in."""
+        """Record a complete sign-in."""
         tx.run(
             "UPDATE accounts SET last_sign_in_at = $2 WHERE username = $1",
             username,
@@ -189,7 +189,7 @@ class Accounts:
         return self.get(tx, username)
 
     def check_password(self, username: str, password: str) -> bool:
-        """Is this the account's password? Failures count towards the lock.
+        """Is this the account's password? Failures count towards the lockout.
 
         Where there is a second factor, the password alone forgives no failures: it would buy
         endless tries for the code.
@@ -236,7 +236,7 @@ class Accounts:
         self._keep_an_administrator(tx)
 
     def set_enabled(self, tx: Cursor, caller: Caller, username: str, enabled: bool) -> None:
-        """Open or close an account.
+        """Enable or disable an account.
 
         Raises:
             PermissionDenied: One's own account, or the last administrator's.
@@ -250,7 +250,7 @@ class Accounts:
         self._keep_an_administrator(tx)
 
     def hash(self, password: str) -> str:
-        """The form in which a password is stored."""
+        """The hash of a password, as stored."""
         return bcrypt.hashpw(_prepare(password), bcrypt.gensalt(self._cost)).decode()
 
     def _administrators(self, tx: Cursor) -> int:
@@ -284,7 +284,7 @@ def _prepare(password: str) -> bytes:
 
 
 def folded(username: str) -> str:
-    """A user name as it is stored, however it was typed."""
+    """A user name in its stored form."""
     same = unicodedata.normalize("NFKC", username).strip().casefold()
     return same.encode(errors="replace").decode()  # what is no text is no name
 

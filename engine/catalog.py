@@ -1,8 +1,8 @@
 """Image and region rows. Every row of an image is bound by a tag under the image's key.
 
 The tag covers all columns of the image and of its regions, so that a changed box, class,
-state or file address is found when the image is next opened. Facts that say something of
-hidden pixels (file name, digests, measurements) are sealed in ``facts``.
+state or file address is detected when the image is next opened. Facts derived from hidden
+pixels (file name, digests, measurements) are sealed in ``facts``.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ class Catalog:
         return self._tag(tx, key, row["image_id"])
 
     def change(self, tx: Cursor, key: bytes, image_id: str, **columns: Any) -> str:
-        """Change columns of an image row that verifies, and tag it anew; returns the tag.
+        """Change columns of a verified image row and compute its tag; returns the tag.
 
         Raises:
-            SealBroken: The row had been altered behind our back.
+            SealBroken: The row was altered outside MedSec.
         """
         self.verify(tx, key, image_id)
         self._set(tx, image_id, **columns)
@@ -92,7 +92,7 @@ class Catalog:
         regions: Sequence[tuple[SealedRegion, int]],
         **columns: Any,
     ) -> str:
-        """Give an image another key, columns and regions, and tag it anew; returns the tag.
+        """Give an image another key, columns and regions, and compute its tag; returns the tag.
 
         Args:
             regions: Each with the byte at which it starts in the sealed file.
@@ -299,7 +299,7 @@ def _values(filters: Filters) -> tuple[Any, ...]:
 
 
 def record(row: Row) -> ImageRecord:
-    """A row as everybody who may list images sees it."""
+    """A row as an image record, without sealed facts."""
     return ImageRecord(
         image_id=row["image_id"],
         patient_id=row["patient_id"],

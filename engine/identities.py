@@ -1,4 +1,4 @@
-"""Single sign-on: which address of the hospital's identity provider is whose account.
+"""Single sign-on: the accounts of e-mail addresses at the identity provider.
 
 An administrator links an address. The first sign-in binds the provider's own name of the person
 (issuer and subject) to it, since an address may be given to somebody else one day. What the
@@ -38,7 +38,7 @@ class Identities:
         self._host = host
 
     def link(self, tx: Cursor, username: str, email: str) -> None:
-        """Let an address sign in as an account, instead of any other it had; empty ends that.
+        """Link an address to an account, replacing an earlier one; an empty address removes it.
 
         Raises:
             InputError: Not an address, or another account's.

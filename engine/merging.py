@@ -1,4 +1,4 @@
-"""Two records of one person become one: everything of the one is sealed anew under the other.
+"""Merge two records of one person: all data of one is re-encrypted under the other.
 
 The record that goes leaves its number behind, which from then on names the one that stays, and
 its last state in the history. Its key is destroyed, so it cannot come back: a merge is not

@@ -89,7 +89,7 @@ class Policies:
     def reset(
         self, tx: Cursor, audit: AuditLog, caller: Caller, now: Settings, name: str
     ) -> Settings:
-        """Let the environment speak again. Raises InputError."""
+        """Reset a setting to its value from the environment. Raises InputError."""
         _refuse_others(name)
         started = str(getattr(self.start, name))
         try:

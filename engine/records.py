@@ -117,9 +117,9 @@ class Region:
 class TextVerdict(StrEnum):
     """What reading a line of burned-in text says of it; what it reads is never kept."""
 
-    IDENTIFYING = "identifying"  # names somebody, or looks like it
+    IDENTIFYING = "identifying"  # identifies a person, or looks like it
     HARMLESS = "harmless"  # side marker, scale, technique factor, and nothing else
-    UNKNOWN = "unknown"  # nobody can tell: sealed
+    UNKNOWN = "unknown"  # cannot be decided: sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ class ImageState(StrEnum):
     DRAFT = "draft"  # found, waiting for a person to seal it
     REVIEW = "review"  # a person must look first; reasons are recorded
     RELEASED = "released"
-    WITHDRAWN = "withdrawn"  # flagged: nobody sees it until it is sealed anew
+    WITHDRAWN = "withdrawn"  # flagged: hidden from all users until it is sealed again
     ERASED = "erased"  # its key is destroyed
 
 
@@ -307,22 +307,22 @@ class Account:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who is asking, resolved afresh from the token on every call."""
+    """The caller, resolved from the token anew on every call."""
 
     username: str
     role: Role
     session_id: str
-    origin: str = ""  # address or door they come from
+    origin: str = ""  # IP address or client
     proven_at: datetime | None = None  # last proof by password or code; None for the operator
     factor_due: bool = False  # may only set up the second factor that the role wants
 
 
 @dataclass(frozen=True)
 class AccountRequest:
-    """An account that somebody asked for.
+    """A request for an account.
 
     Args:
-        request_id: Reference that the person was told, so that nobody is approved in their place.
+        request_id: Reference given to the person, so that no impostor is approved instead.
         role: The one they wish for; an administrator decides.
         taken: There is an account of this user name by now.
     """

@@ -1,4 +1,4 @@
-"""Accounts that somebody asked for and nobody has granted yet.
+"""Account requests that wait for approval.
 
 Asking makes nothing: the password waits as a hash until an administrator approves, with the
 role that they choose. The answer is the same whether a name is taken or not, since every
@@ -29,7 +29,7 @@ class Registrations:
         self._host = host
 
     def check_room(self, tx: Cursor, origin: str) -> None:
-        """Strangers may ask, but not without end.
+        """Request an account without a session; the number of requests is limited.
 
         Raises:
             TooManyRequests: From this origin within an hour, or altogether.

@@ -73,7 +73,7 @@ class Roster:
         return _newest(tx) is not None
 
     def check(self, tx: Cursor) -> None:
-        """Compare the rows with what the log says; nobody may change them meanwhile.
+        """Compare the rows with the log; they must not change during the call.
 
         Raises:
             RosterBroken: They differ.

@@ -1,1 +1,1 @@
-"""File formats: how each comes apart and together again. The door is :mod:`engine.images`."""
+"""File formats: splitting into masked file and patches, and restoring. See :mod:`engine.images`."""
