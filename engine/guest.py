@@ -1,11 +1,11 @@
-"""A hospital's own network: ONNX, run by a worker that holds no key and opens no file.
+"""A custom ONNX network, run by a worker process without keys and files.
 
-Takes networks with the detection head of YOLOv8, one picture in and one map out: for each anchor
-a box and a score for each class. Refuses PyTorch files (a ``.pt`` is a program), weights beside
-the file, operators of nobody's making, and answers that are none.
+Supports networks with a YOLOv8 detection head: one picture in, one map out, with a box and class
+scores per anchor. Refuses PyTorch files (a ``.pt`` file can contain code), external weights,
+custom ONNX operators, and invalid outputs.
 
-Whatever it does wrong (crash, hang, too much memory, numbers that are no boxes) is a
-``DetectorError``: the image goes to a person.
+Any failure (crash, hang, too much memory, invalid boxes) is a ``DetectorError``, and the image
+needs review.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class GuestNetwork:
         threads: int,
     ) -> None:
         self._sandbox = sandbox
-        # An array, because the sandbox gives more time for longer bytes, and a network gets none.
+        # Sent as an array: the sandbox extends its time limit by the length of bytes arguments.
         self._model = np.frombuffer(model, np.uint8)
         self._sha256 = sha256
         self._side = side
@@ -95,7 +95,7 @@ class GuestNetwork:
 
 
 def _boxes(found: Any, classes: int) -> np.ndarray:
-    """What a worker answered, which may have been taken over: shape (N, 6)."""
+    """Validate the output of a worker, which could be compromised: shape (N, 6)."""
     right = isinstance(found, np.ndarray) and found.ndim == 2 and found.shape[1] == 6
     if not right or len(found) > MOST_BOXES or not np.isfinite(found).all():
         raise DetectorError(_FAILED)
@@ -112,10 +112,10 @@ def _boxes(found: Any, classes: int) -> np.ndarray:
 
 
 def inspect(sandbox: Sandbox, model: bytes) -> Shape:
-    """What a file says of its network, read by a worker.
+    """Input size and class names of a network file, read by a worker.
 
     Raises:
-        InputError: Not an ONNX network that MedSec can run; says why.
+        InputError: Not an ONNX network that MedSec can run; the message says why.
     """
     if model[:2] == b"PK" or model[:1] == b"\x80":
         raise InputError(

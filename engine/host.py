@@ -105,7 +105,7 @@ class Host:
         return data
 
     def delete_blob(self, address: str) -> None:
-        """Remove the file, or do so when nobody keeps files any more; gone already is fine.
+        """Delete the file, or defer this while a backup runs; a missing file is no error.
 
         One that cannot be removed now is left to the sweep: what needed it no more has happened.
         """
@@ -117,7 +117,7 @@ class Host:
 
     @contextlib.contextmanager
     def keeping_blobs(self) -> Iterator[None]:
-        """Put deletions off while a backup copies files that its catalog still names."""
+        """Defer deletions while a backup copies files that its catalog still references."""
         with self._pin_lock:
             self._pins += 1
         try:
@@ -189,7 +189,7 @@ def sweep_unfinished(folder: Path, older_than_seconds: float = 0.0) -> int:
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write a file so that after a crash it is there whole or not at all.
+    """Write a file atomically: after a crash it is complete or does not exist.
 
     Temporary name in the same folder, fsync, rename, fsync of the folder.
     """

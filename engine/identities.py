@@ -1,8 +1,8 @@
 """Single sign-on: the accounts of e-mail addresses at the identity provider.
 
-An administrator links an address. The first sign-in binds the provider's own name of the person
-(issuer and subject) to it, since an address may be given to somebody else one day. What the
-provider says is taken once and only while it is fresh: a copy of it opens nothing.
+An administrator links an address. The first sign-in binds the provider's identifier of the person
+(issuer and subject) to it, because an address can be reassigned later. An ID token is accepted once
+and only while it is fresh, so that a copy of it is useless.
 
 Source: OpenID Connect Core 1.0, sections 2 and 5.7; RFC 9700.
 """
@@ -66,7 +66,7 @@ class Identities:
         return row["email"] if row else ""
 
     def redeem(self, tx: Cursor, claims: Mapping[str, Any], issuer: str) -> tuple[str, bool]:
-        """Whose account these claims open, once; and whether that person came for the first time.
+        """The account of these claims, accepted once; and whether this is the first sign-in.
 
         Args:
             claims: Of an ID token whose signature and audience were checked.

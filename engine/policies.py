@@ -1,8 +1,8 @@
-"""Settings that an administrator changes while the server runs: sealed rows over the environment.
+"""Settings that an administrator changes while the server runs, stored as sealed rows.
 
-Only what may safely change under way is here: sizes, times and defaults that the next action
-reads. Where data and keys lie, what the server binds to, who sees which patient and who needs a
-second factor stay with whoever starts the server.
+Only settings that are safe to change at run time are allowed: sizes, times and defaults that the
+next action reads. Locations of data and keys, the listening address, care relations and second
+factors are set only by the person who starts the server.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from engine.records import Caller
 from engine.sealedrows import SealedRow, SealedRows
 from engine.settings import Settings
 
-#: What may change, and from when on a change counts.
+#: Changeable settings, and when a change takes effect.
 CHANGEABLE: Mapping[str, str] = {
     "profile": "with the next upload",
     "padding": "with the next image that is sealed",

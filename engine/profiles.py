@@ -1,10 +1,10 @@
-"""Specialty profiles in force: those that are shipped, and what an administrator made of them.
+"""Specialty profiles: shipped ones, changed ones, and the hospital's own.
 
-A shipped profile is a file and is never written. A change, or a profile of the hospital's own,
-is a sealed row of the catalog: nobody with the disk alone takes a class out of it.
+Shipped profiles are files and are never written. A change, or a custom profile, is a sealed row of
+the catalog, so that somebody with access to the disk only cannot remove a class from it.
 
-Refuses what would leave identifiers unsealed: every profile seals text, by a network of MedSec's
-own, from a confidence that is not set out of reach.
+Profiles that would leave identifiers unsealed are refused: every profile must seal text with a
+network of MedSec, at a reachable confidence.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from engine.records import Caller
 from engine.sealedrows import SealedRows
 from engine.settings import Settings
 
-#: What an administrator may set; the rest of a profile stays as it was shipped.
+#: Values that an administrator can change; all others stay as shipped.
 EDITABLE = (
     "title", "description", "classes", "networks", "confidence", "class_confidence", "iou",
     "padding", "padding_min_px", "harmless_text",
 )  # fmt: skip
-#: Classes that name a person by themselves.
+#: Classes that directly identify a person.
 IDENTIFIERS = ("text", "barcode", "face")
 CONFIDENCE = (0.05, 0.90)
 IDENTIFIER_CONFIDENCE = (0.05, 0.60)  # above it, names would only be proposed
@@ -83,10 +83,10 @@ class Profiles:
         self._networks = networks
 
     def entries(self) -> dict[str, ProfileEntry]:
-        """Every profile in force, by name.
+        """All current profiles, by name.
 
         Raises:
-            SealBroken: A row was altered, removed, or an older one put back.
+            SealBroken: A row was altered, removed or replaced by an older one.
         """
         entries = {name: ProfileEntry(p, "shipped") for name, p in self._shipped.items()}
         for name, row in self._rows.all(self._database.read()).items():
@@ -108,7 +108,7 @@ class Profiles:
     def save(
         self, tx: Cursor, audit: AuditLog, caller: Caller, name: str, table: Mapping[str, Any]
     ) -> None:
-        """Change a profile or make one, in the caller's transaction, with its audit row.
+        """Change or create a profile, in the caller's transaction, with its audit entry.
 
         Args:
             table: Values of ``EDITABLE``; what is missing stays as it is.
@@ -135,11 +135,11 @@ class Profiles:
         self._rows.put(tx, audit, caller, name, as_table(profile), was)
 
     def reset(self, tx: Cursor, audit: AuditLog, caller: Caller, name: str) -> None:
-        """Take the changes of a shipped profile back, or remove one of the hospital's own.
+        """Reset a shipped profile, or delete a custom one.
 
         Raises:
-            NotFound: There is nothing to take back.
-            InputError: Images were taken in under it: without it they could not be sealed anew.
+            NotFound: There is nothing to reset.
+            InputError: Images use it; without it they could not be sealed again.
         """
         before = self.entries().get(name)
         if before is None or before.origin == "shipped":
@@ -183,7 +183,7 @@ def as_table(profile: Profile) -> dict[str, Any]:
 
 
 def check(profile: Profile, networks: Mapping[str, Sequence[str]]) -> None:
-    """Would this profile seal what identifies a person, by networks that are there?
+    """Check that this profile seals identifiers, with available networks.
 
     Args:
         networks: Those that are there, with the classes that each finds.

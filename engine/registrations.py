@@ -1,8 +1,8 @@
 """Account requests that wait for approval.
 
-Asking makes nothing: the password waits as a hash until an administrator approves, with the
-role that they choose. The answer is the same whether a name is taken or not, since every
-request is kept; the reference tells the administrator which of two alike is the real one.
+A request grants nothing. Its password is stored as a hash until an administrator approves it and
+chooses the role. The response is the same whether a user name is taken or not, because every
+request is kept. The reference lets the administrator tell a genuine request from an impostor's.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Registrations:
     def add(
         self, tx: Cursor, username: str, name: str, role: Role, password_hash: str, origin: str
     ) -> str:
-        """Keep a request.
+        """Store a request.
 
         Returns:
             Its reference.
@@ -74,7 +74,7 @@ class Registrations:
         return request_id
 
     def list(self) -> list[AccountRequest]:
-        """Requests that wait, the oldest first."""
+        """Open requests, oldest first."""
         rows = self._database.read().all(
             "SELECT r.*, a.username IS NOT NULL AS taken FROM account_requests r"
             " LEFT JOIN accounts a USING (username) WHERE requested_at > $1 ORDER BY requested_at",

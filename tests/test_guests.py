@@ -198,14 +198,14 @@ def test_the_file_survives_the_sweep_and_a_restart(
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        (b"", "cannot be read"),
+        (b"", "not a readable ONNX network"),
         (b"PK\x03\x04 a .pt file is a zip", "PyTorch"),
         (b"\x80\x02 an older one is a pickle", "PyTorch"),
-        (b"no network at all", "cannot be read"),
-        (network()[:-40], "cannot be read"),
+        (b"no network at all", "not a readable ONNX network"),
+        (network()[:-40], "not a readable ONNX network"),
         (outside_weights(), "another file"),
         (foreign_operator(), "operators"),
-        (network(np.zeros((1, 3), np.float32), names=None), "which classes"),
+        (network(np.zeros((1, 3), np.float32), names=None), "no class names"),
     ],
     ids=["empty", "zip", "pickle", "noise", "cut", "outside", "foreign", "classless"],
 )
@@ -237,7 +237,7 @@ def test_a_network_that_answers_nonsense_is_refused(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"name": "ppocr"}, "another network"),
+        ({"name": "ppocr"}, "already used"),
         ({"name": "Our Net"}, "lowercase letters"),
         ({"title": ""}, "title"),
         ({"names": {}}, "at least one"),
