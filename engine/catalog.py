@@ -147,12 +147,12 @@ class Catalog:
         return row
 
     def patient_of(self, tx: Cursor, image_id: str) -> str | None:
-        """Whose image it is, in whatever state; None where there is no such image."""
+        """Patient of an image in any state; None if there is no such image."""
         row = tx.one("SELECT patient_id FROM images WHERE image_id = $1", image_id)
         return None if row is None else str(row["patient_id"])
 
     def patient_of_region(self, tx: Cursor, region_id: str) -> str | None:
-        """Whose image a region is of; None where there is no such region."""
+        """Patient of a region; None if there is no such region."""
         row = tx.one(
             "SELECT patient_id FROM images JOIN regions USING (image_id) WHERE region_id = $1",
             region_id,
@@ -169,7 +169,7 @@ class Catalog:
 
         Raises:
             NotFound: No such image, or erased.
-            SealBroken: A column of the image or of a region is not what was written.
+            SealBroken: A column of the image or of a region was changed outside MedSec.
         """
         row = self.row(tx, image_id)
         if row["tag"] is None or not hmac.compare_digest(row["tag"], self._compute(tx, key, row)):
@@ -180,12 +180,12 @@ class Catalog:
         return row
 
     def verify_newest(self, tx: Cursor, row: Row) -> None:
-        """Is this the newest entry of the image, or an older one put back?
+        """Check that this is the newest version of the image, not a restored older one.
 
         Every change leaves the row's tag in the audit log, in the same transaction.
 
         Raises:
-            SealBroken: The log knows a newer one.
+            SealBroken: The log has a newer version.
         """
         # Nothing but the id is asked of the database: only then does it use its index.
         entries = tx.all("SELECT sequence, detail FROM audit WHERE image_id = $1", row["image_id"])
@@ -213,7 +213,7 @@ class Catalog:
         return str(row["image_id"])
 
     def find_duplicate(self, tx: Cursor, index: bytes) -> str | None:
-        """The image with this keyed hash of its file, if one is there."""
+        """The image with this keyed hash of its file, if any."""
         row = tx.one("SELECT image_id FROM image_files WHERE duplicate_index = $1", index)
         return None if row is None else str(row["image_id"])
 
@@ -247,7 +247,7 @@ class Catalog:
         return [r["image_id"] for r in rows]
 
     def blobs(self, tx: Cursor) -> set[str]:
-        """Addresses of all files that some row needs."""
+        """Addresses of all files that are in use."""
         rows = tx.all(f"SELECT {', '.join(_BLOBS)} FROM images")  # noqa: S608
         others = tx.all(
             "SELECT blob FROM guests WHERE blob IS NOT NULL UNION SELECT blob FROM training_cases"

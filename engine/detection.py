@@ -1,7 +1,7 @@
-"""Finding what must not be seen: profiles say what, networks say where.
+"""Detection of private content: profiles define what to find, networks locate it.
 
-Promises that a network named by a profile runs or an error is raised; nothing is skipped
-in silence. Refuses unknown profile keys, unknown networks and unrecorded weights.
+Every network of a profile runs, or an error is raised; nothing is skipped silently. Unknown profile
+keys, unknown networks and weights with an unknown checksum are refused.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Profile:
         return self.class_confidence.get(label, self.confidence)
 
     def seals(self, detection: Detection) -> bool:
-        """Is a found box certain enough to be sealed without asking?"""
+        """Is the confidence of a box high enough to seal it without review?"""
         return detection.confidence >= self.sealed_from(detection.label)
 
     @classmethod
@@ -278,14 +278,14 @@ def _first_alike(kept: np.ndarray, box: np.ndarray, threshold: float) -> int | N
 
 @dataclass(frozen=True)
 class Guest:
-    """A network of the hospital's own: what it finds, and how it is opened."""
+    """A custom network: the classes it detects, and how it is loaded."""
 
     finds: tuple[str, ...]
     open: Callable[[], Network]
 
 
 class Detector:
-    """Runs the networks of a profile and merges what they find. Safe in several threads.
+    """Runs the networks of a profile and merges their detections. Thread-safe.
 
     Networks are opened on first use and kept; each serialises its own inference.
     """
@@ -294,7 +294,7 @@ class Detector:
         self._settings = settings
         self.profiles = dict(profiles)
         self._networks: dict[str, Network] = {}
-        #: Networks of the hospital's own, by the name that profiles use.
+        #: Custom networks, by the name that profiles use.
         self.guests: Mapping[str, Guest] = {}
         self._opening = threading.Lock()
 
@@ -388,7 +388,7 @@ class Detector:
     def rescan(
         self, frame: Frame, frames: int, hidden: Sequence[Region], profile: Profile
     ) -> list[Detection]:
-        """Look at the masked image for what is still to be seen outside the masks.
+        """Check the masked image for private content that is still visible.
 
         Masks are painted over in the tone around them first, so that neither their edges nor
         their mark is taken for text. Networks that can look at other sizes than the first time
@@ -424,7 +424,7 @@ class Detector:
     def judge(
         self, picture: np.ndarray, regions: Sequence[Region], known: Known
     ) -> list[Judgement]:
-        """Which of these boxes of text name somebody? See :class:`engine.identifying.Judge`.
+        """Which of these text boxes identify a person? See :class:`engine.identifying.Judge`.
 
         Args:
             picture: Shape (H, W, 3), uint8, RGB.
@@ -468,11 +468,11 @@ class Detector:
         index: int,
         profile: Profile,
     ) -> list[Detection]:
-        """What the networks see in one area of a frame, merged."""
+        """Merged detections of all networks in one area of a frame."""
         part = np.ascontiguousarray(picture[area.slices[1:]])
         floor = profile.proposal_confidence
         judges = [pair for pair in networks if isinstance(pair[1], Arbiter)]
-        # Where nobody weighs what they say, it counts as it is.
+        # Without a reader to weigh them, the detections count as they are.
         witnesses = [
             pair
             for pair in networks

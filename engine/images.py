@@ -444,8 +444,8 @@ def carried(data: bytes) -> tuple[bytes, bytes] | None:
     return found
 
 
-#: What the workers do: everything that reads bytes which came from strangers, or from a worker
-#: that a stranger's file may have taken over.
+#: Functions that run in the sandbox: everything that reads untrusted bytes, from a user or from
+#: a worker that a malicious file could have compromised.
 OPERATIONS = {
     "decode": _decode,
     "dissect": _dissect,

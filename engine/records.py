@@ -115,7 +115,7 @@ class Region:
 
 
 class TextVerdict(StrEnum):
-    """What reading a line of burned-in text says of it; what it reads is never kept."""
+    """Classification of a line of burned-in text; the text itself is never stored."""
 
     IDENTIFYING = "identifying"  # identifies a person, or looks like it
     HARMLESS = "harmless"  # side marker, scale, technique factor, and nothing else
@@ -229,7 +229,7 @@ class SealedRegion:
 
 
 class ImageState(StrEnum):
-    """Life of an image. Only RELEASED leaves the technician's hands."""
+    """State of an image. Only RELEASED images are visible to other roles."""
 
     DRAFT = "draft"  # found, waiting for a person to seal it
     REVIEW = "review"  # a person must look first; reasons are recorded
@@ -240,7 +240,7 @@ class ImageState(StrEnum):
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What may be known of an image without opening anything."""
+    """Metadata of an image."""
 
     image_id: str
     patient_id: str
@@ -337,7 +337,7 @@ class AccountRequest:
 
 @dataclass(frozen=True)
 class OpenSession:
-    """One of a person's sessions. The id opens nothing.
+    """An open session of an account. The id gives no access.
 
     Args:
         door: ``browser`` or ``API``.
@@ -369,7 +369,7 @@ class SecondFactor:
 
 @dataclass(frozen=True)
 class Enrolment:
-    """What an authenticator application needs; shown once."""
+    """The secret for an authenticator app; shown once."""
 
     secret: str = field(repr=False)
     uri: str = field(repr=False)
@@ -441,7 +441,7 @@ class Session:
 
 @dataclass(frozen=True)
 class File:
-    """Something to hand out."""
+    """A file to download."""
 
     name: str = field(repr=False)
     media_type: str

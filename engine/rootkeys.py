@@ -3,8 +3,8 @@
 Promise: a key file is readable by its owner only, a new one never replaces one that is there,
 and it is complete on disk before anything is wrapped under it. No error shows a part of a key.
 
-Refuses: files that others can read, entries that are not 32 bytes, ids that do not fit their
-key, short passphrases, and a cost of guessing that somebody made cheap.
+Refuses: files readable by other users, entries that are not 32 bytes, ids that do not match their
+key, short passphrases, and a reduced cost of guessing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PASSPHRASE_MIN_CHARACTERS = 16
 
 FILE_HEAD = """\
 # MedSec root keys, oldest first: the newest wraps, all unwrap.
-# Whoever holds this file can open everything; without it nothing opens.
+# Anybody with this file can decrypt all data; without it, nobody can.
 # Keep copies apart from the data folder and from its backups.
 """
 
@@ -45,7 +45,7 @@ class PassphraseCost:
 
     The default takes four times the memory of RFC 9106's second recommendation. It is paid
     once per start. Recorded values below the smallest that OWASP names are refused, since
-    whoever can write the data folder could otherwise make guessing cheap.
+    an attacker with write access to the data folder could otherwise make guessing cheap.
     """
 
     memory_kib: int = 262_144
@@ -156,7 +156,7 @@ def read_file(path: Path) -> str:
 
 
 def create_file(path: Path, text: str) -> None:
-    """Write a file that is not there yet; never over one that somebody else just made."""
+    """Create a file; never overwrite one that another process just created."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

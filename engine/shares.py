@@ -138,7 +138,7 @@ def _print(share: _Share) -> str:
 
 
 def _scan(text: str) -> bytes:
-    """The bytes of a share that somebody typed in, with or without its two head lines."""
+    """The bytes of a typed share, with or without its two header lines."""
     lines = [
         line.translate(_MISREAD).upper().replace("-", "").replace(" ", "")
         for line in text.splitlines()

@@ -1,7 +1,7 @@
 """Networks of the YOLOv8 kind: MedSec's own, and NudeNet for intimate regions.
 
-MedSec's own runs as ONNX on a CPU and as PyTorch on a GPU. A ``.pt`` file is a pickle, that
-is a program: it is loaded only after its SHA-256 was found equal to the recorded one.
+MedSec's own network runs as ONNX on a CPU and as PyTorch on a GPU. A ``.pt`` file is a pickle and
+can contain code, so it is loaded only if its SHA-256 equals the recorded one.
 """
 
 from __future__ import annotations
