@@ -160,7 +160,7 @@ def correct_by_keyboard_and_mouse(tina: Visitor) -> None:
     drawn = page.locator(".box").last
     # What will be hidden: a found box with its padding, one's own as drawn, to whole blocks.
     expect(page.locator(".mask").first).to_be_hidden()
-    page.get_by_label("As it will be hidden").check()
+    page.get_by_label("Preview as masked").check()
     for box, least in ((page.locator(".box").first, 1), (drawn, 0)):
         mask = [int(n) for n in re.findall(r"\d+", box.locator(".mask").get_attribute("d") or "")]
         left, top, right, bottom = _corners(box.get_attribute("aria-label"))
@@ -169,7 +169,7 @@ def correct_by_keyboard_and_mouse(tina: Visitor) -> None:
         assert mask[2] >= right
         assert mask[3] >= bottom
         expect(box.locator(".mask")).to_be_visible()
-    page.get_by_label("As it will be hidden").uncheck()
+    page.get_by_label("Preview as masked").uncheck()
     before = _corners(drawn.get_attribute("aria-label"))
     drawn.focus()
     page.keyboard.press("Shift+ArrowLeft")
