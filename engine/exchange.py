@@ -1,11 +1,11 @@
-"""Diffie-Hellman key exchange, signed by the server, and the channel that it opens.
+"""Diffie-Hellman key exchange, signed by the server, and the resulting secure channel.
 
-Promise: both sides hold the same AES-256 key, nobody between them does, and what travels
-under it opens only for the session that asked, once. The server offers, the client answers,
-the server confirms over everything that was said; an offer is good for one answer and one
+Promise: both sides share an AES-256 key that nobody in between has, and each message encrypted
+with it can be decrypted once, by the session that requested it. The server offers, the client
+answers, and the server confirms the whole transcript. An offer is valid for one answer and one
 minute. ``FORMAT.md`` lists every signed and hashed byte.
 
-Refuses: parameters of the other side's choosing, public values outside the group's prime
+Refuses: parameters chosen by the other side, public values outside the group's prime
 subgroup, an offer or a confirmation that the pinned key did not sign, and anything late,
 repeated or from another session.
 """
@@ -90,7 +90,7 @@ class FiniteField:
     def shared(self, peer: bytes) -> bytes:
         """Raises:
         ExchangeError: Not of the group's length, or outside its prime-order subgroup. The
-            library lets values outside the subgroup pass, which would tell a bit of the key.
+            library accepts values outside the subgroup, which would leak a bit of the key.
         """
         value = int.from_bytes(peer)
         if (

@@ -2,11 +2,11 @@
 
 Promise: a root key is random, lives outside the data folder, never shows in a repr, a log or
 an error, and never seals anything itself: it wraps patients' keys, which wrap images' keys.
-Keys are a list, oldest first: the newest wraps, all unwrap. A wrong or missing key is said at
-start, before anything is read or written.
+Keys are a list, oldest first: the newest wraps, all unwrap. A wrong or missing key is reported at
+the start, before anything is read or written.
 
-Refuses: key files that others can read, a key file inside the data folder unless told so,
-keys that are plainly not random, and to invent a key where one is missing.
+Refuses: key files readable by other users, a key file inside the data folder unless configured,
+keys that are clearly not random, and creating a new key if the right one is missing.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class Keyring:
         return rootkeys.check_value(self._root(key_id))
 
     def verify(self, known: Mapping[str, str]) -> None:
-        """Are these the keys that the catalog was sealed under?
+        """Check that these keys are the keys of the catalog.
 
         Args:
             known: Check values by key id, of every root key that still wraps something.

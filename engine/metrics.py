@@ -1,8 +1,8 @@
-"""What is measured of an image, before and after sealing.
+"""Metrics of an image, before and after sealing.
 
-Every figure is what its definition says: nothing is scaled, floored, smoothed or made to
-look better. Figures computed from hidden pixels reveal them to anyone who can guess and
-compare, so the caller seals an :class:`Assessment` under the image's key.
+Every figure follows its definition exactly, without scaling, clipping or smoothing. Figures
+computed from hidden pixels allow guesses of these pixels to be tested, so the caller encrypts an
+:class:`Assessment` with the image's key.
 
 The figures themselves have modules of their own, which this one gathers:
 :mod:`engine.similarity`, :mod:`engine.randomness_tests`, :mod:`engine.box_metrics` and
@@ -175,8 +175,8 @@ def assess(
     """Measure one image before and after sealing.
 
     Entropies are of all stored values; similarity is of the one rendered frame that is
-    handed in, as a screen shows it, because the peak of stored values is a matter of
-    opinion (12 bits in 16). Similarity of other frames is not measured.
+    passed in, as displayed, because the peak of stored values is ambiguous (12 bits in 16).
+    Similarity of other frames is not measured.
 
     Args:
         original_pixels: Shape (F, H, W) or (F, H, W, C), stored values.

@@ -1,7 +1,7 @@
-"""Neural networks as files that run: weights checked by digest, inference on the CPU.
+"""Neural networks: weights verified by SHA-256, inference on the CPU.
 
-Refuses weights whose SHA-256 is not the recorded one, in whatever format they come.
-Nothing here imports a runtime before a network is opened, so the engine starts without.
+Weights with another SHA-256 than the recorded one are refused, in every format. The runtime is
+imported only when a network is loaded, so the engine starts without it.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class Finding:
 
 
 class Network(Protocol):
-    """What the detector asks of every network. ``look`` may be called from any thread."""
+    """Interface of all networks. ``look`` is thread-safe."""
 
     info: ModelInfo
 
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
-        """Find what this network knows.
+        """Detect the classes of this network.
 
         Args:
             picture: Shape (H, W, 3), uint8, RGB.
