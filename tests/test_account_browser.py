@@ -75,7 +75,7 @@ def test_a_second_factor_from_the_request_to_the_restoration(server: Server) -> 
         # The same person later: password, code, and once more before an original is opened.
         restore(nora, server, codes[1], signed_in)
         nora.go("/account")
-        nora.click("End every session")
+        nora.click("End all sessions")
         nora.reads("Sign in")
         second_step(nora, codes[0])
         nora.reads("Good day, Nora New")
