@@ -310,7 +310,7 @@ def test_an_opened_picture_leaves_the_screen_when_its_time_is_over(
         pictures = page.locator('.pane .picture[src^="blob:"]')
         expect(pictures).to_have_count(2)
         page.clock.fast_forward("05:01")
-        dora.reads("restore the image again to see the original")
+        dora.reads("Restore the image again to see the original")
         expect(pictures).to_have_count(1)
         expect(page.get_by_role("button", name="Original", exact=True)).to_be_disabled()
 
