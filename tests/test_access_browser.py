@@ -69,7 +69,9 @@ def test_an_emergency_from_the_glass_to_its_review(server: Server) -> None:
         dora.reads("Erika Musterfrau, P-4711")
         dora.fill("Why do you need to see the original?", "allergies on file")
         dora.click("Restore the original")
-        dora.reads("Partly restored: 1 of 2 regions are open. Your account cannot open these classes: text")
+        dora.reads(
+            "Partly restored: 1 of 2 regions are open. Your account cannot open these classes: text"
+        )
         expect(dora.page.get_by_role("button", name="Opened regions")).to_have_count(1)
         expect(dora.page.get_by_role("button", name="Original")).to_have_count(0)
         if shots:

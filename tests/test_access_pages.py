@@ -92,7 +92,7 @@ def test_a_doctor_ends_their_own_emergency_access(
     assert engine.glass_due(team.administrator) == (0, 1)
 
 
-def test_there_is_no_door_without_the_setting_or_for_a_technician(
+def test_emergency_access_needs_the_setting_and_a_doctor(
     engine: Engine,
     team: Team,
     visit: Visit,

@@ -1,9 +1,9 @@
-"""DICOM in, DICOM out: decode, mask stored values, de-identify, and the file as it was.
+"""DICOM: decode, mask stored values, de-identify, and restore the original file.
 
 The masked file is a DICOM in the original's transfer syntax, de-identified to PS3.15. The
-restored file is byte for byte the original: its header travels sealed, native pixels and
-JPEG coefficients are put back in place, and of other compressed frames that were touched
-the original bytes travel sealed as well, because no encoder writes another's bytes again.
+restored file is byte for byte the original: its header is sealed, native pixels and JPEG
+coefficients are put back, and the original bytes of other modified compressed frames are sealed
+too, because no encoder reproduces the bytes of another one.
 """
 
 from __future__ import annotations

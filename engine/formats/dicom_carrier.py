@@ -1,8 +1,7 @@
-"""A masked DICOM that carries its own sealed package, so that any archive can keep them together.
+"""A masked DICOM file with its sealed package embedded, so that any archive keeps them together.
 
-The package stands in a private block in front of the pixels; for every other program it is bytes
-of a creator that it does not know. Taking it out gives the masked file back byte for byte, so
-nothing else depends on whether it travelled inside or beside.
+The package is in a private block in front of the pixels; other programs see bytes of an unknown
+private creator. Removing it gives the masked file back byte for byte.
 
 This is MedSec's own block and not the Encrypted Attributes Sequence of PS3.15 annex E, which
 wants a certificate for every recipient.

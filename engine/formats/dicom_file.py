@@ -1,8 +1,8 @@
-"""The anatomy of a DICOM file: where its header ends, where its pixels are, byte by byte.
+"""The structure of a DICOM file: offsets of header and pixel data.
 
 pydicom reads the data set; this module knows the offsets, so that the original bytes can
-be put together again. Refuses what has no picture, ends too early, or inflates to more
-than is allowed.
+be restored. Refuses files without an image, truncated files, and files that inflate beyond the
+limit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Uncompressed DICOM: stored values masked in place, and the same bytes again.
+"""Uncompressed DICOM: mask stored values in place, and restore the same bytes.
 
-Works on one copy of the pixel data, whatever the number of frames. Bits of a cell that hold
-no pixel value (overlays of old, garbage) are cleared in the masked file and come back.
+Works on one copy of the pixel data, whatever the number of frames. Bits of a cell that
+are not part of the pixel value (retired overlays, garbage) are cleared in the masked file and
+restored later.
 """
 
 from __future__ import annotations

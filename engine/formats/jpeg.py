@@ -1,11 +1,10 @@
 """JPEG without generation loss: masks and restores DCT coefficients, never pixels.
 
-Blocks outside the boxes keep their coefficients to the bit. The masked file is written
-anew from the masked coefficients, with Huffman tables of its own (the old ones say
-something about what was there) and without metadata that could name a person. Putting
-the blocks back and writing the scans with the original's tables gives the original bytes
-for sequential files; a progressive one comes back with the same coefficients, so with the
-same pixels.
+Blocks outside the boxes keep their exact coefficients. The masked file is newly written from the
+masked coefficients, with its own Huffman tables (the original tables reveal something about the
+hidden content) and without metadata that could name a person. Restoring the blocks and writing
+the scans with the original tables gives the original bytes for sequential files; a progressive
+file is restored with the same coefficients, and so the same pixels.
 """
 
 from __future__ import annotations

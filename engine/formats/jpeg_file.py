@@ -1,4 +1,4 @@
-"""The anatomy of a JPEG file (ITU-T T.81): segments, coefficients, and new plain files.
+"""The structure of a JPEG file (ITU-T T.81): segments, coefficients, and new plain files.
 
 Coefficients are decoded by ``jpeglib``; encoding is our own (:mod:`engine.formats.huffman`).
 Refuses CMYK, 12 bit, arithmetic, lossless and hierarchical files.

@@ -1,8 +1,8 @@
-"""What was under one box, coded without loss, and the container for everything else.
+"""Patches (the content of one box, coded without loss), and the container of a sealed file.
 
-A patch says itself how it is coded, so that it can be opened in ten years. The coder is
-chosen per patch by size. Container and patch are opened only after their tag was
-verified; bytes that still make no sense are :class:`SealBroken`, never a picture.
+A patch names its own coding, so that it can be read in the future. The coder is chosen per patch
+by size. Container and patch are parsed only after their tag was verified; bytes that are still
+invalid are :class:`SealBroken`, never a picture.
 """
 
 from __future__ import annotations

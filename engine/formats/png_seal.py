@@ -1,4 +1,4 @@
-"""PNG taken apart and put together: masked samples, and the original bytes again.
+"""PNG: mask samples, and restore the original bytes.
 
 Most PNGs were deflated by zlib; where the same parameters give the same stream, the
 restored file is byte-identical, otherwise it has the same samples and the same metadata.

@@ -1,9 +1,10 @@
-"""Pictures that are not DICOM: PNG and JPEG taken apart exactly, TIFF, BMP and WebP anew.
+"""Pictures other than DICOM: PNG, JPEG, TIFF, BMP and WebP.
 
-PNG and JPEG have their own modules. Of TIFF, BMP and WebP the masked file is written anew
-without loss and without metadata. What the original has besides its pixels is sealed where its
-coding can be repeated (:mod:`engine.formats.recoding`), else the original whole, so that it
-comes back byte for byte in any case. Refuses animations, CMYK and pages of different kinds.
+PNG and JPEG have their own modules. For TIFF, BMP and WebP, the masked file is newly written
+without loss and without metadata. If the original coding can be reproduced
+(:mod:`engine.formats.recoding`), everything except the pixels is sealed, otherwise the whole
+original, so that the restored file is always identical byte for byte. Refuses animations, CMYK
+and pages of different kinds.
 """
 
 from __future__ import annotations

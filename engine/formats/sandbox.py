@@ -1,11 +1,10 @@
-"""Decoders run in another process: what crashes, hangs or grows there cannot take the server
-with it, and holds no key, no catalog and no other patient's data.
+"""Decoders run in a separate process: crashes, hangs and memory growth do not affect the server,
+and the process has no keys, no catalog and no other patient's data.
 
-A worker is started with an empty environment, so it inherits no secret, loads nothing of the
-engine but one part of it, may open no file but those of Python and its libraries (where the
-kernel has Landlock), and may use a bounded amount of memory and time. Arguments and
-results travel through memory files that never touch a disk, as JSON with raw buffers: what
-comes back is never unpickled, since a worker that was taken over could send anything.
+A worker starts with an empty environment, so it inherits no secrets. It loads only one part of the
+engine, can open only files of Python and its libraries (if the kernel has Landlock), and has limits
+of memory and time. Arguments and results are passed in memory files that are never on disk, as JSON
+with raw buffers. Results are never unpickled, because a compromised worker could send anything.
 """
 
 from __future__ import annotations
