@@ -1,6 +1,6 @@
-"""One process: the pages, the HTTP door, and the one engine that both use.
+"""The server process: pages, REST API, and the engine that both share.
 
-The server imports this file and finds ``app``; every visitor's run executes it as a script.
+The server imports this file and uses ``app``; each run of a page executes it as a script.
 """
 
 from __future__ import annotations
@@ -18,9 +18,19 @@ from streamlit import config
 from streamlit.runtime.pages_manager import PagesManager
 
 import api
-from api import observing
+from api import telemetry
 from engine import Engine, Permission, Settings, begin_request, come_from, log_as_json
-from ui import account, gate, guide, jobs, panes, single, state, theme, welcome
+from ui import (
+    account,
+    asgi_guard,
+    background_jobs,
+    demo_guide,
+    oidc,
+    state,
+    theme,
+    welcome,
+    widgets,
+)
 
 PAGES = (
     ("pages/1_Upload.py", "Upload", ":material/upload:", Permission.UPLOAD),
@@ -33,52 +43,55 @@ ACCOUNT = "account"
 
 @asynccontextmanager
 async def lifespan(_app: st.App) -> AsyncIterator[None]:
-    """Open the engine before the first visitor and close it after the last."""
+    """Open the engine before the first request and close it after the last."""
     settings = Settings.load(os.environ)
-    # A picture limit above Streamlit's own would end in a broken upload instead of a sentence.
+    # If Streamlit's limit were lower than MedSec's, an upload would break without a message.
     largest = max(settings.dicom_limit_mb, settings.picture_limit_mb) + 1
     config.set_option("server.maxUploadSize", largest)
     engine = await to_thread.run_sync(Engine.open, settings)
-    api.door.state.engine = engine
+    api.app.state.engine = engine
     engine.upkeep.start()
     try:
         if engine.people.setup_needed():
             print(f"\n  Code for the first administrator: {engine.people.setup_code()}\n")  # noqa: T201
-        jobs.begin(engine.statistics.warm)  # the numbers of many images take seconds to open
-        async with api.door.router.lifespan_context(api.door):
+        background_jobs.begin(
+            engine.statistics.warm
+        )  # decrypting the metrics of many images takes seconds
+        async with api.app.router.lifespan_context(api.app):
             yield
     finally:
-        await to_thread.run_sync(jobs.stop)
+        await to_thread.run_sync(background_jobs.stop)
         await to_thread.run_sync(engine.close)
 
 
 if __name__ != "__main__":
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold plaintext
-    gate.keep_bodies_in_memory()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would contain plaintext
+    asgi_guard.keep_bodies_in_memory()
     log_as_json()
-    single.configure(Settings.load(os.environ))
-    # Otherwise the first visitor of a fresh process runs any page without this file.
+    oidc.configure(Settings.load(os.environ))
+    # Otherwise the first request of a new process could run any page without this file.
     PagesManager.uses_pages_directory = False
+    names = telemetry.words(api.app.openapi()["paths"])
     app = st.App(
         __file__,
-        routes=[Mount("/api", api.door)],
+        routes=[Mount("/api", api.app)],
         middleware=[
-            Middleware(observing.Observed, words=observing.words(api.door.openapi()["paths"])),
-            Middleware(gate.Gate, engine=state.engine),
+            Middleware(telemetry.RequestTelemetry, words=names),
+            Middleware(asgi_guard.AsgiGuard, engine=state.engine),
         ],
         lifespan=lifespan,
     )
 
 
 def main() -> None:
-    """One run for one visitor."""
+    """One run of a page for one user."""
     begin_request()
     come_from(state.origin())
     st.set_page_config(page_title="MedSec", page_icon=theme.MARK.strip(), layout="wide")
     theme.apply()
     who = state.account()
     if who is None:
-        # Every known address leads to the sign-in, so that a link survives it.
+        # Every known URL shows the sign-in, so that a link still works after it.
         paths = [title for _, title, _, _ in PAGES] + [ACCOUNT]
         pages = [st.Page(welcome.sign_in, title="MedSec", default=True)]
         pages += [st.Page(welcome.sign_in, title="MedSec", url_path=path) for path in paths]
@@ -91,7 +104,7 @@ def main() -> None:
         if state.engine().sessions.may(state.token(), permission)
     ]
     if state.factor_due():
-        pages = []  # nothing but the way to the second factor that the role wants
+        pages = []  # only the account page, until the required second factor is set up
     pages.append(
         st.Page(
             account.page,
@@ -103,8 +116,8 @@ def main() -> None:
     )
     page = st.navigation(pages)
     welcome.sidebar(who)
-    guide.show(who.role)
-    with panes.banner():
+    demo_guide.show(who.role)
+    with widgets.banner():
         page.run()
 
 

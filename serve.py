@@ -39,7 +39,7 @@ def start(arguments: argparse.Namespace) -> None:
         # Never on another folder: the demo's password is known to everybody.
         os.environ.update(DEMO)
     elif arguments.reset:
-        sys.exit("Only a demo can be reset: add --demo.")
+        sys.exit("Only a demo can be reset. Add --demo.")
     if arguments.tls:
         os.environ["MEDSEC_TLS"] = "1"
     try:
@@ -57,7 +57,7 @@ def start(arguments: argparse.Namespace) -> None:
             finally:
                 engine.close()
     except errors.EngineError as err:
-        sys.exit(f"MedSec does not start: {err.message}")
+        sys.exit(f"MedSec cannot start: {err.message}")
     # Each request may come on another thread, and glibc keeps what each of them has freed: with so
     # few arenas memory stays level under load, with its own eight a processor it grows.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
@@ -83,8 +83,8 @@ def _tls(settings: Settings) -> list[str]:
     if not settings.tls:
         if settings.host not in ("127.0.0.1", "::1", "localhost"):
             print(  # noqa: T201
-                "\n  Without TLS, passwords and pictures pass the network in clear: set"
-                " MEDSEC_TLS=1,\n  or let nobody reach this port but a proxy that has TLS.\n"
+                "\n  Warning: without TLS, passwords and images are sent unencrypted. Set"
+                " MEDSEC_TLS=1,\n  or allow access to this port only for a proxy with TLS.\n"
             )
         return []
     shown = server_certificate(settings, Host(settings.data / "blobs"))

@@ -1,12 +1,12 @@
-"""The HTTP door: pictures and sessions for the browser, REST for systems that have none.
+"""The REST API, and the routes that the pages need for pictures and sessions.
 
-It runs in the server's process on the same engine as the pages and decides nothing itself.
-Every refusal of the engine becomes a problem document (RFC 9457) in one place. Whatever may
-show a patient is sent with ``no-store`` and only to a session; request bodies stay in memory.
+It runs in the server's process with the same engine as the pages; the engine makes all decisions.
+One module turns engine errors into problem documents (RFC 9457). Responses that can contain
+patient data require a session and are sent with ``no-store``. Request bodies stay in memory.
 """
 
-from api.door import door
+from api.app import app
 from api.problems import problem
 from api.sessions import COOKIE, TICKET_SECONDS, Tickets, tickets
 
-__all__ = ["COOKIE", "TICKET_SECONDS", "Tickets", "door", "problem", "tickets"]
+__all__ = ["COOKIE", "TICKET_SECONDS", "Tickets", "app", "problem", "tickets"]

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 
-from api import shapes
-from api.asking import TheEngine, Token
+from api import schemas
+from api.dependencies import TheEngine, Token
 from api.problems import answers
 from engine import Role, errors
 
@@ -18,66 +18,70 @@ _WRITING = answers(400, 401, 403, 404, 413, 422, 429, 503)
 RoleName = Literal["technician", "doctor", "researcher", "administrator"]
 
 
-class AccountChange(shapes.Request):
-    """What to change; what is left out stays."""
+class AccountChange(schemas.Request):
+    """Fields to change; omitted fields stay unchanged."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": False}]})
     role: RoleName | None = None
     enabled: bool | None = None
 
 
-class AccountRequest(shapes.Shape):
-    """An account that somebody asked for."""
+class AccountRequest(schemas.Schema):
+    """A request for an account."""
 
     request_id: str = Field(examples=["rq_5b0d6c1e7f8a9b0c1d2e3f40"])
     username: str
     name: str
     role: Role
-    requested_at: shapes.Utc
+    requested_at: schemas.Utc
     taken: bool
 
 
-class Approval(shapes.Request):
-    """The role that the administrator gives, whatever was wished for."""
+class Approval(schemas.Request):
+    """The role to assign, whatever role was requested."""
 
     role: Annotated[RoleName, Field(examples=["doctor"])]
 
 
 @router.get("/", responses=answers(401, 403, 429, 503))
-def list_accounts(token: Token, engine: TheEngine) -> list[shapes.Account]:
-    """Every account, by user name."""
-    return [shapes.Account.model_validate(a) for a in engine.people.accounts(token)]
+def list_accounts(token: Token, engine: TheEngine) -> list[schemas.Account]:
+    """All accounts, by user name."""
+    return [schemas.Account.model_validate(a) for a in engine.people.accounts(token)]
 
 
 @router.patch("/{username}/", responses=_WRITING)
 def change_account(
     username: str, change: AccountChange, token: Token, engine: TheEngine
-) -> shapes.Account:
-    """Another role, or open or close an account; its sessions end."""
+) -> schemas.Account:
+    """Change the role, or enable or disable an account; its sessions end."""
     if change.role is None and change.enabled is None:
-        raise errors.InputError("Say which role, or whether the account is enabled.")
+        raise errors.InputError(
+            "Nothing to change. Send a role, or whether the account is enabled."
+        )
     if change.role is not None:
         account = engine.people.set_role(token, username, Role(change.role))
     if change.enabled is not None:
         account = engine.people.set_enabled(token, username, change.enabled)
-    return shapes.Account.model_validate(account)
+    return schemas.Account.model_validate(account)
 
 
 @router.get("/requests/", responses=answers(401, 403, 429, 503))
 def list_requests(token: Token, engine: TheEngine) -> list[AccountRequest]:
-    """Accounts that were asked for and wait, the oldest first."""
+    """Open account requests, oldest first."""
     return [AccountRequest.model_validate(r) for r in engine.people.requests(token)]
 
 
 @router.post("/requests/{request_id}/approve/", status_code=201, responses=_WRITING)
-def approve(request_id: str, approval: Approval, token: Token, engine: TheEngine) -> shapes.Account:
-    """Make the account that was asked for, with the password that came with the request."""
+def approve(
+    request_id: str, approval: Approval, token: Token, engine: TheEngine
+) -> schemas.Account:
+    """Approve a request and create the account, with the password from the request."""
     made = engine.people.approve(token, request_id, Role(approval.role))
-    return shapes.Account.model_validate(made)
+    return schemas.Account.model_validate(made)
 
 
 @router.delete("/requests/{request_id}/", status_code=204,
                responses=answers(401, 403, 404, 429, 503))  # fmt: skip
 def decline(request_id: str, token: Token, engine: TheEngine) -> None:
-    """Drop a request."""
+    """Decline a request."""
     engine.people.decline(token, request_id)

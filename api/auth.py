@@ -1,4 +1,4 @@
-"""Who somebody is, over REST: accounts asked for, tokens, sessions, and the key exchange."""
+"""Authentication over REST: account requests, tokens, sessions, key exchange."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import APIRouter, Form, Query, Request, Response
 from pydantic import ConfigDict, Field
 
-from api import shapes
-from api.asking import Origin, TheEngine, Token, presented
+from api import schemas
+from api.dependencies import Origin, TheEngine, Token, presented
 from api.problems import answers
 from engine import Engine, Role
 
@@ -18,12 +18,12 @@ router = APIRouter(prefix="/auth", tags=["auth"])
 
 _OPEN = (400, 401, 413, 422, 423, 429, 503)
 _SIGNED_IN = (401, 429, 503)
-Password = Annotated[shapes.Text, Field(max_length=1000)]
-Code = Annotated[shapes.Text, Field(max_length=100)]
+Password = Annotated[schemas.Text, Field(max_length=1000)]
+Code = Annotated[schemas.Text, Field(max_length=100)]
 
 
-class Registration(shapes.Request):
-    """An account that somebody asks for, or that an administrator makes."""
+class Registration(schemas.Request):
+    """A request for an account, or a new account made by an administrator."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -37,20 +37,20 @@ class Registration(shapes.Request):
             ]
         }
     )
-    username: Annotated[shapes.Line, Field(max_length=64)]
-    name: Annotated[shapes.Line, Field(max_length=100)]
+    username: Annotated[schemas.Line, Field(max_length=64)]
+    name: Annotated[schemas.Line, Field(max_length=100)]
     role: Literal["technician", "doctor", "researcher", "administrator"]
     password: Password
 
 
-class Requested(shapes.Shape):
-    """What a stranger is told: nothing but a reference for the administrator."""
+class Requested(schemas.Schema):
+    """The reference of an account request, to tell the administrator."""
 
     request_id: str = Field(examples=["rq_5b0d6c1e7f8a9b0c1d2e3f40"])
     status: Literal["requested"] = "requested"
 
 
-class Credentials(shapes.Request):
+class Credentials(schemas.Request):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
@@ -59,30 +59,30 @@ class Credentials(shapes.Request):
             ]
         }
     )
-    username: Annotated[shapes.Text, Field(max_length=64)]
+    username: Annotated[schemas.Text, Field(max_length=64)]
     password: Password
-    code: Code = Field("", description="Of the second factor, where the account has one.")
+    code: Code = Field("", description="Code of the second factor, if the account has one.")
 
 
-class Refresh(shapes.Request):
+class Refresh(schemas.Request):
     refresh: Annotated[
-        shapes.Text,
+        schemas.Text,
         Field(max_length=200, examples=["5sVQ0Z2m1Yw8q3r7u9x0b2d4f6h8j0l2n4p6r8t0v2x"]),
     ]
 
 
-class Tokens(shapes.Shape):
-    """A short-lived access token, and what it is renewed with, once."""
+class Tokens(schemas.Schema):
+    """A short-lived access token and a one-time refresh token."""
 
     access: str = Field(examples=["eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.c2lnbmF0dXJl"])
     refresh: str
     token_type: Literal["Bearer"] = "Bearer"  # noqa: S105
     expires_in_s: int
-    session_id: str = Field(description="What a key exchange is bound to.")
+    session_id: str = Field(description="A key exchange is bound to this session.")
 
 
-class Proof(shapes.Request):
-    """Either of the two."""
+class Proof(schemas.Request):
+    """A password or a code; one of them is enough."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"code": "123456"}]})
 
@@ -90,19 +90,19 @@ class Proof(shapes.Request):
     code: Code = ""
 
 
-class Session(shapes.Shape):
-    """One of one's own sessions. The id opens nothing."""
+class Session(schemas.Schema):
+    """A session of the caller. The id gives no access."""
 
     session_id: str
-    started_at: shapes.Utc
-    seen_at: shapes.Utc
-    expires_at: shapes.Utc
+    started_at: schemas.Utc
+    seen_at: schemas.Utc
+    expires_at: schemas.Utc
     door: str = Field(examples=["API"])
     current: bool
 
 
-class SigningKey(shapes.Shape):
-    """What signs every key exchange. Compare the fingerprint with one from the administrator."""
+class SigningKey(schemas.Schema):
+    """The key that signs key exchanges. Compare its fingerprint with your administrator's."""
 
     ed25519: str = Field(
         description="Public key, 32 bytes in base64.",
@@ -117,8 +117,8 @@ class SigningKey(shapes.Shape):
         return cls(ed25519=text, fingerprint=hashlib.sha256(key).hexdigest())
 
 
-class Offer(shapes.Shape):
-    """The server's signed half of a key exchange (FORMAT.md)."""
+class Offer(schemas.Schema):
+    """The server's signed key exchange offer (FORMAT.md)."""
 
     exchange_id: str = Field(examples=["ex_0a1b2c3d4e5f60718293a4b5"])
     group: str = Field(examples=["x25519"])
@@ -129,14 +129,14 @@ class Offer(shapes.Shape):
     signature: str
 
 
-class Answer(shapes.Request):
-    """The client's half."""
+class Answer(schemas.Request):
+    """The client's answer to a key exchange offer."""
 
     exchange_id: Annotated[
-        shapes.Text, Field(max_length=100, examples=["ex_0a1b2c3d4e5f60718293a4b5"])
+        schemas.Text, Field(max_length=100, examples=["ex_0a1b2c3d4e5f60718293a4b5"])
     ]
     public: Annotated[
-        shapes.Text,
+        schemas.Text,
         Field(
             max_length=2000,
             description="In base64.",
@@ -145,7 +145,7 @@ class Answer(shapes.Request):
     ]
 
 
-class Confirmation(shapes.Shape):
+class Confirmation(schemas.Schema):
     """Proof that the server holds the same key."""
 
     exchange_id: str = Field(examples=["ex_0a1b2c3d4e5f60718293a4b5"])
@@ -172,27 +172,31 @@ def _tokens(engine: Engine, pair: Any) -> Tokens:
     response_model=Requested,
     responses={
         **answers(*_OPEN, 403),
-        201: {"model": shapes.Account, "description": "An administrator made the account"},
+        201: {"model": schemas.Account, "description": "An administrator created the account"},
     },
 )
 def register(
-    wish: Registration, request: Request, engine: TheEngine, origin: Origin, response: Response
+    requested: Registration, request: Request, engine: TheEngine, origin: Origin, response: Response
 ) -> Any:
-    """Ask for an account: it opens nothing until an administrator approves.
+    """Request an account. It gives no access until an administrator approves it.
 
-    Called by an administrator, it makes the account at once.
+    If an administrator calls this, the account is created immediately.
     """
     given = presented(request)
-    role = Role(wish.role)
+    role = Role(requested.role)
     if given:
         response.status_code = 201
-        made = engine.people.create(given, wish.username, wish.name, role, wish.password)
+        made = engine.people.create(
+            given, requested.username, requested.name, role, requested.password
+        )
         return Response(
-            shapes.Account.model_validate(made).model_dump_json(),
+            schemas.Account.model_validate(made).model_dump_json(),
             status_code=201,
             media_type="application/json",
         )
-    reference = engine.people.request(wish.username, wish.name, role, wish.password, origin)
+    reference = engine.people.request(
+        requested.username, requested.name, role, requested.password, origin
+    )
     return Requested(request_id=reference)
 
 
@@ -200,7 +204,7 @@ def register(
 def sign_in(credentials: Credentials, engine: TheEngine, origin: Origin) -> Tokens:
     """Open a session: access and refresh token.
 
-    401 with `urn:medsec:code-needed` where the password is right and a code is missing.
+    401 with `urn:medsec:code-needed` if the password is correct and a code is required.
     """
     pair = engine.sessions.sign_in_api(
         credentials.username, credentials.password, origin, credentials.code
@@ -210,54 +214,54 @@ def sign_in(credentials: Credentials, engine: TheEngine, origin: Origin) -> Toke
 
 @router.post("/token/refresh/", responses=answers(*_OPEN))
 def refresh(body: Refresh, engine: TheEngine) -> Tokens:
-    """Trade a refresh token for a new pair. One that comes twice ends its session."""
+    """Exchange a refresh token for a new pair. Using one twice ends its session."""
     return _tokens(engine, engine.sessions.refresh(body.refresh))
 
 
 @router.post("/token/revoke/", status_code=200, responses=answers(400, 413, 422, 429, 503))
 def revoke(
     token: Annotated[
-        shapes.Text,
+        schemas.Text,
         Form(max_length=5000, examples=["5sVQ0Z2m1Yw8q3r7u9x0b2d4f6h8j0l2n4p6r8t0v2x"]),
     ],
     engine: TheEngine,
-    token_type_hint: Annotated[shapes.Text, Form(max_length=100)] = "",
+    token_type_hint: Annotated[schemas.Text, Form(max_length=100)] = "",
 ) -> dict[str, str]:
     """End the session of an access or refresh token (RFC 7009); both end together."""
     engine.sessions.revoke(token)
     return {}
 
 
-# --- one's own sessions -----------------------------------------------------------------------
+# --- sessions of the caller -----------------------------------------------------------------------
 
 
 @router.get("/me/", responses=answers(*_SIGNED_IN))
-def who_am_i(token: Token, engine: TheEngine) -> shapes.Account:
+def who_am_i(token: Token, engine: TheEngine) -> schemas.Account:
     """The account behind the token."""
-    return shapes.Account.model_validate(engine.sessions.whoami(token))
+    return schemas.Account.model_validate(engine.sessions.whoami(token))
 
 
 @router.get("/sessions/", responses=answers(*_SIGNED_IN))
 def list_sessions(token: Token, engine: TheEngine) -> list[Session]:
-    """One's own open sessions, the last used first."""
+    """Open sessions of the caller, most recently used first."""
     return [Session.model_validate(s) for s in engine.sessions.mine(token)]
 
 
 @router.delete("/sessions/", status_code=204, responses=answers(*_SIGNED_IN))
 def end_all_sessions(token: Token, engine: TheEngine) -> None:
-    """End all of one's own sessions, this one too."""
+    """End all sessions of the caller, including this one."""
     engine.sessions.sign_out_everywhere(token)
 
 
 @router.delete("/sessions/{session_id}/", status_code=204, responses=answers(*_SIGNED_IN, 404))
 def end_session(session_id: str, token: Token, engine: TheEngine) -> None:
-    """End one of one's own sessions."""
+    """End a session of the caller."""
     engine.sessions.end(token, session_id)
 
 
 @router.post("/prove/", status_code=204, responses=answers(*_OPEN, 403))
 def prove(proof: Proof, token: Token, engine: TheEngine) -> None:
-    """Prove again who holds the session, where a route answers `urn:medsec:step-up-needed`."""
+    """Re-authenticate, after a route answered `urn:medsec:step-up-needed`."""
     engine.sessions.prove(token, proof.password, proof.code)
 
 
@@ -266,7 +270,7 @@ def prove(proof: Proof, token: Token, engine: TheEngine) -> None:
 
 @router.get("/signing-key/", responses=answers(429, 503))
 def signing_key(engine: TheEngine) -> SigningKey:
-    """The public key that signs exchanges. Trust it only after comparing its fingerprint."""
+    """The public key that signs key exchanges. Compare its fingerprint before you trust it."""
     return SigningKey.of(engine.keys.signing_key())
 
 
@@ -277,11 +281,11 @@ def offer_exchange(
     engine: TheEngine,
     group: Annotated[Literal["ffdhe3072", "ffdhe4096", "x25519"], Query()] = "ffdhe3072",
 ) -> Offer:
-    """Diffie-Hellman parameters and the server's signed public value, for one answer."""
+    """Start a key exchange: Diffie-Hellman parameters and the server's signed public value."""
     return Offer.model_validate(engine.exchange.offer(token, group))
 
 
 @router.post("/key-exchange/", responses=answers(400, *_SIGNED_IN, 403, 409, 413, 422))
 def answer_exchange(answer: Answer, token: Token, engine: TheEngine) -> Confirmation:
-    """Send the client's public value; both sides then hold the same AES-256 key."""
+    """Complete a key exchange with the client's public value; both sides then share a key."""
     return Confirmation.model_validate(engine.exchange.answer(token, answer.model_dump()))

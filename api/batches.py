@@ -1,8 +1,7 @@
-"""Many files in one request: taken at once, sealed as ``cli.py seal`` does it, asked for later.
+"""Batches: many files in one request, processed in the background like ``cli.py seal``.
 
-A batch lives in memory and belongs to the account that sent it. What it has done is in the
-catalog; a server that stops loses only the list of outcomes, and a batch that is sent again goes
-on where it was.
+A batch is kept in memory and belongs to the account that sent it. Its results are in the catalog.
+If the server stops, only the list of outcomes is lost; sending the batch again continues it.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFile
 from pydantic import Field
 
-from api import shapes
-from api.asking import TheEngine, Token
+from api import schemas
+from api.dependencies import TheEngine, Token
 from api.files import BINARY, Answers
 from api.problems import Problem, answers, named
 from engine import CSV_HEAD, FEW_FILES, BatchItem, BatchOptions, Engine, Progress, Source, errors
 
 router = APIRouter(prefix="/batches", tags=["batches"])
 
-#: Finished batches are remembered up to so many files together; the oldest go first.
+#: Total number of files of finished batches to remember; the oldest batches are dropped.
 _REMEMBERED_FILES: Final = 10_000
 _MOST_FILES: Final = 1000
 
@@ -38,28 +37,28 @@ log = logging.getLogger("medsec")
 
 
 class State(StrEnum):
-    """How far a file is."""
+    """State of a file in a batch."""
 
     WAITING = "waiting"
     WORKING = "working"
-    DRAFT = "draft"  # taken in; a person or another call seals it
-    REVIEW = "review"  # taken in; a person must look first
+    DRAFT = "draft"  # uploaded; to be sealed by a person or another call
+    REVIEW = "review"  # uploaded; needs review first
     SEALED = "sealed"
-    PRESENT = "present"  # was sealed before
+    PRESENT = "present"  # was already sealed
     REFUSED = "refused"
 
 
-class Outcome(shapes.Shape):
-    """What became of one file."""
+class Outcome(schemas.Schema):
+    """Outcome of one file."""
 
-    place: int = Field(description="Place among the files that were sent, from 0.")
+    place: int = Field(description="Position in the list of files, from 0.")
     state: State
     image_id: str | None = None
     labels: dict[str, int] = Field(
-        default_factory=dict, description="How many regions of each class are sealed."
+        default_factory=dict, description="Number of sealed regions of each class."
     )
-    reasons: list[str] = Field(default_factory=list, description="Why a person must look.")
-    seconds: float | None = Field(default=None, description="Work on this file.")
+    reasons: list[str] = Field(default_factory=list, description="Why the image needs review.")
+    seconds: float | None = Field(default=None, description="Processing time of this file.")
     problem: Problem | None = None
 
     @classmethod
@@ -75,13 +74,13 @@ class Outcome(shapes.Shape):
         )
 
 
-class Batch(shapes.Shape):
-    """A batch and how far it is."""
+class Batch(schemas.Schema):
+    """A batch and its progress."""
 
     batch_id: str = Field(examples=["ba_7e6d5c4b3a29180f1e2d3c4b"])
     done: bool
     files_per_second: float
-    seconds_left: float | None = Field(description="At that rate; null where nobody can say yet.")
+    seconds_left: float | None = Field(description="Estimate at the current rate; null if unknown.")
     files: list[Outcome]
 
 
@@ -93,7 +92,7 @@ class _Job:
     profile: str | None
     seal: bool
     names: list[str] = field(repr=False)
-    #: Contents of files that were not read yet, by place.
+    #: Contents of files not yet processed, by position.
     waiting: dict[int, bytes] = field(repr=False)
     progress: Progress
     read: set[int] = field(default_factory=set)
@@ -112,7 +111,7 @@ class _Job:
 
 
 class Batches:
-    """All batches of one server; one thread works them off, beside the pages' own work."""
+    """All batches of this server, processed by one thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -121,7 +120,7 @@ class Batches:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batch")
 
     def stop(self) -> None:
-        """Let the file under way come to its end and drop what waits."""
+        """Complete the current file and drop the waiting ones."""
         with self._lock:
             for job in self._jobs.values():
                 job.stopped.set()
@@ -136,13 +135,13 @@ class Batches:
         profile: str | None,
         seal: bool,
     ) -> Batch:
-        """Take a batch in and begin.
+        """Accept a batch and start processing.
 
         Args:
-            work: The session's token for it; ended here when the work is done.
+            work: Work token of the session; ended when the batch is done.
 
         Raises:
-            StorageBusy: Others wait already with as much as may be held in memory.
+            StorageBusy: Waiting batches already use the memory limit.
         """
         job = _Job(
             self._engine.caller(work).username, work, patient_id, profile, seal,
@@ -153,7 +152,7 @@ class Batches:
         with self._lock:
             held = sum(j.held_bytes for j in self._jobs.values())
             if held + job.held_bytes > self._engine.settings.batch_limit_mb * 1024 * 1024:
-                raise errors.StorageBusy("Other batches are waiting: send this one later.")
+                raise errors.StorageBusy("Too many batches are waiting. Send this one again later.")
             remembered = len(files) + sum(len(j.names) for j in self._jobs.values())
             for oldest in [i for i, j in self._jobs.items() if j.done]:
                 if remembered <= _REMEMBERED_FILES:
@@ -176,7 +175,7 @@ class Batches:
             )
 
     def report(self, account: str, batch_id: str, format: str) -> str:
-        """A line for each file that is done, as ``cli.py seal --report``. Raises NotFound."""
+        """One line per finished file, as ``cli.py seal --report``. Raises NotFound."""
         with self._lock:
             job = self._own(account, batch_id)
             items = [(job.names[place], item) for place, item in sorted(job.items.items())]
@@ -187,14 +186,14 @@ class Batches:
     def _own(self, account: str, batch_id: str) -> _Job:
         job = self._jobs.get(batch_id)
         if job is None or job.account != account:
-            raise errors.NotFound("There is no such batch.")
+            raise errors.NotFound("There is no such batch. Check the id, or send the files again.")
         return job
 
     def _work(self, job: _Job) -> None:
         try:
             if job.stopped.is_set():
                 return
-            with self._lock:  # what it waited for others is no part of its rate
+            with self._lock:  # the time spent waiting does not count for the rate
                 job.progress = Progress(len(job.names), time.monotonic())
             items = self._engine.batches.seal(
                 job.token, job.patient_id, self._sources(job), job.profile,
@@ -209,7 +208,7 @@ class Batches:
             self._refuse_rest(job, err.code, err.message)
         except Exception:
             log.exception("a batch failed")
-            self._refuse_rest(job, "unexpected", "Something went wrong: tell the administrator.")
+            self._refuse_rest(job, "unexpected", "Unexpected error. Tell your administrator.")
         finally:
             job.done = True
             self._engine.batches.end_work(job.token)
@@ -224,7 +223,7 @@ class Batches:
         def read() -> bytes:
             with self._lock:
                 if job.stopped.is_set():
-                    raise errors.StorageBusy("The server stops: send the batch again.")
+                    raise errors.StorageBusy("The server is stopping. Send the batch again.")
                 job.read.add(place)
                 return job.waiting.pop(place)
 
@@ -258,15 +257,15 @@ def send_batch(
     batches: TheBatches,
     response: Response,
     patient_id: Annotated[
-        shapes.Line, Form(description="Key or hospital number.", examples=["P-1042"])
+        schemas.Line, Form(description="Patient id or hospital number.", examples=["P-1042"])
     ],
     files: Annotated[list[UploadFile], File(min_length=1, max_length=_MOST_FILES)],
-    profile: Annotated[shapes.Line | None, Form()] = None,
-    seal: Annotated[bool, Form(description="Seal what no person must look at.")] = False,
+    profile: Annotated[schemas.Line | None, Form()] = None,
+    seal: Annotated[bool, Form(description="Seal images that need no review.")] = False,
 ) -> Batch:
-    """Send many files of one patient; `Location` is where to ask how far they are.
+    """Send many files of one patient; poll the URL in `Location` for progress.
 
-    The same files sent again go on where they were: what is sealed is not done twice.
+    If the same files are sent again, images that are already sealed are not processed twice.
     """
     work = engine.batches.work_token(token)
     try:
@@ -284,13 +283,13 @@ def send_batch(
 
 @router.get("/{batch_id}/", responses=answers(401, 404, 422, 429, 503))
 def read_batch(batch_id: str, token: Token, engine: TheEngine, batches: TheBatches) -> Batch:
-    """How far a batch of one's own is."""
+    """Progress of a batch of the caller."""
     return batches.get(engine.caller(token).username, batch_id)
 
 
 _REPORT: Answers = {
     200: {
-        "description": "A line for each file that is done",
+        "description": "One line per finished file",
         "content": {"text/csv": BINARY, "application/jsonl": BINARY},
     }
 }
@@ -308,7 +307,7 @@ def read_report(
     batches: TheBatches,
     format: Literal["csv", "jsonl"] = "csv",
 ) -> Response:
-    """The report of a batch of one's own, with the columns of `cli.py seal --report`."""
+    """Report of a batch of the caller, with the columns of `cli.py seal --report`."""
     text = batches.report(engine.caller(token).username, batch_id, format)
     media_type = "text/csv" if format == "csv" else "application/jsonl"
     return Response(text, media_type=media_type)

@@ -1,4 +1,4 @@
-"""Routes that the pages need: the session cookie, and frames of what a session has opened."""
+"""Routes for the pages: the session cookie, and frames of opened images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 
-from api.asking import CookieToken, Frame, TheEngine, Token, Window
+from api.dependencies import CookieToken, Frame, TheEngine, Token, Window
 from api.files import FILE, PICTURE, attachment, picture
 from api.problems import answers
 from api.sessions import COOKIE, tickets
@@ -18,16 +18,16 @@ router = APIRouter(tags=["browser"])
 
 
 class Ticket(BaseModel):
-    """What the browser posts after a sign-in on a page."""
+    """The ticket that the browser posts after a sign-in."""
 
-    ticket: str = Field(max_length=100, examples=["what a page was given"])
+    ticket: str = Field(max_length=100, examples=["ticket from the sign-in page"])
 
 
 @router.post("/session/", status_code=204, responses=answers(400, 401, 413, 422, 429))
 def begin_session(
     body: Ticket, request: Request, token: CookieToken, engine: TheEngine
 ) -> Response:
-    """Trade a ticket of the sign-in page for the session cookie; one that was there ends."""
+    """Exchange a ticket for the session cookie; an earlier session of the browser ends."""
     response = Response(status_code=204)
     _forget_identity(request, response)
     response.set_cookie(
@@ -46,9 +46,9 @@ def begin_session(
 
 @router.delete("/session/", status_code=204, responses=answers(429))
 def end_session(request: Request, token: CookieToken, engine: TheEngine) -> Response:
-    """End the session itself, not only the browser's memory of it."""
+    """End the session on the server and delete the cookie."""
     if token:
-        with suppress(errors.NotSignedIn):  # had it ended already, the cookie goes all the same
+        with suppress(errors.NotSignedIn):  # if it had ended already, delete the cookie anyway
             engine.sessions.sign_out(token)
     response = Response(status_code=204)
     _forget_identity(request, response)
@@ -59,7 +59,7 @@ def end_session(request: Request, token: CookieToken, engine: TheEngine) -> Resp
 
 
 def _forget_identity(request: Request, response: Response) -> None:
-    """Drop what single sign-on left in the browser: only the engine's session counts."""
+    """Delete the cookies of single sign-on; only the engine's session is used."""
     for name in request.cookies:
         if name.startswith("_streamlit_user"):
             response.delete_cookie(name, path="/", httponly=True, samesite="lax")
@@ -79,7 +79,7 @@ def masked_frame(
     engine: TheEngine,
     enhance: bool = False,
 ) -> Response:
-    """One frame of the sealed image as a screen shows it."""
+    """One frame of the sealed image, rendered for display."""
     return picture(
         engine.images.masked_frame(token, image_id, frame, window=window, enhance=enhance)
     )
@@ -119,5 +119,5 @@ def restored_file(
     format: Literal["original", "png", "jpeg"] = "original",
     frame: Frame = 0,
 ) -> Response:
-    """A restoration to take away: the original file, or one frame as ``png`` or ``jpeg``."""
+    """Download a restoration: the original file, or one frame as ``png`` or ``jpeg``."""
     return attachment(engine.images.restored_file(token, handle, format=format, frame=frame))

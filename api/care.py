@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter
 from pydantic import Field
 
-from api import shapes
-from api.asking import TheEngine, Token
+from api import schemas
+from api.dependencies import TheEngine, Token
 from api.problems import answers
 from engine import Permission, Verdict
 
@@ -16,61 +16,61 @@ router = APIRouter(tags=["care"])
 
 _READING = answers(401, 403, 404, 422, 429, 503)
 _WRITING = answers(400, 401, 403, 404, 413, 422, 429, 503)
-Username = Annotated[shapes.Line, Field(max_length=64, examples=["doctor"])]
+Username = Annotated[schemas.Line, Field(max_length=64, examples=["doctor"])]
 
 
-class CareRelation(shapes.Shape):
+class CareRelation(schemas.Schema):
     """A doctor who treats a patient."""
 
     patient_id: str
     number: str = Field(description="The patient's hospital number.", examples=["P-1042"])
     username: str
-    since: shapes.Utc
+    since: schemas.Utc
     assigned_by: str
 
 
-class Assignment(shapes.Request):
-    """The doctor who is to treat the patient."""
+class Assignment(schemas.Request):
+    """The doctor to add."""
 
     username: Username
 
 
-class EmergencyAccess(shapes.Shape):
-    """One broken glass, from its reason to its review."""
+class EmergencyAccess(schemas.Schema):
+    """An emergency access (break-glass), from its reason to its review."""
 
     glass_id: str = Field(examples=["gl_4f5e6d7c8b9a0f1e2d3c4b5a"])
     patient_id: str
     number: str = Field(description="The patient's hospital number.")
     username: str
     reason: str
-    opened_at: shapes.Utc
-    expires_at: shapes.Utc
+    opened_at: schemas.Utc
+    expires_at: schemas.Utc
     open: bool
-    ended_at: shapes.Utc | None
+    ended_at: schemas.Utc | None
     ended_by: str
-    reviewed_at: shapes.Utc | None
+    reviewed_at: schemas.Utc | None
     reviewed_by: str
     verdict: Verdict | None
     remark: str
 
 
-class Emergency(shapes.Request):
-    """Whom to open, and why now; the administrator reads it."""
+class Emergency(schemas.Request):
+    """The patient, and the reason; the administrator sees it."""
 
-    patient: Annotated[shapes.Line, Field(description="Hospital number or key.")]
-    reason: shapes.Why
+    patient: Annotated[schemas.Line, Field(description="Hospital number or patient id.")]
+    reason: schemas.Why
 
 
-class Review(shapes.Request):
+class Review(schemas.Request):
     """Whether an emergency access was justified."""
 
     verdict: Literal["justified", "unjustified"]
-    remark: shapes.Why
+    remark: schemas.Why
 
 
 @router.get("/patients/{patient_id}/care-team/", responses=_READING)
 def read_care_team(patient_id: str, token: Token, engine: TheEngine) -> list[CareRelation]:
-    """Who treats a patient, newest first."""
+    """Doctors of a patient, newest first."""
     return [CareRelation.model_validate(r) for r in engine.care.team(token, patient_id)]
 
 
@@ -78,7 +78,7 @@ def read_care_team(patient_id: str, token: Token, engine: TheEngine) -> list[Car
 def assign_care(
     patient_id: str, assignment: Assignment, token: Token, engine: TheEngine
 ) -> CareRelation:
-    """Let a doctor treat a patient."""
+    """Add a doctor to a patient."""
     made = engine.care.assign(token, patient_id, assignment.username)
     return CareRelation.model_validate(made)
 
@@ -91,14 +91,14 @@ def end_care(patient_id: str, username: str, token: Token, engine: TheEngine) ->
 
 @router.post("/emergency-access/", status_code=201, responses=_WRITING)
 def break_glass(emergency: Emergency, token: Token, engine: TheEngine) -> EmergencyAccess:
-    """Open a patient whom somebody else treats, for an hour. It will be reviewed."""
+    """Start emergency access (break-glass) to a patient for one hour. It will be reviewed."""
     broken = engine.care.break_glass(token, emergency.patient, emergency.reason)
     return EmergencyAccess.model_validate(broken)
 
 
 @router.get("/emergency-access/", responses=_READING)
 def list_emergency_access(token: Token, engine: TheEngine) -> list[EmergencyAccess]:
-    """Every emergency access for who reviews them; for a doctor, their own that is open."""
+    """All emergency accesses for reviewers; for doctors, their own open ones."""
     reviewer = engine.sessions.may(token, Permission.REVIEW_ACCESS)
     found = (
         engine.care.emergency_access(token) if reviewer else engine.care.my_emergency_access(token)
@@ -108,7 +108,7 @@ def list_emergency_access(token: Token, engine: TheEngine) -> list[EmergencyAcce
 
 @router.delete("/emergency-access/{glass_id}/", status_code=204, responses=_READING)
 def end_glass(glass_id: str, token: Token, engine: TheEngine) -> None:
-    """End one's own emergency access, or somebody's as who reviews them."""
+    """End an emergency access: your own, or any as a reviewer."""
     if engine.sessions.may(token, Permission.REVIEW_ACCESS):
         engine.care.revoke_emergency_access(token, glass_id)
     else:
@@ -117,5 +117,5 @@ def end_glass(glass_id: str, token: Token, engine: TheEngine) -> None:
 
 @router.post("/emergency-access/{glass_id}/review/", status_code=204, responses=_WRITING)
 def review_glass(glass_id: str, review: Review, token: Token, engine: TheEngine) -> None:
-    """Say whether an emergency access was justified; once, and never of one's own."""
+    """Record whether an emergency access was justified; once, and never your own."""
     engine.care.review_emergency_access(token, glass_id, review.verdict, review.remark)

@@ -1,4 +1,4 @@
-"""Drafts over REST: what was found, and sealing it, for systems that need no box editor."""
+"""Drafts over REST: detected boxes and sealing, for systems without the box editor."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends
 from fastapi.exceptions import RequestValidationError
 from pydantic import ConfigDict, Field
 
-from api import shapes
-from api.asking import Limit, Offset, TheEngine, Token, needed_reason
+from api import schemas
+from api.dependencies import Limit, Offset, TheEngine, Token, needed_reason
 from api.problems import answers
 from engine import Suggestion
 
@@ -19,52 +19,56 @@ _READING = (401, 403, 404, 409, 422, 429, 503)
 _WRITING = (400, *_READING, 413)
 
 
-class Draft(shapes.Shape):
+class Draft(schemas.Schema):
     """A draft that this session has opened."""
 
-    handle: str = Field(description="For GET /drafts/{handle}/frames/{frame}/, for minutes.")
-    image: shapes.Image
-    found: list[shapes.Box] = Field(description="Most certain first.")
-    reasons: list[str] = Field(description="Why a person must look.")
-    suggestions: list[Suggestion] = Field(
-        description="Of each: seal, ask (too uncertain), or leave (harmless text)."
+    handle: str = Field(
+        description="For GET /drafts/{handle}/frames/{frame}/; expires after minutes."
     )
-    labels: list[str] = Field(description="Classes that a box may have.")
+    image: schemas.Image
+    found: list[schemas.Box] = Field(description="Highest confidence first.")
+    reasons: list[str] = Field(description="Why the draft needs review.")
+    suggestions: list[Suggestion] = Field(
+        description="For each box: seal, ask (too uncertain), or leave (harmless text)."
+    )
+    labels: list[str] = Field(description="Allowed classes of boxes.")
     frames: int
-    expires_at: shapes.Utc
+    expires_at: schemas.Utc
 
 
-class Decision(shapes.Request):
-    """The boxes to seal. Without any, those that were found are sealed."""
+class Decision(schemas.Request):
+    """The boxes to seal. Without boxes, the detected ones are sealed."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [{"boxes": [{"label": "text", "x1": 8, "y1": 8, "x2": 200, "y2": 40}]}]
         }
     )
-    boxes: list[shapes.Box] | None = Field(None, max_length=500)
-    removed: dict[int, shapes.Why] = Field(
-        default_factory=dict, description="Place among the found boxes, and why it stays visible."
+    boxes: list[schemas.Box] | None = Field(None, max_length=500)
+    removed: dict[int, schemas.Why] = Field(
+        default_factory=dict, description="Index of a detected box, and why it stays visible."
     )
-    confirm: shapes.Text = Field("", description="A person's reason to go on in spite of doubts.")
+    confirm: schemas.Text = Field(
+        "", description="A person's reason for sealing despite the open review reasons."
+    )
 
 
 @router.get("/", responses=answers(401, 403, 422, 429, 503))
 def list_drafts(
     token: Token, engine: TheEngine, limit: Limit = 50, offset: Offset = 0
-) -> shapes.Page[shapes.Image]:
-    """What waits to be sealed: drafts and the review queue, newest first."""
-    return shapes.Page.of(engine.drafts.waiting(token, limit + 1, offset), limit, offset)
+) -> schemas.Page[schemas.Image]:
+    """Drafts and the review queue, newest first."""
+    return schemas.Page.of(engine.drafts.waiting(token, limit + 1, offset), limit, offset)
 
 
 @router.get("/{image_id}/", responses=answers(*_READING))
 def open_draft(image_id: str, token: Token, engine: TheEngine) -> Draft:
-    """Open a draft: it is plaintext, and the log says who looked."""
+    """Open a draft. It is plaintext, so the access is logged."""
     view = engine.drafts.open(token, image_id)
     return Draft(
         handle=view.handle,
-        image=shapes.Image.model_validate(view.record),
-        found=[shapes.Box.of(d) for d in view.detections],
+        image=schemas.Image.model_validate(view.record),
+        found=[schemas.Box.of(d) for d in view.detections],
         reasons=list(view.reasons),
         suggestions=list(view.suggestions),
         labels=list(view.labels),
@@ -74,10 +78,10 @@ def open_draft(image_id: str, token: Token, engine: TheEngine) -> Draft:
 
 
 @router.post("/{image_id}/seal/", responses=answers(*_WRITING))
-def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> shapes.Image:
-    """Seal a draft: from here on nobody without permission sees what is under a box.
+def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> schemas.Image:
+    """Seal a draft. The content of the boxes is then visible only with permission.
 
-    409 with `urn:medsec:review-needed` where a person must look first; the draft stays.
+    409 with `urn:medsec:review-needed` if the draft needs review first; the draft is kept.
     """
     removed = dict(decision.removed)
     if decision.boxes is None:
@@ -95,12 +99,12 @@ def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> 
                 where = {"loc": ("body", "boxes", place), "msg": "not a box", "type": "value_error"}
                 raise RequestValidationError([where]) from err
     sealed = engine.drafts.seal(token, image_id, wanted, removed, decision.confirm)
-    return shapes.Image.model_validate(sealed)
+    return schemas.Image.model_validate(sealed)
 
 
 @router.delete("/{image_id}/", status_code=204, responses=answers(*_WRITING))
 def discard_draft(
     image_id: str, token: Token, engine: TheEngine, reason: Annotated[str, Depends(needed_reason)]
 ) -> None:
-    """Throw a draft away; its key is destroyed."""
+    """Discard a draft; its key is destroyed."""
     engine.drafts.discard(token, image_id, reason)

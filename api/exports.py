@@ -1,4 +1,4 @@
-"""Routes for what the pages hand out besides pictures: how to show an image, and tables."""
+"""Routes of the pages for data other than pictures: display parameters and tables."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import Field, NaiveDatetime
 
-from api import shapes
-from api.asking import TheEngine, Token
+from api import schemas
+from api.dependencies import TheEngine, Token
 from api.files import BINARY, Answers, attachment
 from api.problems import answers
 
@@ -22,16 +22,16 @@ _TABLE: Answers = {
 }
 _REFUSALS = answers(401, 403, 404, 409, 422, 429, 503)
 Chosen = Annotated[list[str] | None, Query(max_length=100)]
-#: UTC without saying so, as the engine keeps it.
+#: UTC without time zone, as in the engine.
 Day = Annotated[NaiveDatetime | None, Query()]
 
 
-#: A tuple would be described in the way of OpenAPI 3.0.
+#: A tuple would produce an OpenAPI 3.0 schema.
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
-class Display(shapes.Shape):
-    """How an image can be shown and measured, as its masked file says."""
+class Display(schemas.Schema):
+    """Pixel spacing and windows from the masked file."""
 
     spacing_mm: Pair | None
     spacing_from: str = Field(examples=["PixelSpacing"])
@@ -56,7 +56,7 @@ def statistics_table(
     since: Day = None,
     until: Day = None,
 ) -> Response:
-    """A table of the statistics to take away, filtered as the Analytics page is."""
+    """Download a table of the statistics, with the filters of the Analytics page."""
     return attachment(engine.statistics.export(token, table, format, modality, since, until, label))
 
 
@@ -66,5 +66,5 @@ def audit_file(
     engine: TheEngine,
     q: Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")] = "",
 ) -> Response:
-    """Every entry of the audit log that matches, as CSV."""
+    """All matching entries of the audit log, as CSV."""
     return attachment(engine.audit.export(token, q))

@@ -1,4 +1,4 @@
-"""Pictures and files as responses that no cache keeps."""
+"""Responses with pictures and files, sent with ``no-store``."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ Answers = dict[int | str, dict[str, Any]]
 PICTURE: Answers = {200: {"description": "A picture", "content": {"image/png": BINARY}}}
 FILE: Answers = {200: {"description": "A file", "content": dict.fromkeys(_FORMATS, BINARY)}}
 SEALED: Answers = {
-    200: {"description": "Sealed bytes", "content": {"application/octet-stream": BINARY}}
+    200: {"description": "Encrypted bytes", "content": {"application/octet-stream": BINARY}}
 }
 REGION: Answers = {
     200: {
-        "description": "A region, or what it seals, sealed under the exchanged key",
+        "description": "A region as JSON, or its content encrypted with the exchanged key",
         "content": SEALED[200]["content"],
     }
 }
 FILE_OR_SEALED: Answers = {
     200: {
-        "description": "A file, or the same sealed under the exchanged key",
+        "description": "A file, or the same file encrypted with the exchanged key",
         "content": {**FILE[200]["content"], **SEALED[200]["content"]},
     }
 }
 
 
 def picture(pixels: np.ndarray) -> Response:
-    """A lossless picture that no cache keeps.
+    """A picture as PNG, sent with ``no-store``.
 
     Args:
         pixels: Shape (H, W, 3), uint8.
@@ -47,12 +47,12 @@ def picture(pixels: np.ndarray) -> Response:
 
 
 def png(data: bytes) -> Response:
-    """A PNG that no cache keeps."""
+    """PNG data, sent with ``no-store``."""
     return Response(data, media_type="image/png", headers={"Cache-Control": "no-store"})
 
 
 def attachment(file: File, **headers: str) -> Response:
-    """A file under its own name; the name is quoted so that it cannot add headers."""
+    """A file download; the name is percent-encoded, so that it cannot inject headers."""
     return Response(
         file.data,
         media_type=file.media_type,

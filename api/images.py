@@ -1,4 +1,4 @@
-"""Images over REST: what is masked for all who may, what is sealed for a reason and by key."""
+"""Images over REST: masked images, and sealed content with a reason or a key exchange."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import Field
 
-from api import shapes
-from api.asking import Exchange, Frame, Limit, Offset, Reason, TheEngine, Token, needed_reason
+from api import schemas
+from api.dependencies import Exchange, Frame, Limit, Offset, Reason, TheEngine, Token, needed_reason
 from api.files import FILE, FILE_OR_SEALED, PICTURE, REGION, SEALED, attachment, png
 from api.problems import answers
 from engine import ImageQuery, Restoration
@@ -23,8 +23,8 @@ _Format = Literal["png", "jpeg", "original"]
 Filter = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
 
 
-class Metrics(shapes.Shape):
-    """Measured numbers of one image; `engine/metrics.py` names each."""
+class Metrics(schemas.Schema):
+    """Metrics of one image; `engine/metrics.py` defines them."""
 
     entropy_original_bits: float
     entropy_masked_bits: float
@@ -33,7 +33,7 @@ class Metrics(shapes.Shape):
     entropy_sealed_low_bits: float | None
     entropy_sealed_high_bits: float | None
     ssim: float
-    psnr_db: float | None = Field(description="Null where nothing differs.")
+    psnr_db: float | None = Field(description="Null if the images are identical.")
     histogram_correlation: float
     average_hash_distance_bits: int
     perceptual_hash_distance_bits: int
@@ -42,21 +42,21 @@ class Metrics(shapes.Shape):
     regions: list[dict[str, float | None]]
 
 
-class Opened(shapes.Shape):
-    """An image that this session has opened; pixels are behind the handle."""
+class Opened(schemas.Schema):
+    """An image that this session has opened; use the handle to get its pixels."""
 
     handle: str = Field(examples=["vw_1a2b3c4d5e6f708192a3b4c5"])
     image_id: str
     frames: int
-    partial: bool = Field(description="Some regions stayed sealed.")
-    opened: list[str] = Field(description="Ids of the regions that are open.")
-    proof: str = Field(description="bytes, pixels or regions.")
+    partial: bool = Field(description="Whether some regions stayed sealed.")
+    opened: list[str] = Field(description="Ids of the opened regions.")
+    proof: str = Field(description="What was verified: bytes, pixels or regions.")
     total_ms: float
-    expires_at: shapes.Utc
+    expires_at: schemas.Utc
 
     @classmethod
     def of(cls, opened: Restoration) -> Opened:
-        """From the engine's restoration, without its names and digests."""
+        """From the engine's restoration, without names and digests."""
         facts = {f: getattr(opened, f) for f in cls.model_fields if f != "image_id"}
         return cls(image_id=opened.record.image_id, **facts)
 
@@ -71,31 +71,31 @@ def list_images(
     label: Filter = None,
     limit: Limit = 50,
     offset: Offset = 0,
-) -> shapes.Page[shapes.Image]:
-    """Released images that match every filter, newest first; `q` finds their patients."""
+) -> schemas.Page[schemas.Image]:
+    """Released images that match all filters, newest first; `q` searches for patients."""
     query = ImageQuery(patient_id=patient_id, text=q, modality=modality, label=label)
     found = engine.search.images(token, query, limit + 1, offset)
-    return shapes.Page.of(found.images, limit, offset)
+    return schemas.Page.of(found.images, limit, offset)
 
 
 @router.get("/images/{image_id}/", responses=answers(*_READING))
-def read_image(image_id: str, token: Token, engine: TheEngine) -> shapes.Image:
+def read_image(image_id: str, token: Token, engine: TheEngine) -> schemas.Image:
     """One released image."""
-    return shapes.Image.model_validate(engine.images.get(token, image_id))
+    return schemas.Image.model_validate(engine.images.get(token, image_id))
 
 
 @router.delete("/images/{image_id}/", status_code=204, responses=answers(*_WRITING))
 def erase_image(
     image_id: str, token: Token, engine: TheEngine, reason: Annotated[str, Depends(needed_reason)]
 ) -> None:
-    """Destroy the image's key: nobody opens it again, here or from its packages."""
+    """Destroy the image's key. Nobody can restore it again, not even from its packages."""
     engine.images.erase(token, image_id, reason)
 
 
 @router.get("/images/{image_id}/thumbnail/", response_class=Response,
             responses={**answers(*_READING), **PICTURE})  # fmt: skip
 def thumbnail(image_id: str, token: Token, engine: TheEngine) -> Response:
-    """Small picture of the masked image."""
+    """Thumbnail of the masked image."""
     return png(engine.images.thumbnail(token, image_id))
 
 
@@ -109,24 +109,24 @@ def grid(image_id: str, token: Token, engine: TheEngine, frame: Frame = 0) -> Re
 @router.get("/images/{image_id}/file/", response_class=Response,
             responses={**answers(*_READING), **FILE})  # fmt: skip
 def masked_file(image_id: str, token: Token, engine: TheEngine) -> Response:
-    """The masked file to take away, in the original's format."""
+    """Download the masked file, in the format of the original."""
     return attachment(engine.images.masked_file(token, image_id))
 
 
 @router.get("/images/{image_id}/package/", response_class=Response,
             responses={**answers(*_READING), **SEALED})  # fmt: skip
 def sealed_package(image_id: str, token: Token, engine: TheEngine) -> Response:
-    """What the masked file lacks, sealed; opens only with this system's keys."""
+    """The encrypted regions of the masked file; only this system's keys decrypt them."""
     return attachment(engine.packages.export(token, image_id))
 
 
 @router.get("/images/{image_id}/regions/", responses=answers(*_READING))
-def list_regions(image_id: str, token: Token, engine: TheEngine) -> list[shapes.SealedBox]:
-    """Where the image is sealed, and as what."""
-    return [shapes.SealedBox.of(image_id, r) for r in engine.images.regions(token, image_id)]
+def list_regions(image_id: str, token: Token, engine: TheEngine) -> list[schemas.SealedBox]:
+    """The sealed regions of an image."""
+    return [schemas.SealedBox.of(image_id, r) for r in engine.images.regions(token, image_id)]
 
 
-@router.get("/regions/{region_id}/", response_model=shapes.SealedBox,
+@router.get("/regions/{region_id}/", response_model=schemas.SealedBox,
             responses={**answers(*_READING), **REGION})  # fmt: skip
 def read_region(
     region_id: str,
@@ -134,17 +134,17 @@ def read_region(
     engine: TheEngine,
     reason: Reason,
     exchange: Exchange = None,
-    frame: Annotated[int | None, Query(ge=0, le=1_000_000, description="By default its first")] = (
-        None
-    ),
-) -> shapes.SealedBox | Response:
+    frame: Annotated[
+        int | None, Query(ge=0, le=1_000_000, description="Default: first frame of the region")
+    ] = (None),
+) -> schemas.SealedBox | Response:
     """One sealed region: place, class and confidence.
 
-    With a key exchange and a reason, what is under its box: a PNG under the exchanged key.
+    With a key exchange and a reason: its content as PNG, encrypted with the exchanged key.
     """
     image_id, region = engine.images.region(token, region_id)
     if exchange is None:
-        return shapes.SealedBox.of(image_id, region)
+        return schemas.SealedBox.of(image_id, region)
     return _sealed(
         engine.exchange.deliver_region(token, image_id, region_id, reason, exchange, frame)
     )
@@ -162,11 +162,11 @@ def restore(
     enhance: bool = False,
     frame: Frame = 0,
 ) -> Response:
-    """The original, opened and proven for a reason: the file itself, or one frame of it.
+    """The verified original, with a reason: the file itself, or one frame of it.
 
-    `X-Rendition` says what the answer is: `original` is the very file; `rendered` is what a
-    screen shows, without loss beyond its 8 bits; `lossy` is a JPEG. `enhanced` is added where
-    the contrast was changed. Renditions are for looking and are never stored.
+    `X-Rendition` describes the response: `original` is the original file; `rendered` is a display
+    version with 8 bits per channel and no other loss; `lossy` is a JPEG. `enhanced` is added if
+    the contrast was changed. Renditions are for viewing and are never stored.
     """
     opened = engine.images.restore(token, image_id, reason)
     try:
@@ -190,7 +190,7 @@ def restore(
 def open_image(
     image_id: str, token: Token, engine: TheEngine, reason: Reason, response: Response
 ) -> Opened:
-    """Open an image for minutes, to look at its frames one after the other."""
+    """Open an image for some minutes, to view its frames one by one."""
     opened = engine.images.restore(token, image_id, reason)
     response.headers["Location"] = f"/api/restorations/{opened.handle}/"
     return Opened.of(opened)
@@ -204,7 +204,7 @@ def read_restoration(handle: str, token: Token, engine: TheEngine) -> Opened:
 
 @router.delete("/restorations/{handle}/", status_code=204, responses=answers(401, 403, 429, 503))
 def close_restoration(handle: str, token: Token, engine: TheEngine) -> None:
-    """Forget an opened image now."""
+    """Close an opened image."""
     engine.images.close(token, handle)
 
 
@@ -215,29 +215,29 @@ def metrics(image_id: str, token: Token, engine: TheEngine) -> Metrics:
 
 
 @router.get("/images/{image_id}/history/", responses=answers(*_READING))
-def read_history(image_id: str, token: Token, engine: TheEngine) -> list[shapes.AuditEntry]:
-    """What happened to this image, as far as the caller may know."""
+def read_history(image_id: str, token: Token, engine: TheEngine) -> list[schemas.AuditEntry]:
+    """History of an image, as far as the caller has permission to see it."""
     entries = engine.images.history(token, image_id)
-    return [shapes.AuditEntry.model_validate(e) for e in entries]
+    return [schemas.AuditEntry.model_validate(e) for e in entries]
 
 
 @router.get("/images/{image_id}/notes/", responses=answers(*_READING))
-def list_notes(image_id: str, token: Token, engine: TheEngine) -> list[shapes.Note]:
+def list_notes(image_id: str, token: Token, engine: TheEngine) -> list[schemas.Note]:
     """Notes of one image, newest first."""
-    return [shapes.Note.model_validate(n) for n in engine.patients.notes(token, image_id=image_id)]
+    return [schemas.Note.model_validate(n) for n in engine.patients.notes(token, image_id=image_id)]
 
 
 @router.post("/images/{image_id}/notes/", status_code=201, responses=answers(*_WRITING))
-def add_note(image_id: str, note: shapes.NewNote, token: Token, engine: TheEngine) -> shapes.Note:
-    """Append a note to an image; notes are never changed."""
+def add_note(image_id: str, note: schemas.NewNote, token: Token, engine: TheEngine) -> schemas.Note:
+    """Add a note to an image; notes cannot be changed."""
     patient_id = engine.images.get(token, image_id).patient_id
     written = engine.patients.add_note(token, patient_id, note.text, image_id)
-    return shapes.Note.model_validate(written)
+    return schemas.Note.model_validate(written)
 
 
 @router.post("/images/{image_id}/flag/", status_code=204, responses=answers(*_WRITING))
-def flag(image_id: str, stated: shapes.Stated, token: Token, engine: TheEngine) -> None:
-    """Something should have been sealed: withdraw the image from everyone at once."""
+def flag(image_id: str, stated: schemas.Stated, token: Token, engine: TheEngine) -> None:
+    """Report missed private content. The image is withdrawn for all users immediately."""
     engine.withdrawals.flag(token, image_id, stated.reason)
 
 
@@ -247,12 +247,12 @@ def _rendition(format: str, enhance: bool) -> str:
 
 
 def _sealed(message: bytes, **headers: str) -> Response:
-    kept_nowhere = {"Cache-Control": "no-store", **headers}
-    return Response(message, media_type="application/octet-stream", headers=kept_nowhere)
+    no_store = {"Cache-Control": "no-store", **headers}
+    return Response(message, media_type="application/octet-stream", headers=no_store)
 
 
 def _finite(value: Any) -> Any:
-    """Without infinities and NaN, which JSON does not have."""
+    """The value with null for infinities and NaN, which JSON lacks."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

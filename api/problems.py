@@ -1,4 +1,4 @@
-"""Refusals as problem documents (RFC 9457): what happened and what to do, nothing from inside."""
+"""Errors as problem documents (RFC 9457): what happened and what to do, no internals."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from starlette.exceptions import HTTPException
 
 from engine import errors
 
-TOO_LARGE = "This is more than may be sent here."
+TOO_LARGE = "The request is too large. Send a smaller file or fewer files."
 MEDIA_TYPE = "application/problem+json"
-#: Seconds after which a busy catalog is worth another try.
+#: Retry-After for a busy catalog.
 _BUSY_SECONDS = 2
 
 
-#: What the framework refuses before a route is reached.
+#: Messages for errors that the framework raises before a route runs.
 _SENTENCES = {
-    400: "This request cannot be read: check its form.",
-    404: "There is nothing at this address.",
-    405: "This address does not take this method.",
+    400: "The request cannot be parsed. Check its syntax.",
+    404: "There is nothing at this URL. Check the path.",
+    405: "This URL does not support this HTTP method.",
     413: TOO_LARGE,
 }
 
@@ -38,10 +38,10 @@ _STATUS = {
 
 
 class Problem(BaseModel):
-    """Why a request was refused."""
+    """An error response."""
 
-    type: str = Field(description="Name of the problem; stays the same.")
-    title: str = Field(description="A sentence for a person.")
+    type: str = Field(description="Stable name of the error.")
+    title: str = Field(description="Message for people.")
     status: int
 
 
@@ -59,12 +59,12 @@ def problem(
 
 
 def named(code: str, title: str) -> Problem:
-    """A problem of an engine's error that is known by its code alone."""
+    """The problem document of an engine error, from its code."""
     return Problem(type=f"urn:medsec:{code}", title=title, status=_STATUS.get(code, 500))
 
 
 def of(error: errors.EngineError) -> JSONResponse:
-    """An engine's error: its class knows the status, its message is made for people."""
+    """The response for an engine error: status of its class, and its message."""
     headers = {}
     if "seconds" in error.facts:
         headers["Retry-After"] = str(math.ceil(error.facts["seconds"]))
@@ -78,7 +78,7 @@ def of(error: errors.EngineError) -> JSONResponse:
 
 
 def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The refusals of a route for the OpenAPI document."""
+    """The error responses of a route, for the OpenAPI document."""
     return {
         status: {
             "model": Problem,
@@ -98,26 +98,26 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def install(door: FastAPI) -> None:
-    """Map every error to its problem document; the only place that does."""
+def install(app: FastAPI) -> None:
+    """Register the handlers that turn errors into problem documents."""
 
-    @door.exception_handler(errors.EngineError)
+    @app.exception_handler(errors.EngineError)
     def _engine_error(_request: Request, error: errors.EngineError) -> JSONResponse:
         return of(error)
 
-    @door.exception_handler(RequestValidationError)
+    @app.exception_handler(RequestValidationError)
     def _wrong_request(_request: Request, error: RequestValidationError) -> JSONResponse:
         places = sorted({".".join(map(str, e["loc"]))[:80] for e in error.errors()})
         title = f"These parts of the request are not valid: {', '.join(places[:20])}."
         return problem(422, "wrong-request", title)
 
-    @door.exception_handler(HTTPException)
+    @app.exception_handler(HTTPException)
     def _http_error(_request: Request, error: HTTPException) -> JSONResponse:
         phrase = HTTPStatus(error.status_code).phrase
         code = phrase.lower().replace(" ", "-")
         title = _SENTENCES.get(error.status_code, f"{phrase}.")
         return problem(error.status_code, code, title, error.headers)
 
-    @door.exception_handler(Exception)
+    @app.exception_handler(Exception)
     def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
-        return problem(500, "unexpected", "Something went wrong: tell the administrator.")
+        return problem(500, "unexpected", "Unexpected error. Tell your administrator.")

@@ -1,4 +1,4 @@
-"""The browser's session: a one-time ticket becomes a cookie that scripts cannot read."""
+"""One-time tickets that a browser exchanges for an HttpOnly session cookie."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TICKET_SECONDS = 30.0
 
 
 class Tickets:
-    """One-time tickets that turn a sign-in on a page into a cookie that scripts cannot read.
+    """One-time tickets.
 
-    A page cannot set an HttpOnly cookie, and the session's token must not travel through the
-    page. So the page sends a ticket, the browser posts it here, and it is worth one cookie.
+    A page cannot set an HttpOnly cookie, and the session token must not be sent to the page. The
+    page therefore gets a ticket, and the browser posts it to get the cookie.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,7 +27,7 @@ class Tickets:
         self._lock = threading.Lock()
 
     def issue(self, token: str) -> str:
-        """A new ticket for a session's token, good once and for ``TICKET_SECONDS``."""
+        """A new ticket for a session token, valid once within ``TICKET_SECONDS``."""
         ticket = secrets.token_urlsafe(32)
         with self._lock:
             now = self._clock()
@@ -36,15 +36,15 @@ class Tickets:
         return ticket
 
     def redeem(self, ticket: str) -> str:
-        """The token for which it was issued.
+        """The token of a ticket.
 
         Raises:
-            NotSignedIn: Unknown, used or expired; one answer for all three.
+            NotSignedIn: Unknown, used or expired; the same error for all three.
         """
         with self._lock:
             token, expires = self._held.pop(ticket, ("", -math.inf))
         if expires <= self._clock():
-            raise errors.NotSignedIn("This sign-in has expired: please sign in again.")
+            raise errors.NotSignedIn("This sign-in has expired. Please sign in again.")
         return token
 
 

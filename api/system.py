@@ -1,4 +1,4 @@
-"""The system over REST: is it alive, what has it measured, what has happened."""
+"""The system over REST: health, statistics, models, audit log."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from api import shapes
-from api.asking import Limit, Offset, TheEngine, Token
+from api import schemas
+from api.dependencies import Limit, Offset, TheEngine, Token
 from api.problems import answers
 
 router = APIRouter()
@@ -20,11 +20,11 @@ class Status(BaseModel):
     status: str = Field(examples=["ok"])
 
 
-class Health(shapes.Shape):
-    """State of the system for its administrator; no patient data."""
+class Health(schemas.Schema):
+    """Health of the system for administrators; no patient data."""
 
     images: Mapping[str, int] = Field(
-        description="How many in each state.", examples=[{"draft": 2, "released": 118}]
+        description="Number of images in each state.", examples=[{"draft": 2, "released": 118}]
     )
     patients: int
     accounts: int
@@ -33,20 +33,22 @@ class Health(shapes.Shape):
     disk_free_bytes: int
     root_keys: list[str]
     keys_to_rotate: int
-    last_backup_at: shapes.Utc | None = None
-    backup_overdue: bool = Field(description="The last good backup is older than the setting.")
-    erasures_kept: bool = Field(description="The list of erasures lies beside the backups.")
-    scrubbed_at: shapes.Utc | None = Field(None, description="When all files were last checked.")
+    last_backup_at: schemas.Utc | None = None
+    backup_overdue: bool = Field(
+        description="The last successful backup is older than the setting allows."
+    )
+    erasures_kept: bool = Field(description="The list of erasures is stored with the backups.")
+    scrubbed_at: schemas.Utc | None = Field(None, description="When all files were last checked.")
     scrubbed_images: int
     broken: list[str] = Field(
-        description="Images and patients that were found damaged, and `accounts and rights` where"
-        " they were changed outside MedSec."
+        description="Images and patients found damaged, and `accounts and rights` if these were"
+        " changed outside MedSec."
     )
-    clock_back_seconds: int = Field(description="How far the clock went back; 0 if it did not.")
+    clock_back_seconds: int = Field(description="How far the clock was set back; 0 if it was not.")
 
 
 class Statistics(BaseModel):
-    """Measured numbers of all released images; see `engine/service/reports.py`."""
+    """Statistics of all released images."""
 
     totals: dict[str, float] = Field(examples=[{"images": 120.0, "regions": 611.0}])
     images: list[dict[str, Any]]
@@ -57,7 +59,7 @@ class Verified(BaseModel):
     entries: int = Field(examples=[1204])
 
 
-class Model(shapes.Shape):
+class Model(schemas.Schema):
     """A network in use."""
 
     name: str = Field(examples=["PP-OCRv5"])
@@ -66,8 +68,8 @@ class Model(shapes.Shape):
     sha256: str
 
 
-class Specialty(shapes.Shape):
-    """What is looked for in a specialty."""
+class Specialty(schemas.Schema):
+    """A specialty profile: the classes to seal and their thresholds."""
 
     name: str = Field(examples=["chest"])
     title: str
@@ -78,14 +80,14 @@ class Specialty(shapes.Shape):
 
 @router.get("/health/", tags=["system"], responses=answers(503))
 def health(engine: TheEngine) -> Status:
-    """Alive and able to read the catalog; nothing more for a stranger."""
+    """Liveness: the catalog is readable. Needs no session and discloses nothing more."""
     engine.people.setup_needed()
     return Status(status="ok")
 
 
 @router.get("/ready/", tags=["system"], responses=answers(503))
 def ready(engine: TheEngine) -> Status:
-    """Ready for work: the catalog answers and the networks are there."""
+    """Readiness: the catalog is readable and the networks are loaded."""
     engine.people.setup_needed()
     engine.models.about()
     return Status(status="ready")
@@ -93,7 +95,7 @@ def ready(engine: TheEngine) -> Status:
 
 @router.get("/system/", tags=["system"], responses=answers(401, 403, 429, 503))
 def system(token: Token, engine: TheEngine) -> Health:
-    """Numbers of the system for its administrator."""
+    """Health of the system, for administrators."""
     return Health.model_validate(engine.health.state(token))
 
 
@@ -105,13 +107,13 @@ def models(token: Token, engine: TheEngine) -> list[Model]:
 
 @router.get("/profiles/", tags=["system"], responses=answers(401, 429, 503))
 def profiles(token: Token, engine: TheEngine) -> list[Specialty]:
-    """Specialties by name, and what is sealed in each."""
+    """All specialty profiles."""
     return [Specialty.model_validate(p) for p in engine.profiles.by_name().values()]
 
 
 @router.get("/statistics/", tags=["system"], responses=answers(401, 403, 429, 503))
 def statistics(token: Token, engine: TheEngine) -> Statistics:
-    """Measured numbers without a patient, a name or an image; small groups are left out."""
+    """Statistics without patients, names or single images; small groups are suppressed."""
     found = engine.statistics.tables(token)
     return Statistics(
         totals=dict(found.totals),
@@ -127,19 +129,19 @@ def audit(
     q: Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")] = "",
     limit: Limit = 50,
     offset: Offset = 0,
-) -> shapes.Page[shapes.AuditEntry]:
+) -> schemas.Page[schemas.AuditEntry]:
     """The audit log, newest first."""
-    return shapes.Page.of(engine.audit.entries(token, q, limit + 1, offset), limit, offset)
+    return schemas.Page.of(engine.audit.entries(token, q, limit + 1, offset), limit, offset)
 
 
 @router.post("/audit/verify/", tags=["audit"], responses=answers(401, 403, 429, 500, 503))
 def verify_audit(token: Token, engine: TheEngine) -> Verified:
-    """Check the whole chain; 500 with `urn:medsec:audit-broken` where it does not hold."""
+    """Verify the hash chain; 500 with `urn:medsec:audit-broken` if it is broken."""
     return Verified(entries=engine.audit.verify(token))
 
 
 def _rows(table: Any) -> list[dict[str, Any]]:
-    """A table as JSON has it: no infinities, times as text."""
+    """Rows of a table for JSON: no infinities, times as text."""
     rows: list[dict[str, Any]] = json.loads(
         table.to_json(orient="records", date_format="iso", date_unit="s")
     )

@@ -1,8 +1,8 @@
-"""The demo: invented patients on real pictures, sealed by the real pipeline."""
+"""The demo: fictitious patients on real pictures, sealed by the real pipeline."""
 
 from engine import Role
 
-#: Said on the sign-in page of a demo, and nowhere else: a demo holds invented patients only.
+#: Shown on the sign-in page of a demo only; a demo contains fictitious patients only.
 PASSWORD = "invented patients only"  # noqa: S105
 NAMES = {
     Role.TECHNICIAN: "Tina Technician",

@@ -1,4 +1,4 @@
-"""A dozen files as a department would send them, with invented names burned in.
+"""A dozen files as a department would send them, with fictitious names burned in.
 
 The pictures are real (see ``samples/ATTRIBUTION.md`` and the test files of pydicom and
 scikit-image); the text on them is drawn here, so that nobody's data is shown.
@@ -24,7 +24,7 @@ SAMPLES = Path(__file__).parent / "samples"
 
 @dataclass(frozen=True)
 class DemoPatient:
-    """An invented person."""
+    """A fictitious person."""
 
     id: str
     name: str
@@ -53,7 +53,7 @@ class DemoFile:
 
 
 def files() -> Iterator[DemoFile]:
-    """Every demo file, made when it is asked for."""
+    """All demo files, generated on demand."""
     erika, jan, aisha, odin, giulia = PATIENTS
     chest = _read("chest-1.jpg")
     yield DemoFile("thorax_pa.jpg", _jpeg(_labelled(chest, erika, "THORAX PA")), erika)

@@ -10,26 +10,26 @@ from engine import ACCOUNT_ROLES, Engine, ImageState, Role, Suggestion, errors
 
 
 def fill(engine: Engine, tell: Callable[[str], None]) -> None:
-    """Accounts, patients and a dozen sealed images; what was interrupted goes on.
+    """Create accounts, patients and a dozen sealed images; continues an interrupted run.
 
-    Does nothing where it was done before, or where the accounts are not the demo's.
+    Does nothing if the demo is complete, or if the accounts are not those of the demo.
 
     Args:
-        tell: Told one line of progress at a time.
+        tell: Called with each line of progress.
     """
     finished = engine.settings.data / "demo-filled"
     if finished.exists():
         return
     administrator = str(Role.ADMINISTRATOR)
     if engine.people.setup_needed():
-        tell("accounts, one for each role")
+        tell("one account for each role")
         engine.people.create_first_administrator(
             engine.people.setup_code(), administrator, NAMES[Role.ADMINISTRATOR], PASSWORD
         )
     try:
         token = engine.sessions.sign_in(administrator, PASSWORD, "demo").token
     except errors.AccessError:
-        return  # somebody made these accounts their own
+        return  # the password was changed: not a demo any more
     there = {account.username for account in engine.people.accounts(token)}
     for role in ACCOUNT_ROLES:
         if str(role) not in there:
@@ -50,7 +50,7 @@ def fill(engine: Engine, tell: Callable[[str], None]) -> None:
 
 
 def _take_in(engine: Engine, token: str, ids: dict[str, str], file: DemoFile) -> str:
-    """Upload and, where nothing asks for a person, seal; the rest waits in the review queue."""
+    """Upload and, if no review is needed, seal; the rest waits in the review queue."""
     try:
         draft = engine.drafts.upload(
             token, ids[file.patient.id], file.name, file.data, file.profile
@@ -59,12 +59,12 @@ def _take_in(engine: Engine, token: str, ids: dict[str, str], file: DemoFile) ->
         waiting = {d.image_id: d for d in engine.drafts.waiting(token, limit=1000)}
         found = waiting.get(err.facts["image_id"])
         if found is None or found.state is ImageState.REVIEW:
-            return "there already"
+            return "already there"
         draft = found
     view = engine.drafts.open(token, draft.image_id)
     certain = view.suggested(Suggestion.SEAL)
     try:
         record = engine.drafts.seal(token, draft.image_id, certain, view.left, adopt=True)
     except errors.ReviewNeeded as err:
-        return f"waits for a person ({', '.join(err.facts['reasons'])})"
+        return f"waits for review ({', '.join(err.facts['reasons'])})"
     return f"{record.region_count} regions sealed"

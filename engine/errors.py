@@ -1,8 +1,8 @@
-"""Every way the engine refuses, named after who must act.
+"""All errors of the engine, grouped by who must act.
 
-The message of an error is a sentence for a person: what happened and what to do.
-Its attributes carry facts (ids, limits, expected and found). Neither ever carries
-a secret, a patient's data or a file name, because both end up in logs.
+The message of an error is for people: what happened and what to do next. Its attributes hold
+facts (ids, limits, expected and found values). Neither contains secrets, patient data or file
+names, because both end up in logs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class EngineError(Exception):
     """Root of all named errors.
 
     Args:
-        message: A sentence for a person.
+        message: What happened and what to do, for people.
         facts: Ids, limits and counts; never secrets or patient data.
     """
 
@@ -33,39 +33,39 @@ class EngineError(Exception):
 
 
 class InputError(EngineError):
-    """The person who sent something must send something else."""
+    """The input is not valid; the sender must change it."""
 
     status = 422
 
 
 class UnsupportedFormat(InputError):
-    """Real bytes, but of a kind that MedSec does not take."""
+    """The file format is not supported."""
 
 
 class CorruptImage(InputError):
-    """The bytes are not what they say they are, or end too early."""
+    """The file is damaged or truncated, or does not match its format."""
 
 
 class ImageTooLarge(InputError):
-    """Over the limit in bytes, sides or decoded pixels; refused before decoding."""
+    """Over the limit of bytes, side length or decoded size; refused before decoding."""
 
     status = 413
 
 
 class DuplicateImage(InputError):
-    """The same pixels are already there; ``facts['image_id']`` says where."""
+    """An image with the same pixels exists; ``facts['image_id']`` is its id."""
 
     status = 409
 
 
 class AccessError(EngineError):
-    """The person may not do this."""
+    """The user is not allowed to do this."""
 
     status = 403
 
 
 class NotSignedIn(AccessError):
-    """No session, or one that ended."""
+    """No session, or an expired one."""
 
     status = 401
 
@@ -75,16 +75,16 @@ class PermissionDenied(AccessError):
 
 
 class AccountLocked(AccessError):
-    """Too many failed attempts; ``facts['seconds']`` says how long to wait."""
+    """Too many failed attempts; ``facts['seconds']`` is the time to wait."""
 
     status = 423
 
 
 class CodeNeeded(AccessError):
-    """The password was right; the second factor's code is missing.
+    """The password was correct; a code of the second factor is required.
 
     Args:
-        challenge: What the code is sent with; a secret for minutes, so not among the facts.
+        challenge: To be sent with the code. It is a short-lived secret and so not in the facts.
     """
 
     status = 401
@@ -95,76 +95,76 @@ class CodeNeeded(AccessError):
 
 
 class SecondFactorNeeded(AccessError):
-    """The role wants a second factor, and the account has none yet."""
+    """The role requires a second factor, and the account has none yet."""
 
 
 class StepUpNeeded(AccessError):
-    """The session must prove again who holds it; ``facts['minutes']`` says how fresh.
+    """Re-authentication is required; ``facts['minutes']`` is how recent it must be.
 
-    The status is that of RFC 9470.
+    Status as in RFC 9470.
     """
 
     status = 401
 
 
 class TooManyRequests(AccessError):
-    """Asked for too often; ``facts['seconds']`` says how long to wait."""
+    """Too many requests; ``facts['seconds']`` is the time to wait."""
 
     status = 429
 
 
 class NotFound(EngineError):
-    """There is no such thing, or none that this person may know of."""
+    """The object does not exist, or the user is not allowed to know of it."""
 
     status = 404
 
 
 class ReviewNeeded(EngineError):
-    """A person must look before this can go on; ``facts['reasons']`` says why."""
+    """A person must review the image first; ``facts['reasons']`` lists why."""
 
     status = 409
 
 
 class SealError(EngineError):
-    """Something sealed cannot be opened."""
+    """Sealed data cannot be opened."""
 
     status = 409
 
 
 class UnknownKey(SealError):
-    """Sealed under a key that the keyring does not hold, or that was destroyed."""
+    """Sealed with a key that is not in the keyring or was destroyed."""
 
 
 class SealBroken(SealError):
-    """The authentication tag does not match: changed, moved, swapped, cut or replayed."""
+    """The authentication tag does not match: data was changed, moved, swapped, cut or replayed."""
 
 
 class RestoreMismatch(SealError):
-    """Everything opened, but the pixels are not those of the intake digest."""
+    """Decryption succeeded, but the pixels differ from the digest taken at upload."""
 
 
 class ExchangeError(SealError):
-    """A key exchange was refused: a bad public value, used twice, or expired."""
+    """A key exchange was refused: invalid public value, used twice, or expired."""
 
 
 class StorageError(EngineError):
-    """The administrator must look at disk, database or backup."""
+    """The administrator must check disk, database or backup."""
 
     status = 500
 
 
 class StorageBusy(StorageError):
-    """Somebody else holds the catalog, or a write had to wait too long."""
+    """Another process has the catalog open, or a write waited too long."""
 
     status = 503
 
 
 class AuditBroken(StorageError):
-    """The audit chain does not verify from ``facts['sequence']`` on."""
+    """The audit chain is broken at ``facts['sequence']``."""
 
 
 class RosterBroken(StorageError):
-    """Rows that say who may sign in and see whom are not those that the log knows."""
+    """Rows with accounts or access rights were changed outside MedSec."""
 
 
 class BackupInvalid(StorageError):
@@ -172,18 +172,18 @@ class BackupInvalid(StorageError):
 
 
 class WorkerLost(EngineError):
-    """A batch's worker process died, each time, on one file; the file is left out."""
+    """A worker process of a batch died repeatedly on one file; the file is skipped."""
 
 
 class MailFailed(EngineError):
-    """The mail server is away or refuses; what was to be sent waits."""
+    """The mail server is unavailable or refused a message; the message stays queued."""
 
     status = 502
 
 
 class DetectorError(EngineError):
-    """A detector could not run; images go to a person until it does."""
+    """A detector could not run; images need review until it can."""
 
 
 class SettingsError(EngineError):
-    """MedSec refuses to start with this configuration."""
+    """The configuration is not valid; MedSec does not start."""

@@ -76,7 +76,7 @@ class Host:
             write_durably(path, data)
         except OSError as err:
             raise StorageError(
-                "The data folder cannot be written: check free space and permissions.",
+                "Cannot write to the data folder. Check free space and permissions.",
                 errno=err.errno,
             ) from err
         return address
@@ -92,18 +92,20 @@ class Host:
             data = self._path(address).read_bytes()
         except FileNotFoundError as err:
             raise NotFound(
-                "A stored file is missing: restore it from a backup.", blob=address
+                "A stored file is missing. Restore it from a backup.", blob=address
             ) from err
         except OSError as err:
             raise StorageError(
-                "A stored file cannot be read.", blob=address, errno=err.errno
+                "A stored file cannot be read. Check the disk, or restore it from a backup.",
+                blob=address,
+                errno=err.errno,
             ) from err
         if hashlib.sha256(data).hexdigest() != address:
-            raise SealBroken("A stored file was changed: restore it from a backup.", blob=address)
+            raise SealBroken("A stored file was changed. Restore it from a backup.", blob=address)
         return data
 
     def delete_blob(self, address: str) -> None:
-        """Remove the file, or do so when nobody keeps files any more; gone already is fine.
+        """Delete the file, or defer this while a backup runs; a missing file is no error.
 
         One that cannot be removed now is left to the sweep: what needed it no more has happened.
         """
@@ -115,7 +117,7 @@ class Host:
 
     @contextlib.contextmanager
     def keeping_blobs(self) -> Iterator[None]:
-        """Put deletions off while a backup copies files that its catalog still names."""
+        """Defer deletions while a backup copies files that its catalog still references."""
         with self._pin_lock:
             self._pins += 1
         try:
@@ -179,15 +181,15 @@ def sweep_unfinished(folder: Path, older_than_seconds: float = 0.0) -> int:
                     swept += 1
     except OSError as err:
         raise StorageError(
-            "Unfinished files cannot be deleted: check who owns their folder, and that it is not"
-            " mounted read-only.",
+            "Cannot delete unfinished files. Check the owner of their folder, and that it is"
+            " not mounted read-only.",
             errno=err.errno,
         ) from err
     return swept
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write a file so that after a crash it is there whole or not at all.
+    """Write a file atomically: after a crash it is complete or does not exist.
 
     Temporary name in the same folder, fsync, rename, fsync of the folder.
     """

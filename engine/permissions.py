@@ -1,4 +1,4 @@
-"""Who may do what, as data. Everything else asks here; the default is no."""
+"""Roles and their permissions, as data. Permissions that are not granted are denied."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ class Role(StrEnum):
     DOCTOR = "doctor"
     RESEARCHER = "researcher"
     ADMINISTRATOR = "administrator"
-    MONITOR = "monitor"  # a monitoring system with a token of the settings; never signs in
-    OPERATOR = "operator"  # the command line on this machine; never signs in
+    MONITOR = "monitor"  # a monitoring system with the metrics token; cannot sign in
+    OPERATOR = "operator"  # the command line on this machine; cannot sign in
 
 
 class Permission(StrEnum):
-    """A verb that a role may or may not use."""
+    """An action that can be granted to a role."""
 
-    UPLOAD = "image.upload"  # files in, drafts, corrections, sealing
+    UPLOAD = "image.upload"  # upload, drafts, corrections, sealing
     VIEW_MASKED = "image.view-masked"  # masked picture, grid, box list
-    RESTORE = "image.restore"  # see what is under the boxes
+    RESTORE = "image.restore"  # see the content of sealed regions
     VIEW_METRICS = "image.metrics"  # numbers of one image computed from hidden pixels
-    EXPORT = "image.export"  # take a masked file away
+    EXPORT = "image.export"  # download a masked file
     FLAG = "image.flag"  # report a missed identifier
     DELETE_IMAGE = "image.erase"
     LIST_PATIENTS = "patient.list"
     EDIT_PATIENTS = "patient.edit"
-    MERGE_PATIENTS = "patient.merge"  # two records of one person become one, for good
+    MERGE_PATIENTS = "patient.merge"  # merge two records of one person; irreversible
     READ_PATIENT_NOTE = "patient.read-note"  # the clinical free text of a record
     ERASE_PATIENTS = "patient.erase"
     READ_HISTORY = "patient.history"
-    EVERY_PATIENT = "patient.every"  # needs no care relation where one is asked for
-    ASSIGN_CARE = "care.assign"  # say which doctor treats which patient
-    BREAK_GLASS = "glass.break"  # open a patient of others in an emergency
-    REVIEW_ACCESS = "access.review"  # care relations by number, broken glass and its review
+    EVERY_PATIENT = "patient.every"  # access without a care relation
+    ASSIGN_CARE = "care.assign"  # add and remove doctors of a patient
+    BREAK_GLASS = "glass.break"  # emergency access (break-glass)
+    REVIEW_ACCESS = "access.review"  # care relations by number, review of emergency access
     GRANT_CLASSES = "class.grant"  # which region classes an account may restore
-    ACCEPT_ROSTER = "roster.accept"  # rights changed outside MedSec: the operator alone
-    EXPORT_TRAINING = "training.export"  # missed cases, sealed to a key: the operator alone
+    ACCEPT_ROSTER = "roster.accept"  # accept rights changed outside MedSec: operator only
+    EXPORT_TRAINING = "training.export"  # missed cases, encrypted to a key: operator only
     WRITE_NOTES = "note.write"
     READ_NOTES = "note.read"
     STATISTICS = "statistics.view"  # aggregates without patient data
@@ -55,7 +55,7 @@ GRANTS: dict[Role, frozenset[Permission]] = {
     Role.TECHNICIAN: frozenset(
         {
             P.UPLOAD, P.VIEW_MASKED, P.EXPORT, P.FLAG, P.LIST_PATIENTS, P.EDIT_PATIENTS,
-            # At admission it is they who know the order, and so who treats the patient.
+            # At admission they have the order, and so know the treating doctors.
             P.EVERY_PATIENT, P.ASSIGN_CARE, P.MERGE_PATIENTS,
         }
     ),
@@ -63,7 +63,7 @@ GRANTS: dict[Role, frozenset[Permission]] = {
         {
             P.VIEW_MASKED, P.RESTORE, P.VIEW_METRICS, P.EXPORT, P.FLAG, P.LIST_PATIENTS,
             P.READ_PATIENT_NOTE, P.READ_HISTORY, P.WRITE_NOTES, P.READ_NOTES, P.STATISTICS,
-            # To bring in a colleague; the Engine lets only those do it who treat the patient.
+            # To add a colleague; the engine allows this to treating doctors only.
             P.ASSIGN_CARE, P.BREAK_GLASS,
         }
     ),
@@ -72,14 +72,14 @@ GRANTS: dict[Role, frozenset[Permission]] = {
         {
             P.STATISTICS, P.MANAGE_ACCOUNTS, P.READ_AUDIT, P.MANAGE_SETTINGS, P.MANAGE_KEYS,
             P.MANAGE_BACKUPS, P.VIEW_HEALTH,
-            # Erasing destroys a key and shows nothing: a request names the number or id.
+            # Erasure destroys a key and shows no data; it takes a number or id.
             P.ERASE_PATIENTS, P.DELETE_IMAGE,
-            # Patients are numbers here: no name, no picture, no note.
+            # These show patient numbers only: no names, pictures or notes.
             P.EVERY_PATIENT, P.ASSIGN_CARE, P.REVIEW_ACCESS, P.GRANT_CLASSES,
         }
     ),
     Role.MONITOR: frozenset({P.VIEW_HEALTH}),
-    # One machine's operator holds the root key anyway; pretending otherwise would be theatre.
+    # The operator has the root key anyway, so restrictions would protect nothing.
     Role.OPERATOR: frozenset(Permission),
 }  # fmt: skip
 
@@ -94,5 +94,5 @@ ACCOUNT_ROLES: tuple[Role, ...] = (
 
 
 def allowed(role: Role, permission: Permission) -> bool:
-    """The one verdict: does this role hold this permission?"""
+    """Does this role have this permission?"""
     return permission in GRANTS.get(role, frozenset())

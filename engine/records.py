@@ -16,11 +16,11 @@ from engine.permissions import Role
 
 
 class TextVerdict(StrEnum):
-    """What reading a line of burned-in text says of it; what it reads is never kept."""
+    """Classification of a line of burned-in text; the text itself is never stored."""
 
-    IDENTIFYING = "identifying"  # names somebody, or looks like it
+    IDENTIFYING = "identifying"  # identifies a person, or looks like it
     HARMLESS = "harmless"  # side marker, scale, technique factor, and nothing else
-    UNKNOWN = "unknown"  # nobody can tell: sealed
+    UNKNOWN = "unknown"  # cannot be decided: sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,18 +164,18 @@ class SealedRegion:
 
 
 class ImageState(StrEnum):
-    """Life of an image. Only RELEASED leaves the technician's hands."""
+    """State of an image. Only RELEASED images are visible to other roles."""
 
     DRAFT = "draft"  # found, waiting for a person to seal it
     REVIEW = "review"  # a person must look first; reasons are recorded
     RELEASED = "released"
-    WITHDRAWN = "withdrawn"  # flagged: nobody sees it until it is sealed anew
+    WITHDRAWN = "withdrawn"  # flagged: hidden from all users until it is sealed again
     ERASED = "erased"  # its key is destroyed
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What may be known of an image without opening anything."""
+    """Metadata of an image."""
 
     image_id: str
     patient_id: str
@@ -242,22 +242,22 @@ class Account:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who is asking, resolved afresh from the token on every call."""
+    """The caller, resolved from the token anew on every call."""
 
     username: str
     role: Role
     session_id: str
-    origin: str = ""  # address or door they come from
+    origin: str = ""  # IP address or client
     proven_at: datetime | None = None  # last proof by password or code; None for the operator
     factor_due: bool = False  # may only set up the second factor that the role wants
 
 
 @dataclass(frozen=True)
 class AccountRequest:
-    """An account that somebody asked for.
+    """A request for an account.
 
     Args:
-        request_id: Reference that the person was told, so that nobody is approved in their place.
+        request_id: Reference given to the person, so that no impostor is approved instead.
         role: The one they wish for; an administrator decides.
         taken: There is an account of this user name by now.
     """
@@ -272,7 +272,7 @@ class AccountRequest:
 
 @dataclass(frozen=True)
 class OpenSession:
-    """One of a person's sessions. The id opens nothing.
+    """An open session of an account. The id gives no access.
 
     Args:
         door: ``browser`` or ``API``.
@@ -304,7 +304,7 @@ class SecondFactor:
 
 @dataclass(frozen=True)
 class Enrolment:
-    """What an authenticator application needs; shown once."""
+    """The secret for an authenticator app; shown once."""
 
     secret: str = field(repr=False)
     uri: str = field(repr=False)
@@ -376,7 +376,7 @@ class Session:
 
 @dataclass(frozen=True)
 class File:
-    """Something to hand out."""
+    """A file to download."""
 
     name: str = field(repr=False)
     media_type: str

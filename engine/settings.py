@@ -1,6 +1,6 @@
-"""Settings: environment, then file, then default; read once and frozen.
+"""Settings from environment, file and defaults, in this order; read once and frozen.
 
-Refuses unknown names in the file, values out of range, and secrets in the file.
+Unknown names in the file, values out of range, and secrets in the file are errors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
 class Secret(str):
-    """A string that does not show itself in a repr, a log or a traceback."""
+    """A string that is hidden in repr, logs and tracebacks."""
 
     def __repr__(self) -> str:
         return "Secret('**********')"
@@ -52,7 +52,7 @@ def _role_names(text: str) -> set[str]:
 
 @dataclass(frozen=True)
 class Settings:
-    """Every knob. The environment name is ``MEDSEC_`` plus the field in capitals.
+    """All settings. The environment variable is ``MEDSEC_`` plus the field name in capitals.
 
     Raises:
         SettingsError: A value is of the wrong type or out of range.
@@ -63,19 +63,17 @@ class Settings:
         None,
         "Root keys file, mode 0600, outside the data folder; by default ~/.config/medsec/root.key",
     )
-    key: Secret | None = _setting(
-        None, "Root keys themselves, instead of a file (environment only)"
-    )
+    key: Secret | None = _setting(None, "Root keys, instead of a file (environment only)")
     key_passphrase: Secret | None = _setting(
         None, "Passphrase from which the root key is derived, instead of a file (environment only)"
     )
     checkpoint_dir: Path | None = _setting(
-        None, "Folder outside the data folder where signed audit checkpoints are written"
+        None, "Folder outside the data folder for signed audit checkpoints"
     )
     backup_dir: Path | None = _setting(None, "Folder outside the data folder for backups")
-    backups_kept: int = _setting(14, "How many backups are kept", _positive)
+    backups_kept: int = _setting(14, "Number of backups to keep", _positive)
     backup_hours: float = _setting(
-        24.0, "The server makes a backup this often; 0 leaves it to you", lambda v: v >= 0, "h"
+        24.0, "Interval of automatic backups; 0 turns them off", lambda v: v >= 0, "h"
     )
     checkpoint_hours: float = _setting(
         24.0,
@@ -84,75 +82,76 @@ class Settings:
         "h",
     )
     backup_alarm_hours: float = _setting(
-        50.0, "The health page warns when the last good backup is older", _positive, "h"
+        50.0, "Age of the last successful backup at which the health page warns", _positive, "h"
     )
     batch_workers: int = _setting(
-        0, "Worker processes of a batch; 0 is one per processor", lambda v: v >= 0
+        0, "Number of worker processes for a batch; 0 means one per processor", lambda v: v >= 0
     )
-    batch_scheduler: str = _setting(
-        "", "Address (tls://host:port) of a Dask scheduler whose workers seal batches"
-    )
-    batch_ca: Path | None = _setting(None, "Certificate authority of that scheduler, PEM")
-    batch_cert: Path | None = _setting(None, "Our certificate for it, PEM")
-    batch_key: Path | None = _setting(None, "Our private key for it, PEM")
+    batch_scheduler: str = _setting("", "Address (tls://host:port) of a Dask scheduler for batches")
+    batch_ca: Path | None = _setting(None, "CA certificate of the Dask scheduler, PEM")
+    batch_cert: Path | None = _setting(None, "Client certificate for the Dask scheduler, PEM")
+    batch_key: Path | None = _setting(None, "Private key of the client certificate, PEM")
     metrics_token: Secret | None = _setting(
-        None, "Bearer token with which a monitoring system reads /api/metrics/ and health"
+        None, "Bearer token of a monitoring system for /api/metrics/ and health"
     )
     scrub_hours: float = _setting(
-        24.0, "The server checks every stored file this often; 0 never", lambda v: v >= 0, "h"
+        24.0,
+        "Interval of the integrity check of all stored files; 0 turns it off",
+        lambda v: v >= 0,
+        "h",
     )
-    scrub_mb_per_second: float = _setting(10.0, "Most that this check reads", _positive, "MB/s")
-    profile: str = _setting("general", "Specialty profile that an upload starts with")
+    scrub_mb_per_second: float = _setting(
+        10.0, "Maximum read rate of the integrity check", _positive, "MB/s"
+    )
+    profile: str = _setting("general", "Default specialty profile of uploads")
     confidence: float = _setting(
-        0.25, "Boxes of at least this confidence are sealed", _unit_interval
+        0.25, "Boxes with at least this confidence are sealed", _unit_interval
     )
     proposal_confidence: float = _setting(
         0.10,
-        "Boxes from here up to the one above are proposals and make a person look",
+        "Boxes between this confidence and MEDSEC_CONFIDENCE are proposals and need review",
         _unit_interval,
     )
     iou: float = _setting(
-        0.45, "Boxes of a class that overlap more are merged (NMS IoU)", _unit_interval
+        0.45, "Boxes of one class that overlap more than this are merged (NMS IoU)", _unit_interval
     )
     padding: float = _setting(
-        0.04, "Padding of a box as a share of its longer side", _unit_interval
+        0.04, "Padding of a box, as a share of its longer side", _unit_interval
     )
-    padding_min_px: int = _setting(4, "Padding of a box, at least", lambda v: v >= 0, "px")
+    padding_min_px: int = _setting(4, "Minimum padding of a box", lambda v: v >= 0, "px")
     device: str = _setting(
-        "auto", "Where networks run: auto, cpu or cuda", lambda v: v in ("auto", "cpu", "cuda")
+        "auto",
+        "Device that runs the networks: auto, cpu or cuda",
+        lambda v: v in ("auto", "cpu", "cuda"),
     )
-    threads: int = _setting(0, "Processor threads for networks; 0 takes all", lambda v: v >= 0)
-    picture_limit_mb: int = _setting(20, "Largest picture file", _positive, "MB")
-    dicom_limit_mb: int = _setting(256, "Largest DICOM file", _positive, "MB")
-    model_limit_mb: int = _setting(
-        100, "Largest network that an administrator may send", _positive, "MB"
-    )
-    max_side_px: int = _setting(32_768, "Longest side of an image", _positive, "px")
+    threads: int = _setting(0, "CPU threads for networks; 0 means all", lambda v: v >= 0)
+    picture_limit_mb: int = _setting(20, "Maximum size of a picture file", _positive, "MB")
+    dicom_limit_mb: int = _setting(256, "Maximum size of a DICOM file", _positive, "MB")
+    model_limit_mb: int = _setting(100, "Maximum size of an uploaded network", _positive, "MB")
+    max_side_px: int = _setting(32_768, "Maximum side length of an image", _positive, "px")
     max_decoded_mb: int = _setting(
-        1024, "Largest image once decoded, all frames together", _positive, "MB"
+        1024, "Maximum decoded size of an image, all frames together", _positive, "MB"
     )
     restore_minutes: float = _setting(
-        5.0, "How long a restoration stays in memory", lambda v: 0 < v <= 60, "min"
+        5.0, "Time until a restoration closes", lambda v: 0 < v <= 60, "min"
     )
     restore_memory_mb: int = _setting(
-        2048, "Memory for all restorations that are open at once", _positive, "MB"
+        2048, "Memory limit for all open restorations", _positive, "MB"
     )
-    reason_required: bool = _setting(True, "A restoration is refused without a reason")
+    reason_required: bool = _setting(True, "Whether a restoration requires a reason")
     session_idle_minutes: float = _setting(
-        15.0, "A session ends after this idle time", _positive, "min"
+        15.0, "Idle time after which a session ends", _positive, "min"
     )
-    session_hours: float = _setting(
-        8.0, "A session ends after this time at the latest", _positive, "h"
-    )
-    bcrypt_cost: int = _setting(12, "Cost of a password hash", lambda v: 4 <= v <= 18)
+    session_hours: float = _setting(8.0, "Maximum duration of a session", _positive, "h")
+    bcrypt_cost: int = _setting(12, "bcrypt cost of password hashes", lambda v: 4 <= v <= 18)
     password_min_length: int = _setting(
         15,
-        "Shortest password (NIST SP 800-63B-4: 15, or 8 where everybody has a second factor)",
+        "Minimum password length (NIST SP 800-63B-4: 15, or 8 with a second factor for all)",
         lambda v: v >= 8,
     )
     second_factor: str = _setting(
         "",
-        "Roles that must have a second factor, with commas between them; others may have one",
+        "Roles that require a second factor, comma-separated; optional for all others",
         lambda v: _role_names(v) <= set(ACCOUNT_ROLES),
     )
     single_sign_on: Path | None = _setting(
@@ -160,57 +159,58 @@ class Settings:
     )
     step_up_minutes: float = _setting(
         0.0,
-        "Before a restoration, password or code must have been typed within this time;"
-        " 0 does not ask again",
+        "Restoring requires a password or code entered within this time; 0 turns this off",
         lambda v: v >= 0,
         "min",
     )
     care_relation: bool = _setting(
-        False, "Doctors see only patients they treat; others open by breaking the glass"
+        False, "Doctors see only patients they treat; all others need emergency access"
     )
-    requests_per_minute: int = _setting(
-        3000, "Requests of one account to the API in a minute", _positive
-    )
+    requests_per_minute: int = _setting(3000, "API requests per minute and account", _positive)
     anonymous_requests_per_minute: int = _setting(
-        60, "Requests of strangers from one address to the API in a minute", _positive
+        60, "API requests per minute and IP address without a session", _positive
     )
-    batch_limit_mb: int = _setting(512, "All batches that wait in memory together", _positive, "MB")
+    batch_limit_mb: int = _setting(512, "Memory limit for all waiting batches", _positive, "MB")
     cors_origins: str = _setting(
         "",
-        "Web origins whose pages may call the API, with commas between them",
+        "Web origins that can call the API from a browser, comma-separated",
         lambda v: all(_is_origin(o) for o in v.replace(",", " ").split()),
     )
     keep_missed: bool = _setting(
         False,
-        "Keep an image in which something was missed, encrypted, for training; wants consent or"
-        " another legal ground",
+        "Keep images in which something was missed, encrypted, for training; requires consent or"
+        " another legal basis",
     )
-    training_days: int = _setting(365, "How long such cases are kept", _positive, "d")
-    smtp_host: str = _setting("", "Mail server for notices to administrators; empty sends none")
+    training_days: int = _setting(365, "How long images for training are kept", _positive, "d")
+    smtp_host: str = _setting(
+        "", "Mail server for notices to administrators; leave empty to send none"
+    )
     smtp_port: int = _setting(587, "Port of the mail server", lambda v: 0 < v < 65536)
     smtp_security: str = _setting(
         "starttls",
-        "How mail travels: starttls, tls, or none (only to a server on this machine)",
+        "Encryption of mail: starttls, tls, or none (only for a server on this machine)",
         lambda v: v in ("starttls", "tls", "none"),
     )
-    smtp_user: str = _setting("", "User name at the mail server; empty signs in nowhere")
-    smtp_password: Secret | None = _setting(None, "Password at the mail server (environment only)")
+    smtp_user: str = _setting(
+        "", "User name for the mail server; leave empty to send without signing in"
+    )
+    smtp_password: Secret | None = _setting(None, "Password for the mail server (environment only)")
     smtp_ca_file: Path | None = _setting(
-        None, "Certificates of the mail server's authority, by default the system's"
+        None, "CA certificates for the mail server, by default those of the system"
     )
-    mail_from: str = _setting("", "Sender's address of notices")
-    mail_to: str = _setting("", "Addresses that get notices, with commas between them")
+    mail_from: str = _setting("", "Sender address of notices")
+    mail_to: str = _setting("", "Recipient addresses of notices, comma-separated")
     write_wait_seconds: float = _setting(
-        10.0, "How long a write waits for its turn", _positive, "s"
+        10.0, "Maximum time a write to the catalog waits", _positive, "s"
     )
-    host: str = _setting("127.0.0.1", "Address that the server binds to")
+    host: str = _setting("127.0.0.1", "Address that the server listens on")
     tls: bool = _setting(
-        False, "Serve over TLS; without a certificate of your own, one is made beside the root key"
+        False, "Serve over TLS; without your own certificate, one is created next to the root key"
     )
-    tls_certificate: Path | None = _setting(None, "Certificate for TLS, PEM, with its chain")
-    tls_key: Path | None = _setting(None, "Its private key, PEM")
-    port: int = _setting(8501, "Port that the server binds to", lambda v: 0 <= v < 65536)
-    demo: bool = _setting(False, "Show that this is a demo with invented patients")
+    tls_certificate: Path | None = _setting(None, "TLS certificate with its chain, PEM")
+    tls_key: Path | None = _setting(None, "Private key of the TLS certificate, PEM")
+    port: int = _setting(8501, "Port that the server listens on", lambda v: 0 <= v < 65536)
+    demo: bool = _setting(False, "Show that this is a demo with fictitious patients")
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -222,32 +222,34 @@ class Settings:
                 )
         if self.proposal_confidence > self.confidence:
             raise SettingsError(
-                "MEDSEC_PROPOSAL_CONFIDENCE must not be above MEDSEC_CONFIDENCE:"
-                " what is sealed cannot be less certain than what is proposed."
+                "MEDSEC_PROPOSAL_CONFIDENCE must not be above MEDSEC_CONFIDENCE. Lower the first or"
+                " raise the second."
             )
         if self.smtp_host:
             for address in (self.mail_from, *(self.mail_recipients or ("",))):
                 if not _ADDRESS.fullmatch(address):
                     raise SettingsError(
-                        "MEDSEC_SMTP_HOST needs addresses in MEDSEC_MAIL_FROM and MEDSEC_MAIL_TO."
+                        "MEDSEC_SMTP_HOST requires valid addresses in MEDSEC_MAIL_FROM and"
+                        " MEDSEC_MAIL_TO."
                     )
             if self.smtp_security == "none" and self.smtp_host not in _THIS_MACHINE:
                 raise SettingsError(
-                    "MEDSEC_SMTP_SECURITY=none is for a mail server on this machine only."
+                    "MEDSEC_SMTP_SECURITY=none is allowed only for a mail server on this machine."
+                    " Use starttls or tls."
                 )
 
     @property
     def mail_recipients(self) -> tuple[str, ...]:
-        """Who gets notices."""
+        """Recipients of notices."""
         return tuple(a.strip() for a in self.mail_to.split(",") if a.strip())
 
     @property
     def second_factor_roles(self) -> frozenset[Role]:
-        """Roles that must have a second factor."""
+        """Roles that require a second factor."""
         return frozenset(map(Role, _role_names(self.second_factor)))
 
     def changed(self, name: str, raw: str) -> Settings:
-        """A copy with one setting from text, as the environment would give it.
+        """A copy with one setting changed, parsed from text like an environment variable.
 
         Raises:
             SettingsError: Wrong type or out of range.
@@ -261,7 +263,7 @@ class Settings:
 
         Args:
             environ: Usually ``os.environ``.
-            override: Values that win over all three, for command-line flags.
+            override: Values with precedence over all three, for command-line flags.
 
         Raises:
             SettingsError: Unknown name, wrong type, out of range, or a secret in the file.
@@ -283,14 +285,15 @@ def _from_file(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as err:
-        raise SettingsError(f"The settings file {path} cannot be read: {err}.") from err
+        raise SettingsError(f"Cannot read the settings file {path}: {err}.") from err
     values = {}
     for name, raw in table.items():
         if name not in known:
             raise SettingsError(f"The settings file {path} has an unknown setting {name!r}.")
         if "Secret" in known[name].type:
             raise SettingsError(
-                f"The setting {name!r} is a secret and may only come from the environment."
+                f"The setting {name!r} is a secret. Remove it from the file and set it in the"
+                " environment."
             )
         values[name] = _parse(name, str(raw), known[name].type)
     return values

@@ -1,8 +1,8 @@
-"""Which request something belongs to and where it came from, and logs that machines read.
+"""Request ids, client addresses, and structured logs.
 
-A request's id is made here, never taken from outside: what a stranger sends would end up in
-logs and in the audit log. Log lines carry what the program says, ids and places in the code;
-never the text of an exception, which may quote a name from a file.
+Request ids are generated here and never taken from a client, because they are written to the
+logs. Log lines contain messages of the program, ids and code locations, but never the text of an
+exception, which can quote a name from a file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _address: ContextVar[str] = ContextVar("medsec_address", default="")
 
 
 def begin_request() -> str:
-    """A new id for what follows in this thread or task."""
+    """Set a new request id for this thread or task."""
     _address.set("")
     request_id = Host.token_of(8)
     _request.set(request_id)
@@ -28,22 +28,22 @@ def begin_request() -> str:
 
 
 def request_id() -> str:
-    """The id of the request under way, or empty."""
+    """Id of the current request, or empty."""
     return _request.get()
 
 
 def come_from(address: str) -> None:
-    """What follows in this thread or task is asked for from there."""
+    """Set the client address of this thread or task."""
     _address.set(address)
 
 
 def address() -> str:
-    """Where the request under way comes from, or empty."""
+    """Client address of the current request, or empty."""
     return _address.get()
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, request and where it went wrong."""
+    """One JSON object per line: time, level, logger, message, request id and error location."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -66,7 +66,7 @@ class JsonLines(logging.Formatter):
 
 
 def log_as_json() -> None:
-    """Write MedSec's own log to standard error, a JSON object a line. For servers."""
+    """Log to standard error, one JSON object per line. For servers."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logger = logging.getLogger("medsec")

@@ -1,4 +1,4 @@
-"""Find an image, look at its sealed form, restore it with a reason, compare, note, download."""
+"""Review: find an image, view it sealed, restore it with a reason, compare, note, download."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from engine import Permission
 from ui import care, review, search, state
 
 token = state.page("Review", Permission.VIEW_MASKED)
-care.broken(token)
+care.open_emergencies(token)
 
 image_id = st.query_params.get("image")
 if image_id:

@@ -1,4 +1,4 @@
-"""Numbers of all sealed images, without a patient in sight; every chart says what it shows."""
+"""Analytics: statistics of all sealed images, without patient data."""
 
 from __future__ import annotations
 

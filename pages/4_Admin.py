@@ -1,4 +1,4 @@
-"""Accounts, audit log, health, models and settings; no patient picture anywhere."""
+"""Admin: accounts, access, audit log, keys, health, models, settings. No patient images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ token = state.page("Admin", Permission.MANAGE_ACCOUNTS)
 
 
 def health(token: str) -> None:
-    """The system and its mail."""
+    """Health of the system, and e-mail."""
     admin.health(token)
     admin_mail.mail(token)
 
@@ -26,7 +26,7 @@ TABS = {
     "Models": admin_models.models,
     "Settings": admin_settings.settings,
 }
-# Only the open one is drawn: some of them read the whole catalog. The address names it.
+# Only the open tab is drawn, because some tabs read the whole catalog. The URL names it.
 for tab, draw in zip(
     st.tabs(list(TABS), key="tab", bind="query-params"), TABS.values(), strict=True
 ):

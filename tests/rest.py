@@ -1,4 +1,4 @@
-"""A client of the REST API that speaks to the door in this process, as over TLS."""
+"""A client of the REST application in this process, over TLS as it sees it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tests.fakes import FakeHost, ScriptedDetector
 BOX = Detection(Region(8, 8, 200, 40), "text", 0.9, "net")
 
 
-async def house(scope: Scope, receive: Receive, send: Send) -> None:
-    """The door where the server puts it."""
-    await api.door({**scope, "root_path": "/api"}, receive, send)
+async def mounted_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """The REST application below ``/api``, where the server mounts it."""
+    await api.app({**scope, "root_path": "/api"}, receive, send)
 
 
 def ask(
@@ -47,7 +47,7 @@ def ask(
         headers["Authorization"] = f"Bearer {token}"
 
     async def send() -> httpx.Response:
-        transport = httpx.ASGITransport(house, client=(client, 50_000))
+        transport = httpx.ASGITransport(mounted_app, client=(client, 50_000))
         async with httpx.AsyncClient(transport=transport, base_url="https://medsec.test") as line:
             return await line.request(method, f"/api{path}", headers=headers, **options)
 
@@ -56,19 +56,19 @@ def ask(
 
 @contextmanager
 def opened(engine: Engine) -> Iterator[None]:
-    """The door on an engine, as the server's lifespan leaves it; then on the one before."""
-    before = api.door.state
-    api.door.state = State({"engine": engine, "batches": Batches(engine)})
+    """The REST application with this engine; afterwards with the previous one again."""
+    before = api.app.state
+    api.app.state = State({"engine": engine, "batches": Batches(engine)})
     try:
         yield
     finally:
-        api.door.state.batches.stop()
-        api.door.state = before
+        api.app.state.batches.stop()
+        api.app.state = before
 
 
 @dataclass
 class Hospital:
-    """An engine behind the door, with access tokens of its people and patients to make."""
+    """An engine behind the REST application, access tokens of its people, and new patients."""
 
     engine: Engine
     host: FakeHost

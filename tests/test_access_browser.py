@@ -60,17 +60,19 @@ def test_an_emergency_from_the_glass_to_its_review(server: Server) -> None:
         search.press("Enter")
         dora.settle()
         dora.reads("No sealed image matches.")
-        dora.page.locator("summary", has_text="An emergency with a patient").click()
+        dora.page.locator("summary", has_text="Emergency access to a patient").click()
         dora.fill("Patient number", "P-4711")
         dora.page.get_by_label("Why do you need this patient now?").fill(URGENT)
-        dora.click("Break the glass")
+        dora.click("Emergency access (break-glass)")
         dora.reads("Emergency access to patient P-4711 until")
         dora.click("View")
         dora.reads("Erika Musterfrau, P-4711")
         dora.fill("Why do you need to see the original?", "allergies on file")
         dora.click("Restore the original")
-        dora.reads("A part: 1 of 2 regions are open. Text is not granted to your account")
-        expect(dora.page.get_by_role("button", name="Opened part")).to_have_count(1)
+        dora.reads(
+            "Partly restored: 1 of 2 regions are open. Your account cannot open these classes: text"
+        )
+        expect(dora.page.get_by_role("button", name="Opened regions")).to_have_count(1)
         expect(dora.page.get_by_role("button", name="Original")).to_have_count(0)
         if shots:
             dora.page.screenshot(path=str(Path(shots) / "part.png"), full_page=True)
@@ -81,7 +83,7 @@ def test_an_emergency_from_the_glass_to_its_review(server: Server) -> None:
         ada.go("/Admin")
         ada.page.get_by_role("tab", name="Access").click()
         ada.reads(URGENT)
-        ada.click("End it now")
+        ada.click("End access now")
         ada.page.get_by_text("justified", exact=True).click()
         ada.fill("Remark", "spoke to the ward")
         if shots:

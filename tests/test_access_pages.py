@@ -52,10 +52,10 @@ def test_glass_is_broken_on_the_review_page_and_reviewed_on_the_admin_page(
     assert "No sealed image matches" in texts(app)
     assert next(t for t in app.text_input if t.label == "Patient number").value == "P-17"
     _type(app, "Why do you need this patient", "need it")
-    click(app, "Break the glass")
+    click(app, "Emergency access (break-glass)")
     assert "in 15 to 1000 characters" in texts(app)
     _type(app, "Why do you need this patient", URGENT)
-    click(app, "Break the glass")
+    click(app, "Emergency access (break-glass)")
     assert "Emergency access to patient P\\-17 until" in texts(app)
     assert any(b.label == "View" for b in app.button)
 
@@ -64,7 +64,7 @@ def test_glass_is_broken_on_the_review_page_and_reviewed_on_the_admin_page(
     admin = visit(team.administrator, "4_Admin", tab="Access")
     assert URGENT in texts(admin)
     assert "Erika" not in texts(admin)
-    click(admin, "End it now")
+    click(admin, "End access now")
     assert "Emergency access: 1 to review" in texts(admin)
     click(admin, "Record the review")
     assert "Choose a verdict" in texts(admin)
@@ -87,12 +87,12 @@ def test_a_doctor_ends_their_own_emergency_access(
     engine.care.break_glass(team.doctor, "P-17", URGENT)
     app = visit(team.doctor)
     assert "Emergency access to patient P\\-17" in texts(app)
-    click(app, "End it now")
+    click(app, "End access now")
     assert "has ended" in texts(app) or "Emergency access" not in texts(app)
     assert engine.care.emergency_access_due(team.administrator) == (0, 1)
 
 
-def test_there_is_no_door_without_the_setting_or_for_a_technician(
+def test_emergency_access_needs_the_setting_and_a_doctor(
     engine: Engine,
     team: Team,
     visit: Visit,
@@ -100,12 +100,12 @@ def test_there_is_no_door_without_the_setting_or_for_a_technician(
     app = visit(team.doctor, "2_Review")
     _type(app, "Patient", "P-99")
     app.run()
-    assert not [b for b in app.button if b.label == "Break the glass"]
+    assert not [b for b in app.button if b.label == "Emergency access (break-glass)"]
     object.__setattr__(engine.settings, "care_relation", True)
     app = visit(team.technician, "2_Review")
     _type(app, "Patient", "P-99")
     app.run()
-    assert not [b for b in app.button if b.label == "Break the glass"]
+    assert not [b for b in app.button if b.label == "Emergency access (break-glass)"]
 
 
 def test_a_technician_names_the_doctor_and_merges_a_duplicate(
@@ -119,16 +119,16 @@ def test_a_technician_names_the_doctor_and_merges_a_duplicate(
     app = visit(team.technician, "1_Upload")
     chosen = next(s for s in app.selectbox if s.label == "Patient")
     chosen.set_value(sealed.patient_id).run()
-    assert "Treated by nobody yet" in [e.label for e in app.expander]
+    assert "Treating doctors: none yet" in [e.label for e in app.expander]
     app.multiselect[0].set_value(["doctor"])
-    click(app, "Name them")
+    click(app, "Add doctors")
     assert [p.id for p in engine.patients.search(team.doctor)] == ["P-17"]
-    fill(app, Number_of_the_other_record="P-18")
-    _type(app, "How do you know", "same passport")
-    click(app, "Merge the records")
-    assert "Tick the box first" in texts(app)
-    next(c for c in app.checkbox if c.label.startswith("Name, age")).check()
-    click(app, "Merge the records")
+    fill(app, Patient_number_of_the_duplicate="P-18")
+    _type(app, "Why are these records of the same person", "same passport")
+    click(app, "Merge records")
+    assert "Tick the box to confirm" in texts(app)
+    next(c for c in app.checkbox if c.label.startswith("I compared name, age")).check()
+    click(app, "Merge records")
     assert engine.patients.get(team.doctor, "P-18").id == "P-17"
 
 
@@ -139,9 +139,9 @@ def test_a_part_says_what_is_withheld_and_offers_no_original(
     sealed: ImageRecord,
 ) -> None:
     admin = visit(team.administrator, "4_Admin", tab="Access")
-    next(c for c in admin.checkbox if c.label.startswith("Every class")).uncheck()
-    next(m for m in admin.multiselect if m.label == "Or only these").set_value(["thorax"])
-    click(admin, "Grant")
+    next(c for c in admin.checkbox if c.label.startswith("All classes")).uncheck()
+    next(m for m in admin.multiselect if m.label == "Or only these classes").set_value(["thorax"])
+    click(admin, "Save classes")
     assert engine.care.restorable_classes(team.administrator) == {"doctor": frozenset({"thorax"})}
     engine.images.restore(team.doctor, sealed.image_id, WHY)
     app = visit(team.doctor, "2_Review")
@@ -149,9 +149,12 @@ def test_a_part_says_what_is_withheld_and_offers_no_original(
     app.run()
     assert not app.exception
     said = texts(app)
-    assert "A part: 1 of 2 regions are open. Text is not granted to your account" in said
-    assert "proven identical" in said
-    assert component(app, "viewer")["opened"] == "Opened part"
+    assert (
+        "Partly restored: 1 of 2 regions are open. Your account cannot open these classes: text"
+        in said
+    )
+    assert "verified to be identical" in said
+    assert component(app, "viewer")["opened"] == "Opened regions"
     links = [e.proto.label for e in app.get("link_button")]
     assert "PNG" in links
     assert not [label for label in links if label.startswith("Original")]
@@ -190,11 +193,11 @@ def test_who_treats_whom_is_mended_by_number(
 ) -> None:
     app = visit(team.administrator, "4_Admin", tab="Access")
     next(t for t in app.text_input if t.key == "care-number").input("P-17")
-    click(app, "Record it")
+    click(app, "Save")
     [relation] = engine.care.relations(team.administrator)
     assert (relation.number, relation.username) == ("P-17", "doctor")
     assert "Erika" not in texts(app)
     next(t for t in app.text_input if t.key == "care-number").input("P-17")
     next(c for c in app.checkbox if c.label.startswith("This doctor")).check()
-    click(app, "Record it")
+    click(app, "Save")
     assert engine.care.relations(team.administrator) == []

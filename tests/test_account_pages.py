@@ -40,13 +40,13 @@ def test_a_stranger_asks_and_the_administrator_decides(
     engine: Engine, visit: Visit, team: Team
 ) -> None:
     app = visit()
-    fill(app, Name_to_sign_in_with="nora", Your_name="Nora New")
-    fill(app, Password_you_will_use=PASSWORD, The_same_again=PASSWORD + "x")
-    choose(app, "Wished role", Role.ADMINISTRATOR)
-    click(app, "Ask")
+    fill(app, **{"Sign-in_name": "nora"}, Your_name="Nora New")
+    fill(app, Choose_a_password=PASSWORD, Repeat_password=PASSWORD + "x")
+    choose(app, "Requested role", Role.ADMINISTRATOR)
+    click(app, "Send request")
     assert "differ" in texts(app)
-    fill(app, The_same_again=PASSWORD)
-    click(app, "Ask")
+    fill(app, Repeat_password=PASSWORD)
+    click(app, "Send request")
     reference = engine.people.requests(team.administrator)[0].request_id
     assert reference in texts(app)
     assert PASSWORD not in str(remembered(app))
@@ -56,7 +56,7 @@ def test_a_stranger_asks_and_the_administrator_decides(
     next(s for s in page.selectbox if s.key == f"give-{reference}").set_value(Role.DOCTOR).run()
     click(page, "Approve")
     assert engine.sessions.sign_in("nora", PASSWORD).account.role is Role.DOCTOR
-    assert "Asked for an account" not in texts(page)
+    assert "Account requests" not in texts(page)
 
 
 def test_a_request_for_a_taken_name_can_only_be_declined(
@@ -64,7 +64,7 @@ def test_a_request_for_a_taken_name_can_only_be_declined(
 ) -> None:
     engine.people.request("doctor", "Not the doctor", Role.DOCTOR, PASSWORD)
     page = visit(team.administrator, "4_Admin")
-    assert "There is an account of this user name" in texts(page)
+    assert "This user name is taken. Decline" in texts(page)
     assert next(b for b in page.button if b.label == "Approve").disabled
     click(page, "Decline")
     assert engine.people.requests(team.administrator) == []
@@ -80,10 +80,10 @@ def test_the_sign_in_asks_for_the_code_in_a_second_step(
     assert "One more step" in texts(app)
     assert not app.get("bidi_component")  # no ticket yet
     assert PASSWORD not in str(remembered(app))
-    fill(app, Code_of_your_authenticator_application="000000")
+    fill(app, Code_from_your_authenticator_app="000000")
     click(app, "Sign in")
     assert "not right" in texts(app)
-    fill(app, Code_of_your_authenticator_application=phone.code())
+    fill(app, Code_from_your_authenticator_app=phone.code())
     click(app, "Sign in")
     token = api.tickets.redeem(component(app, "session")["ticket"])
     assert engine.sessions.whoami(token).username == "doctor"
@@ -96,7 +96,7 @@ def test_the_second_step_can_be_given_up(
     app = visit()
     fill(app, User_name="doctor", Password=PASSWORD)
     click(app, "Sign in")
-    click(app, "Begin again")
+    click(app, "Start over")
     assert "One more step" not in texts(app)
     assert any(t.label == "User name" for t in app.text_input)
 
@@ -113,33 +113,33 @@ def test_a_second_factor_is_set_up_by_picture_or_by_text(
         "&#x27;|&amp;", lambda m: {"&#x27;": "'", "&amp;": "&"}[m[0]], element(app, "html")
     )
     fill(app, Code="000000")
-    click(app, "Turn it on")
-    assert "not the code" in texts(app)
+    click(app, "Turn on")
+    assert "The code is not correct" in texts(app)
     fill(app, Code=Phone(secret, host).code())
-    click(app, "Turn it on")
+    click(app, "Turn on")
     codes = app.code[0].value.split("\n")
     assert len(codes) == 10
     assert engine.account.second_factor(team.doctor).enabled_at is not None
     app.run()
     assert not app.code  # shown once
     assert codes[0] not in str(remembered(app)) + texts(app)
-    fill(app, **{"Your_password_once_more": PASSWORD, "A_code,_or_a_recovery_code": codes[0]})
-    click(app, "Turn the second factor off")
+    fill(app, **{"Confirm_with_your_password": PASSWORD, "Code_or_recovery_code": codes[0]})
+    click(app, "Turn off the second factor")
     assert engine.account.second_factor(team.doctor).enabled_at is None
 
 
 def test_a_password_is_changed_on_ones_own_page(engine: Engine, visit: Visit, team: Team) -> None:
     app = my_account(visit, team.researcher)
     new = "four other words instead"
-    fill(app, Present_password="wrong wrong wrong", New_password=new, New_password_again=new)
+    fill(app, Current_password="wrong wrong wrong", New_password=new, Repeat_the_new_password=new)
     click(app, "Change the password")
     assert "not right" in texts(app)
-    fill(app, Present_password=PASSWORD, New_password_again="five")
+    fill(app, Current_password=PASSWORD, Repeat_the_new_password="five")
     click(app, "Change the password")
     assert "differ" in texts(app)
-    fill(app, New_password_again=new)
+    fill(app, Repeat_the_new_password=new)
     click(app, "Change the password")
-    assert "was changed" in texts(app)
+    assert "Password changed" in texts(app)
     assert engine.sessions.sign_in("researcher", new)
     assert new not in str(remembered(app))
 
@@ -147,12 +147,12 @@ def test_a_password_is_changed_on_ones_own_page(engine: Engine, visit: Visit, te
 def test_ones_own_sessions_are_listed_and_ended(engine: Engine, visit: Visit, team: Team) -> None:
     pair = engine.sessions.sign_in_api("doctor", PASSWORD)
     app = my_account(visit, team.doctor)
-    assert "this one" in texts(app)
+    assert "(this session)" in texts(app)
     assert "API" in texts(app)
-    click(app, "End it")
+    click(app, "End session")
     with pytest.raises(errors.NotSignedIn):
         engine.sessions.whoami(pair.access)
-    click(app, "End every session")
+    click(app, "End all sessions")
     with pytest.raises(errors.NotSignedIn):
         engine.sessions.whoami(team.doctor)
     assert component(app, "session") == {"end": "now"}
@@ -166,10 +166,10 @@ def test_an_administrator_ends_sessions_and_resets_a_second_factor(
     choose(page, "Account", "doctor")
     page.run()
     assert "Signed in: browser" in texts(page)
-    click(page, "End their sessions")
+    click(page, "End all sessions of this account")
     with pytest.raises(errors.NotSignedIn):
         engine.sessions.whoami(team.doctor)
-    click(page, "Take the second factor away")
+    click(page, "Remove the second factor")
     assert engine.sessions.sign_in("doctor", PASSWORD)
 
 
@@ -179,7 +179,7 @@ def test_a_role_that_wants_a_second_factor_sees_nothing_but_the_way_to_it(
     monkeypatch.setattr(engine.context.sessions, "factor_roles", frozenset({Role.DOCTOR}))
     app = visit(team.doctor)
     assert [p["page_name"] for p in app._registered_pages.values()] == ["My account"]
-    assert "Nothing else can be done" in texts(app)
+    assert "Set it up below to use MedSec" in texts(app)
     assert "Good day" not in texts(app)
     enrol(engine, host, team.doctor)
     app.run()
@@ -199,7 +199,7 @@ def test_a_restoration_prompts_for_a_fresh_proof(ward: Ward, visit: Visit, host:
     reason = "Why do you need to see the original?"
     next(t for t in app.text_input if t.label == reason).input("tumour board")
     click(app, "Restore the original")
-    assert "prove" in texts(app)
+    assert "Opening originals requires your password" in texts(app)
     assert "Identical" not in texts(app)
     engine.sessions.prove(doctor, password=PASSWORD)  # the prompt itself is tested in a browser
     click(app, "Restore the original")

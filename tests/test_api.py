@@ -22,7 +22,7 @@ import api
 from engine import Role
 from tests.conftest import PASSWORD, WHY
 from tests.fakes import FakeHost
-from tests.rest import Hospital, ask, hospital, house
+from tests.rest import Hospital, ask, hospital, mounted_app
 
 T, D, R, A = Role.TECHNICIAN, Role.DOCTOR, Role.RESEARCHER, Role.ADMINISTRATOR
 REASON = {"X-Reason": WHY}
@@ -384,7 +384,7 @@ def test_a_large_body_is_refused_before_it_is_read(
             yield b'--b\r\nContent-Disposition: form-data; name="name"\r\n\r\nX\r\n--b--\r\n'
 
         async def send(announced: bool = announced) -> httpx.Response:
-            transport = httpx.ASGITransport(house)
+            transport = httpx.ASGITransport(mounted_app)
             headers = {"Content-Type": "multipart/form-data; boundary=b"}
             if announced:
                 headers["Content-Length"] = str(1 << 22)
@@ -419,7 +419,7 @@ def test_only_so_many_large_bodies_come_in_at_once(tmp_path: Path, said: bool) -
                 yield b"x\r\n--b--\r\n"
 
             async def send(waits: bool) -> int:
-                transport = httpx.ASGITransport(house)
+                transport = httpx.ASGITransport(mounted_app)
                 headers = {
                     "Authorization": f"Bearer {place.tokens[T]}",
                     "Content-Type": "multipart/form-data; boundary=b",

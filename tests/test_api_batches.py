@@ -1,4 +1,4 @@
-"""Batches over HTTP: the batch of the command line behind another door."""
+"""Batches over HTTP: the same batch as that of the command line."""
 
 from __future__ import annotations
 
@@ -115,14 +115,14 @@ def test_a_batch_that_a_stop_cut_off_goes_on_when_it_is_sent_again(
     form = {"patient_id": patient_id, "seal": "true"}
     ask("POST", "/batches/", ward.tokens[T], data=form, files=files)
     begun.wait(20)
-    before = api.door.state.batches
+    before = api.app.state.batches
     stopping = threading.Thread(target=before.stop)  # as the server does when it ends
     stopping.start()
     while not all(job.stopped.is_set() for job in before._jobs.values()):
         time.sleep(0.01)
     go_on.set()
     stopping.join()
-    api.door.state.batches = Batches(ward.engine)  # the next server
+    api.app.state.batches = Batches(ward.engine)  # the next server
     sealed = ask("GET", f"/patients/{patient_id}/images/", ward.tokens[D]).json()["items"]
     assert len(sealed) == 1
     assert states(ward, sent(ward, contents, patient_id)) == ["present", "sealed", "sealed"]

@@ -263,7 +263,7 @@ def send(ward: Hospital, route: str, token: str, names: dict[str, str]) -> httpx
 def test_the_table_is_complete() -> None:
     described = {
         f"{method.upper()} {path}"
-        for path, methods in api.door.openapi()["paths"].items()
+        for path, methods in api.app.openapi()["paths"].items()
         for method in methods
     }
     assert described == set(MAY)

@@ -582,7 +582,7 @@ def test_a_worker_that_would_write_to_its_disk_is_refused_whenever_it_comes() ->
     for left_out in told:
         with (
             dask.config.set({name: value for name, value in told.items() if name != left_out}),
-            pytest.raises(errors.SettingsError, match="write to disk what they work on, or pause"),
+            pytest.raises(errors.SettingsError, match="write plaintext to disk, or pause"),
         ):
             plugin.setup(None)
     with dask.config.set(told):

@@ -52,21 +52,21 @@ def accounts(server: Server) -> None:
     """The very first visit: the console's code makes the administrator, who makes the rest."""
     with chromium(server) as ada:
         ada.go("/")
-        ada.fill("Code from the console", server.code())
+        ada.fill("Setup code from the console", server.code())
         ada.fill("User name", "ada")
         ada.fill("Your name", "Ada Admin")
         ada.page.get_by_label("Password", exact=True).fill(PASSWORD)
-        ada.page.get_by_label("Password again").fill(PASSWORD)
-        ada.click("Create the administrator")
+        ada.page.get_by_label("Repeat password").fill(PASSWORD)
+        ada.click("Create administrator")
         ada.reads("Good day, Ada Admin")
         ada.go("/Admin")
         for username, role in (("tina", "technician"), ("dora", "doctor")):
             ada.fill("User name", username)
             ada.fill("Name", username.title())
             ada.choose("Role", role)
-            ada.page.get_by_label("First password").fill(PASSWORD)
-            ada.click("Create the account")
-            ada.reads("The account was created.")
+            ada.page.get_by_label("Initial password").fill(PASSWORD)
+            ada.click("Create account")
+            ada.reads("Account created.")
         expect(ada.page.locator('img[src*="/api/"]')).to_have_count(0)  # no patient pictures here
 
 
@@ -78,10 +78,10 @@ def sealed(server: Server, accounts: None, files: dict[str, Path]) -> str:
         tina.page.locator("summary", has_text="New patient").first.click()
         tina.fill("Patient number", "P-4711")
         tina.fill("Name", "Erika Musterfrau")
-        tina.click("Add the patient")
-        tina.reads("The patient was added.")
+        tina.click("Add patient")
+        tina.reads("Patient added.")
         tina.page.locator('input[type="file"]').set_input_files(list(files.values()))
-        tina.page.get_by_text("Last batch: 2 taken in, 1 refused").wait_for(timeout=120_000)
+        tina.page.get_by_text("Last batch: 2 uploaded, 1 failed").wait_for(timeout=120_000)
         tina.settle()
         tina.reads("lying.jpg")
 
@@ -160,7 +160,7 @@ def correct_by_keyboard_and_mouse(tina: Visitor) -> None:
     drawn = page.locator(".box").last
     # What will be hidden: a found box with its padding, one's own as drawn, to whole blocks.
     expect(page.locator(".mask").first).to_be_hidden()
-    page.get_by_label("As it will be hidden").check()
+    page.get_by_label("Preview as masked").check()
     for box, least in ((page.locator(".box").first, 1), (drawn, 0)):
         mask = [int(n) for n in re.findall(r"\d+", box.locator(".mask").get_attribute("d") or "")]
         left, top, right, bottom = _corners(box.get_attribute("aria-label"))
@@ -169,7 +169,7 @@ def correct_by_keyboard_and_mouse(tina: Visitor) -> None:
         assert mask[2] >= right
         assert mask[3] >= bottom
         expect(box.locator(".mask")).to_be_visible()
-    page.get_by_label("As it will be hidden").uncheck()
+    page.get_by_label("Preview as masked").uncheck()
     before = _corners(drawn.get_attribute("aria-label"))
     drawn.focus()
     page.keyboard.press("Shift+ArrowLeft")
@@ -204,7 +204,7 @@ def correct_by_keyboard_and_mouse(tina: Visitor) -> None:
 def seal(tina: Visitor) -> None:
     """Seal; where the second look sees more, it is sealed too."""
     for _ in range(6):
-        decide = tina.page.get_by_label("What did you decide? It is recorded with your name.")
+        decide = tina.page.get_by_label("Result of your check (logged with your name)")
         if decide.count() and not decide.input_value():
             decide.click()
             tina.page.get_by_role("option").first.click()
@@ -244,7 +244,7 @@ def test_a_doctor_finds_what_the_technician_sealed_and_gets_the_original_back(
         expect(page.get_by_role("button", name="Original", exact=True)).to_have_count(0)
         dora.fill("Why do you need to see the original?", "tumour board")
         dora.click("Restore the original")
-        dora.reads("Identical to the original: proven by SHA-256 of the pixels.")
+        dora.reads("Identical to the original, verified by SHA-256 of the pixels.")
 
         # Both pictures, compared by the slider and its keys, side by side, zoomed as one.
         expect(page.locator('.pane .picture[src^="blob:"]')).to_have_count(2)
@@ -267,7 +267,7 @@ def test_a_doctor_finds_what_the_technician_sealed_and_gets_the_original_back(
         dora.reads("Changed for this view only: contrast enhanced (CLAHE).")
 
         dora.fill("New note", "No change since last year.")
-        dora.click("Add the note")
+        dora.click("Add note")
         dora.reads("No change since last year.")
 
         with page.expect_download() as download:
@@ -310,7 +310,7 @@ def test_an_opened_picture_leaves_the_screen_when_its_time_is_over(
         pictures = page.locator('.pane .picture[src^="blob:"]')
         expect(pictures).to_have_count(2)
         page.clock.fast_forward("05:01")
-        dora.reads("restore the image again to see the original")
+        dora.reads("Restore the image again to see the original")
         expect(pictures).to_have_count(1)
         expect(page.get_by_role("button", name="Original", exact=True)).to_be_disabled()
 

@@ -19,7 +19,7 @@ import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from engine.metrics import percentiles
-from ui import chart_look, charts, cipher_charts
+from ui import chart_style, charts, cipher_charts
 
 MODALITIES = ("CT", "MR", "US", "CR", "DX", "MG", "OT", "XA")
 LABELS = ("text", "barcode", "face", "marker", "thorax", "stamp", "tattoo")
@@ -169,7 +169,7 @@ def test_text_can_be_read_on_both_pages(chart):
 
 
 def test_marks_can_be_seen_on_both_pages():
-    for colour in chart_look.PALETTE:
+    for colour in chart_style.PALETTE:
         for page in ("#ffffff", "#fbfcfd", "#0f171c", "#18242b"):
             assert contrast(colour, page) >= 3, (colour, page)
 
@@ -194,13 +194,13 @@ RECEPTORS = {
 
 @pytest.mark.parametrize("eyes", RECEPTORS)
 def test_the_first_colours_are_told_apart_by_all_eyes(eyes):
-    rgb = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in chart_look.PALETTE[:4]])
+    rgb = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in chart_style.PALETTE[:4]])
     linear = np.where(rgb > 10.31, ((rgb / 255 + 0.055) / 1.055) ** 2.4, rgb / 255 / 12.92)
     seen = np.clip(linear @ np.array(RECEPTORS[eyes]).T, 0, 1)
     shown = np.where(seen > 0.0031308, 1.055 * seen ** (1 / 2.4) - 0.055, 12.92 * seen)
     lab = rgb2lab(shown)
     for a, b in itertools.combinations(range(4), 2):
-        names = chart_look.PALETTE[a], chart_look.PALETTE[b]
+        names = chart_style.PALETTE[a], chart_style.PALETTE[b]
         assert deltaE_ciede2000(lab[a], lab[b]) >= 10, names
 
 
@@ -292,8 +292,8 @@ def test_infinite_psnr_is_counted_and_not_drawn():
     table = images(50)
     table.loc[:4, "psnr_db"] = math.inf
     figure = charts.similarity(table)
-    assert "5 unchanged, infinite: not drawn" in [a.text for a in figure.layout.annotations]
-    assert "5 without any difference" in figure.layout.meta["describes"]
+    assert "5 unchanged (infinite): not drawn" in [a.text for a in figure.layout.annotations]
+    assert "5 unchanged images have infinite PSNR" in figure.layout.meta["describes"]
     box = next(trace for trace in figure.data if trace.name == "PSNR")
     assert box.median[0] == pytest.approx(table["psnr_db"][5:].median())
 
@@ -309,8 +309,8 @@ def test_confidence_draws_its_lines_and_one_row_per_class():
     table = regions(200)
     figure = charts.confidence(table, threshold=0.3, proposal_threshold=0.12)
     assert [(s.x0, s.name) for s in figure.layout.shapes] == [
-        (0.3, "sealed from 0.3"),
-        (0.12, "proposed from 0.12"),
+        (0.3, "sealed at 0.3 or more"),
+        (0.12, "proposed at 0.12 or more"),
     ]
     assert figure.layout.shapes[0].line.dash != figure.layout.shapes[1].line.dash
     rows = [trace.y[0] for trace in figure.data]
@@ -387,7 +387,7 @@ def test_storage_sums_megabytes():
     assert list(came.y) == ["CT", "unknown"]
     assert list(came.x) == [3.5, 0.5]
     assert list(stored.x) == [3.0, 0.4]
-    assert "4.0 MB came in, 3.4 MB are stored" in charts.storage(table).layout.meta["describes"]
+    assert "4.0 MB uploaded, 3.4 MB stored" in charts.storage(table).layout.meta["describes"]
 
 
 def test_regions_of_an_image_are_drawn_as_they_are():
@@ -435,7 +435,7 @@ def test_the_p_values_are_counted_and_the_bad_ones_named():
     assert list(bars.y) == [2, 0, 0, 0, 0, 8, 0, 0, 0, 0]
     assert list(line.y) == [1, 1]
     described = cipher_charts.uniformity(measured(10, chi_square_p=values)).layout.meta["describes"]
-    assert "2 have a p-value under 0.01, where random data would have 0.1" in described
+    assert "2 have a p-value under 0.01; for random data 0.1" in described
 
 
 def test_no_correlation_is_hidden_beyond_the_edge():
@@ -457,7 +457,7 @@ def test_a_bar_knows_what_a_click_on_it_chooses():
 
 
 def test_charts_know_nothing_of_streamlit_or_the_engines_inside():
-    for module in (charts, chart_look, cipher_charts):
+    for module in (charts, chart_style, cipher_charts):
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
         names = {
             name

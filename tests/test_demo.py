@@ -15,7 +15,7 @@ from tests import builders
 from tests.conftest import PASSWORD
 from tests.fakes import ScriptedDetector
 from tests.serving import ROOT
-from ui import guide
+from ui import demo_guide
 
 BOX = Detection(Region(8, 8, 200, 40), "text", 0.9, "net")
 
@@ -47,7 +47,7 @@ def test_an_interrupted_filling_goes_on(engine: Engine) -> None:
     said: list[str] = []
     demo.seed.fill(engine, said.append)
     assert [line.rsplit(": ", 1)[1] for line in said] == [
-        "there already", "there already", "1 regions sealed",
+        "already there", "already there", "1 regions sealed",
     ]  # fmt: skip
     assert sealed(engine) == 3
     demo.seed.fill(engine, said.append)
@@ -80,8 +80,8 @@ def test_accounts_that_are_not_the_demos_are_left_alone(engine: Engine) -> None:
 
 
 def test_every_role_of_an_account_has_its_way_through() -> None:
-    assert set(guide.STEPS) == set(ACCOUNT_ROLES)
-    assert all(3 <= len(steps) <= 5 for steps in guide.STEPS.values())
+    assert set(demo_guide.STEPS) == set(ACCOUNT_ROLES)
+    assert all(3 <= len(steps) <= 5 for steps in demo_guide.STEPS.values())
 
 
 def test_only_a_demo_can_be_reset() -> None:
@@ -89,4 +89,4 @@ def test_only_a_demo_can_be_reset() -> None:
         [sys.executable, ROOT / "serve.py", "--reset"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
-    assert "add --demo" in done.stderr
+    assert "Add --demo" in done.stderr

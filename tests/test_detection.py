@@ -216,7 +216,7 @@ def test_missing_or_altered_weights_are_a_detector_error(tmp_path: Path) -> None
     path.write_bytes(b"weights")
     assert read_weights(path, hashlib.sha256(b"weights").hexdigest()) == b"weights"
     path.write_bytes(b"Weights")
-    with pytest.raises(DetectorError, match="recorded"):
+    with pytest.raises(DetectorError, match="was changed"):
         read_weights(path, hashlib.sha256(b"weights").hexdigest())
 
 

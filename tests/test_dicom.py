@@ -460,7 +460,7 @@ def test_objects_without_a_picture_are_refused_by_name(kind: str) -> None:
     del ds.PixelData
     buffer = io.BytesIO()
     ds.save_as(buffer)
-    with pytest.raises(UnsupportedFormat, match="no picture"):
+    with pytest.raises(UnsupportedFormat, match="contains no image"):
         read(buffer.getvalue())
 
 

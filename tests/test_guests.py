@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine import Engine, Settings, errors
 from engine.detect.custom_network import MEMORY_BYTES, GuestNetwork, _boxes
-from engine.detect.detector import Detector
 from engine.detect.networks import ModelInfo
+from engine.detection import Detector
 from engine.formats.sandbox import Sandbox
 from tests import builders
 from tests.conftest import Team, Ward
@@ -167,7 +167,7 @@ def test_a_network_is_taken_kept_encrypted_and_used_by_a_profile(
     })  # fmt: skip
     picture = np.zeros((128, 64, 3), np.uint8)  # shown at half its size, in a corner
     detector = Detector(settings, hospital.profiles.by_name())
-    detector.guests = hospital.context.detector.guests
+    detector.guests = hospital.detector.guests
     found = detector.detect(lambda _: picture, 1, hospital.profiles.get("ours"))
     assert [(d.label, d.region.xyxy, d.source) for d in found] == [
         ("text", (24, 32, 56, 48), "tags"),  # the other one lies beside the picture
@@ -208,7 +208,7 @@ def test_the_file_survives_the_sweep_and_a_restart(
         (network()[:-40], "cannot be read"),
         (outside_weights(), "another file"),
         (foreign_operator(), "operators"),
-        (network(np.zeros((1, 3), np.float32), names=None), "which classes"),
+        (network(np.zeros((1, 3), np.float32), names=None), "no class names"),
     ],
     ids=["empty", "zip", "pickle", "noise", "cut", "outside", "foreign", "classless"],
 )
@@ -240,8 +240,8 @@ def test_a_network_that_answers_nonsense_is_refused(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"name": "ppocr"}, "another network"),
-        ({"name": "Our Net"}, "small letters"),
+        ({"name": "ppocr"}, "already used"),
+        ({"name": "Our Net"}, "lowercase letters"),
         ({"title": ""}, "title"),
         ({"names": {}}, "at least one"),
         ({"names": {"tag": "tattoo"}}, "at least one"),
@@ -300,8 +300,8 @@ def test_a_network_that_fails_sends_the_image_to_a_person(
         "classes": ["text", "barcode"], "networks": ["ppocr", "tags"],
     })  # fmt: skip
     detector = Detector(engine.settings, engine.profiles.by_name())
-    detector.guests = engine.context.detector.guests
-    engine.context.detector = detector
+    detector.guests = engine.detector.guests
+    engine.detector = detector
     blob = next(b for b in engine.context.host.blobs())
     engine.context.custom_networks._open.clear()
     path = engine.context.host._path(blob)
@@ -317,7 +317,7 @@ def test_text_is_always_looked_for_by_a_network_of_medsecs_own(
     hospital: Engine, team: Team
 ) -> None:
     hospital.custom_networks.add(team.administrator, "tags", "T", network(), MAPPING)
-    with pytest.raises(errors.InputError, match="MedSec's own"):
+    with pytest.raises(errors.InputError, match="text network of MedSec is required"):
         hospital.profiles.save(team.administrator, "general", {
             "classes": ["text"], "networks": ["tags"],
         })  # fmt: skip

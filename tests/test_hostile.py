@@ -403,7 +403,7 @@ def test_a_server_that_may_open_no_more_files_says_so_and_blames_no_file(
     for name in ("subprocess.Popen", "socket.socketpair"):
         with monkeypatch.context() as patch:
             patch.setattr(name, refuse)
-            with pytest.raises(EngineError, match="how many files and processes") as caught:
+            with pytest.raises(EngineError, match="limits of open files and processes") as caught:
                 box.call("mirror", 1)
             assert not isinstance(caught.value, InputError)
     assert box.call("mirror", 1) == (1,)

@@ -13,7 +13,7 @@ from engine.people.identities import FRESH
 from tests.conftest import PASSWORD, Team
 from tests.fakes import FakeHost, ScriptedDetector
 from tests.test_second_factor import enrol
-from ui import single
+from ui import oidc
 
 ISSUER = "https://login.hospital.example"
 
@@ -194,7 +194,7 @@ def write(file: Path, section: dict[str, str], mode: int = 0o600) -> None:
 
 def test_the_configuration_names_one_issuer(tmp_path: Path) -> None:
     write(tmp_path / "s.toml", GOOD)
-    assert single._issuer(single._section(tmp_path / "s.toml")) == ISSUER
+    assert oidc._issuer(oidc._section(tmp_path / "s.toml")) == ISSUER
 
 
 @pytest.mark.parametrize("changes", [
@@ -208,7 +208,7 @@ def test_the_configuration_names_one_issuer(tmp_path: Path) -> None:
 def test_an_unsafe_configuration_is_refused(tmp_path: Path, changes: dict[str, str]) -> None:
     write(tmp_path / "s.toml", {**GOOD, **changes})
     with pytest.raises(errors.SettingsError) as refused:
-        single._section(tmp_path / "s.toml")
+        oidc._section(tmp_path / "s.toml")
     assert "secret" not in str(refused.value) or GOOD["cookie_secret"] not in str(refused.value)
 
 
@@ -216,7 +216,7 @@ def test_an_unsafe_configuration_is_refused(tmp_path: Path, changes: dict[str, s
 def test_a_configuration_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
     write(tmp_path / "s.toml", GOOD, mode)
     with pytest.raises(errors.SettingsError):
-        single._section(tmp_path / "s.toml")
+        oidc._section(tmp_path / "s.toml")
 
 
 @pytest.mark.parametrize("text", ["", "[auth]\n", "auth = 1", "not toml", "[auth]\nclient_id='x'"])
@@ -224,4 +224,4 @@ def test_an_incomplete_configuration_is_refused(tmp_path: Path, text: str) -> No
     (tmp_path / "s.toml").write_text(text)
     (tmp_path / "s.toml").chmod(0o600)
     with pytest.raises(errors.SettingsError):
-        single._section(tmp_path / "s.toml")
+        oidc._section(tmp_path / "s.toml")

@@ -36,11 +36,11 @@ def test_an_administrator_changes_a_profile_and_takes_it_back(
     labelled(app.number_input, "thorax").set_value(0.6)
     labelled(app.checkbox, "Leave harmless text visible").check()
     click(app, "Save the profile")
-    assert "the next upload uses it" in texts(app)
+    assert "The next upload uses it" in texts(app)
     assert engine.profiles.get("chest").class_confidence == {"thorax": 0.6}
     assert engine.profiles.get("chest").harmless_text == "visible"
     labelled(app.selectbox, "Profile to change").select("chest").run()
-    click(app, "Back to what was shipped")
+    click(app, "Reset to the shipped profile")
     assert engine.profiles.get("chest").harmless_text == "sealed"
 
 
@@ -50,9 +50,9 @@ def test_a_profile_without_text_is_refused_with_a_sentence(
     visit: Visitor,
 ) -> None:
     app = admin_page(visit, team, "Profiles")
-    labelled(app.multiselect, "Classes that are sealed").set_value(["face"])
+    labelled(app.multiselect, "Classes to seal").set_value(["face"])
     click(app, "Save the profile")
-    assert "Every profile seals text" in texts(app)
+    assert "Every profile must seal text" in texts(app)
     assert "text" in engine.profiles.get("general").classes
 
 
@@ -67,8 +67,8 @@ def test_a_network_of_the_hospitals_own_is_sent_and_listed(
     labelled(app.text_input, "Short name").input("tags")
     labelled(app.text_input, "Title", -1).input("Our tags")
     labelled(app.selectbox, "tag").select("text")
-    click(app, "Check and keep it")
-    assert "profiles can name it" in texts(app)
+    click(app, "Check and add")
+    assert "Profiles can use it" in texts(app)
     assert engine.custom_networks.records(team.administrator)["tags"].finds == ("text",)
     listed = next(d.value for d in app.dataframe if "Network" in d.value)
     assert "tags" in list(listed["Network"])

@@ -11,8 +11,8 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from api import observing
-from api.door import door
+import api
+from api import telemetry
 from engine import Engine, Role, Settings, errors, tracing
 from engine.settings import Secret
 from tests.conftest import WHY, Team, Ward, text_png
@@ -125,16 +125,16 @@ def test_no_log_of_a_day_names_a_patient_or_a_file(
     ],
 )
 def test_a_route_is_named_without_what_stands_for_a_person(path: str, route: str) -> None:
-    words = observing.words(list(door.openapi()["paths"]))
-    assert observing.Observed(door, words)._route(path) == route
+    words = telemetry.words(list(api.app.openapi()["paths"]))
+    assert telemetry.RequestTelemetry(api.app, words)._route(path) == route
 
 
 def test_a_request_has_an_id_of_ours_in_answer_log_and_audit(
     engine: Engine, team: Team, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="medsec.http")
-    door.state.engine = engine
-    app = observing.Observed(door, observing.words(list(door.openapi()["paths"])))
+    api.app.state.engine = engine
+    app = telemetry.RequestTelemetry(api.app, telemetry.words(list(api.app.openapi()["paths"])))
 
     async def ask(token: str) -> httpx.Response:
         transport = httpx.ASGITransport(app)
@@ -145,7 +145,7 @@ def test_a_request_has_an_id_of_ours_in_answer_log_and_audit(
     try:
         answers = [asyncio.run(ask(team.token(r))) for r in (Role.ADMINISTRATOR, Role.DOCTOR)]
     finally:
-        del door.state.engine
+        del api.app.state.engine
     assert [a.status_code for a in answers] == [200, 403]
     assert "medsec_calls_total" in answers[0].text
     ids = [a.headers["X-Request-ID"] for a in answers]

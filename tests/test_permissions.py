@@ -153,7 +153,7 @@ OPEN = {
     "from_backup": "makes the engine from a backup and the root key",
     "close": "ends the engine",
     "people.setup_needed": "the sign-in page must know",
-    "people.setup_code": "for the console; no caller hands it out",
+    "people.setup_code": "for the console; no page or route hands it out",
     "people.create_first_administrator": "guarded by the console's code",
     "sessions.sign_in": "how a session begins",
     "sessions.sign_in_api": "the same without a browser",

@@ -70,9 +70,9 @@ def test_before_and_after_are_in_the_audit_log(engine: Engine, team: Team) -> No
         ({"wavelength": 3}, "wavelength"),
         ({"rescan": False}, "rescan"),  # the second look is not an administrator's to drop
         ({"proposal_confidence": 0.9}, "proposal_confidence"),
-        ({"classes": ["barcode"], "networks": ["zxing"]}, "seals text"),
+        ({"classes": ["barcode"], "networks": ["zxing"]}, "must seal text"),
         ({"classes": [], "networks": ["ppocr"]}, "no classes"),
-        ({"networks": ["zxing", "centerface"]}, "None of the chosen networks finds text"),
+        ({"networks": ["zxing", "centerface"]}, "No chosen network detects text"),
         ({"confidence": 0.61}, "confidence of text"),
         ({"class_confidence": {"text": 0.99}}, "confidence of text"),
         ({"class_confidence": {"text": 0.01}}, "confidence of text"),

@@ -28,7 +28,7 @@ from tests import builders
 from tests.conftest import PASSWORD, Team
 from tests.fakes import ScriptedDetector
 from tests.serving import Server, people, serve, settings
-from ui import gate
+from ui import asgi_guard
 
 BOX = Detection(Region(8, 8, 200, 40), "text", 0.9, "net")
 
@@ -112,7 +112,7 @@ def test_the_first_request_to_a_fresh_process_cannot_run_a_page(tmp_path: Path) 
     with serve(tmp_path) as server:
         text = said(conversation(server, "Admin"))
     assert "Sign in" in text
-    for secret in ("Ada Admin", "Audit log", "Accounts", "This page", "Please sign in"):
+    for secret in ("Ada Admin", "Audit log", "Accounts", "access to this page", "Please sign in"):
         assert secret not in text
 
 
@@ -328,18 +328,18 @@ def _elements(messages: list[ForwardMsg]) -> list[Any]:
     return [m.delta.new_element for m in messages if m.delta.WhichOneof("type") == "new_element"]
 
 
-# --- the door by itself -----------------------------------------------------------------------
+# --- the REST application by itself -------------------------------------------------------------
 
 
-class Door:
-    """The HTTP door in this process, over TLS as it sees it."""
+class Client:
+    """A client of the REST application in this process, over TLS as it sees it."""
 
     def __init__(self) -> None:
         self.token = ""
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(api.door)
+            transport = httpx.ASGITransport(api.app)
             cookies = {api.COOKIE: self.token}
             async with httpx.AsyncClient(
                 transport=transport, base_url="https://medsec.test", cookies=cookies
@@ -353,14 +353,14 @@ class Door:
 
 
 @pytest.fixture
-def door(engine: Engine) -> Iterator[Door]:
-    api.door.state.engine = engine
-    yield Door()
-    del api.door.state.engine
+def client(engine: Engine) -> Iterator[Client]:
+    api.app.state.engine = engine
+    yield Client()
+    del api.app.state.engine
 
 
-def test_the_session_cookie_is_out_of_reach_of_scripts(door: Door, team: Team) -> None:
-    answer = door.ask("POST", "/session", json={"ticket": api.tickets.issue(team.doctor)})
+def test_the_session_cookie_is_out_of_reach_of_scripts(client: Client, team: Team) -> None:
+    answer = client.ask("POST", "/session", json={"ticket": api.tickets.issue(team.doctor)})
     cookie = answer.headers["set-cookie"].lower()
     assert answer.status_code == 204
     for word in ("httponly", "samesite=strict", "secure", "path=/"):
@@ -368,10 +368,10 @@ def test_the_session_cookie_is_out_of_reach_of_scripts(door: Door, team: Team) -
 
 
 def test_a_new_sign_in_ends_the_session_that_the_browser_had(
-    door: Door, engine: Engine, team: Team
+    client: Client, engine: Engine, team: Team
 ) -> None:
-    door.token = team.technician
-    answer = door.ask("POST", "/session", json={"ticket": api.tickets.issue(team.doctor)})
+    client.token = team.technician
+    answer = client.ask("POST", "/session", json={"ticket": api.tickets.issue(team.doctor)})
     assert answer.status_code == 204
     with pytest.raises(errors.NotSignedIn):
         engine.sessions.whoami(team.technician)
@@ -392,7 +392,7 @@ def test_a_ticket_is_good_once_and_not_for_long() -> None:
 
 
 def test_a_restoration_is_seen_by_its_own_session_only(
-    door: Door, engine: Engine, team: Team, detector: ScriptedDetector
+    client: Client, engine: Engine, team: Team, detector: ScriptedDetector
 ) -> None:
     detector.found = [BOX]
     patient = engine.patients.create(team.technician, "P1", "Erika Musterfrau", 61)
@@ -403,16 +403,16 @@ def test_a_restoration_is_seen_by_its_own_session_only(
     colleague = engine.sessions.sign_in("doctor", PASSWORD).token
 
     def ask(token: str, part: str) -> int:
-        door.token = token
-        return door.get(f"/restorations/{handle}/{part}").status_code
+        client.token = token
+        return client.get(f"/restorations/{handle}/{part}").status_code
 
     for part in ("frames/0", "file", "file?format=png", "file?format=jpeg"):
         assert ask(team.doctor, part) == 200, part
         assert ask(colleague, part) == 404, part
         assert ask(team.technician, part) == 403, part
         assert ask(team.administrator, part) == 403, part
-    door.token = team.doctor
-    answer = door.get(f"/restorations/{handle}/file")
+    client.token = team.doctor
+    answer = client.get(f"/restorations/{handle}/file")
     assert answer.content == original
     assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''erika.png"
     engine.images.close(team.doctor, handle)
@@ -420,7 +420,7 @@ def test_a_restoration_is_seen_by_its_own_session_only(
 
 
 def test_a_draft_is_seen_by_technicians_until_it_is_sealed(
-    door: Door, engine: Engine, team: Team, detector: ScriptedDetector
+    client: Client, engine: Engine, team: Team, detector: ScriptedDetector
 ) -> None:
     detector.found = [BOX]
     patient = engine.patients.create(team.technician, "P1", "Erika Musterfrau", 61)
@@ -429,8 +429,8 @@ def test_a_draft_is_seen_by_technicians_until_it_is_sealed(
     handle = engine.drafts.open(team.technician, image.image_id).handle
 
     def ask(token: str) -> int:
-        door.token = token
-        return door.get(f"/drafts/{handle}/frames/0").status_code
+        client.token = token
+        return client.get(f"/drafts/{handle}/frames/0").status_code
 
     assert ask(team.technician) == 200
     assert ask(team.doctor) == 403
@@ -448,10 +448,10 @@ def test_a_draft_is_seen_by_technicians_until_it_is_sealed(
     ],
 )
 def test_errors_are_problem_documents_without_inner_detail(
-    door: Door, team: Team, path: str, status: int
+    client: Client, team: Team, path: str, status: int
 ) -> None:
-    door.token = team.doctor
-    answer = door.get(path)
+    client.token = team.doctor
+    answer = client.get(path)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json().keys() == {"type", "title", "status"}
@@ -484,11 +484,11 @@ def test_request_bodies_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         return rolled
 
     assert asyncio.run(on_disk())  # as Starlette comes
-    gate.keep_bodies_in_memory()
+    asgi_guard.keep_bodies_in_memory()
     assert not asyncio.run(on_disk())
 
 
 def test_the_gate_refuses_a_base_path_it_could_not_guard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate.config, "get_option", lambda name: "hospital")
+    monkeypatch.setattr(asgi_guard.config, "get_option", lambda name: "hospital")
     with pytest.raises(errors.SettingsError):
-        gate.Gate(lambda *_: None, lambda: None)  # type: ignore[arg-type, return-value]
+        asgi_guard.AsgiGuard(lambda *_: None, lambda: None)  # type: ignore[arg-type, return-value]

@@ -1,4 +1,4 @@
-"""My account: password, second factor, recovery codes and sessions of whoever is signed in."""
+"""My account: password, second factor, recovery codes and sessions of the signed-in user."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import segno
 import streamlit as st
 
 from engine import Enrolment
-from ui import panes, state
+from ui import state, widgets
 
 
 def page() -> None:
-    """The page that everybody has."""
+    """The account page; every role has it."""
     token = state.token()
     who = state.engine().sessions.whoami(token)
     st.title("My account")
     said = state.take("said")
     if said:
         st.success(said, icon=":material/check:")
-    st.write(f"{panes.plain(who.name)} ({panes.plain(who.username)}), {who.role}")
+    st.write(f"{widgets.plain(who.name)} ({widgets.plain(who.username)}), {who.role}")
     _factor(token)
     left, right = st.columns(2, gap="large")
     with left:
@@ -30,17 +30,22 @@ def page() -> None:
 
 def _password(token: str) -> None:
     st.header("Password")
-    with st.form(f"password-{state.turn('password')}"), panes.banner():
-        old = st.text_input("Present password", type="password", autocomplete="current-password")
+    with st.form(f"password-{state.turn('password')}"), widgets.banner():
+        old = st.text_input("Current password", type="password", autocomplete="current-password")
         new = st.text_input("New password", type="password", autocomplete="new-password")
-        again = st.text_input("New password again", type="password", autocomplete="new-password")
+        again = st.text_input(
+            "Repeat the new password", type="password", autocomplete="new-password"
+        )
         if st.form_submit_button("Change the password"):
             if new != again:
-                st.error("The two passwords differ.", icon=":material/error:")
+                st.error(
+                    "The two passwords differ. Type the same password twice.",
+                    icon=":material/error:",
+                )
                 return
             state.engine().account.change_password(token, old, new)
-            state.renew("password")  # it does not stay in a form
-            state.say("The password was changed. Your other sessions have ended.")
+            state.renew("password")  # the form does not keep it
+            state.say("Password changed. Your other sessions have ended.")
             st.rerun()
 
 
@@ -53,15 +58,15 @@ def _factor(token: str) -> None:
     codes = state.take("recovery")
     if codes:
         st.warning(
-            "Your recovery codes. Each opens your account once if the device is lost. They are"
-            " shown now and never again: print them or put them into a safe place.",
+            "These are your recovery codes. Each code works once, in place of a code from your"
+            " authenticator app. They are shown only now: print them or store them safely.",
             icon=":material/key:",
         )
         st.code("\n".join(codes), language=None)
     if now.enabled_at is not None:
         state.take("enrolment")
         st.write(
-            f"On since {panes.when(now.enabled_at)} UTC. {now.codes_left} of 10 recovery codes"
+            f"On since {widgets.when(now.enabled_at)} UTC. {now.codes_left} of 10 recovery codes"
             " are left."
         )
         with st.expander("Change the second factor", icon=":material/phonelink_setup:"):
@@ -70,7 +75,7 @@ def _factor(token: str) -> None:
         return
     if now.required:
         st.warning(
-            "Your role needs a second factor. Nothing else can be done until it is set up.",
+            "Your role requires a second factor. Set it up below to use MedSec.",
             icon=":material/phonelink_lock:",
         )
     enrolment = state.recall("enrolment")
@@ -82,10 +87,10 @@ def _factor(token: str) -> None:
 
 def _begin(token: str) -> None:
     st.write(
-        "A code from an authenticator application on your phone, asked for after the password:"
-        " a stolen password alone then opens nothing."
+        "With a second factor, you also enter a code from an authenticator app on your phone"
+        " when you sign in. A stolen password alone is then not enough."
     )
-    with st.form("factor-begin", width=440), panes.banner():
+    with st.form("factor-begin", width=440), widgets.banner():
         password = st.text_input("Your password", type="password", autocomplete="current-password")
         if st.form_submit_button("Set up a second factor", type="primary"):
             state.keep("enrolment", state.engine().account.begin_second_factor(token, password))
@@ -93,31 +98,31 @@ def _begin(token: str) -> None:
 
 
 def _confirm(token: str, enrolment: Enrolment) -> None:
-    st.write("1. Scan this with the application, or type the key below into it.")
+    st.write("1. Scan this code with the app, or enter the key below in the app.")
     picture = segno.make(enrolment.uri, error="m").svg_data_uri(scale=5, border=4, light="#fff")
     st.html(
         f'<img src="{escape(picture)}" width="240" height="240" alt="QR code of the key below">'
     )
     st.code(" ".join(enrolment.secret[i : i + 4] for i in range(0, 32, 4)), language=None)
-    st.write("2. Type the code that it shows.")
-    with st.form("factor-confirm", width=440), panes.banner():
+    st.write("2. Enter the code that the app shows.")
+    with st.form("factor-confirm", width=440), widgets.banner():
         code = st.text_input("Code", autocomplete="one-time-code")
-        if st.form_submit_button("Turn it on", type="primary"):
+        if st.form_submit_button("Turn on", type="primary"):
             codes = state.engine().account.confirm_second_factor(token, code)
             state.take("enrolment")
             state.keep("recovery", codes)
-            state.say("The second factor is on. Your other sessions have ended.")
+            state.say("Second factor turned on. Your other sessions have ended.")
             st.rerun()
-    if st.button("Not now"):
+    if st.button("Cancel"):
         state.take("enrolment")
         st.rerun()
 
 
 def _renew(token: str) -> None:
-    with st.form(f"renew-{state.turn('renew')}", width=440), panes.banner():
+    with st.form(f"renew-{state.turn('renew')}", width=440), widgets.banner():
         password = st.text_input("Your password", type="password", autocomplete="current-password")
         code = st.text_input("Code", autocomplete="one-time-code")
-        if st.form_submit_button("New recovery codes"):
+        if st.form_submit_button("Create new recovery codes"):
             state.keep(
                 "recovery", state.engine().account.renew_recovery_codes(token, password, code)
             )
@@ -126,17 +131,17 @@ def _renew(token: str) -> None:
 
 
 def _remove(token: str, required: bool) -> None:
-    with st.form(f"remove-{state.turn('remove')}", width=440), panes.banner():
+    with st.form(f"remove-{state.turn('remove')}", width=440), widgets.banner():
         if required:
-            st.caption("Your role needs one: nothing else can be done until a new one is set up.")
+            st.caption("Your role requires a second factor: you must set up a new one to continue.")
         password = st.text_input(
-            "Your password once more", type="password", autocomplete="current-password"
+            "Confirm with your password", type="password", autocomplete="current-password"
         )
-        code = st.text_input("A code, or a recovery code", autocomplete="one-time-code")
-        if st.form_submit_button("Turn the second factor off"):
+        code = st.text_input("Code or recovery code", autocomplete="one-time-code")
+        if st.form_submit_button("Turn off the second factor"):
             state.engine().account.remove_second_factor(token, password, code)
             state.renew("remove")
-            state.say("The second factor is off. Your other sessions have ended.")
+            state.say("Second factor turned off. Your other sessions have ended.")
             st.rerun()
 
 
@@ -147,17 +152,17 @@ def _sessions(token: str) -> None:
     st.header("Sessions")
     for session in state.engine().sessions.mine(token):
         with st.container(border=True):
-            where = session.door + (", this one" if session.current else "")
+            where = session.door + (" (this session)" if session.current else "")
             st.markdown(
-                f"**{where}**  \nstarted {panes.when(session.started_at)}, last seen"
-                f" {panes.when(session.seen_at)} UTC"
+                f"**{where}**  \nStarted {widgets.when(session.started_at)}, last seen"
+                f" {widgets.when(session.seen_at)} UTC"
             )
-            if not session.current and st.button("End it", key=f"end-{session.session_id}"):
-                with panes.banner():
+            if not session.current and st.button("End session", key=f"end-{session.session_id}"):
+                with widgets.banner():
                     state.engine().sessions.end(token, session.session_id)
                     st.rerun()
-    if st.button("End every session", icon=":material/logout:"):
+    if st.button("End all sessions", icon=":material/logout:"):
         state.engine().sessions.sign_out_everywhere(token)
-        panes.end_session()
+        widgets.end_session()
         state.forget()
         st.stop()

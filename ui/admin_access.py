@@ -1,6 +1,6 @@
-"""The administrator's tab of access: emergencies to review, who treats whom, classes granted apart.
+"""The Access tab: emergency access to review, care relations, restorable classes per account.
 
-Patients are numbers here, nothing else.
+It shows patient numbers only, no other patient data.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import BrokenGlass, Role, Verdict
-from ui import panes, state
+from ui import state, widgets
 
 
 def access(token: str) -> None:
-    """Emergency access, care relations, classes."""
+    """Emergency access, care relations, restorable classes."""
     on = state.engine().settings.care_relation
     if not on:
         st.info(
             "Every doctor sees every patient. Set `MEDSEC_CARE_RELATION=true` to limit doctors to"
-            " the patients they treat; name them below before you do.",
+            " the patients they treat. Add the doctors of each patient below first.",
             icon=":material/info:",
         )
     _glass(token)
@@ -33,11 +33,11 @@ def _glass(token: str) -> None:
     st.header(f"Emergency access: {sum(g.due for g in every)} to review")
     for glass in every:
         if glass.open or glass.due:
-            with st.container(border=True), panes.banner():
+            with st.container(border=True), widgets.banner():
                 _told(glass)
                 _done(token, glass)
                 if glass.open:
-                    if st.button("End it now", key=f"revoke-{glass.glass_id}"):
+                    if st.button("End access now", key=f"revoke-{glass.glass_id}"):
                         state.engine().care.revoke_emergency_access(token, glass.glass_id)
                         st.rerun()
                 else:
@@ -64,32 +64,32 @@ def _told(glass: BrokenGlass) -> None:
     until = (
         f"open until {glass.expires_at:%H:%M} UTC"
         if glass.open
-        else f"ended {panes.when(glass.ended_at)} UTC"
-        + (f" by {panes.plain(glass.ended_by)}" if glass.ended_by else " by time")
+        else f"ended {widgets.when(glass.ended_at)} UTC"
+        + (f" by {widgets.plain(glass.ended_by)}" if glass.ended_by else " by timeout")
     )
     st.markdown(
-        f"**{panes.plain(glass.username)}** opened patient **{panes.plain(glass.number)}** on"
-        f" {panes.when(glass.opened_at)} UTC, {until}"
+        f"**{widgets.plain(glass.username)}** opened patient **{widgets.plain(glass.number)}** on"
+        f" {widgets.when(glass.opened_at)} UTC, {until}"
     )
     st.text(glass.reason)
 
 
 def _done(token: str, glass: BrokenGlass) -> None:
     entries = state.engine().care.emergency_access_entries(token, glass.glass_id)
-    with st.expander(f"What was done: {len(entries)} entries", icon=":material/history:"):
-        panes.history(entries)
+    with st.expander(f"Activity: {len(entries)} entries", icon=":material/history:"):
+        widgets.history(entries)
 
 
 def _review(token: str, glass: BrokenGlass) -> None:
     with st.form(f"review-{glass.glass_id}", border=False):
         verdict = st.radio("Verdict", list(Verdict), format_func=str, horizontal=True, index=None)
-        remark = st.text_input("Remark", placeholder="Whom you asked, and what follows")
+        remark = st.text_input("Remark", placeholder="Whom you asked, and what happens next")
         if st.form_submit_button("Record the review", type="primary"):
             if verdict is None:
-                st.error("Choose a verdict.", icon=":material/error:")
+                st.error("Choose a verdict first.", icon=":material/error:")
             else:
                 state.engine().care.review_emergency_access(token, glass.glass_id, verdict, remark)
-                state.say("The review is recorded.")
+                state.say("Review recorded.")
                 st.rerun()
 
 
@@ -99,31 +99,31 @@ def _review(token: str, glass: BrokenGlass) -> None:
 def _relations(token: str) -> None:
     engine = state.engine()
     relations = engine.care.relations(token)
-    st.header(f"Who treats whom: {len(relations)}")
+    st.header(f"Care relations: {len(relations)}")
     st.caption(
-        "Technicians name the doctors at admission, and doctors bring in colleagues; here you mend"
-        " what went wrong."
+        "Technicians add doctors at admission, and doctors add colleagues. Use this form to"
+        " correct mistakes."
     )
     st.dataframe(
         {
             "Patient": [r.number for r in relations],
             "Doctor": [r.username for r in relations],
             "Since (UTC)": [r.since for r in relations],
-            "Named by": [r.assigned_by for r in relations],
+            "Added by": [r.assigned_by for r in relations],
         },
         hide_index=True,
     )
     doctors = [a.username for a in engine.care.doctors(token)]
-    with st.form("care", width=440), panes.banner():
+    with st.form("care", width=440), widgets.banner():
         number = st.text_input("Patient number", key="care-number")
         username = st.selectbox("Doctor", doctors, key="care-doctor")
         ends = st.checkbox("This doctor no longer treats the patient")
-        if st.form_submit_button("Record it", disabled=not doctors):
+        if st.form_submit_button("Save", disabled=not doctors):
             if ends:
                 engine.care.end(token, number, username)
             else:
                 engine.care.assign(token, number, username)
-            state.say("It is recorded and counts at once.")
+            state.say("Saved. The change takes effect immediately.")
             st.rerun()
 
 
@@ -132,25 +132,30 @@ def _relations(token: str) -> None:
 
 def _classes(token: str) -> None:
     engine = state.engine()
-    st.header("Classes granted apart")
+    st.header("Restorable classes")
     st.write(
-        "A doctor may restore every class. Narrowed to some, they see those, the rest stays sealed,"
-        " and the original file, its name and its numbers are not theirs."
+        "By default, a doctor can restore every class. An account limited to some classes sees only"
+        " those restored. The rest stays sealed, and the original file, its name and its measured"
+        " values are not available."
     )
     narrowed = engine.care.restorable_classes(token)
     doctors = [a.username for a in engine.people.accounts(token) if a.role is Role.DOCTOR]
     known = sorted({c for p in engine.profiles.by_name().values() for c in p.classes})
     if narrowed:
-        panes.facts([(u, ", ".join(sorted(c)) or "nothing") for u, c in narrowed.items()])
+        widgets.facts([(u, ", ".join(sorted(c)) or "nothing") for u, c in narrowed.items()])
     if not doctors:
         return
     username = st.selectbox("Account", doctors, key="classes-account")
-    with st.form(f"classes-{username}", width=440), panes.banner():
-        every = st.checkbox("Every class, also those to come", value=username not in narrowed)
+    with st.form(f"classes-{username}", width=440), widgets.banner():
+        every = st.checkbox("All classes, including future ones", value=username not in narrowed)
         labels = st.multiselect(
-            "Or only these", known, default=sorted(narrowed.get(username, frozenset()) & set(known))
+            "Or only these classes",
+            known,
+            default=sorted(narrowed.get(username, frozenset()) & set(known)),
         )
-        if st.form_submit_button("Grant"):
+        if st.form_submit_button("Save classes"):
             engine.care.set_restorable_classes(token, username, None if every else labels)
-            state.say("It counts at once; what was open beyond it is closed.")
+            state.say(
+                "Saved. The change takes effect immediately; restorations beyond it are closed."
+            )
             st.rerun()

@@ -1,15 +1,15 @@
-"""The administrator's tab of accounts: who may sign in as what, and who asked for it."""
+"""The Accounts tab: accounts, their roles and sessions, and requests for new ones."""
 
 from __future__ import annotations
 
 import streamlit as st
 
 from engine import ACCOUNT_ROLES, Account
-from ui import panes, state
+from ui import state, widgets
 
 
 def accounts(token: str) -> None:
-    """Everybody, requests, and what can be changed."""
+    """All accounts, open requests, and forms to create and change accounts."""
     everybody = state.engine().people.accounts(token)
     _requests(token)
     st.dataframe(
@@ -17,7 +17,7 @@ def accounts(token: str) -> None:
             "User name": [a.username for a in everybody],
             "Name": [a.name for a in everybody],
             "Role": [str(a.role) for a in everybody],
-            "Open": [a.enabled for a in everybody],
+            "Active": [a.enabled for a in everybody],
             "Second factor": [a.second_factor for a in everybody],
             "Created (UTC)": [a.created_at for a in everybody],
             "Last sign-in (UTC)": [a.last_sign_in_at for a in everybody],
@@ -35,21 +35,22 @@ def _requests(token: str) -> None:
     waiting = state.engine().people.requests(token)
     if not waiting:
         return
-    st.header("Asked for an account")
-    st.caption("Approve only whom you know: compare the reference with the one they tell you.")
+    st.header("Account requests")
+    st.caption("Approve only people you know. Ask them for their reference and compare it.")
     for request in waiting:
         key = request.request_id
-        with st.container(border=True), panes.banner():
+        with st.container(border=True), widgets.banner():
             st.markdown(
-                f"**{panes.plain(request.name)}** ({panes.plain(request.username)}) wishes to be"
-                f" {request.role}  \nReference `{key}`, {panes.when(request.requested_at)} UTC"
+                f"**{widgets.plain(request.name)}** ({widgets.plain(request.username)})"
+                f" requests the role {request.role}  \nReference `{key}`,"
+                f" {widgets.when(request.requested_at)} UTC"
             )
             if request.taken:
-                st.warning("There is an account of this user name: decline, and tell the person.")
+                st.warning("This user name is taken. Decline the request and tell the person.")
             role = st.selectbox(
-                "Role to give",
+                "Role to assign",
                 ACCOUNT_ROLES,
-                index=None,  # the wish is not the answer
+                index=None,  # the administrator decides, not the request
                 placeholder="Choose",
                 format_func=str,
                 key=f"give-{key}",
@@ -58,30 +59,30 @@ def _requests(token: str) -> None:
                 ready = role is not None and not request.taken
                 if st.button("Approve", key=f"approve-{key}", disabled=not ready) and role:
                     state.engine().people.approve(token, key, role)
-                    state.say("The account was made; its owner can sign in.")
+                    state.say("Account created. Its owner can sign in now.")
                     st.rerun()
                 if st.button("Decline", key=f"decline-{key}"):
                     state.engine().people.decline(token, key)
-                    state.say("The request was dropped.")
+                    state.say("Request declined.")
                     st.rerun()
 
 
 def _new(token: str) -> None:
-    with st.form(f"new-account-{state.turn('account')}"), panes.banner():
+    with st.form(f"new-account-{state.turn('account')}"), widgets.banner():
         st.markdown("**New account**")
         username = st.text_input("User name", autocomplete="off")
         name = st.text_input("Name", autocomplete="off")
         role = st.selectbox("Role", ACCOUNT_ROLES, format_func=str)
-        password = st.text_input("First password", type="password", autocomplete="new-password")
-        if st.form_submit_button("Create the account", type="primary"):
+        password = st.text_input("Initial password", type="password", autocomplete="new-password")
+        if st.form_submit_button("Create account", type="primary"):
             state.engine().people.create(token, username, name, role, password)
-            state.renew("account")  # a password does not stay in a form
-            state.say("The account was created.")
+            state.renew("account")  # the form does not keep a password
+            state.say("Account created.")
             st.rerun()
 
 
 def _change(token: str, by_name: dict[str, Account]) -> None:
-    with st.container(border=True), panes.banner():
+    with st.container(border=True), widgets.banner():
         st.markdown("**Change an account**")
         chosen = st.selectbox("Account", list(by_name))
         account = by_name[chosen]
@@ -93,13 +94,13 @@ def _change(token: str, by_name: dict[str, Account]) -> None:
             key=f"role-{chosen}",
         )
         with st.container(horizontal=True):
-            if st.button("Set the role", disabled=role == account.role):
+            if st.button("Change role", disabled=role == account.role):
                 state.engine().people.set_role(token, chosen, role)
-                state.say("The role was changed; it counts from the next click.")
+                state.say("Role changed. It takes effect immediately.")
                 st.rerun()
-            if st.button("Close the account" if account.enabled else "Open the account"):
+            if st.button("Disable account" if account.enabled else "Enable account"):
                 state.engine().people.set_enabled(token, chosen, not account.enabled)
-                state.say("The account was changed; it counts at once.")
+                state.say("Account changed. It takes effect immediately.")
                 st.rerun()
         password = st.text_input(
             "New password",
@@ -107,10 +108,10 @@ def _change(token: str, by_name: dict[str, Account]) -> None:
             autocomplete="new-password",
             key=f"reset-{chosen}-{state.turn('reset')}",
         )
-        if st.button("Reset the password", disabled=not password):
+        if st.button("Reset password", disabled=not password):
             state.engine().people.reset_password(token, chosen, password)
             state.renew("reset")
-            state.say("The password was reset and the account's sessions have ended.")
+            state.say("Password reset. The account's sessions have ended.")
             st.rerun()
         if state.engine().settings.single_sign_on is not None:
             _identity(token, account)
@@ -124,25 +125,25 @@ def _identity(token: str, account: Account) -> None:
         autocomplete="off",
         key=f"email-{account.username}",
     )
-    if st.button("Link the address", disabled=email.strip() == account.email):
+    if st.button("Link address", disabled=email.strip() == account.email):
         state.engine().people.link_identity(token, account.username, email.strip())
-        state.say("The link was changed; it counts from the next sign-in.")
+        state.say("Address linked. It takes effect at the next sign-in.")
         st.rerun()
 
 
 def _sessions(token: str, account: Account) -> None:
     held = state.engine().people.sessions(token, account.username)
     if held:
-        doors = ", ".join(sorted(s.door for s in held))
-        st.caption(f"Signed in: {doors}; last seen {panes.when(held[0].seen_at)} UTC.")
+        clients = ", ".join(sorted(s.door for s in held))
+        st.caption(f"Signed in: {clients}; last seen {widgets.when(held[0].seen_at)} UTC.")
     else:
         st.caption("Not signed in.")
     with st.container(horizontal=True):
-        if st.button("End their sessions", disabled=not held):
+        if st.button("End all sessions of this account", disabled=not held):
             count = state.engine().people.end_sessions(token, account.username)
-            state.say(f"Sessions ended: {count}.")
+            state.say(f"{count} sessions ended.")
             st.rerun()
-        if st.button("Take the second factor away", disabled=not account.second_factor):
+        if st.button("Remove the second factor", disabled=not account.second_factor):
             state.engine().people.reset_second_factor(token, account.username)
-            state.say("The second factor is gone and the account's sessions have ended.")
+            state.say("Second factor removed. The account's sessions have ended.")
             st.rerun()

@@ -1,4 +1,4 @@
-"""The administrator's tabs about specialties and networks."""
+"""The Profiles and Models tabs: specialties, networks and their measured quality."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import streamlit as st
 
 from engine import Comparison, Evaluation, Profile, ProfileEntry
-from ui import panes, state
+from ui import state, widgets
 
 _ORIGINS = {"shipped": "as shipped", "changed": "changed here", "own": "the hospital's own"}
 _NEW = "A new profile"
 
 
 def profiles(token: str) -> None:
-    """What each specialty seals, and how; a change counts from the next upload on."""
+    """What each profile seals, and how; a change takes effect with the next upload."""
     engine = state.engine()
     entries = engine.profiles.entries(token)
     st.dataframe(
@@ -24,7 +24,7 @@ def profiles(token: str) -> None:
             "Title": [e.profile.title for e in entries.values()],
             "Seals": [", ".join(e.profile.classes) for e in entries.values()],
             "Networks": [", ".join(e.profile.networks) for e in entries.values()],
-            "From confidence": [_thresholds(e.profile) for e in entries.values()],
+            "Confidence threshold": [_thresholds(e.profile) for e in entries.values()],
             "NMS IoU": [e.profile.iou for e in entries.values()],
             "Harmless text": [e.profile.harmless_text for e in entries.values()],
             "State": [_ORIGINS[e.origin] for e in entries.values()],
@@ -48,35 +48,37 @@ def _thresholds(profile: Profile) -> str:
 
 
 def _edit(token: str, name: str, entry: ProfileEntry | None) -> None:
-    """The form of one profile. What the engine refuses is said, and nothing is changed."""
+    """The form of one profile; an invalid profile shows the error and changes nothing."""
     engine = state.engine()
     networks = engine.profiles.known_networks(token)
     known = sorted({label for found in networks.values() for label in found})
     held = entry.profile if entry else engine.profiles.get("general")
     turn = f"{name}-{state.turn('profile')}"
-    with st.form(f"profile-{turn}"), panes.banner():
+    with st.form(f"profile-{turn}"), widgets.banner():
         if not entry:
-            name = st.text_input("Short name", help="Small letters, digits and hyphens.").strip()
+            name = st.text_input(
+                "Short name", help="Lowercase letters, digits and hyphens."
+            ).strip()
         table: dict[str, Any] = {
             "title": st.text_input("Title", held.title if entry else ""),
             "description": st.text_area("Description", held.description if entry else ""),
-            "classes": st.multiselect("Classes that are sealed", known, list(held.classes)),
+            "classes": st.multiselect("Classes to seal", known, list(held.classes)),
             "networks": st.multiselect(
-                "Networks that look",
+                "Networks to run",
                 list(networks),
                 [n for n in held.networks if n in networks],
                 format_func=lambda n: f"{n} ({', '.join(networks[n])})",
             ),
             "iou": st.number_input(
-                "NMS IoU: boxes of a class that overlap more are merged",
+                "NMS IoU: boxes of one class that overlap more than this are merged",
                 0.0, 1.0, held.iou, 0.05,
             ),
             "confidence": st.number_input(
-                "Confidence from which boxes are sealed; below it a person is asked",
+                "Confidence threshold: boxes at or above it are sealed, boxes below it need review",
                 0.0, 1.0, held.confidence, 0.05,
             ),
         }  # fmt: skip
-        st.caption("Only where a class differs from that:")
+        st.caption("Thresholds of single classes, if different:")
         cells = st.columns(len(known))
         own = {
             label: cell.number_input(
@@ -93,36 +95,38 @@ def _edit(token: str, name: str, entry: ProfileEntry | None) -> None:
         visible = st.checkbox(
             "Leave harmless text visible",
             held.harmless_text == "visible",
-            help="Side markers, scales and technique factors that were read twice and match"
-            " nothing of the patient. In doubt text is sealed all the same.",
+            help="Side markers, scales and technique factors stay visible if two readings agree and"
+            " nothing matches the patient's data. All other text is sealed.",
         )
         table["harmless_text"] = "visible" if visible else "sealed"
         if st.form_submit_button("Save the profile", type="primary"):
             engine.profiles.save(token, name, table)
             state.renew("profile")
-            state.say("The profile was saved; the next upload uses it.")
+            state.say("Profile saved. The next upload uses it.")
             st.rerun()
     if entry and entry.origin != "shipped":
-        label = "Back to what was shipped" if entry.origin == "changed" else "Remove the profile"
-        with panes.banner():
+        label = (
+            "Reset to the shipped profile" if entry.origin == "changed" else "Delete the profile"
+        )
+        with widgets.banner():
             if st.button(label, key=f"reset-{turn}"):
                 engine.profiles.reset(token, name)
                 state.renew("profile")
-                state.say("The profile was reset.")
+                state.say("Profile reset.")
                 st.rerun()
-        st.caption(f"Changed {panes.when(entry.changed_at)} UTC by {entry.changed_by}.")
+        st.caption(f"Changed {widgets.when(entry.changed_at)} UTC by {entry.changed_by}.")
 
 
 def _padding(held: Profile) -> dict[str, float | int]:
-    """Padding, where it is not the setting's."""
+    """Padding of the profile; starts with the values of the settings."""
     settings = state.engine().settings
     left, right = st.columns(2)
     share = left.number_input(
-        "Padding, share of a box's longer side",
+        "Padding, as a share of the box's longer side",
         0.0, 1.0, settings.padding if held.padding is None else held.padding, 0.01,
     )  # fmt: skip
     least = right.number_input(
-        "Padding at least, px",
+        "Minimum padding, px",
         0, 1000,
         settings.padding_min_px if held.padding_min_px is None else held.padding_min_px, 1,
     )  # fmt: skip
@@ -133,17 +137,17 @@ def _padding(held: Profile) -> dict[str, float | int]:
 
 
 def models(token: str) -> None:
-    """Networks with version and checksum, how they do, and the hospital's own."""
+    """Networks with version and checksum, their measured quality, and custom networks."""
     engine = state.engine()
-    engine.models.about()  # opens those of the profile that uploads start with
+    engine.models.about()  # loads the networks of the default profile
     st.header("Networks")
     rows = engine.models.networks(token)
     st.dataframe(
         {
             "Network": [n.name for n in rows],
-            "Finds": [", ".join(n.finds) for n in rows],
-            "Active in": [", ".join(n.profiles) or "no profile" for n in rows],
-            "What": [n.info.name if n.info else "not opened yet" for n in rows],
+            "Detects": [", ".join(n.finds) for n in rows],
+            "Used by profiles": [", ".join(n.profiles) or "none" for n in rows],
+            "Model": [n.info.name if n.info else "not loaded yet" for n in rows],
             "Version": [n.info.version if n.info else "" for n in rows],
             "Licence": [n.info.licence if n.info else "" for n in rows],
             "SHA-256": [n.info.sha256 if n.info else "" for n in rows],
@@ -158,45 +162,45 @@ def models(token: str) -> None:
 
 
 def _evaluations(token: str) -> None:
-    """Figures as they were measured, and whether it was these weights."""
+    """Measured figures, and whether they belong to the weights in use."""
     engine = state.engine()
     st.header("Evaluations")
     for found in engine.models.evaluations(token):
-        with st.expander(panes.plain(found.name)):
+        with st.expander(widgets.plain(found.name)):
             st.caption(_measured(found))
-            panes.facts([(name, f"{value:.4g}") for name, value in found.figures.items()])
+            widgets.facts([(name, f"{value:.4g}") for name, value in found.figures.items()])
     names = [*engine.profiles.by_name(), *engine.profiles.known_networks(token)]
-    with st.form(f"evaluation-{state.turn('evaluation')}"), panes.banner():
-        name = st.selectbox("Profile or network that was measured", names)
-        file = st.file_uploader("What `python -m model.evaluate --json` wrote", type="json")
-        if st.form_submit_button("Add the figures"):
+    with st.form(f"evaluation-{state.turn('evaluation')}"), widgets.banner():
+        name = st.selectbox("Evaluated profile or network", names)
+        file = st.file_uploader("Output file of `python -m model.evaluate --json`", type="json")
+        if st.form_submit_button("Add figures"):
             if file is None:
                 st.error("Choose the file first.", icon=":material/error:")
             else:
                 engine.models.add_evaluation(token, name, file.getvalue())
                 state.renew("evaluation")
-                state.say("The figures were added.")
+                state.say("Figures added.")
                 st.rerun()
 
 
 def _measured(found: Evaluation) -> str:
-    whose = (
-        f"Added {panes.when(found.added_at)} UTC by {found.added_by}. " if found.added_by else ""
+    added = (
+        f"Added {widgets.when(found.added_at)} UTC by {found.added_by}. " if found.added_by else ""
     )
     now = {
-        True: "Measured with the weights that run now.",
-        False: "Measured with other weights than those that run now.",
-        None: "Whether these weights run now is known once each network was opened.",
+        True: "Measured with the weights in use.",
+        False: "Measured with other weights than those in use.",
+        None: "Not known yet whether these weights are in use: not all networks are loaded.",
     }[found.current]
-    return whose + now
+    return added + now
 
 
 def _drift(token: str) -> None:
-    """Months beside the months before them."""
+    """Each month compared with the months before."""
     st.header("Drift")
     found = state.engine().models.drift(token)
     if not found:
-        st.caption("No month has images of enough patients yet.")
+        st.caption("No data yet: no month has images of enough patients.")
         return
     for drift in found:
         if any(s.moved for s in drift.shifts):
@@ -224,29 +228,30 @@ def _drift(token: str) -> None:
         },
     )
     st.caption(
-        "A month has moved where a change is large (population stability index over"
-        " 0.25, or a share that grew) and not chance (p below 0.01, Kolmogorov-Smirnov or Fisher)."
-        " Fewer than 30 images, here or before, are not compared."
+        "Drift is reported if a change is large (population stability index over 0.25, or a share"
+        " that grew) and statistically significant (p below 0.01, Kolmogorov-Smirnov or Fisher)."
+        " Months with fewer than 30 images are not compared."
     )
 
 
 def _compare(token: str) -> None:
-    """Two profiles on what waits to be sealed, in the shadow."""
+    """Compare two profiles on waiting drafts, without changing them."""
     engine = state.engine()
     st.header("Comparison")
     st.caption(
-        "Runs two profiles on the newest drafts and on the cases that were kept because something"
-        " was missed. Nothing of them is changed or shown; only counts come out. To train on those"
-        " cases: `python cli.py training-export`, on a machine that trains `training-open`."
+        "Runs two profiles on the newest drafts and on stored cases in which something was missed."
+        " The images are neither changed nor shown; the result is counts only. To train on these"
+        " cases, run `python cli.py training-export` here and `training-open` on the training"
+        " machine."
     )
     names = list(engine.profiles.by_name())
-    with st.form("compare"), panes.banner():
+    with st.form("compare"), widgets.banner():
         left, middle, right = st.columns(3)
-        first = left.selectbox("Profile", names)
-        second = middle.selectbox("Beside it", names, index=min(1, len(names) - 1))
-        limit = right.number_input("Drafts and cases at most", 1, 200, 20)
+        first = left.selectbox("First profile", names)
+        second = middle.selectbox("Second profile", names, index=min(1, len(names) - 1))
+        limit = right.number_input("Maximum number of images", 1, 200, 20)
         if st.form_submit_button("Compare"):
-            with st.spinner("Looking twice at each draft …"):
+            with st.spinner("Running both profiles on each image …"):
                 _compared(engine.models.compare(token, first, second, int(limit)))
 
 
@@ -270,7 +275,9 @@ def _compared(result: Comparison) -> None:
             "Images": [result.images] * 2,
             "Nothing found": [side.empty for side in sides],
             "Failed": [side.failed for side in sides],
-            f"Of {result.by_people} boxes by people, hidden": [side.covered for side in sides],
+            f"Covered, of {result.by_people} boxes drawn by people": [
+                side.covered for side in sides
+            ],
             "Median ms": [side.median_ms for side in sides],
         },
         hide_index=True,
@@ -278,37 +285,37 @@ def _compared(result: Comparison) -> None:
 
 
 def _guests(token: str) -> None:
-    """Networks of the hospital's own: those there are, and one to send."""
+    """The hospital's own networks: a list, and a form to add one."""
     engine = state.engine()
     st.header("The hospital's own networks")
     for name, record in engine.custom_networks.records(token).items():
-        with st.expander(f"{panes.plain(record.title)} ({name})"), panes.banner():
-            panes.facts(
+        with st.expander(f"{widgets.plain(record.title)} ({name})"), widgets.banner():
+            widgets.facts(
                 [
                     (
                         "Classes",
-                        ", ".join(f"{k} → {v or 'left out'}" for k, v in record.names.items()),
+                        ", ".join(f"{k} → {v or 'ignored'}" for k, v in record.names.items()),
                     ),
-                    ("Shown at", f"{record.side} px"),
-                    ("File", panes.size(record.size_bytes)),
+                    ("Input size", f"{record.side} px"),
+                    ("File", widgets.size(record.size_bytes)),
                     ("SHA-256", record.sha256),
-                    ("Time when it was checked", f"{record.check_ms:.0f} ms"),
-                    ("Added (UTC)", f"{panes.when(record.added_at)} by {record.added_by}"),
+                    ("Run time at the check", f"{record.check_ms:.0f} ms"),
+                    ("Added (UTC)", f"{widgets.when(record.added_at)} by {record.added_by}"),
                 ]
             )
-            if st.button("Remove it", key=f"remove-guest-{name}"):
+            if st.button("Remove network", key=f"remove-guest-{name}"):
                 engine.custom_networks.remove(token, name)
-                state.say("The network was removed.")
+                state.say("Network removed.")
                 st.rerun()
     st.caption(
-        "ONNX with the head of YOLOv8. It is run before it is taken, kept encrypted, and looks at"
-        " images in a process without keys; what it does wrong sends an image to a person. PyTorch"
-        " files are programs and are refused."
+        "ONNX files with a YOLOv8 detection head. MedSec test-runs a network before it accepts it,"
+        " stores it encrypted, and runs it in a process without keys. If it fails on an image, a"
+        " person reviews that image. PyTorch files can contain code and are refused."
     )
     turn = state.turn("guest")
     file = st.file_uploader("Network (.onnx)", type="onnx", key=f"guest-file-{turn}")
     if file is not None:
-        with panes.banner():
+        with widgets.banner():
             _new_guest(token, file.getvalue(), turn)
 
 
@@ -318,21 +325,21 @@ def _new_guest(token: str, model: bytes, turn: int) -> None:
     known = sorted(
         {label for found in engine.profiles.known_networks(token).values() for label in found}
     )
-    with st.form(f"guest-{turn}"), panes.banner():
-        name = st.text_input("Short name", help="Small letters, digits and hyphens.").strip()
+    with st.form(f"guest-{turn}"), widgets.banner():
+        name = st.text_input("Short name", help="Lowercase letters, digits and hyphens.").strip()
         title = st.text_input("Title")
-        side = shape.side or st.number_input(
-            "Side of the picture it is shown, px", 64, 2048, 640, 32
+        side = shape.side or st.number_input("Input size, px", 64, 2048, 640, 32)
+        st.caption(
+            "Map each class of the network to a class of MedSec. Classes left empty are ignored."
         )
-        st.caption("What each of its classes is here; classes that stay empty are left out.")
         mapping = {
             its: st.selectbox(its, ["", *known], index=known.index(its) + 1 if its in known else 0)
             for its in shape.names
         }
-        if st.form_submit_button("Check and keep it", type="primary"):
-            with st.spinner("Running it …"):
+        if st.form_submit_button("Check and add", type="primary"):
+            with st.spinner("Running the network …"):
                 names = {its: ours for its, ours in mapping.items() if ours}
                 engine.custom_networks.add(token, name, title, model, names, int(side))
             state.renew("guest")
-            state.say("The network is kept; profiles can name it.")
+            state.say("Network added. Profiles can use it now.")
             st.rerun()

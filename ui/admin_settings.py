@@ -1,15 +1,15 @@
-"""The administrator's tab about settings: what is in force, what may change, who changed it."""
+"""The Settings tab: current values, what can be changed while running, and who changed it."""
 
 from __future__ import annotations
 
 import streamlit as st
 
 from engine import SettingEntry
-from ui import panes, state
+from ui import state, widgets
 
 
 def settings(token: str) -> None:
-    """A form for what may change while the server runs, and a table of everything."""
+    """A form for settings that can change while the server runs, and a table of all settings."""
     entries = state.engine().runtime_settings.entries(token)
     _change(token, [e for e in entries if e.changeable])
     st.dataframe(
@@ -17,16 +17,18 @@ def settings(token: str) -> None:
             "Setting": [e.variable for e in entries],
             "Value": [e.value for e in entries],
             "Unit": [e.unit for e in entries],
-            "Started with": [e.started for e in entries],
-            "Changes": [e.effect or "in the environment, at a new start" for e in entries],
+            "At server start": [e.started for e in entries],
+            "Takes effect": [e.effect or "after a restart, from the environment" for e in entries],
             "Changed by": [e.changed_by for e in entries],
             "Changed (UTC)": [e.changed_at for e in entries],
             "Meaning": [e.help for e in entries],
         },
         hide_index=True,
     )
-    st.caption("Secrets are not shown. Every change is in the audit log with both values.")
-    with st.expander("Who changed what", icon=":material/history:"):
+    st.caption(
+        "Secrets are not shown. The audit log has every change with the old and the new value."
+    )
+    with st.expander("History of changes", icon=":material/history:"):
         changes = [
             e
             for action in ("setting.save", "setting.reset")
@@ -47,36 +49,36 @@ def settings(token: str) -> None:
 
 def _change(token: str, entries: list[SettingEntry]) -> None:
     by_name = {e.name: e for e in entries}
-    with st.container(border=True), panes.banner():
+    with st.container(border=True), widgets.banner():
         st.markdown("**Change a setting**")
         name = st.selectbox(
             "Setting",
             list(by_name),
-            format_func=lambda n: f"{by_name[n].help}: {_measured(by_name[n], by_name[n].value)}",
+            format_func=lambda n: f"{by_name[n].help}: {_with_unit(by_name[n], by_name[n].value)}",
             key="setting-name",
         )
         entry = by_name[name]
         turn = state.turn("setting")
         value = _value(entry, f"setting-{name}-{turn}")
         st.caption(
-            f"In force: {_measured(entry, entry.value)}."
-            f" Started with: {_measured(entry, entry.started)}. A change counts {entry.effect}."
+            f"Current value: {_with_unit(entry, entry.value)}. At server start:"
+            f" {_with_unit(entry, entry.started)}. A change takes effect {entry.effect}."
         )
         with st.container(horizontal=True):
-            if st.button("Change it", type="primary", disabled=value == entry.value):
+            if st.button("Save", type="primary", disabled=value == entry.value):
                 state.engine().runtime_settings.change(token, name, value)
-                _done(f"Changed. It counts {entry.effect}.")
-            if entry.changed_by and st.button("Back to what the server was started with"):
+                _done(f"Saved. The change takes effect {entry.effect}.")
+            if entry.changed_by and st.button("Reset to the value at server start"):
                 state.engine().runtime_settings.reset(token, name)
-                _done("Reset to what the server was started with.")
+                _done("Reset to the value at server start.")
 
 
-def _measured(entry: SettingEntry, value: str) -> str:
+def _with_unit(entry: SettingEntry, value: str) -> str:
     return f"{value} {entry.unit}".strip()
 
 
 def _value(entry: SettingEntry, key: str) -> str:
-    """A field of the setting's kind; the engine checks what comes out of it."""
+    """An input that fits the setting's type; the engine validates the value."""
     if entry.value in ("True", "False"):
         return str(st.toggle("On", entry.value == "True", key=key))
     if entry.name == "profile":

@@ -1,7 +1,7 @@
-"""The charts of the Analytics page, the filters in front of them, and tables to take away.
+"""The Analytics page: filters, charts and tables to download.
 
-What is chosen here is whole months, kinds of image and classes, for everybody: by these, and by
-nothing finer, groups of few patients stay out of sight of those who may not see single images.
+Filters select whole months, modalities and classes only. Anything finer could reveal groups of
+few patients to accounts without access to single images.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import streamlit as st
 
 from engine import Statistics
 from ui import charts as drawn
-from ui import cipher_charts, panes, state
-from ui.address import asked, asked_list, tell
+from ui import cipher_charts, state, widgets
+from ui.query_params import asked, asked_list, tell
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the visitor wants to see; None is everything."""
+    """The chosen filters; None means no filter."""
 
     modalities: list[str] | None
     labels: list[str] | None
@@ -34,7 +34,7 @@ class Choice:
         return whole.only(self.modalities, self.since, self.until, self.labels)
 
     def query(self) -> str:
-        """For the address of a table."""
+        """The filters as a query string for the download links."""
         pairs: list[tuple[str, str]] = [("modality", m) for m in self.modalities or ()]
         pairs += [("label", name) for name in self.labels or ()]
         days = (("since", self.since), ("until", self.until))
@@ -46,15 +46,16 @@ def page(token: str) -> None:
     whole = state.engine().statistics.tables(token)
     if whole.images.empty:
         st.info(
-            "Nothing to show: no image has been sealed yet, or so few patients' that they could"
-            " be recognised.",
+            "No data yet: no image has been sealed, or the images belong to so few patients that"
+            " they could be recognised.",
             icon=":material/monitoring:",
         )
         return
     if not whole.single:
         st.caption(
-            "Months and kinds of image in batches of at least five patients; what is left over"
-            " waits until there are enough. Columns are mixed, so that no row is an image."
+            "Months and modalities are shown in groups of at least five patients; smaller groups"
+            " stay hidden until they have grown. Values are shuffled within each column, so that"
+            " no row describes one image."
         )
     choice = _choose(whole)
     shown = choice.of(whole)
@@ -64,20 +65,20 @@ def page(token: str) -> None:
 
 
 def totals(statistics: Statistics) -> None:
-    """Counts, sums and speed of what is chosen."""
+    """Counts, sums and throughput of the selected images."""
     of, speed = statistics.totals, statistics.throughput
-    panes.figures(
+    widgets.figures(
         [
             ("Sealed images", f"{of['images']:,.0f}"),
             ("Sealed regions", f"{of['regions']:,.0f}"),
-            ("Originals", panes.size(of["original_bytes"])),
-            ("Stored for them", panes.size(of["stored_bytes"])),
+            ("Originals", widgets.size(of["original_bytes"])),
+            ("Stored for these images", widgets.size(of["stored_bytes"])),
         ]
     )
     if speed is not None:
         st.caption(
-            f"Throughput of one worker while it is busy: {speed.images_per_second:.2f} images and"
-            f" {panes.size(speed.bytes_per_second)} a second."
+            f"Throughput of one busy worker: {speed.images_per_second:.2f} images and"
+            f" {widgets.size(speed.bytes_per_second)} per second."
         )
 
 
@@ -85,18 +86,18 @@ def totals(statistics: Statistics) -> None:
 
 
 def _choose(whole: Statistics) -> Choice:
-    """Filters that live in the address; a click into a chart sets them too."""
+    """Filters kept in the URL; a click on a bar of a chart sets them too."""
     days = whole.images["uploaded_at"]
     months = [f"{m}" for m in pd.period_range(days.min(), days.max(), freq="M")]
     labels = sorted(whole.regions["label"].unique()) if len(whole.regions) else []
     with st.container(border=True):
         first, second, third, fourth = st.columns([2, 2, 1, 1])
         modalities = _several(
-            "Kind of image", "modality", sorted(whole.images["modality"].unique()), first
+            "Modality", "modality", sorted(whole.images["modality"].unique()), first
         )
-        classes = _several("Class (charts of regions)", "class", labels, second)
+        classes = _several("Class (charts of regions only)", "class", labels, second)
         since, until = _month("From", "from", months, third), _month("To", "to", months, fourth)
-        st.caption("A click on a bar of *Images over time*, *Storage* or *Regions* chooses it.")
+        st.caption("Click a bar in *Images over time*, *Storage* or *Regions* to filter by it.")
     return Choice(
         modalities or None,
         classes or None,
@@ -135,7 +136,7 @@ def _end_of(month: str) -> datetime:
 
 
 def _pick(event: Any) -> None:
-    """A click into a chart: what was clicked becomes the filter of all of them."""
+    """Make the clicked bars the filter of all charts."""
     points = event.selection.points if event is not None else []
     chosen = [p["customdata"] for p in points if p.get("customdata")]
     if not chosen:
@@ -147,7 +148,7 @@ def _pick(event: Any) -> None:
             tell("to", values[-1])
         else:
             tell(name, ",".join(values))
-    state.renew("analytics")  # the widgets take what the address says; the chart is unmarked
+    state.renew("analytics")  # new widgets read the URL; the chart selection is cleared
     st.rerun()
 
 
@@ -155,15 +156,15 @@ def _pick(event: Any) -> None:
 
 
 def charts(token: str, statistics: Statistics) -> None:
-    """Every chart with its heading, its one sentence, and what is to be seen in words."""
+    """All charts, each with heading, explanation and a description in words."""
     images, regions = statistics.images, statistics.regions
-    what, trust, work, random = st.tabs(
+    privacy, detection, work, random = st.tabs(
         ["Privacy", "Detection", "Work", "Randomness"], key="analytics-tabs"
     )
-    with what:
+    with privacy:
         _chart(drawn.entropy, images)
         _chart(drawn.similarity, images)
-    with trust:
+    with detection:
         threshold = st.slider(
             "Threshold to try", 0.0, 1.0, state.engine().settings.confidence, 0.01, key="threshold"
         )
@@ -179,20 +180,20 @@ def charts(token: str, statistics: Statistics) -> None:
 
 
 def _randomness(token: str) -> None:
-    """Measured when asked for: it reads a sample of stored files."""
+    """Randomness tests, run on request because they read a sample of stored files."""
     st.write(
-        "Measures up to 200 stored images, chosen at random, and encryptions of an invented"
-        " plaintext. Nothing is decrypted. Good figures show that nothing obvious is wrong; they"
-        " do not prove a cipher safe."
+        "Measures up to 200 randomly chosen stored images, and encryptions of a made-up plaintext."
+        " Nothing is decrypted. Good figures show that nothing obvious is wrong; they do not prove"
+        " that a cipher is secure."
     )
     if st.button("Measure now", icon=":material/science:"):
-        with panes.banner(), st.spinner("Reading stored files …"):
+        with widgets.banner(), st.spinner("Reading stored files …"):
             state.keep("randomness", state.engine().randomness.measure(token))
     measured = state.recall("randomness")
     if measured is not None:
         st.caption(
             f"{measured.regions:,} regions of {measured.images:,} images,"
-            f" {panes.size(measured.size_bytes)}; shorter than 1,280 bytes are not tested."
+            f" {widgets.size(measured.size_bytes)}. Regions under 1,280 bytes are not tested."
         )
         for draw in cipher_charts.CIPHER_CHARTS:
             _chart(draw, measured)
@@ -221,7 +222,7 @@ def _chart(draw: Callable, *values: object, pick: bool = False) -> None:
 
 def _take_away(choice: Choice) -> None:
     st.header("Tables")
-    st.caption("The numbers behind the charts as they are filtered now. Every download is logged.")
+    st.caption("The data behind the charts, with the current filters. Every download is logged.")
     with st.container(horizontal=True):
         for table in ("images", "regions"):
             for format, name in (("csv", "CSV"), ("parquet", "Parquet")):

@@ -1,16 +1,15 @@
-"""Tables in, figures out: no Streamlit, no numbers of its own.
+"""Plotly figures from tables: no Streamlit, and no numbers that are not in the tables.
 
-Charts of many images carry percentiles and counts, not rows, and neither the least nor the
-greatest value: what goes into a figure goes to a browser. Small groups are the caller's to
-suppress before.
+Figures are sent to the browser. Charts of many images therefore hold percentiles and counts
+only, never rows, minima or maxima. The caller suppresses small groups beforehand.
 
 Every figure carries three texts in ``figure.layout.meta``: ``title`` for a heading,
-``explains``, one sentence on what it shows, and ``describes``, what is to be seen in it,
-for who cannot see it. Show it with ``st.plotly_chart(figure, theme=None, config=CONFIG)``
+``explains``, what the chart shows, and ``describes``, its data in words for users who cannot
+see it. Show it with ``st.plotly_chart(figure, theme=None, config=CONFIG)``
 and ``dark=st.context.theme.type == "dark"``.
 
-Tables are pandas DataFrames; a column that a chart needs and does not find is a
-``ValueError``, missing values (NaN) are left out.
+Tables are pandas DataFrames. A missing column raises ``ValueError``; missing values (NaN) are
+skipped.
 
 ``images``, one row per image:
 
@@ -42,7 +41,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ui.chart_look import (
+from ui.chart_style import (
     CONFIG,
     DASHES,
     GREY,
@@ -65,12 +64,12 @@ __all__ = ["CHARTS", "CONFIG", "classes", "confidence", "entropy", "image_region
 
 
 def entropy(images: pd.DataFrame, dark: bool = False) -> go.Figure:
-    """Entropy of original, masked and sealed data, and how far sealed is from random."""
+    """Entropy of original, masked and sealed data, and its distance from random bytes."""
     title = "Entropy"
     explains = (
-        "Shannon entropy per byte, box for the middle half of the images, whiskers for 90 %:"
-        " sealed data should be as unpredictable as random bytes of the same length, which"
-        " reach a little under 8 bits."
+        "Shannon entropy per byte (box: middle half of the images, whiskers: 90 %): sealed data"
+        " should be as unpredictable as random bytes of the same length, which reach slightly less"
+        " than 8 bits."
     )
     names = {
         "entropy_original_bits": "Original",
@@ -115,12 +114,12 @@ def similarity(images: pd.DataFrame, dark: bool = False) -> go.Figure:
     """Original against masked picture: SSIM, histogram, PSNR, hash distances."""
     title = "Similarity of masked and original"
     explains = (
-        "How much of the picture stays as it was: high similarity means that little was"
-        " covered, low that much was; neither is good or bad by itself."
+        "How similar the masked picture is to the original: high similarity means that little was"
+        " covered, low similarity that much was covered; neither is good or bad in itself."
     )
     panels = (
-        ("1 = alike", {"ssim": "SSIM", "histogram_correlation": "Histogram<br>correlation"}),
-        ("dB, higher = more alike", {"psnr_db": "PSNR"}),
+        ("1 = identical", {"ssim": "SSIM", "histogram_correlation": "Histogram<br>correlation"}),
+        ("dB, higher = more similar", {"psnr_db": "PSNR"}),
         (
             "differing bits of 64",
             {
@@ -150,9 +149,9 @@ def similarity(images: pd.DataFrame, dark: bool = False) -> go.Figure:
     figure.update_yaxes(autorange="reversed")
     describes = f"Medians of {len(table)} images: {', '.join(described)}."
     if equal.any():
-        describes += f" {equal.sum()} without any difference have no finite PSNR: not drawn."
+        describes += f" {equal.sum()} unchanged images have infinite PSNR and are not drawn."
         figure.add_annotation(
-            text=f"{equal.sum()} unchanged, infinite: not drawn",
+            text=f"{equal.sum()} unchanged (infinite): not drawn",
             xref="x2 domain",
             yref="y2 domain",
             x=1,
@@ -171,14 +170,14 @@ def confidence(
     proposal_threshold: float | None = None,
     dark: bool = False,
 ) -> go.Figure:
-    """Confidence by class, with the threshold from which boxes are sealed."""
+    """Confidence by class, with the threshold at which boxes are sealed."""
     title = "Confidence by class"
     explains = (
-        "How sure the detector was of each box: boxes right of the line are sealed by"
-        " themselves, those between the two lines make a person look."
+        "Confidence of the detector for each box: boxes right of the line are sealed automatically,"
+        " boxes between the two lines need review."
         if proposal_threshold is not None
-        else "How sure the detector was of each box: boxes right of the line are sealed by"
-        " themselves."
+        else "Confidence of the detector for each box: boxes right of the line are sealed"
+        " automatically."
     )
     regions = need(regions, ["label", "confidence"])
     table = grouped(regions.dropna(subset=["confidence"]), "label")
@@ -202,9 +201,9 @@ def confidence(
 
 
 def classes(regions: pd.DataFrame, dark: bool = False) -> go.Figure:
-    """How many sealed regions there are of each class."""
+    """Number of sealed regions of each class."""
     title = "Regions"
-    explains = "Sealed regions of each class: the length of a bar is their number."
+    explains = "Number of sealed regions of each class."
     regions = need(regions, ["label", "confidence"])
     table = grouped(regions.dropna(subset=["confidence"]), "label")
     if table.empty:
@@ -231,7 +230,7 @@ def classes(regions: pd.DataFrame, dark: bool = False) -> go.Figure:
 
 
 def _picked(column: str, value: object, month: Any = None) -> dict[str, str]:
-    """What a click on a bar chooses; ``other`` and ``unknown`` stand for no one thing."""
+    """The filter that a click on a bar sets; ``other`` and ``unknown`` are no filter."""
     picked = {} if value in (OTHER, "unknown") else {column: str(value)}
     return picked if month is None else {**picked, "month": f"{month:%Y-%m}"}
 
@@ -240,8 +239,8 @@ def thresholds(regions: pd.DataFrame, threshold: float, dark: bool = False) -> g
     """How many boxes of each class would be sealed at another threshold."""
     title = "What another threshold would seal"
     explains = (
-        "Boxes that reach each confidence: where a curve is steep beside the line, a small"
-        " change of the threshold seals many more or fewer."
+        "Number of boxes at or above each confidence: where a curve is steep near the line, a small"
+        " change of the threshold seals many more or many fewer boxes."
     )
     regions = need(regions, ["label", "confidence"])
     table = grouped(regions.dropna(subset=["confidence"]), "label")
@@ -267,7 +266,7 @@ def thresholds(regions: pd.DataFrame, threshold: float, dark: bool = False) -> g
     threshold_line(figure, threshold, "sealed", dark)
     figure.update_xaxes(range=[0, 1.02], title="threshold")
     figure.update_yaxes(rangemode="tozero", title="boxes")
-    describes = f"At the threshold of {threshold:g} are sealed: {', '.join(described)}."
+    describes = f"Sealed at the threshold of {threshold:g}: {', '.join(described)}."
     return finish(figure, title, explains, describes, 380, dark)
 
 
@@ -275,8 +274,8 @@ def stage_times(images: pd.DataFrame, dark: bool = False) -> go.Figure:
     """Median, 95th and 99th percentile of every stage."""
     title = "Time per stage"
     explains = (
-        "What the clock said for each stage of the work: half of the images were done by the"
-        " circle, 95 % by the square, 99 % by the diamond."
+        "Measured time of each stage: half of the images took no longer than the circle, 95 % no"
+        " longer than the square, 99 % no longer than the diamond."
     )
     columns = [column for column in images.columns if str(column).endswith("_ms")]
     table = images[columns].dropna(axis=1, how="all")
@@ -321,7 +320,7 @@ def volumes(images: pd.DataFrame, by: str = "modality", dark: bool = False) -> g
     table = grouped(images.dropna(subset=["uploaded_at"]), by)
     if table.empty:
         return empty(
-            title, f"Images taken in over time, by {by}.", "No image has been taken in yet.", dark
+            title, f"Uploaded images over time, by {by}.", "No image has been uploaded yet.", dark
         )
     uploaded = pd.to_datetime(table["uploaded_at"], utc=True).dt.tz_localize(None)
     span = uploaded.max() - uploaded.min()
@@ -355,7 +354,7 @@ def volumes(images: pd.DataFrame, by: str = "modality", dark: bool = False) -> g
     return finish(
         figure,
         title,
-        f"Images taken in per {unit}, by {by}: the height of a bar is their number.",
+        f"Number of images uploaded per {unit}, by {by}.",
         f"{len(table)} images since {uploaded.min():%Y-%m-%d}: {described}.",
         380,
         dark,
@@ -363,11 +362,11 @@ def volumes(images: pd.DataFrame, by: str = "modality", dark: bool = False) -> g
 
 
 def storage(images: pd.DataFrame, dark: bool = False) -> go.Figure:
-    """Bytes of the files that came in and of all that is stored for them, by modality."""
+    """Bytes of the uploaded files and of everything stored for them, by modality."""
     title = "Storage"
     explains = (
-        "Megabytes that came in and megabytes that are stored for them: masked file, pictures"
-        " and sealed regions together."
+        "Megabytes uploaded, and megabytes stored for them: masked files, pictures and sealed"
+        " regions together."
     )
     images = need(images, ["modality", "size_bytes", "stored_bytes"])
     table = grouped(images.dropna(subset=["size_bytes", "stored_bytes"]), "modality")
@@ -376,7 +375,7 @@ def storage(images: pd.DataFrame, dark: bool = False) -> go.Figure:
     sums = table.groupby("modality")[["size_bytes", "stored_bytes"]].sum() / 1e6
     sums = sums.sort_values("size_bytes", ascending=False)
     figure = go.Figure()
-    for i, (column, name) in enumerate((("size_bytes", "came in"), ("stored_bytes", "stored"))):
+    for i, (column, name) in enumerate((("size_bytes", "uploaded"), ("stored_bytes", "stored"))):
         figure.add_bar(
             x=sums[column],
             y=sums.index.astype(str),
@@ -390,20 +389,20 @@ def storage(images: pd.DataFrame, dark: bool = False) -> go.Figure:
             hovertemplate="%{x:,.1f} MB<extra>%{y}, " + name + "</extra>",
         )
     figure.update_layout(barmode="group")
-    # Room for the numbers beside the longest bar, on a phone too.
+    # Space for the number beside the longest bar, also on a phone.
     figure.update_xaxes(range=[0, 1.3 * sums.max().max()], title="MB (10<sup>6</sup> bytes)")
     figure.update_yaxes(autorange="reversed")
     came, stored = sums["size_bytes"].sum(), sums["stored_bytes"].sum()
-    describes = f"{len(table)} images: {came:,.1f} MB came in, {stored:,.1f} MB are stored."
+    describes = f"{len(table)} images: {came:,.1f} MB uploaded, {stored:,.1f} MB stored."
     return finish(figure, title, explains, describes, 150 + 64 * len(sums), dark)
 
 
 def image_regions(regions: pd.DataFrame, dark: bool = False) -> go.Figure:
-    """The regions of one image, before and after sealing. For who may see its metrics."""
+    """Entropy of the regions of one image; only for accounts with access to its metrics."""
     title = "Entropy of each region"
     explains = (
-        "Shannon entropy per byte of what was under each box and of what is stored instead,"
-        " with what random bytes of that length reach."
+        "Shannon entropy per byte of the original and of the encrypted content of each box,"
+        " compared with random bytes of that length."
     )
     before, after, expected = "entropy_before_bits", "entropy_after_bits", "expected_bits"
     regions = need(regions, ["label", before, after, expected])
@@ -451,7 +450,7 @@ def image_regions(regions: pd.DataFrame, dark: bool = False) -> go.Figure:
     return finish(figure, title, explains, describes, 170 + 48 * len(rows), dark)
 
 
-#: Every chart, for pages that list them and for the test that asks each to explain itself.
+#: All charts, for pages that list them and for the test that checks their texts.
 CHARTS = (
     entropy,
     similarity,

@@ -1,4 +1,4 @@
-"""Charts of whether sealed data looks random; see :mod:`ui.charts` for how charts are made.
+"""Charts of randomness tests of sealed data; conventions as in :mod:`ui.charts`.
 
 Each takes ``measured``, an object with the fields of the engine's ``Randomness``.
 """
@@ -13,22 +13,22 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ui.chart_look import PALETTE, SYMBOLS, TEXT, empty, fill, finish
+from ui.chart_style import PALETTE, SYMBOLS, TEXT, empty, fill, finish
 
 __all__ = ["CIPHER_CHARTS", "neighbours", "sensitivity", "uniformity"]
 
-_NOTHING = "No stored region is long enough to be measured yet."
+_NOTHING = "No stored region is long enough to be tested yet."
 _NPCR_IDEAL = 100 * 255 / 256
 _UACI_IDEAL = 100 * (256**2 - 1) / (3 * 256) / 255
 
 
 def uniformity(measured: Any, dark: bool = False) -> go.Figure:
-    """P-values of the chi-square test of stored regions, against a flat line."""
+    """P-values of the chi-square test of stored regions, against a uniform distribution."""
     title = "Are all byte values equally frequent?"
     explains = (
-        "Pearson's chi-square test of each stored region against equally frequent bytes: of"
-        " random data the p-values are spread evenly, so that bars near the line are as expected"
-        " and a tall first bar would be a bad sign."
+        "Pearson's chi-square test of each stored region against equally frequent bytes. For random"
+        " data the p-values are spread evenly: bars should be near the line, and a tall first bar"
+        " would be a bad sign."
     )
     values = np.asarray(measured.chi_square_p, float)
     if not values.size:
@@ -40,13 +40,13 @@ def uniformity(measured: Any, dark: bool = False) -> go.Figure:
         x=(edges[:-1] + edges[1:]) / 2, y=counts, width=0.09, name="regions", marker=fill(0),
         hovertemplate="%{y} regions<extra>p about %{x:.2f}</extra>",
     )  # fmt: skip
-    _line(figure, [0, 1], [expected] * 2, "expected of random bytes", dark)
+    _line(figure, [0, 1], [expected] * 2, "expected for random bytes", dark)
     figure.update_xaxes(range=[0, 1], title="p-value", dtick=0.1)
     figure.update_yaxes(rangemode="tozero", title="regions")
     low = int((values < 0.01).sum())
     describes = (
-        f"{values.size} regions of {measured.images} images; {low} have a p-value under 0.01,"
-        f" where random data would have {values.size / 100:.1f}."
+        f"{values.size} regions of {measured.images} images; {low} have a p-value under 0.01;"
+        f" for random data {values.size / 100:.1f} are expected."
     )
     return finish(figure, title, explains, describes, 320, dark)
 
@@ -55,9 +55,9 @@ def neighbours(measured: Any, dark: bool = False) -> go.Figure:
     """Correlation of neighbouring bytes of stored regions, in standard deviations."""
     title = "Do neighbouring bytes resemble each other?"
     explains = (
-        "Correlation of each byte with the next, in standard deviations of what random bytes of"
-        " that length give: most bars should lie between -2 and 2, as the curve does; pictures"
-        " lie far to the right of it."
+        "Correlation of each byte with the next, in standard deviations of random bytes of the same"
+        " length. Most bars should lie between -2 and 2, like the curve; unencrypted pictures lie"
+        " far to the right."
     )
     values = np.asarray(measured.correlation_z, float)
     if not values.size:
@@ -72,27 +72,28 @@ def neighbours(measured: Any, dark: bool = False) -> go.Figure:
         x=middle, y=counts, width=0.45, name="regions", marker=fill(0),
         hovertemplate="%{y} regions<extra>about %{x:.2f} standard deviations</extra>",
     )  # fmt: skip
-    _line(figure, middle, expected, "expected of random bytes", dark)
+    _line(figure, middle, expected, "expected for random bytes", dark)
     figure.update_xaxes(
-        range=[-4.2, 4.2], title="standard deviations (the outermost bars hold all beyond)"
+        range=[-4.2, 4.2],
+        title="standard deviations (the outermost bars include all values beyond)",
     )
     figure.update_yaxes(rangemode="tozero", title="regions")
     inside = int((np.abs(values) < 2).sum())
     describes = (
-        f"{inside} of {values.size} regions lie within 2 standard deviations; of random data"
-        f" {0.9545 * values.size:.1f} would."
+        f"{inside} of {values.size} regions lie within 2 standard deviations; for random"
+        f" data {0.9545 * values.size:.1f} are expected."
     )
     return finish(figure, title, explains, describes, 320, dark)
 
 
 def sensitivity(measured: Any, dark: bool = False) -> go.Figure:
     """NPCR and UACI when one bit of the plaintext or of the key changes."""
-    title = "What one changed bit does"
+    title = "Effect of one changed bit"
     explains = (
-        "One bit of an invented plaintext is changed and all is encrypted anew with a fresh IV, as"
-        " in earnest; or one bit of the key, with the same IV: every point should lie in the"
-        " shaded band of independent random strings. With one IV, CBC would spread a change"
-        " forward only."
+        "One bit of a made-up plaintext is changed and encrypted again with a fresh IV, as in"
+        " normal use; or one bit of the key is changed, with the same IV. Every point should lie in"
+        " the shaded band of independent random strings. With a fixed IV, CBC would spread a change"
+        " of the plaintext forward only."
     )
     panels = (
         ("differing bytes (NPCR), %", measured.plaintext_npcr, measured.key_npcr, _NPCR_IDEAL,
@@ -123,7 +124,7 @@ def sensitivity(measured: Any, dark: bool = False) -> go.Figure:
             f" ideal {ideal:.4f} %"
         )
     describes = (
-        f"{len(measured.plaintext_npcr)} trials each on {measured.trial_bytes:,} bytes: "
+        f"{len(measured.plaintext_npcr)} trials each with {measured.trial_bytes:,} bytes: "
         + "; ".join(described)
         + "."
     )

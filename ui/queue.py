@@ -1,4 +1,4 @@
-"""What waits for a technician: drafts of everybody, those that need a look first."""
+"""The queue of drafts waiting to be sealed; drafts that need review come first."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import streamlit as st
 
 from engine import REASONS, ImageRecord
-from ui import panes, search, state
+from ui import search, state, widgets
 
 
 def open_draft(image_id: str) -> None:
-    """Make a draft the one that is corrected, with a fresh editor."""
+    """Open a draft in a fresh editor."""
     state.take("sealed")
     state.take("boxes")
     state.renew("editor")
@@ -19,7 +19,7 @@ def open_draft(image_id: str) -> None:
 
 
 def queue(token: str, drafts: Sequence[ImageRecord]) -> None:
-    """Drafts of everybody, those that need a look first."""
+    """Show the drafts with a button to open each; show more on request."""
     shown = drafts[: state.recall("shown", 10)]
     names = search.names(token, [d.patient_id for d in shown])
     for draft in shown:
@@ -27,9 +27,9 @@ def queue(token: str, drafts: Sequence[ImageRecord]) -> None:
             why = " ".join(REASONS.get(r, r) for r in draft.reasons)
             boxes = "box" if draft.region_count == 1 else "boxes"
             st.markdown(
-                f"**{panes.plain(names.get(draft.patient_id, ''))}**"
+                f"**{widgets.plain(names.get(draft.patient_id, ''))}**"
                 f" · {draft.modality or draft.format} {draft.width}×{draft.height}"
-                f" · {draft.region_count} {boxes} · {panes.when(draft.uploaded_at)} UTC"
+                f" · {draft.region_count} {boxes} · {widgets.when(draft.uploaded_at)} UTC"
                 + (f"  \n:material/visibility: {why}" if why else ""),
                 width="stretch",
             )

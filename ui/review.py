@@ -1,4 +1,4 @@
-"""One image: sealed, or beside its original; what was measured, noted and done with it."""
+"""One image: sealed or side by side with its original, with metrics, notes and history."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import streamlit as st
 
 from engine import ImageRecord, Permission, Restoration, errors
-from ui import care, panes, proving, state
+from ui import care, state, step_up, widgets
 
 
 def open_image(image_id: str) -> None:
-    """Make an image the one that is looked at."""
+    """Show this image."""
     st.query_params["image"] = image_id
 
 
 def _close(token: str, image_id: str) -> None:
-    """Back to the list; what was open is closed."""
+    """Back to the list; an open restoration is closed."""
     if state.engine().sessions.may(token, Permission.RESTORE):
         restored = state.engine().images.open_restoration(token, image_id)
         if restored is not None:
@@ -26,11 +26,11 @@ def _close(token: str, image_id: str) -> None:
     st.query_params.pop("image", None)
 
 
-# --- look -------------------------------------------------------------------------------------
+# --- view -------------------------------------------------------------------------------------
 
 
 def show(token: str, image_id: str) -> None:
-    """One image: sealed, or both side by side once it is restored."""
+    """Show one image: sealed, or side by side with the original once restored."""
     if st.button("Back to the list", icon=":material/arrow_back:"):
         _close(token, image_id)
         st.rerun()
@@ -41,18 +41,18 @@ def show(token: str, image_id: str) -> None:
         raise
     patient = state.engine().patients.get(token, record.patient_id)
     age = "" if patient.age is None else f", {patient.age} years"
-    st.header(f"{panes.plain(patient.name)}, {panes.plain(patient.id)}{age}")
+    st.header(f"{widgets.plain(patient.name)}, {widgets.plain(patient.id)}{age}")
     st.caption(
         f"{record.modality or record.format} {record.width}×{record.height}"
         + (f", {record.frames} frames" if record.frames > 1 else "")
-        + f" · uploaded {panes.when(record.uploaded_at)} UTC"
-        + f" · sealed {panes.when(record.sealed_at)} UTC · version {record.version}"
+        + f" · uploaded {widgets.when(record.uploaded_at)} UTC"
+        + f" · sealed {widgets.when(record.sealed_at)} UTC · version {record.version}"
     )
     restored = _restored(token, image_id)
     if restored is None:
-        view = panes.sealed_view(record, state.engine().images.regions(token, image_id))
+        view = widgets.sealed_view(record, state.engine().images.regions(token, image_id))
         view["sides"] = _sides(token, image_id, view)
-        panes.viewer(view, f"viewer-{image_id}")
+        widgets.viewer(view, f"viewer-{image_id}")
         if state.engine().sessions.may(token, Permission.RESTORE):
             _ask(token, image_id)
         _downloads(token, record, None)
@@ -60,7 +60,7 @@ def show(token: str, image_id: str) -> None:
         _proof(restored)
         view = _comparison(restored)
         view["sides"] = _sides(token, image_id, view)
-        panes.viewer(view, f"viewer-{restored.handle}")
+        widgets.viewer(view, f"viewer-{restored.handle}")
         _downloads(token, record, restored)
         _numbers(restored)
     care.record(token, patient)
@@ -70,7 +70,7 @@ def show(token: str, image_id: str) -> None:
 
 
 def _sides(token: str, image_id: str, view: dict[str, Any]) -> list[dict[str, Any]]:
-    """Sealed side markers by the numbers of their boxes, for those who may open them."""
+    """Side markers under boxes, by box number; only for accounts that can restore."""
     if not state.engine().sessions.may(token, Permission.RESTORE):
         return []
     numbers = {region["id"]: region["number"] for region in view["regions"]}
@@ -79,12 +79,15 @@ def _sides(token: str, image_id: str, view: dict[str, Any]) -> list[dict[str, An
 
 
 def _restored(token: str, image_id: str) -> Restoration | None:
-    """What this session has open of the image, also after the page was loaded anew."""
+    """The restoration that this session has open, also after the page was reloaded."""
     if not state.engine().sessions.may(token, Permission.RESTORE):
         return None
     restored = state.engine().images.open_restoration(token, image_id)
     if restored is None and state.take("restored") == image_id:
-        st.info("The restoration has ended; ask again to see it.", icon=":material/timer_off:")
+        st.info(
+            "The restoration has ended. Restore the image again to see the original.",
+            icon=":material/timer_off:",
+        )
     elif restored is not None:
         state.keep("restored", image_id)
     return restored
@@ -92,60 +95,61 @@ def _restored(token: str, image_id: str) -> Restoration | None:
 
 def _ask(token: str, image_id: str) -> None:
     minutes = state.engine().settings.restore_minutes
-    with st.form("restore", border=True), panes.banner(), proving.asked_again():
+    with st.form("restore", border=True), widgets.banner(), step_up.step_up_prompt():
         reason = st.text_input(
             "Why do you need to see the original?",
-            placeholder="such as: reading for the tumour board",
-            help="It is recorded with your name, before anything is decrypted.",
+            placeholder="e.g. reading for the tumour board",
+            help="Logged with your name before anything is decrypted.",
         )
         if st.form_submit_button(
             "Restore the original", type="primary", icon=":material/lock_open:"
         ):
-            with st.spinner("Decrypting and proving …"):
+            with st.spinner("Decrypting and verifying …"):
                 state.engine().images.restore(token, image_id, reason)
             st.rerun()
-        st.caption(f"It stays open for {minutes:g} minutes, in this session only.")
+        st.caption(f"The original stays open for {minutes:g} minutes, in this session only.")
 
 
 def _proof(restored: Restoration) -> None:
     if restored.partial:
         st.warning(
-            f"A part: {len(restored.opened)} of {len(restored.regions)} regions are open."
-            f" {', '.join(restored.withheld).capitalize()} is not granted to your account and stays"
+            f"Partly restored: {len(restored.opened)} of {len(restored.regions)} regions are open."
+            f" Your account cannot open these classes: {', '.join(restored.withheld)}. They stay"
             " sealed, so this is not the whole original. Every pixel outside the sealed regions"
             + (f" and {restored.margin_px} px around them" if restored.margin_px else "")
-            + " is proven identical to the original's.",
+            + " is verified to be identical to the original.",
             icon=":material/lock:",
         )
         return
     more = " The file is identical byte for byte." if restored.proof == "bytes" else ""
     st.success(
-        f"Identical to the original: proven by SHA-256 of the pixels.{more}  \n`{restored.digest}`",
+        f"Identical to the original, verified by SHA-256 of the pixels.{more}"
+        f"  \n`{restored.digest}`",
         icon=":material/verified:",
     )
 
 
 def _comparison(restored: Restoration) -> dict[str, Any]:
-    """Data of the viewer for both pictures."""
-    view = panes.sealed_view(restored.record, restored.regions)
+    """Viewer data for both pictures."""
+    view = widgets.sealed_view(restored.record, restored.regions)
     measured = list(restored.assessment.regions) if restored.assessment else []
     for place, (row, region) in enumerate(zip(view["regions"], restored.regions, strict=True)):
         numbers = measured[place] if place < len(measured) else {}
         row["cells"] = [
-            panes.number(numbers.get("entropy_before_bits")),
-            panes.number(numbers.get("entropy_after_bits")),
+            widgets.number(numbers.get("entropy_before_bits")),
+            widgets.number(numbers.get("entropy_after_bits")),
             f"{region.encrypt_ms:.1f}",
-            panes.number(restored.decrypt_ms.get(region.region_id), 1),
-            panes.size(region.size_bytes),
+            widgets.number(restored.decrypt_ms.get(region.region_id), 1),
+            widgets.size(region.size_bytes),
         ]
     view.update(
         id=restored.handle,
         title="Sealed and original image",
         original=f"/api/restorations/{restored.handle}/frames/{{frame}}",
-        opened="Opened part" if restored.partial else "Original",
-        window=panes.windows(restored.record, restored.properties.get("windows", ())),
+        opened="Opened regions" if restored.partial else "Original",
+        window=widgets.windows(restored.record, restored.properties.get("windows", ())),
         expires=restored.expires_at.replace(tzinfo=UTC).timestamp() * 1000,
-        columns=["Entropy before", "after (bit/byte)", "Sealed (ms)", "Opened (ms)", "Size"],
+        columns=["Entropy before", "after (bit/byte)", "Encrypted (ms)", "Decrypted (ms)", "Size"],
     )
     return view
 
@@ -175,32 +179,32 @@ def _downloads(token: str, record: ImageRecord, restored: Restoration | None) ->
 
 
 def _numbers(restored: Restoration) -> None:
-    """Measured numbers of this image, each as the engine defines it."""
+    """Metrics of this image, as the engine defines them."""
     a = restored.assessment
     if a is None:
         return
-    with st.expander("Measured", icon=":material/straighten:", expanded=True):
+    with st.expander("Measurements", icon=":material/straighten:", expanded=True):
         left, right = st.columns(2)
         with left:
             st.markdown("**Entropy**, bits per byte")
-            panes.facts(
+            widgets.facts(
                 [
-                    ("Original", panes.number(a.entropy_original_bits)),
-                    ("Sealed image", panes.number(a.entropy_masked_bits)),
-                    ("Encrypted regions", panes.number(a.entropy_sealed_bits)),
-                    ("Expected of random bytes", panes.number(a.entropy_sealed_expected_bits)),
+                    ("Original", widgets.number(a.entropy_original_bits)),
+                    ("Sealed image", widgets.number(a.entropy_masked_bits)),
+                    ("Encrypted regions", widgets.number(a.entropy_sealed_bits)),
+                    ("Expected for random bytes", widgets.number(a.entropy_sealed_expected_bits)),
                 ]
             )
             st.markdown("**Times**, ms")
             times = [(n.replace("_", " "), f"{v:.1f}") for n, v in restored.record.times_ms.items()]
-            panes.facts([*times, ("restore, until proven", f"{restored.total_ms:.1f}")])
+            widgets.facts([*times, ("restore and verify", f"{restored.total_ms:.1f}")])
         with right:
-            st.markdown("**Original against sealed image**")
-            panes.facts(
+            st.markdown("**Original compared with sealed image**")
+            widgets.facts(
                 [
-                    ("Structural similarity (SSIM)", panes.number(a.ssim)),
-                    ("PSNR, dB", panes.number(a.psnr_db, 1)),
-                    ("Colour histogram correlation", panes.number(a.histogram_correlation)),
+                    ("Structural similarity (SSIM)", widgets.number(a.ssim)),
+                    ("PSNR, dB", widgets.number(a.psnr_db, 1)),
+                    ("Colour histogram correlation", widgets.number(a.histogram_correlation)),
                     ("Average hash distance, of 64 bits", str(a.average_hash_distance_bits)),
                     ("Perceptual hash distance, of 64 bits", str(a.perceptual_hash_distance_bits)),
                     ("Share of pixels under boxes", f"{a.masked_share:.2%}"),
@@ -208,7 +212,7 @@ def _numbers(restored: Restoration) -> None:
             )
 
 
-# --- write and report -------------------------------------------------------------------------
+# --- notes and reports -------------------------------------------------------------------------
 
 
 def _notes(token: str, record: ImageRecord) -> None:
@@ -217,11 +221,11 @@ def _notes(token: str, record: ImageRecord) -> None:
     st.header("Notes")
     for note in state.engine().patients.notes(token, image_id=record.image_id):
         with st.container(border=True):
-            st.caption(f"{note.author}, {panes.when(note.written_at)} UTC")
+            st.caption(f"{note.author}, {widgets.when(note.written_at)} UTC")
             st.text(note.text)
-    with st.form("note", clear_on_submit=True), panes.banner():
+    with st.form("note", clear_on_submit=True), widgets.banner():
         text = st.text_area("New note", max_chars=10_000)
-        if st.form_submit_button("Add the note"):
+        if st.form_submit_button("Add note"):
             state.engine().patients.add_note(
                 token, record.patient_id, text, image_id=record.image_id
             )
@@ -230,16 +234,16 @@ def _notes(token: str, record: ImageRecord) -> None:
 
 def _more(token: str, record: ImageRecord) -> None:
     with st.expander("What happened to this image", icon=":material/history:"):
-        panes.history(state.engine().images.history(token, record.image_id))
+        widgets.history(state.engine().images.history(token, record.image_id))
     with (
-        st.expander("Something should have been sealed", icon=":material/flag:"),
+        st.expander("Report a missed region", icon=":material/flag:"),
         st.form("flag"),
-        panes.banner(),
+        widgets.banner(),
     ):
-        reason = st.text_input("What was missed? Do not write the name itself.")
-        st.caption("The image is withdrawn from everyone at once until it is sealed anew.")
-        if st.form_submit_button("Withdraw the image"):
+        reason = st.text_input("What was missed? Do not enter the name itself.")
+        st.caption("The image is immediately withdrawn for all users until it is sealed again.")
+        if st.form_submit_button("Withdraw image"):
             state.engine().withdrawals.flag(token, record.image_id, reason)
             st.query_params.pop("image", None)
-            state.say("The image was withdrawn. Thank you for looking.")
+            state.say("Image withdrawn. Thank you for the report.")
             st.rerun()

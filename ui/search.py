@@ -1,4 +1,4 @@
-"""Finding images: filters that live in the page's address, and a page of thumbnails."""
+"""Image search: filters kept in the URL, and pages of thumbnails."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import streamlit as st
 
 from engine import Found, ImageQuery, ImageState, Patient, Permission
-from ui import care, panes, state
-from ui.address import asked, asked_day, tell
+from ui import care, state, widgets
+from ui.query_params import asked, asked_day, tell
 
 PAGE = 12
 _SURE = (0, 100)
-#: What the address calls a state, what people call it, what it means, and who may ask for it.
+#: Value in the URL: label, image states, and the permission needed to search for them.
 _STATES: dict[str, tuple[str, tuple[ImageState, ...], Permission]] = {
     "sealed": ("Sealed", (ImageState.RELEASED,), Permission.VIEW_MASKED),
     "waiting": ("Waiting", (ImageState.DRAFT, ImageState.REVIEW), Permission.UPLOAD),
@@ -23,10 +23,10 @@ _STATES: dict[str, tuple[str, tuple[ImageState, ...], Permission]] = {
 
 
 def search(token: str) -> str:
-    """Filters and one page of what matches all of them.
+    """The filters, and one page of matching images.
 
     Returns:
-        The id of the image that was chosen in this run, or an empty string.
+        The id of the image chosen in this run, or an empty string.
     """
     engine = state.engine()
     left, right = st.columns([3, 1], vertical_alignment="bottom")
@@ -48,8 +48,11 @@ def search(token: str) -> str:
         st.rerun()
     if not found.images:
         what = "sealed" if kind == "sealed" else kinds[kind][0].lower()
-        st.info(f"No {what} image matches.", icon=":material/search_off:")
-        care.door(token, (query or "").strip())
+        st.info(
+            f"No {what} image matches. Change the search or the filters.",
+            icon=":material/search_off:",
+        )
+        care.emergency_form(token, (query or "").strip())
         return ""
     chosen = _shown(token, kind, found)
     _pager(page, found.total)
@@ -57,7 +60,7 @@ def search(token: str) -> str:
 
 
 def names(token: str, patient_ids: Sequence[str]) -> dict[str, str]:
-    """What to call the patients of a list."""
+    """Labels of patients, by id."""
     only = list(dict.fromkeys(patient_ids))
     found = state.engine().patients.search(token, only=only, limit=len(only)) if only else []
     return {p.patient_id: name(p) for p in found}
@@ -68,18 +71,18 @@ def name(patient: Patient) -> str:
     return f"{patient.id} · {patient.name}"
 
 
-# --- what to look for -------------------------------------------------------------------------
+# --- filters -------------------------------------------------------------------------
 
 
 def _patient(token: str, query: str) -> str | None:
-    """One patient out of those that match what was typed, or out of a shared address."""
+    """The chosen patient: from the URL, or from the patients that match the search text."""
     key = asked("patient")
     if key:
         known = names(token, [key])
         if not known:
             tell("patient", None)
             st.rerun()
-        label = f"Only {panes.plain(known[key])}: show all patients"
+        label = f"Only {widgets.plain(known[key])}: show all patients"
         if st.button(label, key="every-patient", icon=":material/close:"):
             tell("patient", None)
             st.rerun()
@@ -88,7 +91,7 @@ def _patient(token: str, query: str) -> str | None:
     if len(matching) > 1:
         by_id = {p.patient_id: name(p) for p in matching}
         chosen = st.pills(
-            "Several patients match; one of them:", list(by_id), format_func=by_id.__getitem__,
+            "Several patients match. Choose one:", list(by_id), format_func=by_id.__getitem__,
             key="review-one-of",
         )  # fmt: skip
         if chosen:
@@ -98,11 +101,11 @@ def _patient(token: str, query: str) -> str | None:
 
 
 def _filters(token: str) -> dict[str, Any]:
-    """Everything but the patient, folded away until it is used."""
+    """All filters except the patient, in an expander."""
     names = ("modality", "class", "from", "to", "sure", "by")
     used = [n for n in names if n in st.query_params]
     label = "More filters" + (f": {len(used)} set" if used else "")
-    # An expander that renames itself is a new one: its key keeps it.
+    # The label changes, so the key identifies the expander.
     with st.expander(label, icon=":material/tune:", key="review-filters"):
         choices = state.engine().search.choices(token)
         labels = sorted({c for p in state.engine().profiles.by_name().values() for c in p.classes})
@@ -146,21 +149,21 @@ def _day(label: str, name: str, where: Any) -> date | None:
         asked_day(name),
         format="YYYY-MM-DD",
         key=f"review-{name}",
-        help="Day of upload, UTC.",
+        help="Day of upload in UTC.",
     )
     tell(name, chosen)
     return chosen
 
 
 def _sure(where: Any) -> tuple[float, float] | None:
-    """Bounds of the least certain region; None without bounds, so that images without count."""
+    """Limits for the lowest confidence; None for none, so that images without regions match."""
     low, _, high = asked("sure").partition("-")
     before = _SURE
     if low.isdigit() and high.isdigit() and 0 <= int(low) <= int(high) <= 100:
         before = (int(low), int(high))
     chosen = where.slider(
-        "Least certain region", *_SURE, before, format="%d %%", key="review-sure",
-        help="Confidence of the detector in the region it was least sure of.",
+        "Lowest confidence", *_SURE, before, format="%d %%", key="review-sure",
+        help="Lowest confidence among the regions of an image.",
     )  # fmt: skip
     if tuple(chosen) == _SURE:
         tell("sure", None)
@@ -170,7 +173,7 @@ def _sure(where: Any) -> tuple[float, float] | None:
 
 
 def _page(wanted: dict[str, Any]) -> int:
-    """The page in the address; the first one where something else is looked for than before."""
+    """The page number in the URL; the first page if the filters have changed."""
     now = repr(wanted)
     if state.recall("asked-for", now) != now:
         tell("page", None)
@@ -179,25 +182,25 @@ def _page(wanted: dict[str, Any]) -> int:
     return max(1, int(number)) if number.isdigit() else 1
 
 
-# --- what was found ---------------------------------------------------------------------------
+# --- results ---------------------------------------------------------------------------
 
 
 def _shown(token: str, kind: str, found: Found) -> str:
     called = names(token, [r.patient_id for r in found.images])
     if kind == "sealed":
-        return panes.cards(found.images, "review", called)
+        return widgets.cards(found.images, "review", called)
     st.caption(
-        "Not sealed yet: open them on the Upload page."
+        "Not sealed yet. Open these images on the Upload page."
         if kind == "waiting"
-        else "Withdrawn: nobody sees them until you send them back on the Home page."
+        else "Withdrawn images are hidden from all users until you send them back on the Home page."
     )
     for record in found.images:
         with st.container(border=True):
             st.markdown(
-                f"**{panes.plain(called.get(record.patient_id, ''))}**"
+                f"**{widgets.plain(called.get(record.patient_id, ''))}**"
                 f" · {record.modality or record.format} {record.width}×{record.height}"
-                f" · uploaded {panes.when(record.uploaded_at)} UTC"
-                f" by {panes.plain(record.uploaded_by)}"
+                f" · uploaded {widgets.when(record.uploaded_at)} UTC"
+                f" by {widgets.plain(record.uploaded_by)}"
             )
     return ""
 
@@ -213,7 +216,7 @@ def _pager(page: int, total: int) -> None:
             _turn(page + 1)
         if pages > 2:
             number = st.number_input(
-                f"Page, of {pages:,}", 1, pages, page, step=1, width=150, key=f"page-{page}"
+                f"Page (of {pages:,})", 1, pages, page, step=1, width=150, key=f"page-{page}"
             )
             if number != page:
                 _turn(number)

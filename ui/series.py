@@ -1,7 +1,8 @@
-"""One set of boxes for a series: pictures of one patient, size and kind, as a device makes them.
+"""Apply the boxes of one draft to the other drafts of a series.
 
-Boxes are carried over, never decisions: each picture of the series is opened with its own found
-boxes and the carried ones on it, a person looks at it and seals it.
+A series here is pictures of the same patient, size and kind. Only boxes are copied, never
+decisions: each picture opens with its own detected boxes and the copied ones, and a person checks
+and seals it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import streamlit as st
 from engine import DraftView, ImageRecord, Region
 from ui import state
 
-#: A carried box is the person's own, whatever it was where it came from.
+#: A copied box counts as drawn by the person, whatever it was in the first picture.
 _OWN = {"found": None, "confidence": 1.0, "proposed": False, "verdict": None}
-_SAME = 0.5  # of the smaller box: then a carried box lies where one was found already
+_SAME = 0.5  # overlap, of the smaller box, at which a copied box duplicates a detected one
 
 
 def kind(record: ImageRecord) -> tuple[object, ...]:
-    """What pictures of a series share."""
+    """What all pictures of a series have in common."""
     return (
         record.patient_id, record.modality, str(record.format),
         record.width, record.height, record.frames,
@@ -28,7 +29,7 @@ def kind(record: ImageRecord) -> tuple[object, ...]:
 
 
 def offer(token: str, view: DraftView, boxes: Sequence[dict[str, Any]]) -> None:
-    """Carry these boxes to the other drafts of the series."""
+    """Offer to copy these boxes to the other drafts of the series."""
     others = [
         d
         for d in state.engine().drafts.waiting(token, limit=1000)
@@ -36,15 +37,15 @@ def offer(token: str, view: DraftView, boxes: Sequence[dict[str, Any]]) -> None:
     ]
     if not others or not boxes:
         return
+    plural = "picture" if len(others) == 1 else "pictures"
     carried = state.recall("series")
     if carried and carried["kind"] == kind(view.record) and carried["from"] == view.record.image_id:
-        st.caption(f"These boxes are carried to {len(others)} more pictures of this series.")
+        st.caption(f"These boxes will be added to {len(others)} more {plural} of this series.")
         return
-    plural = "picture" if len(others) == 1 else "pictures"
     if st.button(
         f"Apply these boxes to the series ({len(others)} more {plural})",
         icon=":material/content_copy:",
-        help="Same patient, size and kind. Each picture is still opened, looked at and sealed.",
+        help="Same patient, size and kind. You still open, check and seal each picture.",
     ):
         state.keep(
             "series",
@@ -58,7 +59,7 @@ def offer(token: str, view: DraftView, boxes: Sequence[dict[str, Any]]) -> None:
 
 
 def added(view: DraftView, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The found boxes of a draft and those carried to it, as a person's own."""
+    """The detected boxes of a draft and the boxes copied to it."""
     carried = state.recall("series")
     if not carried or carried["kind"] != kind(view.record):
         return found
@@ -68,7 +69,7 @@ def added(view: DraftView, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def next_of(waiting: Sequence[ImageRecord]) -> ImageRecord:
-    """The next draft of the series where one is under way, else the one that waits longest."""
+    """The next draft of the current series, or else the one that has waited longest."""
     carried = state.recall("series")
     same = [d for d in waiting if carried and kind(d) == carried["kind"]]
     return (same or list(waiting))[-1]

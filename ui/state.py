@@ -1,7 +1,7 @@
-"""The session of one visitor: who they are and what their pages remember between two clicks.
+"""The state of one user's session between clicks.
 
-Sole user of ``st.session_state``. The session's token lives in a cookie that scripts cannot
-read; here it is only looked up. No picture and nothing decrypted is ever kept here.
+The only module that uses ``st.session_state``. The session token is in a cookie that scripts
+cannot read; this module only reads it. Pictures and decrypted data are never kept here.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _PREFIX = "medsec."
 
 
 def engine() -> Engine:
-    """The one engine of this process, the same that the HTTP door uses."""
-    held: Engine = api.door.state.engine
+    """The engine of this process, shared with the REST API."""
+    held: Engine = api.app.state.engine
     return held
 
 
 def token() -> str:
-    """The session from the cookie; empty for a visitor who has none."""
+    """The session token from the cookie; empty without a session."""
     value = st.context.cookies.get(api.COOKIE)
     return value if isinstance(value, str) else ""
 
 
 def account() -> Account | None:
-    """Who is signed in, asked afresh, so that a disabled account is out at the next click."""
+    """The signed-in account, checked anew, so that a disabled account is out at the next click."""
     if not token():
         return None
     try:
@@ -40,26 +40,29 @@ def account() -> Account | None:
 
 
 def factor_due() -> bool:
-    """Must this person set up a second factor before anything else?"""
+    """Must this user set up a second factor first?"""
     now = engine().account.second_factor(token())
     return now.required and now.enabled_at is None
 
 
 def page(title: str, permission: Permission) -> str:
-    """The first line of every page: stop unless this visitor may see it.
+    """The first line of every page: stop without the permission for it.
 
     Returns:
-        The token for the engine, which checks it again on every call.
+        The session token; the engine checks it again on every call.
     """
     who = account()
     if who is None:
-        st.error("Please sign in.", icon=":material/lock:")
+        st.error("Please sign in to see this page.", icon=":material/lock:")
         st.stop()
     if not engine().sessions.may(token(), permission):
-        st.error("This page is not part of your role.", icon=":material/lock:")
+        st.error(
+            "Your role has no access to this page. Choose another page in the menu.",
+            icon=":material/lock:",
+        )
         st.stop()
     st.title(title)
-    place = st.empty()  # always there, so that what follows keeps its identity
+    place = st.empty()  # always present, so that the widgets below keep their identity
     said = take("said")
     if said:
         place.success(said, icon=":material/check:")
@@ -67,9 +70,9 @@ def page(title: str, permission: Permission) -> str:
 
 
 def sign_in(username: str, password: str) -> None:
-    """Open a session and put a one-time ticket aside that the browser trades for the cookie.
+    """Open a session and keep a one-time ticket that the browser exchanges for the cookie.
 
-    Where a code is missing, what it is sent with is put aside instead; see :func:`waits_for_code`.
+    If a second factor is required, the challenge is kept instead; see :func:`waits_for_code`.
 
     Raises:
         NotSignedIn: Name and password do not match.
@@ -84,7 +87,7 @@ def sign_in(username: str, password: str) -> None:
 
 
 def sign_in_identity(claims: dict[str, Any], issuer: str) -> None:
-    """As :func:`sign_in`, by what an identity provider says. Raises NotSignedIn."""
+    """As :func:`sign_in`, with the claims of an identity provider. Raises NotSignedIn."""
     try:
         session = engine().sessions.sign_in_identity(claims, issuer, origin=origin())
     except errors.CodeNeeded as step:
@@ -94,66 +97,66 @@ def sign_in_identity(claims: dict[str, Any], issuer: str) -> None:
 
 
 def waits_for_code() -> bool:
-    """Was the password right, and is the second factor's code still to come?"""
+    """Was the password correct, with the code of the second factor still missing?"""
     return recall("challenge") is not None
 
 
 def finish_sign_in(code: str) -> None:
-    """The second step. Raises NotSignedIn, AccountLocked."""
+    """Complete the sign-in with a code. Raises NotSignedIn, AccountLocked."""
     session = engine().sessions.finish_sign_in(recall("challenge", ""), code, origin=origin())
     give_up_sign_in()
     keep("ticket", api.tickets.issue(session.token))
 
 
 def give_up_sign_in() -> None:
-    """Back to the first step."""
+    """Return to the first step of the sign-in."""
     take("challenge")
 
 
 def origin() -> str:
-    """Where this visitor comes from, for the log."""
-    address = st.context.ip_address  # None for this machine itself
+    """The client's IP address, for the audit log."""
+    address = st.context.ip_address  # None for localhost
     return address if isinstance(address, str) else "this machine"
 
 
 def sign_out() -> None:
-    """End the session in the engine: a copied cookie is worth nothing from here on."""
-    with suppress(errors.NotSignedIn):  # it may have ended by itself
+    """End the session in the engine, so that a copied cookie is useless."""
+    with suppress(errors.NotSignedIn):  # it may have expired
         engine().sessions.sign_out(token())
     forget()
 
 
 def forget() -> None:
-    """Drop all that was remembered of this visitor."""
+    """Delete the state of this user."""
     for name in [k for k in st.session_state if str(k).startswith(_PREFIX)]:
         del st.session_state[name]
 
 
 def keep(name: str, value: Any) -> None:
-    """Remember something of this visitor: ids, counts, sentences; never a picture."""
+    """Keep a value for this user: ids, counts, messages; never a picture."""
     st.session_state[_PREFIX + name] = value
 
 
 def recall(name: str, default: Any = None) -> Any:
-    """What was remembered."""
+    """A kept value."""
     return st.session_state.get(_PREFIX + name, default)
 
 
 def take(name: str, default: Any = None) -> Any:
-    """What was remembered, once."""
+    """A kept value; it is removed."""
     return st.session_state.pop(_PREFIX + name, default)
 
 
 def say(sentence: str) -> None:
-    """A sentence for the top of the next page."""
+    """A message for the top of the next page."""
     keep("said", sentence)
 
 
 def turn(name: str) -> int:
-    """A number that goes into a widget's key; :func:`renew` empties the widget."""
+    """A number for a widget's key; :func:`renew` changes it and so resets the widget."""
     return int(recall(f"turn.{name}", 0))
 
 
 def renew(name: str) -> None:
-    """Give a widget a new key: its files and values are dropped on the server too."""
+    """Give a widget a new key, which also deletes its files and values on the server."""
     keep(f"turn.{name}", turn(name) + 1)

@@ -1,4 +1,4 @@
-"""One look for every page beyond what the theme in ``.streamlit/config.toml`` can say."""
+"""Styles for all pages, beyond the theme in ``.streamlit/config.toml``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _CSS = """
 
 
 def apply() -> None:
-    """Put the rules on the page; called once per run by ``Home.py``."""
+    """Add the styles to the page; ``Home.py`` calls this once per run."""
     st.html(_CSS)
 
 
@@ -51,7 +51,7 @@ MARK = """
 </svg>
 """
 
-#: What MedSec does, in one picture: an image with boxes, its sealed form, the original again.
+#: A picture of what MedSec does: an image with boxes, the sealed image, the restored original.
 STORY = """
 <svg viewBox="0 0 760 190" width="100%" role="img" style="max-width:760px"
  aria-label="A medical image goes in; the regions with names are found and encrypted; everyone
@@ -81,6 +81,6 @@ STORY = """
     <text x="239" y="66">seal</text><text x="519" y="66">restore</text>
     <text x="100" y="172">Names are found</text>
     <text x="380" y="172">Only they are encrypted</text>
-    <text x="660" y="172">Exact, for those who may</text></g>
+    <text x="660" y="172">Exact, with permission</text></g>
 </svg>
 """

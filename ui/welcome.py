@@ -1,4 +1,4 @@
-"""The way in: first administrator, sign-in, and what there is to do now for each role."""
+"""First administrator, sign-in, and the home page of each role."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import streamlit as st
 
 from demo import PASSWORD
 from engine import ACCOUNT_ROLES, Account, ImageState, Role, errors, version
-from ui import care, entry, panes, proving, queue, search, single, state
+from ui import account_request, care, oidc, queue, search, second_factor, state, step_up, widgets
 
 
 def demo_banner(accounts: bool = False) -> None:
-    """Say plainly that this is a demo, and on the sign-in page how to get in."""
+    """Show that this is a demo and, on the sign-in page, how to sign in."""
     if not state.engine().settings.demo:
         return
     how = ""
@@ -18,76 +18,79 @@ def demo_banner(accounts: bool = False) -> None:
         names = ", ".join(f"<code>{role}</code>" for role in ACCOUNT_ROLES)
         how = f"<br>Sign in as {names}, each with the password <code>{PASSWORD}</code>."
     st.html(
-        '<p class="demo-banner" role="note"><strong>Demo.</strong> Every patient here is'
-        f" invented. Do not put real images into it.{how}</p>"
+        '<p class="demo-banner" role="note"><strong>Demo.</strong> All patients are'
+        f" fictitious. Do not upload real images.{how}</p>"
     )
 
 
 def sign_in() -> None:
-    """What a visitor without a session sees, whatever address they asked for."""
+    """The sign-in page, shown without a session for every URL."""
     if state.engine().people.setup_needed():
         first_administrator()
         return
     ticket = state.take("ticket")
     if ticket is not None:
         st.info("Signing in …")
-        if panes.trade_ticket(ticket):
-            st.error("The browser could not keep the session. Allow cookies for this address.")
+        if widgets.trade_ticket(ticket):
+            st.error(
+                "Your browser did not store the session cookie. Allow cookies for this site and"
+                " sign in again."
+            )
         return
     if state.waits_for_code():
-        entry.code_form()
+        second_factor.code_form()
         return
-    if single.arrived():
+    if oidc.arrived():
         _arrived()
         return
     left, right = st.columns([2, 3], gap="large", vertical_alignment="center")
 
-    # Not at the top: as it is imported, the package registers components, for which it wants
-    # a visitor.
-    from ui.signin import SignInForm
+    # Not imported at the top: the package registers components on import, which requires a
+    # running script.
+    from ui.sign_in_form import SignInForm
 
     def check(username: str, password: str) -> None:
-        with panes.banner():
+        with widgets.banner():
             state.sign_in(username, password)
             st.rerun()
 
     with left:
         st.title("MedSec")
         st.write(
-            "Finds what not everyone may see in a medical image, encrypts exactly that, and gives"
-            " doctors with permission the original back, pixel for pixel."
+            "Finds private regions of medical images, encrypts exactly these regions, and restores"
+            " the original, pixel for pixel, for doctors with permission."
         )
         demo_banner(accounts=True)
         SignInForm(check).show()
-        if single.offered():
-            single.button()
-        entry.request_form()
-        st.caption("Not for primary diagnosis. Every access is recorded.")
+        if oidc.offered():
+            oidc.button()
+        account_request.form()
+        st.caption("Not for primary diagnosis. Every access is logged.")
     with right:
-        panes.story()
+        widgets.story()
 
 
 def _arrived() -> None:
-    """From the identity provider; a refusal is said once, and the browser can begin again."""
+    """Sign in with the identity provider's token; an error offers a way back to the form."""
     try:
-        single.redeem()
+        oidc.redeem()
         st.rerun()
     except errors.NotSignedIn as err:
         st.error(err.message, icon=":material/error:")
         if st.button("Back to the sign-in"):
-            panes.end_session()
+            widgets.end_session()
             st.stop()
 
 
 def first_administrator() -> None:
-    """First start: the code from the console makes the first account."""
+    """First start: create the first account with the code from the console."""
     st.title("Welcome to MedSec")
     st.write(
-        "There is no account yet. Make the first administrator with the code that the server"
-        " has printed on its console."
+        "There is no account yet. Create the first administrator with the setup code that the"
+        " server printed on its console."
     )
-    with st.form("setup", width=440), panes.banner():
-        code = st.text_input("Code from the console", autocomplete="off")
+    with st.form("setup", width=440), widgets.banner():
+        code = st.text_input("Setup code from the console", autocomplete="off")
         username = st.text_input("User name", autocomplete="username")
         name = st.text_input("Your name", autocomplete="name")
         password = st.text_input(
@@ -95,12 +98,15 @@ def first_administrator() -> None:
             type="password",
             autocomplete="new-password",
             help=f"At least {state.engine().settings.password_min_length} characters;"
-            " four unrelated words are fine.",
+            " four unrelated words work well.",
         )
-        again = st.text_input("Password again", type="password", autocomplete="new-password")
-        if st.form_submit_button("Create the administrator", type="primary"):
+        again = st.text_input("Repeat password", type="password", autocomplete="new-password")
+        if st.form_submit_button("Create administrator", type="primary"):
             if password != again:
-                st.error("The two passwords differ.", icon=":material/error:")
+                st.error(
+                    "The two passwords differ. Type the same password twice.",
+                    icon=":material/error:",
+                )
             else:
                 state.engine().people.create_first_administrator(code, username, name, password)
                 state.sign_in(username, password)
@@ -108,21 +114,23 @@ def first_administrator() -> None:
 
 
 def home() -> None:
-    """What this person has to do now."""
+    """The tasks of the signed-in user."""
     who = state.account()
     if who is None:
         sign_in()
         return
     st.title(f"Good day, {who.name}")
     demo_banner()
-    with panes.banner():
+    with widgets.banner():
         _TODAY[who.role](state.token())
 
 
 def _technician(token: str) -> None:
     drafts = state.engine().drafts.waiting(token)
     look = [d for d in drafts if d.state is ImageState.REVIEW]
-    panes.figures([("To look at", str(len(look))), ("Ready to seal", str(len(drafts) - len(look)))])
+    widgets.figures(
+        [("To review", str(len(look))), ("Ready to seal", str(len(drafts) - len(look)))]
+    )
     with st.container(horizontal=True):
         if st.button("Upload images", type="primary", icon=":material/upload:"):
             st.switch_page("pages/1_Upload.py")
@@ -130,57 +138,58 @@ def _technician(token: str) -> None:
             queue.open_draft((look or drafts)[0].image_id)
             st.switch_page("pages/1_Upload.py")
     st.write(
-        "Drop files, look at what was found, correct it, seal it. From sealing on, nobody sees"
-        " what is under a box without the permission to restore it, and nor do you."
+        "Upload files, check the detected boxes, correct them and seal the image. After sealing,"
+        " the content of the boxes is visible only to users with permission to restore it. You"
+        " cannot see it either."
     )
 
 
 def _doctor(token: str) -> None:
-    care.broken(token)
+    care.open_emergencies(token)
     _withdrawn(token)
     newest = state.engine().search.images(token, limit=4)
-    panes.figures([("Sealed images open to you", f"{newest.total:,}")])
+    widgets.figures([("Sealed images you can view", f"{newest.total:,}")])
     if st.button("Find an image", type="primary", icon=":material/search:"):
         st.switch_page("pages/2_Review.py")
     if not newest.total:
-        st.info("No sealed image yet: a technician has to upload and seal one.")
+        st.info("No sealed images yet. A technician must upload and seal one first.")
         return
-    st.header("Sealed last")
+    st.header("Recently sealed")
     called = search.names(token, [r.patient_id for r in newest.images])
-    chosen = panes.cards(newest.images, "home", called)
+    chosen = widgets.cards(newest.images, "home", called)
     if chosen:
         st.switch_page("pages/2_Review.py", query_params={"image": chosen})
 
 
 def _withdrawn(token: str) -> None:
-    """Images that somebody flagged: nobody sees them until a doctor sends them back."""
+    """Flagged images, hidden from all users until a doctor sends them back."""
     waiting = state.engine().withdrawals.waiting(token)
     if not waiting:
         return
-    st.header("Withdrawn, waiting for you")
+    st.header("Withdrawn images")
     st.write(
-        "Somebody saw something that should be hidden. Sent back, the image is restored for the"
-        " technicians' review queue, to be boxed and sealed anew."
+        "A user reported that these images show private content. Send them back to the technicians'"
+        " review queue to have them corrected and sealed again."
     )
     names = search.names(token, [r.patient_id for r in waiting])
     for record in waiting:
         of = names.get(record.patient_id, "a patient")
-        label = f"Send back: {of}, {panes.when(record.uploaded_at)}"
+        label = f"Send back: {of}, {widgets.when(record.uploaded_at)}"
         if st.button(label, key=f"reopen-{record.image_id}", icon=":material/undo:"):
-            with panes.banner(), proving.asked_again():
+            with widgets.banner(), step_up.step_up_prompt():
                 state.engine().withdrawals.reopen(token, record.image_id)
                 st.rerun()
 
 
 def _researcher(token: str) -> None:
     totals = state.engine().statistics.tables(token).totals
-    panes.figures(
+    widgets.figures(
         [
             ("Sealed images", f"{totals['images']:.0f}"),
             ("Sealed regions", f"{totals['regions']:.0f}"),
         ]
     )
-    if st.button("Open the analytics", type="primary", icon=":material/monitoring:"):
+    if st.button("Open Analytics", type="primary", icon=":material/monitoring:"):
         st.switch_page("pages/3_Analytics.py")
 
 
@@ -188,21 +197,21 @@ def _administrator(token: str) -> None:
     health = state.engine().health.state(token)
     held, due = state.engine().care.emergency_access_due(token)
     waiting = sum(health["images"].get(s, 0) for s in (ImageState.DRAFT, ImageState.REVIEW))
-    panes.figures(
+    widgets.figures(
         [
             ("Accounts", str(health["accounts"])),
             ("Images waiting", str(waiting)),
             ("Images withdrawn", str(health["images"].get(ImageState.WITHDRAWN, 0))),
-            ("Free disk", panes.size(health["disk_free_bytes"])),
+            ("Free disk", widgets.size(health["disk_free_bytes"])),
             ("Reviews due", str(due)),
         ]
     )
     if held or due:
         st.warning(
-            f"Emergency access: {held} open now, {due} to review, on the tab Access.",
+            f"Emergency access: {held} open now, {due} to review. See Admin, tab Access.",
             icon=":material/emergency_home:",
         )
-    if st.button("Open the administration", type="primary", icon=":material/settings:"):
+    if st.button("Open Admin", type="primary", icon=":material/settings:"):
         st.switch_page("pages/4_Admin.py")
 
 
@@ -215,11 +224,11 @@ _TODAY = {
 
 
 def sidebar(who: Account) -> None:
-    """Who is signed in, and the way out."""
+    """The signed-in user, and the sign-out button."""
     with st.sidebar:
         st.caption(f"{who.name}  \n{who.role}")
         if st.button("Sign out", icon=":material/logout:", width="stretch"):
-            panes.end_session()
+            widgets.end_session()
             state.sign_out()
             st.stop()
         st.caption(f"MedSec {version()}")

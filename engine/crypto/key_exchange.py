@@ -1,11 +1,11 @@
-"""Diffie-Hellman key exchange, signed by the server, and the channel that it opens.
+"""Diffie-Hellman key exchange, signed by the server, and the resulting secure channel.
 
-Promise: both sides hold the same AES-256 key, nobody between them does, and what travels
-under it opens only for the session that asked, once. The server offers, the client answers,
-the server confirms over everything that was said; an offer is good for one answer and one
+Promise: both sides share an AES-256 key that nobody in between has, and each message encrypted
+with it can be decrypted once, by the session that requested it. The server offers, the client
+answers, and the server confirms the whole transcript. An offer is valid for one answer and one
 minute. ``FORMAT.md`` lists every signed and hashed byte.
 
-Refuses: parameters of the other side's choosing, public values outside the group's prime
+Refuses: parameters chosen by the other side, public values outside the group's prime
 subgroup, an offer or a confirmation that the pinned key did not sign, and anything late,
 repeated or from another session.
 """
@@ -99,7 +99,7 @@ class FiniteField:
     def shared(self, peer: bytes) -> bytes:
         """Raises:
         ExchangeError: Not of the group's length, or outside its prime-order subgroup. The
-            library lets values outside the subgroup pass, which would tell a bit of the key.
+            library accepts values outside the subgroup, which would leak a bit of the key.
         """
         value = int.from_bytes(peer)
         if (
@@ -180,7 +180,7 @@ class Channel:
             self._sent += 1
             number = self._sent
         if number > MESSAGES_PER_CHANNEL:
-            raise ExchangeError("This key exchange has served its messages. Start a new one.")
+            raise ExchangeError("This key exchange has reached its message limit. Start a new one.")
         sealed = seal_field(
             self._key, self._context(self._side, number, context), payload, self._randomness
         )
@@ -198,7 +198,9 @@ class Channel:
         payload = open_field(self._key, bound, view[_COUNTER_BYTES:])
         with self._lock:  # only after the tag has matched: a forgery must not block the real one
             if number in self._received:
-                raise SealBroken("A message of a key exchange was played back.")
+                raise SealBroken(
+                    "A message of a key exchange was replayed. Start a new key exchange."
+                )
             self._received.add(number)
         return payload
 
@@ -380,7 +382,7 @@ class Client:
         confirmed = _confirmed(transcript, confirmation, _seconds(reply))
         Signer.verify(self._server_public, confirmed, _bytes(reply, "signature"))
         if not hmac.compare_digest(confirmation, expected):
-            raise ExchangeError("Both sides hold different keys. Start a new key exchange.")
+            raise ExchangeError("The two sides have different keys. Start a new key exchange.")
         return Channel(exchange_id, key, "client", self._randomness)
 
 

@@ -2,11 +2,11 @@
 
 Promise: a root key is random, lives outside the data folder, never shows in a repr, a log or
 an error, and never seals anything itself: it wraps patients' keys, which wrap images' keys.
-Keys are a list, oldest first: the newest wraps, all unwrap. A wrong or missing key is said at
-start, before anything is read or written.
+Keys are a list, oldest first: the newest wraps, all unwrap. A wrong or missing key is reported at
+the start, before anything is read or written.
 
-Refuses: key files that others can read, a key file inside the data folder unless told so,
-keys that are plainly not random, and to invent a key where one is missing.
+Refuses: key files readable by other users, a key file inside the data folder unless configured,
+keys that are clearly not random, and creating a new key if the right one is missing.
 """
 
 from __future__ import annotations
@@ -68,8 +68,7 @@ def unwrap_key(kek: bytes, wrapped: bytes, context: str = "") -> bytes:
         return aes_key_unwrap_with_padding(_bound(kek, context), wrapped)
     except InvalidUnwrap:
         raise SealBroken(
-            "A wrapped key does not open: it was changed or swapped, or belongs to"
-            " something else. Restore it from a backup."
+            "A wrapped key was changed or swapped. Restore it from a backup."
         ) from None
 
 
@@ -94,8 +93,7 @@ def _recovered(texts: Sequence[str]) -> tuple[str, bytes]:
     key_id, key = recovery_shares.combine(texts)
     if root_keys.key_id_of(key) != key_id:
         raise SealBroken(
-            "These recovery shares do not give the key that is named on them: one of them"
-            " was altered.",
+            "These recovery shares do not produce the key named on them. One of them was altered.",
             key_id=key_id,
         )
     return key_id, key
@@ -126,10 +124,15 @@ class Keyring:
         for key in keys:
             key_id = root_keys.key_id_of(key)
             if key_id in self._keys:
-                raise SettingsError(f"The root key {key_id} is there twice.")
+                raise SettingsError(
+                    f"The root key {key_id} is listed twice. Remove one of the two."
+                )
             self._keys[key_id] = key
         if not self._keys:
-            raise SettingsError("There is no root key: nothing could be sealed or opened.")
+            raise SettingsError(
+                "There is no root key. Set MEDSEC_KEY_FILE, or restore the key from its"
+                " recovery shares."
+            )
         self._file = file
         self.warnings = warnings
 
@@ -213,7 +216,7 @@ class Keyring:
         return root_keys.check_value(self._root(key_id))
 
     def verify(self, known: Mapping[str, str]) -> None:
-        """Are these the keys that the catalog was sealed under?
+        """Check that these keys are the keys of the catalog.
 
         Args:
             known: Check values by key id, of every root key that still wraps something.
@@ -277,16 +280,16 @@ class Keyring:
         """
         if self._file is None:
             raise SettingsError(
-                "Only a key file can be rotated from here. Set MEDSEC_KEY_FILE to a new file"
-                " beside MEDSEC_KEY or MEDSEC_KEY_PASSPHRASE: its key then wraps, and the old"
-                " one is no longer needed when rotation is through."
+                "Only a key file can be rotated here. Set MEDSEC_KEY_FILE to a new file in"
+                " addition to MEDSEC_KEY or MEDSEC_KEY_PASSPHRASE. Its key then wraps new keys,"
+                " and the old key is no longer needed after the rotation."
             )
         text = root_keys.read_file(self._file)
         on_file = root_keys.parse(text, str(self._file))
         here = list(self._keys.values())
         if here[-len(on_file) :] != on_file:
             raise SettingsError(
-                "The key file is not what it was at the start: restart MedSec, then try again."
+                "The key file was changed while MedSec was running. Restart MedSec and try again."
             )
         key = new_key(randomness)
         longer = Keyring([*here, key])  # refuses a key that is there already, before it is written
@@ -318,7 +321,7 @@ class Keyring:
         """
         key_id, key = _recovered(texts)
         if not hmac.compare_digest(key, self._root(key_id)):
-            raise SealBroken("These recovery shares give another key.", key_id=key_id)
+            raise SealBroken("These recovery shares belong to another key.", key_id=key_id)
         return key_id
 
     def _root(self, key_id: str) -> bytes:
@@ -326,7 +329,7 @@ class Keyring:
             return self._keys[key_id]
         except KeyError:
             raise UnknownKey(
-                "This is sealed under a root key that is not at hand. Add it to the key file,"
-                " or restore it from its recovery shares.",
+                "The root key for this data is missing. Add it to the key file, or restore it"
+                " from its recovery shares.",
                 key_id=key_id,
             ) from None

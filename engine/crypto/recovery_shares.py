@@ -52,7 +52,9 @@ class _Share:
     def decode(cls, raw: bytes) -> _Share:
         share = cls(raw[1], raw[2], raw[3], raw[4:8], raw[8:12], raw[12:-_CHECKSUM])
         if raw != share.encode():
-            raise InputError("A recovery share does not fit its checksum: type it again.")
+            raise InputError(
+                "The checksum of a recovery share does not match. Type the share again."
+            )
         return share
 
 
@@ -93,7 +95,7 @@ def combine(texts: Sequence[str]) -> tuple[str, bytes]:
     """
     shares = [_Share.decode(_scan(text)) for text in texts]
     if not shares:
-        raise InputError("There is no recovery share.")
+        raise InputError("No recovery share was given.")
     first = shares[0]
     if any((s.split, s.key_check, s.needed) != (first.split, first.key_check, first.needed)
            for s in shares):  # fmt: skip
@@ -109,7 +111,7 @@ def combine(texts: Sequence[str]) -> tuple[str, bytes]:
     common, rest = shares[: first.needed - 1], shares[first.needed - 1 :]
     keys = {_interpolate([*common, last]) for last in rest}
     if len(keys) != 1:
-        raise SealBroken("These recovery shares do not agree: one of them was altered.")
+        raise SealBroken("These recovery shares do not match. One of them was altered.")
     return first.key_id, keys.pop()
 
 
@@ -136,7 +138,7 @@ def _print(share: _Share) -> str:
 
 
 def _scan(text: str) -> bytes:
-    """The bytes of a share that somebody typed in, with or without its two head lines."""
+    """The bytes of a typed share, with or without its two header lines."""
     lines = [
         line.translate(_MISREAD).upper().replace("-", "").replace(" ", "")
         for line in text.splitlines()
@@ -150,7 +152,9 @@ def _scan(text: str) -> bytes:
     for at, line in enumerate(lines):
         letters, check = line[:_LINE_CHARACTERS], line[_LINE_CHARACTERS:]
         if check != _line_check(at, letters) or not set(letters) <= set(_ALPHABET):
-            raise InputError(f"Line {at + 1} of a recovery share is mistyped.", line=at + 1)
+            raise InputError(
+                f"Line {at + 1} of a recovery share has a typing error. Type it again.", line=at + 1
+            )
         for letter in letters:
             number = number << 5 | _ALPHABET.index(letter)
     return number.to_bytes(_LINES * _LINE_CHARACTERS * 5 // 8)

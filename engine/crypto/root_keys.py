@@ -3,8 +3,8 @@
 Promise: a key file is readable by its owner only, a new one never replaces one that is there,
 and it is complete on disk before anything is wrapped under it. No error shows a part of a key.
 
-Refuses: files that others can read, entries that are not 32 bytes, ids that do not fit their
-key, short passphrases, and a cost of guessing that somebody made cheap.
+Refuses: files readable by other users, entries that are not 32 bytes, ids that do not match their
+key, short passphrases, and a reduced cost of guessing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PASSPHRASE_MIN_CHARACTERS = 16
 
 FILE_HEAD = """\
 # MedSec root keys, oldest first: the newest wraps, all unwrap.
-# Whoever holds this file can open everything; without it nothing opens.
+# Anybody with this file can decrypt all data; without it, nobody can.
 # Keep copies apart from the data folder and from its backups.
 """
 
@@ -45,7 +45,7 @@ class PassphraseCost:
 
     The default takes four times the memory of RFC 9106's second recommendation. It is paid
     once per start. Recorded values below the smallest that OWASP names are refused, since
-    whoever can write the data folder could otherwise make guessing cheap.
+    an attacker with write access to the data folder could otherwise make guessing cheap.
     """
 
     memory_kib: int = 262_144
@@ -59,8 +59,8 @@ class PassphraseCost:
             and 1 <= self.lanes <= 64
         ):
             raise SettingsError(
-                "The recorded cost of the passphrase is out of range: restore"
-                f" {SALT_RECORD} in the data folder from a backup."
+                f"The stored cost of the passphrase is out of range. Restore {SALT_RECORD} in"
+                " the data folder from a backup."
             )
 
     def derive(self, passphrase: str, salt: bytes) -> bytes:
@@ -122,7 +122,7 @@ def resolved(path: Path) -> Path:
         return path.expanduser().resolve()
     except RuntimeError:
         raise SettingsError(
-            "There is no home folder for the root key: set MEDSEC_KEY_FILE."
+            "There is no home folder for the root key. Set MEDSEC_KEY_FILE."
         ) from None
 
 
@@ -146,8 +146,8 @@ def read_file(path: Path) -> str:
             return file.read().decode("ascii")
     except FileNotFoundError:
         raise SettingsError(
-            f"There is no root key at {path}. Put the right one there, or name its place in"
-            " MEDSEC_KEY_FILE. A new one opens nothing that is sealed already."
+            f"There is no root key at {path}. Put the right key there, or set MEDSEC_KEY_FILE to"
+            " its path. A new key cannot open data that is already sealed."
         ) from None
     except OSError as err:
         raise SettingsError(f"The root key {path} cannot be read: {err.strerror}.") from None
@@ -156,7 +156,7 @@ def read_file(path: Path) -> str:
 
 
 def create_file(path: Path, text: str) -> None:
-    """Write a file that is not there yet; never over one that somebody else just made."""
+    """Create a file; never overwrite one that another process just created."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -187,8 +187,8 @@ def from_passphrase(
     """
     if len(passphrase) < PASSPHRASE_MIN_CHARACTERS:
         raise SettingsError(
-            f"MEDSEC_KEY_PASSPHRASE has fewer than {PASSPHRASE_MIN_CHARACTERS} characters:"
-            " take six random words or more."
+            f"MEDSEC_KEY_PASSPHRASE has fewer than {PASSPHRASE_MIN_CHARACTERS} characters. Use"
+            " at least six random words."
         )
     if create and not record.exists():
         numbers = "".join(f"{name} = {value}\n" for name, value in asdict(cost).items())
@@ -205,11 +205,11 @@ def from_passphrase(
             raise ValueError
     except FileNotFoundError:
         raise SettingsError(
-            f"{SALT_RECORD} is missing from the data folder: without its salt the"
-            " passphrase gives another key. Restore it from a backup."
+            f"{SALT_RECORD} is missing in the data folder. Without its salt, the passphrase"
+            " gives another key. Restore it from a backup."
         ) from None
     except (OSError, KeyError, TypeError, ValueError):
         raise SettingsError(
-            f"{SALT_RECORD} in the data folder cannot be understood: restore it from a backup."
+            f"{SALT_RECORD} in the data folder is not valid. Restore it from a backup."
         ) from None
     return recorded.derive(passphrase, salt)

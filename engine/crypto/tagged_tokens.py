@@ -1,7 +1,7 @@
-"""Random texts that open something for whoever shows them (RFC 6750 calls them bearer tokens).
+"""Bearer tokens (RFC 6750): random text that grants access to its holder.
 
-Each ends with a tag, under a key, of what it opens: a row that somebody wrote into the catalog's
-file for a token of their own making, or moved to another owner, opens nothing.
+Each token ends with an HMAC tag over what it grants. A token that an attacker makes up and writes
+into the catalog's file, or a row moved to another owner, is therefore refused.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Bearers:
         self._host, self._key, self._kind = host, key, kind
 
     def new(self, *bound: str) -> str:
-        """A token for what these name; nobody stores it."""
+        """A token bound to these parts; it is not stored."""
         return self._tagged(random_text(self._host), bound)
 
     def fits(self, token: str, *bound: str) -> bool:
-        """Was this token made here for what these name?"""
+        """Was this token issued here for these parts?"""
         right = self._tagged(token[:_RANDOM_LENGTH], bound)
         return hmac.compare_digest(right.encode(), token.encode(errors="replace"))
 

@@ -1,8 +1,7 @@
-"""The server's own TLS certificate, made on first use where no other is given.
+"""The TLS certificate of the server: from the settings, or self-signed on first use.
 
-It proves nothing by itself: whoever connects compares its fingerprint with the one that the
-server's console shows, or trusts the file by hand. A hospital gives its own certificate in the
-settings, and nothing is made then.
+A self-signed certificate does not prove the server's identity: users compare its fingerprint with
+the server's console, or install the file. A hospital sets its own certificate in the settings.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from engine.errors import SettingsError
 from engine.host import Host, write_durably
 from engine.settings import Settings
 
-#: As long as browsers take one at most; a new one is made a month before.
+#: The longest lifetime that browsers accept; renewed a month before it ends.
 LIFETIME = timedelta(days=397)
 RENEWAL = timedelta(days=30)
 _LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -45,14 +44,14 @@ class Certificate:
 
 
 def server_certificate(settings: Settings, host: Host) -> Certificate:
-    """The certificate of the settings, or one of our own beside the root key.
+    """The certificate of the settings, or a self-signed one next to the root key.
 
     Raises:
         SettingsError: Only one of the two files is named, or they cannot be read or written.
     """
     path, key = settings.tls_certificate, settings.tls_key
     if (path is None) != (key is None):
-        raise SettingsError("MEDSEC_TLS_CERTIFICATE and MEDSEC_TLS_KEY come together.")
+        raise SettingsError("Set MEDSEC_TLS_CERTIFICATE and MEDSEC_TLS_KEY together, or neither.")
     try:
         if path is None or key is None:
             folder = (settings.key_file or DEFAULT_KEY_FILE).expanduser().parent
@@ -66,7 +65,7 @@ def server_certificate(settings: Settings, host: Host) -> Certificate:
 
 
 def _good(path: Path, key: Path, settings: Settings, host: Host) -> bool:
-    """Is the one that was made earlier still good for this address and time?"""
+    """Is the existing certificate valid for this address and time?"""
     if not (path.exists() and key.exists()):
         return False
     found = x509.load_pem_x509_certificate(path.read_bytes())
@@ -105,7 +104,7 @@ def _make(path: Path, key: Path, settings: Settings, host: Host) -> None:
 
 
 def _names(settings: Settings) -> list[x509.GeneralName]:
-    """Everything by which this machine may be asked for."""
+    """All names and addresses of this machine."""
     names: list[x509.GeneralName] = []
     for text in dict.fromkeys((*_LOCAL, settings.host, socket.gethostname())):
         try:

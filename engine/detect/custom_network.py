@@ -1,11 +1,11 @@
-"""A hospital's own network: ONNX, run by a worker that holds no key and opens no file.
+"""A custom ONNX network, run by a worker process without keys and files.
 
-Takes networks with the detection head of YOLOv8, one picture in and one map out: for each anchor
-a box and a score for each class. Refuses PyTorch files (a ``.pt`` is a program), weights beside
-the file, operators of nobody's making, and answers that are none.
+Supports networks with a YOLOv8 detection head: one picture in, one map out, with a box and class
+scores per anchor. Refuses PyTorch files (a ``.pt`` file can contain code), external weights,
+custom ONNX operators, and invalid outputs.
 
-Whatever it does wrong (crash, hang, too much memory, numbers that are no boxes) is a
-``DetectorError``: the image goes to a person.
+Any failure (crash, hang, too much memory, invalid boxes) is a ``DetectorError``, and the image
+needs review.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class GuestNetwork:
         threads: int,
     ) -> None:
         self._sandbox = sandbox
-        # An array, because the sandbox gives more time for longer bytes, and a network gets none.
+        # Sent as an array: the sandbox extends its time limit by the length of bytes arguments.
         self._model = np.frombuffer(model, np.uint8)
         self._sha256 = sha256
         self._side = side
@@ -95,7 +95,7 @@ class GuestNetwork:
 
 
 def _boxes(found: Any, classes: int) -> np.ndarray:
-    """What a worker answered, which may have been taken over: shape (N, 6)."""
+    """Validate the output of a worker, which could be compromised: shape (N, 6)."""
     right = isinstance(found, np.ndarray) and found.ndim == 2 and found.shape[1] == 6
     if not right or len(found) > MOST_BOXES or not np.isfinite(found).all():
         raise DetectorError(_FAILED)
@@ -112,21 +112,21 @@ def _boxes(found: Any, classes: int) -> np.ndarray:
 
 
 def inspect(sandbox: Sandbox, model: bytes) -> Shape:
-    """What a file says of its network, read by a worker.
+    """Input size and class names of a network file, read by a worker.
 
     Raises:
-        InputError: Not an ONNX network that MedSec can run; says why.
+        InputError: Not an ONNX network that MedSec can run; the message says why.
     """
     if model[:2] == b"PK" or model[:1] == b"\x80":
         raise InputError(
-            "This is a PyTorch file, which is a program: export the network as ONNX and send that."
+            "This is a PyTorch file, which can contain code. Export the network as ONNX."
         )
     try:
         side, names = sandbox.call("inspect", np.frombuffer(model, np.uint8))
     except InputError as err:
         raise InputError(err.message) from err
     except EngineError as err:
-        raise InputError("This is not an ONNX network that can be read.") from err
+        raise InputError("The file is not a readable ONNX network. Export it again.") from err
     return Shape(int(side), tuple(str(name) for name in names))
 
 
@@ -141,27 +141,35 @@ def _inspect(model: np.ndarray) -> tuple[int, tuple[str, ...]]:
     network = onnx.load_model_from_string(model.tobytes())
     graph = network.graph
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in graph.initializer):
-        raise InputError("This network keeps its weights in another file: export it as one file.")
+        raise InputError("This network stores its weights in another file. Export it as one file.")
     onnx.checker.check_model(network)
     foreign = {o.domain for o in network.opset_import} - {"", "ai.onnx", "ai.onnx.ml"}
     if foreign or network.functions:
-        raise InputError("This network uses operators that are not ONNX's own.")
+        raise InputError(
+            "This network uses custom ONNX operators. Export it with standard operators only."
+        )
     weights = {t.name for t in graph.initializer}
     inputs = [i for i in graph.input if i.name not in weights]
     if len(inputs) != 1 or inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-        raise InputError("This network does not take one picture of 32-bit numbers.")
+        raise InputError(
+            "The input of this network must be one picture of 32-bit floats. Export it so."
+        )
     sizes = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim]
     if len(sizes) != 4 or sizes[0] > 1 or sizes[1] not in (0, 3):
-        raise InputError("This network does not take one picture of three colours.")
+        raise InputError(
+            "The input of this network must be one picture with three channels. Export it so."
+        )
     if sizes[2] != sizes[3]:
-        raise InputError("This network wants pictures that are not square.")
+        raise InputError("The input of this network must be square. Export it so.")
     metadata = {p.key: p.value for p in network.metadata_props}
     names = _names(metadata)
     if not names:
         answer = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
         classes = answer[1] - 4 if len(answer) == 3 else 0
         if not 1 <= classes <= MOST_CLASSES:
-            raise InputError("This network does not say which classes it finds.")
+            raise InputError(
+                "The metadata of this network has no class names. Export it with names."
+            )
         names = tuple(str(k) for k in range(classes))
     return sizes[2], names
 
@@ -198,7 +206,7 @@ def _look(
                 f"The network answers with the shape {answer.shape}, not (1, {4 + classes}, N)."
             )
         if not np.isfinite(answer).all() or answer[0, 4:].min() < 0 or answer[0, 4:].max() > 1.001:
-            raise DetectorError("The network's scores are not shares from 0 to 1.")
+            raise DetectorError("The scores of the network are not between 0 and 1.")
         return answer
 
     height, width = picture.shape[:2]
@@ -209,7 +217,7 @@ def _look(
     network = YoloNetwork(run, tuple(str(k) for k in range(classes)), (side,), _NOBODY)
     found = network.look(square, floor)
     if len(found) > MOST_BOXES:
-        raise DetectorError("The network finds more boxes than a picture can have.")
+        raise DetectorError("The network returns too many boxes.")
     rows = [
         (f.x1 * width / w, f.y1 * height / h, f.x2 * width / w, f.y2 * height / h,
          float(f.label), f.confidence)

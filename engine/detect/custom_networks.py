@@ -1,4 +1,4 @@
-"""The hospital's own networks: uploaded, checked by running them, kept encrypted, looked with."""
+"""Custom networks of the hospital: uploaded, checked by a test run, and stored encrypted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TITLE_LENGTH = 60
 
 
 def guest_sandbox() -> Sandbox:
-    """Where such networks run: one process without keys and files."""
+    """The sandbox for custom networks: one process without keys and files."""
     return Sandbox("engine.detect.custom_network", 1, SECONDS, MEMORY_BYTES)
 
 
@@ -61,7 +61,7 @@ class GuestRecord:
 
     @property
     def finds(self) -> tuple[str, ...]:
-        """Classes of MedSec that it finds."""
+        """Classes of MedSec that it detects."""
         return tuple(dict.fromkeys(label for label in self.names.values() if label))
 
 
@@ -87,7 +87,7 @@ class Guests:
         self.sandbox = guest_sandbox()
 
     def records(self) -> dict[str, GuestRecord]:
-        """Every network by name. Raises SealBroken where a row was altered."""
+        """All custom networks by name. Raises SealBroken if a row was altered."""
         return {
             name: GuestRecord(
                 name,
@@ -104,11 +104,11 @@ class Guests:
         }
 
     def inspected(self, model: bytes) -> Shape:
-        """What a file says of its network. Raises InputError where it is none."""
+        """Input size and classes of a network file. Raises InputError if it is not valid."""
         if len(model) > self._limit:
             raise InputError(
-                f"This network has {len(model) / 1e6:.0f} MB: at most"
-                f" {self._limit / 1e6:.0f} MB are taken.",
+                f"The network is too large ({len(model) / 1e6:.0f} MB). The limit is"
+                f" {self._limit / 1e6:.0f} MB.",
                 limit_bytes=self._limit,
             )
         return inspect(self.sandbox, model)
@@ -123,7 +123,7 @@ class Guests:
         known: Collection[str],
         taken: Collection[str],
     ) -> dict[str, object]:
-        """Look at a network before it is taken: read it, run it, and time it.
+        """Check a network before it is accepted: read, run and time it.
 
         Args:
             names: For each of its classes that counts, MedSec's class.
@@ -139,8 +139,8 @@ class Guests:
         """
         if not _NAME.fullmatch(name) or name in taken:
             raise InputError(
-                "A network's name has up to 32 small letters, digits and hyphens, a letter first,"
-                " and is not that of another network."
+                "The network's name is not valid or already used. Use up to 32 lowercase"
+                " letters, digits and hyphens, beginning with a letter."
             )
         if not title.strip() or len(title) > TITLE_LENGTH:
             raise InputError(f"A network's title has 1 to {TITLE_LENGTH} characters.")
@@ -151,7 +151,10 @@ class Guests:
                 f"The picture's side is a multiple of 32 from {SIDES_PX[0]} to {SIDES_PX[1]} px."
             )
         if side and shape.side and side != shape.side:
-            raise InputError(f"This network wants pictures of {shape.side} px.", side=shape.side)
+            raise InputError(
+                f"The input size of this network is {shape.side} px. Use this size.",
+                side=shape.side,
+            )
         strange = sorted(set(names) - set(shape.names))
         if strange:
             raise InputError(f"The network has no such classes: {', '.join(strange)}.")
@@ -187,31 +190,31 @@ class Guests:
         model: bytes,
         facts: Mapping[str, object],
     ) -> None:
-        """Keep a checked network: the file encrypted, then its row and audit entry."""
+        """Store a checked network: the encrypted file, then its row and audit entry."""
         context = f"guest/{facts['sha256']}/model"
         blob = self._host.write_blob(seal_field(self._key, context, model, self._host.random))
         self._rows.put(tx, audit, caller, name, {**facts, "blob": blob}, None)
         tx.run("UPDATE guests SET blob = $2 WHERE name = $1", name, blob)
 
     def remove(self, tx: Cursor, audit: AuditLog, caller: Caller, name: str) -> str:
-        """Take a network away; returns the address of its file, which nothing needs any more.
+        """Remove a network; returns the address of its file, which can be deleted.
 
         Raises:
             NotFound: There is none of this name.
         """
         row = self._rows.all(tx).get(name)
         if row is None:
-            raise NotFound("There is no such network of the hospital's own.")
+            raise NotFound("There is no such custom network.")
         self._rows.drop(tx, audit, caller, name, row.facts)
         with self._lock:
             self._open.pop(name, None)
         return str(row.facts["blob"])
 
     def network(self, name: str) -> GuestNetwork:
-        """One to look with, opened on first use.
+        """A runnable network, loaded on first use.
 
         Raises:
-            DetectorError: It is not there, or its file is not what was kept.
+            DetectorError: It is missing, or its file was altered.
         """
         with self._lock:
             if name not in self._open:
@@ -223,10 +226,10 @@ class Guests:
         return as_network(self.sandbox, luggage.model, luggage.record, self._threads)
 
     def luggage(self, name: str) -> Luggage:
-        """One to look with elsewhere: its file in clear, and what is known of it; no key.
+        """A network for a worker elsewhere: its decrypted file and its record, without keys.
 
         Raises:
-            DetectorError: It is not there, or its file is not what was kept.
+            DetectorError: It is missing, or its file was altered.
         """
         row = self._rows.all(self._database.read()).get(name)
         if row is None:
@@ -236,7 +239,7 @@ class Guests:
             model = open_field(self._key, f"guest/{row.facts['sha256']}/model", sealed)
         except EngineError as err:
             raise DetectorError(
-                "The file of the hospital's own network is missing or was altered: send it again.",
+                "The file of a custom network is missing or altered. Upload it again.",
                 network=name,
             ) from err
         return Luggage(self.records()[name], model)
@@ -254,21 +257,21 @@ class Luggage:
     model: bytes = field(repr=False)
 
     def unpack(self, sandbox: Sandbox, threads: int) -> GuestNetwork:
-        """The network, ready to look, run in a sandbox of the worker's own.
+        """The runnable network, in a sandbox of the worker.
 
         Raises:
-            DetectorError: The file is not the one that the record names.
+            DetectorError: The file does not match the record.
         """
         if hashlib.sha256(self.model).hexdigest() != self.record.sha256:
             raise DetectorError(
-                "The hospital's own network was altered on its way to a worker.",
+                "A custom network was altered on its way to a worker.",
                 network=self.record.name,
             )
         return as_network(sandbox, self.model, self.record, threads)
 
 
 def as_network(sandbox: Sandbox, model: bytes, record: GuestRecord, threads: int) -> GuestNetwork:
-    """A network that can look, of a file and what is known of it."""
+    """A runnable network from its file and record."""
     return GuestNetwork(
         sandbox,
         model,

@@ -1,9 +1,9 @@
-"""Do the networks still see what they saw? Months compared with the months before them.
+"""Drift of the networks: each month compared with the months before.
 
-Numbers per month and profile: boxes found per image, how sure of them the networks were, what
-people had to correct, what was flagged afterwards. A month *has moved* where a change is both
-large (population stability index) and not chance (a test by scipy); one of them alone says
-little: the index of thirty images wanders by itself, and of thousands any trifle is significant.
+Figures per month and profile: boxes per image, confidence, corrections by people, and flags after
+sealing. Drift is reported if a change is both large (population stability index) and
+statistically significant. One alone is not enough: the index of thirty images varies by chance,
+and with thousands of images any small change is significant.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which parts of which frames the networks must look at, and how boxes run through time.
+"""Which areas of which frames the networks must process, and tracking of boxes over frames.
 
 Why nothing on a single frame is missed: a pixel of a frame is left out only where it differs
 by at most ``SAME`` grey levels from pixels that the networks have looked at in that very place.
@@ -27,13 +27,13 @@ WHOLE_SHARE = 0.5  # from here on one look at the frame is cheaper than many at 
 
 
 class Watch:
-    """Remembers per pixel what was looked at last; says what of a frame is new."""
+    """Keeps the last processed value of each pixel and finds changed areas of a frame."""
 
     def __init__(self) -> None:
         self._seen: np.ndarray | None = None
 
     def news(self, picture: np.ndarray, standing: Iterable[Region] = ()) -> list[Region]:
-        """Areas to look at, and takes them as looked at.
+        """Changed areas to process; marks them as processed.
 
         Args:
             picture: Shape (H, W, 3), uint8.
@@ -58,7 +58,7 @@ class Watch:
 
 
 def _blocks(changed: np.ndarray) -> list[Region]:
-    """Boxes around groups of neighbouring blocks that changed."""
+    """Boxes around groups of adjacent changed blocks."""
     height, width = changed.shape
     rows, columns = -(-height // BLOCK_PX), -(-width // BLOCK_PX)
     padded = np.zeros((rows * BLOCK_PX, columns * BLOCK_PX), dtype=np.uint8)
@@ -115,11 +115,11 @@ class Tracks:
 
     @property
     def standing(self) -> list[Region]:
-        """Boxes that are on the frame before."""
+        """Boxes on the previous frame."""
         return [d.region for d in self._standing]
 
     def advance(self, frame: int, areas: Sequence[Region], found: Iterable[Detection]) -> None:
-        """Go on by one frame.
+        """Advance by one frame.
 
         Args:
             areas: What was looked at on this frame; elsewhere all stays as it was.

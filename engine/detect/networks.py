@@ -1,7 +1,7 @@
-"""Neural networks as files that run: weights checked by digest, inference on the CPU.
+"""Neural networks: weights verified by SHA-256, inference on the CPU.
 
-Refuses weights whose SHA-256 is not the recorded one, in whatever format they come.
-Nothing here imports a runtime before a network is opened, so the engine starts without.
+Weights with another SHA-256 than the recorded one are refused, in every format. The runtime is
+imported only when a network is loaded, so the engine starts without it.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class Finding:
 
 
 class Network(Protocol):
-    """What the detector asks of every network. ``look`` may be called from any thread."""
+    """Interface of all networks. ``look`` is thread-safe."""
 
     info: ModelInfo
 
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
-        """Find what this network knows.
+        """Detect the classes of this network.
 
         Args:
             picture: Shape (H, W, 3), uint8, RGB.
@@ -113,13 +113,13 @@ def read_weights(path: Path, sha256: str) -> bytes:
         data = path.read_bytes()
     except OSError as err:
         raise DetectorError(
-            "A network's weight file is missing or unreadable: install MedSec again.",
+            "The weight file of a network is missing or unreadable. Reinstall MedSec.",
             errno=err.errno,
         ) from err
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise DetectorError(
-            "A network's weight file is not the one that was recorded: install MedSec again.",
+            "The weight file of a network was changed. Reinstall MedSec.",
             expected=sha256,
             found=found,
         )
@@ -178,7 +178,7 @@ class CpuModel:
             self._request = core.compile_model(model, "CPU", properties).create_infer_request()
         except RuntimeError as err:
             raise DetectorError(
-                "A network could not be loaded: install MedSec again, or ask for support."
+                "A network could not be loaded. Reinstall MedSec, or contact support."
             ) from err
         self._lock = threading.Lock()
 
@@ -198,9 +198,7 @@ class CpuModel:
             try:
                 self._request.infer([batch], share_inputs=True)
             except RuntimeError as err:
-                raise DetectorError(
-                    "A network failed while looking at an image: it needs a person's look."
-                ) from err
+                raise DetectorError("A network failed on this image. Review the image.") from err
             return [np.array(t.data) for t in self._request.output_tensors]
 
 

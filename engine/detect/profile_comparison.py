@@ -1,4 +1,4 @@
-"""Two profiles side by side on the same pictures; only counts come out."""
+"""Compare two profiles on the same pictures; the result is counts only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Side:
 
     @property
     def median_ms(self) -> float | None:
-        """Median time per picture, or None where there was none."""
+        """Median time per picture; None without pictures."""
         return statistics.median(self.times_ms) if self.times_ms else None
 
 

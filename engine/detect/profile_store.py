@@ -1,10 +1,10 @@
-"""Specialty profiles in force: those that are shipped, and what an administrator made of them.
+"""Specialty profiles: shipped ones, changed ones, and the hospital's own.
 
-A shipped profile is a file and is never written. A change, or a profile of the hospital's own,
-is a sealed row of the catalog: nobody with the disk alone takes a class out of it.
+Shipped profiles are files and are never written. A change, or a custom profile, is a sealed row of
+the catalog, so that somebody with access to the disk only cannot remove a class from it.
 
-Refuses what would leave identifiers unsealed: every profile seals text, by a network of MedSec's
-own, from a confidence that is not set out of reach.
+Profiles that would leave identifiers unsealed are refused: every profile must seal text with a
+network of MedSec, at a reachable confidence.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from engine.store.audit import AuditLog
 from engine.store.audited_rows import SealedRows
 from engine.store.database import Cursor, Database
 
-#: What an administrator may set; the rest of a profile stays as it was shipped.
+#: Values that an administrator can change; all others stay as shipped.
 EDITABLE = (
     "title", "description", "classes", "networks", "confidence", "class_confidence", "iou",
     "padding", "padding_min_px", "harmless_text",
 )  # fmt: skip
-#: Classes that name a person by themselves.
+#: Classes that directly identify a person.
 IDENTIFIERS = ("text", "barcode", "face")
 CONFIDENCE = (0.05, 0.90)
 IDENTIFIER_CONFIDENCE = (0.05, 0.60)  # above it, names would only be proposed
@@ -83,10 +83,10 @@ class Profiles:
         self._networks = networks
 
     def entries(self) -> dict[str, ProfileEntry]:
-        """Every profile in force, by name.
+        """All current profiles, by name.
 
         Raises:
-            SealBroken: A row was altered, removed, or an older one put back.
+            SealBroken: A row was altered, removed or replaced by an older one.
         """
         entries = {name: ProfileEntry(p, "shipped") for name, p in self._shipped.items()}
         for name, row in self._rows.all(self._database.read()).items():
@@ -108,7 +108,7 @@ class Profiles:
     def save(
         self, tx: Cursor, audit: AuditLog, caller: Caller, name: str, table: Mapping[str, Any]
     ) -> None:
-        """Change a profile or make one, in the caller's transaction, with its audit row.
+        """Change or create a profile, in the caller's transaction, with its audit entry.
 
         Args:
             table: Values of ``EDITABLE``; what is missing stays as it is.
@@ -118,11 +118,12 @@ class Profiles:
         """
         if not _NAME.fullmatch(name):
             raise InputError(
-                "A profile's name has up to 32 small letters, digits and hyphens, a letter first."
+                "The short name is not valid. Use up to 32 lowercase letters, digits and"
+                " hyphens, beginning with a letter."
             )
         unknown = sorted(set(table) - set(EDITABLE))
         if unknown:
-            raise InputError(f"A profile has no such values: {', '.join(unknown)}.")
+            raise InputError(f"A profile does not have these values: {', '.join(unknown)}.")
         before = self.entries().get(name)
         whole = (as_table(before.profile) if before else {}) | dict(table)
         try:
@@ -134,22 +135,23 @@ class Profiles:
         self._rows.put(tx, audit, caller, name, as_table(profile), was)
 
     def reset(self, tx: Cursor, audit: AuditLog, caller: Caller, name: str) -> None:
-        """Take the changes of a shipped profile back, or remove one of the hospital's own.
+        """Reset a shipped profile, or delete a custom one.
 
         Raises:
-            NotFound: There is nothing to take back.
-            InputError: Images were taken in under it: without it they could not be sealed anew.
+            NotFound: There is nothing to reset.
+            InputError: Images use it; without it they could not be sealed again.
         """
         before = self.entries().get(name)
         if before is None or before.origin == "shipped":
-            raise NotFound("This profile is as it was shipped, or is not there.")
+            raise NotFound("There is no changed or custom profile of this name.")
         if before.origin == "own":
             users = tx.count(
                 "SELECT count(*) FROM images WHERE profile = $1 AND state <> 'erased'", name
             )
             if users:
                 raise InputError(
-                    f"{users} images were taken in under this profile: change it, it cannot go.",
+                    f"This profile cannot be deleted because {users} images use it. Change it"
+                    " instead.",
                     images=users,
                 )
         after = self._shipped.get(name)
@@ -181,7 +183,7 @@ def as_table(profile: Profile) -> dict[str, Any]:
 
 
 def check(profile: Profile, networks: Mapping[str, Sequence[str]]) -> None:
-    """Would this profile seal what identifies a person, by networks that are there?
+    """Check that this profile seals identifiers, with available networks.
 
     Args:
         networks: Those that are there, with the classes that each finds.
@@ -193,17 +195,18 @@ def check(profile: Profile, networks: Mapping[str, Sequence[str]]) -> None:
     known = {label for found in networks.values() for label in found}
     unknown = [label for label in profile.classes if label not in known]
     if unknown:
-        raise InputError(f"No network finds such a class: {', '.join(unknown)}.")
+        raise InputError(f"No network detects these classes: {', '.join(unknown)}.")
     found = {label for name in profile.networks for label in networks[name]}
     missing = [label for label in profile.classes if label not in found]
     if missing:
-        raise InputError(f"None of the chosen networks finds {', '.join(missing)}: choose one.")
+        raise InputError(f"No chosen network detects {', '.join(missing)}. Choose one that does.")
     if "text" not in profile.classes:
-        raise InputError("Every profile seals text: without it no name would be sealed.")
+        raise InputError(
+            "Every profile must seal text, because names are text. Add the class text."
+        )
     if not any("text" in FINDS.get(name, ()) for name in profile.networks):
         raise InputError(
-            "One of MedSec's own networks has to look for text: one of the hospital's own may look"
-            " beside it."
+            "A text network of MedSec is required. A custom network can only be added to it."
         )
     for label in profile.classes:
         bounds = IDENTIFIER_CONFIDENCE if label in IDENTIFIERS else CONFIDENCE
@@ -217,12 +220,14 @@ def check(profile: Profile, networks: Mapping[str, Sequence[str]]) -> None:
 
 def _words(profile: Profile) -> None:
     if not profile.title.strip() or len(profile.title) > TITLE_LENGTH:
-        raise InputError(f"A profile's title has 1 to {TITLE_LENGTH} characters.")
+        raise InputError(f"The title is not valid. Use 1 to {TITLE_LENGTH} characters.")
     if len(profile.description) > DESCRIPTION_LENGTH:
-        raise InputError(f"A profile's description has at most {DESCRIPTION_LENGTH} characters.")
+        raise InputError(
+            f"The description is too long. Use at most {DESCRIPTION_LENGTH} characters."
+        )
 
 
 def _within(value: float, bounds: tuple[float, float], what: str) -> None:
     low, high = bounds
     if not low <= value <= high:
-        raise InputError(f"The {what} lies between {low:g} and {high:g}, not at {value:g}.")
+        raise InputError(f"The {what} must be between {low:g} and {high:g}, not {value:g}.")

@@ -1,11 +1,11 @@
-"""Does a line of burned-in text name somebody? Read, compared, judged, forgotten.
+"""Does a line of burned-in text identify a person?
 
-What is read is compared with the patient's record, with the DICOM header and with patterns, and
-only the verdict leaves this module: what a line says is never stored, logged or returned.
+The recognised text is compared with the patient record, the DICOM header and patterns. Only the
+verdict leaves this module: the text is never stored, logged or returned.
 
-Harmless is only what a closed list of terms spells out from end to end (side markers, technique
-factors, scales), read twice with certainty, in a box that holds nothing besides. All else is
-sealed: what names somebody, and what nobody can tell.
+A line is harmless only if it consists entirely of terms of a closed list (side markers, technique
+factors, scales), was read twice with high confidence, and is alone in its box. Everything else is
+sealed: identifying text, and text that cannot be classified.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ _CONFUSED = str.maketrans("OQDILJSZBG", "0001115286")
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the patient, to compare with. Sensitive; it lives as long as a call.
+    """Known patient data to compare with. Sensitive; kept for one call only.
 
     Args:
         values: Names, numbers, dates and institutions as the record and the header have them.
@@ -112,7 +112,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What may be known of a line.
+    """The verdict on a line.
 
     Args:
         side: ``L`` or ``R`` where it is a harmless side marker. Says what is under the box:
@@ -127,11 +127,11 @@ UNKNOWN = Judgement(TextVerdict.UNKNOWN)
 
 
 def judge_words(text: str, known: Known) -> TextVerdict:
-    """What a line of text is, by what it says alone.
+    """Classify a line of text by its content alone.
 
     Returns:
         HARMLESS only where the closed list spells it out from end to end and nothing of it is
-        known of the patient; IDENTIFYING where it names somebody; else UNKNOWN.
+        known of the patient; IDENTIFYING if it identifies a person; else UNKNOWN.
     """
     plain = _plain(text)
     if not any(c.isalnum() for c in plain):
@@ -144,7 +144,7 @@ def judge_words(text: str, known: Known) -> TextVerdict:
 
 
 class Judge:
-    """Reads lines and judges them. Safe in several threads, as its networks are."""
+    """Reads and classifies lines. Thread-safe, like its networks."""
 
     def __init__(self, finder: TextFinder, reader: TextReader) -> None:
         self._finder = finder
@@ -170,7 +170,7 @@ class Judge:
             any(judge_words(text, known) is TextVerdict.IDENTIFYING for text, _ in readings)
             for readings in alone
         ]
-        # What names somebody by itself does so whatever stands beside it.
+        # Identifying text is identifying whatever text is beside it.
         open_ = [r for r, identifying in zip(regions, named, strict=True) if not identifying]
         beside = iter(self._readings(picture, open_, lambda r: _context(picture, r)))
         return [
@@ -202,7 +202,7 @@ class Judge:
         beside: Sequence[tuple[str, float]],
         known: Known,
     ) -> Judgement:
-        """A box in which nothing names anybody, read alone and with what is beside it."""
+        """Classify a box, read alone and with the text beside it."""
         around = [judge_words(text, known) for text, _ in beside]
         if TextVerdict.IDENTIFYING in around:
             return Judgement(TextVerdict.IDENTIFYING)
@@ -243,7 +243,7 @@ def _plain(text: str) -> str:
 
 
 def _spelled_out(plain: str) -> bool:
-    """Do terms of the closed list, and nothing else, make up this line?
+    """Does this line consist of terms of the closed list only?
 
     One single letter at most: letters one after the other may spell a name.
     """
@@ -273,7 +273,7 @@ def _value_then_word(plain: str, match: re.Match[str]) -> bool:
 
 
 def _known(plain: str, values: Sequence[str]) -> bool:
-    """Does the line hold something that is known of the patient, misread letters allowed for?"""
+    """Does the line contain known patient data, allowing for misread letters?"""
     words, digits, whole = _words(plain), _digits(plain), _canonical(plain)
     for value in values:
         telling = _plain(value)

@@ -1,7 +1,7 @@
 """Networks of the YOLOv8 kind: MedSec's own, and NudeNet for intimate regions.
 
-MedSec's own runs as ONNX on a CPU and as PyTorch on a GPU. A ``.pt`` file is a pickle, that
-is a program: it is loaded only after its SHA-256 was found equal to the recorded one.
+MedSec's own network runs as ONNX on a CPU and as PyTorch on a GPU. A ``.pt`` file is a pickle and
+can contain code, so it is loaded only if its SHA-256 equals the recorded one.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class YoloNetwork:
         output = self._model(batch)[0]
         if output.shape[0] != 4 + len(self._labels):
             raise DetectorError(
-                "A network finds other classes than its file says: install MedSec again.",
+                "The classes of a network differ from its metadata. Reinstall MedSec.",
                 expected=4 + len(self._labels),
                 found=output.shape[0],
             )
@@ -161,7 +161,7 @@ def open_own(
     name = "best.pt" if _on_gpu(settings) else "best.onnx"
     if name not in recorded:
         raise DetectorError(
-            "MedSec's own network is not installed: train it, or choose another profile."
+            "MedSec's YOLO network is not installed. Train it, or choose another profile."
         )
     weights = read_weights(folder / name, recorded[name])
     model: Model
@@ -236,7 +236,7 @@ class TorchModel:
             self.made = str(checkpoint.get("date", ""))
         except (RuntimeError, KeyError, ImportError, AttributeError) as err:
             raise DetectorError(
-                "MedSec's own network could not be loaded: install MedSec again."
+                "MedSec's YOLO network could not be loaded. Reinstall MedSec."
             ) from err
         self._torch = torch
         self._device = device
@@ -248,9 +248,7 @@ class TorchModel:
                 output = self._module(self._torch.from_numpy(batch).to(self._device))
                 values: np.ndarray = output[0].float().cpu().numpy()
         except RuntimeError as err:
-            raise DetectorError(
-                "A network failed while looking at an image: it needs a person's look."
-            ) from err
+            raise DetectorError("A network failed on this image. Review the image.") from err
         return values
 
 
@@ -285,7 +283,9 @@ def _on_gpu(settings: Settings) -> bool:
 
     there = bool(torch.cuda.is_available())
     if settings.device == "cuda" and not there:
-        raise DetectorError("MEDSEC_DEVICE is cuda, but there is no usable GPU.")
+        raise DetectorError(
+            "MEDSEC_DEVICE is cuda, but there is no usable GPU. Set it to auto or cpu."
+        )
     return there
 
 
@@ -299,7 +299,9 @@ def _described(metadata: Mapping[str, str]) -> tuple[dict[int, str], str]:
         names: Any = ast.literal_eval(metadata["names"])
         return {int(k): str(v) for k, v in names.items()}, metadata.get("date", "")
     except (KeyError, ValueError, SyntaxError, AttributeError) as err:
-        raise DetectorError("A network's file does not name its classes.") from err
+        raise DetectorError(
+            "The file of a network does not name its classes. Export it with names."
+        ) from err
 
 
 def _checksums(path: Path) -> dict[str, str]:

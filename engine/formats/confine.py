@@ -1,9 +1,8 @@
-"""A process that gives up opening files: it may read what Python and its libraries are made of,
-and nothing else, writes nothing, connects to nobody and signals nobody.
+"""Landlock confinement: the process can read Python and its libraries only, and cannot write files,
+open connections or send signals.
 
-By Landlock, which the Linux kernel has since 5.13 and which needs no privilege. What a process
-has given up it never gets back. Must run before a library has started threads of its own, since
-those would keep what this one gives up.
+Landlock is part of the Linux kernel since 5.13 and needs no privileges. The restriction cannot be
+lifted again. Must run before a library starts threads, because existing threads stay unrestricted.
 """
 
 from __future__ import annotations

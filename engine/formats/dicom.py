@@ -1,9 +1,9 @@
-"""DICOM in, DICOM out: decode, mask stored values, de-identify, and the file as it was.
+"""DICOM: decode, mask stored values, de-identify, and restore the original file.
 
 The masked file is a DICOM in the original's transfer syntax, de-identified to PS3.15. The
-restored file is byte for byte the original: its header travels sealed, native pixels and
-JPEG coefficients are put back in place, and of other compressed frames that were touched
-the original bytes travel sealed as well, because no encoder writes another's bytes again.
+restored file is byte for byte the original: its header is sealed, native pixels and JPEG
+coefficients are put back, and the original bytes of other modified compressed frames are sealed
+too, because no encoder reproduces the bytes of another one.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def decode(
     layout = layout_of(file)
     if max(layout.rows, layout.columns) > max_side_px or layout.decoded_bytes > max_decoded_bytes:
         raise ImageTooLarge(
-            f"This picture is {layout.columns} x {layout.rows} px with {layout.frames} frames:"
-            f" at most {max_side_px} px a side and {max_decoded_bytes >> 20} MB decoded are taken.",
+            f"The image is too large: {layout.columns} x {layout.rows} px, {layout.frames} frames."
+            f" The limit is {max_side_px} px per side and {max_decoded_bytes >> 20} MB decoded.",
             width=layout.columns,
             height=layout.rows,
             frames=layout.frames,
@@ -57,7 +57,8 @@ def decode(
         frames, _ = payload(file)
         if len(frames) != layout.frames:
             raise CorruptImage(
-                "This DICOM file is damaged: it has another number of frames than it says.",
+                "This DICOM file is damaged: the number of frames differs from its header."
+                " Export it again.",
                 expected=layout.frames,
                 found=len(frames),
             )
@@ -217,7 +218,7 @@ def assemble(
         file = parse(masked)
         layout = layout_of(file)
     except (CorruptImage, UnsupportedFormat) as err:
-        raise SealBroken("The masked file is not what was stored.") from err
+        raise SealBroken("The masked file was changed. Restore the image from a backup.") from err
     if file.syntax in NATIVE:
         return dicom_native.assemble(file, layout, regions, coded, parts)
     return dicom_frames.assemble(file, layout, regions, coded, parts)

@@ -1,8 +1,7 @@
-"""A masked DICOM that carries its own sealed package, so that any archive can keep them together.
+"""A masked DICOM file with its sealed package embedded, so that any archive keeps them together.
 
-The package stands in a private block in front of the pixels; for every other program it is bytes
-of a creator that it does not know. Taking it out gives the masked file back byte for byte, so
-nothing else depends on whether it travelled inside or beside.
+The package is in a private block in front of the pixels; other programs see bytes of an unknown
+private creator. Removing it gives the masked file back byte for byte.
 
 This is MedSec's own block and not the Encrypted Attributes Sequence of PS3.15 annex E, which
 wants a certificate for every recipient.
@@ -30,7 +29,9 @@ def carry(masked: bytes, package: bytes) -> bytes:
         InputError: The package is too large for one element.
     """
     if len(package) > _LARGEST:
-        raise InputError("This package is too large to travel inside the file: send it beside.")
+        raise InputError(
+            "This package is too large to embed in the DICOM file. Send it as a separate file."
+        )
     file = parse(masked)
     return _with_body(file, _block(file.syntax, package), at=file.pixel.start, cut=0)
 

@@ -1,8 +1,8 @@
-"""The anatomy of a DICOM file: where its header ends, where its pixels are, byte by byte.
+"""The structure of a DICOM file: offsets of header and pixel data.
 
 pydicom reads the data set; this module knows the offsets, so that the original bytes can
-be put together again. Refuses what has no picture, ends too early, or inflates to more
-than is allowed.
+be restored. Refuses files without an image, truncated files, and files that inflate beyond the
+limit.
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ def _parse(data: bytes, max_decoded_bytes: int) -> DicomFile:
         syntax = _guess_syntax(data, meta_end)
     if not syntax.is_transfer_syntax:
         raise UnsupportedFormat(
-            "This DICOM file uses a transfer syntax that is not known:"
-            " export it uncompressed (Explicit VR Little Endian)."
+            "This DICOM file has an unknown transfer syntax. Export it uncompressed (Explicit"
+            " VR Little Endian)."
         )
     body, offset = data, meta_end
     if syntax == DeflatedExplicitVRLittleEndian:
@@ -191,7 +191,8 @@ def _parse(data: bytes, max_decoded_bytes: int) -> DicomFile:
     pixel = _pixel_element(body, stream.tell(), implicit, "<" if little else ">")
     if pixel is None:
         raise UnsupportedFormat(
-            "This DICOM file holds no picture (it may be a report, a plan or a presentation state)."
+            "This DICOM file contains no image (it may be a report, a plan or a presentation"
+            " state). Choose another file."
         )
     return DicomFile(data, meta_end, meta, syntax, body, header, pixel)
 
@@ -247,7 +248,9 @@ def _pixel_element(body: bytes, at: int, implicit: bool, order: str) -> PixelEle
     if value + length > len(body):
         raise CorruptImage(_CUT)
     if not length:
-        raise UnsupportedFormat("This DICOM file holds no picture: its pixel data are empty.")
+        raise UnsupportedFormat(
+            "This DICOM file contains no image: its pixel data is empty. Choose another file."
+        )
     return PixelElement(tag, name, at, value, value + length)
 
 

@@ -1,6 +1,6 @@
-"""Compressed DICOM: only the frames that a box is on are taken apart.
+"""Compressed DICOM: only frames with a box are decoded.
 
-Frames under no box keep their bytes, but for comments in the codestream, which may hold
+Frames without a box keep their bytes, except comments in the codestream, which could contain
 anything. JPEG (DCT) frames are masked in their coefficients. Frames of a lossless or wavelet
 syntax are decoded, masked and encoded again without loss; their original bytes are sealed,
 unless a coder that is here writes them again from the restored pixels.
@@ -255,7 +255,10 @@ def _open_frame(
     pixels = _open_pixels(frames, index, layout, file, regions, coded)
     made = encode_frame(pixels, layout, file.syntax)
     if made is None:
-        raise SealBroken("An opened frame cannot be written in the file's transfer syntax.")
+        raise SealBroken(
+            "A restored frame cannot be written in the file's transfer syntax. Tell your"
+            " administrator."
+        )
     return made
 
 

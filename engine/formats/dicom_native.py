@@ -1,7 +1,8 @@
-"""Uncompressed DICOM: stored values masked in place, and the same bytes again.
+"""Uncompressed DICOM: mask stored values in place, and restore the same bytes.
 
-Works on one copy of the pixel data, whatever the number of frames. Bits of a cell that hold
-no pixel value (overlays of old, garbage) are cleared in the masked file and come back.
+Works on one copy of the pixel data, whatever the number of frames. Bits of a cell that
+are not part of the pixel value (retired overlays, garbage) are cleared in the masked file and
+restored later.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ def lay(cells: np.ndarray, regions: Sequence[Region], index: int, part: np.ndarr
     target = cells[regions[index].slices]
     same_type = (part.dtype.kind, part.dtype.itemsize) == (cells.dtype.kind, cells.dtype.itemsize)
     if part.shape != target.shape or not same_type:
-        raise SealBroken("A sealed region does not fit the image it is put back into.")
+        raise SealBroken(
+            "A sealed region does not match its image. Restore the image from a backup."
+        )
     mask.lay(cells, regions, index, part)
 
 

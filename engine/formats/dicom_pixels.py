@@ -134,7 +134,9 @@ def layout_of(file: DicomFile) -> Layout:
             transfer_syntax=str(file.syntax),
         )
     if file.pixel.encapsulated == (file.syntax in NATIVE):
-        raise CorruptImage("This DICOM file is damaged: its pixel data contradict its header.")
+        raise CorruptImage(
+            "This DICOM file is damaged: its pixel data does not match its header. Export it again."
+        )
     header, keyword = file.header, file.pixel.keyword
 
     def whole(name: str, default: int) -> int:
@@ -142,7 +144,9 @@ def layout_of(file: DicomFile) -> Layout:
 
     rows, columns = whole("Rows", 0), whole("Columns", 0)
     if rows < 1 or columns < 1:
-        raise CorruptImage("This DICOM file says that its picture has no width or no height.")
+        raise CorruptImage(
+            "This DICOM file is damaged: its image has no width or height. Export it again."
+        )
     samples = whole("SamplesPerPixel", 1)
     integers = keyword == "PixelData"
     sizes = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
@@ -192,14 +196,16 @@ def native(value: memoryview | bytearray, layout: Layout) -> np.ndarray:
         CorruptImage: Fewer bytes than the header promises.
     """
     if len(value) < layout.value_bytes:
-        raise CorruptImage("This DICOM file ends too early: it has fewer pixels than it says.")
+        raise CorruptImage("This DICOM file is truncated. Send the complete file.")
     cells = layout.frames * layout.rows * layout.columns * layout.samples
     part = memoryview(value)[: layout.value_bytes]
     if layout.allocated == 1:
         flat = np.unpackbits(np.frombuffer(part, np.uint8), bitorder="little")[:cells]
     elif layout.halved:
         if layout.columns % 2:
-            raise UnsupportedFormat("This DICOM file shares colour between pixels of odd columns.")
+            raise UnsupportedFormat(
+                "This DICOM file has chroma subsampling with an odd width. Export it as RGB."
+            )
         flat = np.frombuffer(expand_ybr422(bytes(part), 8), np.uint8)
     elif layout.swapped:
         padded = bytes(memoryview(value)[: layout.value_bytes + layout.value_bytes % 2])
@@ -319,7 +325,7 @@ def check_size(frame: bytes, layout: Layout) -> None:
     size = _codestream_size(frame)
     if size is not None and size != (layout.columns, layout.rows):
         raise CorruptImage(
-            "This DICOM file is damaged: a frame has another size than its header says.",
+            "This DICOM file is damaged: a frame does not match the header. Export it again.",
             expected=[layout.columns, layout.rows],
             found=list(size),
         )

@@ -105,7 +105,8 @@ class Limits:
         limit = limits.get(kind, self.picture_bytes)
         if size_bytes > limit:
             raise ImageTooLarge(
-                f"This file has {size_bytes / 1e6:.1f} MB: at most {limit / 1e6:.0f} MB are taken.",
+                f"The file is too large ({size_bytes / 1e6:.1f} MB). The limit is"
+                f" {limit / 1e6:.0f} MB.",
                 size_bytes=size_bytes,
                 limit_bytes=limit,
             )
@@ -119,7 +120,7 @@ def sniff(data: bytes) -> Format:
         UnsupportedFormat: Not among those that MedSec takes.
     """
     if not data:
-        raise CorruptImage("This file is empty: choose another one.")
+        raise CorruptImage("The file is empty. Choose another one.")
     if data[:3] == b"\xff\xd8\xff":
         return Format.JPEG
     if data[:8] == png.SIGNATURE:
@@ -135,7 +136,7 @@ def sniff(data: bytes) -> Format:
     if dicom_file.looks_like(data):
         return Format.DICOM
     raise UnsupportedFormat(
-        "This is not an image that MedSec takes: send JPEG, PNG, DICOM, TIFF, BMP or WebP."
+        "This file format is not supported. Upload JPEG, PNG, DICOM, TIFF, BMP or WebP."
     )
 
 
@@ -216,7 +217,9 @@ def render(image: Image, frame: int = 0, window: tuple[float, float] | None = No
             return dicom.render(image, frame, window)
         return raster.render(image, frame)
     except Exception as err:  # tables and windows come from the file: they can be anything
-        raise CorruptImage("This picture cannot be shown: its header makes no sense.") from err
+        raise CorruptImage(
+            "This picture cannot be displayed because its header is not valid."
+        ) from err
 
 
 def content_window(image: Image, frame: int = 0) -> tuple[float, float] | None:
@@ -353,7 +356,9 @@ def _put_together(
     try:
         return _assemble(masked, [Region(*box) for box in boxes], patches, parts)
     except (KeyError, IndexError, ValueError) as err:
-        raise SealBroken("A sealed part does not fit the image it is put back into.") from err
+        raise SealBroken(
+            "A sealed part does not match its image. Restore the image from a backup."
+        ) from err
 
 
 def _assemble(
@@ -395,7 +400,7 @@ def from_storage(stored: bytes) -> bytes:
     if stored[:1] == b"\x00":
         return stored[1:]
     if stored[:1] != b"\x01":
-        raise SealBroken("A stored picture is not of a known kind.")
+        raise SealBroken("A stored picture has an unknown format.")
     masked: bytes = _SANDBOX.call("from_storage", stored[1:])
     return masked
 
@@ -404,7 +409,7 @@ def _from_storage(small: bytes) -> bytes:
     try:
         return dicom_native.decompress(small)
     except (KeyError, ValueError) as err:
-        raise SealBroken("A stored picture is not what was stored.") from err
+        raise SealBroken("A stored picture was changed. Restore the image from a backup.") from err
 
 
 def carry(masked: bytes, package: bytes) -> bytes:
@@ -414,7 +419,9 @@ def carry(masked: bytes, package: bytes) -> bytes:
         InputError: Of another format.
     """
     if sniff(masked) is not Format.DICOM:
-        raise InputError("Only a DICOM file can carry its package: send both files.")
+        raise InputError(
+            "Only DICOM files can contain their package. Send image and package as two files."
+        )
     whole: bytes = _SANDBOX.call("carry", masked, package)
     return whole
 
@@ -431,8 +438,8 @@ def carried(data: bytes) -> tuple[bytes, bytes] | None:
     return found
 
 
-#: What the workers do: everything that reads bytes which came from strangers, or from a worker
-#: that a stranger's file may have taken over.
+#: Functions that run in the sandbox: everything that reads untrusted bytes, from a user or from
+#: a worker that a malicious file could have compromised.
 OPERATIONS = {
     "decode": _decode,
     "dissect": _dissect,

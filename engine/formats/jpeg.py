@@ -1,11 +1,10 @@
 """JPEG without generation loss: masks and restores DCT coefficients, never pixels.
 
-Blocks outside the boxes keep their coefficients to the bit. The masked file is written
-anew from the masked coefficients, with Huffman tables of its own (the old ones say
-something about what was there) and without metadata that could name a person. Putting
-the blocks back and writing the scans with the original's tables gives the original bytes
-for sequential files; a progressive one comes back with the same coefficients, so with the
-same pixels.
+Blocks outside the boxes keep their exact coefficients. The masked file is newly written from the
+masked coefficients, with its own Huffman tables (the original tables reveal something about the
+hidden content) and without metadata that could name a person. Restoring the blocks and writing
+the scans with the original tables gives the original bytes for sequential files; a progressive
+file is restored with the same coefficients, and so the same pixels.
 """
 
 from __future__ import annotations
@@ -151,7 +150,9 @@ def lay(coefficients: Coefficients, regions: Sequence[Region], index: int, patch
         rows, columns = header.window(header.components[number], region)
         target, part = coefficients.planes[number][rows, columns], planes[number]
         if part.shape != target.shape:
-            raise SealBroken("A sealed region does not fit the image it is put back into.")
+            raise SealBroken(
+                "A sealed region does not match its image. Restore the image from a backup."
+            )
         if mine is None:
             target[...] = part
         else:
@@ -163,7 +164,9 @@ def _read_patch(header: Header, region: Region, patch: bytes) -> list[np.ndarray
     body, checksum = patch[:-4], patch[-4:]
     expected = struct.pack(">HHB", region.width, region.height, len(header.components))
     if zlib.crc32(body).to_bytes(4) != checksum or body[:5] != expected:
-        raise SealBroken("A sealed region does not fit the image it is put back into.")
+        raise SealBroken(
+            "A sealed region does not match its image. Restore the image from a backup."
+        )
     out = [b"\xff\xd8", put_segment(DQT, b"\0" + b"\x01" * 64)]
     frame = struct.pack(">BHHB", 8, region.height, region.width, len(header.components))
     for c in header.components:
@@ -181,7 +184,9 @@ def _read_patch(header: Header, region: Region, patch: bytes) -> list[np.ndarray
     try:
         return read(b"".join([*out, body[at:], b"\xff\xd9"])).planes
     except (CorruptImage, UnsupportedFormat) as err:
-        raise SealBroken("A sealed region opened to something that is not a region.") from err
+        raise SealBroken(
+            "A sealed region has invalid content. Restore the image from a backup."
+        ) from err
 
 
 def skeleton(data: bytes, header: Header) -> bytes:

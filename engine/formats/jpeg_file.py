@@ -1,4 +1,4 @@
-"""The anatomy of a JPEG file (ITU-T T.81): segments, coefficients, and new plain files.
+"""The structure of a JPEG file (ITU-T T.81): segments, coefficients, and new plain files.
 
 Coefficients are decoded by ``jpeglib``; encoding is our own (:mod:`engine.formats.huffman`).
 Refuses CMYK, 12 bit, arithmetic, lossless and hierarchical files.
@@ -161,7 +161,7 @@ def parse(data: bytes) -> Header:
             at = _skip_entropy(data, stop)
             segments.append(Segment(None, stop, at))
     if frame is None or not scans:
-        raise CorruptImage("This JPEG file has no picture in it.")
+        raise CorruptImage("This JPEG file contains no picture. Choose another file.")
     width, height, components = frame
     return Header(
         sof, width, height, components, tuple(segments), end, adobe, jfif, orientation
@@ -171,22 +171,24 @@ def parse(data: bytes) -> Header:
 def _frame(marker: int, body: bytes) -> tuple[int, int, tuple[Component, ...]]:
     if marker not in _KINDS:
         raise UnsupportedFormat(
-            "This kind of JPEG (arithmetic, lossless or hierarchical) is not supported:"
-            " save it as a baseline or progressive JPEG or as PNG."
+            "This kind of JPEG (arithmetic, lossless or hierarchical) is not supported. Save it"
+            " as a baseline or progressive JPEG, or as PNG."
         )
     if len(body) < 6 or len(body) != 6 + 3 * body[5]:
         raise CorruptImage("This JPEG file is damaged: its frame header has a wrong length.")
     precision, height, width, count = struct.unpack_from(">BHHB", body)
     if precision != 8:
         raise UnsupportedFormat(
-            "JPEG files of more than 8 bits are not supported: send the DICOM or a 16-bit PNG."
+            "JPEG files of more than 8 bits are not supported. Send the DICOM file or a 16-bit PNG."
         )
     if count == 4:
-        raise UnsupportedFormat("CMYK JPEG files are not supported: save the picture as RGB.")
+        raise UnsupportedFormat("CMYK JPEG files are not supported. Save the picture as RGB.")
     if count not in (1, 3):
-        raise UnsupportedFormat("This JPEG has an unusual number of colour planes: save it as RGB.")
+        raise UnsupportedFormat(
+            "This JPEG has an unsupported number of colour components. Save it as RGB."
+        )
     if not width or not height:
-        raise CorruptImage("This JPEG file says that it has no width or no height.")
+        raise CorruptImage("This JPEG file is damaged: it has no width or height. Export it again.")
     components = []
     for i in range(count):
         number, factors, table = body[6 + 3 * i : 9 + 3 * i]

@@ -1,7 +1,7 @@
-"""The fill that stands where something was: flat, hatched, with a lock on it.
+"""The fill of masked regions: flat, hatched, with a lock symbol.
 
-It depends on the size of the box and on two tones, and the tones only on pixels outside
-every box (or on nothing but the bit depth): so it cannot tell what it hides. There is no
+It depends only on the size of the box and on two tones, which depend only on pixels outside all
+boxes (or on the bit depth). So it reveals nothing about the hidden content. There is no
 blur and no pixelation here, because both can be undone.
 """
 
@@ -21,7 +21,7 @@ def pattern(height: int, width: int) -> np.ndarray:
     """Which pixels of a box take the lighter tone.
 
     Returns:
-        Shape (height, width), bool. Nobody takes it for anatomy: diagonal strokes, and on a
+        Shape (height, width), bool. It cannot be mistaken for anatomy: diagonal strokes, and on a
         cleared plate in the middle a padlock.
     """
     y, x = np.ogrid[:height, :width]

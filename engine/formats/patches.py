@@ -1,8 +1,8 @@
-"""What was under one box, coded without loss, and the container for everything else.
+"""Patches (the content of one box, coded without loss), and the container of a sealed file.
 
-A patch says itself how it is coded, so that it can be opened in ten years. The coder is
-chosen per patch by size. Container and patch are opened only after their tag was
-verified; bytes that still make no sense are :class:`SealBroken`, never a picture.
+A patch names its own coding, so that it can be read in the future. The coder is chosen per patch
+by size. Container and patch are parsed only after their tag was verified; bytes that are still
+invalid are :class:`SealBroken`, never a picture.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ def decode(patch: bytes) -> np.ndarray:
         raw = body if codec == STORED else imagecodecs.zstd_decode(body, out=size)
         return np.frombuffer(raw, dtype).reshape(shape).copy()
     except (struct.error, IndexError, ValueError, RuntimeError) as err:
-        raise SealBroken("A sealed region opened to something that is not a region.") from err
+        raise SealBroken(
+            "A sealed region has invalid content. Restore the image from a backup."
+        ) from err
 
 
 def _level(raw: bytes) -> int:
@@ -195,4 +197,6 @@ def unpack(packed: bytes) -> dict[str, bytes]:
             parts[name] = part
         return parts
     except (struct.error, ValueError, RuntimeError) as err:
-        raise SealBroken("A sealed part opened to something that is not one.") from err
+        raise SealBroken(
+            "A sealed part has invalid content. Restore the image from a backup."
+        ) from err

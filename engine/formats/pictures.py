@@ -1,7 +1,7 @@
-"""Pictures made for people out of masked ones: grid, thumbnail, downloads.
+"""Display pictures from masked images: grid, thumbnail, downloads.
 
-Everything here takes what is already masked (or, for a download, what its caller may see)
-and adds nothing that was under a box.
+Input is already masked (or, for a download, what the caller has permission to see); hidden content
+is never added.
 """
 
 from __future__ import annotations

@@ -108,19 +108,21 @@ def parse(data: bytes) -> Header:
         raise CorruptImage("This PNG file is damaged: its header is not at the beginning.")
     kinds = [c.kind for c in chunks]
     if b"acTL" in kinds:
-        raise UnsupportedFormat("Animated PNG is not supported: save each picture by itself.")
+        raise UnsupportedFormat(
+            "Animated PNG is not supported. Save each picture as a separate file."
+        )
     if b"IDAT" not in kinds:
-        raise CorruptImage("This PNG file has no picture in it.")
+        raise CorruptImage("This PNG file contains no picture. Choose another file.")
     if kinds.count(b"IHDR") > 1 or kinds.count(b"PLTE") > 1:
         raise CorruptImage("This PNG file is damaged: a part occurs twice.")
     width, height, depth, colour, method, filters, interlace = struct.unpack_from(
         ">IIBBBBB", data, chunks[0].start
     )
     if not width or not height:
-        raise CorruptImage("This PNG file says that it has no width or no height.")
+        raise CorruptImage("This PNG file is damaged: it has no width or height. Export it again.")
     known = colour in _DEPTHS and depth in _DEPTHS[colour]
     if not known or method or filters or interlace > 1:
-        raise CorruptImage("This PNG file is damaged: its header makes no sense.")
+        raise CorruptImage("This PNG file is damaged: its header is not valid. Export it again.")
     body = {c.kind: data[c.start : c.end] for c in chunks if c.kind in (b"PLTE", b"tRNS")}
     palette = body.get(b"PLTE", b"")
     if colour == PALETTE and (not palette or len(palette) % 3 or len(palette) > 768):

@@ -1,4 +1,4 @@
-"""PNG taken apart and put together: masked samples, and the original bytes again.
+"""PNG: mask samples, and restore the original bytes.
 
 Most PNGs were deflated by zlib; where the same parameters give the same stream, the
 restored file is byte-identical, otherwise it has the same samples and the same metadata.
@@ -156,7 +156,9 @@ def assemble(
 def _lay(pixels: np.ndarray, regions: Sequence[Region], index: int, part: np.ndarray) -> None:
     target = pixels[None]
     if part.shape != target[regions[index].slices].shape or part.dtype != pixels.dtype:
-        raise SealBroken("A sealed region does not fit the image it is put back into.")
+        raise SealBroken(
+            "A sealed region does not match its image. Restore the image from a backup."
+        )
     mask.lay(target, regions, index, part)
 
 
@@ -257,7 +259,9 @@ def _rewrite(pixels: np.ndarray, parts: Mapping[str, bytes]) -> bytes:
     ihdr = struct.unpack_from(">IIBBBBB", head, 16)
     header = Header(ihdr[0], ihdr[1], ihdr[2], ihdr[3], bool(ihdr[6]))
     if pixels.shape[:2] != (header.height, header.width):
-        raise SealBroken("The sealed header does not fit the image it is put back into.")
+        raise SealBroken(
+            "The sealed header does not match its image. Restore the image from a backup."
+        )
     types = np.frombuffer(parts["filters"], np.uint8)
     rows = filtered(pixels, header, types)
     if not parts["zlib"]:

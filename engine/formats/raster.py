@@ -1,9 +1,10 @@
-"""Pictures that are not DICOM: PNG and JPEG taken apart exactly, TIFF, BMP and WebP anew.
+"""Pictures other than DICOM: PNG, JPEG, TIFF, BMP and WebP.
 
-PNG and JPEG have their own modules. Of TIFF, BMP and WebP the masked file is written anew
-without loss and without metadata. What the original has besides its pixels is sealed where its
-coding can be repeated (:mod:`engine.formats.recoding`), else the original whole, so that it
-comes back byte for byte in any case. Refuses animations, CMYK and pages of different kinds.
+PNG and JPEG have their own modules. For TIFF, BMP and WebP, the masked file is newly written
+without loss and without metadata. If the original coding can be reproduced
+(:mod:`engine.formats.recoding`), everything except the pixels is sealed, otherwise the whole
+original, so that the restored file is always identical byte for byte. Refuses animations, CMYK
+and pages of different kinds.
 """
 
 from __future__ import annotations
@@ -47,11 +48,13 @@ def check_size(
         ImageTooLarge: Over a limit.
     """
     if width < 1 or height < 1 or frames < 1:
-        raise CorruptImage("This file says that its picture has no width or no height.")
+        raise CorruptImage(
+            "This file is damaged: its picture has no width or height. Export it again."
+        )
     if max(width, height) > max_side_px or width * height * frames * pixel_bytes > max_bytes:
         raise ImageTooLarge(
-            f"This picture is {width} x {height} px with {frames} pages: at most {max_side_px} px"
-            f" a side and {max_bytes >> 20} MB decoded are taken.",
+            f"The picture is too large: {width} x {height} px, {frames} pages. The limit is"
+            f" {max_side_px} px per side and {max_bytes >> 20} MB decoded.",
             width=width,
             height=height,
             frames=frames,
@@ -124,7 +127,7 @@ def _pillow_errors() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Pillow.DecompressionBombError as err:
-        raise ImageTooLarge("This picture has too many pixels once decoded.") from err
+        raise ImageTooLarge("This picture has too many pixels. Send a smaller one.") from err
     except (CorruptImage, UnsupportedFormat, ImageTooLarge):
         raise
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, EOFError) as err:
@@ -137,7 +140,9 @@ def _decode_pillow(data: bytes, max_side_px: int, max_bytes: int) -> Read:
     with _pillow_errors():
         picture = Pillow.open(io.BytesIO(data), formats=("BMP", "WEBP"))
         if getattr(picture, "n_frames", 1) > 1:
-            raise UnsupportedFormat("Animated pictures are not supported: save each by itself.")
+            raise UnsupportedFormat(
+                "Animated pictures are not supported. Save each picture as a separate file."
+            )
         check_size(picture.width, picture.height, 1, 4, max_side_px, max_bytes)
         modes = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA", "LA": "RGBA"}
         if picture.mode not in modes:
@@ -163,7 +168,9 @@ def _check_chain(data: bytes) -> None:
         (offset,) = struct.unpack_from(order + where, data, at)
         while offset:
             if offset in seen or len(seen) >= _MAX_PAGES:
-                raise CorruptImage("This TIFF file is damaged: its pages are chained in a circle.")
+                raise CorruptImage(
+                    "This TIFF file is damaged: its page list is circular. Export it again."
+                )
             seen.add(offset)
             (entries,) = struct.unpack_from(order + count, data, offset)
             place = offset + struct.calcsize(count) + entries * entry
@@ -179,12 +186,13 @@ def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> Read:
         if len(pages) != len(file.pages):
             pages = [page.aspage() for page in file.pages]
         if not pages:
-            raise CorruptImage("This TIFF file has no picture in it.")
+            raise CorruptImage("This TIFF file contains no picture. Choose another file.")
         first = pages[0]
         kinds = {(p.imagelength, p.imagewidth, p.samplesperpixel, p.dtype) for p in pages}
         if len(kinds) > 1:
             raise UnsupportedFormat(
-                "This TIFF file has pages of different sizes or kinds: save each by itself."
+                "This TIFF file has pages of different sizes or kinds. Save each page as a"
+                " separate file."
             )
         if first.dtype is None or first.dtype.str.lstrip("<>|=") not in (
             "u1",
@@ -193,9 +201,13 @@ def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> Read:
             "i2",
             "b1",
         ):
-            raise UnsupportedFormat("TIFF files are taken with 1, 8 or 16 bits per sample.")
+            raise UnsupportedFormat(
+                "This TIFF file is not supported. Save it with 1, 8 or 16 bits per sample."
+            )
         if first.samplesperpixel not in (1, 3, 4) or first.photometric not in (0, 1, 2, 3, 6):
-            raise UnsupportedFormat("TIFF files are taken as grey, palette, RGB or RGBA.")
+            raise UnsupportedFormat(
+                "This TIFF file is not supported. Save it as grey, palette, RGB or RGBA."
+            )
         size = first.samplesperpixel * first.dtype.itemsize
         check_size(first.imagewidth, first.imagelength, len(pages), size, max_side_px, max_bytes)
         frames = []
@@ -209,7 +221,9 @@ def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> Read:
             shape: tuple[int, ...] = (first.imagelength, first.imagewidth)
             shape += (first.samplesperpixel,) if first.samplesperpixel > 1 else ()
             if pixels.shape != shape:
-                raise CorruptImage("This TIFF file is damaged: its pages contradict themselves.")
+                raise CorruptImage(
+                    "This TIFF file is damaged: its page headers are not valid. Export it again."
+                )
             frames.append(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
         facts: dict[str, Any] = {"bits": first.bitspersample, "colour": _tiff_colour(first)}
         if first.photometric == 3 and first.colormap is not None:
@@ -348,12 +362,14 @@ def assemble(
         kind = {b"RI": Format.WEBP, b"BM": Format.BMP}.get(masked[:2], Format.TIFF)
         pixels, _, facts = decode(kind, masked, 1 << 30, 1 << 40)
     except (CorruptImage, UnsupportedFormat, ImageTooLarge) as err:
-        raise SealBroken("The masked file is not what was stored.") from err
+        raise SealBroken("The masked file was changed. Restore the image from a backup.") from err
     pixels = pixels.copy()
     for index, patch in coded.items():
         part = patches.decode(patch)
         if part.shape != pixels[regions[index].slices].shape:
-            raise SealBroken("A sealed region does not fit the image it is put back into.")
+            raise SealBroken(
+                "A sealed region does not match its image. Restore the image from a backup."
+            )
         mask.lay(pixels, regions, index, part)
     return _write(kind, pixels, facts) if parts is None else recoding.give(parts, pixels)
 

@@ -1,8 +1,8 @@
-"""TIFF and BMP whose coding can be repeated: the original from its pixels and all that is around.
+"""Reproduce the original bytes of TIFF and BMP files from their pixels and the remaining bytes.
 
-What is uncompressed, or was compressed by zlib, libdeflate or an LZW coder with usual settings,
-comes out again byte for byte. That is tried before it is relied on; where it does not hold, the
-original is sealed whole, as WebP and JPEG in TIFF are.
+Uncompressed files, and files compressed by zlib, libdeflate or LZW with common settings, can be
+reproduced byte for byte. This is verified before it is relied on. Otherwise the whole original is
+sealed, as for WebP and JPEG in TIFF.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def give(parts: Mapping[str, bytes], pixels: np.ndarray) -> bytes:
             written = start + length
         return b"".join([*out, bones[at:]])
     except (KeyError, IndexError, TypeError, ValueError) as err:
-        raise SealBroken("A sealed part does not fit the image it is put back into.") from err
+        raise SealBroken(
+            "A sealed part does not match its image. Restore the image from a backup."
+        ) from err
 
 
 def _coded(rows: np.ndarray, coding: Mapping[str, Any]) -> bytes:

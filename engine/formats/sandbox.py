@@ -1,11 +1,10 @@
-"""Decoders run in another process: what crashes, hangs or grows there cannot take the server
-with it, and holds no key, no catalog and no other patient's data.
+"""Decoders run in a separate process: crashes, hangs and memory growth do not affect the server,
+and the process has no keys, no catalog and no other patient's data.
 
-A worker is started with an empty environment, so it inherits no secret, loads nothing of the
-engine but one part of it, may open no file but those of Python and its libraries (where the
-kernel has Landlock), and may use a bounded amount of memory and time. Arguments and
-results travel through memory files that never touch a disk, as JSON with raw buffers: what
-comes back is never unpickled, since a worker that was taken over could send anything.
+A worker starts with an empty environment, so it inherits no secrets. It loads only one part of the
+engine, can open only files of Python and its libraries (if the kernel has Landlock), and has limits
+of memory and time. Arguments and results are passed in memory files that are never on disk, as JSON
+with raw buffers. Results are never unpickled, because a compromised worker could send anything.
 """
 
 from __future__ import annotations
@@ -259,8 +258,8 @@ class Sandbox:
             except (EOFError, OSError) as err:
                 worker.stop()
                 raise CorruptImage(
-                    "This file made its decoder fail or run too long: it is damaged or hostile."
-                    " Export it anew."
+                    "The decoder failed or took too long: the file is damaged or malicious."
+                    " Export it again."
                 ) from err
             except BaseException:
                 worker.stop()
@@ -285,8 +284,8 @@ class Sandbox:
             EngineError: It cannot be started here.
         """
         failed = EngineError(
-            "The image reader cannot be started: the administrator must check the installation and"
-            " how many files and processes the server may open."
+            "Cannot start the image decoder. Check the installation, and the server's limits of"
+            " open files and processes."
         )
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -334,4 +333,4 @@ def _outcome(answer: Any) -> Any:
             return value
         case ("refused", str(name), str(message), dict(facts)) if name in _ERRORS:
             raise _ERRORS[name](message, **facts)
-    raise CorruptImage("This file is damaged: it cannot be read.")
+    raise CorruptImage("This file is damaged and cannot be read. Export it again.")

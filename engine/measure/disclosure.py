@@ -1,16 +1,14 @@
-"""What may be told of many patients' images without telling of one: statistical disclosure
-control for readers who may not see single images.
+"""Statistical disclosure control: publish figures about many patients without revealing one.
 
-Suppressing small groups after filtering is not enough. Whoever may filter can subtract: all
-images less those of one filter, this week's table less last week's. So nothing is suppressed
-after the fact here. Instead the images are cut once into *batches*, and a batch is told of whole
-or not at all:
+Suppressing small groups after filtering is not enough, because differences of tables reveal them:
+all images minus those of one filter, or this week's table minus last week's. Instead, the images
+are partitioned once into *batches*, and a batch is published completely or not at all:
 
-1. Images stand in streams by facts that a filter may name (month, kind of image; for regions
+1. Images form streams by the properties that a filter can select (month, modality; for regions
    also the class), each stream in the order in which its images were first released.
 2. A batch is closed as soon as it holds images of at least :data:`SMALLEST_GROUP` patients. Only
    closed batches are published; the tail of a stream waits.
-3. A batch of which an image was withdrawn, sealed anew or erased since is not published again.
+3. A batch with an image that was later withdrawn, sealed again or erased is not published again.
 
 Why that holds through every filter, every combination of filters, and over time:
 
@@ -25,8 +23,9 @@ Why that holds through every filter, every combination of filters, and over time
   may be published from both cuts, or their totals could be subtracted: counts and confidences of
   regions belong to the table of regions alone, areas, lengths and times to that of images.
 
-It does not stop whoever knows all but one patient of a batch, nor guesses from a batch in which
-all values are alike. Source: k-anonymity, Sweeney 2002; differencing, Duncan and Lambert 1986.
+It does not protect against readers who know all but one patient of a batch, nor against guesses
+from a batch in which all values are equal. Source: k-anonymity, Sweeney 2002; differencing, Duncan
+and Lambert 1986.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a monitoring system asks for, in Prometheus' format. Counts and times, never an id."""
+"""Metrics in Prometheus text format: counts and times, never ids."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Worker processes for batches, by Dask: this machine's own, or those of a scheduler elsewhere.
 
-Dask asks nobody who they are, so every connection is TLS with certificates on both sides, on
-one machine too: whoever reaches a scheduler could otherwise run code in it. Workers of this
-machine start with an empty environment, so that no root key comes along; they keep what they
-work on in memory, and a task that was lost with its worker is given to another.
+Dask has no authentication, so every connection uses mutual TLS, also on one machine: otherwise,
+anybody who can reach a scheduler could run code in it. Local workers start with an empty
+environment, so that they get no root key. They keep their data in memory, and a task that is lost
+with its worker is given to another one.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ LIVES = 2
 PATIENCE_SECONDS = 120.0
 LOOK_SECONDS = 2.0  # whether workers are still there
 _QUIET = {
-    # Plaintext and keys stay in memory: nothing is written to a worker's disk.
+    # Plaintext and keys stay in memory; nothing is written to the disk of a worker.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
-    # A paused worker takes nothing and gives nothing back: a batch would wait for it for ever. One
+    # A paused worker neither accepts nor returns tasks: a batch would wait for it forever. One
     # that needs too much is ended instead, and its file tries again.
     "distributed.worker.memory.pause": False,
     "distributed.scheduler.allowed-failures": LIVES,
     "distributed.admin.log-length": 0,
-    # Pages about tasks and workers, which Dask serves in clear and to anybody.
+    # The dashboard has no authentication, so it is disabled.
     "distributed.scheduler.http.routes": [],
 }
 _GONE = (
@@ -54,7 +54,7 @@ _GONE = (
 
 
 class Crew:
-    """Workers that are ready; a context manager."""
+    """A pool of ready workers; a context manager."""
 
     def __init__(self, client: Any, cleanup: contextlib.ExitStack, here: _Here | None) -> None:
         self._client, self._cleanup, self._here = client, cleanup, here
@@ -103,8 +103,8 @@ class Crew:
                 client.wait_for_workers(1, timeout=PATIENCE_SECONDS)  # others join under way
             except (OSError, TimeoutError, ValueError) as err:
                 raise SettingsError(
-                    "The workers for batches do not answer: check MEDSEC_BATCH_SCHEDULER and its"
-                    " certificates, or leave it out."
+                    "The batch workers do not answer. Check MEDSEC_BATCH_SCHEDULER and its"
+                    " certificates, or remove the setting."
                 ) from err
             try:
                 client.register_plugin(_plugin(equip))
@@ -112,8 +112,8 @@ class Crew:
                 raise
             except Exception as err:  # whatever importing another release raises
                 raise SettingsError(
-                    "The workers for batches cannot load MedSec and its networks: install the"
-                    " same release there."
+                    "The batch workers cannot load MedSec and its networks. Install the same"
+                    " release on them."
                 ) from err
             return cls(client, cleanup, here)
         except BaseException:
@@ -139,7 +139,7 @@ class Crew:
                 lost.append((task, job))
             else:
                 yield task, answer
-        # Dask blames a worker's end on all that it had before it: each of them tries again alone.
+        # Dask blames all tasks of a dead worker; each of them is retried alone.
         for suspect in lost:
             for task, _, answer in self._flow(work, [suspect]):
                 yield task, answer
@@ -193,7 +193,7 @@ class Crew:
                 raise SettingsError(_GONE)
 
     def close(self) -> None:
-        """Let the workers go."""
+        """Stop the workers."""
         self._cleanup.close()
 
     def __enter__(self) -> Self:
@@ -223,7 +223,7 @@ def _answer(future: Any) -> Any:
     """The result of a task, or WorkerLost.
 
     Raises:
-        SettingsError: It was not even begun, or nobody is there: none of the others will be.
+        SettingsError: It could not start, or there are no workers; the other tasks would fail too.
     """
     from distributed.scheduler import KilledWorker
 
@@ -232,10 +232,12 @@ def _answer(future: Any) -> Any:
     if future.status == "cancelled":  # with its scheduler
         raise SettingsError(_GONE)
     if isinstance(future.exception(), KilledWorker):
-        return WorkerLost("The worker on this file died each time: it is left out.")
+        return WorkerLost(
+            "This file was skipped because its worker process died repeatedly. Check the file."
+        )
     raise SettingsError(
-        "The workers for batches do not understand what they are sent: install the same release"
-        " of MedSec and its packages there."
+        "The batch workers run another version. Install the same release of MedSec and its"
+        " packages on them."
     )
 
 
@@ -331,7 +333,7 @@ def _memory_bytes() -> int:
 
 
 def _unfit() -> bool:
-    """Runs in a worker: would it write what it works on to its disk, or stop to work?"""
+    """Runs in a worker: does its configuration spill data to disk, or pause?"""
     import dask
 
     return any(
@@ -349,8 +351,8 @@ def _plugin(equip: Callable[[], None]) -> Any:
         def setup(self, worker: Any) -> None:
             if _unfit():
                 raise SettingsError(
-                    "The workers for batches write to disk what they work on, or pause: set"
-                    " distributed.worker.memory.target, .spill and .pause to false there."
+                    "The batch workers can write plaintext to disk, or pause. Set"
+                    " distributed.worker.memory.target, .spill and .pause to false on them."
                 )
             equip()
 

@@ -1,4 +1,4 @@
-"""Ends a worker of a batch with the process that started it, however that ended.
+"""Terminates a batch worker when the process that started it ends for any reason.
 
 A worker holds decoded pixels and keys of images. Dask lets it finish what it is at after its
 scheduler is gone, which took half a minute after a server was killed. Their folder, in which Dask
@@ -22,7 +22,7 @@ def dask_setup(_nanny: object) -> None:
 
 
 def _hold() -> None:
-    # Nothing is ever written there: it ends when nobody is left to hold the other end.
+    # Nothing is ever written to this pipe: it closes when the parent process ends.
     while os.read(0, 1):
         pass
     folder = os.environ.get("TMPDIR", "")

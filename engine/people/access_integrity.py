@@ -1,13 +1,13 @@
-"""The roster: who may sign in, as what, and which patients and classes are theirs to open.
+"""Integrity of accounts and access rights: one keyed tag over all their rows.
 
-Its rows are read on every call, so they lie in clear. Who can write to the catalog's file but
-holds no key could add a doctor to a patient, or give an account another password or role. So one
-tag under a key stands for all rows together. Every change leaves it in the audit log, in its own
-transaction, and the rows are compared with the newest one at every start and every hour. A row that
-was added, altered, taken away or set back is found; which one it was does not show.
+These rows are read on every call and are therefore not encrypted. An attacker who can write to the
+catalog's file, but has no key, could add a care relation, or change the password or role of an
+account. A keyed tag over all rows prevents this: every change writes the tag to the audit log, in
+the same transaction, and the rows are compared with the newest tag at every start and every hour.
+Any added, altered, removed or rolled back row is detected, but not which row it is.
 
-Not in it: what every sign-in changes (times, counters, codes that were used), and sessions and
-refresh tokens, which prove themselves (:mod:`engine.people.sessions`, :mod:`engine.people.tokens`).
+Not covered: values that change at every sign-in (times, counters, used codes), and sessions and
+refresh tokens, which have their own tags (``sessions`` and ``tokens`` beside this module).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "class_grants": ("username", "labels", "granted_at", "granted_by"),
 }  # fmt: skip
-#: A secret that was never confirmed counts for nothing, and is replaced without a trace.
+#: An unconfirmed secret has no effect and can be replaced without an audit entry.
 _ONLY: Final = {"second_factors": "WHERE confirmed_at IS NOT NULL"}
 
-#: Actions in the log that change such rows; their entries hold the tag of what is then there.
+#: Audit actions that change these rows; their entries hold the tag after the change.
 CHANGES: Final = frozenset(
     {
         "account.approve", "account.change-password", "account.create", "account.decline",
@@ -64,16 +64,16 @@ class Roster:
         self._key = key
 
     def tag(self, tx: Cursor) -> str:
-        """Of all rows as they are, in hex."""
+        """The tag of all current rows, in hex."""
         digests = {table: _digest(tx, table) for table in _ROWS}
         return blind_index(self._key, "roster", json.dumps(digests)).hex()
 
     def begun(self, tx: Cursor) -> bool:
-        """Does the log know of a roster? Data folders of earlier versions have none."""
+        """Does the log have a tag? Data folders of earlier versions have none."""
         return _newest(tx) is not None
 
     def check(self, tx: Cursor) -> None:
-        """Compare the rows with what the log says; nobody may change them meanwhile.
+        """Compare the rows with the log; they must not change during the call.
 
         Raises:
             RosterBroken: They differ.
@@ -81,8 +81,8 @@ class Roster:
         known = _newest(tx)
         if known is not None and not hmac.compare_digest(known, self.tag(tx)):
             raise RosterBroken(
-                "Accounts or rights were changed outside MedSec: recover from a backup, or look at"
-                " them and let them stand with cli.py accept-roster."
+                "Accounts or access rights were changed outside MedSec. Restore a backup, or"
+                " check the changes and accept them with cli.py accept-roster."
             )
 
 

@@ -1,4 +1,4 @@
-"""Accounts and passwords. Decides who somebody is; permissions decide what they may.
+"""Accounts and passwords (authentication); :mod:`engine.permissions` has the authorisation.
 
 Passwords are bcrypt hashes of SHA-384, so that long pass phrases count to the last
 character (bcrypt alone reads 72 bytes).
@@ -50,40 +50,44 @@ class Accounts:
         self._lockout = lockout
         self._cost = bcrypt_cost
         self.min_length = min_length
-        # Checked against when a name is unknown, so that the answer takes equally long.
+        # Compared with if the user name is unknown, so that the answer takes equally long.
         self._dummy = self.hash(base64.b64encode(host.random(24)).decode())
 
     def any_administrator(self) -> bool:
-        """Has the first administrator been made?"""
+        """Does an administrator exist?"""
         return self._administrators(self._database.read()) > 0
 
     def check_new_password(self, username: str, password: str, name: str = "") -> None:
-        """Length, and nothing that is common or to be expected; no composition rules.
+        """Check the length, and refuse common and predictable passwords; no composition rules.
 
         Raises:
-            InputError: With a sentence that says what to choose instead.
+            InputError: The message says what to choose instead.
 
         Source: NIST SP 800-63B-4, section 3.1.1.2.
         """
         if len(password) < self.min_length:
-            raise InputError(f"A password needs at least {self.min_length} characters.")
+            raise InputError(
+                f"The password is too short. Use at least {self.min_length} characters."
+            )
         if len(password) > MAX_PASSWORD_LENGTH:
-            raise InputError(f"A password has at most {MAX_PASSWORD_LENGTH} characters.")
+            raise InputError(
+                f"The password is too long. Use at most {MAX_PASSWORD_LENGTH} characters."
+            )
         folded = password.casefold()
         expected = [username.casefold(), SERVICE, *name.casefold().split()]
         if (
             folded in _COMMON
             or username.casefold() in folded
-            # The estimate takes long for long ones; their beginning is enough.
+            # The estimate is slow for long passwords; their beginning is enough.
             or zxcvbn(password[:64], user_inputs=expected)["guesses"] < MIN_GUESSES
         ):
             raise InputError(
-                "This password is among the first that would be tried: choose another one,"
-                " for instance four unrelated words."
+                "This password is easy to guess. Choose another one, for example four unrelated"
+                " words."
             )
 
     def check_new(self, username: str, name: str, role: Role, password: str) -> tuple[str, str]:
-        """What an account may be called and how it is kept.
+        """Check name, role and password of a new account, and hash the password.
 
         Returns:
             User name and name as they are stored.
@@ -93,9 +97,9 @@ class Accounts:
         """
         username, name = folded(username), name.strip()
         if not (1 <= len(username) <= 64) or not all(c.isalnum() or c in "._-@" for c in username):
-            raise InputError("A user name has 1 to 64 letters, digits or . _ - @.")
+            raise InputError("The user name is not valid. Use 1 to 64 letters, digits or . _ - @.")
         if not (1 <= len(name) <= 100) or not name.isprintable():
-            raise InputError("A name has 1 to 100 characters.")
+            raise InputError("The name is not valid. Use 1 to 100 characters.")
         if role not in ACCOUNT_ROLES:
             raise InputError("This role cannot be given to an account.")
         self.check_new_password(username, password, name)
@@ -119,7 +123,7 @@ class Accounts:
         if role not in ACCOUNT_ROLES:
             raise InputError("This role cannot be given to an account.")
         if tx.one("SELECT 1 AS x FROM accounts WHERE username = $1", username):
-            raise InputError("This user name is taken.")
+            raise InputError("This user name is taken. Choose another one.")
         tx.run(
             "INSERT INTO accounts (username, name, role, password_hash, enabled, created_at)"
             " VALUES ($1, $2, $3, $4, true, $5)",
@@ -140,17 +144,17 @@ class Accounts:
         return _account(self._row(tx, username))
 
     def password_hash(self, tx: Cursor, username: str) -> str:
-        """The stored hash, to tell whether a password was changed. Raises NotFound."""
+        """The stored hash, to detect a change of the password. Raises NotFound."""
         return str(self._row(tx, username)["password_hash"])
 
     def _row(self, tx: Cursor, username: str) -> Row:
         row = tx.one(f"{_SELECT} WHERE username = $1", folded(username))
         if row is None:
-            raise NotFound("There is no such account.")
+            raise NotFound("There is no such account. Check the user name.")
         return row
 
     def list(self) -> list[Account]:
-        """Every account, by user name."""
+        """All accounts, by user name."""
         rows = self._database.read().all(f"{_SELECT} ORDER BY username")
         return [_account(r) for r in rows]
 
@@ -171,11 +175,11 @@ class Accounts:
         attempt = self._lockout.count(username)
         row, right = self._check(username, password)
         if row is None or not right or not row["enabled"]:
-            raise NotSignedIn("User name and password do not match.")
+            raise NotSignedIn("User name and password do not match. Check both and try again.")
         return _account(row), attempt
 
     def signed_in(self, tx: Cursor, username: str) -> Account:
-        """Note a whole sign-in."""
+        """Record a complete sign-in."""
         tx.run(
             "UPDATE accounts SET last_sign_in_at = $2 WHERE username = $1",
             username,
@@ -185,7 +189,7 @@ class Accounts:
         return self.get(tx, username)
 
     def check_password(self, username: str, password: str) -> bool:
-        """Is this the account's password? Failures count towards the lock.
+        """Is this the account's password? Failures count towards the lockout.
 
         Where there is a second factor, the password alone forgives no failures: it would buy
         endless tries for the code.
@@ -225,26 +229,28 @@ class Accounts:
         """
         account = self.get(tx, username)
         if account.username == caller.username:
-            raise PermissionDenied("Nobody changes their own role: ask another administrator.")
+            raise PermissionDenied("You cannot change your own role. Ask another administrator.")
         if role not in ACCOUNT_ROLES:
             raise InputError("This role cannot be given to an account.")
         tx.run("UPDATE accounts SET role = $2 WHERE username = $1", account.username, str(role))
         self._keep_an_administrator(tx)
 
     def set_enabled(self, tx: Cursor, caller: Caller, username: str, enabled: bool) -> None:
-        """Open or close an account.
+        """Enable or disable an account.
 
         Raises:
             PermissionDenied: One's own account, or the last administrator's.
         """
         account = self.get(tx, username)
         if account.username == caller.username:
-            raise PermissionDenied("Nobody closes their own account: ask another administrator.")
+            raise PermissionDenied(
+                "You cannot disable your own account. Ask another administrator."
+            )
         tx.run("UPDATE accounts SET enabled = $2 WHERE username = $1", account.username, enabled)
         self._keep_an_administrator(tx)
 
     def hash(self, password: str) -> str:
-        """The form in which a password is stored."""
+        """The hash of a password, as stored."""
         return bcrypt.hashpw(_prepare(password), bcrypt.gensalt(self._cost)).decode()
 
     def _administrators(self, tx: Cursor) -> int:
@@ -254,7 +260,9 @@ class Accounts:
 
     def _keep_an_administrator(self, tx: Cursor) -> None:
         if self._administrators(tx) == 0:
-            raise PermissionDenied("The last administrator cannot be removed.")
+            raise PermissionDenied(
+                "The last administrator cannot be removed. Create another one first."
+            )
 
     def _check(self, username: str, password: str) -> tuple[Row | None, bool]:
         row = self._database.read().one(f"{_SELECT} WHERE username = $1", username)
@@ -276,7 +284,7 @@ def _prepare(password: str) -> bytes:
 
 
 def folded(username: str) -> str:
-    """A user name as it is stored, however it was typed."""
+    """A user name in its stored form."""
     same = unicodedata.normalize("NFKC", username).strip().casefold()
     return same.encode(errors="replace").decode()  # what is no text is no name
 

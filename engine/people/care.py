@@ -1,8 +1,8 @@
-"""Whose patient is whose: care relations, glass that was broken, and classes an account may open.
+"""Care relations, emergency access (break-glass), and restorable classes of accounts.
 
-A care relation says that a doctor treats a patient. Broken glass stands for it during one
-emergency: for an hour, with a reason, and somebody else looks at it afterwards. Class grants
-narrow what an account may restore. All three only answer questions; the Engine asks them.
+A care relation records that a doctor treats a patient. Emergency access replaces it for one hour;
+it needs a reason and is reviewed afterwards. Class grants limit what an account can restore. This
+module only stores and answers; the engine enforces.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from engine.vault import derive, open_field, seal_field
 GLASS_TIME = timedelta(hours=1)
 REASON_LENGTH = range(15, 1001)
 REMARK_LENGTH = 1000
-#: A clock set back must not bring ended access to life.
+#: A clock that is set back must not reactivate ended access.
 _CLOCK_SLACK = timedelta(minutes=5)
 
 _OPEN = "ended_at IS NULL AND opened_at <= $2 AND expires_at > $3"
 
 
 class Verdict(StrEnum):
-    """What a review of broken glass found."""
+    """Result of the review of an emergency access."""
 
     JUSTIFIED = "justified"
     UNJUSTIFIED = "unjustified"
@@ -81,7 +81,7 @@ class BrokenGlass:
 
     @property
     def due(self) -> bool:
-        """Has it ended without anybody having looked at it?"""
+        """Has it ended without a review?"""
         return not self.open and self.reviewed_at is None
 
 
@@ -106,18 +106,18 @@ def bound(settings: Settings, caller: Caller) -> bool:
 
 
 class Access:
-    """Rows of one catalog about who may reach which patient."""
+    """Access rows of one catalog: care relations, emergency accesses, class grants."""
 
     def __init__(self, database: Database, hierarchy: Hierarchy, host: Host) -> None:
         self._database = database
-        # Reasons are people's own words, like those in the audit log, and are sealed like them.
+        # Reasons are free text, as in the audit log, and are sealed in the same way.
         self._key = derive(hierarchy.system_key("audit"), "glass")
         self._host = host
 
     # --- care ---------------------------------------------------------------------------------
 
     def assign(self, tx: Cursor, patient_id: str, username: str, by: str) -> None:
-        """Let a doctor treat a patient; the same again changes nothing."""
+        """Add a care relation; an existing one is left unchanged."""
         tx.run(
             "INSERT INTO care VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
             patient_id,
@@ -133,11 +133,11 @@ class Access:
             NotFound: There is none.
         """
         if not self.treats(tx, username, patient_id):
-            raise NotFound("There is no such care relation.")
+            raise NotFound("There is no such care relation. Check patient number and doctor.")
         tx.run("DELETE FROM care WHERE patient_id = $1 AND username = $2", patient_id, username)
 
     def forget_doctor(self, tx: Cursor, username: str) -> None:
-        """End everything an account could reach patients by: it is no doctor's any more."""
+        """End all access of an account to patients, because it is no doctor's any more."""
         now = self._host.now()
         tx.run("DELETE FROM care WHERE username = $1", username)
         tx.run(
@@ -148,7 +148,7 @@ class Access:
         )
 
     def treats(self, tx: Cursor, username: str, patient_id: str) -> bool:
-        """Is there a care relation? Broken glass is none."""
+        """Is there a care relation? Emergency access does not count."""
         found = tx.one(
             "SELECT 1 AS x FROM care WHERE patient_id = $1 AND username = $2", patient_id, username
         )
@@ -164,14 +164,14 @@ class Access:
         )
 
     def sees(self, tx: Cursor, username: str, patient_id: str) -> bool:
-        """Does a care relation or broken glass open this patient to this account now?"""
+        """Does a care relation or open emergency access give this account access now?"""
         return (
             self.treats(tx, username, patient_id)
             or self.glass_over(tx, username, patient_id) is not None
         )
 
     def visible(self, tx: Cursor, username: str) -> list[str]:
-        """Every patient that is open to this account now."""
+        """All patients that this account has access to now."""
         now = self._host.now()
         rows = tx.all(
             "SELECT patient_id FROM care WHERE username = $1 UNION"  # noqa: S608
@@ -185,7 +185,7 @@ class Access:
     # --- glass --------------------------------------------------------------------------------
 
     def break_glass(self, tx: Cursor, patient_id: str, username: str, reason: str) -> str:
-        """Open a patient to an account for ``GLASS_TIME``; returns the id of the opening."""
+        """Start emergency access for ``GLASS_TIME``; returns its id."""
         glass_id, now = self._host.token("gl"), self._host.now()
         tx.run(
             "INSERT INTO glass (glass_id, patient_id, username, reason, opened_at, expires_at)"
@@ -200,7 +200,7 @@ class Access:
         return glass_id
 
     def glass_over(self, tx: Cursor, username: str, patient_id: str) -> str | None:
-        """Id of the opening under which this account reaches this patient, if there is one."""
+        """Id of the open emergency access of this account to this patient, if any."""
         now = self._host.now()
         row = tx.one(
             f"SELECT glass_id FROM glass WHERE username = $1 AND {_OPEN} AND patient_id = $4"  # noqa: S608
@@ -213,7 +213,7 @@ class Access:
         return None if row is None else str(row["glass_id"])
 
     def end_glass(self, tx: Cursor, glass_id: str, by: str) -> None:
-        """End an opening now; one that has ended stays as it ended."""
+        """End an emergency access now; one that has already ended is left unchanged."""
         if self.is_open(self.glass_row(tx, glass_id)):
             tx.run(
                 "UPDATE glass SET ended_at = $2, ended_by = $3 WHERE glass_id = $1",
@@ -225,17 +225,19 @@ class Access:
     def review_glass(
         self, tx: Cursor, glass_id: str, by: str, verdict: Verdict, remark: str
     ) -> None:
-        """Record what a review found.
+        """Record the result of a review.
 
         Raises:
-            InputError: Still open, reviewed already, or the remark is missing or too long.
+            InputError: Still open, already reviewed, or the remark is missing or too long.
         """
         remark = remark.strip()
         row = self.glass_row(tx, glass_id)
         if self.is_open(row):
-            raise InputError("This access is still open: end it first, or wait until it ends.")
+            raise InputError(
+                "This emergency access is still open. End it first, or wait until it ends."
+            )
         if row["reviewed_at"] is not None:
-            raise InputError("This access was reviewed already.")
+            raise InputError("This emergency access has already been reviewed.")
         if not 1 <= len(remark) <= REMARK_LENGTH:
             raise InputError(f"A review has a remark of 1 to {REMARK_LENGTH} characters.")
         tx.run(
@@ -249,7 +251,7 @@ class Access:
         )
 
     def glass_row(self, tx: Cursor, glass_id: str) -> Row:
-        """One opening.
+        """One emergency access.
 
         Raises:
             NotFound: There is none.
@@ -260,7 +262,7 @@ class Access:
         return row
 
     def glass(self, tx: Cursor, username: str | None = None) -> list[Row]:
-        """Openings of one account or of all, newest first."""
+        """Emergency accesses of one account or of all, newest first."""
         return tx.all(
             "SELECT * FROM glass WHERE ($1 IS NULL OR username = $1)"
             " ORDER BY opened_at DESC, glass_id",
@@ -268,14 +270,14 @@ class Access:
         )
 
     def is_open(self, row: Row) -> bool:
-        """Does this opening give access now?"""
+        """Does this emergency access give access now?"""
         now = self._host.now()
         return (
             row["ended_at"] is None and row["opened_at"] - _CLOCK_SLACK <= now < row["expires_at"]
         )
 
     def shown(self, row: Row, number: str) -> BrokenGlass:
-        """A row with its words opened.
+        """A row with its texts decrypted.
 
         Raises:
             SealBroken: They were altered.
@@ -301,7 +303,7 @@ class Access:
         )
 
     def move(self, tx: Cursor, patient_id: str, into_id: str) -> None:
-        """What opened one patient opens another: they are the same person."""
+        """Transfer all access from one patient record to another, when they are merged."""
         tx.run(
             "INSERT INTO care SELECT $2, username, since, assigned_by FROM care"
             " WHERE patient_id = $1 ON CONFLICT DO NOTHING",
@@ -312,25 +314,25 @@ class Access:
         tx.run("UPDATE glass SET patient_id = $2 WHERE patient_id = $1", patient_id, into_id)
 
     def forget_patient(self, tx: Cursor, patient_id: str) -> None:
-        """Nobody treats an erased patient; what was broken stays, to be reviewed."""
+        """Delete the care relations of an erased patient; emergency accesses stay for review."""
         tx.run("DELETE FROM care WHERE patient_id = $1", patient_id)
 
     # --- classes ------------------------------------------------------------------------------
 
     def classes(self, tx: Cursor, username: str) -> frozenset[str] | None:
-        """Region classes this account may restore; None for every class."""
+        """Region classes that this account can restore; None for all classes."""
         row = tx.one("SELECT labels FROM class_grants WHERE username = $1", username)
         return None if row is None else frozenset(json.loads(row["labels"]))
 
     def all_classes(self, tx: Cursor) -> dict[str, frozenset[str]]:
-        """Accounts whose classes are narrowed, each with what is left to them."""
+        """Accounts limited to some classes, with these classes."""
         rows = tx.all("SELECT username, labels FROM class_grants ORDER BY username")
         return {r["username"]: frozenset(json.loads(r["labels"])) for r in rows}
 
     def set_classes(
         self, tx: Cursor, username: str, labels: Collection[str] | None, by: str
     ) -> None:
-        """Narrow an account to some classes, or give it every class again."""
+        """Limit an account to some classes, or allow all classes again."""
         if labels is None:
             tx.run("DELETE FROM class_grants WHERE username = $1", username)
             return

@@ -1,8 +1,8 @@
-"""Single sign-on: which address of the hospital's identity provider is whose account.
+"""Single sign-on: the accounts of e-mail addresses at the identity provider.
 
-An administrator links an address. The first sign-in binds the provider's own name of the person
-(issuer and subject) to it, since an address may be given to somebody else one day. What the
-provider says is taken once and only while it is fresh: a copy of it opens nothing.
+An administrator links an address. The first sign-in binds the provider's identifier of the person
+(issuer and subject) to it, because an address can be reassigned later. An ID token is accepted once
+and only while it is fresh, so that a copy of it is useless.
 
 Source: OpenID Connect Core 1.0, sections 2 and 5.7; RFC 9700.
 """
@@ -38,7 +38,7 @@ class Identities:
         self._host = host
 
     def link(self, tx: Cursor, username: str, email: str) -> None:
-        """Let an address sign in as an account, instead of any other it had; empty ends that.
+        """Link an address to an account, replacing an earlier one; an empty address removes it.
 
         Raises:
             InputError: Not an address, or another account's.
@@ -48,9 +48,9 @@ class Identities:
             return
         folded = email.strip().casefold()
         if not _ADDRESS.fullmatch(folded) or not folded.isprintable():
-            raise InputError("This is not an e-mail address.")
+            raise InputError("This is not a valid e-mail address.")
         if tx.one("SELECT 1 AS x FROM identities WHERE email = $1", folded):
-            raise InputError("This address is linked to another account.")
+            raise InputError("This address is already linked to another account.")
         tx.run(
             "INSERT INTO identities VALUES ($1, $2, NULL, NULL, $3)",
             username,
@@ -59,7 +59,7 @@ class Identities:
         )
 
     def redeem(self, tx: Cursor, claims: Mapping[str, Any], issuer: str) -> tuple[str, bool]:
-        """Whose account these claims open, once; and whether that person came for the first time.
+        """The account of these claims, accepted once; and whether this is the first sign-in.
 
         Args:
             claims: Of an ID token whose signature and audience were checked.

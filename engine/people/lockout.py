@@ -1,8 +1,8 @@
-"""How guessing is slowed: failed proofs of a name are counted, and a lock grows with them.
+"""Lockout: failed attempts per user name are counted, and the lock time grows with them.
 
-Names are kept as digests, whether an account has them or not, so that the lock tells
-nobody which names exist. A password and a one-time code count on the same account: who has
-stolen one of them does not get fresh tries for the other.
+User names are stored as digests, whether an account exists or not, so that a lock does not reveal
+which names exist. Passwords and one-time codes share one counter, so that an attacker who stole
+one of them gets no additional attempts at the other.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Lockout:
             if row and row["locked_until"] and row["locked_until"] > now:
                 wait = math.ceil((row["locked_until"] - now).total_seconds())
                 raise AccountLocked(
-                    f"Too many failed attempts: try again in {wait} seconds.", seconds=wait
+                    f"Too many failed attempts. Try again in {wait} seconds.", seconds=wait
                 )
             failures = (row["failures"] if row else 0) + 1
             locked_until = None
@@ -63,7 +63,7 @@ class Lockout:
         return failures
 
     def take_back(self, username: str, attempt: int) -> None:
-        """Undo one :meth:`count`: the password was right, but the code is still to come.
+        """Undo one :meth:`count`: the password was correct, but the code is still required.
 
         Other failures stay, and so does a lock that another attempt brought meanwhile: else a
         known password would buy endless tries for the code.
@@ -77,7 +77,7 @@ class Lockout:
             )
 
     def forgive(self, tx: Cursor, username: str) -> None:
-        """Forget the failures of a name after a whole proof."""
+        """Reset the failures of a name after complete authentication."""
         tx.run("DELETE FROM sign_in_failures WHERE name_digest = $1", _digest(username))
 
 

@@ -1,8 +1,8 @@
-"""Accounts that somebody asked for and nobody has granted yet.
+"""Account requests that wait for approval.
 
-Asking makes nothing: the password waits as a hash until an administrator approves, with the
-role that they choose. The answer is the same whether a name is taken or not, since every
-request is kept; the reference tells the administrator which of two alike is the real one.
+A request grants nothing. Its password is stored as a hash until an administrator approves it and
+chooses the role. The response is the same whether a user name is taken or not, because every
+request is kept. The reference lets the administrator tell a genuine request from an impostor's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Registrations:
         self._host = host
 
     def check_room(self, tx: Cursor, origin: str) -> None:
-        """Strangers may ask, but not without end.
+        """Request an account without a session; the number of requests is limited.
 
         Raises:
             TooManyRequests: From this origin within an hour, or altogether.
@@ -45,14 +45,14 @@ class Registrations:
         )
         if recent >= MOST_PER_ORIGIN or waiting >= MOST_WAITING:
             raise TooManyRequests(
-                "Too many accounts were asked for: try again later, or ask an administrator.",
+                "Too many account requests. Try again later, or ask an administrator.",
                 seconds=int(PER.total_seconds()),
             )
 
     def add(
         self, tx: Cursor, username: str, name: str, role: Role, password_hash: str, origin: str
     ) -> str:
-        """Keep a request.
+        """Store a request.
 
         Returns:
             Its reference.
@@ -74,7 +74,7 @@ class Registrations:
         return request_id
 
     def list(self) -> list[AccountRequest]:
-        """Requests that wait, the oldest first."""
+        """Open requests, oldest first."""
         rows = self._database.read().all(
             "SELECT r.*, a.username IS NOT NULL AS taken FROM account_requests r"
             " LEFT JOIN accounts a USING (username) WHERE requested_at > $1 ORDER BY requested_at",
@@ -107,6 +107,6 @@ class Registrations:
             self._host.now() - KEPT,
         )
         if row is None:
-            raise NotFound("There is no such request any more.")
+            raise NotFound("This request no longer exists. Reload the page.")
         tx.run("DELETE FROM account_requests WHERE request_id = $1", request_id)
         return row["username"], row["name"], Role(row["role"]), row["password_hash"]

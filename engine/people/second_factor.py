@@ -1,8 +1,8 @@
-"""The second factor: codes of an authenticator application (TOTP) and recovery codes.
+"""The second factor: codes of an authenticator app (TOTP) and recovery codes.
 
-The secret is sealed under a system key, since unlike a password it must be readable to check
-a code. Every code is good once: the time step of the last one is remembered, and nothing at
-or before it is taken again. Recovery codes have 120 random bits, so a plain digest keeps them.
+The secret is encrypted with a system key, because unlike a password it must be readable to check
+a code. Every code is valid once: the time step of the last code is stored, and no code at or before
+it is accepted. Recovery codes have 120 random bits, so a plain digest is enough to store them.
 
 Source: RFC 6238; NIST SP 800-63B-4, sections 3.1.2 and 3.1.4.
 """
@@ -45,11 +45,11 @@ class SecondFactors:
         self._key = key
 
     def enabled(self, username: str) -> bool:
-        """Must this account show a code?"""
+        """Does this account require a code?"""
         return self.state(username, required=False).enabled_at is not None
 
     def state(self, username: str, required: bool) -> SecondFactor:
-        """What may be shown of an account's second factor."""
+        """State of an account's second factor, without its secret."""
         cursor = self._database.read()
         row = cursor.one("SELECT confirmed_at FROM second_factors WHERE username = $1", username)
         left = cursor.count(
@@ -58,7 +58,7 @@ class SecondFactors:
         return SecondFactor(row["confirmed_at"] if row else None, left, required)
 
     def begin(self, tx: Cursor, username: str) -> str:
-        """A new secret, worth nothing until :meth:`confirm`.
+        """A new secret, without effect until :meth:`confirm`.
 
         Returns:
             Base32, 32 characters.
@@ -68,7 +68,7 @@ class SecondFactors:
         """
         row = tx.one("SELECT confirmed_at FROM second_factors WHERE username = $1", username)
         if row and row["confirmed_at"] is not None:
-            raise InputError("A second factor is set up already: turn it off first.")
+            raise InputError("A second factor is already set up. Turn it off first.")
         secret = base64.b32encode(self._host.random(SECRET_BYTES)).decode()
         sealed = seal_field(self._key, _place(username), secret.encode(), self._host.random)
         tx.run("DELETE FROM second_factors WHERE username = $1", username)
@@ -86,12 +86,11 @@ class SecondFactors:
         """
         row = tx.one("SELECT * FROM second_factors WHERE username = $1", username)
         if row is None or row["confirmed_at"] is not None:
-            raise InputError("There is no second factor to confirm: begin anew.")
+            raise InputError("There is no second factor to confirm. Start the setup again.")
         step = self._step(username, row["secret"], code)
         if step is None:
             raise InputError(
-                "This is not the code that the application shows now: check the clock of the"
-                " device and type the next one."
+                "The code is not correct. Check the clock of your device and enter the next code."
             )
         tx.run(
             "UPDATE second_factors SET confirmed_at = $2, last_step = $3 WHERE username = $1",
@@ -102,7 +101,7 @@ class SecondFactors:
         return self.renew_codes(tx, username)
 
     def renew_codes(self, tx: Cursor, username: str) -> tuple[str, ...]:
-        """Fresh recovery codes; the old ones are void."""
+        """Create new recovery codes; the old ones become invalid."""
         codes = tuple(_readable(self._host.random(RECOVERY_BYTES)) for _ in range(RECOVERY_CODES))
         tx.run("DELETE FROM recovery_codes WHERE username = $1", username)
         tx.run_many(
@@ -144,7 +143,7 @@ class SecondFactors:
         return "recovery"
 
     def remove(self, tx: Cursor, username: str) -> None:
-        """Forget the secret and the recovery codes."""
+        """Delete the secret and the recovery codes."""
         tx.run("DELETE FROM second_factors WHERE username = $1", username)
         tx.run("DELETE FROM recovery_codes WHERE username = $1", username)
 
@@ -160,7 +159,7 @@ class SecondFactors:
 
 
 def enrolment_uri(username: str, secret: str) -> str:
-    """What the QR code says to an authenticator application."""
+    """The otpauth URI for the QR code."""
     return pyotp.TOTP(secret).provisioning_uri(name=username, issuer_name=ISSUER)
 
 
@@ -179,9 +178,9 @@ class Challenge:
 
 
 class Challenges:
-    """Sign-ins that wait for their code: the password was right, no session is open yet.
+    """Sign-ins that wait for a code after a correct password; no session is open yet.
 
-    In memory only. A password that is changed meanwhile voids them.
+    In memory only. A change of the password invalidates them.
     """
 
     def __init__(self, host: Host) -> None:
@@ -233,7 +232,7 @@ def _readable(random: bytes) -> str:
 
 
 def _plain(code: str) -> str:
-    """As it was made, however it was typed."""
+    """A recovery code in its canonical form."""
     return "".join(c for c in code.upper() if c.isalnum())
 
 

@@ -3,7 +3,7 @@
 A session remembers when its holder last proved who they are, so that the engine can ask
 again before it decrypts. What a token is worth is read afresh on every call.
 
-A token ends with a tag of whose it is, under a key: a row that somebody wrote into the catalog's
+A token ends with a keyed tag over its owner: a row that an attacker wrote into the catalog's
 file for a token of their own making, or moved to another account, opens nothing.
 """
 
@@ -49,7 +49,7 @@ class Sessions:
         self.factor_roles = factor_roles
 
     def begin(self, tx: Cursor, username: str, door: str, origin: str) -> tuple[str, datetime]:
-        """Open a session for somebody who has just proven who they are.
+        """Open a session for an authenticated account.
 
         Args:
             door: ``browser`` or ``API``.
@@ -76,7 +76,7 @@ class Sessions:
         return token, expires_at
 
     def resolve(self, token: object, *, activity: bool = True) -> Caller:
-        """Who holds this token, read afresh, so that disabling somebody works at once.
+        """The caller of this token, read anew, so that disabling an account works immediately.
 
         Args:
             token: As given by a cookie or header; anything but a good string is refused.
@@ -192,7 +192,7 @@ class Sessions:
             NotFound: It has no such open session.
         """
         if session_id not in self._open_ids(tx, username):
-            raise NotFound("There is no such open session.")
+            raise NotFound("There is no such open session. It may have ended already.")
         self.end(tx, session_id)
 
     def end_all(self, tx: Cursor, username: str, keep: str = "") -> list[str]:

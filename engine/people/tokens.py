@@ -1,10 +1,9 @@
-"""Tokens for systems without a browser: short-lived JWTs and refresh tokens that rotate.
+"""Tokens for API clients: short-lived JWTs and rotating refresh tokens.
 
-An access token (RFC 7519, HS256 and nothing else) names a session and is worth nothing once
-that session has ended. A refresh token is random, good once, and stored as a digest: one
-that comes a second time was stolen or lost, and ends its session (RFC 9700, section 4.14). It
-ends with a tag of its session under a key, so that a row that somebody wrote into the catalog's
-file gives no pair.
+An access token (RFC 7519, HS256 only) names a session and is valid only while that session is
+open. A refresh token is random, valid once, and stored as a digest. If it is used twice, it was
+probably stolen, and its session ends (RFC 9700, section 4.14). It contains a keyed tag over its
+session, so that a row that an attacker wrote into the catalog's file is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _REQUIRED = ["iss", "aud", "sub", "sid", "jti", "iat", "exp"]
 
 @dataclass(frozen=True)
 class TokenPair:
-    """What a client gets for a password or a refresh token."""
+    """The tokens that a client gets for a password or a refresh token."""
 
     access: str = field(repr=False)
     refresh: str = field(repr=False)
@@ -51,7 +50,7 @@ class Tokens:
         self._refresh = Bearers(host, derive(key, "refresh tokens"), "refresh")
 
     def issue(self, tx: Cursor, session_id: str, username: str) -> TokenPair:
-        """A fresh pair for a session."""
+        """A new pair for a session."""
         now = self._host.now()
         access = jwt.encode(
             {
@@ -77,11 +76,10 @@ class Tokens:
         return TokenPair(access, refresh, int(ACCESS.total_seconds()))
 
     def session_of(self, access: str) -> tuple[str, str]:
-        """The session that an access token names, and whose it is; whether it is still open is
-        asked elsewhere.
+        """Session and account of an access token; whether the session is open is checked elsewhere.
 
         Raises:
-            NotSignedIn: Not ours, altered, expired, or of another algorithm or audience.
+            NotSignedIn: Foreign, altered, expired, or with another algorithm or audience.
         """
         try:
             claims = jwt.decode(
@@ -94,12 +92,12 @@ class Tokens:
                 options={"require": _REQUIRED, "verify_exp": False, "verify_iat": False},
             )
         except jwt.InvalidTokenError as err:
-            raise NotSignedIn("This access token is not valid: sign in again.") from err
+            raise NotSignedIn("This access token is not valid. Sign in again.") from err
         now = self._host.now().replace(tzinfo=UTC).timestamp()
         if not all(isinstance(claims[name], int) for name in ("iat", "exp")):
-            raise NotSignedIn("This access token is not valid: sign in again.")
+            raise NotSignedIn("This access token is not valid. Sign in again.")
         if not claims["iat"] - 300 <= now < claims["exp"]:
-            raise NotSignedIn("This access token has expired: refresh it.")
+            raise NotSignedIn("This access token has expired. Refresh it.")
         return str(claims["sid"]), str(claims["sub"])
 
     def holder(self, tx: Cursor, refresh: str) -> str:
@@ -107,7 +105,7 @@ class Tokens:
         return str(self._row(tx, refresh)["session_id"])
 
     def redeem(self, tx: Cursor, refresh: str) -> tuple[str, bool]:
-        """Use a refresh token up.
+        """Use a refresh token, which invalidates it.
 
         Returns:
             Its session, and whether it had been used before: then the session must end.

@@ -91,7 +91,10 @@ def join(labels: Sequence[str], pieces: Mapping[int, bytes]) -> dict[int, bytes]
                 patches[i] = stream[at + 4 : at + 4 + size]
                 at += 4 + size
         except (KeyError, ValueError, struct.error) as err:
-            raise SealBroken("The sealed regions of a class do not belong together.") from err
+            raise SealBroken(
+                "The sealed regions of a class do not belong together. Restore the image from a"
+                " backup."
+            ) from err
     return patches
 
 

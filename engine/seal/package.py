@@ -1,9 +1,9 @@
-"""The sealed package: all that a masked file needs to become the original again, but the keys.
+"""The sealed package: everything except the keys that is needed to restore a masked file.
 
 Layout: ``MSPK``, version byte 1, 4-byte big-endian length of a JSON header, header, sealed
-container. The header repeats ids, boxes and classes so that the package can be read by
-people; nothing in it is believed. Every box is bound by its region's tag, the facts are
-sealed, and the pixels must match the sealed digest: a changed header opens nothing.
+container. The header repeats ids, boxes and classes for human readers only; it is not trusted.
+Every box is bound by its region's tag, the facts are sealed, and the pixels must match the sealed
+digest: a package with a changed header cannot be restored.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def write(package: Package) -> bytes:
 
 
 def read(data: bytes) -> Package:
-    """Take a package apart.
+    """Parse a package.
 
     Raises:
         SealBroken: It is not a package, or cut off.
@@ -93,7 +93,9 @@ def read(data: bytes) -> Package:
     except (
         ValueError, KeyError, TypeError, OverflowError, RecursionError, binascii.Error
     ) as err:  # fmt: skip
-        raise SealBroken("This is not a sealed package, or it was changed.") from err
+        raise SealBroken(
+            "This is not a sealed package, or it was changed. Use the package of this image."
+        ) from err
 
 
 def _whole(value: object) -> int:

@@ -1,7 +1,7 @@
-"""Seal and restore one image: pure composition, no rows, no files, no people.
+"""Seal and restore one image: pure functions without catalog, files and accounts.
 
-``seal`` proves its own work before it returns: what it made is opened again and compared
-with the original, pixel for pixel. An image that cannot be proven is not sealed.
+``seal`` verifies its result before it returns: it restores the image and compares it with the
+original, pixel by pixel. An image that fails this check is not sealed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ UPSAMPLING_PX = 2
 
 @dataclass(frozen=True)
 class Subject:
-    """Which image is sealed, and under what. The repr shows no key."""
+    """The image to seal, and its key. The repr shows no key."""
 
     image_id: str
     version: int
@@ -126,7 +126,7 @@ class Stopwatch:
 def look(
     image: Image, detect: Callable[[Callable[[int], np.ndarray]], list[Detection]]
 ) -> list[Detection]:
-    """Run a detector over what a person would see, and over what a window may hide.
+    """Run a detector on the displayed image, and on content that a window can hide.
 
     A photograph is turned upright first, since networks read text that way; text in a DICOM
     can be invisible under the file's own window, so its full range is looked at too.
@@ -174,7 +174,7 @@ def plan(
 def seal(
     image: Image, planned: Sequence[Detection], subject: Subject, host: Host, limits: Limits
 ) -> Sealed:
-    """Take an image apart, encrypt every region with its own IV, and prove the way back.
+    """Split an image, encrypt every region with its own IV, and verify the restoration.
 
     Args:
         planned: From :func:`plan`.
@@ -284,7 +284,7 @@ def restore(
         margin = 0 if whole.image.grid == (1, 1) else UPSAMPLING_PX
         if not _same_outside(whole.image, image, sealed, margin):
             raise RestoreMismatch(
-                "The restored part is not the original's: keep it closed and tell the"
+                "The restored part differs from the original, so it is not shown. Tell your"
                 " administrator.",
                 image_id=subject.image_id,
             )

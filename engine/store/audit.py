@@ -1,9 +1,9 @@
-"""The audit log: append-only rows, each bound to the one before by SHA-256.
+"""The audit log: append-only rows in a SHA-256 hash chain.
 
-A row is appended inside the transaction of the change it records, so neither exists
-without the other. The chain shows edits, insertions and removals inside it; a log cut
-off at its end or set back as a whole shows only against a signed checkpoint kept
-elsewhere. Reasons are free text and may name a patient: they are sealed on disk.
+A row is appended in the transaction of the change it records, so neither exists without the
+other. The chain reveals edits, insertions and removals. Truncation at the end, or a rollback of
+the whole log, is found only with a signed checkpoint stored elsewhere. Reasons are free text and
+can name a patient, so they are encrypted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LOWEST = -(1 << 62)
 
 @dataclass(frozen=True)
 class Event:
-    """What happened, to be appended. Ids only: no names, no secrets."""
+    """An event to append. Ids only: no names, no secrets."""
 
     action: str
     outcome: str = "ok"
@@ -53,7 +53,7 @@ class AuditLog:
 
     Args:
         reason_key: 32 bytes under which reasons are sealed.
-        mark: What every entry about a patient has to say besides, such as the broken glass
+        mark: Facts added to every entry about a patient, such as the emergency access
             under which it happened.
         hear: Told of every entry, in its transaction.
     """
@@ -108,7 +108,7 @@ class AuditLog:
             self.append(tx, caller, *events)
 
     def entries(self, *, query: str = "", limit: int = 200, offset: int = 0) -> list[AuditEntry]:
-        """Newest first. The query matches actor, action, outcome and ids, not reasons."""
+        """Entries, newest first. The query matches actor, action, outcome and ids, not reasons."""
         rows = self._database.read().all(
             "SELECT * FROM audit WHERE ($1 = '' OR"
             " contains(lower(concat_ws(' ', actor, role, action, outcome, patient_id, image_id,"
@@ -134,7 +134,7 @@ class AuditLog:
         return [self._entry(row) for row in rows[:limit]]
 
     def under_glass(self, glass_id: str) -> list[AuditEntry]:
-        """What happened under one emergency access, oldest first."""
+        """Entries under one emergency access, oldest first."""
         rows = self._database.read().all(
             "SELECT * FROM audit WHERE detail ->> 'glass' = $1 ORDER BY sequence", glass_id
         )
@@ -164,12 +164,15 @@ class AuditLog:
                 assert after is not None
                 broken = after["sequence"]
             if broken is not None:
-                raise AuditBroken(f"The audit log was altered at entry {broken}.", sequence=broken)
+                raise AuditBroken(
+                    f"The audit log was altered at entry {broken}. Compare it with a backup.",
+                    sequence=broken,
+                )
             checked, before = part["last"], part["head"]
         return checked
 
     def checkpoint(self, signer: Signer, log_id: str) -> bytes:
-        """A signed statement of the log's length and head, to be kept elsewhere."""
+        """A signed record of the log's length and head, to be stored elsewhere."""
         self.verify()
         size, head = _head(self._database.read())
         body = json.dumps(
@@ -201,12 +204,16 @@ class AuditLog:
             body = json.loads(outer["body"])
             size, head = int(body["size"]), str(body["head"])
         except (ValueError, KeyError, TypeError, SealBroken) as err:
-            raise AuditBroken("The checkpoint is not one that this system signed.") from err
+            raise AuditBroken(
+                "This system did not sign the checkpoint. Use a checkpoint of this system."
+            ) from err
         self.verify()
         row = self._database.read().one("SELECT digest FROM audit WHERE sequence = $1", size)
         if size and (row is None or row["digest"] != head):
             raise AuditBroken(
-                "The audit log was cut off or rewritten since the checkpoint.", sequence=size
+                "The audit log was truncated or rewritten after the checkpoint. Compare it with"
+                " a backup.",
+                sequence=size,
             )
         return size
 
@@ -254,7 +261,7 @@ _VERIFY = (
 
 
 def _head(tx: Cursor) -> tuple[int, str]:
-    """Number and digest of the newest entry."""
+    """Sequence number and digest of the newest entry."""
     # Two to four times as fast as ORDER BY ... LIMIT 1; every change asks for it.
     last = tx.one(
         "SELECT sequence, digest FROM audit WHERE sequence = (SELECT max(sequence) FROM audit)"

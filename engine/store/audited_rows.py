@@ -1,7 +1,7 @@
-"""Rows that an administrator makes: sealed, and bound to the audit log.
+"""Sealed rows of administrators' changes, bound to the audit log.
 
-Each change leaves the row's tag in the log, in the same transaction, so that a row that was
-altered, taken away or set back to an older one is found when it is read.
+Each change writes the row's tag to the log, in the same transaction, so that an altered, removed
+or rolled back row is detected when it is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engine.vault import open_field, seal_field
 
 @dataclass(frozen=True)
 class SealedRow:
-    """One row, opened."""
+    """One decrypted row."""
 
     facts: Mapping[str, Any]
     changed_at: datetime
@@ -46,10 +46,10 @@ class SealedRows:
         self._key = key
 
     def all(self, tx: Cursor) -> dict[str, SealedRow]:
-        """Every row by name.
+        """All rows by name.
 
         Raises:
-            SealBroken: One was altered or removed, or an older one put back.
+            SealBroken: A row was altered, removed or replaced by an older one.
         """
         rows = tx.all(f"SELECT * FROM {self._table} ORDER BY name")  # noqa: S608
         if self._logged(tx) != {row["name"]: _tag(row["sealed"]) for row in rows}:
@@ -72,7 +72,7 @@ class SealedRows:
         facts: Mapping[str, Any],
         before: Mapping[str, Any] | None,
     ) -> None:
-        """Write a row anew; before and after are in the log."""
+        """Write a row; the log has the values before and after."""
         text = json.dumps(facts).encode()
         sealed = seal_field(self._key, self._context(name), text, self._host.random)
         tx.run(f"DELETE FROM {self._table} WHERE name = $1", name)  # noqa: S608
@@ -92,7 +92,7 @@ class SealedRows:
         before: Mapping[str, Any],
         after: Mapping[str, Any] | None = None,
     ) -> None:
-        """Take a row away; ``after`` is what counts from now on."""
+        """Delete a row; ``after`` is the value that applies from now on."""
         tx.run(f"DELETE FROM {self._table} WHERE name = $1", name)  # noqa: S608
         self._log(tx, audit, caller, "reset", name, before, after, None)
 

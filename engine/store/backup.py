@@ -1,10 +1,9 @@
-"""Backups: the catalog sealed, the files as they are (encrypted already), a manifest over both.
+"""Backups: the encrypted catalog, the files (already encrypted), and a manifest over both.
 
 One folder holds any number of backups. Files are content-addressed and shared between them,
-so a new backup costs what is new. Each backup is complete: with it and the root key, and
-nothing else, the whole system comes back. What was erased stays erased: restoring takes the
-erasures recorded by *every* backup in the folder, also later ones, and by the list that is
-kept beside them and written at every erasure, and applies them again.
+so a new backup stores only new files. Each backup is complete: it and the root key restore the
+whole system. Erased data stays erased: a restore applies the erasures recorded in *every* backup of
+the folder, including later ones, and in the list of erasures that is stored with the backups.
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ _NAME = re.compile(r"\d{8}T\d{12}")
 
 @contextlib.contextmanager
 def _writing(which: str) -> Iterator[None]:
-    """A full or absent disk is a StorageError, also amid the work."""
+    """Turn errors of a full or missing disk into a StorageError."""
     try:
         yield
     except OSError as err:
         raise StorageError(
-            f"The {which} folder cannot be written: check free space and permissions.",
+            f"Cannot write to the {which} folder. Check free space and permissions.",
             errno=err.errno,
         ) from err
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a backup is made of, taken at one moment.
+    """The contents of a backup, as of one moment.
 
     Args:
         catalog: The database file.
@@ -77,30 +76,32 @@ class Backups:
         self._blobs = Host(folder / "blobs")
 
     def names(self) -> list[str]:
-        """Complete backups, oldest first; what was interrupted or is foreign is none."""
+        """Complete backups, oldest first; without interrupted and foreign ones."""
         if not self._folder.is_dir():
             return []
         there = (p.parent.name for p in self._folder.glob(f"*/{_MANIFEST}"))
         return sorted(name for name in there if _NAME.fullmatch(name))
 
     def newest(self) -> str:
-        """The backup that was made last: neither a clock that jumped nor a longer log decides.
+        """The most recent backup, by its generation, not by clock or length of the log.
 
-        After a recovery from an older one, a backup that nobody went back to has the longer log.
+        After a recovery from an older backup, an abandoned backup can have the longer log.
 
         Raises:
-            BackupInvalid: There is none that can be read with the keys at hand.
+            BackupInvalid: No backup can be read with the available keys.
         """
         found = self._readable()
         if not found:
-            raise BackupInvalid("There is no backup that can be read with the keys at hand.")
+            raise BackupInvalid(
+                "No backup can be read with the available keys. Add the right root key."
+            )
         return max(found, key=lambda name: _rank(name, found))
 
     @_writing("backup")
     def record_erasures(self, erasures: Sequence[tuple[str, str]]) -> None:
-        """Keep the list of everything erased beside the backups: they were made before.
+        """Store the list of erasures with the backups, which were made before.
 
-        What the list names it names for ever, also where the catalog is an older one.
+        Entries are never removed from the list, even if the catalog is an older one.
 
         Raises:
             StorageError: The folder cannot be written.
@@ -114,7 +115,7 @@ class Backups:
     def make(self, snapshot: Snapshot, source: Host, salt_record: bytes | None) -> str:
         """Write a backup and check what was written.
 
-        One stored file that is lost stops no backup: the manifest says that it is missing.
+        A missing stored file does not prevent a backup: the manifest records it as missing.
 
         Args:
             salt_record: What a passphrase needs besides to become the root key; not secret.
@@ -175,11 +176,13 @@ class Backups:
             try:
                 self._blobs.read_blob(address)
             except EngineError as err:
-                raise BackupInvalid("A file of this backup is lost or altered.", name=name) from err
+                raise BackupInvalid(
+                    "A file of this backup is missing or altered. Use another backup.", name=name
+                ) from err
         return len(manifest["blobs"])
 
     def missing(self, name: str) -> dict[str, str]:
-        """Files that were lost or rotten when a backup was made: why, by address.
+        """Files that were missing or damaged when a backup was made: reason by address.
 
         Raises:
             BackupInvalid: The manifest is altered or under another key.
@@ -200,9 +203,11 @@ class Backups:
         if data.exists():
             sweep_unfinished(data)
             there = {p.name for p in data.iterdir()} - {SALT_RECORD}
-            # What an interrupted recovery wrote is content-addressed: it goes on from there.
+            # Files of an interrupted recovery are content-addressed, so it continues from there.
             if there and not (PENDING_ERASURES in there and "catalog.duckdb" not in there):
-                raise StorageError("A backup is restored into an empty folder: name another one.")
+                raise StorageError(
+                    "A backup can be restored only into an empty folder. Choose another folder."
+                )
         self.verify(name)
         manifest, key = self._manifest(name)
         # Those that cannot be read, of another key or damaged, must not stop a recovery.
@@ -242,7 +247,7 @@ class Backups:
         return gone
 
     def _bring(self, address: str, source: Host) -> str:
-        """Copy a file into the backups; says what is wrong with it if no backup has it either."""
+        """Copy a file into the backups; returns its defect if no backup has it either."""
         try:
             content = source.read_blob(address)
         except EngineError as lost:  # or rotten, or on a bad sector
@@ -255,7 +260,7 @@ class Backups:
         return ""
 
     def _clear_unfinished(self) -> None:
-        """Delete what interrupted backups left; the next one copies what is new again."""
+        """Delete remains of interrupted backups; the next backup copies new files again."""
         if not self._folder.is_dir():
             return
         sweep_unfinished(self._folder)
@@ -264,7 +269,7 @@ class Backups:
                 shutil.rmtree(folder)
 
     def _readable(self) -> dict[str, dict[str, Any]]:
-        """Manifests by name, of all backups that are whole and under a key at hand."""
+        """Manifests, by name, of all complete backups under an available key."""
         found = {}
         for name in self.names():
             with contextlib.suppress(BackupInvalid):
@@ -299,10 +304,13 @@ class Backups:
             tag = record.pop("tag")
         except (OSError, ValueError, KeyError, TypeError, EngineError) as err:
             raise BackupInvalid(
-                "This backup cannot be read with the keys at hand.", name=name
+                "This backup cannot be read with the available keys. Add the right root key.",
+                name=name,
             ) from err
         if not hmac.compare_digest(tag, _tag(key, record)) or record["version"] != VERSION:
-            raise BackupInvalid("The manifest of this backup was altered.", name=name)
+            raise BackupInvalid(
+                "The manifest of this backup was altered. Use another backup.", name=name
+            )
         return record, key
 
     def _catalog(self, manifest: dict[str, Any], key: bytes) -> bytes:
@@ -312,7 +320,7 @@ class Backups:
             return open_field(key, f"backup/{name}/catalog", sealed)
         except (OSError, EngineError) as err:
             raise BackupInvalid(
-                "The catalog of this backup is lost or altered.", name=name
+                "The catalog of this backup is missing or altered. Use another backup.", name=name
             ) from err
 
 
@@ -333,7 +341,7 @@ def _rank(name: str, manifests: Mapping[str, Mapping[str, Any]]) -> tuple[int, i
 
 @_writing("data")
 def bring_salt_record(folder: Path, data: Path) -> None:
-    """Copy what a passphrase needs from the backups, before the root key is derived.
+    """Copy the salt record of the passphrase from the backups, before the root key is derived.
 
     Raises:
         StorageError: The data folder cannot be written.

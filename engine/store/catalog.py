@@ -1,8 +1,8 @@
 """Image and region rows. Every row of an image is bound by a tag under the image's key.
 
 The tag covers all columns of the image and of its regions, so that a changed box, class,
-state or file address is found when the image is next opened. Facts that say something of
-hidden pixels (file name, digests, measurements) are sealed in ``facts``.
+state or file address is detected when the image is next opened. Facts derived from hidden
+pixels (file name, digests, measurements) are sealed in ``facts``.
 """
 
 from __future__ import annotations
@@ -136,10 +136,10 @@ class Catalog:
         return self._tag(tx, key, row["image_id"])
 
     def change(self, tx: Cursor, key: bytes, image_id: str, **columns: Any) -> str:
-        """Change columns of an image row that verifies, and tag it anew; returns the tag.
+        """Change columns of a verified image row and compute its tag; returns the tag.
 
         Raises:
-            SealBroken: The row had been altered behind our back.
+            SealBroken: The row was altered outside MedSec.
         """
         self.verify(tx, key, image_id)
         self._set(tx, image_id, **columns)
@@ -153,7 +153,7 @@ class Catalog:
         regions: Sequence[tuple[SealedRegion, int]],
         **columns: Any,
     ) -> str:
-        """Give an image another key, columns and regions, and tag it anew; returns the tag.
+        """Give an image another key, columns and regions, and compute its tag; returns the tag.
 
         Args:
             regions: Each with the byte at which it starts in the sealed file.
@@ -208,12 +208,12 @@ class Catalog:
         return row
 
     def patient_of(self, tx: Cursor, image_id: str) -> str | None:
-        """Whose image it is, in whatever state; None where there is no such image."""
+        """Patient of an image in any state; None if there is no such image."""
         row = tx.one("SELECT patient_id FROM images WHERE image_id = $1", image_id)
         return None if row is None else str(row["patient_id"])
 
     def patient_of_region(self, tx: Cursor, region_id: str) -> str | None:
-        """Whose image a region is of; None where there is no such region."""
+        """Patient of a region; None if there is no such region."""
         row = tx.one(
             "SELECT patient_id FROM images JOIN regions USING (image_id) WHERE region_id = $1",
             region_id,
@@ -230,12 +230,12 @@ class Catalog:
 
         Raises:
             NotFound: No such image, or erased.
-            SealBroken: A column of the image or of a region is not what was written.
+            SealBroken: A column of the image or of a region was changed outside MedSec.
         """
         row = self._raw(tx, image_id)
         if row["tag"] is None or not hmac.compare_digest(row["tag"], self._compute(tx, key, row)):
             raise SealBroken(
-                "The catalog entry of this image was altered: restore it from a backup.",
+                "The catalog entry of this image was altered. Restore it from a backup.",
                 image_id=image_id,
             )
         return _image_row(row)
@@ -246,7 +246,7 @@ class Catalog:
         Every change leaves the row's tag in the audit log, in the same transaction.
 
         Raises:
-            SealBroken: The log knows a newer one.
+            SealBroken: The log has a newer version.
         """
         # Nothing but the id is asked of the database: only then does it use its index.
         entries = tx.all("SELECT sequence, detail FROM audit WHERE image_id = $1", row.image_id)
@@ -254,7 +254,7 @@ class Catalog:
         newest = max(((s, tag) for s, tag in tags if tag is not None), default=(0, ""))[1]
         if newest != row.tag.hex():
             raise SealBroken(
-                "An older version of this image was put back: restore it from a backup.",
+                "This image was replaced by an older version. Restore it from a backup.",
                 image_id=row.image_id,
             )
 
@@ -293,7 +293,7 @@ class Catalog:
         return str(row["image_id"])
 
     def find_duplicate(self, tx: Cursor, index: bytes) -> str | None:
-        """The image with this keyed hash of its file, if one is there."""
+        """The image with this keyed hash of its file, if any."""
         row = tx.one("SELECT image_id FROM image_files WHERE duplicate_index = $1", index)
         return None if row is None else str(row["image_id"])
 
@@ -327,7 +327,7 @@ class Catalog:
         return [r["image_id"] for r in rows]
 
     def blobs(self, tx: Cursor) -> set[str]:
-        """Addresses of all files that some row needs."""
+        """Addresses of all files that are in use."""
         rows = tx.all(f"SELECT {', '.join(_BLOBS)} FROM images")  # noqa: S608
         others = tx.all(
             "SELECT blob FROM guests WHERE blob IS NOT NULL UNION SELECT blob FROM training_cases"

@@ -1,6 +1,6 @@
-"""The one DuckDB file: who may read, who may write, and how the tables came to be.
+"""The DuckDB file: reading, writing and migrations.
 
-One process holds the file for its life. Each thread reads through a cursor of its own;
+One process has the file open for its lifetime. Each thread reads with its own cursor;
 ``write()`` is exclusive, because two overlapping transactions would both append after
 the same audit row and both commit. There are no foreign keys (DuckDB leaves orphans and
 hangs on some migrations with them): the rules live in the engine.
@@ -276,8 +276,8 @@ class Database:
                 path.chmod(0o600)
             except OSError as err:
                 raise StorageError(
-                    "The data folder cannot be changed: check its owner, and that it is not"
-                    " mounted read-only.",
+                    "Cannot change the data folder. Check its owner, and that it is not mounted"
+                    " read-only.",
                     errno=err.errno,
                 ) from err
             database._migrate(host)
@@ -288,10 +288,10 @@ class Database:
         return database
 
     def close(self) -> None:
-        """Write everything into the file and let it go.
+        """Write everything to the file and close it.
 
         Raises:
-            StorageBusy: Somebody was reading all the time.
+            StorageBusy: Another thread was reading all the time.
         """
         pause = threading.Event()
         with self._turns.take(None):
@@ -300,18 +300,18 @@ class Database:
             for _ in range(1000):
                 try:
                     self._raw.close()
-                except duckdb.ResourceInUseException:  # amid somebody's query
+                except duckdb.ResourceInUseException:  # during a query of another thread
                     pause.wait(0.01)
                 else:
                     return
-        raise StorageBusy("The catalog is still being read: it is let go with the program.")
+        raise StorageBusy("The catalog is still being read. It is released when the program ends.")
 
     @contextlib.contextmanager
     def still(self) -> Iterator[tuple[Cursor, bytes]]:
-        """The rows as of one moment, also as a fresh file's bytes, while others go on writing.
+        """A snapshot of the rows, also as the bytes of a new file, while writes continue.
 
-        A copy of the live file would carry what was erased from it: DuckDB leaves old
-        blocks where they were.
+        A copy of the live file would contain erased data, because DuckDB leaves old blocks in the
+        file.
 
         Raises:
             StorageBusy: The turn did not come in time.
@@ -338,7 +338,7 @@ class Database:
             return fresh.read_bytes()
         except (OSError, duckdb.Error) as err:
             raise StorageError(
-                "The data folder cannot be written: check free space and permissions."
+                "Cannot write to the data folder. Check free space and permissions."
             ) from err
         finally:
             with contextlib.suppress(OSError):
@@ -357,7 +357,7 @@ class Database:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Cursor]:
-        """One exclusive transaction: all of it or nothing. Never one inside another.
+        """One exclusive, atomic transaction; cannot be nested.
 
         Raises:
             StorageBusy: The turn did not come in time.
@@ -376,9 +376,9 @@ class Database:
                 raise
 
     def _forget_erased(self) -> None:
-        """After an erasure, write the file anew, so that destroyed keys are not in it.
+        """After an erasure, rewrite the file, so that it does not contain destroyed keys.
 
-        A full disk puts that off to the next start: people go on with the file as it is.
+        If the disk is full, this is deferred to the next start, and work continues.
 
         Raises:
             StorageError: That file does not open any more.
@@ -419,7 +419,7 @@ class Database:
         unknown = done - {name for name, _ in MIGRATIONS}
         if unknown:
             raise StorageError(
-                "This data folder was written by a newer MedSec: update the program first."
+                "This data folder was written by a newer version of MedSec. Update MedSec first."
             )
         for name, sql in MIGRATIONS:
             if name not in done:
@@ -440,15 +440,15 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
     except duckdb.Error as err:
         if "could not set lock" in str(err).lower():
             raise StorageBusy(
-                "A running MedSec holds this data folder: stop it first, or use its pages."
+                "Another MedSec process is using this data folder. Stop it first, or use its pages."
             ) from err
         raise StorageError(
-            "The catalog cannot be opened: check free space, or restore it from a backup."
+            "Cannot open the catalog. Check free space, or restore it from a backup."
         ) from err
 
 
 def _fresh(path: Path) -> Path:
-    """Where a copy of the catalog is written before it is what it will be."""
+    """Temporary path for a copy of the catalog."""
     return path.with_name(f".{path.name}.fresh")
 
 
@@ -487,5 +487,7 @@ def _translate(err: duckdb.Error) -> NoReturn:
     if isinstance(err, duckdb.ConstraintException):
         raise StorageError("The catalog already has such an entry.") from err
     if isinstance(err, duckdb.FatalException):
-        raise StorageError("The catalog failed and must be restarted.", fatal=True) from err
-    raise StorageError("The catalog refused the request.", kind=type(err).__name__) from err
+        raise StorageError("The catalog failed. Restart MedSec.", fatal=True) from err
+    raise StorageError(
+        "The catalog refused the request. Tell your administrator.", kind=type(err).__name__
+    ) from err

@@ -1,8 +1,8 @@
-"""The key hierarchy as it lies in the catalog: root wraps patient keys, those wrap image keys.
+"""The key hierarchy in the catalog: the root wraps patient keys, which wrap image keys.
 
 Every key below the root is random and stored only wrapped (AES-KWP), so that it can be
-rotated by re-wrapping and erased by forgetting. Keys that belong to no patient (search
-index, audit reasons, signatures) are *system keys*, wrapped by the root as well.
+rotated by re-wrapping and erased by deleting the wrapped key. Keys that belong to no patient
+(search index, audit reasons, signatures) are *system keys*, wrapped by the root as well.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Hierarchy:
 
     @property
     def root_key_ids(self) -> tuple[str, ...]:
-        """Ids of the root keys at hand, oldest first."""
+        """Ids of the available root keys, oldest first."""
         return self._keyring.ids
 
     @property
@@ -193,7 +193,7 @@ class Hierarchy:
         """Re-wrap keys batch by batch, each in one transaction; can stop and resume anywhere.
 
         Yields:
-            How many keys are left after each batch. Images are not encrypted anew.
+            How many keys are left after each batch. Images are not re-encrypted.
         """
         newest = self._keyring.newest_id
         for table, key, kind in (

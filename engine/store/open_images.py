@@ -1,7 +1,7 @@
-"""Opened pictures: plaintext in memory, bound to one session, for minutes and no longer.
+"""Opened images: plaintext in memory, bound to one session, for some minutes.
 
-A viewing belongs to the session that asked for it; any other session is told that there
-is none. Memory is bounded: the oldest viewings close first.
+A viewing belongs to the session that opened it; other sessions get NotFound. Memory is limited:
+the oldest viewings are closed first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Viewing:
     Args:
         handle: Opaque name; useless in another session.
         subject_id: The image it shows.
-        about: What the door returned when it was opened (a record without pixels).
+        about: The record returned when it was opened, without pixels.
     """
 
     handle: str
@@ -53,22 +53,22 @@ class Viewings:
         self._due = host.now()  # when what the timer waits for closes
 
     def expiry(self) -> datetime:
-        """When a viewing opened now will close."""
+        """When a viewing opened now expires."""
         return self._host.now() + self.lifetime
 
     def add(
         self, session_id: str, handle: str, subject_id: str, image: Image, about: Any
     ) -> Viewing:
-        """Keep a picture open.
+        """Keep an image open.
 
         Raises:
-            StorageBusy: It alone is larger than the memory set aside.
+            StorageBusy: It alone exceeds the memory limit.
         """
         size = size_bytes(image)
         if size > self._memory:
             raise StorageBusy(
-                "This image is larger than the memory for opened pictures:"
-                " raise MEDSEC_RESTORE_MEMORY_MB."
+                "This image is larger than the memory for restorations. Raise"
+                " MEDSEC_RESTORE_MEMORY_MB."
             )
         viewing = Viewing(handle, session_id, subject_id, image, about, self.expiry())
         with self._lock:
@@ -83,7 +83,7 @@ class Viewings:
 
     @property
     def held_bytes(self) -> int:
-        """Memory of all pictures that are open; at most ``memory_bytes``."""
+        """Memory of all opened images; at most ``memory_bytes``."""
         with self._lock:
             return sum(size_bytes(v.image) for v in self._open.values())
 
@@ -91,7 +91,7 @@ class Viewings:
         """The viewing, if this session opened it and it has not expired.
 
         Raises:
-            NotFound: Otherwise; ask for it again.
+            NotFound: Otherwise.
         """
         with self._lock:
             self._sweep()
@@ -101,7 +101,7 @@ class Viewings:
         return viewing
 
     def find(self, session_id: str, subject_id: str, kind: type) -> Viewing | None:
-        """A viewing of this image that this session has open already."""
+        """This session's open viewing of an image, if any."""
         with self._lock:
             self._sweep()
             for viewing in self._open.values():
@@ -111,26 +111,26 @@ class Viewings:
         return None
 
     def close(self, session_id: str, handle: str) -> None:
-        """Close one; another session's stays as it is."""
+        """Close a viewing of this session; those of other sessions are left open."""
         with self._lock:
             viewing = self._open.get(handle)
             if viewing is not None and viewing.session_id == session_id:
                 del self._open[handle]
 
     def close_session(self, session_id: str) -> None:
-        """Close everything a session has open."""
+        """Close all viewings of a session."""
         with self._lock:
             for handle in [h for h, v in self._open.items() if v.session_id == session_id]:
                 del self._open[handle]
 
     def close_subject(self, subject_id: str) -> None:
-        """Close an image everywhere: it was sealed, withdrawn or erased."""
+        """Close an image in all sessions, after it was sealed, withdrawn or erased."""
         with self._lock:
             for handle in [h for h, v in self._open.items() if v.subject_id == subject_id]:
                 del self._open[handle]
 
     def _wake_up(self) -> None:
-        """Close what is open on time even if nobody ever asks again: one timer for all."""
+        """Close expired viewings without further calls; one timer for all."""
         if not self._open:
             return
         due = min(v.expires_at for v in self._open.values())
@@ -158,5 +158,5 @@ class Viewings:
 
 
 def size_bytes(image: Image) -> int:
-    """Memory of an opened picture: its pixels and its file."""
+    """Memory of an opened image: its pixels and its file."""
     return int(image.pixels.nbytes) + len(image.data)

@@ -1,12 +1,12 @@
-"""E-mail about what the administrator must look at: kept with the change, sent outside of it.
+"""E-mail notices to administrators: stored with the event, sent later.
 
-A notice is a row written in the transaction of the audit entry it tells of, so neither is there
-without the other; a thread sends it later and tries again for hours. It names what happened,
-the account that did it and when, and nothing of a patient: not even an opaque key. Whoever
-wants to know more signs in. Mail leaves under TLS with the server's certificate checked, or
-not at all; only a server on this machine may be spoken to in clear.
+A notice is written in the same transaction as its audit entry, so neither exists without the
+other. A thread sends it later and retries for hours. A notice contains the event, the account and
+the time, and nothing about a patient, not even an opaque id. Mail is sent over TLS with a verified
+certificate; unencrypted SMTP is allowed only to a server on this machine.
 
-It can arrive twice (a crash between sending and noting it); both have one Message-ID.
+A notice can arrive twice after a crash between sending and recording; both copies have the same
+Message-ID.
 """
 
 from __future__ import annotations
@@ -27,67 +27,68 @@ from engine.settings import Settings
 from engine.store.audit import Event
 from engine.store.database import Cursor, Database
 
-#: What is told: action and outcome in the audit log, with the code in ``why`` where it matters.
+#: Events with a notice: action and outcome of the audit entry, and its ``why`` if it matters.
 NOTICES: dict[tuple[str, str, str], tuple[str, str]] = {
     ("account.request", "ok", ""): (
-        "Somebody asks for an account",
-        "Somebody asked for an account. Compare the reference before you approve it.",
+        "Account requested",
+        "Somebody requested an account. Compare the reference before you approve it.",
     ),
     ("account.approve", "ok", ""): (
-        "An account was approved",
-        "An account that somebody asked for was approved.",
+        "Account approved",
+        "An administrator approved a requested account.",
     ),
-    # Whoever manages accounts could make one that sees pictures, or take somebody's over: the
-    # others are told.
+    # An administrator could create an account with access to images, or take over another one.
+    # The other administrators are therefore notified.
     ("account.create", "ok", ""): (
-        "An account was made",
-        "An administrator made an account.",
+        "Account created",
+        "An administrator created an account.",
     ),
     ("account.set-role", "ok", ""): (
-        "An account has another role",
-        "An administrator gave an account another role.",
+        "Role of an account changed",
+        "An administrator changed the role of an account.",
     ),
     ("account.reset-password", "ok", ""): (
-        "A password was reset",
-        "An administrator set the password of somebody else. Ask its owner whether they wanted it.",
+        "Password reset",
+        "An administrator reset the password of another account. Ask its owner whether they wanted"
+        " this.",
     ),
     ("account.reset-second-factor", "ok", ""): (
-        "A second factor was taken away",
-        "An administrator took the second factor from an account. Ask its owner whether they lost"
-        " it.",
+        "Second factor removed",
+        "An administrator removed the second factor of an account. Ask its owner whether they"
+        " wanted this.",
     ),
     ("account.link-identity", "ok", ""): (
-        "An account was linked for single sign-on",
-        "An administrator changed which address signs in as an account.",
+        "Account linked for single sign-on",
+        "An administrator changed the e-mail address for single sign-on of an account.",
     ),
     ("session.sign-in", "refused", "account-locked"): (
-        "An account is locked out",
-        "Too many sign-ins failed, so further ones are refused for a while.",
+        "Account locked",
+        "Too many sign-ins failed. Further sign-ins are refused for a while.",
     ),
     ("session.refresh", "refused", "used-before"): (
-        "A token was used twice",
-        "A refresh token came a second time, so somebody else may have a copy of it. The session"
-        " was ended.",
+        "Refresh token used twice",
+        "A refresh token was used twice, so somebody may have stolen a copy. The session was ended."
+        " The log shows where the token was used from.",
     ),
     ("glass.break", "ok", ""): (
         "Emergency access to a patient",
-        "A doctor opened a patient they do not treat. It has to be reviewed.",
+        "A doctor used emergency access to a patient they do not treat. Please review it.",
     ),
     ("backup.make", "failed", "*"): (
-        "A backup failed",
-        "A backup could not be made, or old ones could not be deleted after it. Look at the backup"
-        " folder and its disk.",
+        "Backup failed",
+        "A backup could not be made, or old backups could not be deleted. Check the backup folder"
+        " and its disk.",
     ),
     ("backup.make", "ok", "files-missing"): (
-        "A backup lacks stored files",
-        "A backup was made, but stored files were lost or damaged before it and are in no earlier"
-        " one either. The log names the images; look at the disk of the data folder.",
+        "Files missing in a backup",
+        "A backup was made, but some stored files were already lost or damaged, and no earlier"
+        " backup has them. The log lists the images. Check the disk of the data folder.",
     ),
 }
-TEST = ("A test of MedSec's e-mail", "If you read this, e-mail from MedSec arrives.")
-#: The same notice about the same account within this time is told once.
+TEST = ("Test e-mail from MedSec", "This is a test. E-mail from MedSec works.")
+#: The same notice about the same account is sent once within this time.
 REPEAT = timedelta(hours=1)
-#: But for these, each of which may be another patient's or another person's.
+#: Except these, because each can concern another patient or person.
 _EACH_TIME = frozenset({"glass.break", "account.reset-password", "account.reset-second-factor"})
 MOST_WAITING = 200
 MOST_ATTEMPTS = 12
@@ -119,11 +120,11 @@ class Outbox:
 
     @property
     def on(self) -> bool:
-        """Is there a mail server to send to?"""
+        """Is a mail server configured?"""
         return bool(self._settings.smtp_host)
 
     def hear(self, tx: Cursor, caller: Caller, event: Event) -> None:
-        """Keep a notice of an audit entry that somebody wants to know of, in its transaction."""
+        """Store the notice of an audit entry, if it has one, in the entry's transaction."""
         if not self.on:
             return
         why = str((event.detail or {}).get("why", ""))
@@ -137,7 +138,7 @@ class Outbox:
             "SELECT count(*) FROM outbox WHERE sent_at IS NULL AND attempts < $1", MOST_ATTEMPTS
         )
         again = tx.one(
-            # Not after now: a clock that was ahead must not silence what happens until then.
+            # Not after now: if the clock was ahead, notices must not be suppressed until then.
             "SELECT 1 AS x FROM outbox WHERE about = $1 AND created_at BETWEEN $2 AND $3",
             about,
             now - REPEAT,
@@ -148,7 +149,7 @@ class Outbox:
         subject, text = told
         body = (
             f"{text}\n\nAccount: {caller.username}\nWhen: {now:%Y-%m-%d %H:%M} UTC\n\n"
-            "Sign in to MedSec to see more. Nothing of a patient is ever sent by e-mail."
+            "Sign in to MedSec for details. MedSec never sends patient data by e-mail."
         )
         tx.run(
             "INSERT INTO outbox VALUES ($1, $2, $3, $4, $5, 0, $5, NULL)",
@@ -160,7 +161,7 @@ class Outbox:
         )
 
     def deliver(self) -> int:
-        """Send what is due; says how many were sent. One that fails waits for its next turn.
+        """Send all due notices. A notice that fails is retried later.
 
         Returns:
             How many were sent.
@@ -168,7 +169,7 @@ class Outbox:
         tx = self._database.read()
         now = self._host.now()
         due = tx.all(
-            # Nobody waits longer than the longest wait, but for a clock that was ahead.
+            # A due time beyond the longest wait is from a clock that was ahead: send now.
             "SELECT * FROM outbox WHERE sent_at IS NULL AND attempts < $1"
             " AND (next_at <= $2 OR next_at > $3) ORDER BY created_at, mail_id",
             MOST_ATTEMPTS,
@@ -182,7 +183,7 @@ class Outbox:
             except MailFailed:
                 self._failed(row["mail_id"], row["attempts"])
                 if row is due[0]:
-                    break  # the server is away: the others wait too, and count no attempt
+                    break  # the server is unavailable: do not try the others
             else:
                 sent += 1
                 with self._database.write() as write:
@@ -195,13 +196,13 @@ class Outbox:
         return sent
 
     def forget_old(self) -> None:
-        """Drop what was sent, or given up, long ago."""
+        """Delete old notices, sent or not."""
         before = self._host.now() - KEPT
         with self._database.write() as tx:
             tx.run("DELETE FROM outbox WHERE created_at < $1", before)
 
     def notices(self) -> list[Notice]:
-        """Every notice of the last weeks, newest first."""
+        """All stored notices, newest first."""
         rows = self._database.read().all("SELECT * FROM outbox ORDER BY created_at DESC, mail_id")
         return [
             Notice(
@@ -216,11 +217,11 @@ class Outbox:
         ]
 
     def send(self, mail_id: str, subject: str, body: str, at: datetime) -> None:
-        """Send one e-mail now, to everybody in ``mail_to``.
+        """Send one e-mail now to all addresses in ``mail_to``.
 
         Raises:
-            MailFailed: The server is away, its certificate is not good, or it takes none of
-                the addresses.
+            MailFailed: The server is unavailable, its certificate is not valid, or it refuses
+                all addresses.
         """
         settings = self._settings
         message = EmailMessage()
@@ -236,7 +237,7 @@ class Outbox:
                 server.send_message(message)
         except (OSError, smtplib.SMTPException) as err:  # ssl errors are OSErrors
             raise MailFailed(
-                "The mail server did not take the message: check the MEDSEC_SMTP settings.",
+                "The mail server did not accept the message. Check the MEDSEC_SMTP settings.",
                 kind=type(err).__name__,
             ) from err
 

@@ -1,8 +1,8 @@
-"""Two records of one person become one: everything of the one is sealed anew under the other.
+"""Merge two records of one person: all data of one is re-encrypted under the other.
 
-The record that goes leaves its number behind, which from then on names the one that stays, and
-its last state in the history. Its key is destroyed, so it cannot come back: a merge is not
-undone. Erasing the one that stays erases, in older backups too, what was merged into it.
+The number of the duplicate then refers to the remaining record, and its last state is kept in the
+history. Its key is destroyed, so a merge cannot be undone. Erasing the remaining record also erases
+what was merged into it, in older backups too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Merging:
         self._host = host
 
     def merge(self, tx: Cursor, into_id: str, gone_id: str, by: str) -> dict[str, str]:
-        """Move everything of one patient to another and destroy the one's key.
+        """Move all data of one patient to another and destroy the first one's key.
 
         Returns:
             The new tag of every image that moved, by image id, for the audit log.

@@ -1,13 +1,13 @@
-"""Patients and notes: rows whose every personal word is sealed under the patient's own key.
+"""Patients and notes; all personal data is encrypted with the patient's own key.
 
-Search without names on disk: for each word of a name the catalog keeps keyed hashes of
-its first 3, 4 and 5 letters and of the whole word. A query's words are hashed alike, and
-what matches is opened and compared in memory. So search finds beginnings of words from
-three letters on; a thief without keys sees which records share a beginning, not which.
+Search without names on disk: for each word of a name, the catalog stores keyed hashes of its first
+3, 4 and 5 letters and of the whole word. The words of a query are hashed in the same way, and
+matching records are decrypted and compared in memory. So a search finds words by their first three
+or more letters. An attacker without keys sees that records share a beginning, but not which.
 
-A record of an earlier day opens under the same key, so its seal alone does not say that it is
-the newest. Every change leaves a tag of the record in the audit log, in the same transaction;
-one that the log knows a newer of does not open.
+An older version of a record can be decrypted with the same key, so encryption alone does not prove
+that it is the newest. Every change writes a tag of the record to the audit log, in the same
+transaction. A record is refused if the log has a newer tag.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NAME_LENGTH = 100
 NOTE_LENGTH = 10_000
 MAX_AGE = 130
 SHORTEST_QUERY = 3
-#: What a list shows of a record that was altered or whose key is broken.
+#: Shown in lists for a record that was altered or cannot be decrypted.
 DAMAGED: dict[str, Any] = {
     "id": "?",
     "name": "Damaged record: tell the administrator",
@@ -140,7 +140,7 @@ class Patients:
         return _patient(row, self.open_record(key, row), self._images(tx, patient_id))
 
     def refuse_erased(self, tx: Cursor, patient_id: str) -> None:
-        """Raises NotFound where there is no such patient, or no longer; opens no record."""
+        """Raises NotFound if the patient does not exist or was erased; decrypts no record."""
         self._row(tx, patient_id)
 
     def _images(self, tx: Cursor, patient_id: str) -> int:
@@ -149,7 +149,7 @@ class Patients:
         )
 
     def _refuse_older(self, tx: Cursor, key: bytes, row: Row) -> None:
-        """Raises SealBroken where the log knows a newer record than this row holds."""
+        """Raises SealBroken if the log has a newer record than this row."""
         _compare(self._newest(tx, [row["patient_id"]]), key, row)
 
     def _newest(self, tx: Cursor, patient_ids: Sequence[str]) -> dict[str, str]:
@@ -259,7 +259,7 @@ class Patients:
         return versions
 
     def erase(self, tx: Cursor, patient_id: str) -> None:
-        """Destroy the patient's key and everything that could be searched for.
+        """Destroy the patient's key and all search hashes.
 
         Raises:
             NotFound: No such patient.
@@ -287,7 +287,7 @@ class Patients:
     def add_note(
         self, tx: Cursor, patient_id: str, image_id: str | None, author: str, text: str
     ) -> Note:
-        """Append a note; notes are never changed.
+        """Add a note; notes cannot be changed.
 
         Raises:
             InputError: Empty or too long.
@@ -295,7 +295,7 @@ class Patients:
         """
         text = text.strip()
         if not 1 <= len(text) <= NOTE_LENGTH or not _writable(text):
-            raise InputError(f"A note has 1 to {NOTE_LENGTH} characters.")
+            raise InputError(f"The note is empty or too long. Use 1 to {NOTE_LENGTH} characters.")
         self._row(tx, patient_id)
         key = self._hierarchy.patient_key(tx, patient_id)
         note_id = self._host.token("no")
@@ -359,7 +359,7 @@ class Patients:
                 _compare(newest, key, row)
                 fields = self.open_record(key, row)
             except SealError as err:
-                # One that does not open must not hide all others; the scrub reports it.
+                # A damaged record must not hide all others; the integrity check reports it.
                 log.error("patient %s: %s", row["patient_id"], err.code)
                 if not words:
                     found.append(_patient(row, DAMAGED, counts.get(row["patient_id"], 0)))
@@ -385,7 +385,9 @@ class Patients:
         )
         if taken is not None and taken["patient_id"] != patient_id:
             raise InputError(
-                "There is a patient with this number already.", patient_id=taken["patient_id"]
+                "A patient with this number already exists. Choose that patient, or check the"
+                " number.",
+                patient_id=taken["patient_id"],
             )
 
     def _write_tokens(self, tx: Cursor, patient_id: str, name: str) -> None:
@@ -428,18 +430,20 @@ def validated(*, id: str, name: str, age: int | None, note: str) -> dict[str, An
     """
     for text in (id, name, note or ""):
         if not isinstance(text, str):
-            raise InputError("A patient's number, name and note are text.")
+            raise InputError("Number, name and note of a patient must be text.")
     id, name, note = id.strip(), " ".join(name.split()), (note or "").strip()
     if not 1 <= len(id) <= ID_LENGTH or not _one_line(id):
-        raise InputError(f"A patient number has 1 to {ID_LENGTH} characters, all of them visible.")
+        raise InputError(
+            f"The patient number is not valid. Use 1 to {ID_LENGTH} visible characters."
+        )
     if not 1 <= len(name) <= NAME_LENGTH or not _one_line(name):
         raise InputError(
-            f"A patient's name has 1 to {NAME_LENGTH} characters, all of them visible."
+            f"The patient name is not valid. Use 1 to {NAME_LENGTH} visible characters."
         )
     if age is not None and (type(age) is not int or not 0 <= age <= MAX_AGE):
-        raise InputError(f"An age is a whole number from 0 to {MAX_AGE}.")
+        raise InputError(f"The age is not valid. Use a whole number from 0 to {MAX_AGE}.")
     if len(note) > NOTE_LENGTH or not _writable(note):
-        raise InputError(f"A patient's note has at most {NOTE_LENGTH} characters.")
+        raise InputError(f"The note is too long. Use at most {NOTE_LENGTH} characters.")
     return {"id": id, "name": name, "age": age, "note": note}
 
 
@@ -467,7 +471,7 @@ def _compare(newest: dict[str, str], key: bytes, row: Row) -> None:
     known = newest.get(row["patient_id"])
     if known is not None and not hmac.compare_digest(known, _tag(key, row)):
         raise SealBroken(
-            "An older version of this record was put back: restore it from a backup.",
+            "This record was replaced by an older version. Restore it from a backup.",
             patient_id=row["patient_id"],
         )
 

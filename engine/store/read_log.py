@@ -1,4 +1,4 @@
-"""Which reads the log has heard of lately, so that a page that draws itself again is one read."""
+"""Recently logged reads, so that redrawing a page does not log the same read again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REMEMBERED = 10_000
 
 
 class Reads:
-    """Reads of one process. Forgetting one costs a row too many, never one too few."""
+    """Reads of one process. A forgotten read is logged again; no read is ever missing."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -23,7 +23,7 @@ class Reads:
         self._lock = threading.Lock()
 
     def new(self, read: Hashable) -> bool:
-        """Is this read to be logged? From here on it counts as logged for a while."""
+        """Must this read be logged? If so, it counts as logged for some time."""
         now = self._host.now()
         with self._lock:
             last = self._seen.get(read)

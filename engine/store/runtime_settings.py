@@ -1,8 +1,8 @@
-"""Settings that an administrator changes while the server runs: sealed rows over the environment.
+"""Settings that an administrator changes while the server runs, stored as sealed rows.
 
-Only what may safely change under way is here: sizes, times and defaults that the next action
-reads. Where data and keys lie, what the server binds to, who sees which patient and who needs a
-second factor stay with whoever starts the server.
+Only settings that are safe to change at run time are allowed: sizes, times and defaults that the
+next action reads. Locations of data and keys, the listening address, care relations and second
+factors are set only by the person who starts the server.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from engine.store.audit import AuditLog
 from engine.store.audited_rows import SealedRow, SealedRows
 from engine.store.database import Cursor, Database
 
-#: What may change, and from when on a change counts.
+#: Changeable settings, and when a change takes effect.
 CHANGEABLE: Mapping[str, str] = {
-    "profile": "from the next upload on",
-    "padding": "from the next image that is sealed",
-    "padding_min_px": "from the next image that is sealed",
-    "picture_limit_mb": "from the next upload on",
-    "restore_minutes": "from the next restoration on",
-    "reason_required": "at once",
-    "session_idle_minutes": "at once, for every session",
-    "session_hours": "for sessions that begin from now on",
-    "step_up_minutes": "at once",
+    "profile": "with the next upload",
+    "padding": "with the next image that is sealed",
+    "padding_min_px": "with the next image that is sealed",
+    "picture_limit_mb": "with the next upload",
+    "restore_minutes": "with the next restoration",
+    "reason_required": "immediately",
+    "session_idle_minutes": "immediately, for every session",
+    "session_hours": "for new sessions",
+    "step_up_minutes": "immediately",
     "password_min_length": "for new passwords",
-    "backups_kept": "from the next backup on",
+    "backups_kept": "with the next backup",
 }
 
 
 class Policies:
-    """The changed settings of one catalog.
+    """Settings changed while the server runs, stored in the catalog.
 
     Args:
         key: 32 bytes under which rows are sealed.
-        start: What environment, file and defaults say.
+        start: Settings from environment, file and defaults.
     """
 
     def __init__(self, database: Database, host: Host, key: bytes, start: Settings) -> None:
@@ -54,8 +54,8 @@ class Policies:
         """Settings with every change.
 
         Raises:
-            SettingsError: A change does not go with the environment any more.
-            SealBroken: A row was altered behind our back.
+            SettingsError: A stored change conflicts with the environment.
+            SealBroken: A row was altered outside MedSec.
         """
         settings = self.start
         for name, row in self.changes().items():
@@ -89,7 +89,7 @@ class Policies:
     def reset(
         self, tx: Cursor, audit: AuditLog, caller: Caller, now: Settings, name: str
     ) -> Settings:
-        """Let the environment speak again. Raises InputError."""
+        """Reset a setting to its value from the environment. Raises InputError."""
         _refuse_others(name)
         started = str(getattr(self.start, name))
         try:
@@ -104,5 +104,6 @@ class Policies:
 def _refuse_others(name: str) -> None:
     if name not in CHANGEABLE:
         raise InputError(
-            "This setting cannot be changed while the server runs: set it in the environment."
+            "This setting cannot be changed while the server runs. Set it in the environment"
+            " and restart."
         )

@@ -1,9 +1,9 @@
-"""Cases in which something was missed, kept encrypted so that networks can learn from them.
+"""Images in which something was missed, stored encrypted for training.
 
-A case is the original and its boxes before and after the mistake was mended. It has a key of
-its own class, wrapped by the patient's: erasing the patient or the image ends it, a time limit
-ends it, and opening an image never opens a case. It leaves only sealed to a key that the
-operator names, for a machine that trains and holds nothing else.
+A case is the original with its boxes before and after the correction. It has its own key, wrapped
+by the patient's key. It is deleted with the patient or the image, or after a time limit. Opening
+an image never opens a case. A case is exported only encrypted to a key that the operator chooses,
+for a separate training machine.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Training:
         )
 
     def cases(self) -> list[TrainingCase]:
-        """Every case, oldest first."""
+        """All cases, oldest first."""
         rows = self._database.read().all("SELECT * FROM training_cases ORDER BY kept_at, case_id")
         return [
             TrainingCase(
@@ -158,7 +158,7 @@ class Training:
         return open_field(own, f"training/{case.case_id}", self._host.read_blob(row["blob"]))
 
     def exported(self, tx: Cursor, case_id: str) -> None:
-        """Note that a case has left."""
+        """Record that a case was exported."""
         tx.run(
             "UPDATE training_cases SET exported_at = $2 WHERE case_id = $1",
             case_id,
@@ -173,7 +173,7 @@ class Training:
         return [r["blob"] for r in rows]
 
     def move(self, tx: Cursor, old: bytes, new: bytes, into_id: str, gone_id: str) -> None:
-        """Wrap a patient's cases anew, for the patient they were merged into."""
+        """Re-wrap a patient's cases for the patient they were merged into."""
         for row in tx.all("SELECT * FROM training_cases WHERE patient_id = $1", gone_id):
             context = f"training/{row['case_id']}"
             key = unwrap_key(old, row["wrapped_key"], context)
@@ -226,7 +226,7 @@ def _opened(case_id: str, content: bytes) -> OpenedCase:
 def _read_key(path: Path) -> bytes:
     keys = root_keys.parse(root_keys.read_file(path), str(path))
     if len(keys) != 1:
-        raise SettingsError(f"The file {path} has to hold exactly one key.")
+        raise SettingsError(f"The file {path} must contain exactly one key.")
     return keys[0]
 
 

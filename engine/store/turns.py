@@ -1,7 +1,7 @@
-"""Whose turn it is to write: in the order in which they asked.
+"""A fair lock for writers: first come, first served.
 
-A ``threading.Lock`` lets the one who gives it back take it again at once. Under load a thread
-that wrote in a row kept others from writing until they gave up, though no write took long.
+A ``threading.Lock`` can be taken again immediately by the thread that releases it. Under load, a
+thread with many writes starved the others until they timed out, although each write was short.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from engine.errors import StorageBusy
 
 
 class Turns:
-    """One holder at a time; never one turn inside another."""
+    """One holder at a time; not reentrant."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -44,14 +44,14 @@ class Turns:
             with self._guard:
                 if not mine.is_set():
                     raise StorageBusy(
-                        "The catalog is busy with another change: try again in a moment."
+                        "The catalog is busy with another change. Try again in a moment."
                     )
             yield
         finally:
             self._give(mine)
 
     def _give(self, mine: threading.Event) -> None:
-        """To the next; or leave the queue, if it never came."""
+        """Pass the lock to the next waiter, or leave the queue after a timeout."""
         with self._guard:
             if not mine.is_set():
                 self._waiting.remove(mine)

@@ -1,4 +1,4 @@
-// A file made of text that the page sent: it never lies at an address on the server.
+// Saves text from the page as a file; the server has no URL for it.
 
 export default function (component) {
   const { data, parentElement } = component;

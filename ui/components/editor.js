@@ -1,9 +1,9 @@
 // The box editor: draw, move, resize, relabel and remove boxes by mouse, touch or keyboard.
-// A found box is never dropped silently: removing it asks why, and the row stays until sealing.
+// Removing a detected box requires a reason; its row stays in the list until sealing.
 
 const EDGES = { nw: [1, 1, 0, 0], ne: [0, 1, 1, 0], sw: [1, 0, 0, 1], se: [0, 0, 1, 1] };
-const VERDICTS = { identifying: "names somebody", harmless: "harmless", unknown: "cannot tell" };
-const REASONS = ["No identifying content", "Duplicate of another box", "Wrong place, drawn anew"];
+const VERDICTS = { identifying: "identifies a person", harmless: "harmless", unknown: "cannot tell" };
+const REASONS = ["No identifying content", "Duplicate of another box", "Wrong place, redrawn"];
 
 class Editor {
   constructor(root, data, onchange) {
@@ -54,7 +54,7 @@ class Editor {
       make("span", { class: "group" }, this.pencil,
         button("Add box", "Add a box in the middle (N)", () => this.add()), this.back),
       this.stage.zoomButtons(), this.frames,
-      make("label", { class: "group" }, this.covered, " As it will be hidden"),
+      make("label", { class: "group" }, this.covered, " Preview as masked"),
       this.data.window && windowControl(this.data.window, (window) => {
         this.window = window;
         this.load();
@@ -373,7 +373,7 @@ class Editor {
   why(box, field, what) {
     const set = (reason) => this.change(() => (box[field] = reason.trim()));
     const own = make("input", { type: "text", value: box[field], class: "reason", maxlength: 200,
-      "aria-label": `Reason for ${what}`, placeholder: "Why is it not needed there?",
+      "aria-label": `Reason for ${what}`, placeholder: "Why is this box not needed?",
       onchange: () => set(own.value) });
     const usual = make("select", { "aria-label": `Usual reasons for ${what}`,
       onchange: () => { if (usual.value) set(usual.value); } },
@@ -406,8 +406,8 @@ export default function (component) {
     held?.close();
     editors.set(root, new Editor(root, data, (boxes) => setStateValue("boxes", boxes)));
   }
-  // A call that was overtaken by the next one is cleaned up after it: what is shown by then
-  // belongs to the next one.
+  // If a newer call has replaced this one, its clean-up runs later and must not
+  // remove what the newer call shows.
   const shown = editors.get(root);
   const owner = (shown.owner = {});
   return () => {

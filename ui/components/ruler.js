@@ -1,6 +1,6 @@
-// A line whose length is said in millimetres. It is offered only where the file itself says how
-// large a pixel is, and names the attribute that says so, because the three differ in what they
-// are true of.
+// A measuring line with its length in millimetres. Available only if the file defines the pixel
+// size. Names the DICOM attribute that defines it, because the three attributes measure different
+// things.
 
 const SPACING = {
   PixelSpacing: "by PixelSpacing",

@@ -1,5 +1,5 @@
-// Trades a one-time ticket for the session cookie, or ends the session, then starts the page
-// anew so that everything on it runs under the cookie that scripts cannot read.
+// Exchanges a one-time ticket for the session cookie, or ends the session, then reloads the page,
+// so that everything on it uses the cookie that scripts cannot read.
 
 const used = new Set();
 

@@ -23,7 +23,7 @@ async function fetchPicture(address, signal) {
   const answer = await fetch(address, { credentials: "same-origin", cache: "no-store", signal });
   if (!answer.ok) {
     const problem = await answer.json().catch(() => ({}));
-    throw new Error(problem.title || "The picture could not be loaded.");
+    throw new Error(problem.title || "The picture could not be loaded. Reload the page.");
   }
   return URL.createObjectURL(await answer.blob());
 }
@@ -189,7 +189,7 @@ class Stage {
   listen() {
     const stage = this.element;
     const local = (x, y) => ({ x: x - this.view.left, y: y - this.view.top });
-    // The wheel scrolls the page until somebody works in the picture.
+    // The wheel scrolls the page unless the picture has the focus.
     stage.addEventListener("wheel", (event) => {
       if (!event.ctrlKey && !stage.matches(":focus-within")) return;
       event.preventDefault();

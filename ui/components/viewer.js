@@ -144,8 +144,8 @@ class Viewer {
   }
 
   expire() {
-    this.original.refuse("This restoration has ended.");
-    this.ended = "This restoration has ended: restore the image again to see the original.";
+    this.original.refuse("The restoration has ended.");
+    this.ended = "The restoration has ended. Restore the image again to see the original.";
     this.mode("masked");
     this.say();
     this.modes?.forEach((button) => (button.disabled = button.dataset.mode !== "masked"));
@@ -227,8 +227,8 @@ export default function (component) {
     held?.close();
     viewers.set(root, new Viewer(root, data));
   }
-  // A call that was overtaken by the next one is cleaned up after it: what is shown by then
-  // belongs to the next one.
+  // If a newer call has replaced this one, its clean-up runs later and must not
+  // remove what the newer call shows.
   const shown = viewers.get(root);
   const owner = (shown.owner = {});
   return () => {

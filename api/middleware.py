@@ -1,8 +1,8 @@
-"""What every request passes before a route sees it: address, size, and how many there are.
+"""Middleware of the REST API: trailing slash, CORS, body size and request rate.
 
-A body is refused before it is read: strangers and those who may not upload get a small limit,
-whatever they announce. Large ones stay in memory while they are worked on, so only so many come
-in at once. Requests are counted per account, and per address for strangers.
+Body limits apply before a body is read. Clients without a session or without upload permission
+get a small limit. Large bodies stay in memory while they are processed, so their total size is
+limited. Requests are counted per account, and per IP address without a session.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.asking import presented
+from api.dependencies import presented
 from api.problems import TOO_LARGE, of, problem
 from engine import Engine, Permission, come_from, errors
 
-#: Enough for every body without a file.
+#: Limit for bodies without a file.
 SMALL_BYTES: Final = 1 << 20
 _MB: Final = 1024 * 1024
-#: So many of the largest bodies there can be are held in memory at once.
+#: How many of the largest possible bodies are held in memory at the same time.
 _AT_ONCE: Final = 2
-#: What stands around the files of a form.
+#: Overhead of a multipart form around its files.
 _FORM_BYTES: Final = 1 << 20
 _UPLOADS: Final = re.compile("/batches/|/patients/|/patients/[^/]+/images/")
-#: Probes ask these every second and learn nothing.
+#: Monitoring probes call these every second; they disclose nothing.
 _UNCOUNTED: Final = ("/health/", "/ready/")
-#: What counts more than one: an exchange in a finite field takes 70 ms of a processor.
+#: Requests that count more than once: a finite-field key exchange takes 70 ms of CPU time.
 _COSTS: Final = {"/auth/key-exchange/": 20}
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -45,7 +45,7 @@ _HEADERS: Final = {
 
 
 class Slash:
-    """Every address works with and without the slash at its end."""
+    """Make every URL work with and without a trailing slash."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -57,7 +57,7 @@ class Slash:
 
 
 class Cors:
-    """Other sites' scripts: refused by their browser unless an origin is configured."""
+    """CORS: browsers refuse scripts of other origins unless an origin is configured."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -79,13 +79,13 @@ class Cors:
         await app(scope, receive, send)
 
 
-class Entrance:
-    """Counts, measures, and closes the caches of everything that does not say otherwise."""
+class RequestLimits:
+    """Rate limit, body size limit, and default headers such as ``no-store``."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._held_bytes = 0  # of large bodies; only the event loop touches it
+        self._held_bytes = 0  # of large bodies; used by the event loop only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -116,7 +116,7 @@ class Entrance:
                 refusal = problem(
                     429,
                     "too-many-requests",
-                    f"Too many requests: try again in {wait} seconds.",
+                    f"Too many requests. Try again in {wait} seconds.",
                     {"Retry-After": str(wait)},
                 )
                 await refusal(scope, receive, send_with_headers)
@@ -124,13 +124,13 @@ class Entrance:
         if _announced(scope) > allowed_bytes:
             await problem(413, "content-too-large", TOO_LARGE)(scope, receive, send_with_headers)
             return
-        # What is sent without saying how much is counted as it comes, and may be the most.
+        # A body without Content-Length is counted while it arrives and reserves the maximum.
         counted = RequestBodyLimitMiddleware(self.app, allowed_bytes)
         unsaid = "transfer-encoding" in connection.headers
         size = allowed_bytes if unsaid else _announced(scope)
         size = size if size > SMALL_BYTES else 0
         if self._held_bytes + size > _AT_ONCE * _largest(engine):
-            busy = errors.StorageBusy("Other files are coming in: send this again in a moment.")
+            busy = errors.StorageBusy("The server is receiving other files. Try again in a moment.")
             await of(busy)(scope, receive, send_with_headers)
             return
         self._held_bytes += size
@@ -140,7 +140,7 @@ class Entrance:
             self._held_bytes -= size
 
     def _who(self, engine: Engine, token: str, path: str) -> tuple[str, int]:
-        """User name, empty for a stranger, and how large a body they may send."""
+        """User name, empty without a session, and the body limit in bytes."""
         try:
             account = engine.caller(token, activity=False).username
         except errors.NotSignedIn:
@@ -150,7 +150,7 @@ class Entrance:
         return account, _largest(engine, batch=path == "/batches/")
 
     def _wait(self, engine: Engine, account: str, connection: HTTPConnection, cost: int) -> int:
-        """Seconds to wait; 0 for a request that is within its limit."""
+        """Seconds to wait; 0 if the request is within the rate limit."""
         settings = engine.settings
         if account:
             key, amount = f"account/{account}", settings.requests_per_minute
@@ -165,14 +165,14 @@ class Entrance:
 
 
 def _largest(engine: Engine, batch: bool = True) -> int:
-    """Bytes of the largest body with files: of one image, or of a batch if that is larger."""
+    """Limit in bytes for a body with files: one image, or a batch if that limit is larger."""
     settings = engine.settings
     image = max(settings.picture_limit_mb, settings.dicom_limit_mb)
     return (max(image, settings.batch_limit_mb) if batch else image) * _MB + _FORM_BYTES
 
 
 def _announced(scope: Scope) -> int:
-    """Length that a request says it has; 0 if it says none or nonsense."""
+    """The Content-Length; 0 if absent or invalid."""
     length = Headers(scope=scope).get("content-length", "0")
-    # More digits than any size has; int() would refuse thousands of them.
+    # int() refuses thousands of digits; 20 are enough for any size.
     return int(length[:20]) if length.isascii() and length.isdigit() else 0

@@ -1,8 +1,8 @@
-"""What is counted and logged of every request: route, outcome, time, and an id; no more.
+"""Metrics and log lines of every request: route, status, duration and request id only.
 
-The id is new for each request, goes back as ``X-Request-ID``, and stands in the log and in the
-audit entries that the request causes. A route is named by its fixed parts only: an address can
-hold a hospital number, and a log must not.
+Each request gets a new id, returned as ``X-Request-ID`` and stored in the log and in the audit
+entries of the request. Routes are recorded without their parameters, because a URL can contain a
+hospital number and a log must not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fastapi import APIRouter, Response
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.asking import TheEngine, Token
+from api.dependencies import TheEngine, Token
 from api.files import Answers
 from api.problems import answers
 from engine import METRICS_MEDIA_TYPE, begin_request, count_request
@@ -22,14 +22,14 @@ from engine import METRICS_MEDIA_TYPE, begin_request, count_request
 log = logging.getLogger("medsec.http")
 router = APIRouter(tags=["system"])
 
-#: Addresses outside the API that are told apart; all others are one.
+#: Paths outside the API that are counted separately; all others are counted as one.
 _PAGES = ("_stcore", "media", "static", "component")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 _TEXT: Answers = {
     200: {
-        "description": "Prometheus' text",
+        "description": "Prometheus text format",
         "content": {"text/plain": {"schema": {"type": "string"}}},
     }
 }
@@ -39,7 +39,7 @@ _TEXT: Answers = {
     "/metrics/", response_class=Response, responses={**answers(401, 403, 429, 503), **_TEXT}
 )
 def metrics(token: Token, engine: TheEngine) -> Response:
-    """Counts and times in Prometheus' format, for those who may see the system's health."""
+    """Metrics in Prometheus text format; requires permission to see the system health."""
     return Response(
         engine.health.metrics(token),
         media_type=METRICS_MEDIA_TYPE,
@@ -47,11 +47,11 @@ def metrics(token: Token, engine: TheEngine) -> Response:
     )
 
 
-class Observed:
-    """Stands before everything else.
+class RequestTelemetry:
+    """ASGI middleware in front of all others.
 
     Args:
-        words: Fixed parts of the API's addresses.
+        words: Fixed parts of the API's paths.
     """
 
     def __init__(self, app: ASGIApp, words: frozenset[str]) -> None:

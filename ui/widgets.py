@@ -1,7 +1,7 @@
-"""What pages show: the error banner, the viewer, the box editor, cards and small tables.
+"""Shared widgets: error banner, image viewer, box editor, cards, small tables.
 
-Pictures never pass through Streamlit, which would keep them at an address that asks nobody
-who they are. The browser fetches them from the HTTP door with the session's cookie.
+Pictures never pass through Streamlit, which would serve them at a URL without authentication.
+The browser fetches them from the REST API with the session cookie.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HERE = Path(__file__).parent / "components"
 
 @cache
 def _component(name: str) -> Any:
-    """A component of ours, registered when it is first shown."""
+    """One of MedSec's own components, registered on first use."""
     styles, scripts, html = _PARTS[name]
     return st.components.v2.component(
         f"medsec_{name}",
@@ -54,7 +54,7 @@ _PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
 
 @contextmanager
 def banner() -> Iterator[None]:
-    """Show a refusal of the engine as its sentence and go on after the block."""
+    """Show an engine error as its message and continue after the block."""
     try:
         yield
     except errors.EngineError as err:
@@ -65,17 +65,17 @@ def banner() -> Iterator[None]:
 
 
 def viewer(data: Mapping[str, Any], key: str) -> None:
-    """Sealed and original picture with boxes and their rows; see ``viewer.js`` for the data."""
+    """The image viewer: sealed and original picture, boxes and table; data as in ``viewer.js``."""
     _component("viewer")(data=dict(data), key=key)
 
 
 def editor(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """The box editor; see ``editor.js`` for the data.
+    """The box editor; data as in ``editor.js``.
 
     Returns:
-        The boxes as they stand: pixels of the image, rounded outward and inside it. ``found``
-        is the index of a found box or None; ``removed`` a reason, or None for a box to seal;
-        ``left`` is the reason of a found box that was moved away (``strayed``).
+        The current boxes in image pixels, rounded outward and clipped to the image. ``found`` is
+        the index of a detected box or None; ``removed`` a reason, or None for a box to seal;
+        ``left`` is the reason why a detected box was moved away (``strayed``).
     """
     start = {"boxes": data["boxes"]}
     result = _component("editor")(
@@ -85,26 +85,26 @@ def editor(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def picture(address: str, description: str, small: bool = False) -> None:
-    """A picture of the HTTP door, as wide as there is room, or small in a list of its like."""
+    """A picture from the REST API, in full width, or small for lists."""
     kind = "picture small" if small else "picture"
     st.html(f'<img class="{kind}" src="{escape(address)}" alt="{escape(description)}">')
 
 
 def download(label: str, name: str, text: str) -> None:
-    """A button that hands out text as a file, from the page itself and from nowhere else."""
+    """A button that saves text as a file in the browser; the server stores no file."""
     _component("download")(data={"label": label, "name": name, "text": text}, key=f"file-{name}")
 
 
 def story() -> None:
-    """What MedSec does, in one picture."""
+    """A picture that shows what MedSec does."""
     _component("story")(key="story")
 
 
 def cards(records: Sequence[ImageRecord], key: str, names: Mapping[str, str] | None = None) -> str:
-    """Sealed images as thumbnails.
+    """Thumbnails of sealed images.
 
     Returns:
-        The id of the one that was chosen in this run, or an empty string.
+        The id of the image chosen in this run, or an empty string.
     """
     chosen = ""
     for start in range(0, len(records), 4):
@@ -126,10 +126,10 @@ def cards(records: Sequence[ImageRecord], key: str, names: Mapping[str, str] | N
 
 
 def trade_ticket(ticket: str) -> bool:
-    """Have the browser trade a ticket for the cookie and load the page anew.
+    """Have the browser exchange a ticket for the session cookie and reload the page.
 
     Returns:
-        True if that failed.
+        True if it failed.
     """
     result = _component("session")(
         data={"ticket": ticket}, key="session", on_failed_change=lambda: None
@@ -138,7 +138,7 @@ def trade_ticket(ticket: str) -> bool:
 
 
 def end_session() -> None:
-    """Have the browser forget the cookie and go to the front page."""
+    """Have the browser delete the session cookie and open the front page."""
     _component("session")(data={"end": "now"}, key="session-end", on_failed_change=lambda: None)
 
 
@@ -146,17 +146,17 @@ def end_session() -> None:
 
 
 def plain(text: str) -> str:
-    """Text from people, safe inside Markdown."""
+    """User text escaped for Markdown."""
     return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!|<>~$:" else c for c in text)
 
 
 def when(moment: datetime | None) -> str:
-    """A moment of the catalog, which counts in UTC."""
+    """A time of the catalog (UTC) as text."""
     return "–" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
 
 
 def size(count: float) -> str:
-    """Bytes in the unit that people read."""
+    """Bytes in a readable unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -165,21 +165,21 @@ def size(count: float) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A measured number as it is; infinity is a word."""
+    """A measured number, unadjusted; – for none, ∞ for infinity."""
     if value is None:
         return "–"
     return "∞" if value == float("inf") else f"{value:.{digits}f}"
 
 
 def figures(pairs: Sequence[tuple[str, str]]) -> None:
-    """A few large numbers side by side, two in a row on a phone."""
+    """Large numbers side by side; two per row on a phone."""
     with st.container(horizontal=True):
         for name, value in pairs:
             st.metric(name, value, border=True, width=165)
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> None:
-    """Names and values."""
+    """A table of names and values."""
     rows = "".join(
         f"<tr><th scope='row'>{escape(name)}</th><td>{escape(value)}</td></tr>"
         for name, value in pairs
@@ -188,13 +188,13 @@ def facts(pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def history(entries: Sequence[AuditEntry]) -> None:
-    """Entries of the audit log, as a table that can be sorted and searched."""
+    """Audit log entries as a sortable, searchable table."""
     st.dataframe(
         {
             "When (UTC)": [e.occurred_at for e in entries],
-            "Who": [e.actor for e in entries],
+            "User": [e.actor for e in entries],
             "Role": [e.role for e in entries],
-            "What": [e.action for e in entries],
+            "Action": [e.action for e in entries],
             "Outcome": [e.outcome for e in entries],
             "Reason": [e.reason for e in entries],
             "Image": [e.image_id or "" for e in entries],
@@ -213,7 +213,7 @@ _CT = (("soft tissue", 40, 400), ("lung", -600, 1500), ("bone", 480, 2500), ("br
 def windows(
     record: ImageRecord, own: Sequence[tuple[float, float]] = ()
 ) -> list[dict[str, Any]] | None:
-    """Presets for the window controls; None where a file has no stored values to window."""
+    """Presets for the window controls; None for formats other than DICOM."""
     if record.format != Format.DICOM:
         return None
     named = [(f"file {i}: {c:g} / {w:g}", c, w) for i, (c, w) in enumerate(own, 1)]
@@ -223,7 +223,7 @@ def windows(
 
 
 def sealed_view(record: ImageRecord, regions: Sequence[SealedRegion]) -> dict[str, Any]:
-    """Data of the viewer for the sealed image alone; the Review page adds the original."""
+    """Viewer data for the sealed image only; the Review page adds the original."""
     return {
         "id": f"{record.image_id}-{record.version}",
         "title": "Sealed image",

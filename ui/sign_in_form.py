@@ -1,8 +1,8 @@
-"""The sign-in form of streamlit-authenticator, with the engine in charge behind it.
+"""The sign-in form of streamlit-authenticator; the engine checks name and password.
 
-Of the package only the form is used. Its own cookie is readable by scripts and outlives the
-sign-out, it changes what was typed, and it answers faster for unknown names: so the two
-collaborators that would do this are replaced by ones that cannot.
+Only the form of the package is used. The package's cookie is readable by scripts and stays valid
+after sign-out, its check alters the input and answers faster for unknown names. The two objects
+that do this are therefore replaced.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FIELDS = {
 
 
 class _NoCookie:
-    """Remembers nothing: the session's cookie is set by the HTTP door, out of reach of scripts."""
+    """No cookie: the REST API sets the session cookie, which scripts cannot read."""
 
     def get_cookie(self) -> None:
         return None
@@ -30,18 +30,18 @@ class _NoCookie:
 
 
 class _EngineDecides:
-    """Passes on what was typed, untouched."""
+    """Passes the input to ``check`` unchanged."""
 
     def __init__(self, check: Callable[[str, str], None]) -> None:
         self._check = check
 
     def login(self, username: str, password: str, *_limits: object, **_options: object) -> bool:
         self._check(username, password)
-        return False  # nothing more for the package to do
+        return False  # the package does nothing further
 
 
 class SignInForm(Authenticate):  # type: ignore[misc]
-    """The form; ``check`` gets user name and password when it is sent."""
+    """The form; ``check`` is called with user name and password."""
 
     def __init__(self, check: Callable[[str, str], None]) -> None:
         self.attrs = {"login_sleep_time": 0}

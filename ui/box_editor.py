@@ -1,4 +1,4 @@
-"""Correcting a draft and sealing it: the box editor, reasons, and boxes for a whole series."""
+"""The box editor of a draft: correct the detected boxes, give reasons, seal the image."""
 
 from __future__ import annotations
 
@@ -8,37 +8,39 @@ from typing import Any
 import streamlit as st
 
 from engine import REASONS, Detection, DraftView, ImageRecord, Region, Suggestion, errors
-from ui import panes, series, state, whose
-from ui.jobs import Job
+from ui import patient_picker, series, state, widgets
+from ui.background_jobs import Job
 
 _CONFIRM = (
-    "I looked at the whole image: everything that identifies is boxed",
-    "I looked at the whole image: there is nothing that identifies anybody",
+    "I checked the whole image: all identifying content is boxed",
+    "I checked the whole image: it has no identifying content",
 )
 
 
 def correct(token: str, image_id: str) -> None:
-    """The opened draft: its boxes in the editor, why a person must look, and the seal."""
-    _watch_sealing(token, image_id)  # a click elsewhere may have cut the page short
+    """The opened draft: why it needs review, its boxes in the editor, and the seal button."""
+    _watch_sealing(token, image_id)  # an earlier run of the page may have been interrupted
     try:
         view = state.engine().drafts.open(token, image_id)
     except errors.NotFound:
         state.take("draft")
-        state.say("This draft is gone: somebody sealed or discarded it.")
+        state.say(
+            "This draft no longer exists: somebody sealed or discarded it. Choose another one."
+        )
         st.rerun()
     record = view.record
     st.header("3. Correct the boxes, then seal")
     st.caption(
         f"{view.name} · {record.modality or record.format} {record.width}×{record.height}"
         + (f" · {view.frames} frames" if view.frames > 1 else "")
-        + " · opening this draft was recorded"
+        + " · opening of this draft was logged"
     )
     for reason in view.reasons:
         st.warning(REASONS.get(reason, reason), icon=":material/visibility:")
     if view.recognizable_head:
         st.warning(
-            "From slices of a head a face can be rendered, and no box prevents it: share them only"
-            " with people who may know who it is.",
+            "A face can be reconstructed from slices of a head, and no box prevents that. Share"
+            " these images only with people who are allowed to know the patient's identity.",
             icon=":material/face:",
         )
     _hints(token, view)
@@ -47,20 +49,20 @@ def correct(token: str, image_id: str) -> None:
 
 
 def _hints(token: str, view: DraftView) -> None:
-    """What the file says of the patient, to compare with the record it was filed under."""
+    """Patient data in the file, to compare with the patient record of the upload."""
     if not view.hints:
         return
     patient = state.engine().patients.get(token, view.record.patient_id)
     named = str(view.hints.get("id", ""))
     if named and named.casefold() != patient.id.casefold():
         st.warning(
-            "The file names another patient number than the record it was filed under: compare"
+            "The patient number in the file differs from the patient you chose. Compare them"
             " before you seal.",
             icon=":material/person_alert:",
         )
-    with st.expander("Patient data in the file, to compare", icon=":material/badge:"):
-        panes.facts(
-            [("Filed under", whose.title(patient))]
+    with st.expander("Patient data in the file", icon=":material/badge:"):
+        widgets.facts(
+            [("Chosen patient", patient_picker.title(patient))]
             + [
                 (name.replace("_", " ").capitalize(), str(value))
                 for name, value in view.hints.items()
@@ -68,20 +70,20 @@ def _hints(token: str, view: DraftView) -> None:
         )
         age = view.hints.get("age")
         if patient.age is None and isinstance(age, int) and named == patient.id:
-            with panes.banner():
-                if st.button(f"Take the age into the record: {age} years", key="take-age"):
+            with widgets.banner():
+                if st.button(f"Save the age in the patient record: {age} years", key="take-age"):
                     state.engine().patients.update(token, patient.patient_id, age=age)
-                    state.say("The age was taken into the record; its history knows.")
+                    state.say("Age saved. The previous value is in the record's history.")
                     st.rerun()
 
 
 @st.fragment
 def _work(token: str, view: DraftView) -> None:
-    with panes.banner():
-        # Fragments run without Home.py: the session is asked for here.
+    with widgets.banner():
+        # Fragments run without Home.py, so the session is checked here.
         view = state.engine().drafts.open(token, view.record.image_id)
         turn = state.turn("editor")
-        boxes = panes.editor(
+        boxes = widgets.editor(
             {
                 "id": f"{view.record.image_id}-{turn}",
                 "title": "Draft",
@@ -89,7 +91,7 @@ def _work(token: str, view: DraftView) -> None:
                 "width": view.record.width,
                 "height": view.record.height,
                 "frames": view.frames,
-                "window": panes.windows(view.record),
+                "window": widgets.windows(view.record),
                 "labels": list(view.labels),
                 "grid": list(view.grid),
                 "boxes": state.recall("boxes") or series.added(view, _boxes(view)),
@@ -101,16 +103,16 @@ def _work(token: str, view: DraftView) -> None:
         confirm: str | None = ""
         if view.reasons or not kept:
             confirm = st.selectbox(
-                "What did you decide? It is recorded with your name.",
+                "Result of your check (logged with your name)",
                 _CONFIRM,
                 index=None,
                 accept_new_options=True,
-                placeholder="Choose, or write your own words",
+                placeholder="Choose or write your own",
                 key=f"confirm-{view.record.image_id}-{turn}",
             )
         if unexplained:
             st.info(
-                "Say for each box that was removed or moved away why it is not needed there.",
+                "Give a reason for each box that you removed or moved away.",
                 icon=":material/edit_note:",
             )
         if st.button(
@@ -125,7 +127,7 @@ def _work(token: str, view: DraftView) -> None:
 
 
 def _seal(token: str, view: DraftView, boxes: list[dict[str, Any]], confirm: str) -> None:
-    """Hand the boxes to the engine; the page watches."""
+    """Start the sealing job; the page shows its progress."""
     engine, image_id = state.engine(), view.record.image_id
     kept = [_detection(b, view.detections) for b in boxes if b["removed"] is None]
     removed = {b["found"]: reason for b in boxes if (reason := _reason(b)) is not None}
@@ -137,7 +139,7 @@ def _seal(token: str, view: DraftView, boxes: list[dict[str, Any]], confirm: str
 
 
 def _watch_sealing(token: str, image_id: str) -> None:
-    """Wait for the seal and go on with what comes of it."""
+    """Wait for the sealing job and handle its result."""
     job, boxes, known = state.recall("sealing", (None, [], 0))
     if job is None or job.name != image_id:
         return
@@ -148,7 +150,7 @@ def _watch_sealing(token: str, image_id: str) -> None:
         if not err.facts.get("found"):
             st.warning(err.message, icon=":material/visibility:")
             return
-        # The second look saw more: it joins the boxes as they were corrected.
+        # The check after masking found more boxes: add them to the corrected ones.
         again = state.engine().drafts.open(token, image_id)
         state.keep("boxes", boxes + _boxes(again)[known:])
         state.renew("editor")
@@ -173,7 +175,12 @@ def _boxes(view: DraftView) -> list[dict[str, Any]]:
             "confidence": d.confidence,
             "proposed": view.suggestions[index] is Suggestion.ASK,
             "verdict": None if d.verdict is None else str(d.verdict),
-            **d.region.to_json(),
+            "x1": d.region.x1,
+            "y1": d.region.y1,
+            "x2": d.region.x2,
+            "y2": d.region.y2,
+            "frame": d.region.frame,
+            "frame_end": d.region.frame_end,
             "hides": list(view.masks[index].xyxy),
             "removed": view.left.get(index),
             "left": "",
@@ -184,15 +191,15 @@ def _boxes(view: DraftView) -> list[dict[str, Any]]:
 
 
 def _reason(box: dict[str, Any]) -> str | None:
-    """Why nothing is sealed where a box was found; None where that needs no reason."""
+    """The reason for not sealing a found box; None if no reason is needed."""
     if box["removed"] is not None:
         return str(box["removed"])
     return str(box["left"]) if box["strayed"] else None
 
 
 def _detection(box: dict[str, Any], found: Sequence[Detection]) -> Detection:
-    """A box as the engine takes it: untouched ones stay the network's, the rest are a person's."""
-    region = Region.from_json(box)
+    """A box for the engine: unchanged boxes stay the network's, changed ones are the person's."""
+    region = Region(box["x1"], box["y1"], box["x2"], box["y2"], box["frame"], box["frame_end"])
     if box["found"] is not None:
         original = found[box["found"]]
         if (original.region, original.label) == (region, box["label"]):
@@ -205,11 +212,11 @@ def _discard(token: str, image_id: str) -> None:
         if st.button("Back to the queue"):
             state.take("draft")
             st.rerun()
-        with st.popover("Discard this draft", icon=":material/delete:"), panes.banner():
-            reason = st.text_input("Why is it not needed?", key=f"discard-{image_id}")
-            st.caption("Its key is destroyed: nobody can get it back.")
-            if st.button("Discard for good"):
+        with st.popover("Discard draft", icon=":material/delete:"), widgets.banner():
+            reason = st.text_input("Reason for discarding", key=f"discard-{image_id}")
+            st.caption("Its key is destroyed. This cannot be undone.")
+            if st.button("Discard permanently"):
                 state.engine().drafts.discard(token, image_id, reason)
                 state.take("draft")
-                state.say("The draft was discarded.")
+                state.say("Draft discarded.")
                 st.rerun()

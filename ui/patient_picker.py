@@ -1,15 +1,15 @@
-"""The technician chooses whose images come in, or makes the record."""
+"""Choose the patient of an upload, or create and change patient records."""
 
 from __future__ import annotations
 
 import streamlit as st
 
 from engine import Patient
-from ui import panes, state
+from ui import state, widgets
 
 
 def choose_patient(token: str) -> Patient | None:
-    """Find a patient or make one; remembered until another is chosen."""
+    """Find or create a patient; the choice is kept until another one is made."""
     st.header("1. Patient")
     query = st.text_input("Find a patient", type="search", placeholder="Number or name")
     found = state.engine().patients.search(token, query)
@@ -30,7 +30,7 @@ def choose_patient(token: str) -> Patient | None:
         _new_patient(token)
     if chosen is None:
         return None
-    with right, st.expander("Change the record", key=f"change-{turn}", icon=":material/edit:"):
+    with right, st.expander("Edit patient record", key=f"change-{turn}", icon=":material/edit:"):
         _change_patient(token, by_id[chosen])
     state.keep("patient", chosen)
     return by_id[chosen]
@@ -43,26 +43,29 @@ def title(patient: Patient) -> str:
 
 
 def _new_patient(token: str) -> None:
-    with st.form(f"new-patient-{state.turn('patient')}"), panes.banner():
+    with st.form(f"new-patient-{state.turn('patient')}"), widgets.banner():
         number = st.text_input("Patient number", max_chars=50)
         name = st.text_input("Name", max_chars=100)
         age = st.number_input("Age in years", 0, 150, value=None, step=1)
-        note = st.text_area("Note for doctors", help="You will not see it again after saving.")
-        if st.form_submit_button("Add the patient", type="primary"):
+        note = st.text_area(
+            "Note for doctors",
+            help="You cannot see it again after saving.",
+        )
+        if st.form_submit_button("Add patient", type="primary"):
             patient = state.engine().patients.create(token, number, name, age, note)
             state.keep("patient", patient.patient_id)
             state.renew("patient")
-            state.say("The patient was added.")
+            state.say("Patient added.")
             st.rerun()
 
 
 def _change_patient(token: str, patient: Patient) -> None:
-    with st.form(f"change-{patient.patient_id}-{state.turn('patient')}"), panes.banner():
+    with st.form(f"change-{patient.patient_id}-{state.turn('patient')}"), widgets.banner():
         number = st.text_input("Patient number", patient.id, max_chars=50)
         name = st.text_input("Name", patient.name, max_chars=100)
         age = st.number_input("Age in years", 0, 150, value=patient.age, step=1)
-        if st.form_submit_button("Save the changes"):
+        if st.form_submit_button("Save changes"):
             state.engine().patients.update(token, patient.patient_id, id=number, name=name, age=age)
             state.renew("patient")
-            state.say("The record was changed; what was before is kept in its history.")
+            state.say("Record saved. The previous version is in its history.")
             st.rerun()

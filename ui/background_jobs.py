@@ -1,8 +1,8 @@
-"""Long work beside the page's script.
+"""Long-running work outside the page's script.
 
-Streamlit stops a running script at the visitor's next click, in the middle of whatever it was
-calling. Intake and sealing must not be cut there: they run in a thread of their own, and the
-page watches. A page that was cut short or left finds its jobs again.
+Streamlit stops a running script at the user's next click, even in the middle of a call. Uploading
+and sealing must not be interrupted, so they run in their own threads and the page shows their
+progress. A page that was interrupted or left finds its jobs again.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ import streamlit as st
 T = TypeVar("T")
 Progress = Callable[[str, float], None]
 
-#: Two at a time for all visitors together: the networks take every processor anyway.
+#: Two jobs at a time for all users together: the networks use all processors anyway.
 _workers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="job")
 
 
 def begin(work: Callable[[], None]) -> None:
-    """Work that nobody waits for; should it fail, whoever needs it does it again and is told."""
+    """Run work that no page waits for; after a failure, the code that needs it repeats it."""
     _workers.submit(work)
 
 
 def stop() -> None:
-    """Let what runs come to its end and drop what waits, before the engine closes."""
+    """Complete running jobs and drop waiting ones, before the engine closes."""
     _workers.shutdown(wait=True, cancel_futures=True)
 
 
 class Job(Generic[T]):
-    """One piece of work that has been handed to a thread.
+    """A function that runs in a background thread.
 
     Args:
-        name: What the visitor calls it.
-        work: Gets a function that it tells each stage and the share done.
+        name: Name shown to the user.
+        work: Called with a function that reports stage and progress, 0 to 1.
     """
 
     def __init__(self, name: str, work: Callable[[Progress], T]) -> None:
         self.name = name
-        self.stage = "waiting for its turn"
+        self.stage = "waiting"
         self.share = 0.0
         self._future = _workers.submit(work, self._tell)
 
@@ -49,7 +49,7 @@ class Job(Generic[T]):
         self.stage, self.share = stage, min(1.0, max(0.0, share))
 
     def cancel(self) -> None:
-        """Take it back if its turn has not come; what runs comes to its end."""
+        """Cancel the job if it has not started; a running job is completed."""
         self._future.cancel()
 
     @property
@@ -57,11 +57,11 @@ class Job(Generic[T]):
         return self._future.done()
 
     def result(self) -> T:
-        """What the work returned; raises what it raised, or CancelledError."""
+        """The result of the work; raises its error, or CancelledError."""
         return self._future.result()
 
     def watch(self) -> T:
-        """Show the progress until it is done."""
+        """Show the progress until the job is done; then as :meth:`result`."""
         place = st.empty()
         while not self.done:
             place.progress(self.share, self.stage)

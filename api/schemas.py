@@ -1,4 +1,4 @@
-"""What the REST routes take and give, in the order and with the names that clients see."""
+"""Request and response bodies of the REST routes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from engine import Detection, Format, ImageState, Role, SealedRegion
+from engine import Detection, Format, ImageState, Region, Role, SealedRegion
 
-#: The engine keeps UTC without saying so; clients are told.
+#: The engine uses UTC without time zone; clients get it with the zone.
 Utc = Annotated[datetime, AfterValidator(lambda at: at if at.tzinfo else at.replace(tzinfo=UTC))]
-#: No control characters: what comes in is searched, logged and shown.
+#: No control characters, because the text is searched, logged and shown.
 Text = Annotated[str, Field(max_length=10_000, pattern=r"^[^\x00]*$")]
 Line = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Why = Annotated[Text, Field(min_length=1, max_length=2000, examples=["tumour board"])]
@@ -20,8 +20,8 @@ Why = Annotated[Text, Field(min_length=1, max_length=2000, examples=["tumour boa
 T = TypeVar("T")
 
 
-class Shape(BaseModel):
-    """Read from the engine's frozen records."""
+class Schema(BaseModel):
+    """Base of response bodies; validates from the engine's frozen records."""
 
     model_config = ConfigDict(
         from_attributes=True, json_schema_serialization_defaults_required=True
@@ -29,25 +29,25 @@ class Shape(BaseModel):
 
 
 class Request(BaseModel):
-    """A body; fields that nobody reads are a mistake of the sender."""
+    """Base of request bodies; unknown fields are an error."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Page(BaseModel, Generic[T]):
-    """A part of a list."""
+    """A page of a list."""
 
     items: list[T]
-    next_offset: int | None = Field(description="Ask again with it; null at the end.")
+    next_offset: int | None = Field(description="Offset of the next page; null at the end.")
 
     @classmethod
     def of(cls, found: Sequence[Any], limit: int, offset: int) -> Self:
-        """From what was found when one more than the limit was asked for."""
+        """From a result with up to one item more than the limit."""
         more = len(found) > limit
         return cls(items=list(found[:limit]), next_offset=offset + limit if more else None)
 
 
-class Account(Shape):
+class Account(Schema):
     username: str = Field(examples=["e.example"])
     name: str = Field(examples=["Dr Eva Example"])
     role: Role
@@ -56,24 +56,24 @@ class Account(Shape):
     last_sign_in_at: Utc | None
 
 
-class Patient(Shape):
-    """A patient's record as far as the caller may see it."""
+class Patient(Schema):
+    """A patient record, as far as the caller has permission to see it."""
 
     patient_id: str = Field(
-        description="Opaque key, safe in addresses and logs.",
+        description="Opaque id, safe in URLs and logs.",
         examples=["pt_06286c4cefda68398cc9b199"],
     )
     id: str = Field(description="The hospital's own number.", examples=["P-1042"])
     name: str = Field(examples=["Erika Musterfrau"])
     age: int | None = Field(examples=[61])
-    note: str | None = Field(description="Null where the caller may not read it.")
+    note: str | None = Field(description="Null if the caller has no permission to read it.")
     created_at: Utc
     updated_at: Utc
     image_count: int
 
 
 class PatientChange(Request):
-    """Fields to change; what is left out stays."""
+    """Fields to change; omitted fields stay unchanged."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"age": 62, "note": "Referred by Dr Example."}]}
@@ -84,8 +84,8 @@ class PatientChange(Request):
     note: Text | None = None
 
 
-class PatientVersion(Shape):
-    """What a record was until it was changed."""
+class PatientVersion(Schema):
+    """An earlier version of a patient record."""
 
     changed_at: Utc
     changed_by: str = Field(examples=["technician"])
@@ -95,8 +95,8 @@ class PatientVersion(Shape):
     note: str
 
 
-class Image(Shape):
-    """What may be known of an image without opening anything."""
+class Image(Schema):
+    """Metadata of an image."""
 
     image_id: str = Field(examples=["im_9c1f0f8b2f6f4b7c8d9e0a1b"])
     patient_id: str = Field(examples=["pt_06286c4cefda68398cc9b199"])
@@ -107,19 +107,19 @@ class Image(Shape):
     width: int = Field(examples=[1024])
     height: int = Field(examples=[768])
     frames: int = Field(examples=[1])
-    size_bytes: int = Field(description="Of the original, rounded up by at most 12 %.")
+    size_bytes: int = Field(description="Size of the original, rounded up by at most 12 %.")
     stored_bytes: int
     uploaded_at: Utc
     uploaded_by: str
     sealed_at: Utc | None
-    reasons: list[str] = Field(description="Why a person must look, or did.")
-    confidence: float | None = Field(description="Lowest of its regions.")
+    reasons: list[str] = Field(description="Why the image needs or needed review.")
+    confidence: float | None = Field(description="Lowest confidence of its regions.")
     region_count: int
     times_ms: dict[str, float]
     version: int
 
 
-class Admission(Shape):
+class Admission(Schema):
     """A new patient with a first image, which is a draft until it is sealed."""
 
     patient: Patient
@@ -142,16 +142,17 @@ class Box(BaseModel):
     @classmethod
     def of(cls, found: Detection) -> Self:
         """From the engine's detection."""
-        return cls(**found.to_row())
+        return cls(**_box(found))
 
     def detection(self) -> Detection:
-        """For the engine. Raises ValueError where it is no box."""
+        """The engine's detection. Raises ValueError for an invalid box."""
         end = self.frame + 1 if self.frame_end is None else self.frame_end
-        return Detection.from_row({**self.model_dump(), "frame_end": end})
+        region = Region(self.x1, self.y1, self.x2, self.y2, self.frame, end)
+        return Detection(region, self.label, self.confidence, self.source)
 
 
 class SealedBox(BaseModel):
-    """A sealed region: where, as what, and how much; nothing of what is under it."""
+    """A sealed region: position, class and size, without its content."""
 
     region_id: str = Field(examples=["rg_20056762805aa929ae52fd4b"])
     image_id: str = Field(examples=["im_9c1f0f8b2f6f4b7c8d9e0a1b"])
@@ -164,7 +165,7 @@ class SealedBox(BaseModel):
     y2: int = Field(examples=[40], description="Exclusive.")
     frame: int = Field(examples=[0])
     frame_end: int = Field(examples=[1], description="Exclusive.")
-    size_bytes: int = Field(description="Of the sealed bytes.")
+    size_bytes: int = Field(description="Size of the encrypted bytes.")
     encrypt_ms: float
 
     @classmethod
@@ -175,11 +176,26 @@ class SealedBox(BaseModel):
             image_id=image_id,
             size_bytes=sealed.size_bytes,
             encrypt_ms=sealed.encrypt_ms,
-            **sealed.detection.to_row(),
+            **_box(sealed.detection),
         )
 
 
-class Note(Shape):
+def _box(found: Detection) -> dict[str, Any]:
+    region = found.region
+    return {
+        "label": found.label,
+        "confidence": found.confidence,
+        "source": found.source,
+        "x1": region.x1,
+        "y1": region.y1,
+        "x2": region.x2,
+        "y2": region.y2,
+        "frame": region.frame,
+        "frame_end": region.frame_end,
+    }
+
+
+class Note(Schema):
     note_id: str
     patient_id: str
     image_id: str | None
@@ -193,12 +209,12 @@ class NewNote(Request):
 
 
 class Stated(Request):
-    """A reason, as it will stand in the log."""
+    """A reason; it is logged."""
 
     reason: Why
 
 
-class AuditEntry(Shape):
+class AuditEntry(Schema):
     sequence: int
     occurred_at: Utc
     actor: str

@@ -1,15 +1,15 @@
-"""What everybody with access sees from the moment of sealing on."""
+"""The result of sealing: the sealed image, the grid picture, and what to do next."""
 
 from __future__ import annotations
 
 import streamlit as st
 
 from engine import errors
-from ui import panes, queue, series, state
+from ui import queue, series, state, widgets
 
 
 def show_sealed(token: str, image_id: str) -> None:
-    """What everybody with access sees from now on, the technician included."""
+    """Show the sealed image as every account with access sees it, the technician included."""
     try:
         record = state.engine().images.get(token, image_id)
     except errors.NotFound:
@@ -18,18 +18,18 @@ def show_sealed(token: str, image_id: str) -> None:
     st.header("Sealed")
     sealed, grid = st.tabs(["Sealed image", "Grid picture"])
     with sealed:
-        panes.viewer(
-            panes.sealed_view(record, state.engine().images.regions(token, image_id)), "sealed"
+        widgets.viewer(
+            widgets.sealed_view(record, state.engine().images.regions(token, image_id)), "sealed"
         )
     with grid:
-        panes.picture(f"/api/images/{image_id}/grid", "Sealed image with numbered boxes")
+        widgets.picture(f"/api/images/{image_id}/grid", "Sealed image with numbered boxes")
     with st.container(horizontal=True):
         waiting = state.engine().drafts.waiting(token)
         if waiting and st.button("Next in the queue", type="primary"):
             queue.open_draft(series.next_of(waiting).image_id)
             st.rerun()
-        st.link_button("Download the sealed file", f"/api/images/{image_id}/file")
-        if st.button("Upload more"):
+        st.link_button("Download sealed file", f"/api/images/{image_id}/file")
+        if st.button("Upload more images"):
             state.take("sealed")
             state.take("outcomes")
             st.rerun()

@@ -1,4 +1,4 @@
-"""What a request says: who asks, why, and which part; read in one way by every route."""
+"""Parameters that all routes read in the same way: token, reason, key exchange, paging."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from starlette.requests import HTTPConnection
 from api.sessions import COOKIE
 from engine import Engine, errors
 
-#: Methods that change nothing: only for these the browser's cookie is believed. Whatever
-#: changes something needs a header that no other site's form or picture can send.
+#: Methods that change nothing. The session cookie is accepted for these only; all others need the
+#: Authorization header, which another site's form or image cannot send (CSRF).
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-#: What a browser says of the page that asks: ours, or none (an address that was typed). The
-#: cookie goes with requests of other ports of this host and of sister hosts too, whatever
-#: SameSite says; those must not make somebody read what then stands in the log.
+#: Accepted values of Sec-Fetch-Site: our own page, or none (a URL typed by the user). Browsers send
+#: the cookie with requests from other ports and sibling hosts too, whatever SameSite says; these
+#: must not trigger reads that are then logged under the user's name.
 _OWN_PAGE = frozenset({"same-origin", "none"})
 
 _bearer = HTTPBearer(
     auto_error=False, bearerFormat="JWT", description="Access token of POST /auth/token/."
 )
 _cookie = APIKeyCookie(
-    name=COOKIE, auto_error=False, description="A browser's session; for reading only."
+    name=COOKIE, auto_error=False, description="Session of a browser; for reading only."
 )
 
 
 def engine(request: Request) -> Engine:
-    """The one engine of this process, put there when the server starts."""
+    """The engine of this process, set when the server starts."""
     held: Engine = request.app.state.engine
     return held
 
@@ -39,7 +39,7 @@ TheEngine = Annotated[Engine, Depends(engine)]
 
 
 def presented(connection: HTTPConnection) -> str:
-    """The token of a request, whatever it is worth; empty if there is none."""
+    """The token of a request, not yet verified; empty if there is none."""
     scheme, _, credentials = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return credentials.strip()
@@ -55,10 +55,10 @@ def token(
     _bearer: Annotated[object, Security(_bearer)],
     _cookie: Annotated[object, Security(_cookie)],
 ) -> str:
-    """The token of a session that is open.
+    """The token of an open session.
 
     Raises:
-        NotSignedIn: Before anything else of the request is looked at.
+        NotSignedIn: No open session; raised before the rest of the request is read.
     """
     given = presented(request)
     engine.caller(given, activity=False)
@@ -66,7 +66,7 @@ def token(
 
 
 def cookie_token(request: Request) -> str:
-    """The browser's session, also where it may end itself."""
+    """The session cookie, for the route that ends the session."""
     return request.cookies.get(COOKIE, "")
 
 
@@ -75,7 +75,7 @@ CookieToken = Annotated[str, Depends(cookie_token)]
 
 
 def origin(request: Request) -> str:
-    """The address from which a request comes, for the log."""
+    """The client's IP address, for the audit log."""
     return request.client.host if request.client else ""
 
 
@@ -87,18 +87,20 @@ def reason(
         str | None,
         Header(
             max_length=2000,
-            description="Why the original must be seen; other than ASCII percent-encoded in UTF-8.",
+            description="Reason for access to the original; percent-encode non-ASCII as UTF-8.",
             examples=["tumour board"],
         ),
     ] = None,
 ) -> str:
-    """Why somebody must see what is sealed, as it will stand in the log."""
+    """The reason for access to sealed content, as it is logged."""
     try:
         text = unquote(x_reason or "", errors="strict")
     except UnicodeDecodeError as err:
-        raise errors.InputError("X-Reason is percent-encoded, but not in UTF-8.") from err
+        raise errors.InputError(
+            "The header X-Reason is not valid: percent-encode it in UTF-8."
+        ) from err
     if any(unicodedata.category(c) == "Cc" and not c.isspace() for c in text):
-        raise errors.InputError("X-Reason holds control characters.")
+        raise errors.InputError("The header X-Reason contains control characters. Remove them.")
     return text
 
 
@@ -108,13 +110,13 @@ Exchange = Annotated[
     Header(
         alias="X-Key-Exchange",
         max_length=100,
-        description="Id of a completed key exchange of this session: the payload is then sealed"
-        " under its key (FORMAT.md).",
+        description="Id of a completed key exchange of this session. The payload is then encrypted"
+        " with the exchanged key (FORMAT.md).",
     ),
 ]
 
-Limit = Annotated[int, Query(ge=1, le=200, description="Most items of an answer")]
-Offset = Annotated[int, Query(ge=0, le=1_000_000, description="Items to skip")]
+Limit = Annotated[int, Query(ge=1, le=200, description="Maximum number of items")]
+Offset = Annotated[int, Query(ge=0, le=1_000_000, description="Number of items to skip")]
 Frame = Annotated[int, Query(ge=0, le=1_000_000, description="Frame, from 0")]
 
 
@@ -122,7 +124,7 @@ def window(
     center: Annotated[float | None, Query(allow_inf_nan=False)] = None,
     width: Annotated[float | None, Query(gt=0, allow_inf_nan=False)] = None,
 ) -> tuple[float, float] | None:
-    """Centre and width in stored units; None shows the image as its file says."""
+    """Window centre and width in stored units; None uses the window of the file."""
     return None if center is None or width is None else (center, width)
 
 
@@ -130,11 +132,11 @@ Window = Annotated[tuple[float, float] | None, Depends(window)]
 
 
 def needed_reason(reason: Reason) -> str:
-    """A reason where there is no way without one.
+    """A mandatory reason.
 
     Raises:
-        InputError: None was given.
+        InputError: No reason was given.
     """
     if not reason.strip():
-        raise errors.InputError("Say why, in the header X-Reason.")
+        raise errors.InputError("A reason is required. Send it in the header X-Reason.")
     return reason

@@ -1,7 +1,7 @@
-"""What a page's address holds: filters that can be shared, and nothing that somebody typed.
+"""Filters kept in the query string of a page's URL, so that a link restores them.
 
-An address is written to logs and histories on its way. It holds kinds, classes, days, numbers
-and opaque keys.
+URLs end up in logs and browser histories. They hold modalities, classes, days, numbers and
+opaque ids only, never text that a user typed.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import streamlit as st
 
 
 def asked(name: str) -> str:
-    """A value of the address; empty where it is not there."""
+    """A query parameter; empty if absent."""
     return str(st.query_params.get(name, ""))
 
 
 def asked_day(name: str) -> date | None:
-    """A day of the address; None where there is none, or no day."""
+    """A query parameter as a date; None if absent or not a date."""
     try:
         return date.fromisoformat(asked(name))
     except ValueError:
@@ -25,12 +25,12 @@ def asked_day(name: str) -> date | None:
 
 
 def asked_list(name: str) -> list[str]:
-    """Several values of the address."""
+    """A comma-separated query parameter as a list."""
     return [part for part in asked(name).split(",") if part]
 
 
 def tell(name: str, value: str | date | None) -> None:
-    """Put a value into the address, or take it out."""
+    """Set a query parameter, or remove it if the value is empty."""
     text = value.isoformat() if isinstance(value, date) else value
     if text:
         if st.query_params.get(name) != text:

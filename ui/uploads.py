@@ -1,4 +1,4 @@
-"""Files come in: dropped, looked at beside the page, and what became of each."""
+"""The uploader, the progress of each file, and the outcomes of the last batch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from engine import ImageRecord, Patient, errors
-from ui import panes, queue, state
-from ui.jobs import Job
+from ui import queue, state, widgets
+from ui.background_jobs import Job
 
 
-def take_in(token: str, patient: Patient) -> None:
-    """Hand the dropped files to the engine; a bad one does not stop the rest."""
+def upload_files(token: str, patient: Patient) -> None:
+    """Upload the dropped files; a file with an error does not stop the others."""
     st.header("2. Images")
     profiles = state.engine().profiles.by_name()
     default = state.engine().settings.profile
@@ -26,23 +26,21 @@ def take_in(token: str, patient: Patient) -> None:
         list(profiles),
         index=list(profiles).index(default) if default in profiles else 0,
         format_func=lambda name: profiles[name].title,
-        help="Decides which classes are looked for.",
+        help="Determines which classes are detected.",
     )
-    folder = st.toggle("A whole folder", key="whole-folder")
+    folder = st.toggle("Upload a folder", key="whole-folder")
     files = st.file_uploader(
-        "A folder of JPEG, PNG and DICOM files"
-        if folder
-        else "JPEG, PNG or DICOM, several at once",
+        "A folder of JPEG, PNG and DICOM files" if folder else "JPEG, PNG or DICOM files",
         accept_multiple_files="directory" if folder else True,
         key=f"files-{folder}-{state.turn('files')}",
     )
     jobs: dict[str, Job[ImageRecord]] = state.recall("jobs", {})
     for file in files or []:
-        # Files arrive one by one, each with a run of its own: one job a file, however often.
+        # Each file that arrives reruns the page; start only one job per file.
         if file.file_id not in jobs:
             jobs[file.file_id] = _upload(token, patient.patient_id, file, profile)
     state.keep("jobs", jobs)
-    watch_intake()
+    watch_uploads()
 
 
 def _upload(token: str, patient_id: str, file: UploadedFile, profile: str) -> Job[ImageRecord]:
@@ -55,26 +53,26 @@ def _upload(token: str, patient_id: str, file: UploadedFile, profile: str) -> Jo
     )
 
 
-def watch_intake() -> None:
-    """Each file with its stage until all are through, also after the page was left."""
+def watch_uploads() -> None:
+    """Show the stage of each file until all are done, also after the page was left."""
     jobs: dict[str, Job[ImageRecord]] = state.recall("jobs", {})
     if not jobs:
         return
     whole = st.progress(0.0)
     if any(not job.done for job in jobs.values()) and st.button(
-        "Stop: take no more in", icon=":material/cancel:"
+        "Stop after the current files", icon=":material/cancel:"
     ):
         for job in jobs.values():
-            job.cancel()  # what is being looked at comes to its end
+            job.cancel()  # files already in progress are completed
     outcomes: list[dict[str, Any]] = []
     for count, job in enumerate(jobs.values()):
-        whole.progress(count / len(jobs), f"{count} of {len(jobs)} files taken in")
+        whole.progress(count / len(jobs), f"{count} of {len(jobs)} files done")
         outcome: dict[str, Any] = {"file": job.name}
         with st.status(job.name, expanded=not job.done) as status:
             try:
                 record = job.watch()
             except CancelledError:
-                outcome |= {"error": "not taken in: stopped before its turn", "there": None}
+                outcome |= {"error": "not uploaded: stopped by you", "there": None}
                 status.update(label=f"{job.name}: stopped", state="error")
             except errors.EngineError as err:
                 outcome |= {"error": err.message, "there": err.facts.get("image_id")}
@@ -93,19 +91,19 @@ def watch_intake() -> None:
 def _found(outcome: dict[str, Any]) -> str:
     boxes = outcome["found"]
     text = f"{boxes} {'box' if boxes == 1 else 'boxes'} found"
-    return text + (", a person must look" if outcome["reasons"] else ", ready to seal")
+    return text + (", review needed" if outcome["reasons"] else ", ready to seal")
 
 
 def outcomes(token: str) -> None:
-    """What became of the files of the last batch."""
+    """Show the outcome of each file of the last batch."""
     last = state.recall("outcomes")
     if not last:
         return
     failed = [o for o in last if "error" in o]
     with st.container(border=True):
-        st.markdown(f"**Last batch: {len(last) - len(failed)} taken in, {len(failed)} refused**")
+        st.markdown(f"**Last batch: {len(last) - len(failed)} uploaded, {len(failed)} failed**")
         for outcome in last:
-            name = panes.plain(outcome["file"])
+            name = widgets.plain(outcome["file"])
             if "error" in outcome:
                 st.markdown(f":material/error: {name}: {outcome['error']}")
                 if outcome["there"]:
@@ -113,34 +111,36 @@ def outcomes(token: str) -> None:
             else:
                 st.markdown(f":material/check: {name}: {_found(outcome)}")
         taken = [o for o in last if "image" in o]
-        panes.download("Summary of the batch, CSV", "medsec-batch.csv", _summary(token, last))
-        if taken and st.button("Correct and seal them", type="primary"):
+        widgets.download(
+            "Download the batch summary, CSV", "medsec-batch.csv", _summary(token, last)
+        )
+        if taken and st.button("Check and seal", type="primary"):
             queue.open_draft(taken[0]["image"])
             st.rerun()
 
 
 def _existing(token: str, image_id: str) -> None:
-    """The way to an image that was there before."""
+    """A button that opens the existing image."""
     waiting = any(d.image_id == image_id for d in state.engine().drafts.waiting(token))
-    if waiting and st.button("Correct the one that is there", key=f"there-{image_id}"):
+    if waiting and st.button("Open the existing draft", key=f"there-{image_id}"):
         queue.open_draft(image_id)
         st.rerun()
-    elif not waiting and st.button("Show the one that is there", key=f"there-{image_id}"):
+    elif not waiting and st.button("Show the existing image", key=f"there-{image_id}"):
         state.keep("sealed", image_id)
         st.rerun()
 
 
 def _summary(token: str, outcomes: Sequence[dict[str, Any]]) -> str:
-    """One line a file. Made in the browser's hands alone: file names may name patients."""
+    """One line per file, sent to the browser only, because file names can contain patient names."""
     waiting = {d.image_id: str(d.state) for d in state.engine().drafts.waiting(token, limit=1000)}
     out = io.StringIO()
     table = csv.writer(out)
-    table.writerow(["file", "outcome", "image", "boxes found", "a person must look", "now"])
+    table.writerow(["file", "outcome", "image", "boxes found", "review needed because", "status"])
     for outcome in outcomes:
         image_id = outcome.get("image", "")
         row = [
             outcome["file"],
-            outcome.get("error", "taken in"),
+            outcome.get("error", "uploaded"),
             image_id,
             outcome.get("found", ""),
             " ".join(outcome.get("reasons", ())),
@@ -151,5 +151,5 @@ def _summary(token: str, outcomes: Sequence[dict[str, Any]]) -> str:
 
 
 def _plain_cell(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
+    """Text escaped so that a spreadsheet does not run it as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -2,8 +2,8 @@
 
 Streamlit and Authlib speak the protocol: code flow, state and nonce bound to the browser, PKCE,
 the ID token's signature, audience and expiry. Streamlit then keeps the identity in a cookie that
-lasts a month and that no sign-out revokes. Nothing here relies on that cookie: what it says is
-taken once, while it is fresh, for a session of the engine, and the browser is told to drop it.
+lasts a month and that no sign-out revokes. Nothing here relies on that cookie: a fresh ID token is
+exchanged once for an engine session, and the browser is told to delete the cookie.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def configure(settings: Settings) -> None:
-    """Before the server is built: read the one file that the settings name, and no other.
+    """Read only the configuration file named in the settings, before the server is built.
 
     Raises:
-        SettingsError: The file can be read by others, lacks something, or is not safe.
+        SettingsError: The file is readable by other users, incomplete, or insecure.
     """
     if settings.single_sign_on is None:
-        config.set_option("secrets.files", [])  # whatever lies in the folder it is started from
+        config.set_option("secrets.files", [])  # ignore files in the working directory
         return
     _section(settings.single_sign_on)
     if config.get_option("server.trustedUserHeaders"):
         raise errors.SettingsError(
-            "server.trustedUserHeaders would let a header sign anybody in: remove it."
+            "server.trustedUserHeaders lets a header sign in any user. Remove it."
         )
     config.set_option("secrets.files", [str(settings.single_sign_on)])
 
@@ -49,18 +49,18 @@ def offered() -> bool:
 
 
 def button() -> None:
-    """The way to the identity provider."""
+    """The button that starts the sign-in at the identity provider."""
     if st.button("Sign in through your organisation", icon=":material/domain:"):
         st.login()
 
 
 def arrived() -> bool:
-    """Has the provider just said who this is?"""
+    """Has the user just come back from the identity provider?"""
     return offered() and bool(st.user.get("is_logged_in", False))
 
 
 def redeem() -> None:
-    """Trade what the provider said for a session. Raises NotSignedIn, CodeNeeded put aside."""
+    """Exchange the ID token for a session. Raises NotSignedIn; keeps a CodeNeeded for later."""
     file = state.engine().settings.single_sign_on
     assert file is not None
     state.sign_in_identity(st.user.to_dict(), _issuer(_section(file)))
@@ -72,16 +72,18 @@ def _section(file: Path) -> dict[str, str]:
         mode = file.stat().st_mode
         section: Any = tomllib.loads(file.read_text(encoding="utf-8")).get("auth")
     except (OSError, tomllib.TOMLDecodeError) as err:
-        raise errors.SettingsError(f"The file of single sign-on cannot be read: {err}.") from err
+        raise errors.SettingsError(
+            f"Cannot read the single sign-on file: {err}. Check MEDSEC_SINGLE_SIGN_ON."
+        ) from err
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise errors.SettingsError("The file of single sign-on holds secrets: give it mode 0600.")
+        raise errors.SettingsError("The single sign-on file holds secrets. Set its mode to 0600.")
     if not isinstance(section, dict) or set(section) != set(_NAMES):
         raise errors.SettingsError(
-            f"The file of single sign-on needs a section [auth] with {', '.join(_NAMES)}, and"
-            " nothing else."
+            f"The single sign-on file needs a section [auth] with exactly these names:"
+            f" {', '.join(_NAMES)}."
         )
     if len(str(section["cookie_secret"])) < 32:
-        raise errors.SettingsError("cookie_secret needs 32 random characters or more.")
+        raise errors.SettingsError("cookie_secret must have at least 32 random characters.")
     for name, end in (("redirect_uri", CALLBACK), ("server_metadata_url", DISCOVERY)):
         parts = urlsplit(str(section[name]))
         safe = parts.scheme == "https" or parts.hostname in _LOOPBACK
@@ -91,5 +93,5 @@ def _section(file: Path) -> dict[str, str]:
 
 
 def _issuer(section: dict[str, str]) -> str:
-    """OpenID Connect Discovery 1.0, section 4.1: the address is the issuer and a fixed ending."""
+    """The issuer: the discovery URL without its suffix (OpenID Connect Discovery 1.0, 4.1)."""
     return section["server_metadata_url"].removesuffix(DISCOVERY)

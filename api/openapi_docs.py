@@ -1,4 +1,4 @@
-"""The OpenAPI document and a browsable page of it that loads nothing from elsewhere."""
+"""The OpenAPI document, and Swagger UI from this server only."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _START = """SwaggerUIBundle({
   validatorUrl: null,
 });
 """
-#: No inline script, nothing from another host; the page styles itself by attributes.
+#: No inline script, nothing from another host; Swagger UI sets inline styles.
 _POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -55,26 +55,26 @@ _KEPT = {"Cache-Control": "public, max-age=3600"}
 
 @router.get("/")
 def root(request: Request) -> Response:
-    """A person who comes to the door is shown what it can do."""
+    """Redirect to the documentation page."""
     return RedirectResponse(f"{request.scope.get('root_path', '')}/docs/")
 
 
 @router.get("/openapi.json/")
 def document(request: Request) -> JSONResponse:
-    """The OpenAPI document, with this server's own address in front of the paths."""
+    """The OpenAPI document, with the base path of this server."""
     described = {**request.app.openapi(), "servers": [{"url": request.scope.get("root_path", "")}]}
     return JSONResponse(described, headers=_KEPT)
 
 
 @router.get("/docs/")
 def page() -> HTMLResponse:
-    """The browsable page."""
+    """The documentation page."""
     return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _POLICY, **_KEPT})
 
 
 @router.get("/docs/start.js/")
 def start() -> Response:
-    """What starts the page; a file of its own, since inline scripts are forbidden."""
+    """The start script; a separate file, because inline scripts are forbidden."""
     return Response(_START, media_type="text/javascript", headers=_KEPT)
 
 
@@ -84,16 +84,16 @@ def asset(name: Literal["swagger-ui.css", "swagger-ui-bundle.js"]) -> FileRespon
     return FileResponse(_STATIC / name, headers=_KEPT)
 
 
-def describe(door: FastAPI) -> dict[str, Any]:
+def describe(app: FastAPI) -> dict[str, Any]:
     """OpenAPI 3.1 of all routes."""
-    if door.openapi_schema is None:
-        door.openapi_schema = get_openapi(
-            title=door.title,
-            version=door.version,
+    if app.openapi_schema is None:
+        app.openapi_schema = get_openapi(
+            title=app.title,
+            version=app.version,
             openapi_version="3.1.0",
-            summary=door.summary,
-            description=door.description,
-            routes=door.routes,
-            tags=door.openapi_tags,
+            summary=app.summary,
+            description=app.description,
+            routes=app.routes,
+            tags=app.openapi_tags,
         )
-    return door.openapi_schema
+    return app.openapi_schema

@@ -1,7 +1,7 @@
-"""The one quiet look of all charts: palette, patterns, fonts, boxes, lines, empty figures.
+"""The common style of all charts: palette, patterns, fonts, boxes, lines, empty figures.
 
-Nothing here knows what a chart is about. No meaning is in colour alone: series differ in
-pattern, dash or symbol as well, and rows have names.
+Nothing here depends on what a chart shows. Colour is never the only cue: series also differ in
+pattern, dash or symbol, and rows have names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 CONFIG = {"displayModeBar": False, "displaylogo": False, "responsive": True}
 
 #: At least 3:1 against the light and the dark background alike; the first four stay apart
-#: by 10 (CIEDE2000) or more for eyes without red, green or blue receptors.
+#: by 10 (CIEDE2000) or more under protanopia, deuteranopia and tritanopia.
 PALETTE = ("#0078B4", "#D25A00", "#69965A", "#AC5280", "#A6761D", "#7F7F7F")
 GREY = PALETTE[-1]
 PATTERNS = ("", "/", ".", "x", "-", "+")
@@ -31,10 +31,10 @@ GRID = {False: "#DCE4E8", True: "#31424C"}
 
 
 def need(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
-    """The table, if it has the columns; a table without rows gets them.
+    """Check that the table has the columns; an empty table gets them.
 
     Raises:
-        ValueError: Columns are missing; says which.
+        ValueError: Columns are missing; the message lists them.
     """
     columns = list(columns)
     if table.empty:
@@ -46,7 +46,7 @@ def need(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
 
 
 def grouped(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """With the rarest groups as ``other``, so that each of at most six has its own look."""
+    """The table with the rarest groups merged into ``other``, at most six in all."""
     names = table[column].fillna("unknown").astype(str)
     common = names.value_counts()
     if len(common) > len(PALETTE):
@@ -61,9 +61,9 @@ def summary(
     row: int | None = None,
     colour: str = PALETTE[0],
 ) -> None:
-    """A lying box: middle half, median, and whiskers at the 5th and 95th percentile.
+    """A horizontal box plot: quartiles, median, and whiskers at the 5th and 95th percentile.
 
-    Only these five numbers go into the figure; ranks are interpolated linearly.
+    Only these five numbers are in the figure. Percentiles are interpolated linearly.
     """
     values = values.dropna()
     ranks = values.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).tolist() if len(values) else [None] * 5
@@ -108,13 +108,13 @@ def threshold_line(
     figure.add_vline(
         x=value,
         line={"color": TEXT[dark], "dash": dash, "width": 2},
-        name=f"{name} from {value:g}",
+        name=f"{name} at {value:g} or more",
         showlegend=True,
     )
 
 
 def fill(i: int) -> dict[str, Any]:
-    """The look of the i-th bar: a colour and a pattern of its own."""
+    """The marker of the i-th bar: its own colour and pattern."""
     return {
         "color": PALETTE[i],
         "pattern": {
@@ -130,9 +130,9 @@ def fill(i: int) -> dict[str, Any]:
 def finish(
     figure: go.Figure, title: str, explains: str, describes: str, height: int, dark: bool
 ) -> go.Figure:
-    """Give a figure the look and its three texts.
+    """Apply the common style and store the three texts of a figure.
 
-    The title is for a heading on the page, where it wraps and screen readers find it.
+    The page shows the title as a heading, which wraps and which screen readers find.
     """
     text, grid = TEXT[dark], GRID[dark]
     figure.update_layout(
@@ -169,7 +169,7 @@ def finish(
 
 
 def empty(title: str, explains: str, sentence: str, dark: bool) -> go.Figure:
-    """A figure that says why there is nothing to see."""
+    """A figure without data that says why."""
     figure = go.Figure()
     figure.add_annotation(
         text=sentence, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"size": 15}

@@ -1,13 +1,13 @@
-"""What every request passes before it reaches Streamlit.
+"""ASGI middleware in front of Streamlit: session check, origin check, security headers.
 
-Streamlit answers ``/media/<id>`` and takes uploads without asking who is there, and says more
-about itself than a stranger needs. Here the rule is the other way round: of Streamlit's own
-addresses only those that the sign-in page needs are open; the rest want a session.
+Streamlit serves ``/media/<id>`` and accepts uploads without authentication, and its own routes
+disclose details of the server. Here, only the Streamlit routes that the sign-in page needs are
+open; all others require a session.
 
-A page's whole work goes over its WebSocket, which browsers open to any host with the cookie of
-that host, whatever port the asking page came from. Streamlit lets pages of this machine's other
-ports in, and asks a server on the internet which address it has before it refuses one; here only
-MedSec's own pages may, and nobody else is asked.
+Pages work over a WebSocket. Browsers open one to any host and send that host's cookies, also from
+a page of another port. Streamlit accepts pages of other ports of this machine, and queries a
+server on the internet for its own address before it refuses an origin. Here, only MedSec's own
+origin is accepted, and no other server is contacted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from engine import Engine, Permission, errors
 UPLOADS = "/_stcore/upload_file/"
 OPEN = ("/_stcore/health", "/_stcore/host-config", "/_stcore/stream", "/_stcore/bidi-components/")
 GUARDED = ("/_stcore", "/media", "/component")
-#: Who sends files on some page: images, or networks and their figures.
+#: Permissions of pages with a file uploader: images, or networks and their figures.
 _SENDERS = (Permission.UPLOAD, Permission.MANAGE_SETTINGS)
 
 
@@ -45,7 +45,7 @@ def keep_bodies_in_memory() -> None:
 
 
 def content_policy() -> str:
-    """Everything from this server only; Streamlit's one inline script is named by its hash."""
+    """Everything from this server only; Streamlit's one inline script is allowed by its hash."""
     page = (Path(streamlit.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
     inline = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     hashes = " ".join(
@@ -54,8 +54,8 @@ def content_policy() -> str:
     return "; ".join(
         (
             "default-src 'self'",
-            f"script-src 'self' blob: {hashes}",  # blob: is how components v2 load
-            "style-src 'self' 'unsafe-inline'",  # Streamlit styles by inserted rules
+            f"script-src 'self' blob: {hashes}",  # components v2 load from blob:
+            "style-src 'self' 'unsafe-inline'",  # Streamlit inserts style rules
             "img-src 'self' data: blob:",
             "font-src 'self' data:",
             "connect-src 'self'",
@@ -69,18 +69,18 @@ def content_policy() -> str:
     )
 
 
-class Gate:
-    """ASGI middleware: the session before Streamlit's files and uploads, headers on everything.
+class AsgiGuard:
+    """Requires a session for Streamlit's files and uploads, and adds security headers.
 
     Args:
-        app: What comes after.
-        engine: Gives the engine once the server has started.
+        app: The next ASGI application.
+        engine: Returns the engine once the server has started.
     """
 
     def __init__(self, app: ASGIApp, engine: Callable[[], Engine]) -> None:
         if config.get_option("server.baseUrlPath"):
             raise errors.SettingsError(
-                "server.baseUrlPath is not supported: give MedSec an address of its own."
+                "server.baseUrlPath is not supported. Remove it and give MedSec its own host name."
             )
         self.app = app
         self.engine = engine
@@ -113,7 +113,7 @@ class Gate:
 
         path: str = scope["path"]
         if path.startswith(GUARDED) and not path.startswith(OPEN):
-            # The body has not been read yet: what is refused here is never stored.
+            # The body has not been read yet, so a refused upload is never stored.
             cookie = HTTPConnection(scope).cookies.get(api.COOKIE, "")
             try:
                 await to_thread.run_sync(self._check, cookie, path)
@@ -127,11 +127,13 @@ class Gate:
         engine = self.engine()
         engine.sessions.whoami(token)
         if path.startswith(UPLOADS) and not any(engine.sessions.may(token, p) for p in _SENDERS):
-            raise errors.PermissionDenied("This account may not upload.")
+            raise errors.PermissionDenied(
+                "This account has no permission to upload. Ask an administrator for another role."
+            )
 
 
 def _from_own_page(connection: HTTPConnection) -> bool:
-    """Does no browser's page of another host or port ask? Programs send no origin."""
+    """Does the request come from MedSec's own origin, or from a program, which sends none?"""
     origin = connection.headers.get("origin")
     if origin is None or origin in config.get_option("server.corsAllowedOrigins"):
         return True

@@ -1,0 +1,76 @@
+"""The FastAPI application: routes, middleware, and the mapping of errors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from anyio import to_thread
+from fastapi import FastAPI
+
+from api import (
+    accounts,
+    auth,
+    batches,
+    browser,
+    care,
+    drafts,
+    exports,
+    images,
+    openapi_docs,
+    patients,
+    problems,
+    system,
+    telemetry,
+)
+from api.middleware import Cors, RequestLimits, Slash
+
+_ABOUT = """
+Every URL works with and without a trailing slash. Sign in with `POST /auth/token/` and send
+`Authorization: Bearer <access>`. Errors are problem documents (RFC 9457). Resources that you are
+not allowed to see answer 404, as if they did not exist.
+"""
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Process batches while the engine is open; stop them before it closes."""
+    app.state.batches = batches.Batches(app.state.engine)
+    try:
+        yield
+    finally:
+        await to_thread.run_sync(app.state.batches.stop)
+
+
+app = FastAPI(
+    title="MedSec",
+    version="1",
+    summary="Selective encryption of medical images",
+    description=_ABOUT,
+    lifespan=lifespan,
+    docs_url=None,
+    redoc_url=None,
+    openapi_url=None,
+    redirect_slashes=False,
+)
+problems.install(app)
+for routes in (
+    auth,
+    accounts,
+    patients,
+    images,
+    care,
+    drafts,
+    batches,
+    system,
+    browser,
+    exports,
+    telemetry,
+    openapi_docs,
+):
+    app.include_router(routes.router)
+app.openapi = lambda: openapi_docs.describe(app)  # type: ignore[method-assign]
+# The middleware added last runs first.
+app.add_middleware(RequestLimits)
+app.add_middleware(Slash)
+app.add_middleware(Cors)
