@@ -67,6 +67,8 @@ if __name__ != "__main__":
             Middleware(gate.Gate, engine=state.engine),
         ],
         lifespan=lifespan,
+        on_script_error=panes.failed,
+        exception_handlers={Exception: api.unexpected},
     )
 
 

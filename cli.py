@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import logging
 import os
 import sys
 import time
@@ -43,8 +42,10 @@ from engine import (
     carried,
     carry,
     errors,
+    log_as_text,
     open_case,
     recover_key_file,
+    trouble,
     write_durably,
 )
 
@@ -56,12 +57,15 @@ PROGRESS_SECONDS = 10.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; see the module's text."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    log_as_text()
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
     except errors.EngineError as err:
         print(f"medsec: {err.message}", file=sys.stderr)
+        return 2
+    except Exception as err:  # noqa: BLE001 - its text may quote a file: the log leaves it out
+        print(f"medsec: {trouble('a command failed', err).message}", file=sys.stderr)
         return 2
 
 

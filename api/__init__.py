@@ -6,7 +6,7 @@ show a patient is sent with ``no-store`` and only to a session; request bodies s
 """
 
 from api.door import door
-from api.problems import problem
+from api.problems import problem, unexpected
 from api.sessions import COOKIE, TICKET_SECONDS, Tickets, tickets
 
-__all__ = ["COOKIE", "TICKET_SECONDS", "Tickets", "door", "problem", "tickets"]
+__all__ = ["COOKIE", "TICKET_SECONDS", "Tickets", "door", "problem", "tickets", "unexpected"]

@@ -7,7 +7,6 @@ on where it was.
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 import time
@@ -25,16 +24,13 @@ from api import shapes
 from api.asking import TheEngine, Token
 from api.files import BINARY, Answers
 from api.problems import Problem, answers, named
-from engine import CSV_HEAD, FEW_FILES, BatchItem, Engine, Progress, Source, errors
+from engine import CSV_HEAD, FEW_FILES, BatchItem, Engine, Progress, Source, errors, trouble
 
 router = APIRouter(prefix="/batches", tags=["batches"])
 
 #: Finished batches are remembered up to so many files together; the oldest go first.
 _REMEMBERED_FILES: Final = 10_000
 _MOST_FILES: Final = 1000
-
-
-log = logging.getLogger("medsec")
 
 
 class State(StrEnum):
@@ -207,9 +203,9 @@ class Batches:
                         return
         except errors.EngineError as err:
             self._refuse_rest(job, err.code, err.message)
-        except Exception:
-            log.exception("a batch failed")
-            self._refuse_rest(job, "unexpected", "Something went wrong: tell the administrator.")
+        except Exception as err:  # noqa: BLE001 - its sender waits for an answer
+            wrong = trouble("a batch failed", err)
+            self._refuse_rest(job, wrong.code, wrong.message, wrong.error_id)
         finally:
             job.done = True
             self._engine.end_work(job.token)
@@ -236,10 +232,12 @@ class Batches:
             job.items[item.place] = item
             job.progress.add(item, time.monotonic())
 
-    def _refuse_rest(self, job: _Job, code: str, message: str) -> None:
+    def _refuse_rest(self, job: _Job, code: str, message: str, error_id: str = "") -> None:
         for place in range(len(job.names)):
             if place not in job.items:
-                self._keep(job, BatchItem(place, "failed", error=(code, message)))
+                self._keep(
+                    job, BatchItem(place, "failed", error=(code, message), error_id=error_id)
+                )
 
 
 def batches(request: Request) -> Batches:

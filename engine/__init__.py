@@ -53,7 +53,7 @@ from engine.service.observing import Evaluation
 from engine.service.restoring import Restoration
 from engine.settings import Settings
 from engine.shadow import Comparison
-from engine.tracing import begin_request, come_from, log_as_json
+from engine.tracing import begin_request, come_from, log_as_json, log_as_text, trouble
 from engine.training import OpenedCase, TrainingCase, open_case
 
 __all__ = [
@@ -117,8 +117,10 @@ __all__ = [
     "count_request",
     "errors",
     "log_as_json",
+    "log_as_text",
     "open_case",
     "recover_key_file",
     "server_certificate",
+    "trouble",
     "write_durably",
 ]

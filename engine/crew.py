@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from engine.errors import EngineError, SettingsError, WorkerLost
+from engine.host import is_shortage
 from engine.leash import FOLDER
 from engine.settings import Settings
+from engine.tracing import unexpected
 
 T = TypeVar("T")
 J = TypeVar("J")
@@ -41,6 +43,9 @@ _QUIET = {
     # A paused worker takes nothing and gives nothing back: a batch would wait for it for ever. One
     # that needs too much is ended instead, and its file tries again.
     "distributed.worker.memory.pause": False,
+    # It looks into all threads of a process and holds what their calls hold, pixels and keys too,
+    # a hundred times a second. Nobody reads what it finds.
+    "distributed.worker.profile.enabled": False,
     "distributed.scheduler.allowed-failures": LIVES,
     "distributed.admin.log-length": 0,
     # Pages about tasks and workers, which Dask serves in clear and to anybody.
@@ -111,9 +116,11 @@ class Crew:
             except EngineError:
                 raise
             except Exception as err:  # whatever importing another release raises
+                error_id = unexpected("the workers for batches could not be equipped", err)
                 raise SettingsError(
                     "The workers for batches cannot load MedSec and its networks: install the"
-                    " same release there."
+                    f" same release there. The log has more, under the error id {error_id}.",
+                    error_id=error_id,
                 ) from err
             return cls(client, cleanup, here)
         except BaseException:
@@ -231,11 +238,19 @@ def _answer(future: Any) -> Any:
         return future.result()
     if future.status == "cancelled":  # with its scheduler
         raise SettingsError(_GONE)
-    if isinstance(future.exception(), KilledWorker):
+    err = future.exception()
+    if isinstance(err, KilledWorker):
         return WorkerLost("The worker on this file died each time: it is left out.")
+    error_id = unexpected("a worker for batches failed outside of its work", err)
+    if is_shortage(err):  # while the job was opened, or the answer packed
+        return WorkerLost(
+            "The worker on this file had too little memory: end other programs, or set fewer"
+            " MEDSEC_BATCH_WORKERS, and send it again."
+        )
     raise SettingsError(
         "The workers for batches do not understand what they are sent: install the same release"
-        " of MedSec and its packages there."
+        f" of MedSec and its packages there. The log has more, under the error id {error_id}.",
+        error_id=error_id,
     )
 
 
@@ -264,6 +279,7 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any, _Here
         "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
         "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
         "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
+        "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
         "DASK_DISTRIBUTED__WORKER__HTTP__ROUTES": "[]",
         f"{tls}CA_FILE": security.tls_ca_file,
         f"{tls}WORKER__CERT": security.tls_worker_cert,

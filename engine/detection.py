@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from engine.box_metrics import coverage
-from engine.errors import DetectorError, SettingsError
+from engine.errors import DetectorError, EngineError, SettingsError
 from engine.film import Tracks, Watch, hull
+from engine.host import is_shortage
 from engine.identifying import Judge, Judgement, Known
 from engine.networks import Arbiter, Finding, ModelInfo, Network, Rescaled
 from engine.records import Detection, Region
@@ -82,6 +83,25 @@ NETWORKS: dict[str, Callable[[Settings], Network]] = {
     "yolov8n": _open_own,
     "yolov8n-thorax": _open_thorax,
 }
+
+
+def _opened(name: str, settings: Settings) -> Network:
+    """Load a network.
+
+    Raises:
+        DetectorError: It is missing, altered or does not load.
+    """
+    try:
+        return NETWORKS[name](settings)
+    except EngineError:
+        raise
+    except Exception as err:
+        if is_shortage(err):
+            raise  # it is there and whole: another try may load it
+        raise DetectorError(
+            "A network could not be loaded: install MedSec again, or ask for support.", network=name
+        ) from err
+
 
 #: What each of them can find, known without opening it.
 FINDS: dict[str, tuple[str, ...]] = {
@@ -452,7 +472,7 @@ class Detector:
             if name not in self._networks:
                 if name not in NETWORKS:
                     raise DetectorError(f"There is no network {name!r}.", network=name)
-                self._networks[name] = NETWORKS[name](self._settings)
+                self._networks[name] = _opened(name, self._settings)
             return self._networks[name]
 
     def _look(

@@ -175,6 +175,13 @@ class WorkerLost(EngineError):
     """A batch's worker process died, each time, on one file; the file is left out."""
 
 
+class MachineOverloaded(EngineError):
+    """Too little memory, too many processes or too much work for this machine now. Nothing is
+    wrong with what was sent: it can be sent again."""
+
+    status = 503
+
+
 class MailFailed(EngineError):
     """The mail server is away or refuses; what was to be sent waits."""
 

@@ -7,7 +7,8 @@ from engine.errors import EngineError, InputError
 from engine.outbox import TEST, Notice, Outbox
 from engine.permissions import Permission
 from engine.records import Caller
-from engine.service.guard import Core, log, needs
+from engine.service.guard import Core, needs
+from engine.tracing import unexpected
 
 SEND_SECONDS = 15.0
 
@@ -45,4 +46,4 @@ class Mailing(Core):
             self.outbox_.deliver()
             self.outbox_.forget_old()
         except Exception as err:  # noqa: BLE001 - the next round must come
-            log.error("mail failed: %s", getattr(err, "code", type(err).__name__))
+            unexpected(f"mail failed: {getattr(err, 'code', type(err).__name__)}", err)

@@ -21,6 +21,7 @@ from engine.service.guard import log, needs
 from engine.service.learning import Learning
 from engine.service.mailing import SEND_SECONDS, Mailing
 from engine.service.reports import Reports
+from engine.tracing import unexpected
 
 TICK_SECONDS = 60.0
 SWEEP_MS = 3_600_000.0
@@ -111,7 +112,9 @@ class Upkeep(Reports, Mailing, Learning):
             try:
                 work()
             except Exception as err:  # noqa: BLE001 - tomorrow's sweep must come whatever happens
-                log.error("upkeep: %s failed: %s", name, getattr(err, "code", type(err).__name__))
+                unexpected(
+                    f"upkeep: {name} failed: {getattr(err, 'code', type(err).__name__)}", err
+                )
 
     def _due(self, name: str, every_ms: float) -> bool:
         now = self.host.ticks_ms()
@@ -196,7 +199,7 @@ class Upkeep(Reports, Mailing, Learning):
             try:
                 self._scrub()
             except Exception as err:  # noqa: BLE001 - as above
-                log.error("scrub failed: %s", getattr(err, "code", type(err).__name__))
+                unexpected(f"scrub failed: {getattr(err, 'code', type(err).__name__)}", err)
             left_ms = self.settings.scrub_hours * 3_600_000.0 - (self.host.ticks_ms() - began)
             if self._stopped.wait(max(60.0, left_ms / 1000.0)):
                 return

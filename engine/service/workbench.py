@@ -9,6 +9,8 @@ of the answer that was not taken belong to no row and are swept.
 from __future__ import annotations
 
 import json
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
@@ -17,7 +19,7 @@ from typing import Any, NoReturn
 
 from engine import images
 from engine.detection import Detector, Guest, Profile
-from engine.errors import EngineError, ReviewNeeded
+from engine.errors import EngineError, MachineOverloaded, ReviewNeeded
 from engine.guests import Luggage, guest_sandbox
 from engine.host import Host
 from engine.identifying import Known
@@ -25,7 +27,6 @@ from engine.images import Limits
 from engine.permissions import Role
 from engine.pipeline import Stopwatch, Subject, detection_to_json
 from engine.records import Caller, Detection, Image, ImageState
-from engine.service.guard import log
 from engine.service.intake import (
     HARMLESS,
     REASONS,
@@ -36,9 +37,12 @@ from engine.service.intake import (
 )
 from engine.service.sealing import Prepared, Sealing
 from engine.settings import Settings
+from engine.tracing import LogEntry, collected, trouble
 from engine.vault import open_field
 
-UNEXPECTED = ("unexpected", "Something went wrong: tell the administrator.")
+#: Before a file that failed for lack of memory or processes is tried again: other programs, and
+#: the other workers' files, come to an end meanwhile.
+PAUSE_SECONDS = 5.0
 _NOBODY = Caller("batch", Role.OPERATOR, "")
 
 
@@ -77,12 +81,16 @@ class Outcome:
         prepared: None where a person must look, nothing is to be sealed, or the file could not
             be read.
         error: Code and sentence of what went wrong.
+        error_id: Of what went wrong where nobody expected it; the log has it too.
+        told: What the worker would have logged: its own log may be nobody's.
     """
 
     examined: Examined | None
     prepared: Prepared | None
     times_ms: Mapping[str, float]
     error: tuple[str, str] | None = None
+    error_id: str = ""
+    told: Sequence[LogEntry] = ()
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,9 @@ def work(job: Job) -> Outcome:
     """Do a job in a worker process that was equipped."""
     if _HERE is None:
         raise RuntimeError("this worker has no equipment")
-    return Workbench(*_HERE, job).work()
+    with collected() as told:
+        outcome = Workbench(*_HERE, job).work()
+    return replace(outcome, told=tuple(told))
 
 
 class Workbench(Sealing):
@@ -151,7 +161,20 @@ class Workbench(Sealing):
         self._job = job
 
     def work(self) -> Outcome:
-        """Open the original, look, seal, look again, and write the sealed files."""
+        """Open the original, look, seal, look again, and write the sealed files.
+
+        What fails for lack of memory, processes or time, or where nobody expected it, is tried
+        once more: that is safe, and on a busy machine mostly enough.
+        """
+        outcome = self._once(logging.WARNING)
+        code = outcome.error[0] if outcome.error else ""
+        if code == MachineOverloaded.code:
+            time.sleep(PAUSE_SECONDS)
+        if code not in (MachineOverloaded.code, "unexpected"):
+            return outcome
+        return self._once(logging.ERROR)
+
+    def _once(self, level: int) -> Outcome:
         job = self._job
         watch = Stopwatch(self.host)
         examined = None
@@ -171,9 +194,9 @@ class Workbench(Sealing):
             return Outcome(_for_review(examined, err), None, watch.times_ms)
         except EngineError as err:
             return Outcome(examined, None, watch.times_ms, (err.code, err.message))
-        except Exception:  # noqa: BLE001 - one of thousands must not end them all
-            log.exception("a file of a batch failed")
-            return Outcome(None, None, watch.times_ms, UNEXPECTED)
+        except Exception as err:  # noqa: BLE001 - one of thousands must not end them all
+            wrong = trouble("a file of a batch failed", err, level)
+            return Outcome(None, None, watch.times_ms, (wrong.code, wrong.message), wrong.error_id)
 
     def _sealed(self, examined: Examined, profile: Profile, watch: Stopwatch) -> Prepared:
         job = self._job
