@@ -193,7 +193,9 @@ def from_elsewhere(kind: object, frames: object) -> dict[str, Any]:
         match frame:
             case (str(file), int(number)) if len(file) < 200 and 0 < number < 1_000_000:
                 inside = file.endswith(".py") and ".." not in file and not file.startswith("/")
-                if inside and any((Path(folder) / file).is_file() for folder in (_ROOT, *sys.path)):
+                if inside and any(
+                    (Path(folder) / file).is_file() for folder in (str(_ROOT), *sys.path)
+                ):
                     where.append(f"{file}:{number}")
     return {"error": kind if is_error else "an exception of a library", "where": where}
 

@@ -172,7 +172,7 @@ def _opened(memory: memoryview) -> Any:
 
 
 #: The address space of a worker is bounded, so this is about the file, not about the machine.
-_TOO_LARGE_ANSWER = ("refused", "ImageTooLarge", _TOO_MUCH, {})
+_TOO_LARGE_ANSWER: tuple[Any, ...] = ("refused", "ImageTooLarge", _TOO_MUCH, {})
 
 
 # --- the worker's side ------------------------------------------------------------------
@@ -363,7 +363,7 @@ class Sandbox:
                 raise
             with self._lock:
                 self._idle.append(worker)
-        return _outcome(operation, answer)
+        return _outcome(answer, operation)
 
     def _allowance(self, arguments: tuple[Any, ...]) -> float:
         size = sum(len(a) for a in arguments if isinstance(a, bytes))
@@ -436,7 +436,7 @@ def _short_of(err: BaseException, otherwise: EngineError) -> EngineError:
     return MachineOverloaded(_OVERLOADED) if is_shortage(err) and not lasting else otherwise
 
 
-def _outcome(operation: str, answer: Any) -> Any:
+def _outcome(answer: Any, operation: str = "") -> Any:
     match answer:
         case ("done", value):
             return value
