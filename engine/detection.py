@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from engine.box_metrics import coverage
-from engine.errors import DetectorError, EngineError, SettingsError
+from engine.errors import DetectorError, EngineError, MachineOverloaded, SettingsError
 from engine.film import Tracks, Watch, hull
 from engine.host import is_shortage
 from engine.identifying import Judge, Judgement, Known
@@ -90,14 +90,20 @@ def _opened(name: str, settings: Settings) -> Network:
 
     Raises:
         DetectorError: It is missing, altered or does not load.
+        MachineOverloaded: There is no memory or no thread for it now. It is there and whole, so
+            another try may load it, and no person has to look at the image in its stead.
     """
     try:
         return NETWORKS[name](settings)
-    except EngineError:
-        raise
     except Exception as err:
         if is_shortage(err):
-            raise  # it is there and whole: another try may load it
+            raise MachineOverloaded(
+                "This machine has too little memory or too many processes to load its networks now:"
+                " end other programs and send the file again.",
+                network=name,
+            ) from err
+        if isinstance(err, EngineError):
+            raise
         raise DetectorError(
             "A network could not be loaded: install MedSec again, or ask for support.", network=name
         ) from err

@@ -25,8 +25,11 @@ log = logging.getLogger("medsec")
 #: What the kernel answers when memory, processes or open files have run out.
 _SHORT = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 _CV_NO_MEMORY = -4  # cv2.error's code, StsNoMem
-#: How Python and the loader of libraries say it. Both are sentences of programs, not of files.
-_SHORT_SENTENCES = ("can't start new thread", "failed to map segment", "cannot allocate memory")
+#: How Python, the loader of libraries and OpenVINO say it: sentences of programs, not of files.
+_SHORT_SENTENCES = (
+    "can't start new thread", "failed to map segment", "cannot allocate memory",
+    "resource temporarily unavailable", "bad_alloc",
+)  # fmt: skip
 
 
 def is_shortage(err: BaseException) -> bool:

@@ -328,7 +328,17 @@ def test_a_network_that_finds_no_memory_is_not_called_broken(ward: Ward) -> None
     def wrong(_settings: object) -> Any:
         raise ImportError(NAME)
 
-    for opener, kind in ((nothing, MemoryError), (wrong, DetectorError)):
+    def no_thread(_settings: object) -> Any:
+        try:
+            raise RuntimeError("Exception from core.cpp:117:\nResource temporarily unavailable")
+        except RuntimeError as err:
+            raise DetectorError("A network could not be loaded.") from err
+
+    for opener, kind in (
+        (nothing, MachineOverloaded),
+        (no_thread, MachineOverloaded),
+        (wrong, DetectorError),
+    ):
         detector = detection.Detector.open(ward.engine.settings)
         before = detection.NETWORKS["zxing"]
         detection.NETWORKS["zxing"] = opener

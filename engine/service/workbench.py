@@ -37,7 +37,7 @@ from engine.service.intake import (
 )
 from engine.service.sealing import Prepared, Sealing
 from engine.settings import Settings
-from engine.tracing import LogEntry, collected, trouble
+from engine.tracing import LogEntry, collected, trouble, unexpected
 from engine.vault import open_field
 
 #: Before a file that failed for lack of memory or processes is tried again: other programs, and
@@ -193,7 +193,10 @@ class Workbench(Sealing):
             assert examined is not None
             return Outcome(_for_review(examined, err), None, watch.times_ms)
         except EngineError as err:
-            return Outcome(examined, None, watch.times_ms, (err.code, err.message))
+            error_id = ""
+            if isinstance(err, MachineOverloaded):  # what ran out, only the places tell
+                error_id = unexpected("a file of a batch found no room", err, level)
+            return Outcome(examined, None, watch.times_ms, (err.code, err.message), error_id)
         except Exception as err:  # noqa: BLE001 - one of thousands must not end them all
             wrong = trouble("a file of a batch failed", err, level)
             return Outcome(None, None, watch.times_ms, (wrong.code, wrong.message), wrong.error_id)
