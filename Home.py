@@ -80,6 +80,8 @@ if __name__ != "__main__":
             Middleware(asgi_guard.AsgiGuard, engine=state.engine),
         ],
         lifespan=lifespan,
+        on_script_error=widgets.failed,
+        exception_handlers={Exception: api.unexpected},
     )
 
 

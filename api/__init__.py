@@ -6,7 +6,7 @@ patient data require a session and are sent with ``no-store``. Request bodies st
 """
 
 from api.app import app
-from api.problems import problem
+from api.problems import problem, unexpected
 from api.sessions import COOKIE, TICKET_SECONDS, Tickets, tickets
 
-__all__ = ["COOKIE", "TICKET_SECONDS", "Tickets", "app", "problem", "tickets"]
+__all__ = ["COOKIE", "TICKET_SECONDS", "Tickets", "app", "problem", "tickets", "unexpected"]

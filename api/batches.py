@@ -6,7 +6,6 @@ If the server stops, only the list of outcomes is lost; sending the batch again 
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 import time
@@ -24,16 +23,23 @@ from api import schemas
 from api.dependencies import TheEngine, Token
 from api.files import BINARY, Answers
 from api.problems import Problem, answers, named
-from engine import CSV_HEAD, FEW_FILES, BatchItem, BatchOptions, Engine, Progress, Source, errors
+from engine import (
+    CSV_HEAD,
+    FEW_FILES,
+    BatchItem,
+    BatchOptions,
+    Engine,
+    Progress,
+    Source,
+    errors,
+    trouble,
+)
 
 router = APIRouter(prefix="/batches", tags=["batches"])
 
 #: Total number of files of finished batches to remember; the oldest batches are dropped.
 _REMEMBERED_FILES: Final = 10_000
 _MOST_FILES: Final = 1000
-
-
-log = logging.getLogger("medsec")
 
 
 class State(StrEnum):
@@ -206,9 +212,9 @@ class Batches:
                         return
         except errors.EngineError as err:
             self._refuse_rest(job, err.code, err.message)
-        except Exception:
-            log.exception("a batch failed")
-            self._refuse_rest(job, "unexpected", "Unexpected error. Tell your administrator.")
+        except Exception as err:  # noqa: BLE001 - its sender waits for an answer
+            wrong = trouble("a batch failed", err)
+            self._refuse_rest(job, wrong.code, wrong.message, wrong.error_id)
         finally:
             job.done = True
             self._engine.batches.end_work(job.token)
@@ -235,10 +241,12 @@ class Batches:
             job.items[item.place] = item
             job.progress.add(item, time.monotonic())
 
-    def _refuse_rest(self, job: _Job, code: str, message: str) -> None:
+    def _refuse_rest(self, job: _Job, code: str, message: str, error_id: str = "") -> None:
         for place in range(len(job.names)):
             if place not in job.items:
-                self._keep(job, BatchItem(place, "failed", error=(code, message)))
+                self._keep(
+                    job, BatchItem(place, "failed", error=(code, message), error_id=error_id)
+                )
 
 
 def batches(request: Request) -> Batches:

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from engine import errors
+from engine import errors, trouble
 
 TOO_LARGE = "The request is too large. Send a smaller file or fewer files."
 MEDIA_TYPE = "application/problem+json"
@@ -68,7 +68,7 @@ def of(error: errors.EngineError) -> JSONResponse:
     headers = {}
     if "seconds" in error.facts:
         headers["Retry-After"] = str(math.ceil(error.facts["seconds"]))
-    elif isinstance(error, errors.StorageBusy):
+    elif isinstance(error, errors.StorageBusy | errors.MachineOverloaded):
         headers["Retry-After"] = str(_BUSY_SECONDS)
     elif isinstance(error, errors.StepUpNeeded):  # RFC 9470
         seconds = math.ceil(error.facts["minutes"] * 60)
@@ -98,6 +98,12 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def unexpected(_request: Request, error: Exception) -> JSONResponse:
+    """An unexpected error: its id, under which the log has the traceback."""
+    wrong = trouble("a request failed", error)
+    return problem(wrong.status, wrong.code, wrong.message)
+
+
 def install(app: FastAPI) -> None:
     """Register the handlers that turn errors into problem documents."""
 
@@ -118,6 +124,4 @@ def install(app: FastAPI) -> None:
         title = _SENTENCES.get(error.status_code, f"{phrase}.")
         return problem(error.status_code, code, title, error.headers)
 
-    @app.exception_handler(Exception)
-    def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
-        return problem(500, "unexpected", "Unexpected error. Tell your administrator.")
+    app.add_exception_handler(Exception, unexpected)

@@ -18,7 +18,6 @@ The exit status is an :class:`~commands.outcome.Outcome`.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -40,14 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     with terminal.working("starting"):
         from commands.outcome import Outcome
         from commands.parser import parser
-        from engine import errors
+        from engine import errors, log_as_text, trouble
     arguments = parser().parse_args(given)
-    logging.basicConfig(
-        level=logging.ERROR, format="%(message)s", handlers=[terminal.log_handler()]
-    )
+    log_as_text(terminal.log_handler())
     try:
         outcome: Outcome = arguments.run(arguments, terminal)
         return outcome
     except errors.EngineError as err:
         terminal.warn(f"medsec: {err.message}")
+        return Outcome.REFUSED
+    except Exception as err:  # noqa: BLE001 - its text may quote a file: the log leaves it out
+        terminal.warn(f"medsec: {trouble('a command failed', err).message}")
         return Outcome.REFUSED

@@ -51,7 +51,7 @@ from engine.service.search import Found, ImageQuery
 from engine.settings import Settings
 from engine.store.outbox import Notice
 from engine.store.training_cases import OpenedCase, TrainingCase, open_case
-from engine.tracing import begin_request, come_from, log_as_json
+from engine.tracing import begin_request, come_from, log_as_json, log_as_text, trouble
 from engine.vault import recover as recover_key_file
 from engine.vault import server_certificate
 
@@ -118,9 +118,11 @@ __all__ = [
     "count_request",
     "errors",
     "log_as_json",
+    "log_as_text",
     "open_case",
     "recover_key_file",
     "server_certificate",
+    "trouble",
     "version",
     "write_durably",
 ]

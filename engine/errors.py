@@ -175,6 +175,13 @@ class WorkerLost(EngineError):
     """A worker process of a batch died repeatedly on one file; the file is skipped."""
 
 
+class MachineOverloaded(EngineError):
+    """Too little memory, too many processes or too much work for this machine now. Nothing is
+    wrong with what was sent: it can be sent again."""
+
+    status = 503
+
+
 class MailFailed(EngineError):
     """The mail server is unavailable or refused a message; the message stays queued."""
 

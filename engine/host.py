@@ -6,6 +6,7 @@ Files are encrypted before they come here and addressed by the SHA-256 of what i
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -20,6 +21,38 @@ from pathlib import Path
 from engine.errors import NotFound, SealBroken, StorageError
 
 log = logging.getLogger("medsec")
+
+#: What the kernel answers when memory, processes or open files have run out.
+_SHORT = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
+_CV_NO_MEMORY = -4  # cv2.error's code, StsNoMem
+#: How Python, the loader of libraries and OpenVINO say it: sentences of programs, not of files.
+_SHORT_SENTENCES = (
+    "can't start new thread", "failed to map segment", "cannot allocate memory",
+    "resource temporarily unavailable", "bad_alloc",
+)  # fmt: skip
+
+
+def is_shortage(err: BaseException) -> bool:
+    """Did this happen because memory, processes or open files have run out?
+
+    Then the same call may succeed a moment later. Libraries say it in their own ways: MemoryError,
+    an errno, a RuntimeError where a thread does not start, an ImportError where a library does not
+    fit into memory. An error that was raised because of another one is a shortage if that is one.
+    """
+    seen: set[int] = set()
+    now: BaseException | None = err
+    while now is not None and id(now) not in seen:
+        seen.add(id(now))
+        if isinstance(now, MemoryError) or (isinstance(now, OSError) and now.errno in _SHORT):
+            return True
+        if isinstance(now, RuntimeError | ImportError):
+            said = str(now).lower()
+            if any(sentence in said for sentence in _SHORT_SENTENCES):
+                return True
+        if type(now).__module__ == "cv2" and getattr(now, "code", 0) == _CV_NO_MEMORY:
+            return True
+        now = now.__cause__ or (None if now.__suppress_context__ else now.__context__)
+    return False
 
 
 class Host:

@@ -94,7 +94,10 @@ def test_a_batch_over_http_is_the_batch_of_the_command_line(ward: Hospital) -> N
     head, *lines = csv.reader(told.text.splitlines())
     assert head == CSV_HEAD.strip().split(",")
     assert [line[:2] for line in lines] == [["0.png", "sealed"], ["1.png", "failed"]]
-    assert (lines[0][4], lines[1][-1]) == ("text=1", "unsupported-format")
+    assert (lines[0][4], lines[1][head.index("error")]) == (
+        "text=1",
+        "unsupported-format",
+    )
     more = ask("GET", f"{place}report/?format=jsonl", ward.tokens[T]).text.splitlines()
     assert "rescan" in json.loads(more[0])["times_ms"]
 

@@ -483,6 +483,13 @@ def listening_in_clear(crew: Crew) -> list[str]:
     return found
 
 
+def is_profiled(_job: int) -> bool:
+    """Runs in a worker: does Dask look into its threads there?"""
+    from distributed import get_worker
+
+    return "profile" in get_worker().periodic_callbacks
+
+
 def die(path: str) -> str:
     """Runs in a worker; the first one to come is killed while it works."""
     if not Path(path).exists():
@@ -515,6 +522,7 @@ def test_workers_start_bare_and_what_they_lose_is_done_again(
             assert environment["MEDSEC_TEST_EQUIPPED"] == "1"
             assert "MEDSEC_KEY" not in environment
         assert listening_in_clear(crew) == []
+        assert list(crew.run(is_profiled, [("x", 1)])) == [("x", False)]
         assert list(crew.run(die, [("x", str(tmp_path / "killed"))])) == [("x", "done by another")]
         lost = dict(crew.run(die_always, [("kills", 1), ("lives", 2)]))
         assert lost["lives"] == 2

@@ -15,7 +15,7 @@ from streamlit.runtime.scriptrunner import script_runner
 from streamlit.testing.v1 import AppTest
 
 import api
-from engine import Detection, Engine, ImageRecord, Region, Role, errors
+from engine import Detection, Engine, ImageRecord, Region, Role, errors, version
 from tests import builders
 from tests.conftest import PASSWORD, Team
 from tests.fakes import ScriptedDetector
@@ -170,6 +170,7 @@ def test_each_role_has_its_menu_and_something_to_do(
     assert "Good day" in texts(app)
     shown = [p["page_name"] for p in app._registered_pages.values()]
     assert shown == ["Home", *titles, "My account"]
+    assert f"MedSec {version()}" in [caption.value for caption in app.sidebar.caption]
 
 
 @pytest.mark.parametrize(

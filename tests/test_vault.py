@@ -9,10 +9,12 @@ import inspect
 import itertools
 import os
 import statistics
+import sys
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -72,6 +74,29 @@ def test_what_is_sealed_opens_again(scheme: Scheme, plaintext: bytes, floor: int
     sealed = encrypt(KEY, HERE, plaintext, os.urandom, "k1", scheme, floor)
     assert decrypt(KEY, HERE, sealed) == plaintext
     assert open_field(KEY, "c", seal_field(KEY, "c", plaintext, os.urandom, scheme)) == plaintext
+
+
+@SCHEMES
+@pytest.mark.parametrize("size", [0, 5, 1 << 18])
+def test_it_opens_while_somebody_holds_the_frames_of_the_call(scheme: Scheme, size: int) -> None:
+    """As a profiler does, from another thread and at any moment: what the frames hold lives on.
+
+    It failed one file of a batch on a busy machine: "Existing exports of data: object cannot be
+    re-sized".
+    """
+    key, held = os.urandom(32), []
+
+    def hold(frame: FrameType, _event: str, _value: object) -> None:
+        held.append(frame)
+
+    sys.setprofile(hold)
+    try:
+        sealed = vault.seal_field(key, "image/1", b"x" * size, os.urandom, scheme)
+        opened = vault.open_field(key, "image/1", sealed)
+    finally:
+        sys.setprofile(None)
+    assert opened == b"x" * size
+    assert {"_stream", "_collect"} <= {frame.f_code.co_name for frame in held}
 
 
 @SCHEMES

@@ -14,6 +14,8 @@ from typing import Generic, TypeVar
 
 import streamlit as st
 
+from engine import trouble
+
 T = TypeVar("T")
 Progress = Callable[[str, float], None]
 
@@ -23,7 +25,14 @@ _workers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="job")
 
 def begin(work: Callable[[], None]) -> None:
     """Run work that no page waits for; after a failure, the code that needs it repeats it."""
-    _workers.submit(work)
+
+    def logged() -> None:
+        try:
+            work()
+        except Exception as err:  # noqa: BLE001 - nobody asks for its result
+            trouble("work in the background failed", err)
+
+    _workers.submit(logged)
 
 
 def stop() -> None:

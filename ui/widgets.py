@@ -16,7 +16,7 @@ from typing import Any
 
 import streamlit as st
 
-from engine import AuditEntry, Format, ImageRecord, SealedRegion, errors
+from engine import AuditEntry, Format, ImageRecord, SealedRegion, errors, trouble
 from ui import theme
 
 _HERE = Path(__file__).parent / "components"
@@ -59,6 +59,16 @@ def banner() -> Iterator[None]:
         yield
     except errors.EngineError as err:
         st.error(err.message, icon=":material/error:")
+
+
+def failed(err: Exception) -> bool:
+    """Show the id of an error that nobody expected; the log has what it was.
+
+    Returns:
+        True: Streamlit shows nothing of its own.
+    """
+    st.error(trouble("a page failed", err).message, icon=":material/error:")
+    return True
 
 
 # --- pictures ---------------------------------------------------------------------------------

@@ -20,8 +20,9 @@ import numpy as np
 from engine.detect.frame_tracking import Tracks, Watch
 from engine.detect.networks import Arbiter, Finding, ModelInfo, Network, Rescaled
 from engine.detect.text_verdict import Judge, Judgement, Known
-from engine.errors import DetectorError, SettingsError
+from engine.errors import DetectorError, EngineError, MachineOverloaded, SettingsError
 from engine.geometry import Region, areas_px, intersections_px
+from engine.host import is_shortage
 from engine.installation import MODEL
 from engine.records import Detection
 from engine.settings import Settings
@@ -83,6 +84,31 @@ NETWORKS: dict[str, Callable[[Settings], Network]] = {
     "yolov8n": _open_own,
     "yolov8n-thorax": _open_thorax,
 }
+
+
+def _opened(name: str, settings: Settings) -> Network:
+    """Load a network.
+
+    Raises:
+        DetectorError: It is missing, altered or does not load.
+        MachineOverloaded: There is no memory or no thread for it now. It is there and whole, so
+            another try may load it, and no person has to look at the image in its stead.
+    """
+    try:
+        return NETWORKS[name](settings)
+    except Exception as err:
+        if is_shortage(err):
+            raise MachineOverloaded(
+                "This machine has too little memory or too many processes to load its networks now:"
+                " end other programs and send the file again.",
+                network=name,
+            ) from err
+        if isinstance(err, EngineError):
+            raise
+        raise DetectorError(
+            "A network could not be loaded: install MedSec again, or ask for support.", network=name
+        ) from err
+
 
 #: What each of them can find, known without opening it.
 FINDS: dict[str, tuple[str, ...]] = {
@@ -455,7 +481,7 @@ class Detector:
             if name not in self._networks:
                 if name not in NETWORKS:
                     raise DetectorError(f"There is no network {name!r}.", network=name)
-                self._networks[name] = NETWORKS[name](self._settings)
+                self._networks[name] = _opened(name, self._settings)
             return self._networks[name]
 
     def _look(

@@ -39,6 +39,7 @@ from engine.formats.pictures import (
     upright,
 )
 from engine.formats.sandbox import Sandbox
+from engine.host import is_shortage
 from engine.records import Dissection, Format, Image, Region
 from engine.settings import Settings
 
@@ -217,6 +218,8 @@ def render(image: Image, frame: int = 0, window: tuple[float, float] | None = No
             return dicom.render(image, frame, window)
         return raster.render(image, frame)
     except Exception as err:  # tables and windows come from the file: they can be anything
+        if is_shortage(err):
+            raise
         raise CorruptImage(
             "This picture cannot be displayed because its header is not valid."
         ) from err

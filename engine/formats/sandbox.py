@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import fcntl
 import importlib
 import importlib.util
 import json
+import logging
 import mmap
 import os
 import resource
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +34,14 @@ from typing import Any
 
 import numpy as np
 
-from engine import errors
-from engine.errors import CorruptImage, EngineError
+from engine import errors, tracing
+from engine.errors import CorruptImage, EngineError, MachineOverloaded
+from engine.host import is_shortage
 
 SECONDS = 30.0  # for one call, and as much again per 8 MB of arguments
+#: On a machine that is busy with other things a call may take so many times as long, as long as
+#: the worker itself has not used its time: the limit is against hostile files, which use it.
+_BUSY_FACTOR = 10.0
 _SECONDS_BYTES = 8 << 20
 MEMORY_BYTES = 6 << 30  # address space of a worker
 _ALIGN = 64
@@ -41,6 +49,10 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 #: The C library then fills memory on allocation and release: a decoder that leaves a hole in
 #: its output must not show there what an earlier file left behind.
 _PERTURB = {"MALLOC_PERTURB_": "165", "GLIBC_TUNABLES": "glibc.malloc.perturb=165"}
+_OVERLOADED = (
+    "This machine has too little memory or too much to do, and cannot read this file now. Nothing"
+    " is wrong with the file: end other programs and send it again."
+)
 _INHERITED = ("LD_LIBRARY_PATH", "LANG")  # and nothing that could be a secret
 _TOO_MUCH = "This picture needs more memory than one upload may take: send it in parts."
 _ERRORS = {
@@ -63,6 +75,9 @@ version = confine(sys.argv[2], sys.argv[5])
 from engine.formats import sandbox
 sandbox.serve(int(sys.argv[1]), sys.argv[3], int(sys.argv[4]), version)
 """
+
+
+log = logging.getLogger("medsec")
 
 
 # --- messages ---------------------------------------------------------------------------
@@ -155,6 +170,10 @@ def _opened(memory: memoryview) -> Any:
     return _decode(json.loads(bytes(parts[0])), parts[1:])
 
 
+#: The address space of a worker is bounded, so this is about the file, not about the machine.
+_TOO_LARGE_ANSWER: tuple[Any, ...] = ("refused", "ImageTooLarge", _TOO_MUCH, {})
+
+
 # --- the worker's side ------------------------------------------------------------------
 
 
@@ -179,11 +198,21 @@ def serve(descriptor: int, module: str, memory_bytes: int, confined: int) -> Non
         except EngineError as err:
             answer = ("refused", type(err).__name__, err.message, _plain(err.facts))
         except MemoryError:
-            answer = ("refused", "ImageTooLarge", _TOO_MUCH, {})
-        except Exception:  # noqa: BLE001 - a hostile file can raise anything in ten libraries
-            answer = ("failed",)
+            answer = _TOO_LARGE_ANSWER
+        except Exception as err:  # noqa: BLE001 - a hostile file can raise anything in ten libraries
+            if is_shortage(err):
+                answer = ("refused", "MachineOverloaded", _OVERLOADED, {})
+            else:
+                answer = ("failed", *tracing.for_elsewhere(err))
         del arguments
-        _send(channel, answer)
+        try:
+            _send(channel, answer)
+        except MemoryError:
+            _send(channel, _TOO_LARGE_ANSWER)
+        except OSError as err:  # nothing of the answer has gone: it goes in one piece
+            if not is_shortage(err):
+                raise
+            _send(channel, ("refused", "MachineOverloaded", _OVERLOADED, {}))
         del answer
 
 
@@ -203,6 +232,68 @@ class _Worker:
         self.channel.close()
         self.process.kill()
         self.process.wait()
+
+    def receive(self, seconds: float) -> Any:
+        """The next message; see :func:`_receive`.
+
+        Args:
+            seconds: Of processor time, where the machine is busy; otherwise of anybody's time.
+
+        Raises:
+            TimeoutError: The worker used up its time, or waits for nothing.
+            MachineOverloaded: It did not get it within ``_BUSY_FACTOR`` times as long.
+        """
+        began, before = time.monotonic(), _Spent.of(self.process.pid)
+        used = 0.0
+        while True:
+            self.channel.settimeout(max(0.5, seconds - used))
+            try:
+                return _receive(self.channel)
+            except TimeoutError as err:
+                now = _Spent.of(self.process.pid)
+                waited = time.monotonic() - began
+                used = now.processor_s - before.processor_s
+                kept_waiting = now.waiting or now.queued_s - before.queued_s > waited / 4
+                if used >= seconds or not kept_waiting:
+                    raise
+                if waited >= _BUSY_FACTOR * seconds:
+                    raise MachineOverloaded(_OVERLOADED) from err
+
+    def killed_from_outside(self) -> bool:
+        """Did somebody else end it with SIGKILL, as a machine does that is out of memory?
+
+        A decoder cannot be the cause: what it may use is bounded, and then it gets a MemoryError.
+        """
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(1.0) == -signal.SIGKILL
+        return False
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """How a process has fared so far, all its threads together.
+
+    Args:
+        processor_s: Time on a processor.
+        queued_s: Time in which it could have run, and others did.
+        waiting: Does it wait for a processor, a disk or memory just now?
+    """
+
+    processor_s: float
+    queued_s: float
+    waiting: bool
+
+    @classmethod
+    def of(cls, process: int) -> _Spent:
+        """Nothing where the kernel does not say."""
+        ran = queued = 0
+        waiting = False
+        for thread in Path(f"/proc/{process}/task").glob("*"):
+            with contextlib.suppress(OSError, ValueError, IndexError):  # a thread that has ended
+                waiting |= (thread / "stat").read_text().rpartition(")")[2].split()[0] in "RD"
+                now = [int(field) for field in (thread / "schedstat").read_text().split()]
+                ran, queued = ran + now[0], queued + now[1]
+        return cls(ran / 1e9, queued / 1e9, waiting)
 
 
 class Sandbox:
@@ -241,6 +332,7 @@ class Sandbox:
         Raises:
             EngineError: What the operation raised.
             CorruptImage: It raised anything else, crashed, or used too much time or memory.
+            MachineOverloaded: Memory, processes or processor time of this machine did not suffice.
         """
         if os.getpid() != self._owner:  # a fork must not share its parent's workers
             self._reset()
@@ -252,11 +344,15 @@ class Sandbox:
                 worker = None
             worker = worker or self._start()
             try:
-                worker.channel.settimeout(self._allowance(arguments))
+                allowance = self._allowance(arguments)
+                worker.channel.settimeout(allowance)
                 _send(worker.channel, (operation, arguments))
-                answer = _receive(worker.channel)
-            except (EOFError, OSError) as err:
+                answer = worker.receive(allowance)
+            except (EOFError, OSError, MemoryError) as err:
+                outside = is_shortage(err) or worker.killed_from_outside()
                 worker.stop()
+                if outside:
+                    raise MachineOverloaded(_OVERLOADED) from err
                 raise CorruptImage(
                     "The decoder failed or took too long: the file is damaged or malicious."
                     " Export it again."
@@ -266,7 +362,7 @@ class Sandbox:
                 raise
             with self._lock:
                 self._idle.append(worker)
-        return _outcome(answer)
+        return _outcome(answer, operation)
 
     def _allowance(self, arguments: tuple[Any, ...]) -> float:
         size = sum(len(a) for a in arguments if isinstance(a, bytes))
@@ -289,8 +385,8 @@ class Sandbox:
         )
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        except OSError as err:
-            raise failed from err
+        except (OSError, MemoryError) as err:
+            raise _short_of(err, failed) from err
         with theirs:
             try:
                 process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
@@ -304,16 +400,21 @@ class Sandbox:
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,  # Ctrl-C is for the server, which then lets go
                 )  # fmt: skip
-            except OSError as err:
+            except (OSError, MemoryError) as err:
                 ours.close()
-                raise failed from err
+                raise _short_of(err, failed) from err
         worker = _Worker(process, ours)
         try:
-            ours.settimeout(self._seconds)
-            self.confined = bool(_receive(ours))
-        except (EOFError, OSError) as err:
+            self.confined = bool(worker.receive(self._seconds))
+        except (EOFError, OSError, MemoryError) as err:
+            outside = is_shortage(err) or worker.killed_from_outside()
             worker.stop()
+            if outside:
+                raise MachineOverloaded(_OVERLOADED) from err
             raise failed from err
+        except BaseException:
+            worker.stop()
+            raise
         return worker
 
     def close(self) -> None:
@@ -327,10 +428,27 @@ class Sandbox:
                 worker.stop()
 
 
-def _outcome(answer: Any) -> Any:
+def _short_of(err: BaseException, otherwise: EngineError) -> EngineError:
+    """Why a worker does not start: the machine, which may have room in a moment, or the limits and
+    the installation, which somebody must change."""
+    lasting = isinstance(err, OSError) and err.errno in (errno.EMFILE, errno.ENFILE)
+    return MachineOverloaded(_OVERLOADED) if is_shortage(err) and not lasting else otherwise
+
+
+def _outcome(answer: Any, operation: str = "") -> Any:
     match answer:
         case ("done", value):
             return value
         case ("refused", str(name), str(message), dict(facts)) if name in _ERRORS:
             raise _ERRORS[name](message, **facts)
+        case ("failed", kind, frames):
+            # Damaged files end here, and mistakes of ours: which one it is, the places tell.
+            error_id = tracing.new_error_id()
+            facts = {"error_id": error_id, **tracing.from_elsewhere(kind, frames)}
+            log.warning("a decoder failed at %s", operation, extra={"facts": facts})
+            raise CorruptImage(
+                "This file is damaged and cannot be read. Export it again. If other programs open"
+                f" it, tell your administrator the error id {error_id}.",
+                error_id=error_id,
+            )
     raise CorruptImage("This file is damaged and cannot be read. Export it again.")

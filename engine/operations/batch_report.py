@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 #: What a line says, in this order.
-COLUMNS = ("file", "state", "image_id", "regions", "labels", "reasons", "seconds", "error")
+COLUMNS = (
+    "file", "state", "image_id", "regions", "labels", "reasons", "seconds", "error", "error_id",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class BatchItem:
         labels: How many regions of each class are sealed.
         reasons: Why a person must look, or was not asked.
         error: Code and sentence of what went wrong.
+        error_id: Under which the log has it, where nobody expected it.
     """
 
     place: int
@@ -33,6 +36,7 @@ class BatchItem:
     reasons: Sequence[str] = ()
     times_ms: Mapping[str, float] = field(default_factory=dict)
     error: tuple[str, str] | None = None
+    error_id: str = ""
 
     @property
     def bad(self) -> bool:
@@ -53,6 +57,7 @@ class BatchItem:
         values = (
             file, self.state, self.image_id or "", sum(self.labels.values()), dict(self.labels),
             list(self.reasons), self.seconds, self.error[0] if self.error else "",
+            self.error_id,
         )  # fmt: skip
         return dict(zip(COLUMNS, values, strict=True))
 

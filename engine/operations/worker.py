@@ -9,6 +9,8 @@ of the answer that was not taken belong to no row and are swept.
 from __future__ import annotations
 
 import json
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.detection import Detector, Guest, Luggage, Profile, guest_sandbox
-from engine.errors import EngineError, ReviewNeeded
+from engine.errors import EngineError, MachineOverloaded, ReviewNeeded
 from engine.host import Host
 from engine.operations.context import WorkerContext
 from engine.operations.examination import (
@@ -27,16 +29,18 @@ from engine.operations.examination import (
     suggestion,
     with_verdicts,
 )
-from engine.operations.guard import log
 from engine.operations.live_settings import LiveSettings
 from engine.operations.preparation import Decision, OpenedDraft, Prepared, Preparer, SentBack
 from engine.records import Detection, ImageState
 from engine.seal.pipeline import Stopwatch, Subject
 from engine.settings import Settings
 from engine.store.catalog import DraftRow
+from engine.tracing import LogEntry, collected, trouble, unexpected
 from engine.vault import open_field
 
-UNEXPECTED = ("unexpected", "Something went wrong: tell the administrator.")
+#: Before a file that failed for lack of memory or processes is tried again: other programs, and
+#: the other workers' files, come to an end meanwhile.
+PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -84,12 +88,16 @@ class Outcome:
         prepared: None where a person must look, nothing is to be sealed, or the file could not
             be read.
         error: Code and sentence of what went wrong.
+        error_id: Of an unexpected error; its traceback is in the log under this id.
+        told: What the worker logged: its own log may be lost.
     """
 
     examined: Examined | None
     prepared: Prepared | None
     times_ms: Mapping[str, float]
     error: tuple[str, str] | None = None
+    error_id: str = ""
+    told: Sequence[LogEntry] = ()
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,9 @@ def work(job: Job) -> Outcome:
     """Do a job in a worker process that was set up."""
     if _HERE is None:
         raise RuntimeError("this worker was not set up")
-    return Worker(_HERE).work(job)
+    with collected() as told:
+        outcome = Worker(_HERE).work(job)
+    return replace(outcome, told=tuple(told))
 
 
 class Worker:
@@ -158,7 +168,20 @@ class Worker:
         self._preparer = Preparer(context, self._examiner)
 
     def work(self, job: Job) -> Outcome:
-        """Open the original, look, seal, look again, and write the sealed files."""
+        """Open the original, look, seal, look again, and write the sealed files.
+
+        What fails for lack of memory, processes or time, or unexpectedly, is tried once more:
+        that is safe, and on a busy machine mostly enough.
+        """
+        outcome = self._once(job, logging.WARNING)
+        code = outcome.error[0] if outcome.error else ""
+        if code == MachineOverloaded.code:
+            time.sleep(PAUSE_SECONDS)
+        if code not in (MachineOverloaded.code, "unexpected"):
+            return outcome
+        return self._once(job, logging.ERROR)
+
+    def _once(self, job: Job, level: int) -> Outcome:
         watch = Stopwatch(self._host)
         examined = None
         try:
@@ -184,10 +207,13 @@ class Worker:
             assert examined is not None
             return Outcome(_for_review(examined, [sent.why], sent.found), None, watch.times_ms)
         except EngineError as err:
-            return Outcome(examined, None, watch.times_ms, (err.code, err.message))
-        except Exception:  # noqa: BLE001 - one of thousands must not end them all
-            log.exception("a file of a batch failed")
-            return Outcome(None, None, watch.times_ms, UNEXPECTED)
+            error_id = ""
+            if isinstance(err, MachineOverloaded):  # only the traceback says what ran out
+                error_id = unexpected("a file of a batch found no room", err, level)
+            return Outcome(examined, None, watch.times_ms, (err.code, err.message), error_id)
+        except Exception as err:  # noqa: BLE001 - one of thousands must not end them all
+            wrong = trouble("a file of a batch failed", err, level)
+            return Outcome(None, None, watch.times_ms, (wrong.code, wrong.message), wrong.error_id)
 
 
 def _tell_nobody(stage: str, share: float) -> None:

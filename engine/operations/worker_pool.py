@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from engine.errors import EngineError, SettingsError, WorkerLost
+from engine.host import is_shortage
 from engine.installation import ROOT
 from engine.operations.worker_watchdog import FOLDER
 from engine.settings import Settings
+from engine.tracing import unexpected
 
 T = TypeVar("T")
 J = TypeVar("J")
@@ -42,6 +44,9 @@ _QUIET = {
     # A paused worker neither accepts nor returns tasks: a batch would wait for it forever. One
     # that needs too much is ended instead, and its file tries again.
     "distributed.worker.memory.pause": False,
+    # It looks into all threads of a process and holds what their calls hold, pixels and keys too,
+    # a hundred times a second. Nobody reads what it finds.
+    "distributed.worker.profile.enabled": False,
     "distributed.scheduler.allowed-failures": LIVES,
     "distributed.admin.log-length": 0,
     # The dashboard has no authentication, so it is disabled.
@@ -111,9 +116,11 @@ class Crew:
             except EngineError:
                 raise
             except Exception as err:  # whatever importing another release raises
+                error_id = unexpected("the workers for batches could not be equipped", err)
                 raise SettingsError(
                     "The batch workers cannot load MedSec and its networks. Install the same"
-                    " release on them."
+                    f" release on them. The log has the cause under the error id {error_id}.",
+                    error_id=error_id,
                 ) from err
             return cls(client, cleanup, here)
         except BaseException:
@@ -231,13 +238,21 @@ def _answer(future: Any) -> Any:
         return future.result()
     if future.status == "cancelled":  # with its scheduler
         raise SettingsError(_GONE)
-    if isinstance(future.exception(), KilledWorker):
+    err = future.exception()
+    if isinstance(err, KilledWorker):
         return WorkerLost(
             "This file was skipped because its worker process died repeatedly. Check the file."
         )
+    error_id = unexpected("a worker for batches failed outside of its work", err)
+    if is_shortage(err):  # while the job was opened, or the answer packed
+        return WorkerLost(
+            "The worker on this file had too little memory. End other programs or set fewer"
+            " MEDSEC_BATCH_WORKERS, then send the file again."
+        )
     raise SettingsError(
         "The batch workers run another version. Install the same release of MedSec and its"
-        " packages on them."
+        f" packages on them. The log has the cause under the error id {error_id}.",
+        error_id=error_id,
     )
 
 
@@ -266,6 +281,7 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any, _Here
         "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
         "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
         "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
+        "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
         "DASK_DISTRIBUTED__WORKER__HTTP__ROUTES": "[]",
         f"{tls}CA_FILE": security.tls_ca_file,
         f"{tls}WORKER__CERT": security.tls_worker_cert,

@@ -41,6 +41,7 @@ from engine.seal.pipeline import Stopwatch
 from engine.store.audit import Event
 from engine.store.catalog import ImageRow
 from engine.store.database import Cursor
+from engine.tracing import tell
 from engine.vault import blind_index
 
 #: So few files are sealed in this process: starting workers would take longer.
@@ -268,9 +269,10 @@ class Batches:
             if isinstance(outcome, WorkerLost):
                 raise outcome
             assert outcome is not None
+            tell(outcome.told)
             if outcome.examined is None or (outcome.prepared is None and outcome.error):
                 code, message = outcome.error or ("engine-error", "")
-                return self._left_out(caller, task, code, message)
+                return self._left_out(caller, task, code, message, outcome.error_id)
             return self._entered(caller, task, outcome)
         except ReviewNeeded as err:
             return _review(task.place, task.entry.image_id, err.facts["reasons"])
@@ -284,11 +286,13 @@ class Batches:
         except EngineError as err:
             return self._left_out(caller, task, err.code, err.message)
 
-    def _left_out(self, caller: Caller, task: _Task, code: str, message: str) -> BatchItem:
+    def _left_out(
+        self, caller: Caller, task: _Task, code: str, message: str, error_id: str = ""
+    ) -> BatchItem:
         if task.known_row is None:
             self._host.delete_blob(task.entry.blob)
         self._log_failure(caller, task.entry.patient_id, code)
-        return BatchItem(task.place, "failed", error=(code, message))
+        return BatchItem(task.place, "failed", error=(code, message), error_id=error_id)
 
     def _entered(self, caller: Caller, task: _Task, outcome: Outcome) -> BatchItem:
         assert outcome.examined is not None

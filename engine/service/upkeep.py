@@ -22,6 +22,7 @@ from engine.records import Caller
 from engine.service.backups import CLOCK_SLACK, Backups
 from engine.service.training import Training
 from engine.store.audit import Event
+from engine.tracing import unexpected
 
 TICK_SECONDS = 60.0
 
@@ -118,7 +119,9 @@ class Upkeep:
             try:
                 work()
             except Exception as err:  # noqa: BLE001 - tomorrow's sweep must come whatever happens
-                log.error("upkeep: %s failed: %s", name, getattr(err, "code", type(err).__name__))
+                unexpected(
+                    f"upkeep: {name} failed: {getattr(err, 'code', type(err).__name__)}", err
+                )
 
     def _due(self, name: str, every_ms: float) -> bool:
         now = self._host.ticks_ms()
@@ -213,7 +216,7 @@ class Upkeep:
             try:
                 self._scrub.run(self._stopped)
             except Exception as err:  # noqa: BLE001 - as above
-                log.error("scrub failed: %s", getattr(err, "code", type(err).__name__))
+                unexpected(f"scrub failed: {getattr(err, 'code', type(err).__name__)}", err)
             left_ms = self._live.settings.scrub_hours * 3_600_000.0 - (
                 self._host.ticks_ms() - began
             )
@@ -246,4 +249,4 @@ class Upkeep:
             self._outbox.deliver()
             self._outbox.forget_old()
         except Exception as err:  # noqa: BLE001 - the next round must come
-            log.error("mail failed: %s", getattr(err, "code", type(err).__name__))
+            unexpected(f"mail failed: {getattr(err, 'code', type(err).__name__)}", err)
