@@ -37,8 +37,8 @@ from engine.formats.sandbox import Sandbox
 from engine.host import is_shortage
 from engine.measure import similarity as similarity_module
 from engine.operations import worker
+from engine.operations import worker_pool as crew_module
 from engine.operations.examination import Examiner
-from engine.service import worker_pool as crew_module
 from engine.service.upkeep import Upkeep
 from tests import decoding
 from tests.conftest import Ward, text_png
