@@ -542,7 +542,7 @@ def test_upkeep_that_fails_is_in_the_log_with_its_places(
 
 
 def test_work_in_the_background_of_pages_leaves_its_failure_in_the_log(log: Log) -> None:
-    from ui import jobs
+    from ui import background_jobs
 
     done = threading.Event()
 
@@ -550,7 +550,7 @@ def test_work_in_the_background_of_pages_leaves_its_failure_in_the_log(log: Log)
         done.set()
         raise ValueError(NAME)
 
-    jobs.begin(wrong)
+    background_jobs.begin(wrong)
     assert done.wait(10)
     deadline = time.monotonic() + 10
     while not log.records and time.monotonic() < deadline:
