@@ -382,7 +382,8 @@ class Restoring(Viewing):
             # Nothing of a file is read before it is known to be ours.
             if hashlib.sha256(masked).hexdigest() != facts["masked_digest"]:
                 raise SealBroken("The masked file was changed.", image_id=image_id)
-            restored = self._restored(subject, facts, masked, taken.container, taken.regions)
+            stored = images.stored_plain(masked)
+            restored = self._restored(subject, facts, stored, taken.container, taken.regions)
         except EngineError as err:
             failed = Event("package.restore", "failed", detail={"why": err.code}, **where)
             self.audit.record(caller, failed)
@@ -460,7 +461,7 @@ class Restoring(Viewing):
         restored = self._restored(
             subject,
             facts,
-            images.from_storage(open_field(subject.key, subject.context("masked"), masked)),
+            open_field(subject.key, subject.context("masked"), masked),
             self.host.read_blob(row["sealed_blob"]),
             self.catalog.regions(self.database.read(), row["image_id"]),
             permitted,
@@ -483,13 +484,13 @@ class Restoring(Viewing):
         self,
         subject: Subject,
         facts: Mapping[str, Any],
-        masked: bytes,
+        stored: bytes,
         container: bytes,
         regions: Sequence[tuple[SealedRegion, int]],
         permitted: Callable[[str], bool] = lambda label: True,
     ) -> pipeline.Restored:
         return pipeline.restore(
-            masked,
+            stored,
             container,
             regions,
             facts["remainder_start"],
