@@ -177,11 +177,12 @@ class Intake(Keeping, Verdicts):
         patient_key = self.hierarchy.patient_key(self.database.read(), patient_id)
         duplicate_index = blind_index(self.hierarchy.system_key("index"), "image/file", data)
         self._refuse_duplicate(self.database.read(), duplicate_index)
-        _, examined = self._examine(patient_id, clean_name(name), data, chosen, watch, tell)
+        image, examined = self._examine(patient_id, clean_name(name), data, chosen, watch, tell)
         tell("encrypting the original", 0.85)
         entry = self._keep(patient_key, patient_id, data, duplicate_index, watch)
         with self.database.write() as tx:
             self._enter(tx, caller, entry, examined, watch.times_ms)
+        self.viewings.keep(caller.session_id, entry.image_id, image, entry.blob)
         tell("ready", 1.0)
         return self._record(entry.image_id)
 
@@ -344,7 +345,7 @@ class Intake(Keeping, Verdicts):
         self.audit.record(
             caller, Event("draft.open", patient_id=row["patient_id"], image_id=image_id)
         )
-        image = self._draft_image(row, key, facts)
+        image = self._in_memory(caller, row) or self._draft_image(row, key, facts)
         profile = self.profile(row["profile"])
         detections = with_verdicts(facts)
         view = DraftView(
@@ -480,6 +481,13 @@ class Intake(Keeping, Verdicts):
             self.settings.padding if share is None else share,
             self.settings.padding_min_px if min_px is None else min_px,
         )
+
+    def _in_memory(self, caller: Caller, row: Row) -> Image | None:
+        """A draft's image where this session has it open, or has just sent it; else None."""
+        opened = self.viewings.find(caller.session_id, row["image_id"], DraftView)
+        if opened is not None and opened.about.blob == row["draft_blob"]:
+            return opened.image
+        return self.viewings.kept(caller.session_id, row["image_id"], row["draft_blob"])
 
     def _draft_image(self, row: Row, key: bytes, facts: Mapping[str, Any]) -> Image:
         context = f"image/{row['image_id']}/{row['version']}/draft"

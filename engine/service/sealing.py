@@ -146,7 +146,7 @@ class Sealing(Intake):
                 reasons=reasons,
             )
         corrections, left_out = _corrections(row, found, wanted, removed)
-        image = self._draft_image(row, draft_key, facts)
+        image = self._in_memory(caller, row) or self._draft_image(row, draft_key, facts)
         tell("sealing", 0.1)
         for rounds_left in reversed(range(_ROUNDS if adopt else 1)):
             planned = pipeline.plan(image, wanted, *self._padding(profile))

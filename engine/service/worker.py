@@ -199,7 +199,7 @@ class Workbench(Sealing):
     def _known(self, image: Image, patient_id: str) -> Known:
         return Known.of([*self._job.known, *images.identifiers(image)])
 
-    def _draft_image(self, row: Mapping[str, Any], key: bytes, facts: Mapping[str, Any]) -> Image:
+    def _in_memory(self, caller: Caller, row: Mapping[str, Any]) -> Image | None:
         return self._image
 
     def _back_to_review(
