@@ -149,7 +149,7 @@ class Viewing(Sealing):
         """The masked file to take away, in the original's format, under a neutral name."""
         tx = self.database.read()
         row = self._released(tx, image_id)
-        data = self._part(image_id, "masked")
+        data = images.from_storage(self._part(image_id, "masked"))
         self.audit.record(
             caller, Event("image.export", patient_id=row["patient_id"], image_id=image_id)
         )
@@ -224,14 +224,15 @@ class Viewing(Sealing):
         return self._steady(image_id, read)
 
     def _part(self, image_id: str, part: str) -> bytes:
+        """A part as it is stored; the masked file is read by :mod:`engine.formats.images`."""
+
         def read() -> bytes:
             row = self._verified(image_id)
             key = self.hierarchy.image_key(self.database.read(), image_id)
             context = f"image/{image_id}/{row['version']}/{part}"
             return open_field(key, context, self.host.read_blob(row[f"{part}_blob"]))
 
-        content = self._steady(image_id, read)
-        return images.from_storage(content) if part == "masked" else content
+        return self._steady(image_id, read)
 
     def _masked_image(self, image_id: str) -> Image:
         """Decoded masked image. Cached: it holds nothing hidden, and rights were asked before."""
@@ -241,7 +242,7 @@ class Viewing(Sealing):
             cached = self._masked.get(address)
         if cached is None:
             name = f"{image_id}.{row['format'].lower()}"
-            cached = images.decode(name, self._part(image_id, "masked"), self.limits)
+            cached = images.decode_stored(name, self._part(image_id, "masked"), self.limits)
             with self._masked_lock:
                 self._masked[address] = cached
                 while self._masked_bytes() > _MASKED_CACHE_BYTES:
