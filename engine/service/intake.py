@@ -177,11 +177,15 @@ class Intake(Keeping, Verdicts):
         patient_key = self.hierarchy.patient_key(self.database.read(), patient_id)
         duplicate_index = blind_index(self.hierarchy.system_key("index"), "image/file", data)
         self._refuse_duplicate(self.database.read(), duplicate_index)
-        image, examined = self._examine(patient_id, clean_name(name), data, chosen, watch, tell)
+        name = clean_name(name)
+        checked = self.viewings.kept(caller.session_id, duplicate_index.hex(), "checked")
+        known = None if checked is None else replace(checked, name=name)
+        image, examined = self._examine(patient_id, name, data, chosen, watch, tell, known)
         tell("encrypting the original", 0.85)
         entry = self._keep(patient_key, patient_id, data, duplicate_index, watch)
         with self.database.write() as tx:
             self._enter(tx, caller, entry, examined, watch.times_ms)
+        self.viewings.close_subject(duplicate_index.hex())
         self.viewings.keep(caller.session_id, entry.image_id, image, entry.blob)
         tell("ready", 1.0)
         return self._record(entry.image_id)
@@ -194,11 +198,16 @@ class Intake(Keeping, Verdicts):
         profile: Profile,
         watch: Stopwatch,
         tell: Progress,
+        known: Image | None = None,
     ) -> tuple[Image, Examined]:
-        """Decode a file and look for what must be hidden; nothing is kept. Raises InputError."""
+        """Decode a file and look for what must be hidden; nothing is kept. Raises InputError.
+
+        Args:
+            known: The file as it was decoded already.
+        """
         tell("reading the file", 0.05)
         with watch.stage("decode"):
-            image = images.decode(name, data, self.limits)
+            image = known or images.decode(name, data, self.limits)
         tell("looking for what must be hidden", 0.2)
         with watch.stage("detect"):
             detections, reasons = self._find(
@@ -298,7 +307,9 @@ class Intake(Keeping, Verdicts):
     def check_upload(
         self, caller: Caller, name: str, data: bytes, profile: str | None = None
     ) -> None:
-        """Would this file be taken? For doors that do something else first; keeps nothing.
+        """Would this file be taken? For doors that do something else first; nothing is stored.
+
+        It stays decoded in memory for the upload that follows in the same session.
 
         Raises:
             InputError: As :meth:`upload` would.
@@ -306,7 +317,8 @@ class Intake(Keeping, Verdicts):
         self.profile(profile)
         index = blind_index(self.hierarchy.system_key("index"), "image/file", data)
         self._refuse_duplicate(self.database.read(), index)
-        images.decode(clean_name(name), data, self.limits)
+        image = images.decode(clean_name(name), data, self.limits)
+        self.viewings.keep(caller.session_id, index.hex(), image, "checked")
 
     @needs(Permission.UPLOAD)
     def work_token(self, caller: Caller) -> str:
