@@ -208,6 +208,7 @@ def _image(name: str, kind: Format, data: bytes, reading: Any, *, alone: bool = 
             pixels.ndim in (3, 4)
             and isinstance(people.get("hints", {}), dict)
             and isinstance(people.get("identifiers", ()), tuple)
+            and all(isinstance(said, str) for said in people.get("identifiers", ()))
         ):
             own = pixels if alone else pixels.copy()
             return Image(name[-255:], kind, data, own, grid, facts, people)
