@@ -211,18 +211,13 @@ class Dissection:
         remainder: All else that the masked file lacks and the original had: header,
             metadata, colour profile, original coding. Opening it shows metadata.
         compact: The masked file by a smaller lossless coder, for storage; None where there
-            is nothing to gain.
+            is nothing to gain. Not tried yet.
     """
 
     masked: bytes = field(repr=False)
     patches: tuple[bytes, ...] = field(repr=False)
     remainder: bytes = field(repr=False)
     compact: bytes | None = field(default=None, repr=False)
-
-    @property
-    def stored(self) -> bytes:
-        """The masked file as it is kept: one byte that says how, and the body."""
-        return b"\x00" + self.masked if self.compact is None else b"\x01" + self.compact
 
 
 @dataclass(frozen=True, slots=True)

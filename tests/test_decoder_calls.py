@@ -240,8 +240,9 @@ def test_an_answer_of_another_shape_is_a_named_error(
     data = FILES["DICOM"]
     image = images.decode("a.dcm", data, LIMITS)
     made = images.dissect(image, [NAME.region], bytes(32))
-    parts = (made.stored, [NAME.region], {0: made.patches[0]}, made.remainder, LIMITS)
-    proof = real("prove", made.stored, [], {}, made.remainder, bytes(32), *images._bounds(LIMITS))
+    stored = images.for_storage(made.masked)
+    parts = ([NAME.region], {0: made.patches[0]}, made.remainder, LIMITS)
+    proof = real("prove", stored, [], {}, made.remainder, bytes(32), *images._bounds(LIMITS))
 
     def refuses(work: Any, whole: Any) -> None:
         monkeypatch.setattr(images._SANDBOX, "call", lambda *_: whole)
@@ -250,11 +251,11 @@ def test_an_answer_of_another_shape_is_a_named_error(
 
     refuses(lambda: images.decode("a.dcm", data, LIMITS), answer)
     for whole in (answer, (proof[0], answer, *proof[2:])):
-        refuses(lambda: images.prove(image, *parts), whole)
+        refuses(lambda: images.prove(image, made.masked, made.compact, *parts), whole)
     for whole in (answer, ((data, answer), None), ((data, reading()), (data, reading()))):
-        refuses(lambda: images.restore("a.dcm", *parts), whole)
-    refuses(lambda: images.restore("a.dcm", *parts, [0]), ((data, reading()), None))
-    refuses(lambda: images.decode_stored("a.dcm", made.stored, LIMITS), (data, answer))
+        refuses(lambda: images.restore("a.dcm", stored, *parts), whole)
+    refuses(lambda: images.restore("a.dcm", stored, *parts, [0]), ((data, reading()), None))
+    refuses(lambda: images.decode_stored("a.dcm", stored, LIMITS), (data, answer))
 
 
 @pytest.mark.parametrize("answer", [
@@ -279,7 +280,7 @@ def test_an_image_taken_apart_wrongly_is_a_named_error(
 
 def _bent(proof: tuple[Any, ...], bend: str) -> tuple[Any, ...]:
     masked_digest, masked, data, pixels = proof
-    if bend == "the stored form is another masked file":
+    if bend == "another masked file":
         return bytes(32), masked, data, pixels
     if bend == "another file, and no pixels of it":
         return masked_digest, masked, data + b"\0", None
@@ -287,7 +288,7 @@ def _bent(proof: tuple[Any, ...], bend: str) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("bend", [
-    "the stored form is another masked file",
+    "another masked file",
     "another file, and no pixels of it",
     "another file with other pixels",
 ])  # fmt: skip
@@ -303,8 +304,28 @@ def test_nothing_is_sealed_that_does_not_come_back_from_what_is_stored(
         return _bent(answer, bend) if operation == "prove" else answer
 
     monkeypatch.setattr(images._SANDBOX, "call", call)
-    with pytest.raises(errors.RestoreMismatch):
+    broken = errors.SealBroken if bend == "another masked file" else errors.RestoreMismatch
+    with pytest.raises(broken):
         pipeline.seal(image, [NAME], subject, FakeHost(tmp_path), LIMITS)
+
+
+@pytest.mark.parametrize("wrong", ["another picture", "no picture"])
+def test_a_smaller_form_that_gives_no_masked_file_back_is_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    image = images.decode("a.dcm", FILES["DICOM"], LIMITS)
+    subject = pipeline.Subject("im_1", 1, bytes(32), bytes(32))
+    real = images._SANDBOX.call
+    other = builders.dicom(builders.labelled("SOMEBODY ELSE")[0])
+    form = {"another picture": images.for_storage(other)[1:], "no picture": b"nothing"}[wrong]
+
+    def call(operation: str, *arguments: Any) -> Any:
+        answer = real(operation, *arguments)
+        return (*answer[:3], form) if operation == "dissect" else answer
+
+    monkeypatch.setattr(images._SANDBOX, "call", call)
+    sealed = pipeline.seal(image, [NAME], subject, FakeHost(tmp_path), LIMITS)
+    assert sealed.stored == images.stored_plain(sealed.masked)
 
 
 @pytest.mark.parametrize("kind", FILES)

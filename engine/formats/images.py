@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -338,7 +339,9 @@ def _dissect(
         parts = {"whole": data}
     remainder = pack(parts)
     del parts  # it may hold the file once more
-    return masked, patches, remainder, _compact(kind, masked)
+    # Whether the masked file comes back from it is tried when all else is: see prove.
+    compact = dicom_native.compress(masked) if kind == Format.DICOM else None
+    return masked, patches, remainder, _if_smaller(compact, masked)
 
 
 def _comes_back(
@@ -414,13 +417,13 @@ class Proof:
     """What came out when a sealed image was opened again from the bytes to be stored.
 
     Args:
-        masked_digest: SHA-256 of the masked file that was in them.
-        masked: Decoded from there.
+        stored: The masked file as it will be kept, in the form of :func:`for_storage`.
+        masked: The masked file, decoded from there.
         data: The file that it gives with all patches and the remainder.
         pixels: Of that file, where it is not the very original.
     """
 
-    masked_digest: bytes
+    stored: bytes = field(repr=False)
     masked: Image = field(repr=False)
     data: bytes = field(repr=False)
     pixels: np.ndarray | None = field(repr=False)
@@ -428,7 +431,8 @@ class Proof:
 
 def prove(
     image: Image,
-    stored: bytes,
+    masked: bytes,
+    compact: bytes | None,
     regions: Sequence[Region],
     patches: Mapping[int, bytes],
     remainder: bytes,
@@ -436,17 +440,38 @@ def prove(
 ) -> Proof:
     """Open again what was made of an image, from nothing but the bytes to be stored.
 
-    It compares nothing: that is its caller's part, with what the worker has not seen.
+    The masked file is compared here; comparing ``data`` or ``pixels`` is its caller's part. The
+    smaller form is not worth an image: where it does not give the masked file back, that is kept
+    as it is.
 
     Args:
         image: The original; only its name, kind and digest are used.
-        stored: The masked file as it will be kept.
+        masked, compact: As in :class:`Dissection`.
         patches: One per region, as decrypted from what will be stored.
 
     Raises:
         SealBroken: A part does not belong to this image.
         ImageTooLarge: The masked file cannot be taken in again.
     """
+    kind = taken(masked, limits)
+    if compact is not None:
+        with suppress(SealBroken):
+            return _proof(
+                image, kind, masked, b"\x01" + compact, regions, patches, remainder, limits
+            )
+    return _proof(image, kind, masked, stored_plain(masked), regions, patches, remainder, limits)
+
+
+def _proof(
+    image: Image,
+    kind: Format,
+    masked: bytes,
+    stored: bytes,
+    regions: Sequence[Region],
+    patches: Mapping[int, bytes],
+    remainder: bytes,
+    limits: Limits,
+) -> Proof:
     digest = hashlib.sha256(image.data).digest()
     answer = _SANDBOX.call(
         "prove", stored, _boxes(regions), patches, remainder, digest, *_bounds(limits)
@@ -455,8 +480,10 @@ def prove(
         case (bytes() as masked_digest, reading, bytes() as data, pixels) if (
             pixels is None or isinstance(pixels, np.ndarray)
         ):
-            masked = _image(image.name, image.format, b"", reading, alone=False)
-            return Proof(masked_digest, masked, data, pixels)
+            if masked_digest != hashlib.sha256(masked).digest():
+                raise SealBroken("A stored picture is not what was stored.")
+            again = _image(image.name, kind, masked, reading, alone=False)
+            return Proof(stored, again, data, pixels)
     raise CorruptImage(_NO_READING)
 
 
@@ -551,10 +578,12 @@ def stored_plain(masked: bytes) -> bytes:
 def _compact(kind: str, masked: bytes) -> bytes | None:
     if kind != Format.DICOM:
         return None
-    small = dicom_native.compress(masked)
-    if small is None or len(small) >= len(masked) or dicom_native.decompress(small) != masked:
-        return None
-    return small
+    small = _if_smaller(dicom_native.compress(masked), masked)
+    return None if small is None or dicom_native.decompress(small) != masked else small
+
+
+def _if_smaller(compact: bytes | None, masked: bytes) -> bytes | None:
+    return None if compact is None or len(compact) >= len(masked) else compact
 
 
 def from_storage(stored: bytes) -> bytes:

@@ -225,20 +225,18 @@ def seal(
     container = b"".join([*pieces, remainder])
     pixel_digest = images.pixel_digest(image.pixels)
     with watch.stage("prove"):
-        masked, stored = dissection.masked, dissection.stored
+        masked, compact = dissection.masked, dissection.compact
         del dissection  # so that at most two decoded pictures are in memory at a time
-        images.taken(masked, limits)
         patches, remainder, _ = _decrypted(container, sealed, start, subject, host)
-        proof = images.prove(image, stored, regions, patches, remainder, limits)
-        del patches, remainder
+        proof = images.prove(image, masked, compact, regions, patches, remainder, limits)
+        del patches, remainder, compact
         # What was opened is compared here, with what stayed here.
         identical = proof.data == image.data  # and so is every pixel
-        same = identical or (
-            proof.pixels is not None and images.pixel_digest(proof.pixels) == pixel_digest
-        )
-        if not same or proof.masked_digest != hashlib.sha256(masked).digest():
+        if not identical and (
+            proof.pixels is None or images.pixel_digest(proof.pixels) != pixel_digest
+        ):
             raise RestoreMismatch(_OTHER, image_id=subject.image_id)
-        masked_image = replace(proof.masked, data=masked)
+        stored, masked_image = proof.stored, proof.masked
         del proof
     return Sealed(
         masked=masked,
