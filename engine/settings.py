@@ -129,7 +129,7 @@ class Settings:
         5.0, "How long a restoration stays in memory", lambda v: 0 < v <= 60, "min"
     )
     restore_memory_mb: int = _setting(
-        2048, "Memory for all restorations that are open at once", _positive, "MB"
+        2048, "Memory for all pictures that are open or were just sent", _positive, "MB"
     )
     reason_required: bool = _setting(True, "A restoration is refused without a reason")
     session_idle_minutes: float = _setting(
