@@ -275,6 +275,13 @@ def test_an_image_taken_apart_wrongly_is_a_named_error(
         images.dissect(image, [NAME.region], bytes(32))
 
 
+def test_the_time_of_a_call_counts_bytes_however_deep_they_lie() -> None:
+    box = Sandbox("engine.formats.images", workers=1, seconds=1.0)
+    patch = bytes(4 << 20)
+    assert box._allowance((b"", None, 3)) == 1.0
+    assert box._allowance((patch, {0: patch, 1: patch}, ((patch,), [1]))) == 3.0
+
+
 # --- the proof ------------------------------------------------------------------------------------
 
 
