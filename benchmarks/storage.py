@@ -109,12 +109,12 @@ def measure(name: str, data: bytes, known: Sequence[dict[str, float]], host: Hos
     sealed = pipeline.seal(image, boxes, SUBJECT, host, LIMITS)
     apart = time.perf_counter()
     back = pipeline.restore(
-        sealed.masked, sealed.container, sealed.regions, sealed.remainder_start, SUBJECT,
+        sealed.stored, sealed.container, sealed.regions, sealed.remainder_start, SUBJECT,
         sealed.pixel_digest, sealed.file_digest, name, host, LIMITS,
     )  # fmt: skip
     together = time.perf_counter()
     parts = images.dissect(image, [b.region for b in boxes], KEY)
-    masked = images.for_storage(sealed.masked)
+    masked = sealed.stored
     kind = str(image.format)
     if kind == "DICOM":
         native = "Endian" in image.properties["transfer_syntax_name"]

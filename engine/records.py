@@ -107,6 +107,8 @@ class Image:
         properties: Facts of the pixels only, never of the patient: ``bits``, ``colour``,
             ``modality``, ``spacing_mm`` (row, column), ``lossy``, ``transfer_syntax`` ...
             and ``overlays``, which are pixels themselves and as sensitive as these.
+        people: What the header says of people: ``hints``, to fill in a record, and
+            ``identifiers``, to compare with burned-in text. Sensitive; empty but for DICOM.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Image:
     pixels: np.ndarray = field(repr=False)
     grid: tuple[int, int] = (1, 1)
     properties: Mapping[str, Any] = field(default_factory=dict)
+    people: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def frames(self) -> int:
@@ -142,11 +145,14 @@ class Dissection:
             shows what belongs to another.
         remainder: All else that the masked file lacks and the original had: header,
             metadata, colour profile, original coding. Opening it shows metadata.
+        compact: The masked file by a smaller lossless coder, for storage; None where there
+            is nothing to gain. Not tried yet.
     """
 
     masked: bytes = field(repr=False)
     patches: tuple[bytes, ...] = field(repr=False)
     remainder: bytes = field(repr=False)
+    compact: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ class Settings:
         5.0, "Time until a restoration closes", lambda v: 0 < v <= 60, "min"
     )
     restore_memory_mb: int = _setting(
-        2048, "Memory limit for all open restorations", _positive, "MB"
+        2048, "Memory limit for all images that are open or were just sent", _positive, "MB"
     )
     reason_required: bool = _setting(True, "Whether a restoration requires a reason")
     session_idle_minutes: float = _setting(

@@ -18,6 +18,7 @@ from api.batches import Batches
 from engine import CSV_HEAD, Role, Source
 from engine.operations.examination import Examiner
 from engine.operations.worker import Job, Outcome, Worker
+from engine.records import Image
 from tests.rest import Hospital, ask, hospital
 
 T, D = Role.TECHNICIAN, Role.DOCTOR
@@ -167,10 +168,10 @@ def test_a_file_that_fails_unexpectedly_leaves_the_rest_of_its_batch(
 ) -> None:
     broken, examine = ward.picture(), Examiner.examine
 
-    def failing(examiner: Examiner, name: str, data: bytes, *rest: Any) -> Any:
-        if data == broken:
+    def failing(examiner: Examiner, image: Image, *rest: Any) -> Any:
+        if image.data == broken:
             raise ZeroDivisionError
-        return examine(examiner, name, data, *rest)
+        return examine(examiner, image, *rest)
 
     monkeypatch.setattr(Examiner, "examine", failing)
     place = sent(ward, [broken, ward.picture()], ward.patient(), seal=False)

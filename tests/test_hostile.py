@@ -454,7 +454,7 @@ def test_a_worker_inherits_no_secret_and_loads_no_vault(
     assert not {"MEDSEC_KEY", "HOME", "PATH", "USER"} & set(fresh)
     real = Sandbox("engine.formats.images", workers=1)
     grey = builders.png(builders.radiograph(8, 8))
-    assert len(real.call("decode", "PNG", grey, 100, 100_000)) == 3
+    assert len(real.call("decode", "PNG", grey, 100, 100_000)) == 4
     real.close()
     loaded = images._SANDBOX.call("decode", "PNG", grey, 100, 100_000)
     assert loaded[0].shape == (1, 8, 8)
@@ -545,10 +545,10 @@ def test_nothing_is_written_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, data in files.items():
         kind = str(images.sniff(data))
         watching = True
-        _, grid, _ = images.OPERATIONS["decode"](kind, data, 10_000, 1 << 30)
+        _, grid, *_ = images.OPERATIONS["decode"](kind, data, 10_000, 1 << 30)
         region = Region(0, 0, 16, 16).aligned(grid)
         box = (region.x1, region.y1, region.x2, region.y2)
-        masked, coded, remainder = images.OPERATIONS["dissect"](kind, data, [box], KEY)
+        masked, coded, remainder, _ = images.OPERATIONS["dissect"](kind, data, [box], KEY)
         images.OPERATIONS["assemble"](masked, [box], dict(enumerate(coded)), remainder)
         watching = False
         assert not opened, name

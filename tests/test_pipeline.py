@@ -122,8 +122,9 @@ def test_a_container_of_version_1_still_opens_whole_and_in_part(tmp_path: Path) 
 
     def opened(permitted: Callable[[str], bool]) -> pipeline.Restored:
         return pipeline.restore(
-            made.masked, container, regions, start, subject, images.pixel_digest(image.pixels),
-            hashlib.sha256(image.data).digest(), "old.png", host, LIMITS, permitted,
+            images.for_storage(made.masked), container, regions, start, subject,
+            images.pixel_digest(image.pixels), hashlib.sha256(image.data).digest(), "old.png",
+            host, LIMITS, permitted,
         )  # fmt: skip
 
     whole = opened(lambda label: True)

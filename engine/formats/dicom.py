@@ -32,15 +32,14 @@ from engine.records import Image, Region
 
 
 def decode(
-    data: bytes, max_side_px: int, max_decoded_bytes: int
+    file: DicomFile, max_side_px: int, max_decoded_bytes: int
 ) -> tuple[np.ndarray, tuple[int, int], dict[str, Any]]:
-    """Read a DICOM file: pixels, block grid and facts, as in an ``Image``.
+    """Read the picture of a DICOM file: pixels, block grid and facts, as in an ``Image``.
 
     Raises:
         CorruptImage, UnsupportedFormat: With what is wrong and what to do.
         ImageTooLarge: The header promises more than the limits; nothing was decoded.
     """
-    file = parse(data, max_decoded_bytes)
     layout = layout_of(file)
     if max(layout.rows, layout.columns) > max_side_px or layout.decoded_bytes > max_decoded_bytes:
         raise ImageTooLarge(
@@ -154,13 +153,12 @@ def _display(image: Image, frame: int) -> Dataset:
     return dicom_view.unpack_display(displays[min(frame, len(displays) - 1)])
 
 
-def patient_hints(data: bytes) -> dict[str, Any]:
+def patient_hints(header: Dataset) -> dict[str, Any]:
     """Who the header says it is, for filling in a record. Sensitive.
 
     Returns:
         ``id``, ``name``, ``age``, ``birth_date``, ``sex``; only what is there.
     """
-    header = parse(data).header
     hints: dict[str, Any] = {
         "id": text(header, "PatientID")[:50],
         "name": ", ".join(
@@ -173,14 +171,14 @@ def patient_hints(data: bytes) -> dict[str, Any]:
     }  # fmt: skip
     if hints["age"] is None:
         born, seen = text(header, "PatientBirthDate"), text(header, "StudyDate")
-        if len(born) == 8 and len(seen) == 8 and born.isdigit() and seen.isdigit():
+        if len(born) == 8 and len(seen) == 8 and born.isdecimal() and seen.isdecimal():
             years = (int(seen) - int(born)) // 10_000
             hints["age"] = years if 0 <= years < 150 else None
     return {key: value for key, value in hints.items() if value not in ("", None)}
 
 
 def _age_years(age: str) -> int | None:
-    if len(age) == 4 and age[:3].isdigit() and age[3] in "DWMY":
+    if len(age) == 4 and age[:3].isdecimal() and age[3] in "DWMY":
         return (
             int(age[:3]) if age[3] == "Y" else int(age[:3]) // {"D": 365, "W": 52, "M": 12}[age[3]]
         )

@@ -3,7 +3,8 @@
 The door of the image part: formats are found from content, limits are checked from headers
 before anything is decoded, and every refusal is a named error with a sentence that helps.
 What strangers sent, and what was made of it, is read in a
-:class:`~engine.formats.sandbox.Sandbox` only.
+:class:`~engine.formats.sandbox.Sandbox` only. Each call ships the whole file, so a journey makes
+few: one to read a file, one to take it apart, one to prove the way back, one to restore it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -45,12 +47,14 @@ from engine.settings import Settings
 
 __all__ = [
     "Limits",
+    "Proof",
     "as_png",
     "assemble",
     "carried",
     "carry",
     "content_window",
     "decode",
+    "decode_stored",
     "dissect",
     "encode_jpeg",
     "encode_png",
@@ -62,9 +66,12 @@ __all__ = [
     "identifiers",
     "patient_hints",
     "pixel_digest",
+    "prove",
     "render",
     "render_full",
+    "restore",
     "sniff",
+    "stored_plain",
     "taken",
     "thumbnail",
     "upright",
@@ -165,37 +172,64 @@ def decode(name: str, data: bytes, limits: Limits) -> Image:
         UnsupportedFormat: Real, but not taken.
     """
     kind = taken(data, limits)
-    pixels, grid, facts = _SANDBOX.call(
-        "decode", str(kind), data, limits.max_side_px, limits.max_decoded_bytes
-    )
-    return Image(name[-255:], kind, data, pixels, grid, facts)
+    return _image(name, kind, data, _SANDBOX.call("decode", str(kind), data, *_bounds(limits)))
 
 
-def _decode(
-    kind: str, data: bytes, max_side_px: int, max_decoded_bytes: int
-) -> tuple[np.ndarray, tuple[int, int], dict[str, Any]]:
-    if kind == Format.DICOM:
-        return dicom.decode(data, max_side_px, max_decoded_bytes)
-    return raster.decode(Format(kind), data, max_side_px, max_decoded_bytes)
+#: Pixels, block grid, facts of the pixels, and what the header says of people.
+_Reading = tuple[np.ndarray, tuple[int, int], dict[str, Any], dict[str, Any]]
+
+
+def _decode(kind: str, data: bytes, max_side_px: int, max_decoded_bytes: int) -> _Reading:
+    if kind != Format.DICOM:
+        return *raster.decode(Format(kind), data, max_side_px, max_decoded_bytes), {}
+    file = dicom_file.parse(data, max_decoded_bytes)
+    people = {
+        "hints": dicom.patient_hints(file.header),
+        "identifiers": dicom_header.identifiers(file.header),
+    }
+    return *dicom.decode(file, max_side_px, max_decoded_bytes), people
+
+
+def _bounds(limits: Limits) -> tuple[int, int]:
+    return limits.max_side_px, limits.max_decoded_bytes
+
+
+def _image(name: str, kind: Format, data: bytes, reading: Any, *, alone: bool = True) -> Image:
+    """An image of what a worker answered, which may be anything.
+
+    Args:
+        alone: The answer held nothing else. Otherwise the pixels are copied: they would keep the
+            whole message in memory.
+    """
+    match reading:
+        case (
+            np.ndarray() as pixels,
+            (int(), int()) as grid,
+            dict() as facts,
+            dict() as people,
+        ) if (
+            pixels.ndim in (3, 4)
+            and isinstance(people.get("hints", {}), dict)
+            and isinstance(people.get("identifiers", ()), tuple)
+            and all(isinstance(said, str) for said in people.get("identifiers", ()))
+        ):
+            own = pixels if alone else pixels.copy()
+            return Image(name[-255:], kind, data, own, grid, facts, people)
+    raise CorruptImage(_NO_READING)
+
+
+_NO_READING = "This file is damaged: it cannot be read."
 
 
 def patient_hints(image: Image) -> dict[str, Any]:
     """Who the file says it shows, for filling in a record; empty but for DICOM. Sensitive."""
-    if image.format is not Format.DICOM:
-        return {}
-    return dict(_SANDBOX.call("patient_hints", image.data))
+    return dict(image.people.get("hints", {}))
 
 
 def identifiers(image: Image) -> tuple[str, ...]:
     """What the file says of people, to compare with burned-in text; empty but for DICOM.
     Sensitive."""
-    if image.format is not Format.DICOM:
-        return ()
-    return tuple(_SANDBOX.call("identifiers", image.data))
-
-
-def _identifiers(data: bytes) -> tuple[str, ...]:
-    return dicom_header.identifiers(dicom_file.parse(data).header)
+    return tuple(image.people.get("identifiers", ()))
 
 
 def render(image: Image, frame: int = 0, window: tuple[float, float] | None = None) -> np.ndarray:
@@ -284,16 +318,24 @@ def dissect(image: Image, regions: Sequence[Region], identity_key: bytes) -> Dis
         clipped = region.aligned(image.grid).clipped(image.width, image.height, image.frames)
         if clipped != region:
             raise ValueError(f"region {region.xyxy} is not aligned to {image.grid}")
-    boxes = [dataclasses.astuple(region) for region in regions]
-    masked, patches, remainder = _SANDBOX.call(
-        "dissect", str(image.format), image.data, boxes, identity_key
-    )
-    return Dissection(masked, patches, remainder)
+    answer = _SANDBOX.call("dissect", str(image.format), image.data, _boxes(regions), identity_key)
+    match answer:
+        case (bytes() as masked, tuple() as patches, bytes() as remainder, compact) if (
+            len(patches) == len(regions)
+            and all(isinstance(patch, bytes) for patch in patches)
+            and (compact is None or isinstance(compact, bytes))
+        ):
+            return Dissection(masked, patches, remainder, compact)
+    raise CorruptImage(_NO_READING)
+
+
+def _boxes(regions: Sequence[Region]) -> list[tuple[int, ...]]:
+    return [dataclasses.astuple(region) for region in regions]
 
 
 def _dissect(
     kind: str, data: bytes, boxes: Sequence[tuple[int, ...]], identity_key: bytes
-) -> tuple[bytes, tuple[bytes, ...], bytes]:
+) -> tuple[bytes, tuple[bytes, ...], bytes, bytes | None]:
     regions = [Region(*box) for box in boxes]
     if kind == Format.DICOM:
         masked, patches, parts = dicom.dissect(data, regions, identity_key)
@@ -301,7 +343,11 @@ def _dissect(
         masked, patches, parts = raster.dissect(Format(kind), data, regions)
     if not _comes_back(kind, data, regions, masked, patches, parts):
         parts = {"whole": data}
-    return masked, patches, pack(parts)
+    remainder = pack(parts)
+    del parts  # it may hold the file once more
+    # Whether the masked file comes back from it is tried when all else is: see prove.
+    compact = dicom_native.compress(masked) if kind == Format.DICOM else None
+    return masked, patches, remainder, _if_smaller(compact, masked)
 
 
 def _comes_back(
@@ -342,8 +388,7 @@ def assemble(
     """
     if remainder is not None and len(patches) < len(regions):
         raise ValueError("a remainder without all patches gives no picture")
-    boxes = [dataclasses.astuple(region) for region in regions]
-    whole: bytes = _SANDBOX.call("assemble", masked, boxes, patches, remainder)
+    whole: bytes = _SANDBOX.call("assemble", masked, _boxes(regions), patches, remainder)
     return whole
 
 
@@ -375,23 +420,178 @@ def _assemble(
     return raster.assemble(masked, regions, patches, parts)
 
 
+@dataclass(frozen=True)
+class Proof:
+    """What came out when a sealed image was opened again from the bytes to be stored.
+
+    Args:
+        stored: The masked file as it will be kept, in the form of :func:`for_storage`.
+        masked: The masked file, decoded from there.
+        data: The file that it gives with all patches and the remainder.
+        pixels: Of that file, where it is not the very original.
+    """
+
+    stored: bytes = field(repr=False)
+    masked: Image = field(repr=False)
+    data: bytes = field(repr=False)
+    pixels: np.ndarray | None = field(repr=False)
+
+
+def prove(
+    image: Image,
+    masked: bytes,
+    compact: bytes | None,
+    regions: Sequence[Region],
+    patches: Mapping[int, bytes],
+    remainder: bytes,
+    limits: Limits,
+) -> Proof:
+    """Open again what was made of an image, from nothing but the bytes to be stored.
+
+    The masked file is compared here; comparing ``data`` or ``pixels`` is its caller's part. The
+    smaller form is not worth an image: where it does not give the masked file back, that is kept
+    as it is.
+
+    Args:
+        image: The original; only its name, kind and digest are used.
+        masked, compact: As in :class:`Dissection`.
+        patches: One per region, as decrypted from what will be stored.
+
+    Raises:
+        SealBroken: A part does not belong to this image.
+        ImageTooLarge: The masked file cannot be taken in again.
+    """
+    kind = taken(masked, limits)
+    if compact is not None:
+        with suppress(SealBroken):
+            return _proof(
+                image, kind, masked, b"\x01" + compact, regions, patches, remainder, limits
+            )
+    return _proof(image, kind, masked, stored_plain(masked), regions, patches, remainder, limits)
+
+
+def _proof(
+    image: Image,
+    kind: Format,
+    masked: bytes,
+    stored: bytes,
+    regions: Sequence[Region],
+    patches: Mapping[int, bytes],
+    remainder: bytes,
+    limits: Limits,
+) -> Proof:
+    digest = hashlib.sha256(image.data).digest()
+    answer = _SANDBOX.call(
+        "prove", stored, _boxes(regions), patches, remainder, digest, *_bounds(limits)
+    )
+    match answer:
+        case (bytes() as masked_digest, reading, bytes() as data, pixels) if (
+            pixels is None or isinstance(pixels, np.ndarray)
+        ):
+            if masked_digest != hashlib.sha256(masked).digest():
+                raise SealBroken("A stored picture is not what was stored.")
+            again = _image(image.name, kind, masked, reading, alone=False)
+            return Proof(stored, again, data, pixels)
+    raise CorruptImage(_NO_READING)
+
+
+def _prove(
+    stored: bytes,
+    boxes: Sequence[tuple[int, ...]],
+    patches: Mapping[int, bytes],
+    remainder: bytes,
+    file_digest: bytes,
+    max_side_px: int,
+    max_decoded_bytes: int,
+) -> tuple[bytes, _Reading, bytes, np.ndarray | None]:
+    masked = _unpacked(stored)
+    data = _put_together(masked, boxes, patches, remainder)
+    pixels = None
+    if hashlib.sha256(data).digest() != file_digest:
+        pixels = _decode(sniff(data), data, max_side_px, max_decoded_bytes)[0]
+    reading = _decode(sniff(masked), masked, max_side_px, max_decoded_bytes)
+    return hashlib.sha256(masked).digest(), reading, data, pixels
+
+
+def restore(
+    name: str,
+    stored: bytes,
+    regions: Sequence[Region],
+    patches: Mapping[int, bytes],
+    remainder: bytes,
+    limits: Limits,
+    chosen: Collection[int] | None = None,
+) -> tuple[Image, Image | None]:
+    """The original of a stored image, decoded; and a part of it.
+
+    Args:
+        name: Of the original file.
+        stored: From :func:`for_storage` or :func:`stored_plain`.
+        patches: One per region.
+        chosen: Indices of the regions that are opened in the part; None for no part.
+
+    Raises:
+        SealBroken: Something does not belong to this image.
+        CorruptImage, UnsupportedFormat, ImageTooLarge: As :func:`decode`.
+    """
+    part = None if chosen is None else sorted(chosen)
+    answer = _SANDBOX.call(
+        "restore", stored, _boxes(regions), patches, remainder, part, *_bounds(limits)
+    )
+    match answer:
+        case ((bytes() as data, reading), None) if part is None:
+            return _image(name, taken(data, limits), data, reading, alone=False), None
+        case ((bytes() as data, reading), (bytes() as some, seen)) if part is not None:
+            whole = _image(name, taken(data, limits), data, reading, alone=False)
+            return whole, _image(name, taken(some, limits), some, seen, alone=False)
+    raise CorruptImage(_NO_READING)
+
+
+def _restore(
+    stored: bytes,
+    boxes: Sequence[tuple[int, ...]],
+    patches: Mapping[int, bytes],
+    remainder: bytes,
+    chosen: Sequence[int] | None,
+    max_side_px: int,
+    max_decoded_bytes: int,
+) -> tuple[tuple[bytes, _Reading], tuple[bytes, _Reading] | None]:
+    masked = _unpacked(stored)
+
+    def opened(some: Mapping[int, bytes], rest: bytes | None) -> tuple[bytes, _Reading]:
+        data = _put_together(masked, boxes, some, rest)
+        return data, _decode(sniff(data), data, max_side_px, max_decoded_bytes)
+
+    whole = opened(patches, remainder)
+    part = None if chosen is None else opened({i: patches[i] for i in chosen}, None)
+    return whole, part
+
+
 def for_storage(masked: bytes) -> bytes:
     """A masked file as it is best kept: an uncompressed DICOM by a lossless coder.
 
     Returns:
         One byte that says how, and the body. Exports go through :func:`from_storage`.
     """
-    if sniff(masked) is not Format.DICOM:
-        return b"\x00" + masked
-    stored: bytes = _SANDBOX.call("for_storage", masked)
-    return stored
+    kind = sniff(masked)
+    compact = _SANDBOX.call("compact", str(kind), masked) if kind is Format.DICOM else None
+    return stored_plain(masked) if compact is None else b"\x01" + compact
 
 
-def _for_storage(masked: bytes) -> bytes:
-    small = dicom_native.compress(masked)
-    if small is not None and len(small) < len(masked) and dicom_native.decompress(small) == masked:
-        return b"\x01" + small
+def stored_plain(masked: bytes) -> bytes:
+    """A masked file in the form of :func:`for_storage`, without any coding."""
     return b"\x00" + masked
+
+
+def _compact(kind: str, masked: bytes) -> bytes | None:
+    if kind != Format.DICOM:
+        return None
+    small = _if_smaller(dicom_native.compress(masked), masked)
+    return None if small is None or dicom_native.decompress(small) != masked else small
+
+
+def _if_smaller(compact: bytes | None, masked: bytes) -> bytes | None:
+    return None if compact is None or len(compact) >= len(masked) else compact
 
 
 def from_storage(stored: bytes) -> bytes:
@@ -402,15 +602,38 @@ def from_storage(stored: bytes) -> bytes:
     """
     if stored[:1] == b"\x00":
         return stored[1:]
-    if stored[:1] != b"\x01":
-        raise SealBroken("A stored picture has an unknown format.")
-    masked: bytes = _SANDBOX.call("from_storage", stored[1:])
+    masked: bytes = _SANDBOX.call("from_storage", stored)
     return masked
 
 
-def _from_storage(small: bytes) -> bytes:
+def decode_stored(name: str, stored: bytes, limits: Limits) -> Image:
+    """As :func:`decode`, of a masked file as :func:`for_storage` gave it; in one call.
+
+    Raises:
+        SealBroken: Not something that it made.
+    """
+    if stored[:1] == b"\x00":
+        return decode(name, stored[1:], limits)
+    match _SANDBOX.call("decode_stored", stored, *_bounds(limits)):
+        case (bytes() as masked, reading):
+            return _image(name, taken(masked, limits), masked, reading, alone=False)
+    raise CorruptImage(_NO_READING)
+
+
+def _decode_stored(
+    stored: bytes, max_side_px: int, max_decoded_bytes: int
+) -> tuple[bytes, _Reading]:
+    masked = _unpacked(stored)
+    return masked, _decode(sniff(masked), masked, max_side_px, max_decoded_bytes)
+
+
+def _unpacked(stored: bytes) -> bytes:
+    if stored[:1] == b"\x00":
+        return stored[1:]
+    if stored[:1] != b"\x01":
+        raise SealBroken("A stored picture is not of a known kind.")
     try:
-        return dicom_native.decompress(small)
+        return dicom_native.decompress(stored[1:])
     except (KeyError, ValueError) as err:
         raise SealBroken("A stored picture was changed. Restore the image from a backup.") from err
 
@@ -447,11 +670,12 @@ OPERATIONS = {
     "decode": _decode,
     "dissect": _dissect,
     "assemble": _put_together,
-    "for_storage": _for_storage,
-    "from_storage": _from_storage,
+    "prove": _prove,
+    "restore": _restore,
+    "compact": _compact,
+    "from_storage": _unpacked,
+    "decode_stored": _decode_stored,
     "carry": dicom_carrier.carry,
     "carried": dicom_carrier.carried,
-    "patient_hints": dicom.patient_hints,
-    "identifiers": _identifiers,
 }
 _SANDBOX = Sandbox("engine.formats.images", workers=min(4, os.cpu_count() or 1))

@@ -216,6 +216,15 @@ def serve(descriptor: int, module: str, memory_bytes: int, confined: int) -> Non
         del answer
 
 
+def _volume(value: Any) -> int:
+    """Bytes in an argument, however deep."""
+    if isinstance(value, bytes):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_volume, value.values()))
+    return sum(map(_volume, value)) if isinstance(value, tuple | list) else 0
+
+
 def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if isinstance(value, int | float | str)}
 
@@ -365,8 +374,7 @@ class Sandbox:
         return _outcome(answer, operation)
 
     def _allowance(self, arguments: tuple[Any, ...]) -> float:
-        size = sum(len(a) for a in arguments if isinstance(a, bytes))
-        return self._seconds * (1 + size / _SECONDS_BYTES)
+        return self._seconds * (1 + _volume(arguments) / _SECONDS_BYTES)
 
     def _code(self) -> str:
         """The folder that the module's code is in."""

@@ -95,24 +95,17 @@ class Examiner:
 
     def examine(
         self,
-        name: str,
-        data: bytes,
+        image: Image,
         profile: Profile,
         names: Sequence[str],
         watch: Stopwatch,
         tell: Progress,
-    ) -> tuple[Image, Examined]:
-        """Decode a file and look for what must be hidden; nothing is kept.
+    ) -> Examined:
+        """Look for what must be hidden in a decoded file; nothing is kept.
 
         Args:
             names: The patient's number and name in the record, to tell a name from a side marker.
-
-        Raises:
-            InputError: The file cannot be taken.
         """
-        tell("reading the file", 0.05)
-        with watch.stage("decode"):
-            image = images.decode(name, data, self._live.limits)
         tell("looking for what must be hidden", 0.2)
         with watch.stage("detect"):
             detections, reasons = self.find(
@@ -131,7 +124,7 @@ class Examiner:
             "frames": image.frames,
             # An exact size is computed from hidden pixels: who can render guesses of a name
             # and code them alike could compare. The exact one is sealed with the facts.
-            "size_bytes": pad_length(len(data)),
+            "size_bytes": pad_length(len(image.data)),
             "reasons": json.dumps(reasons),
             "confidence": min((d.confidence for d in detections), default=None),
             "region_count": len(detections),
@@ -140,11 +133,11 @@ class Examiner:
             "name": image.name,
             "detections": [d.to_json() for d in detections],
             "hints": images.patient_hints(image),
-            "size_bytes": len(data),
+            "size_bytes": len(image.data),
             "still_visible": [],
             **verdict_facts(detections, judged),
         }
-        return image, Examined(columns, facts)
+        return Examined(columns, facts)
 
     def find(
         self, image: Image, profile: Profile, progress: Progress

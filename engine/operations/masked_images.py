@@ -33,7 +33,9 @@ class MaskedImages:
             cached = self._images.get(address)
         if cached is None:
             name = f"{image_id}.{row.format.lower()}"
-            cached = images.decode(name, self._stored.part(image_id, "masked"), self._live.limits)
+            cached = images.decode_stored(
+                name, self._stored.part(image_id, "masked"), self._live.limits
+            )
             with self._lock:
                 self._images[address] = cached
                 while self.held_bytes() > MASKED_CACHE_BYTES:

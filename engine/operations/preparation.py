@@ -222,7 +222,7 @@ class Preparer:
         picture = images.render(sealed.masked_image, 0)
         boxes = [r.detection for r, _ in sealed.regions]
         parts = {
-            "masked": images.for_storage(sealed.masked),
+            "masked": sealed.stored,
             "thumbnail": images.thumbnail(picture),
         }
         with watch.stage("store"):

@@ -111,7 +111,7 @@ class StoredImages:
         return self.steady(image_id, read)
 
     def part(self, image_id: str, part: str) -> bytes:
-        """The ``masked`` file of a released image, or its ``thumbnail``."""
+        """The stored ``masked`` file of a released image, or its ``thumbnail``."""
 
         def read() -> bytes:
             row = self.verified(image_id)
@@ -119,8 +119,7 @@ class StoredImages:
             context = f"image/{image_id}/{row.version}/{part}"
             return open_field(key, context, self._host.read_blob(getattr(row, f"{part}_blob")))
 
-        content = self.steady(image_id, read)
-        return images.from_storage(content) if part == "masked" else content
+        return self.steady(image_id, read)
 
     def subject(self, tx: Cursor, image_id: str, version: int | None = None) -> Subject:
         """Keys of a sealed image; by default of the version that the catalog holds."""
@@ -146,7 +145,7 @@ class StoredImages:
         restored = self.restored(
             subject,
             facts,
-            images.from_storage(open_field(subject.key, subject.context("masked"), masked)),
+            open_field(subject.key, subject.context("masked"), masked),
             self._host.read_blob(row.sealed_blob),
             self._catalog.regions(self._database.read(), row.image_id),
             permitted,
@@ -157,14 +156,18 @@ class StoredImages:
         self,
         subject: Subject,
         facts: Mapping[str, Any],
-        masked: bytes,
+        stored: bytes,
         container: bytes,
         regions: Sequence[tuple[SealedRegion, int]],
         permitted: Permitted = _everything,
     ) -> pipeline.Restored:
-        """The original from a masked file and its sealed container, proven by ``facts``."""
+        """The original from a masked file and its sealed container, proven by ``facts``.
+
+        Args:
+            stored: The masked file in its stored form; see ``images.for_storage``.
+        """
         return pipeline.restore(
-            masked,
+            stored,
             container,
             regions,
             facts["remainder_start"],

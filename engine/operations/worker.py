@@ -19,6 +19,7 @@ from typing import Any
 
 from engine.detection import Detector, Guest, Luggage, Profile, guest_sandbox
 from engine.errors import EngineError, MachineOverloaded, ReviewNeeded
+from engine.formats import images
 from engine.host import Host
 from engine.operations.context import WorkerContext
 from engine.operations.examination import (
@@ -164,6 +165,7 @@ class Worker:
 
     def __init__(self, context: WorkerContext) -> None:
         self._host = context.host
+        self._live = context.live
         self._examiner = Examiner(context)
         self._preparer = Preparer(context, self._examiner)
 
@@ -189,9 +191,9 @@ class Worker:
             version = job.subject.version - 1
             data = open_field(job.key, f"image/{job.image_id}/{version}/draft", stored)
             profile = self._examiner.profile(job.profile)
-            image, examined = self._examiner.examine(
-                "", data, profile, job.names, watch, _tell_nobody
-            )
+            with watch.stage("decode"):
+                image = images.decode("", data, self._live.limits)
+            examined = self._examiner.examine(image, profile, job.names, watch, _tell_nobody)
             if not job.options.seal:
                 return Outcome(examined, None, watch.times_ms)
             draft = OpenedDraft(

@@ -63,6 +63,7 @@ class Sealed:
 
     Args:
         masked: The file that may be shared.
+        stored: The same as it is best kept; opened and compared already.
         container: Sealed pieces of the regions (see :mod:`engine.seal.length_hiding`) one after the
             other, then the sealed remainder.
         regions: Each with its first byte in the container.
@@ -72,6 +73,7 @@ class Sealed:
     """
 
     masked: bytes = field(repr=False)
+    stored: bytes = field(repr=False)
     container: bytes = field(repr=False)
     regions: tuple[tuple[SealedRegion, int], ...]
     remainder_start: int
@@ -223,18 +225,22 @@ def seal(
     container = b"".join([*pieces, remainder])
     pixel_digest = images.pixel_digest(image.pixels)
     with watch.stage("prove"):
-        masked = dissection.masked
+        masked, compact = dissection.masked, dissection.compact
         del dissection  # so that at most two decoded pictures are in memory at a time
-        data, _ = _opened(masked, container, sealed, start, subject, host)
-        identical = data == image.data  # and so is every pixel
-        if not identical:
-            back = images.decode(image.name, data, limits)
-            if images.pixel_digest(back.pixels) != pixel_digest:
-                raise RestoreMismatch(_OTHER, image_id=subject.image_id)
-            del back
-        masked_image = images.decode(image.name, masked, limits)
+        patches, remainder, _ = _decrypted(container, sealed, start, subject, host)
+        proof = images.prove(image, masked, compact, regions, patches, remainder, limits)
+        del patches, remainder, compact
+        # What was opened is compared here, with what stayed here.
+        identical = proof.data == image.data  # and so is every pixel
+        if not identical and (
+            proof.pixels is None or images.pixel_digest(proof.pixels) != pixel_digest
+        ):
+            raise RestoreMismatch(_OTHER, image_id=subject.image_id)
+        stored, masked_image = proof.stored, proof.masked
+        del proof
     return Sealed(
         masked=masked,
+        stored=stored,
         container=container,
         regions=tuple(sealed),
         remainder_start=start,
@@ -247,7 +253,7 @@ def seal(
 
 
 def restore(
-    masked: bytes,
+    stored: bytes,
     container: bytes,
     regions: Sequence[tuple[SealedRegion, int]],
     remainder_start: int,
@@ -259,13 +265,13 @@ def restore(
     limits: Limits,
     permitted: Callable[[str], bool] = lambda label: True,
 ) -> Restored:
-    """Decrypt the permitted regions, put them back and compare with the intake's digest.
+    """Decrypt the regions, put the permitted ones back and compare with the intake's digest.
 
     A part is proven against the whole: that is restored too, compared with the digest, and
     then with the part outside what stays sealed. Only the part leaves this function.
 
     Args:
-        masked: The masked file.
+        stored: The masked file as it is kept (see :func:`engine.formats.images.for_storage`).
         container: See :class:`Sealed`.
         permitted: Says for a class whether this caller may open it.
 
@@ -273,67 +279,60 @@ def restore(
         SealBroken: A region, its box, class or place, or the masked file was altered.
         RestoreMismatch: What was opened is not the original's.
     """
-    data, times = _opened(masked, container, regions, remainder_start, subject, host, permitted)
-    image = images.decode(name, data, limits)
-    if len(times) < len(regions):
-        whole = restore(
-            masked, container, regions, remainder_start, subject, pixel_digest, file_digest, name,
-            host, limits,
-        )  # fmt: skip
-        sealed = [r.detection.region for r, _ in regions if r.region_id not in times]
-        margin = 0 if whole.image.grid == (1, 1) else UPSAMPLING_PX
-        if not _same_outside(whole.image, image, sealed, margin):
-            raise RestoreMismatch(
-                "The restored part differs from the original, so it is not shown. Tell your"
-                " administrator.",
-                image_id=subject.image_id,
-            )
-        return Restored(image, tuple(times), True, "outside", times, margin)
+    may_open = [permitted(r.detection.label) for r, _ in regions]
+    chosen = None if all(may_open) else [i for i, may in enumerate(may_open) if may]
+    patches, remainder, times = _decrypted(container, regions, remainder_start, subject, host)
+    boxes = [r.detection.region for r, _ in regions]
+    whole, part = images.restore(name, stored, boxes, patches, remainder, limits, chosen)
     # The very same file is the original, whatever a newer decoder makes of its pixels.
-    if hashlib.sha256(data).digest() == file_digest:
+    if hashlib.sha256(whole.data).digest() == file_digest:
         proof = "bytes"
-    elif images.pixel_digest(image.pixels) == pixel_digest:
+    elif images.pixel_digest(whole.pixels) == pixel_digest:
         proof = "pixels"
     else:
         raise RestoreMismatch(_OTHER, image_id=subject.image_id)
-    return Restored(image, tuple(times), False, proof, times)
+    if chosen is None or part is None:
+        return Restored(whole, tuple(times), False, proof, times)
+    opened = {regions[i][0].region_id: times[regions[i][0].region_id] for i in chosen}
+    sealed = [r.detection.region for r, _ in regions if r.region_id not in opened]
+    margin = 0 if whole.grid == (1, 1) else UPSAMPLING_PX
+    if not _same_outside(whole, part, sealed, margin):
+        raise RestoreMismatch(
+            "The restored part is not the original's: keep it closed and tell the administrator.",
+            image_id=subject.image_id,
+        )
+    return Restored(part, tuple(opened), True, "outside", opened, margin)
 
 
-def _opened(
-    masked: bytes,
+def _decrypted(
     container: bytes,
     regions: Sequence[tuple[SealedRegion, int]],
     remainder_start: int,
     subject: Subject,
     host: Host,
-    permitted: Callable[[str], bool] = lambda label: True,
-) -> tuple[bytes, dict[str, float]]:
-    """The permitted regions put back into the masked file; compared with nothing yet.
+) -> tuple[dict[int, bytes], bytes, dict[str, float]]:
+    """The patches and the remainder of a container.
 
     Returns:
-        A file, and for each opened region how long its decryption took, in ms.
+        And for each region how long its decryption took, in ms.
 
     Raises:
-        SealBroken: A region, its box, class or place, or the masked file was altered.
+        SealBroken: A region, its box, class or place was altered.
     """
     patches: dict[int, bytes] = {}
     times: dict[str, float] = {}
     for index, (region, start) in enumerate(regions):
-        if permitted(region.detection.label):
-            began = host.ticks_ms()
-            patches[index] = decrypt(
-                subject.key,
-                subject.identity(region.region_id, region.detection.label, region.detection.region),
-                container[start : start + region.size_bytes],
-            )
-            times[region.region_id] = round(host.ticks_ms() - began, 1)
-    remainder = None
-    if len(patches) == len(regions):
-        remainder = open_field(subject.key, subject.context(REMAINDER), container[remainder_start:])
+        began = host.ticks_ms()
+        patches[index] = decrypt(
+            subject.key,
+            subject.identity(region.region_id, region.detection.label, region.detection.region),
+            container[start : start + region.size_bytes],
+        )
+        times[region.region_id] = round(host.ticks_ms() - began, 1)
+    remainder = open_field(subject.key, subject.context(REMAINDER), container[remainder_start:])
     if container.startswith(length_hiding.MAGIC):
         patches = length_hiding.join([r.detection.label for r, _ in regions], patches)
-    boxes = [r.detection.region for r, _ in regions]
-    return images.assemble(masked, boxes, patches, remainder), times
+    return patches, remainder, times
 
 
 def _same_outside(whole: Image, part: Image, sealed: Sequence[Region], margin_px: int) -> bool:

@@ -41,6 +41,9 @@ from engine.seal.pipeline import Stopwatch
 from engine.store.audit import Event
 from engine.vault import blind_index
 
+#: Marks a file in memory that was checked and not taken in yet.
+_CHECKED = "checked"
+
 
 @dataclass(frozen=True)
 class DraftView:
@@ -159,17 +162,24 @@ class Drafts:
         duplicate_index = blind_index(self._hierarchy.system_key("index"), "image/file", data)
         self._intake.refuse_duplicate(self._database.read(), duplicate_index)
         names = (patient.id, patient.name)
-        _, examined = self._examiner.examine(clean_name(name), data, chosen, names, watch, tell)
+        tell("reading the file", 0.05)
+        with watch.stage("decode"):
+            image = self._checked(caller, clean_name(name), data, duplicate_index)
+        examined = self._examiner.examine(image, chosen, names, watch, tell)
         tell("encrypting the original", 0.85)
         entry = self._intake.keep(patient_key, patient.patient_id, data, duplicate_index, watch)
         with self._database.write() as tx:
             self._intake.enter(tx, caller, entry, examined, watch.times_ms)
+        self._open_images.close_subject(duplicate_index.hex())
+        self._open_images.keep(caller.session_id, entry.image_id, image, entry.blob)
         tell("ready", 1.0)
         return self._stored.record(entry.image_id)
 
     @needs(Permission.UPLOAD)
     def check(self, caller: Caller, name: str, data: bytes, profile: str | None = None) -> None:
-        """Would this file be taken? For callers that do something else first; keeps nothing.
+        """Would this file be taken? For callers that do something else first; stores nothing.
+
+        It stays decoded in memory for the upload that follows in the same session.
 
         Raises:
             InputError: As :meth:`upload` would.
@@ -177,7 +187,15 @@ class Drafts:
         self._examiner.profile(profile)
         index = blind_index(self._hierarchy.system_key("index"), "image/file", data)
         self._intake.refuse_duplicate(self._database.read(), index)
-        images.decode(clean_name(name), data, self._live.limits)
+        image = images.decode(clean_name(name), data, self._live.limits)
+        self._open_images.keep(caller.session_id, index.hex(), image, _CHECKED)
+
+    def _checked(self, caller: Caller, name: str, data: bytes, index: bytes) -> Image:
+        """The decoded file: what :meth:`check` has just decoded, else decoded now."""
+        kept = self._open_images.kept(caller.session_id, index.hex(), _CHECKED)
+        if kept is not None:
+            return replace(kept, name=name)
+        return images.decode(name, data, self._live.limits)
 
     @needs(Permission.UPLOAD)
     def waiting(self, caller: Caller, limit: int = 200, offset: int = 0) -> list[ImageRecord]:
@@ -201,7 +219,7 @@ class Drafts:
         self._audit.record(
             caller, Event("draft.open", patient_id=row.patient_id, image_id=image_id)
         )
-        image = self._stored.draft_image(draft)
+        image = self._image(caller, draft)
         profile = self._examiner.profile(row.profile)
         detections = with_verdicts(facts)
         view = DraftView(
@@ -309,11 +327,13 @@ class Drafts:
         return self._stored.record(image_id)
 
     def _image(self, caller: Caller, draft: Draft) -> Image:
-        """The decoded original: of the opened draft while it is in memory, else decoded now."""
-        opened = self._open_images.find(caller.session_id, draft.row.image_id, DraftView)
-        if opened is not None and opened.about.blob == draft.row.draft_blob:
+        """The decoded original: from memory where this session has it open or has just sent it."""
+        image_id, blob = draft.row.image_id, draft.row.draft_blob or ""
+        opened = self._open_images.find(caller.session_id, image_id, DraftView)
+        if opened is not None and opened.about.blob == blob:
             return opened.image
-        return self._stored.draft_image(draft)
+        kept = self._open_images.kept(caller.session_id, image_id, blob)
+        return kept or self._stored.draft_image(draft)
 
     def _missed_case(self, draft: Draft, prepared: Prepared) -> dict[str, Any] | None:
         """Material to learn from, where somebody flagged the image and the setting allows it."""

@@ -131,7 +131,7 @@ class Images:
         """The masked file to take away, in the original's format, under a neutral name."""
         tx = self._database.read()
         row = self._stored.released(tx, image_id)
-        data = self._stored.part(image_id, "masked")
+        data = images.from_storage(self._stored.part(image_id, "masked"))
         self._audit.record(
             caller, Event("image.export", patient_id=row.patient_id, image_id=image_id)
         )

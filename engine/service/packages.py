@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 from engine.errors import EngineError, InputError, SealBroken
+from engine.formats import images
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
 from engine.operations.restorations import MEDIA_TYPES, Restorations
@@ -87,7 +88,9 @@ class Packages:
             # Nothing of a file is read before it is known to be ours.
             if hashlib.sha256(masked).hexdigest() != facts["masked_digest"]:
                 raise SealBroken("The masked file was changed.", image_id=image_id)
-            restored = self._stored.restored(subject, facts, masked, taken.container, taken.regions)
+            restored = self._stored.restored(
+                subject, facts, images.stored_plain(masked), taken.container, taken.regions
+            )
         except EngineError as err:
             failed = Event("package.restore", "failed", detail={"why": err.code}, **where)
             self._audit.record(caller, failed)

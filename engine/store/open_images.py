@@ -2,6 +2,9 @@
 
 A viewing belongs to the session that opened it; other sessions get NotFound. Memory is limited:
 the oldest viewings are closed first.
+
+An image that a session has just sent is kept too, so that opening it decodes nothing again. The
+same rules apply, but it only takes memory that no viewing needs.
 """
 
 from __future__ import annotations
@@ -35,6 +38,15 @@ class Viewing:
     expires_at: datetime
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A picture that a session has sent and not opened yet."""
+
+    image: Image = field(repr=False)
+    about: str
+    expires_at: datetime
+
+
 class Viewings:
     """All pictures that are open.
 
@@ -48,6 +60,7 @@ class Viewings:
         self.lifetime = lifetime
         self._memory = memory_bytes
         self._open: OrderedDict[str, Viewing] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
         self._due = host.now()  # when what the timer waits for closes
@@ -73,19 +86,48 @@ class Viewings:
         viewing = Viewing(handle, session_id, subject_id, image, about, self.expiry())
         with self._lock:
             self._sweep()
-            while self._open and sum(size_bytes(v.image) for v in self._open.values()) + size > (
-                self._memory
-            ):
-                self._open.popitem(last=False)
+            self._kept.pop((session_id, subject_id), None)
+            while self._held() + size > self._memory:
+                (self._kept or self._open).popitem(last=False)
             self._open[handle] = viewing
             self._wake_up()
         return viewing
 
     @property
     def held_bytes(self) -> int:
-        """Memory of all opened images; at most ``memory_bytes``."""
+        """Memory of all images that are open or kept; at most ``memory_bytes``."""
         with self._lock:
-            return sum(size_bytes(v.image) for v in self._open.values())
+            return self._held()
+
+    def _held(self) -> int:
+        return sum(size_bytes(v.image) for v in self._pictures())
+
+    def _pictures(self) -> list[Viewing | _Kept]:
+        return [*self._open.values(), *self._kept.values()]
+
+    def keep(self, session_id: str, subject_id: str, image: Image, about: str) -> None:
+        """Keep a picture for the session that sent it, if there is room beside what is open.
+
+        Args:
+            about: Says of which file it is; :meth:`kept` asks for the same.
+        """
+        size = size_bytes(image)
+        with self._lock:
+            self._sweep()
+            self._kept.pop((session_id, subject_id), None)
+            if sum(size_bytes(v.image) for v in self._open.values()) + size > self._memory:
+                return
+            while self._held() + size > self._memory:
+                self._kept.popitem(last=False)
+            self._kept[session_id, subject_id] = _Kept(image, about, self.expiry())
+            self._wake_up()
+
+    def kept(self, session_id: str, subject_id: str, about: str) -> Image | None:
+        """A picture that this session sent and that is still kept."""
+        with self._lock:
+            self._sweep()
+            found = self._kept.get((session_id, subject_id))
+        return found.image if found is not None and found.about == about else None
 
     def get(self, session_id: str, handle: str) -> Viewing:
         """The viewing, if this session opened it and it has not expired.
@@ -122,18 +164,23 @@ class Viewings:
         with self._lock:
             for handle in [h for h, v in self._open.items() if v.session_id == session_id]:
                 del self._open[handle]
+            for place in [p for p in self._kept if p[0] == session_id]:
+                del self._kept[place]
 
     def close_subject(self, subject_id: str) -> None:
         """Close an image in all sessions, after it was sealed, withdrawn or erased."""
         with self._lock:
             for handle in [h for h, v in self._open.items() if v.subject_id == subject_id]:
                 del self._open[handle]
+            for place in [p for p in self._kept if p[1] == subject_id]:
+                del self._kept[place]
 
     def _wake_up(self) -> None:
         """Close expired viewings without further calls; one timer for all."""
-        if not self._open:
+        ends = [v.expires_at for v in self._pictures()]
+        if not ends:
             return
-        due = min(v.expires_at for v in self._open.values())
+        due = min(ends)
         if self._timer is not None:
             if due >= self._due:
                 return
@@ -155,6 +202,9 @@ class Viewings:
         for handle, viewing in list(self._open.items()):
             if now >= viewing.expires_at:
                 del self._open[handle]
+        for place, kept in list(self._kept.items()):
+            if now >= kept.expires_at:
+                del self._kept[place]
 
 
 def size_bytes(image: Image) -> int:
