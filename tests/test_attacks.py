@@ -259,7 +259,7 @@ def test_an_older_version_of_one_image_cannot_be_put_back(ward: Ward, settings: 
         engine.images.restore(team.doctor, image_id, WHY)
     with pytest.raises(errors.SealBroken):
         engine.images.masked_file(team.doctor, image_id)
-    engine._operator_token = "operator_test"
+    engine._guard._operator_token = "operator_test"
     assert dict(engine.health.verify_images("operator_test"))[image_id] == "seal-broken"
 
 

@@ -68,7 +68,7 @@ def test_every_region_has_its_own_iv(ward: Ward) -> None:
     second = Detection(Region(200, 200, 260, 220), "text", 0.8, "scripted")
     image_id = ward.seal(data, found=[found, second])
     row = ward.engine.context.catalog.row(ward.engine.context.database.read(), image_id)
-    container = ward.engine.context.host.read_blob(row["sealed_blob"])
+    container = ward.engine.context.host.read_blob(row.sealed_blob)
     starts = [
         s
         for _, s in ward.engine.context.catalog.regions(
@@ -477,7 +477,7 @@ def test_a_flipped_byte_of_any_stored_file_is_a_named_error(ward: Ward, settings
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     engine, token = ward.engine, ward.team.doctor
-    engine.images._masked.clear()
+    engine.images._masked._images.clear()
     for path in [p for p in (settings.data / "blobs").rglob("*") if p.is_file()]:
         good = path.read_bytes()
         for at in (0, len(good) // 2, len(good) - 1):
@@ -501,7 +501,7 @@ def test_a_flipped_byte_of_any_stored_file_is_a_named_error(ward: Ward, settings
 
 
 def engine_operator(engine: Engine) -> str:
-    engine._operator_token = "operator_test"
+    engine._guard._operator_token = "operator_test"
     return "operator_test"
 
 

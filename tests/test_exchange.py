@@ -502,11 +502,11 @@ def test_the_librarys_deprecation_does_not_leak_out() -> None:
 import os, sys, types
 from pathlib import Path
 package = types.ModuleType("engine")  # the package without its roof, which other tests load
-package.__path__ = [{str(Path(inspect.getfile(key_exchange)).parent)!r}]
+package.__path__ = [{str(Path(inspect.getfile(key_exchange)).parents[1])!r}]
 sys.modules["engine"] = package
-from engine.exchange import Client, Exchanges, Group
+from engine.crypto.key_exchange import Client, Exchanges, Group
 from engine.host import Host
-from engine.vault import Signer
+from engine.crypto.vault import Signer
 signer = Signer(bytes(32)); server = Exchanges(signer, Host(Path("nowhere")))
 for group in Group:
     Client(signer.public_bytes, "s", os.urandom).handshake(

@@ -301,7 +301,7 @@ def test_a_network_that_fails_sends_the_image_to_a_person(
     })  # fmt: skip
     detector = Detector(engine.settings, engine.profiles.by_name())
     detector.guests = engine.detector.guests
-    engine.detector = detector
+    monkeypatch.setattr(engine.drafts._examiner, "_detector", detector)
     blob = next(b for b in engine.context.host.blobs())
     engine.context.custom_networks._open.clear()
     path = engine.context.host._path(blob)

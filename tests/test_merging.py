@@ -160,7 +160,7 @@ def test_a_merge_moves_images_notes_and_history_and_the_old_number_names_the_new
 
 
 def _operator(engine: Engine) -> str:
-    engine._operator_token = "operator_test"
+    engine._guard._operator_token = "operator_test"
     return "operator_test"
 
 

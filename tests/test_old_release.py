@@ -17,6 +17,7 @@ import pytest
 from engine import (
     Detection,
     Engine,
+    ImageQuery,
     ImageState,
     Region,
     Role,
@@ -227,7 +228,7 @@ def test_every_sealed_image_restores_byte_for_byte(old: Engine) -> None:
 def test_states_and_versions_of_images_are_as_they_were(old: Engine) -> None:
     operator = old.operator_token()
     kept = [state for state in ImageState if state is not ImageState.ERASED]
-    found = old.search.images(operator, states=kept, limit=100).images
+    found = old.search.images(operator, ImageQuery(states=kept), limit=100).images
     assert {i.image_id: (i.state, i.version) for i in found} == {
         IMAGES[name]["image_id"]: (IMAGES[name]["state"], IMAGES[name]["version"])
         for name in named(*kept)
@@ -282,7 +283,7 @@ def test_a_file_that_is_there_already_is_known_again(old: Engine) -> None:
 
 def test_a_flipped_byte_of_a_stored_file_is_a_named_error(engine: Engine, host: FakeHost) -> None:
     doctor, image_id = signed_in(engine, "doctor"), IMAGES["colour.jpg"]["image_id"]
-    address = engine.context.catalog.row(engine.context.database.read(), image_id)["sealed_blob"]
+    address = engine.context.catalog.row(engine.context.database.read(), image_id).sealed_blob
     path = host.root / address[:2] / address
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -119,7 +120,7 @@ def test_an_interrupted_backup_is_cleared_by_the_next(ward: Ward, settings: Sett
 
 
 def test_two_backups_at_once_do_not_take_each_others_files(ward: Ward) -> None:
-    with ward.engine._backing_up, pytest.raises(errors.StorageBusy):
+    with ward.engine.backups._running, pytest.raises(errors.StorageBusy):
         ward.engine.backups.make(ward.team.administrator)
 
 
@@ -382,7 +383,7 @@ def test_a_damaged_or_lost_file_is_a_named_error_and_the_backup_brings_it_back(
     engine, doctor = ward.engine, ward.team.doctor
     engine.backups.make(ward.team.administrator)
     row = engine.context.catalog.row(engine.context.database.read(), image_id)
-    path = engine.context.host._path(row["sealed_blob"])
+    path = engine.context.host._path(row.sealed_blob)
     if damage == "lost":
         path.unlink()
     else:
@@ -476,14 +477,14 @@ def test_an_image_reopened_after_it_was_asked_for_is_not_there(
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     engine, doctor = ward.engine, ward.team.doctor
-    real = engine._open
+    real = engine.images._restorations.open
 
     def flagged(*given: object) -> object:  # between the request and the first read
         if engine.context.catalog.row(engine.context.database.read(), image_id).state == "released":
             engine.withdrawals.flag(doctor, image_id, "a name is left")
         return real(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine, "_open", flagged)
+    monkeypatch.setattr(engine.images._restorations, "open", flagged)
     with pytest.raises(errors.NotFound):
         engine.images.restore(doctor, image_id, WHY)
 
@@ -511,9 +512,9 @@ def test_the_scrub_finds_what_rots_and_tells_it_once(ward: Ward) -> None:
     image_id = ward.seal(data, found=[found])
     ward.seal(builders.png(builders.labelled("WHOLE")[0]), found=[found])
     row = engine.context.catalog.row(engine.context.database.read(), image_id)
-    engine.context.host._path(row["masked_blob"]).write_bytes(b"rotten")
-    engine.upkeep._scrub.run()
-    engine.upkeep._scrub.run()
+    engine.context.host._path(row.masked_blob).write_bytes(b"rotten")
+    engine.upkeep._scrub.run(threading.Event())
+    engine.upkeep._scrub.run(threading.Event())
     health = engine.health.state(admin)
     assert (health["scrubbed_images"], health["broken"]) == (2, [image_id])
     told = engine.audit.entries(admin, query="scrub.broken")
@@ -537,7 +538,7 @@ def test_backups_come_on_time_and_an_old_one_is_an_alarm(
     engine.upkeep.tend()
     assert len(engine.context.backup_folder().names()) == 1
     host.advance(hours=2)
-    engine._next_ms.clear()  # an hour later, as the monotonic clock has it
+    engine.upkeep._next_ms.clear()  # an hour later, as the monotonic clock has it
     engine.upkeep.tend()
     assert len(engine.context.backup_folder().names()) == 2
     host.clock += timedelta(hours=settings.backup_alarm_hours + 1)
@@ -553,7 +554,7 @@ def test_a_backup_from_the_future_silences_no_alarm_and_puts_none_off(
     host.advance(days=-400)
     assert engine.health._condition()["backup_overdue"] is True
     for _ in range(2):  # one is due, a second is not
-        engine._next_ms.clear()
+        engine.upkeep._next_ms.clear()
         engine.upkeep.tend()
         host.advance(hours=1)
     assert len(engine.context.backup_folder().names()) == 2
@@ -606,7 +607,7 @@ def test_old_backups_that_cannot_be_deleted_are_told_and_the_new_one_is_in_the_l
         ("ok", new, None),
         ("ok", old, None),
     ]
-    engine._next_ms.clear()
+    engine.upkeep._next_ms.clear()
     host.advance(hours=30)
     engine.upkeep.tend()
     assert len(engine.context.backup_folder().names()) == 1
@@ -625,4 +626,4 @@ def test_orphans_are_swept_while_the_server_runs(ward: Ward, settings: Settings)
 def test_the_upkeep_ends_with_the_engine(ward: Ward) -> None:
     ward.engine.upkeep.start()
     ward.engine.close()
-    assert not any(thread.is_alive() for thread in ward.engine._threads)
+    assert not any(thread.is_alive() for thread in ward.engine.upkeep._threads)
