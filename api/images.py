@@ -73,8 +73,8 @@ def list_images(
     offset: Offset = 0,
 ) -> schemas.Page[schemas.Image]:
     """Released images that match all filters, newest first; `q` searches for patients."""
-    query = ImageQuery(patient_id=patient_id, text=q, modality=modality, label=label)
-    found = engine.search.images(token, query, limit + 1, offset)
+    query = ImageQuery(text=q, modality=modality, label=label)
+    found = engine.search.images(token, query, limit + 1, offset, patient_id)
     return schemas.Page.of(found.images, limit, offset)
 
 

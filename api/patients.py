@@ -9,7 +9,6 @@ from fastapi import APIRouter, Depends, File, Form, Query, Response, UploadFile
 from api import schemas
 from api.dependencies import Limit, Offset, TheEngine, Token, needed_reason
 from api.problems import answers
-from engine import ImageQuery
 
 router = APIRouter(prefix="/patients", tags=["patients"])
 
@@ -102,7 +101,7 @@ def list_images_of_patient(
 ) -> schemas.Page[schemas.Image]:
     """Released images of one patient, newest first."""
     key = engine.patients.get(token, patient_id).patient_id
-    found = engine.search.images(token, ImageQuery(patient_id=key), limit + 1, offset)
+    found = engine.search.images(token, None, limit + 1, offset, key)
     return schemas.Page.of(found.images, limit, offset)
 
 

@@ -61,7 +61,7 @@ def test_a_draft_that_was_not_sealed_any_more_is_sealed_then(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "seal", die)
+        patched.setattr(engine.drafts, "seal", die)
         with pytest.raises(KeyboardInterrupt):
             demo.seed.fill(engine, lambda line: None)
     demo.seed.fill(engine, lambda line: None)

@@ -46,9 +46,9 @@ def shelf(ward: Ward, host: FakeHost) -> dict[str, str]:
         ({"confidence": (0.7, 0.7)}, ["new"]),
         ({"uploaded_by": "technician"}, ["new", "mr", "old"]),
         ({"uploaded_by": "nobody"}, []),
-        ({"query": "nowak"}, ["new"]),
-        ({"query": "P-1"}, ["mr", "old"]),
-        ({"query": "zzz"}, []),
+        ({"text": "nowak"}, ["new"]),
+        ({"text": "P-1"}, ["mr", "old"]),
+        ({"text": "zzz"}, []),
     ],
 )
 def test_each_filter_finds_what_it_says(
@@ -81,10 +81,10 @@ def test_pages_add_up_to_the_total(ward: Ward, shelf: dict[str, str]) -> None:
 
 def test_a_patient_is_named_by_an_opaque_key(ward: Ward, shelf: dict[str, str]) -> None:
     found = ward.engine.search.images(
-        ward.team.doctor, ImageQuery(patient_id=ward.patient_id, text="nowak")
+        ward.team.doctor, ImageQuery(text="nowak"), patient_id=ward.patient_id
     )
     assert [i.image_id for i in found.images] == [shelf["new"]]
-    assert not ward.engine.search.images(ward.team.doctor, ImageQuery(patient_id="P-2")).images
+    assert not ward.engine.search.images(ward.team.doctor, patient_id="P-2").images
 
 
 def test_states_are_for_the_roles_that_work_with_them(ward: Ward, shelf: dict[str, str]) -> None:
@@ -141,12 +141,13 @@ def test_a_sealed_side_marker_is_told_to_those_who_may_open_it_and_the_log_knows
     engine, team = ward.engine, ward.team
     marker = {"side": "L", "x1": 20, "y1": 10, "x2": 40, "y2": 30, "frame": 0}
     elsewhere = {**marker, "side": "R", "x1": 250, "x2": 260}
-    real = type(engine).open_facts
+    stored = engine.images._stored
+    real = stored.open_facts
     image_id = ward.seal(builders.png(builders.labelled("F", seed=6)[0]), found=[box()])
     monkeypatch.setattr(
-        type(engine),
+        stored,
         "open_facts",
-        lambda self, key, row: {**real(self, key, row), "sides": [marker, elsewhere]},
+        lambda key, row: {**real(key, row), "sides": [marker, elsewhere]},
     )
     [region] = engine.images.regions(team.doctor, image_id)
     assert engine.images.side_markers(team.doctor, image_id) == [(region.region_id, "L")]

@@ -41,10 +41,10 @@ def test_numbers_count_calls_and_outcomes_and_name_nobody(ward: Ward) -> None:
     def more(name: str) -> float:
         return after[name] - before.get(name, 0.0)
 
-    assert more('medsec_calls_total{method="seal",outcome="ok"}') == 1
-    assert more('medsec_calls_total{method="restore",outcome="ok"}') == 1
-    assert more('medsec_calls_total{method="restore",outcome="permission-denied"}') == 1
-    assert more('medsec_call_seconds_count{method="restore"}') == 2
+    assert more('medsec_calls_total{method="drafts.seal",outcome="ok"}') == 1
+    assert more('medsec_calls_total{method="images.restore",outcome="ok"}') == 1
+    assert more('medsec_calls_total{method="images.restore",outcome="permission-denied"}') == 1
+    assert more('medsec_call_seconds_count{method="images.restore"}') == 2
     assert after['medsec_images{state="released"}'] == 1
     assert after['medsec_state{what="backup_overdue"}'] == 1
     held = {what: after[f'medsec_held_bytes{{what="{what}"}}'] for what in

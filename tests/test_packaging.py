@@ -180,7 +180,7 @@ def test_everything_but_a_gpu_works_without_what_running_does_not_install(tmp_pa
         "sys.meta_path[:] = [Lacking if f is PathFinder else f for f in sys.meta_path]\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "import api, cli, serve, demo.seed, engine\n"
-        "from engine.detection import NETWORKS, Detector\n"
+        "from engine.detect.detector import NETWORKS, Detector\n"
         "for name in NETWORKS: NETWORKS[name](engine.Settings(threads=1))\n"
         "try: Detector.open(engine.Settings(device='cuda'))\n"
         "except engine.errors.SettingsError as err: assert 'make run GPU=1' in err.message\n"

@@ -64,7 +64,7 @@ def busy(engine: Engine, team: Team) -> None:
     def both(call: str, secret: str) -> None:
         engine.context.host.advance(seconds=90)  # type: ignore[attr-defined]
         code = pyotp.TOTP(secret).at(_now(engine))
-        getattr(engine, call)(team.doctor, PASSWORD, code)
+        getattr(engine.account, call)(team.doctor, PASSWORD, code)
 
     steps = [
         lambda: engine.people.create(admin, "d2", "Second Doctor", Role.DOCTOR, PASSWORD),

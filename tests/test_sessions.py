@@ -180,7 +180,7 @@ def careful(tmp_path: Path, host: FakeHost) -> Ward:
 
 def test_a_restoration_asks_again_when_the_last_proof_is_old(careful: Ward, host: FakeHost) -> None:
     data, found = text_png()
-    image_id = careful.drafts.seal(data, found=[found])
+    image_id = careful.seal(data, found=[found])
     engine, doctor = careful.engine, careful.team.doctor
     handle = engine.images.restore(doctor, image_id, WHY).handle
     host.advance(minutes=5)
@@ -200,7 +200,7 @@ def test_a_restoration_asks_again_when_the_last_proof_is_old(careful: Ward, host
 
 def test_an_access_token_asks_again_like_a_cookie(careful: Ward, host: FakeHost) -> None:
     data, found = text_png()
-    image_id = careful.drafts.seal(data, found=[found])
+    image_id = careful.seal(data, found=[found])
     engine = careful.engine
     pair = engine.sessions.sign_in_api("doctor", PASSWORD)
     host.advance(minutes=5)

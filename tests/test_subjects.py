@@ -199,7 +199,7 @@ def test_what_is_others_answers_like_what_does_not_exist(clinic: Clinic) -> None
         "open picture": lambda c: engine.images.restored_frame(doctor, c.handle),
         "open file": lambda c: engine.images.restored_file(doctor, c.handle),
         "images of a patient": lambda c: [
-            *engine.search.images(doctor, ImageQuery(patient_id=c.patient_id)).images
+            *engine.search.images(doctor, patient_id=c.patient_id).images
         ],
         "team": lambda c: engine.care.team(doctor, c.patient_id),
     }

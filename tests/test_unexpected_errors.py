@@ -321,7 +321,7 @@ def test_opencv_out_of_memory_is_a_shortage_and_its_other_errors_are_not() -> No
 
 
 def test_a_network_that_finds_no_memory_is_not_called_broken(ward: Ward) -> None:
-    from engine import detection
+    from engine.detect import detector as detection
 
     def nothing(_settings: object) -> Any:
         raise MemoryError

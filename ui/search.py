@@ -39,10 +39,10 @@ def search(token: str) -> str:
         or "sealed"
     )
     wanted: dict[str, Any] = {"states": kinds[kind][1], "text": query or ""}
-    wanted["patient_id"] = _patient(token, query or "")
     wanted |= _filters(token)
-    page = _page(wanted)
-    found = engine.search.images(token, ImageQuery(**wanted), PAGE, (page - 1) * PAGE)
+    patient_id = _patient(token, query or "")
+    page = _page({**wanted, "patient_id": patient_id})
+    found = engine.search.images(token, ImageQuery(**wanted), PAGE, (page - 1) * PAGE, patient_id)
     if not found.images and page > 1:
         tell("page", None)
         st.rerun()

@@ -275,7 +275,7 @@ class Batches:
                 return self._left_out(caller, task, code, message, outcome.error_id)
             return self._entered(caller, task, outcome)
         except ReviewNeeded as err:
-            return _review(task.place, task.entry.image_id, err.facts["reasons"])
+            return _review(task.place, task.entry.image_id, list(err.facts["reasons"]))
         except DuplicateImage as err:
             # The same file twice in one batch, or by somebody else meanwhile.
             if err.facts["patient_id"] != task.entry.patient_id:
@@ -382,4 +382,4 @@ def _here_already(place: int, row: ImageRow, seal: bool) -> BatchItem:
         return BatchItem(place, "present", row.image_id)
     if row.state == ImageState.DRAFT and not seal:
         return BatchItem(place, "draft", row.image_id)
-    return _review(place, row.image_id, row.reasons)
+    return _review(place, row.image_id, list(row.reasons))

@@ -36,7 +36,6 @@ class ImageQuery:
     """
 
     states: Sequence[ImageState] = (ImageState.RELEASED,)
-    patient_id: str | None = None
     text: str = field(default="", repr=False)
     modality: str | None = None
     label: str | None = None
@@ -83,9 +82,18 @@ class Search:
 
     @needs(Permission.VIEW_MASKED)
     def images(
-        self, caller: Caller, query: ImageQuery | None = None, limit: int = 50, offset: int = 0
+        self,
+        caller: Caller,
+        query: ImageQuery | None = None,
+        limit: int = 50,
+        offset: int = 0,
+        patient_id: str | None = None,
     ) -> Found:
         """One page of the images that match, newest first, and how many there are.
+
+        Args:
+            patient_id: Of this patient only. A parameter by itself, so that ``needs`` asks for
+                the care relation.
 
         Raises:
             PermissionDenied: A state that this role does not see.
@@ -96,12 +104,12 @@ class Search:
                 self._audit.record(caller, Event("image.find", "refused", detail={"state": state}))
                 raise PermissionDenied("Images of this state are not part of your role.")
         only = self._guard.open_patients(caller)
-        patient_ids = only if wanted.patient_id is None else [wanted.patient_id]
+        patient_ids = only if patient_id is None else [patient_id]
         named = bool(wanted.text.strip())
         if named:
             matching = self._patients.search(wanted.text, _ALL, 0, only)
             keys = [p.patient_id for p in matching]
-            patient_ids = [k for k in keys if wanted.patient_id in (None, k)]
+            patient_ids = [k for k in keys if patient_id in (None, k)]
         filters: Filters = {
             "states": wanted.states,
             "patient_ids": patient_ids,
@@ -115,7 +123,7 @@ class Search:
         images = self._catalog.search(**filters, limit=limit, offset=offset)
         total = self._catalog.count(**filters)
         read = Event("image.list", detail={"states": [*wanted.states]})
-        if named or wanted.patient_id is not None:
+        if named or patient_id is not None:
             read = Event("patient.search", detail={"by": "image", "found": total})
         self._guard.record_read(caller, read)
         return Found(tuple(images), total)
