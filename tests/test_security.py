@@ -13,7 +13,7 @@ def test_every_test_that_the_security_page_names_exists() -> None:
     named = set(re.findall(r"`(test_\w+)`", page))
     assert len(named) > 40
     defined: set[str] = set()
-    for file in (ROOT / "tests").glob("test_*.py"):
+    for file in (ROOT / "tests").rglob("test_*.py"):
         defined |= set(re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), re.M))
     assert named - defined == set()
 

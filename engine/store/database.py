@@ -176,7 +176,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ),
     # ``CREATE INDEX`` only on tables whose rows are never updated. With one, DuckDB 2.0 replays
     # inserts after a crash into the row group that is on disk, and then loses updates of values
-    # that were NULL there (benchmarks/NOTES.md, tests/test_replay.py). Without one, and with
+    # that were NULL there (benchmarks/NOTES.md, tests/store/test_replay.py). Without one, and with
     # PRIMARY KEY and UNIQUE, it starts a new row group and loses nothing.
     (
         "lookups of one image that do not grow with all others",

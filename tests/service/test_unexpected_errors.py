@@ -124,7 +124,7 @@ def test_the_log_says_where_and_never_what(log: Log) -> None:
     assert ERROR_ID.fullmatch(error_id)
     line = log.of(error_id)
     assert (line["message"], line["error"]) == ("a test failed", "KeyError")
-    assert re.fullmatch(r"tests/test_unexpected_errors.py:\d+ broken", line["where"][-1])
+    assert re.fullmatch(r"tests/service/test_unexpected_errors.py:\d+ broken", line["where"][-1])
     assert [cause["error"] for cause in line["causes"]] == ["ValueError"]
     assert error_id in log.text
     assert "MUSTERFRAU" not in log.text
@@ -170,7 +170,7 @@ def test_no_library_of_the_server_logs_an_exception_s_text(
     )
     done = subprocess.run(
         [sys.executable, "-c", script, NAME], capture_output=True, text=True, check=True,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.stderr.count("ValueError") == 3
     assert done.stderr.count(" fail") == 3
@@ -522,7 +522,7 @@ def test_a_terminal_s_log_has_the_places() -> None:
         record.exc_info = (KeyError, err, err.__traceback__)
     handler.emit(record)
     written = stream.getvalue()
-    assert written.startswith("it failed\n  KeyError\n    tests/test_unexpected_errors.py:")
+    assert written.startswith("it failed\n  KeyError\n    tests/service/test_unexpected_errors.py:")
     assert "  caused by ValueError\n" in written
     assert "MUSTERFRAU" not in written
 

@@ -228,7 +228,7 @@ def test_bytes_that_are_no_network_are_a_detector_error() -> None:
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
 def test_a_network_leaves_it_to_the_system_where_its_threads_run() -> None:
     """Two workers that both claim the first processor are no faster than one."""
-    weights = (Path(__file__).parent.parent / "model" / "best.onnx").read_bytes()
+    weights = (Path(__file__).parents[2] / "model" / "best.onnx").read_bytes()
     network, over = CpuModel(weights, threads=1), threading.Event()
 
     def look() -> None:
@@ -286,7 +286,7 @@ def test_the_engine_is_imported_without_any_network() -> None:
         "bad &= set(sys.modules);"
         "sys.exit(', '.join(bad) or 0)"
     )
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
 
 

@@ -13,7 +13,7 @@ from engine.errors import DetectorError
 from engine.settings import Settings
 from tests import builders
 
-SAMPLES = Path(__file__).parent.parent / "demo" / "samples"
+SAMPLES = Path(__file__).parents[2] / "demo" / "samples"
 
 
 def picture(name: str) -> np.ndarray:

@@ -22,7 +22,7 @@ from tests.conftest import Team
 from tests.fakes import ScriptedDetector
 from tests.provider import Provider, provider
 from tests.serving import Server, people, serve, settings
-from tests.test_server import _elements, _until_finished, conversation, said
+from tests.ui.test_server import _elements, _until_finished, conversation, said
 
 BUTTON = "Sign in through your organisation"
 DORA = {"sub": "4711", "email": "dora@hospital.example", "email_verified": True}

@@ -25,7 +25,7 @@ from engine.store import database as module
 from engine.store.database import Cursor, Database, Row
 from tests.fakes import FakeHost
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ROWS = 24
 NEW_YEAR = datetime(2026, 1, 1)  # noqa: DTZ001 - as the columns have it
 #: Not the program's own rows, or changed by the opening itself.
@@ -124,7 +124,7 @@ def rows(database: Database) -> dict[str, list[str]]:
 def killed(folder: Path, what: str, *steps: str) -> str:
     """Run part of this file in a process that kills itself; returns what it said."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.test_replay", str(folder), what, *steps],
+        [sys.executable, "-m", "tests.store.test_replay", str(folder), what, *steps],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ from engine import Engine, Settings, errors
 from engine.people.identities import FRESH
 from tests.conftest import PASSWORD, Team
 from tests.fakes import FakeHost, ScriptedDetector
-from tests.test_second_factor import enrol
+from tests.people.test_second_factor import enrol
 from ui import oidc
 
 ISSUER = "https://login.hospital.example"

@@ -267,7 +267,7 @@ except errors.StorageError as err:
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )
     assert done.stdout.startswith("refused"), done.stderr
     taken = int(done.stdout.split()[1])

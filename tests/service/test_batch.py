@@ -28,8 +28,8 @@ from engine.settings import Secret
 from engine.store.audit import Event
 from tests import builders
 from tests.conftest import WHY, Ward, text_png
+from tests.detect.test_custom_networks import MAPPING, network
 from tests.fakes import ScriptedDetector
-from tests.test_guests import MAPPING, network
 
 
 def picture(text: str) -> bytes:
@@ -449,7 +449,7 @@ def test_the_hospitals_own_network_runs_in_worker_processes(guest: Ward) -> None
 
 # --- workers ----------------------------------------------------------------------------------
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 class Flag:
@@ -510,7 +510,7 @@ def test_workers_start_bare_and_what_they_lose_is_done_again(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEDSEC_KEY", "secret")
-    monkeypatch.setattr("engine.operations.worker_pool._ROOT", f"{HERE.parent}")
+    monkeypatch.setattr("engine.operations.worker_pool.ROOT", f"{HERE.parent}")
     with Crew.open(settings, 2, Flag()) as crew:
         tasks = ((f"task {n}", n) for n in range(6))
         answers = dict(crew.run(answer, [*tasks, ("nothing to do", None)]))

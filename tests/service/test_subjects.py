@@ -21,7 +21,7 @@ from engine.permissions import allowed
 from tests import builders
 from tests.conftest import WHY, Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
-from tests.test_permissions import EVERYBODY, MAY
+from tests.service.test_permissions import EVERYBODY, MAY
 
 #: Methods a doctor may call that answer about many patients: they leave out those of others.
 LISTS = {

@@ -22,7 +22,7 @@ from tests.fakes import ScriptedDetector
 from ui import state
 from ui.background_jobs import Job
 
-HOME = Path(__file__).parent.parent / "Home.py"
+HOME = Path(__file__).parents[2] / "Home.py"
 BOX = Detection(Region(8, 8, 200, 40), "text", 0.9, "net")
 PROPOSAL = Detection(Region(20, 100, 90, 130), "text", 0.15, "net")
 PICTURE = builders.png(builders.labelled()[0])

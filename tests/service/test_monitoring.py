@@ -63,7 +63,7 @@ def test_a_monitoring_system_reads_numbers_with_its_token_and_nothing_else(ward:
     assert ward.engine.health.state(token)["patients"] == 1
     for refused in (
         ward.engine.patients.search,
-        ward.engine.context.audit.entries,
+        ward.engine.audit.entries,
         ward.engine.drafts.waiting,
     ):
         with pytest.raises(errors.PermissionDenied):
@@ -90,7 +90,7 @@ def test_a_log_line_is_json_and_keeps_an_exceptions_text_to_itself() -> None:
     line = json.loads(tracing.JsonLines().format(record))
     assert (line["level"], line["message"]) == ("error", "detector failed on im_1")
     assert line["error"] == "ValueError"
-    assert line["where"][0].startswith("tests/test_monitoring.py:")
+    assert line["where"][0].startswith("tests/service/test_monitoring.py:")
     assert "MUSTERFRAU" not in json.dumps(line)
 
 

@@ -553,7 +553,9 @@ def test_a_turned_photograph_is_turned_upright_and_its_boxes_back(orientation: i
 
 # --- old files open for ever --------------------------------------------------------------------
 
-VECTORS = json.loads((Path(__file__).parent / "vectors" / "images-v1.json").read_text())["cases"]
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "images-v1.json").read_text())[
+    "cases"
+]
 
 
 @pytest.mark.parametrize("case", VECTORS, ids=lambda c: c["name"])

@@ -8,10 +8,10 @@ from streamlit.testing.v1 import AppTest
 
 from engine import Engine, Suggestion, TextVerdict
 from tests.conftest import Team
+from tests.detect.test_custom_networks import box, hospital, network  # noqa: F401 - fixtures
 from tests.fakes import ScriptedDetector
-from tests.test_guests import box, hospital, network  # noqa: F401 - fixtures
-from tests.test_pages import BOX, PICTURE, click, component, patient, texts, visit  # noqa: F401
-from tests.test_pages import Visit as Visitor
+from tests.ui.test_pages import BOX, PICTURE, click, component, patient, texts, visit  # noqa: F401
+from tests.ui.test_pages import Visit as Visitor
 
 pytestmark = pytest.mark.usefixtures("hospital")
 

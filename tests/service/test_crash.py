@@ -15,7 +15,7 @@ from benchmarks import crash, crash_server
 from engine import Settings
 from engine.operations.worker_pool import Crew
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
@@ -40,7 +40,10 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(tmp_path: Path) 
 def test_a_worker_of_a_batch_does_not_outlive_who_started_it(tmp_path: Path) -> None:
     """By itself it would finish what it is at first; one that is held never does."""
     starter = subprocess.Popen(
-        [sys.executable, "-m", "tests.test_crash"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.service.test_crash"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert starter.stdout is not None
     with starter.stdout as said:

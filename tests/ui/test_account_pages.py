@@ -13,8 +13,8 @@ import api
 from engine import Engine, Role, errors
 from tests.conftest import PASSWORD, Team, Ward, text_png
 from tests.fakes import FakeHost
-from tests.test_pages import Visit, click, component, fill, remembered, texts, visit
-from tests.test_second_factor import Phone, enrol
+from tests.people.test_second_factor import Phone, enrol
+from tests.ui.test_pages import Visit, click, component, fill, remembered, texts, visit
 
 __all__ = ["visit"]
 

@@ -37,8 +37,8 @@ def test_a_second_writer_waits_and_is_told_so(database: Database) -> None:
 
 def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path, database: Database) -> None:
     script = (
-        "from pathlib import Path; from engine.store.database import Database; from engine.host import"
-        " Host; from engine.errors import StorageBusy\n"
+        "from pathlib import Path; from engine.store.database import Database;"
+        " from engine.host import Host; from engine.errors import StorageBusy\n"
         f"try: Database.open(Path({str(tmp_path / 'c.duckdb')!r}), Host(Path('x')), 1)\n"
         "except StorageBusy: print('busy')"
     )

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_batch import picture
+from tests.service.test_batch import picture
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl"),

@@ -379,7 +379,7 @@ def box() -> Iterator[Sandbox]:
 @pytest.fixture(autouse=True, scope="module")
 def _importable() -> None:
     """Workers import this module by name, as they import the engine's."""
-    assert __name__ in ("tests.test_hostile", "test_hostile")
+    assert __name__ in ("tests.formats.test_hostile", "test_hostile")
 
 
 def test_a_decoder_that_crashes_is_a_named_error_and_the_next_call_works(box: Sandbox) -> None:

@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from engine import Detection, Engine, ImageRecord, Region
 from tests.conftest import WHY, Team
-from tests.test_pages import PICTURE, click, component, fill, texts, visit  # noqa: F401 (a fixture)
+from tests.ui.test_pages import PICTURE, click, component, fill, texts, visit  # noqa: F401 (a fixture)
 
 URGENT = "unconscious in the emergency room"
 Visit = Callable[..., AppTest]
