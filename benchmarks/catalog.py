@@ -30,7 +30,7 @@ from engine.records import Caller, ImageState
 from engine.store.audit import GENESIS, AuditLog, Event, _digest
 from engine.store.catalog import Catalog
 from engine.store.database import Database
-from engine.store.key_hierarchy import Hierarchy
+from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.patients import Patients
 
 REGIONS, ENTRIES, OF_ONE_PATIENT = 3, 3, 10
@@ -139,7 +139,7 @@ def measure(images: int) -> dict[str, float]:
         database = Database.open(path, host, 10)
         fill(database, images)
         catalog, audit = Catalog(database), AuditLog(database, host, bytes(32))
-        patients = Patients(database, Hierarchy(database, Keyring([bytes(32)]), host), host)
+        patients = Patients(database, KeyHierarchy(database, Keyring([bytes(32)]), host), host)
         caller = Caller("technician", Role.TECHNICIAN, "", "benchmark")
         tx = database.read()
         middle = image_name(images // 2)

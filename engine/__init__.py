@@ -6,7 +6,14 @@ Doors import from here and from nowhere deeper.
 from __future__ import annotations
 
 import engine.errors as errors
-from engine.detection import Comparison, Drift, GuestRecord, ModelInfo, Profile, ProfileEntry
+from engine.detection import (
+    Comparison,
+    CustomNetworkRecord,
+    Drift,
+    ModelInfo,
+    Profile,
+    ProfileEntry,
+)
 from engine.formats.images import carried, carry
 from engine.host import Host, write_durably
 from engine.installation import version
@@ -18,7 +25,7 @@ from engine.operations.prometheus import MEDIA_TYPE as METRICS_MEDIA_TYPE
 from engine.operations.prometheus import count_request
 from engine.operations.restorations import Restoration
 from engine.operations.worker import BatchOptions
-from engine.people.care import BrokenGlass, CareRelation, Verdict
+from engine.people.care import CareRelation, EmergencyAccess, Verdict
 from engine.permissions import ACCOUNT_ROLES, Permission, Role
 from engine.records import (
     Account,
@@ -67,13 +74,14 @@ __all__ = [
     "AuditEntry",
     "BatchItem",
     "BatchOptions",
-    "BrokenGlass",
     "CareRelation",
     "Comparison",
+    "CustomNetworkRecord",
     "Detection",
     "Display",
     "DraftView",
     "Drift",
+    "EmergencyAccess",
     "Engine",
     "Enrolment",
     "Evaluation",
@@ -81,7 +89,6 @@ __all__ = [
     "Finder",
     "Format",
     "Found",
-    "GuestRecord",
     "Host",
     "ImageQuery",
     "ImageRecord",

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from engine.detect.custom_network import Shape
 from engine.detect.custom_networks import (
-    GuestRecord,
-    Guests,
-    Luggage,
-    guest_sandbox,
+    CustomNetworkRecord,
+    CustomNetworkStore,
+    PackedModel,
+    custom_network_sandbox,
 )
 from engine.detect.detector import (
+    CustomNetworkSource,
     Detector,
-    Guest,
     Profile,
     merge,
 )
@@ -41,22 +41,22 @@ from engine.detect.text_verdict import (
 __all__ = [
     "UNKNOWN",
     "Comparison",
+    "CustomNetworkRecord",
+    "CustomNetworkSource",
+    "CustomNetworkStore",
     "Detector",
     "Drift",
-    "Guest",
-    "GuestRecord",
-    "Guests",
     "Judgement",
     "Known",
-    "Luggage",
     "ModelInfo",
     "Month",
+    "PackedModel",
     "Profile",
     "ProfileEntry",
     "Profiles",
     "Shape",
     "Side",
     "compared",
-    "guest_sandbox",
+    "custom_network_sandbox",
     "merge",
 ]

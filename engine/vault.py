@@ -22,7 +22,7 @@ from engine.crypto.root_keys import (
     key_id_of,
 )
 from engine.crypto.tagged_tokens import (
-    Bearers,
+    TaggedTokens,
     random_text,
     token_digest,
 )
@@ -44,13 +44,13 @@ from engine.crypto.vault import (
 
 __all__ = [
     "SALT_RECORD",
-    "Bearers",
     "Exchanges",
     "Group",
     "Keyring",
     "Randomness",
     "RegionIdentity",
     "Signer",
+    "TaggedTokens",
     "blind_index",
     "decrypt",
     "derive",

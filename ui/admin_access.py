@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from engine import BrokenGlass, Role, Verdict
+from engine import EmergencyAccess, Role, Verdict
 from ui import state, widgets
 
 
@@ -60,7 +60,7 @@ def _glass(token: str) -> None:
             )
 
 
-def _told(glass: BrokenGlass) -> None:
+def _told(glass: EmergencyAccess) -> None:
     until = (
         f"open until {glass.expires_at:%H:%M} UTC"
         if glass.open
@@ -74,13 +74,13 @@ def _told(glass: BrokenGlass) -> None:
     st.text(glass.reason)
 
 
-def _done(token: str, glass: BrokenGlass) -> None:
+def _done(token: str, glass: EmergencyAccess) -> None:
     entries = state.engine().care.emergency_access_entries(token, glass.glass_id)
     with st.expander(f"Activity: {len(entries)} entries", icon=":material/history:"):
         widgets.history(entries)
 
 
-def _review(token: str, glass: BrokenGlass) -> None:
+def _review(token: str, glass: EmergencyAccess) -> None:
     with st.form(f"review-{glass.glass_id}", border=False):
         verdict = st.radio("Verdict", list(Verdict), format_func=str, horizontal=True, index=None)
         remark = st.text_input("Remark", placeholder="Whom you asked, and what happens next")

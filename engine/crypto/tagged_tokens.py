@@ -16,7 +16,7 @@ from engine.host import Host
 _RANDOM_LENGTH = 43  # 32 bytes in base64
 
 
-class Bearers:
+class TaggedTokens:
     """Tokens of one kind.
 
     Args:

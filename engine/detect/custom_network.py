@@ -47,7 +47,7 @@ class Shape:
     names: tuple[str, ...]
 
 
-class GuestNetwork:
+class CustomNetwork:
     """One such network, as the detector runs it.
 
     Args:

@@ -16,7 +16,7 @@ from engine.detect.custom_network import (
     MEMORY_BYTES,
     SECONDS,
     SIDES_PX,
-    GuestNetwork,
+    CustomNetwork,
     Shape,
     inspect,
 )
@@ -26,7 +26,7 @@ from engine.formats.sandbox import Sandbox
 from engine.host import Host
 from engine.records import Caller
 from engine.store.audit import AuditLog
-from engine.store.audited_rows import SealedRows
+from engine.store.audited_rows import AuditedRows
 from engine.store.database import Cursor, Database
 from engine.vault import open_field, seal_field
 
@@ -34,13 +34,13 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 TITLE_LENGTH = 60
 
 
-def guest_sandbox() -> Sandbox:
+def custom_network_sandbox() -> Sandbox:
     """The sandbox for custom networks: one process without keys and files."""
     return Sandbox("engine.detect.custom_network", 1, SECONDS, MEMORY_BYTES)
 
 
 @dataclass(frozen=True)
-class GuestRecord:
+class CustomNetworkRecord:
     """A network of the hospital's own.
 
     Args:
@@ -65,7 +65,7 @@ class GuestRecord:
         return tuple(dict.fromkeys(label for label in self.names.values() if label))
 
 
-class Guests:
+class CustomNetworkStore:
     """The networks of one catalog.
 
     Args:
@@ -81,15 +81,15 @@ class Guests:
         self._key = key
         self._limit = limit_bytes
         self._threads = threads
-        self._rows = SealedRows("guests", host, key)
-        self._open: dict[str, GuestNetwork] = {}
+        self._rows = AuditedRows("guests", host, key)
+        self._open: dict[str, CustomNetwork] = {}
         self._lock = threading.Lock()
-        self.sandbox = guest_sandbox()
+        self.sandbox = custom_network_sandbox()
 
-    def records(self) -> dict[str, GuestRecord]:
+    def records(self) -> dict[str, CustomNetworkRecord]:
         """All custom networks by name. Raises SealBroken if a row was altered."""
         return {
-            name: GuestRecord(
+            name: CustomNetworkRecord(
                 name,
                 row.facts["title"],
                 row.facts["sha256"],
@@ -169,7 +169,7 @@ class Guests:
             "side": wanted,
             "names": labels,
         }
-        network = as_network(self.sandbox, model, GuestRecord(
+        network = as_network(self.sandbox, model, CustomNetworkRecord(
             name, title, sha256, len(model), wanted, labels, 0.0, self._host.now(), ""
         ), self._threads)  # fmt: skip
         try:
@@ -210,7 +210,7 @@ class Guests:
             self._open.pop(name, None)
         return str(row.facts["blob"])
 
-    def network(self, name: str) -> GuestNetwork:
+    def network(self, name: str) -> CustomNetwork:
         """A runnable network, loaded on first use.
 
         Raises:
@@ -221,11 +221,11 @@ class Guests:
                 self._open[name] = self._opened(name)
             return self._open[name]
 
-    def _opened(self, name: str) -> GuestNetwork:
-        luggage = self.luggage(name)
+    def _opened(self, name: str) -> CustomNetwork:
+        luggage = self.packed(name)
         return as_network(self.sandbox, luggage.model, luggage.record, self._threads)
 
-    def luggage(self, name: str) -> Luggage:
+    def packed(self, name: str) -> PackedModel:
         """A network for a worker elsewhere: its decrypted file and its record, without keys.
 
         Raises:
@@ -242,21 +242,21 @@ class Guests:
                 "The file of a custom network is missing or altered. Upload it again.",
                 network=name,
             ) from err
-        return Luggage(self.records()[name], model)
+        return PackedModel(self.records()[name], model)
 
 
 @dataclass(frozen=True)
-class Luggage:
+class PackedModel:
     """A network as it travels to a worker of a batch.
 
     Args:
         model: The file; its SHA-256 is the record's.
     """
 
-    record: GuestRecord
+    record: CustomNetworkRecord
     model: bytes = field(repr=False)
 
-    def unpack(self, sandbox: Sandbox, threads: int) -> GuestNetwork:
+    def unpack(self, sandbox: Sandbox, threads: int) -> CustomNetwork:
         """The runnable network, in a sandbox of the worker.
 
         Raises:
@@ -270,9 +270,11 @@ class Luggage:
         return as_network(sandbox, self.model, self.record, threads)
 
 
-def as_network(sandbox: Sandbox, model: bytes, record: GuestRecord, threads: int) -> GuestNetwork:
+def as_network(
+    sandbox: Sandbox, model: bytes, record: CustomNetworkRecord, threads: int
+) -> CustomNetwork:
     """A runnable network from its file and record."""
-    return GuestNetwork(
+    return CustomNetwork(
         sandbox,
         model,
         record.sha256,

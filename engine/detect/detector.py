@@ -301,7 +301,7 @@ def _first_alike(kept: np.ndarray, box: np.ndarray, threshold: float) -> int | N
 
 
 @dataclass(frozen=True)
-class Guest:
+class CustomNetworkSource:
     """A network of the hospital's own: what it finds, and how it is opened."""
 
     finds: tuple[str, ...]
@@ -319,7 +319,7 @@ class Detector:
         self.profiles = dict(profiles)
         self._networks: dict[str, Network] = {}
         #: Networks of the hospital's own, by the name that profiles use.
-        self.guests: Mapping[str, Guest] = {}
+        self.custom_networks: Mapping[str, CustomNetworkSource] = {}
         self._opening = threading.Lock()
 
     @classmethod
@@ -342,7 +342,7 @@ class Detector:
 
     def finds(self) -> dict[str, tuple[str, ...]]:
         """Every network that a profile may name, with the classes that it finds."""
-        return FINDS | {name: guest.finds for name, guest in self.guests.items()}
+        return FINDS | {name: network.finds for name, network in self.custom_networks.items()}
 
     @property
     def opened(self) -> dict[str, ModelInfo]:
@@ -474,9 +474,9 @@ class Detector:
             raise DetectorError("Text could not be read.", network="ppocr") from err
 
     def _network(self, name: str) -> Network:
-        guest = self.guests.get(name)
-        if guest is not None:
-            return guest.open()
+        custom = self.custom_networks.get(name)
+        if custom is not None:
+            return custom.open()
         with self._opening:
             if name not in self._networks:
                 if name not in NETWORKS:

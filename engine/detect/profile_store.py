@@ -21,7 +21,7 @@ from engine.host import Host
 from engine.records import Caller
 from engine.settings import Settings
 from engine.store.audit import AuditLog
-from engine.store.audited_rows import SealedRows
+from engine.store.audited_rows import AuditedRows
 from engine.store.database import Cursor, Database
 
 #: Values that an administrator can change; all others stay as shipped.
@@ -77,7 +77,7 @@ class Profiles:
         networks: Networks,
     ) -> None:
         self._database = database
-        self._rows = SealedRows("profiles", host, key)
+        self._rows = AuditedRows("profiles", host, key)
         self._settings = settings
         self._shipped = dict(shipped)
         self._networks = networks

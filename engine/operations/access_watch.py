@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.errors import RosterBroken
 from engine.operations.live_settings import LiveSettings
-from engine.people.access_integrity import CHANGES, Roster
+from engine.people.access_integrity import CHANGES, AccessIntegrity
 from engine.people.care import Access, bound
 from engine.records import Caller
 from engine.store.audit import AuditLog, Event
@@ -18,7 +18,7 @@ class AccessWatch:
     """Compares accounts and rights with the log, and marks entries that change them."""
 
     def __init__(
-        self, database: Database, access: Access, integrity: Roster, live: LiveSettings
+        self, database: Database, access: Access, integrity: AccessIntegrity, live: LiveSettings
     ) -> None:
         self._database = database
         self._access = access

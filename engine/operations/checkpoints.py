@@ -47,7 +47,8 @@ class Checkpoints:
             write_durably(folder / name, checkpoint)
         except OSError as err:
             raise StorageError(
-                "The folder of checkpoints cannot be written: check MEDSEC_CHECKPOINT_DIR.",
+                "Cannot write to the checkpoint folder. Check MEDSEC_CHECKPOINT_DIR, free space and"
+                " permissions.",
                 errno=err.errno,
             ) from err
         self._audit.record(caller, Event("audit.checkpoint", detail={"name": name}))
@@ -64,7 +65,8 @@ class Checkpoints:
                     continue  # not one of ours
         except OSError as err:
             raise StorageError(
-                "The folder of checkpoints cannot be read: check MEDSEC_CHECKPOINT_DIR.",
+                "Cannot read the checkpoint folder. Check MEDSEC_CHECKPOINT_DIR and its"
+                " permissions.",
                 errno=err.errno,
             ) from err
         return max(made, default=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.detection import Detector, Guests, Profiles
+from engine.detection import CustomNetworkStore, Detector, Profiles
 from engine.errors import SettingsError
 from engine.host import Host
 from engine.operations.access_watch import AccessWatch
@@ -18,17 +18,17 @@ from engine.people.second_factor import Challenges, SecondFactors
 from engine.people.sessions import Sessions
 from engine.people.tokens import Tokens
 from engine.store.audit import AuditLog
-from engine.store.audited_rows import SealedRows
+from engine.store.audited_rows import AuditedRows
 from engine.store.backup import Backups
 from engine.store.catalog import Catalog
 from engine.store.database import Database
-from engine.store.key_hierarchy import Hierarchy
-from engine.store.open_images import Viewings
+from engine.store.key_hierarchy import KeyHierarchy
+from engine.store.open_images import OpenImages
 from engine.store.outbox import Outbox
-from engine.store.patient_merge import Merging
+from engine.store.patient_merge import PatientMerge
 from engine.store.patients import Patients
-from engine.store.read_log import Reads
-from engine.store.runtime_settings import Policies
+from engine.store.read_log import ReadLog
+from engine.store.runtime_settings import SettingChanges
 from engine.store.training_cases import Training
 from engine.vault import Exchanges, Keyring
 
@@ -48,7 +48,7 @@ class Context(WorkerContext):
 
     database: Database
     keyring: Keyring
-    hierarchy: Hierarchy
+    hierarchy: KeyHierarchy
     lockout: Lockout
     accounts: Accounts
     sessions: Sessions
@@ -64,13 +64,13 @@ class Context(WorkerContext):
     catalog: Catalog
     patients: Patients
     training_cases: Training
-    merging: Merging
-    read_log: Reads
+    merging: PatientMerge
+    read_log: ReadLog
     profile_store: Profiles
-    custom_networks: Guests
-    evaluation_rows: SealedRows
-    setting_changes: Policies
-    open_images: Viewings
+    custom_networks: CustomNetworkStore
+    evaluation_rows: AuditedRows
+    setting_changes: SettingChanges
+    open_images: OpenImages
     exchanges: Exchanges
 
     def backup_folder(self) -> Backups:

@@ -77,7 +77,7 @@ class Erasures:
             NotFound: No such image.
         """
         if not reason.strip():
-            raise InputError("Erasing an image needs a reason.")
+            raise InputError("Give a reason for erasing the image.")
         with self._database.write() as tx:
             row = self._catalog.row(tx, image_id)
             # Asked in the transaction: somebody may be sealing it at this moment, and one that

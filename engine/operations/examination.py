@@ -25,11 +25,11 @@ Progress = Callable[[str, float], None]
 
 #: Why a person must look, in words.
 REASONS: Mapping[str, str] = {
-    "nothing-found": "Nothing was found: look whether there really is nothing to hide.",
-    "proposals": "Some boxes are uncertain: keep, correct or remove them.",
-    "detector-failed": "The detector could not run: draw every box yourself.",
-    "flagged": "Somebody saw something that should be hidden: find it, box it, seal it anew.",
-    "still-visible": "After masking, something can still be read: box it, or say why it may stay.",
+    "nothing-found": "Nothing was detected. Check that there is nothing to hide.",
+    "proposals": "Some boxes are uncertain. Keep, correct or remove them.",
+    "detector-failed": "The detector could not run. Draw all boxes yourself.",
+    "flagged": "A user reported visible private content. Box it and seal the image again.",
+    "still-visible": "Text is still readable after masking. Box it, or give a reason to leave it.",
 }
 
 

@@ -33,7 +33,9 @@ class Finder:
         self._limits = Limits.of(settings)
         profiles = self._detector.profiles
         if profile is not None and profile not in profiles:
-            raise InputError(f"There is no such profile; there are {', '.join(sorted(profiles))}.")
+            raise InputError(
+                f"There is no such profile. Use one of: {', '.join(sorted(profiles))}."
+            )
         self.profile = profiles[profile] if profile else _everything(profiles)
 
     def find(self, name: str, data: bytes, *, proposals: bool = False) -> list[dict[str, Any]]:

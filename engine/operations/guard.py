@@ -53,7 +53,7 @@ class Guard:
     def operator_token(self) -> str:
         """The token of this machine's operator. Raises PermissionDenied in a server."""
         if self._operator_token is None:
-            raise PermissionDenied("Only the command line acts as the operator.")
+            raise PermissionDenied("Only the command line can act as operator.")
         return self._operator_token
 
     def begin_work(self, caller: Caller) -> str:
@@ -115,10 +115,14 @@ class Guard:
         if permission is not None and not allowed(caller.role, permission):
             refused = Event(str(permission), "refused", detail={"method": method})
             self._audit.record(caller, refused)
-            raise PermissionDenied(f"The role {caller.role} does not allow this.")
+            raise PermissionDenied(
+                f"The role {caller.role} has no permission for this. Ask an administrator."
+            )
         try:
             if caller.factor_due and not enrolling:
-                raise SecondFactorNeeded("Set up a second factor first, under My account.")
+                raise SecondFactorNeeded(
+                    "Your role requires a second factor. Set it up under My account."
+                )
             if fresh:
                 self._ask_again(caller)
         except (SecondFactorNeeded, StepUpNeeded) as err:
@@ -134,7 +138,7 @@ class Guard:
             return
         if self._host.now() - caller.proven_at >= timedelta(minutes=minutes):
             raise StepUpNeeded(
-                "Prove again who you are: type your password or a code.", minutes=minutes
+                "Confirm your identity with your password or a code.", minutes=minutes
             )
 
     def record_read(self, caller: Caller, event: Event) -> None:

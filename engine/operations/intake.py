@@ -127,7 +127,7 @@ class Intake:
         if image_id is not None:
             patient_id = self._catalog.row(tx, image_id).patient_id
             raise DuplicateImage(
-                "This file is here already.", image_id=image_id, patient_id=patient_id
+                "This image has already been uploaded.", image_id=image_id, patient_id=patient_id
             )
 
     def fresh_key(self, image_id: str, version: int, patient_key: bytes) -> FreshKey:
@@ -150,7 +150,7 @@ class Intake:
         # Anything that happened to the draft meanwhile, a review above all, comes first.
         if self._catalog.row(tx, image_id).tag != row.tag:
             raise ReviewNeeded(
-                "Somebody else changed this draft: open it again.",
+                "Another user changed this draft. Open it again.",
                 image_id=image_id,
                 reasons=list(row.reasons),
             )

@@ -128,7 +128,7 @@ class Preparer:
             reasons.append("nothing-found")
         if reasons and not decision.confirm.strip():
             raise ReviewNeeded(
-                "A person must look at this image before it is sealed.",
+                "This image must be reviewed before it is sealed.",
                 image_id=row.image_id,
                 reasons=reasons,
             )
@@ -268,14 +268,16 @@ def _believed(
         InputError: Too many, an unknown class, or outside the image.
     """
     if len(given) > MOST_BOXES:
-        raise InputError(f"At most {MOST_BOXES} boxes can be sealed in one image.")
+        raise InputError(f"Too many boxes. The limit is {MOST_BOXES} per image.")
     known = set(found)
     labels = {*profile.classes, *(d.label for d in found)}
     for detection in given:
         if detection.label not in labels:
-            raise InputError("A box has a class that this specialty does not have.")
+            raise InputError(
+                "The class of a box is not part of this profile. Choose another class."
+            )
         if detection.region.clipped(row.width, row.height, row.frames) is None:
-            raise InputError("A box lies outside the image.")
+            raise InputError("A box is outside the image. Move or remove it.")
     return [d if d in known else replace(d, source="person", confidence=1.0) for d in given]
 
 
@@ -301,7 +303,7 @@ def _corrections(
         reason = removed.get(place, "").strip()
         if not reason:
             raise InputError(
-                "Every found box that is taken away or made smaller needs a reason.", place=place
+                "Give a reason for each detected box that you removed or made smaller.", place=place
             )
         left_out.append(detection)
         action = "box.leave" if reason == HARMLESS else "box.remove"

@@ -97,7 +97,9 @@ class Restorations:
         granted = self._guard.granted(caller)
         labels = {r.detection.label for r, _ in self._catalog.regions(tx, image_id)}
         if labels and not any(granted(label) for label in labels):
-            raise PermissionDenied("None of the classes sealed here is granted to your account.")
+            raise PermissionDenied(
+                "Your account cannot open any class of this image. Ask an administrator."
+            )
         facts, restored = self._stored.opened(subject, row, granted)
         assessment = None
         # Its numbers are computed from every hidden pixel, so only who sees all sees them.
@@ -141,7 +143,7 @@ class Restorations:
                 detail={"withheld": withheld},
             )
             self._audit.record(caller, refused)
-            raise PermissionDenied("Some classes sealed here are not granted to your account.")
+            raise PermissionDenied("Your account cannot open some classes of this image.")
 
     def of(self, caller: Caller, handle: str) -> tuple[Image, Restoration]:
         """An open restoration of this session. Raises NotFound where it is over."""
@@ -161,18 +163,18 @@ class Restorations:
             )
         ):
             self._open_images.close(caller.session_id, handle)
-            raise NotFound("This picture is no longer open: ask for it again.")
+            raise NotFound("This image is no longer open. Open it again.")
         return viewing.image, about
 
     def file_of(self, caller: Caller, handle: str, format: str, frame: int, enhance: bool) -> File:
         """A restoration as a file; audited. See :meth:`Images.restored_file`."""
         image, about = self.of(caller, handle)
         if format not in ("original", "png", "jpeg"):
-            raise InputError("A restoration comes as original, png or jpeg.")
+            raise InputError("Unknown format. Use original, png or jpeg.")
         if format == "original" and about.partial:
-            raise InputError("A partial restoration is not the original: take png or jpeg.")
+            raise InputError("A partial restoration has no original file. Use png or jpeg.")
         if format == "original" and enhance:
-            raise InputError("The original is never changed: take png or jpeg enhanced.")
+            raise InputError("The original file cannot be enhanced. Use png or jpeg.")
         if format == "original":
             file = File(about.name, MEDIA_TYPES[image.format], image.data)
         else:

@@ -185,7 +185,7 @@ class StoredImages:
 
         def read() -> Draft:
             if self._catalog.row(tx, image_id).state not in OPEN_STATES:
-                raise NotFound("There is no such draft: the image is sealed already.")
+                raise NotFound("This draft no longer exists: the image is already sealed.")
             key = self._hierarchy.image_key(tx, image_id)
             row = self._catalog.verify(tx, key, image_id)
             return Draft(row, key, self.open_facts(key, row))
@@ -200,7 +200,7 @@ class StoredImages:
             return open_field(draft.key, context, self._host.read_blob(row.draft_blob or ""))
         except EngineError:
             if self._catalog.tag(self._database.read(), row.image_id) != row.tag:
-                raise NotFound("Somebody else changed this draft: open it again.") from None
+                raise NotFound("Another user changed this draft. Open it again.") from None
             raise
 
     def draft_image(self, draft: Draft) -> Image:

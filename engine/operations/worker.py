@@ -17,7 +17,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from engine.detection import Detector, Guest, Luggage, Profile, guest_sandbox
+from engine.detection import (
+    CustomNetworkSource,
+    Detector,
+    PackedModel,
+    Profile,
+    custom_network_sandbox,
+)
 from engine.errors import EngineError, MachineOverloaded, ReviewNeeded
 from engine.formats import images
 from engine.host import Host
@@ -107,13 +113,13 @@ class WorkerSetup:
 
     Args:
         root: The folder, at this path on every machine that works.
-        guests: Networks of the hospital's own that the profile names.
+        custom_networks: Networks of the hospital's own that the profile names.
     """
 
     settings: Settings
     profiles: Mapping[str, Profile]
     root: Path
-    guests: Sequence[Luggage] = ()
+    custom_networks: Sequence[PackedModel] = ()
 
     @classmethod
     def of(
@@ -122,7 +128,7 @@ class WorkerSetup:
         profiles: Mapping[str, Profile],
         root: Path,
         threads: int,
-        guests: Sequence[Luggage] = (),
+        custom_networks: Sequence[PackedModel] = (),
     ) -> WorkerSetup:
         """Without any setting that holds a secret or says where one lies."""
         secret: dict[str, Any] = {
@@ -131,19 +137,19 @@ class WorkerSetup:
             if str(f.type) in ("Secret | None", "Path | None")
         }
         bare = replace(settings, threads=threads, **secret)
-        return cls(bare, dict(profiles), root.resolve(), tuple(guests))
+        return cls(bare, dict(profiles), root.resolve(), tuple(custom_networks))
 
     def __call__(self) -> None:
         """Load it, in a worker process."""
         global _HERE
         detector = Detector.open(self.settings)
         detector.profiles = dict(self.profiles)
-        sandbox = guest_sandbox()
-        detector.guests = {
-            g.record.name: Guest(
+        sandbox = custom_network_sandbox()
+        detector.custom_networks = {
+            g.record.name: CustomNetworkSource(
                 g.record.finds, cache(partial(g.unpack, sandbox, self.settings.threads))
             )
-            for g in self.guests
+            for g in self.custom_networks
         }
         _HERE = WorkerContext(LiveSettings(self.settings), Host(self.root), detector)
 
@@ -254,7 +260,7 @@ def _decision(options: BatchOptions, examined: Examined, profile: Profile) -> De
         wanted += [d for d, s in paired if s is Suggestion.ASK]
         confirm = "uncertain boxes sealed without review (--seal-proposals)"
     if not confirm and examined.reasons:
-        raise ReviewNeeded("A person must look at this image.", reasons=list(examined.reasons))
+        raise ReviewNeeded("This image must be reviewed.", reasons=list(examined.reasons))
     left = {i: HARMLESS for i, s in enumerate(what) if s is Suggestion.LEAVE}
     return Decision(wanted, left, confirm, adopt=True)
 

@@ -58,7 +58,7 @@ _GONE = (
 )
 
 
-class Crew:
+class WorkerPool:
     """A pool of ready workers; a context manager."""
 
     def __init__(self, client: Any, cleanup: contextlib.ExitStack, here: _Here | None) -> None:

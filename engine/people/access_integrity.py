@@ -53,7 +53,7 @@ CHANGES: Final = frozenset(
 )  # fmt: skip
 
 
-class Roster:
+class AccessIntegrity:
     """The rows of one catalog.
 
     Args:

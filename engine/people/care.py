@@ -19,7 +19,7 @@ from engine.permissions import Permission, allowed
 from engine.records import Caller
 from engine.settings import Settings
 from engine.store.database import Cursor, Database, Row
-from engine.store.key_hierarchy import Hierarchy
+from engine.store.key_hierarchy import KeyHierarchy
 from engine.vault import derive, open_field, seal_field
 
 GLASS_TIME = timedelta(hours=1)
@@ -54,7 +54,7 @@ class CareRelation:
 
 
 @dataclass(frozen=True)
-class BrokenGlass:
+class EmergencyAccess:
     """One emergency access, from its reason to its review.
 
     Args:
@@ -108,7 +108,7 @@ def bound(settings: Settings, caller: Caller) -> bool:
 class Access:
     """Access rows of one catalog: care relations, emergency accesses, class grants."""
 
-    def __init__(self, database: Database, hierarchy: Hierarchy, host: Host) -> None:
+    def __init__(self, database: Database, hierarchy: KeyHierarchy, host: Host) -> None:
         self._database = database
         # Reasons are free text, as in the audit log, and are sealed in the same way.
         self._key = derive(hierarchy.system_key("audit"), "glass")
@@ -276,14 +276,14 @@ class Access:
             row["ended_at"] is None and row["opened_at"] - _CLOCK_SLACK <= now < row["expires_at"]
         )
 
-    def shown(self, row: Row, number: str) -> BrokenGlass:
+    def shown(self, row: Row, number: str) -> EmergencyAccess:
         """A row with its texts decrypted.
 
         Raises:
             SealBroken: They were altered.
         """
         is_open = self.is_open(row)
-        return BrokenGlass(
+        return EmergencyAccess(
             glass_id=row["glass_id"],
             patient_id=row["patient_id"],
             number=number,

@@ -206,7 +206,7 @@ class Challenges:
         with self._lock:
             held = self._held.get(handle)
         if held is None or held.expires_at <= self._host.now():
-            raise NotSignedIn("This sign-in has expired: please begin again.")
+            raise NotSignedIn("This sign-in has expired. Please begin again.")
         return held
 
     def finish(self, handle: str, password_hash: str) -> None:
@@ -219,7 +219,7 @@ class Challenges:
         with self._lock:
             taken = self._held.pop(handle, None)
         if taken is None or held.password_hash != password_hash:
-            raise NotSignedIn("This sign-in has expired: please begin again.")
+            raise NotSignedIn("This sign-in has expired. Please begin again.")
 
 
 def _place(username: str) -> str:

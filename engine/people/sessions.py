@@ -17,7 +17,7 @@ from engine.host import Host
 from engine.permissions import Role
 from engine.records import Caller, OpenSession
 from engine.store.database import Cursor, Database, Row
-from engine.vault import Bearers, token_digest
+from engine.vault import TaggedTokens, token_digest
 
 _ENDED = "Your session has ended: please sign in again."
 
@@ -45,7 +45,7 @@ class Sessions:
         self._host = host
         self.idle = idle
         self.absolute = absolute
-        self._tokens = Bearers(host, key, "session")
+        self._tokens = TaggedTokens(host, key, "session")
         self.factor_roles = factor_roles
 
     def begin(self, tx: Cursor, username: str, door: str, origin: str) -> tuple[str, datetime]:

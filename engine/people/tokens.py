@@ -16,7 +16,7 @@ import jwt
 from engine.errors import NotSignedIn
 from engine.host import Host
 from engine.store.database import Cursor, Database, Row
-from engine.vault import Bearers, derive, token_digest
+from engine.vault import TaggedTokens, derive, token_digest
 
 ISSUER = "medsec"
 AUDIENCE = "medsec-api"
@@ -47,7 +47,7 @@ class Tokens:
         self._database = database
         self._host = host
         self._key = key
-        self._refresh = Bearers(host, derive(key, "refresh tokens"), "refresh")
+        self._refresh = TaggedTokens(host, derive(key, "refresh tokens"), "refresh")
 
     def issue(self, tx: Cursor, session_id: str, username: str) -> TokenPair:
         """A new pair for a session."""

@@ -116,9 +116,11 @@ class OwnAccount:
             else:
                 self._audit.append(tx, caller, Event(action, "refused"))
         if not right:
-            raise PermissionDenied("The code is not right, or it was used before.")
+            raise PermissionDenied(
+                "The code is not correct or was already used. Enter the next one."
+            )
 
     def _ask_password(self, caller: Caller, password: str, action: str) -> None:
         if not self._accounts.check_password(caller.username, password):
             self._audit.record(caller, Event(action, "refused"))
-            raise PermissionDenied("The present password is not right.")
+            raise PermissionDenied("The current password is not correct.")

@@ -94,7 +94,7 @@ class Audit:
     def accept_access(self, caller: Caller, reason: str) -> None:
         """Let accounts and rights stand that were changed outside MedSec. Raises InputError."""
         if not reason.strip():
-            raise InputError("Accepting accounts and rights as they are needs a reason.")
+            raise InputError("Give a reason for accepting the changed accounts and access rights.")
         self._watch.broken = False
         self._audit.record(caller, Event("roster.accept", reason=reason.strip()))
 

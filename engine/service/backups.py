@@ -71,7 +71,7 @@ class Backups:
         # One at a time: pruning after one would take the files of another that has no
         # manifest yet.
         if not self._running.acquire(blocking=False):
-            raise StorageBusy("A backup is being written already: wait for it.")
+            raise StorageBusy("A backup is already running. Wait until it is done.")
         try:
             return self._backed_up(caller)
         finally:

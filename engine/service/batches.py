@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from engine.detection import Luggage
+from engine.detection import PackedModel
 from engine.errors import (
     DetectorError,
     DuplicateImage,
@@ -34,7 +34,7 @@ from engine.operations.intake import Entry, FreshKey, Intake, clean_name
 from engine.operations.preparation import event
 from engine.operations.stored_images import StoredImages
 from engine.operations.worker import BatchOptions, Job, Outcome, Worker, WorkerSetup, work
-from engine.operations.worker_pool import Crew
+from engine.operations.worker_pool import WorkerPool
 from engine.permissions import Permission, Role, allowed
 from engine.records import Caller, ImageState, Patient
 from engine.seal.pipeline import Stopwatch
@@ -133,7 +133,7 @@ class Batches:
         workers = 0 if few else self._live.settings.batch_workers or os.cpu_count() or 1
         return self._run(caller, tasks, workers, chosen)
 
-    def _packed_models(self, profile: str) -> list[Luggage]:
+    def _packed_models(self, profile: str) -> list[PackedModel]:
         """Networks of the hospital's own that the profile names.
 
         One that cannot be opened is left out: workers then send each image to a person.
@@ -142,7 +142,7 @@ class Batches:
         for name in self._examiner.profile(profile).networks:
             if name in self._custom_networks.records():
                 try:
-                    found.append(self._custom_networks.luggage(name))
+                    found.append(self._custom_networks.packed(name))
                 except DetectorError:
                     log.exception("a network of the hospital's own does not open")
         return found
@@ -172,7 +172,7 @@ class Batches:
                     self._live.settings, self._detector.profiles, self._host.root, threads,
                     self._packed_models(profile),
                 )  # fmt: skip
-                crew = stack.enter_context(Crew.open(self._live.settings, workers, setup))
+                crew = stack.enter_context(WorkerPool.open(self._live.settings, workers, setup))
                 answers = crew.run(work, jobs)
             else:
                 answers = ((task, self._here(job)) for task, job in jobs)
@@ -212,7 +212,9 @@ class Batches:
             return
         now = self._sessions.resolve_id(caller.session_id)
         if now.factor_due or not allowed(now.role, Permission.UPLOAD):
-            raise PermissionDenied("Your account may not send files any more.")
+            raise PermissionDenied(
+                "Your account no longer has permission to upload. Ask an administrator."
+            )
 
     def _log_failure(self, caller: Caller, patient_id: str, code: str) -> None:
         failed = Event("image.upload", "failed", patient_id=patient_id, detail={"why": code})
@@ -304,7 +306,10 @@ class Batches:
             row = self._catalog.row(tx, entry.image_id)
             if task.known_row is not None:
                 if row.tag != task.known_row:
-                    raise ReviewNeeded("Somebody else has this draft.", reasons=["changed"])
+                    raise ReviewNeeded(
+                        "Another user is working on this draft. Try again later.",
+                        reasons=["changed"],
+                    )
                 tag = self._looked_again(tx, entry, row, examined)
                 row = self._catalog.row(tx, entry.image_id)
                 if prepared is None:

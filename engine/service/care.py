@@ -14,7 +14,7 @@ from typing import Any
 from engine.errors import EngineError, InputError, NotFound, PermissionDenied
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
-from engine.people.care import BrokenGlass, CareRelation, Verdict, checked_reason
+from engine.people.care import CareRelation, EmergencyAccess, Verdict, checked_reason
 from engine.permissions import Permission, Role, allowed
 from engine.records import Account, AuditEntry, Caller
 from engine.store.audit import Event
@@ -80,7 +80,7 @@ class Care:
                 ),
             )
         if not may:
-            raise PermissionDenied("Only who treats this patient can bring in a colleague.")
+            raise PermissionDenied("Only a treating doctor can add a colleague.")
         tx = self._database.read()
         return next(
             self._relation(tx, row)
@@ -108,7 +108,7 @@ class Care:
                 tx, caller, Event("care.end", outcome, patient_id=patient_id, detail=detail)
             )
         if not may:
-            raise PermissionDenied("A doctor ends only their own care of a patient.")
+            raise PermissionDenied("You can end only your own care relation. Ask an administrator.")
 
     @needs(Permission.REVIEW_ACCESS)
     def relations(self, caller: Caller) -> list[CareRelation]:
@@ -118,7 +118,7 @@ class Care:
         return [self._relation(tx, row) for row in self._access.relations(tx)]
 
     @needs(Permission.BREAK_GLASS, fresh=True)
-    def break_glass(self, caller: Caller, number: str, reason: str) -> BrokenGlass:
+    def break_glass(self, caller: Caller, number: str, reason: str) -> EmergencyAccess:
         """Open a patient whom somebody else treats, for one hour.
 
         It is in the log before this returns, everything done under it is marked there with
@@ -133,7 +133,7 @@ class Care:
             NotFound: No such patient; the attempt is in the log.
         """
         if not self._live.settings.care_relation:
-            raise InputError("Every patient is open to doctors here: there is no glass to break.")
+            raise InputError("Emergency access is not needed: doctors can see all patients.")
         # Before the number is looked up: a refusal without a row must not tell what exists.
         reason = checked_reason(reason)
         with self._database.write() as tx:
@@ -141,7 +141,7 @@ class Care:
             if patient_id is None:
                 self._audit.append(tx, caller, Event("glass.break", "failed"))
             elif self._access.sees(tx, caller.username, patient_id):
-                raise InputError("This patient is open to you already.")
+                raise InputError("You already have access to this patient.")
             else:
                 glass_id = self._access.break_glass(tx, patient_id, caller.username, reason)
                 broken = Event("glass.break", patient_id=patient_id, reason=reason)
@@ -152,7 +152,7 @@ class Care:
         return self._emergency_access(tx, self._access.glass_row(tx, glass_id))
 
     @needs(Permission.BREAK_GLASS)
-    def my_emergency_access(self, caller: Caller) -> list[BrokenGlass]:
+    def my_emergency_access(self, caller: Caller) -> list[EmergencyAccess]:
         """One's own emergency access that is open now."""
         tx = self._database.read()
         rows = self._access.glass(tx, caller.username)
@@ -169,7 +169,7 @@ class Care:
         self._end_emergency_access(caller, glass_id, own=False)
 
     @needs(Permission.REVIEW_ACCESS)
-    def emergency_access(self, caller: Caller) -> list[BrokenGlass]:
+    def emergency_access(self, caller: Caller) -> list[EmergencyAccess]:
         """Every emergency access: open ones first, then reviews due, then the rest."""
         tx = self._database.read()
         shown = [self._emergency_access(tx, row) for row in self._access.glass(tx)]
@@ -204,7 +204,7 @@ class Care:
         try:
             chosen = Verdict(verdict)
         except ValueError as err:
-            raise InputError(f"The verdicts are {', '.join(Verdict)}.") from err
+            raise InputError(f"The verdict must be one of: {', '.join(Verdict)}.") from err
         with self._database.write() as tx:
             row = self._access.glass_row(tx, glass_id)
             own = row["username"] == caller.username
@@ -222,7 +222,7 @@ class Care:
                 ),
             )
         if own:
-            raise PermissionDenied("Nobody reviews their own access: ask another administrator.")
+            raise PermissionDenied("You cannot review your own access. Ask another administrator.")
 
     @needs(Permission.GRANT_CLASSES)
     def restorable_classes(self, caller: Caller) -> Mapping[str, frozenset[str]]:
@@ -243,7 +243,7 @@ class Care:
         """
         known = {c for p in self._detector.profiles.values() for c in p.classes}
         if labels is not None and not set(labels) <= known:
-            raise InputError(f"The classes are {', '.join(sorted(known))}.")
+            raise InputError(f"Unknown class. Use one of: {', '.join(sorted(known))}.")
         with self._database.write() as tx:
             account = self._accounts.get(tx, username)
             self._access.set_classes(tx, account.username, labels, caller.username)
@@ -287,7 +287,7 @@ class Care:
             row["assigned_by"],
         )
 
-    def _emergency_access(self, tx: Cursor, row: Row) -> BrokenGlass:
+    def _emergency_access(self, tx: Cursor, row: Row) -> EmergencyAccess:
         return self._access.shown(row, self._number(tx, row["patient_id"]))
 
     def _number(self, tx: Cursor, patient_id: str) -> str:

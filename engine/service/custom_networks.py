@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from engine.detection import Guest, GuestRecord, Shape
+from engine.detection import CustomNetworkRecord, CustomNetworkSource, Shape
 from engine.errors import InputError
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
@@ -26,7 +26,7 @@ class CustomNetworks:
         self._guard = guard
 
     @needs(Permission.MANAGE_SETTINGS)
-    def records(self, caller: Caller) -> dict[str, GuestRecord]:
+    def records(self, caller: Caller) -> dict[str, CustomNetworkRecord]:
         """Networks of the hospital's own, by the name that profiles use."""
         return self._custom_networks.records()
 
@@ -48,7 +48,7 @@ class CustomNetworks:
         model: bytes,
         names: Mapping[str, str],
         side: int | None = None,
-    ) -> GuestRecord:
+    ) -> CustomNetworkRecord:
         """Take a network of the hospital's own: checked by running it, kept encrypted.
 
         Profiles can name it from now on. It never sees a key, and what it does wrong sends the
@@ -66,7 +66,7 @@ class CustomNetworks:
         facts = self._custom_networks.checked(name, title, model, names, side, known, finds)
         with self._database.write() as tx:
             if name in self._custom_networks.records():
-                raise InputError("There is a network of this name.")
+                raise InputError("A network with this name exists. Choose another name.")
             self._custom_networks.add(tx, self._audit, caller, name, model, facts)
         self.meet()
         return self._custom_networks.records()[name]
@@ -82,14 +82,17 @@ class CustomNetworks:
         with self._database.write() as tx:
             users = [p.title for p in self._profile_store.in_force().values() if name in p.networks]
             if users:
-                raise InputError(f"This network is used by: {', '.join(users)}.")
+                raise InputError(
+                    f"This network is used by: {', '.join(users)}."
+                    " Remove it from these profiles first."
+                )
             blob = self._custom_networks.remove(tx, self._audit, caller, name)
         self.meet()
         self._host.delete_blob(blob)
 
     def meet(self) -> None:
         """Tell the detector which networks of the hospital's own there are."""
-        self._detector.guests = {
-            name: Guest(record.finds, partial(self._custom_networks.network, name))
+        self._detector.custom_networks = {
+            name: CustomNetworkSource(record.finds, partial(self._custom_networks.network, name))
             for name, record in self._custom_networks.records().items()
         }

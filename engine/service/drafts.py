@@ -258,7 +258,7 @@ class Drafts:
         # Sealed or sent back while it was being opened: what was open is over.
         if not isinstance(viewing.about, DraftView) or row.draft_blob != viewing.about.blob:
             self._open_images.close(caller.session_id, handle)
-            raise NotFound("This picture is no longer open: ask for it again.")
+            raise NotFound("This image is no longer open. Open it again.")
         return images.render(viewing.image, frame, window)
 
     @needs(Permission.UPLOAD)

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
-from engine.detection import Detector, Guests, Profiles
+from engine.detection import CustomNetworkStore, Detector, Profiles
 from engine.errors import BackupInvalid, SettingsError, StorageError
 from engine.formats.images import Limits
 from engine.host import Host, forbid_core_dumps, sweep_unfinished
@@ -28,7 +28,7 @@ from engine.operations.preparation import Preparer
 from engine.operations.restorations import Restorations
 from engine.operations.scrub import Scrub
 from engine.operations.stored_images import StoredImages
-from engine.people.access_integrity import Roster
+from engine.people.access_integrity import AccessIntegrity
 from engine.people.accounts import Accounts
 from engine.people.care import Access
 from engine.people.identities import Identities
@@ -65,18 +65,18 @@ from engine.service.upkeep import Upkeep
 from engine.service.withdrawals import Withdrawals
 from engine.settings import Settings
 from engine.store.audit import AuditLog, Event
-from engine.store.audited_rows import SealedRows
+from engine.store.audited_rows import AuditedRows
 from engine.store.backup import PENDING_ERASURES, bring_salt_record
 from engine.store.backup import Backups as BackupFolder
 from engine.store.catalog import Catalog
 from engine.store.database import Database
-from engine.store.key_hierarchy import Hierarchy
-from engine.store.open_images import Viewings
+from engine.store.key_hierarchy import KeyHierarchy
+from engine.store.open_images import OpenImages
 from engine.store.outbox import Outbox
-from engine.store.patient_merge import Merging
+from engine.store.patient_merge import PatientMerge
 from engine.store.patients import Patients as PatientRows
-from engine.store.read_log import Reads
-from engine.store.runtime_settings import Policies
+from engine.store.read_log import ReadLog
+from engine.store.runtime_settings import SettingChanges
 from engine.store.training_cases import Training as TrainingCases
 from engine.vault import Exchanges, Keyring, derive
 
@@ -218,7 +218,7 @@ class Engine:
         bring_salt_record(settings.backup_dir, settings.data)
         backups = BackupFolder(settings.backup_dir, Keyring.load(settings, host.random), host)
         if name is not None and name not in backups.names():
-            raise BackupInvalid("There is no such backup.")
+            raise BackupInvalid("There is no such backup. Check its name.")
         chosen = name or backups.newest()
         backups.restore(chosen, settings.data)
         engine = cls.open(settings, detector=detector, operator=True)
@@ -241,8 +241,8 @@ class Engine:
             pending.unlink()
         except (OSError, json.JSONDecodeError, UnicodeDecodeError) as err:
             raise StorageError(
-                "What was erased after this backup cannot be erased again: recover it once more,"
-                " into an empty folder that can be written."
+                "Later erasures could not be applied to this backup. Recover it again into an"
+                " empty, writable folder."
             ) from err
 
     def operator_token(self) -> str:
@@ -268,17 +268,17 @@ def _checked(folder: Path, host: Host | None) -> tuple[Host, bool]:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as err:
-        raise StorageError("The data folder cannot be made: check MEDSEC_DATA.") from err
+        raise StorageError("Cannot create the data folder. Check MEDSEC_DATA.") from err
     host = host or Host(folder / "blobs")
     fresh = not (folder / "catalog.duckdb").exists()
     if fresh and (folder / PENDING_ERASURES).exists():
         raise StorageError(
-            "A recovery into this data folder was interrupted: run recover-data again."
+            "A recovery into this data folder was interrupted. Run recover-data again."
         )
     if fresh and next(iter(host.blobs()), None) is not None:
         raise StorageError(
-            "The data folder has encrypted images but no catalog: bring catalog.duckdb back,"
-            " or recover from a backup. Nothing was changed."
+            "The data folder has encrypted images but no catalog. Restore catalog.duckdb, or"
+            " recover from a backup. Nothing was changed."
         )
     return host, fresh
 
@@ -292,7 +292,7 @@ def _opened(
 ) -> Context:
     """Everything that services use, from the ground up."""
     live = LiveSettings(settings)
-    hierarchy = Hierarchy(database, keyring, host)
+    hierarchy = KeyHierarchy(database, keyring, host)
     hierarchy.open()
     token_key, audit_key, model_key = map(hierarchy.system_key, ("tokens", "audit", "models"))
 
@@ -308,7 +308,7 @@ def _opened(
         settings.second_factor_roles,
     )
     access = Access(database, hierarchy, host)
-    watch = AccessWatch(database, access, Roster(derive(audit_key, "roster")), live)
+    watch = AccessWatch(database, access, AccessIntegrity(derive(audit_key, "roster")), live)
 
     # the log, and who is told of it
     outbox = Outbox(database, host, settings)
@@ -347,13 +347,15 @@ def _opened(
         catalog=catalog,
         patients=patients,
         training_cases=training_cases,
-        merging=Merging(patients, catalog, training_cases, hierarchy, host),
-        read_log=Reads(host),
+        merging=PatientMerge(patients, catalog, training_cases, hierarchy, host),
+        read_log=ReadLog(host),
         profile_store=profile_store,
-        custom_networks=Guests(database, host, model_key, model_bytes, settings.threads),
-        evaluation_rows=SealedRows("evaluations", host, model_key),
-        setting_changes=Policies(database, host, model_key, settings),
-        open_images=Viewings(
+        custom_networks=CustomNetworkStore(
+            database, host, model_key, model_bytes, settings.threads
+        ),
+        evaluation_rows=AuditedRows("evaluations", host, model_key),
+        setting_changes=SettingChanges(database, host, model_key, settings),
+        open_images=OpenImages(
             host,
             timedelta(minutes=settings.restore_minutes),
             settings.restore_memory_mb * 1024 * 1024,

@@ -44,7 +44,7 @@ class Exchange:
         try:
             chosen = Group(group)
         except ValueError as err:
-            raise InputError(f"The groups are {', '.join(Group)}.") from err
+            raise InputError(f"Unknown group. Use one of: {', '.join(Group)}.") from err
         return self._exchanges.offer(caller.session_id, chosen)
 
     @needs(None)
@@ -112,7 +112,7 @@ class Exchange:
             SealError: It does not open; no such exchange for this session.
         """
         if self._live.settings.reason_required and not reason.strip():
-            raise InputError("Say why you need to see the original.")
+            raise InputError("Give a reason for access to the original.")
         channel = self._exchanges.channel(caller.session_id, exchange_id)
         tx = self._database.read()
         row = self._stored.released(tx, image_id)
@@ -133,9 +133,11 @@ class Exchange:
             box, label = region.detection.region, region.detection.label
             chosen = box.frame if frame is None else frame
             if not box.frame <= chosen < box.frame_end:
-                raise NotFound("This region is not on that frame.")
+                raise NotFound("The region is not on this frame. Choose another frame.")
             if not self._guard.granted(caller)(label):
-                raise PermissionDenied("The class of this region is not granted to your account.")
+                raise PermissionDenied(
+                    "Your account cannot open regions of this class. Ask an administrator."
+                )
 
             def read() -> Restored:
                 subject = self._stored.subject(tx, image_id)

@@ -222,7 +222,7 @@ class Images:
             SealError: Something does not open or is not the original; nothing is shown.
         """
         if self._live.settings.reason_required and not reason.strip():
-            raise InputError("Say why you need to see the original.")
+            raise InputError("Give a reason for access to the original.")
         began = self._host.ticks_ms()
         with self._database.write() as tx:
             row = self._stored.released(tx, image_id)

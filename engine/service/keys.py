@@ -48,7 +48,7 @@ class Keys:
         try:
             shares = self._hierarchy.split_newest(needed, total)
         except ValueError as err:
-            raise InputError("There are 2 to 16 shares, of which at least 2 are needed.") from err
+            raise InputError("Choose 2 to 16 shares, of which at least 2 are required.") from err
         detail = {"key_id": self._hierarchy.root_key_ids[-1], "needed": needed, "total": total}
         self._audit.record(caller, Event("key.share", detail=detail))
         return shares

@@ -113,7 +113,7 @@ class Models:
                 tuple(finds),
                 tuple(p for p, profile in profiles.items() if name in profile.networks),
                 opened.get(name),
-                name in self._detector.guests,
+                name in self._detector.custom_networks,
             )
             for name, finds in self._detector.finds().items()
         ]
@@ -227,7 +227,7 @@ class Models:
             if found is not None and seen is not None:
                 comparison.add(found, seen, truth)
         if not looked_at:
-            raise InputError("Nothing waits to be sealed: there is nothing to compare on.")
+            raise InputError("There are no drafts to compare profiles on.")
         detail = {"first": first, "second": second, "images": looked_at}
         self._audit.record(caller, Event("profile.compare", detail=detail))
         return comparison
@@ -278,7 +278,7 @@ def _figures(data: bytes) -> dict[str, Any]:
         networks = {str(k)[:100]: str(v)[:64] for k, v in written["networks"].items()}
     except (ValueError, TypeError, KeyError, AttributeError) as err:
         raise InputError(
-            "This is not what python -m model.evaluate --json writes: send that file."
+            "The file is not the output of python -m model.evaluate --json. Upload that file."
         ) from err
     return {
         "figures": {k: v for k, v in figures.items() if math.isfinite(v)},

@@ -69,7 +69,7 @@ class Packages:
             SealError: The package or the masked file was altered; nothing is shown.
         """
         if not reason.strip():
-            raise InputError("Say why you need to see the original.")
+            raise InputError("Give a reason for access to the original.")
         taken = package.read(sealed)
         image_id = taken.image_id
         if self._guard.bound(caller):

@@ -90,7 +90,7 @@ class Patients:
         """
         unknown = set(changes) - {"id", "name", "age", "note"}
         if unknown:
-            raise InputError("A patient has the fields id, name, age and note.")
+            raise InputError("Unknown field. A patient has id, name, age and note.")
         if changes.get("note", "") is None:  # what somebody who may not read it has in hand
             del changes["note"]
         patient_id = self.resolve(patient_id)
@@ -128,14 +128,14 @@ class Patients:
             SealBroken: Something of the duplicate was altered; nothing was moved.
         """
         if not reason.strip():
-            raise InputError("Merging patients needs a reason: it cannot be undone.")
+            raise InputError("Give a reason for merging. A merge cannot be undone.")
         with self._database.write() as tx:
             into_id = self._patients.known(tx, patient_id)
             gone_id = self._patients.known(tx, duplicate)
             if into_id is None or gone_id is None:
                 raise NotFound("There is no such patient.")
             if into_id == gone_id:
-                raise InputError("These are two names of one record already.")
+                raise InputError("Both numbers already belong to the same record.")
             tags = self._merging.merge(tx, into_id, gone_id, caller.username)
             self._access.move(tx, gone_id, into_id)
             detail = {
@@ -171,7 +171,7 @@ class Patients:
             NotFound: No such patient.
         """
         if not reason.strip():
-            raise InputError("Erasing a patient needs a reason.")
+            raise InputError("Give a reason for erasing the patient.")
         self._erasures.patient(caller, self.resolve(patient_id), reason)
 
     @needs(Permission.READ_HISTORY)
@@ -190,7 +190,7 @@ class Patients:
         tx = self._database.read()
         if patient_id is None:
             if image_id is None:
-                raise InputError("Name a patient or an image.")
+                raise InputError("Choose a patient or an image.")
             patient_id = self._catalog.row(tx, image_id).patient_id
         patient_id = self.resolve(patient_id)
         found = self._patients.notes(tx, patient_id, image_id)

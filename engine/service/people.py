@@ -54,14 +54,14 @@ class People:
         founder = Caller(NOBODY, Role.ADMINISTRATOR, "", "setup")
         with self._database.write() as tx:
             if self._accounts.any_administrator():
-                raise PermissionDenied("There is an administrator already: sign in.")
+                raise PermissionDenied("An administrator already exists. Please sign in.")
             right = hmac.compare_digest(code.strip().encode(), self.setup_code().encode())
             if right:
                 account = self._accounts.create(tx, username, name, Role.ADMINISTRATOR, password)
             event = Event("account.first-administrator", "ok" if right else "refused")
             self._audit.append(tx, founder, event)
         if not right:
-            raise PermissionDenied("The code is not the one on the console.")
+            raise PermissionDenied("The code does not match the setup code on the console.")
         self._setup_code = None
         return account
 
@@ -144,7 +144,7 @@ class People:
         try:
             return Role(role)
         except ValueError as err:
-            raise InputError("There is no such role.") from err
+            raise InputError("Unknown role.") from err
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def accounts(self, caller: Caller) -> list[Account]:
@@ -290,4 +290,6 @@ class People:
         """What nobody does to their own account; the attempt is logged."""
         if folded(username) == caller.username:
             self._audit.record(caller, Event(action, "refused", detail={"username": "own"}))
-            raise PermissionDenied("Not to your own account: ask another administrator.")
+            raise PermissionDenied(
+                "You cannot do this to your own account. Ask another administrator."
+            )

@@ -102,7 +102,7 @@ class Search:
         for state in wanted.states:
             if state not in _LISTED or not allowed(caller.role, _LISTED[state]):
                 self._audit.record(caller, Event("image.find", "refused", detail={"state": state}))
-                raise PermissionDenied("Images of this state are not part of your role.")
+                raise PermissionDenied("Your role cannot see images in this state.")
         only = self._guard.open_patients(caller)
         patient_ids = only if patient_id is None else [patient_id]
         named = bool(wanted.text.strip())

@@ -77,7 +77,7 @@ class Sessions:
             kept = self._accounts.password_hash(self._database.read(), username)
             self._challenges.finish(challenge, kept)
             if not account.enabled:
-                raise NotSignedIn("This sign-in has expired: please begin again.")
+                raise NotSignedIn("This sign-in has expired. Please begin again.")
         except AccessError as err:
             self._refused(username, origin, err, waiting.first_factor)
             raise
@@ -99,14 +99,14 @@ class Sessions:
         username = ""
         try:
             if self._live.settings.single_sign_on is None:
-                raise NotSignedIn("Single sign-on is switched off.")
+                raise NotSignedIn("Single sign-on is turned off. Sign in with a password.")
             with self._database.write() as tx:
                 username, first = self._identities.redeem(tx, claims, issuer)
                 if first:
                     who = Caller(username, self._accounts.get(tx, username).role, "", origin)
                     self._audit.append(tx, who, Event("account.meet-identity"))
             if not self._accounts.get(self._database.read(), username).enabled:
-                raise NotSignedIn("This account is closed.")
+                raise NotSignedIn("This account is disabled. Ask an administrator.")
             how = self._second_step(username, "", _SINGLE)
         except AccessError as err:
             self._refused(username, origin, err, _SINGLE)
@@ -148,7 +148,7 @@ class Sessions:
         if not code:
             kept = self._accounts.password_hash(self._database.read(), username)
             raise CodeNeeded(
-                "Type the code that your authenticator application shows.",
+                "Enter the code from your authenticator app.",
                 self._challenges.issue(username, by, kept),
             )
         return self._spend_code(username, code)
@@ -157,7 +157,7 @@ class Sessions:
         with self._database.write() as tx:
             how = self._factors.spend(tx, username, code)
         if not how:
-            raise NotSignedIn("The code is not right, or it was used before: wait for the next.")
+            raise NotSignedIn("The code is not correct or was already used. Wait for the next one.")
         return how
 
     def _begin(
@@ -249,7 +249,7 @@ class Sessions:
             AccountLocked: Too many failures.
         """
         if bool(password) == bool(code):
-            raise InputError("Type either the password or a code.")
+            raise InputError("Enter either the password or a code.")
         if password:
             how, right = "password", self._accounts.check_password(caller.username, password)
         else:
@@ -261,7 +261,7 @@ class Sessions:
                     self._lockout.forgive(tx, caller.username)
         if not right:
             self._audit.record(caller, Event("session.prove", "refused"))
-            raise PermissionDenied("This is not right: try again.")
+            raise PermissionDenied("Password or code is not correct. Try again.")
         with self._database.write() as tx:
             self._sessions.prove(tx, caller.session_id)
             self._audit.append(tx, caller, Event("session.prove", detail={"by": how}))

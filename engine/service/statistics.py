@@ -57,9 +57,9 @@ class ImageStatistics:
             InputError: Another table or format.
         """
         if table not in ("images", "regions"):
-            raise InputError("There are the tables images and regions.")
+            raise InputError("Unknown table. Use images or regions.")
         if format not in ("csv", "parquet"):
-            raise InputError("A table comes as csv or parquet.")
+            raise InputError("Unknown format. Use csv or parquet.")
         whole = self._numbers.of(caller)
         rows: pd.DataFrame = getattr(whole.only(modalities, since, until, labels), table)
         out = io.BytesIO()

@@ -46,7 +46,7 @@ class Withdrawals:
             SealError: Withdrawn, but it cannot be restored: tell the administrator.
         """
         if not reason.strip():
-            raise InputError("Say what was missed; do not write the name itself.")
+            raise InputError("Describe what was missed. Do not enter the name itself.")
         with self._database.write() as tx:
             row = self._stored.released(tx, image_id)
             key = self._hierarchy.image_key(tx, image_id)

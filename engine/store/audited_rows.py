@@ -22,7 +22,7 @@ from engine.vault import open_field, seal_field
 
 
 @dataclass(frozen=True)
-class SealedRow:
+class AuditedRow:
     """One decrypted row."""
 
     facts: Mapping[str, Any]
@@ -30,7 +30,7 @@ class SealedRow:
     changed_by: str
 
 
-class SealedRows:
+class AuditedRows:
     """The rows of one table (name, sealed, changed_at, changed_by).
 
     Args:
@@ -45,7 +45,7 @@ class SealedRows:
         self._host = host
         self._key = key
 
-    def all(self, tx: Cursor) -> dict[str, SealedRow]:
+    def all(self, tx: Cursor) -> dict[str, AuditedRow]:
         """All rows by name.
 
         Raises:
@@ -55,7 +55,7 @@ class SealedRows:
         if self._logged(tx) != {row["name"]: _tag(row["sealed"]) for row in rows}:
             raise SealBroken(f"The {self._table} were altered: restore them from a backup.")
         return {
-            row["name"]: SealedRow(
+            row["name"]: AuditedRow(
                 json.loads(open_field(self._key, self._context(row["name"]), row["sealed"])),
                 row["changed_at"],
                 row["changed_by"],

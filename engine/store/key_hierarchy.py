@@ -19,7 +19,7 @@ SYSTEM_KEYS = ("index", "audit", "signature", "tokens", "models", "factors")
 ROTATION_BATCH = 500
 
 
-class Hierarchy:
+class KeyHierarchy:
     """All keys of one catalog, opened with one keyring."""
 
     def __init__(self, database: Database, keyring: Keyring, host: Host) -> None:

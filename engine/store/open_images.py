@@ -21,7 +21,7 @@ from engine.records import Image
 
 
 @dataclass(frozen=True)
-class Viewing:
+class OpenImage:
     """One opened picture.
 
     Args:
@@ -47,7 +47,7 @@ class _Kept:
     expires_at: datetime
 
 
-class Viewings:
+class OpenImages:
     """All pictures that are open.
 
     Args:
@@ -59,7 +59,7 @@ class Viewings:
         self._host = host
         self.lifetime = lifetime
         self._memory = memory_bytes
-        self._open: OrderedDict[str, Viewing] = OrderedDict()
+        self._open: OrderedDict[str, OpenImage] = OrderedDict()
         self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
@@ -71,7 +71,7 @@ class Viewings:
 
     def add(
         self, session_id: str, handle: str, subject_id: str, image: Image, about: Any
-    ) -> Viewing:
+    ) -> OpenImage:
         """Keep an image open.
 
         Raises:
@@ -83,7 +83,7 @@ class Viewings:
                 "This image is larger than the memory for restorations. Raise"
                 " MEDSEC_RESTORE_MEMORY_MB."
             )
-        viewing = Viewing(handle, session_id, subject_id, image, about, self.expiry())
+        viewing = OpenImage(handle, session_id, subject_id, image, about, self.expiry())
         with self._lock:
             self._sweep()
             self._kept.pop((session_id, subject_id), None)
@@ -102,7 +102,7 @@ class Viewings:
     def _held(self) -> int:
         return sum(size_bytes(v.image) for v in self._pictures())
 
-    def _pictures(self) -> list[Viewing | _Kept]:
+    def _pictures(self) -> list[OpenImage | _Kept]:
         return [*self._open.values(), *self._kept.values()]
 
     def keep(self, session_id: str, subject_id: str, image: Image, about: str) -> None:
@@ -129,7 +129,7 @@ class Viewings:
             found = self._kept.get((session_id, subject_id))
         return found.image if found is not None and found.about == about else None
 
-    def get(self, session_id: str, handle: str) -> Viewing:
+    def get(self, session_id: str, handle: str) -> OpenImage:
         """The viewing, if this session opened it and it has not expired.
 
         Raises:
@@ -139,10 +139,10 @@ class Viewings:
             self._sweep()
             viewing = self._open.get(handle)
         if viewing is None or viewing.session_id != session_id:
-            raise NotFound("This picture is no longer open: ask for it again.")
+            raise NotFound("This image is no longer open. Open it again.")
         return viewing
 
-    def find(self, session_id: str, subject_id: str, kind: type) -> Viewing | None:
+    def find(self, session_id: str, subject_id: str, kind: type) -> OpenImage | None:
         """This session's open viewing of an image, if any."""
         with self._lock:
             self._sweep()

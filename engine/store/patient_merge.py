@@ -10,13 +10,13 @@ from __future__ import annotations
 from engine.host import Host
 from engine.store.catalog import Catalog
 from engine.store.database import Cursor
-from engine.store.key_hierarchy import Hierarchy
+from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.patients import Patients, note_context
 from engine.store.training_cases import Training
 from engine.vault import open_field, seal_field
 
 
-class Merging:
+class PatientMerge:
     """Merges patients of one catalog. Callers hold the transaction."""
 
     def __init__(
@@ -24,7 +24,7 @@ class Merging:
         patients: Patients,
         catalog: Catalog,
         training: Training,
-        hierarchy: Hierarchy,
+        hierarchy: KeyHierarchy,
         host: Host,
     ) -> None:
         self._patients = patients

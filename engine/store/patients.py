@@ -24,7 +24,7 @@ from engine.errors import InputError, NotFound, SealBroken, SealError
 from engine.host import Host
 from engine.records import Note, Patient
 from engine.store.database import Cursor, Database, Row
-from engine.store.key_hierarchy import Hierarchy
+from engine.store.key_hierarchy import KeyHierarchy
 from engine.vault import blind_index, derive, open_field, pack, seal_field
 
 log = logging.getLogger("medsec")
@@ -49,7 +49,7 @@ _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 class Patients:
     """Patient rows of one catalog."""
 
-    def __init__(self, database: Database, hierarchy: Hierarchy, host: Host) -> None:
+    def __init__(self, database: Database, hierarchy: KeyHierarchy, host: Host) -> None:
         self._database = database
         self._hierarchy = hierarchy
         self._host = host

@@ -14,7 +14,7 @@ REPEAT = timedelta(minutes=5)
 _REMEMBERED = 10_000
 
 
-class Reads:
+class ReadLog:
     """Reads of one process. A forgotten read is logged again; no read is ever missing."""
 
     def __init__(self, host: Host) -> None:

@@ -14,7 +14,7 @@ from engine.host import Host
 from engine.records import Caller
 from engine.settings import Settings
 from engine.store.audit import AuditLog
-from engine.store.audited_rows import SealedRow, SealedRows
+from engine.store.audited_rows import AuditedRow, AuditedRows
 from engine.store.database import Cursor, Database
 
 #: Changeable settings, and when a change takes effect.
@@ -33,7 +33,7 @@ CHANGEABLE: Mapping[str, str] = {
 }
 
 
-class Policies:
+class SettingChanges:
     """Settings changed while the server runs, stored in the catalog.
 
     Args:
@@ -43,10 +43,10 @@ class Policies:
 
     def __init__(self, database: Database, host: Host, key: bytes, start: Settings) -> None:
         self._database = database
-        self._rows = SealedRows("settings", host, key)
+        self._rows = AuditedRows("settings", host, key)
         self.start = start
 
-    def changes(self) -> dict[str, SealedRow]:
+    def changes(self) -> dict[str, AuditedRow]:
         """Each changed setting; its value is text in ``facts['value']``. Raises SealBroken."""
         return self._rows.all(self._database.read())
 

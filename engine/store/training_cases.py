@@ -20,7 +20,7 @@ from engine.formats.patches import pack, unpack
 from engine.host import Host
 from engine.store.catalog import ImageRow
 from engine.store.database import Cursor, Database
-from engine.store.key_hierarchy import Hierarchy
+from engine.store.key_hierarchy import KeyHierarchy
 from engine.vault import (
     Randomness,
     new_key,
@@ -72,7 +72,7 @@ class OpenedCase:
 class Training:
     """Cases of one catalog. Callers hold the transaction."""
 
-    def __init__(self, database: Database, hierarchy: Hierarchy, host: Host) -> None:
+    def __init__(self, database: Database, hierarchy: KeyHierarchy, host: Host) -> None:
         self._database = database
         self._hierarchy = hierarchy
         self._host = host

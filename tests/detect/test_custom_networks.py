@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engine import Engine, Settings, errors
-from engine.detect.custom_network import MEMORY_BYTES, GuestNetwork, _boxes
+from engine.detect.custom_network import MEMORY_BYTES, CustomNetwork, _boxes
 from engine.detect.networks import ModelInfo
 from engine.detection import Detector
 from engine.formats.sandbox import Sandbox
@@ -138,9 +138,9 @@ def hospital(engine: Engine, box: Sandbox) -> Engine:
     return engine
 
 
-def opened(box: Sandbox, model: bytes) -> GuestNetwork:
+def opened(box: Sandbox, model: bytes) -> CustomNetwork:
     info = ModelInfo("guest", "", "", "", ("text", "barcode"), "")
-    return GuestNetwork(
+    return CustomNetwork(
         box, model, hashlib.sha256(model).hexdigest(), SIDE, ("text", "barcode"), info, 1
     )
 
@@ -167,7 +167,7 @@ def test_a_network_is_taken_kept_encrypted_and_used_by_a_profile(
     })  # fmt: skip
     picture = np.zeros((128, 64, 3), np.uint8)  # shown at half its size, in a corner
     detector = Detector(settings, hospital.profiles.by_name())
-    detector.guests = hospital.detector.guests
+    detector.custom_networks = hospital.detector.custom_networks
     found = detector.detect(lambda _: picture, 1, hospital.profiles.get("ours"))
     assert [(d.label, d.region.xyxy, d.source) for d in found] == [
         ("text", (24, 32, 56, 48), "tags"),  # the other one lies beside the picture
@@ -300,7 +300,7 @@ def test_a_network_that_fails_sends_the_image_to_a_person(
         "classes": ["text", "barcode"], "networks": ["ppocr", "tags"],
     })  # fmt: skip
     detector = Detector(engine.settings, engine.profiles.by_name())
-    detector.guests = engine.detector.guests
+    detector.custom_networks = engine.detector.custom_networks
     monkeypatch.setattr(engine.drafts._examiner, "_detector", detector)
     blob = next(b for b in engine.context.host.blobs())
     engine.context.custom_networks._open.clear()

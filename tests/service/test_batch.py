@@ -21,7 +21,7 @@ import pytest
 from engine import BatchItem, BatchOptions, Engine, ImageState, Settings, Source, errors
 from engine.operations import worker, worker_pool
 from engine.operations.worker import Job, Worker, WorkerSetup
-from engine.operations.worker_pool import Crew, _plugin
+from engine.operations.worker_pool import WorkerPool, _plugin
 from engine.records import Caller
 from engine.service import batches
 from engine.settings import Secret
@@ -219,7 +219,7 @@ def test_a_busy_catalog_costs_a_failed_file_its_line_in_the_log_and_no_other_fil
     assert [i.state for i in items] == ["failed", "sealed"]
 
 
-class LosesTheFirst(Crew):
+class LosesTheFirst(WorkerPool):
     """A crew of one without processes, whose worker dies with the first file that it gets."""
 
     lost = False
@@ -239,7 +239,7 @@ def test_the_sweep_spares_a_file_that_waits_for_its_second_try(
     engine, (_, found) = ward.engine, text_png()
     ward.detector.found = [found]
     crew = LosesTheFirst(None, contextlib.ExitStack(), None)
-    monkeypatch.setattr(batches.Crew, "open", lambda *_: crew)
+    monkeypatch.setattr(batches.WorkerPool, "open", lambda *_: crew)
     monkeypatch.setattr(batches, "work", lambda job: engine.batches._here(job))
     swept: list[int] = []
 
@@ -429,7 +429,7 @@ def test_a_network_that_was_altered_on_its_way_or_at_rest_sends_the_image_to_a_p
         return [(i.state, list(i.reasons)) for i in items]
 
     to_a_person = [("review", ["detector-failed"])]
-    assert state(replace(equipped(guest), guests=(altered,)), blank()) == to_a_person
+    assert state(replace(equipped(guest), custom_networks=(altered,)), blank()) == to_a_person
     row = engine.context.database.read().one("SELECT blob FROM guests")
     assert row is not None
     path = engine.context.host._path(row["blob"])
@@ -464,7 +464,7 @@ def answer(number: int) -> tuple[int, dict[str, str], int]:
     return number * 2, dict(os.environ), os.getpid()
 
 
-def listening_in_clear(crew: Crew) -> list[str]:
+def listening_in_clear(crew: WorkerPool) -> list[str]:
     """Addresses at which scheduler or workers answer anybody, or listen to other machines."""
     listeners = [
         line.split()[1]
@@ -511,7 +511,7 @@ def test_workers_start_bare_and_what_they_lose_is_done_again(
 ) -> None:
     monkeypatch.setenv("MEDSEC_KEY", "secret")
     monkeypatch.setattr("engine.operations.worker_pool.ROOT", f"{HERE.parent}")
-    with Crew.open(settings, 2, Flag()) as crew:
+    with WorkerPool.open(settings, 2, Flag()) as crew:
         tasks = ((f"task {n}", n) for n in range(6))
         answers = dict(crew.run(answer, [*tasks, ("nothing to do", None)]))
         assert answers.pop("nothing to do") is None
@@ -614,4 +614,4 @@ def test_a_scheduler_that_does_not_answer_is_a_sentence(
         batch_cert=tmp_path / "cert", batch_key=tmp_path / "key",
     )  # fmt: skip
     with pytest.raises(errors.SettingsError, match="MEDSEC_BATCH_SCHEDULER"):
-        Crew.open(away, 0, Flag())
+        WorkerPool.open(away, 0, Flag())

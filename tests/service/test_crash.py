@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import crash, crash_server
 from engine import Settings
-from engine.operations.worker_pool import Crew
+from engine.operations.worker_pool import WorkerPool
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,7 +68,7 @@ def who(_: int) -> int:
 if __name__ == "__main__":
     from tests import test_crash as ours  # by this name the worker finds what it is to do
 
-    with Crew.open(Settings(), 1, ours.prepare) as crew:
+    with WorkerPool.open(Settings(), 1, ours.prepare) as crew:
         for _, process in crew.run(ours.who, [("who", 0)]):
             print(process, flush=True)  # noqa: T201
         time.sleep(3600)

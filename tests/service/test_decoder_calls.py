@@ -14,7 +14,7 @@ from engine.formats import images
 from engine.formats.sandbox import Sandbox
 from engine.records import Format, Image
 from engine.seal import pipeline
-from engine.store.open_images import Viewings
+from engine.store.open_images import OpenImages
 from tests import builders
 from tests.conftest import PASSWORD, WHY, Ward
 from tests.fakes import FakeHost
@@ -162,7 +162,7 @@ def picture(size: int) -> Image:
 
 
 def test_what_was_sent_never_closes_what_is_open(tmp_path: Path) -> None:
-    viewings = Viewings(FakeHost(tmp_path), timedelta(minutes=5), 100)
+    viewings = OpenImages(FakeHost(tmp_path), timedelta(minutes=5), 100)
     viewings.add("doctor", "vw", "im_1", picture(60), "restoration")
     viewings.keep("technician", "im_2", picture(30), "blob")
     viewings.keep("technician", "im_3", picture(50), "blob")  # no room beside what is open
@@ -181,7 +181,7 @@ def test_what_was_sent_never_closes_what_is_open(tmp_path: Path) -> None:
 
 def test_what_was_sent_ends_with_its_session_its_image_and_its_time(tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
-    viewings = Viewings(host, timedelta(minutes=5), 100)
+    viewings = OpenImages(host, timedelta(minutes=5), 100)
 
     def kept() -> bool:
         return viewings.kept("one", "im_1", "blob") is not None

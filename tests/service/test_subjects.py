@@ -145,7 +145,11 @@ def _verdict(clinic: Clinic, method: str, role: Role, case: Case) -> str:
     try:
         call(clinic.team.token(role), *arguments, **named)
     except errors.PermissionDenied as err:
-        return "role" if err.message == f"The role {role} does not allow this." else "nobody"
+        return (
+            "role"
+            if err.message == f"The role {role} has no permission for this. Ask an administrator."
+            else "nobody"
+        )
     except errors.NotFound:
         return "care" if _unseen(clinic.engine) > unseen else "nobody"
     except errors.EngineError:

@@ -8,7 +8,7 @@ from engine.crypto.keyring import Keyring
 from engine.errors import InputError, NotFound, SettingsError, UnknownKey
 from engine.settings import Settings
 from engine.store.database import Database
-from engine.store.key_hierarchy import Hierarchy
+from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.patients import Patients
 from tests.fakes import FakeHost
 
@@ -26,7 +26,7 @@ class Ward:
         keyring = Keyring.load(self.settings, self.host.random, create=create)
         self.path = self.settings.data / "catalog.duckdb"
         self.database = Database.open(self.path, self.host, 5)
-        self.hierarchy = Hierarchy(self.database, keyring, self.host)
+        self.hierarchy = KeyHierarchy(self.database, keyring, self.host)
         self.hierarchy.open()
         self.patients = Patients(self.database, self.hierarchy, self.host)
 

@@ -103,7 +103,7 @@ def restore(nora: Visitor, server: Server, code: str, signed_in: float) -> None:
     expect(dialog).to_contain_text("Confirm your identity")
     dialog.get_by_label("Password", exact=True).fill("wrong wrong wrong")
     dialog.get_by_role("button", name="Continue").click()
-    expect(dialog).to_contain_text("This is not right")
+    expect(dialog).to_contain_text("is not correct")
     dialog.get_by_label("Password", exact=True).fill("")
     dialog.get_by_label("Or a code from your authenticator app", exact=True).fill(code)
     dialog.get_by_role("button", name="Continue").click()

@@ -82,7 +82,7 @@ def test_the_sign_in_asks_for_the_code_in_a_second_step(
     assert PASSWORD not in str(remembered(app))
     fill(app, Code_from_your_authenticator_app="000000")
     click(app, "Sign in")
-    assert "not right" in texts(app)
+    assert "not correct" in texts(app)
     fill(app, Code_from_your_authenticator_app=phone.code())
     click(app, "Sign in")
     token = api.tickets.redeem(component(app, "session")["ticket"])
@@ -133,7 +133,7 @@ def test_a_password_is_changed_on_ones_own_page(engine: Engine, visit: Visit, te
     new = "four other words instead"
     fill(app, Current_password="wrong wrong wrong", New_password=new, Repeat_the_new_password=new)
     click(app, "Change the password")
-    assert "not right" in texts(app)
+    assert "not correct" in texts(app)
     fill(app, Current_password=PASSWORD, Repeat_the_new_password="five")
     click(app, "Change the password")
     assert "differ" in texts(app)

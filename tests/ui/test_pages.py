@@ -137,7 +137,7 @@ def test_a_wrong_password_is_a_sentence_and_no_ticket(visit: Visit, team: Team) 
     app = visit()
     fill(app, User_name="doctor", Password="something else entirely")
     click(app, "Sign in")
-    assert "do not match" in texts(app) or "not right" in texts(app)
+    assert "do not match" in texts(app) or "not correct" in texts(app)
     assert not app.get("bidi_component") or "ticket" not in str(app.get("bidi_component"))
 
 
@@ -323,7 +323,7 @@ def test_a_draft_with_proposals_is_not_sealed_before_a_person_decides(
     click(app, "Correct")
     assert "uncertain" in texts(app)
     click(app, "Seal 2 regions")
-    assert "must look" in texts(app)
+    assert "must be reviewed" in texts(app)
     assert len(engine.drafts.waiting(team.technician)) == 1
     choice = next(s for s in app.selectbox if s.label.startswith("Result of your check"))
     choice.select_index(0).run()
