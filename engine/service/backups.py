@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from engine.errors import StorageBusy
+from engine.errors import EngineError, StorageBusy
 from engine.permissions import Permission
 from engine.records import Caller
 from engine.service.checkpoints import Checkpoints
@@ -104,9 +104,16 @@ class Backups:
         pruned = backups.prune(self._live.settings.backups_kept, name)
         if pruned:
             self._audit.record(caller, Event("backup.prune", detail={"names": pruned}))
-        if self._checkpoints.on:
-            self._checkpoints.write(caller)
+        self._write_checkpoint(caller)
         return name
+
+    def _write_checkpoint(self, caller: Caller) -> None:
+        """After a backup, which is good also where this fails; the log and an e-mail say so."""
+        if self._checkpoints.on:
+            try:
+                self._checkpoints.write(caller)
+            except EngineError as err:
+                log.error("no checkpoint after a backup: %s", err.code)
 
     @needs(Permission.MANAGE_BACKUPS)
     def names(self, caller: Caller) -> list[str]:

@@ -29,7 +29,7 @@ TICK_SECONDS = 60.0
 SWEEP_MS = 3_600_000.0
 
 
-#: After a backup that failed, until the next try.
+#: After a backup or a checkpoint that failed, until the next try.
 RETRY_MS = 3_600_000.0
 
 
@@ -71,7 +71,6 @@ class Upkeep:
         self._training = training
         self._watch = context.watch
         self._checkpoints = checkpoints
-        self._checkpointed = False
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
         self._next_ms: dict[str, float] = {}
@@ -169,24 +168,10 @@ class Upkeep:
 
     def _checkpoint_due(self) -> None:
         """One at each start of the server, then one every ``checkpoint_hours``."""
-        hours = self._live.settings.checkpoint_hours
-        if not self._checkpoints.on:
+        if not self._checkpoints.due or not self._due("checkpoint", RETRY_MS):
             return
-        if self._checkpointed:
-            last = self._checkpoints.last_at()
-            young = last is not None and self._host.now() - last < timedelta(hours=hours)
-            if hours == 0 or young:
-                return
-        if not self._due("checkpoint", RETRY_MS if self._checkpointed else 0.0):
-            return
-        try:
-            self._checkpoints.write(_SYSTEM)
-        except EngineError as err:
-            failed = Event("audit.checkpoint", "failed", detail={"why": err.code})
-            self._audit.record(_SYSTEM, failed)
-            raise
-        finally:
-            self._checkpointed = True
+        self._checkpoints.write(_SYSTEM)
+        del self._next_ms["checkpoint"]  # only after one that failed is an hour to pass
 
     def look_at_clock(self) -> None:
         """Say it once when the clock went back: times in the log, ages and ends of sessions

@@ -83,6 +83,11 @@ NOTICES: dict[tuple[str, str, str], tuple[str, str]] = {
         "A backup was made, but stored files were lost or damaged before it and are in no earlier"
         " one either. The log names the images; look at the disk of the data folder.",
     ),
+    ("audit.checkpoint", "failed", "*"): (
+        "A checkpoint of the audit log failed",
+        "A checkpoint could not be written. Look at the folder of checkpoints, and verify the"
+        " audit log.",
+    ),
 }
 TEST = ("A test of MedSec's e-mail", "If you read this, e-mail from MedSec arrives.")
 #: The same notice about the same account within this time is told once.
