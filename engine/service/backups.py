@@ -45,7 +45,8 @@ class Backups:
         self._erasures = erasures
         self._guard = guard
         self._scrub = scrub
-        self._checkpoints = checkpoints
+        #: Also for the schedule.
+        self.checkpoints = checkpoints
         self._folder = context.backup_folder
         self._running = threading.Lock()
 
@@ -109,9 +110,9 @@ class Backups:
 
     def _write_checkpoint(self, caller: Caller) -> None:
         """After a backup, which is good also where this fails; the log and an e-mail say so."""
-        if self._checkpoints.on:
+        if self.checkpoints.on:
             try:
-                self._checkpoints.write(caller)
+                self.checkpoints.write(caller)
             except EngineError as err:
                 log.error("no checkpoint after a backup: %s", err.code)
 

@@ -21,7 +21,6 @@ from engine.service.erasures import Erasures
 from engine.service.examination import (
     HARMLESS,
     REASONS,
-    Examiner,
     Progress,
     Suggestion,
     suggestion,
@@ -91,7 +90,6 @@ class Drafts:
         self,
         context: Context,
         guard: Guard,
-        examiner: Examiner,
         preparer: Preparer,
         stored: StoredImages,
         intake: Intake,
@@ -106,7 +104,7 @@ class Drafts:
         self._open_images = context.open_images
         self._training_cases = context.training_cases
         self._erasures = erasures
-        self._examiner = examiner
+        self._examiner = preparer.examiner
         self._guard = guard
         self._intake = intake
         self._preparer = preparer

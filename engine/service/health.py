@@ -17,7 +17,6 @@ from engine.service.context import Context
 from engine.service.erasures import Erasures
 from engine.service.guard import Guard, needs
 from engine.service.masked_images import MaskedImages
-from engine.service.scrub import Scrub
 from engine.service.upkeep import Upkeep
 from engine.store.audit import Event
 from engine.store.outbox import TEST, Notice
@@ -33,7 +32,6 @@ class Health:
         backups: Backups,
         erasures: Erasures,
         masked: MaskedImages,
-        scrub: Scrub,
         upkeep: Upkeep,
     ) -> None:
         self._audit = context.audit
@@ -47,7 +45,7 @@ class Health:
         self._erasures = erasures
         self._guard = guard
         self._masked = masked
-        self._scrub = scrub
+        self._scrub = upkeep.scrub
         self._upkeep = upkeep
         self._watch = context.watch
 

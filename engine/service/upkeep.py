@@ -14,7 +14,6 @@ from engine.host import sweep_unfinished
 from engine.permissions import Role
 from engine.records import Caller
 from engine.service.backups import CLOCK_SLACK, Backups
-from engine.service.checkpoints import Checkpoints
 from engine.service.context import Context
 from engine.service.erasures import Erasures
 from engine.service.guard import log
@@ -56,7 +55,6 @@ class Upkeep:
         intake: Intake,
         scrub: Scrub,
         training: Training,
-        checkpoints: Checkpoints,
     ) -> None:
         self._audit = context.audit
         self._catalog = context.catalog
@@ -70,12 +68,17 @@ class Upkeep:
         self._scrub = scrub
         self._training = training
         self._watch = context.watch
-        self._checkpoints = checkpoints
+        self._checkpoints = backups.checkpoints
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
         self._next_ms: dict[str, float] = {}
         #: By how much the clock was found behind the log, seconds.
         self.clock_back_s = 0
+
+    @property
+    def scrub(self) -> Scrub:
+        """The check of stored files, for those who show what it found."""
+        return self._scrub
 
     def start(self) -> None:
         """Begin to work in the background until :meth:`Engine.close`."""
