@@ -65,12 +65,20 @@ def test_a_picture_shows_up_to_its_last_moment_and_not_after(
     viewings.add("session", "first", "im_1", picture, "about")
     host.clock += MINUTES - timedelta(microseconds=1)
     assert viewings.get("session", "first").image is picture
-    assert viewings.find("session", "im_1", str) is not None
     host.clock += timedelta(microseconds=1)
-    assert viewings.find("session", "im_1", str) is None
     with pytest.raises(errors.NotFound):
         viewings.get("session", "first")
     assert viewings.held_bytes == 0
+
+
+def test_a_picture_is_found_up_to_its_last_moment_and_not_after(
+    viewings: Viewings, host: FakeHost, picture: Image
+) -> None:
+    viewings.add("session", "first", "im_1", picture, "about")
+    host.clock += MINUTES - timedelta(microseconds=1)
+    assert viewings.find("session", "im_1", str) is not None
+    host.clock += timedelta(microseconds=1)
+    assert viewings.find("session", "im_1", str) is None
 
 
 def test_a_picture_that_is_over_makes_room_before_an_open_one_does(
