@@ -59,6 +59,10 @@ class Verified(BaseModel):
     entries: int = Field(examples=[1204])
 
 
+class Checkpoint(BaseModel):
+    name: str = Field(examples=["audit-20261128T120000000000.json"])
+
+
 class Model(schemas.Schema):
     """A network in use."""
 
@@ -138,6 +142,20 @@ def audit(
 def verify_audit(token: Token, engine: TheEngine) -> Verified:
     """Verify the hash chain; 500 with `urn:medsec:audit-broken` if it is broken."""
     return Verified(entries=engine.audit.verify(token))
+
+
+@router.post(
+    "/audit/checkpoints/",
+    tags=["audit"],
+    status_code=201,
+    responses=answers(401, 403, 429, 500, 503),
+)
+def write_checkpoint(token: Token, engine: TheEngine) -> Checkpoint:
+    """Write a signed checkpoint into the folder of `MEDSEC_CHECKPOINT_DIR`; says its file name.
+
+    500 with `urn:medsec:settings-error` where that folder is not set.
+    """
+    return Checkpoint(name=engine.audit.write_checkpoint(token))
 
 
 def _rows(table: Any) -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ from engine.crypto.root_keys import PassphraseCost
 from engine.crypto.vault import (
     RegionIdentity,
     Scheme,
+    Sealing,
     Signer,
     decrypt,
     encrypt,
@@ -113,7 +114,9 @@ def bulk(megabytes: int, rounds: int) -> float:
         "bare, library": lambda: library(plaintext, bytearray(size)),
         "bare, ctypes, same buffer": lambda: bare.drafts.seal(plaintext, kept),
         "vault, CBC + HMAC": lambda: encrypt(KEY, IDENTITY, plaintext, os.urandom, "k1"),
-        "vault, GCM": lambda: encrypt(KEY, IDENTITY, plaintext, os.urandom, "k1", Scheme.GCM),
+        "vault, GCM": lambda: encrypt(
+            KEY, IDENTITY, plaintext, os.urandom, "k1", Sealing(Scheme.GCM)
+        ),
         "vault, whole file": lambda: seal_field(KEY, "image/im_1", plaintext, os.urandom),
     }
     times: dict[str, list[float]] = {name: [] for name in works}
@@ -134,7 +137,7 @@ def bulk(megabytes: int, rounds: int) -> float:
 
     print("\n| open | ms | MB/s |\n|---|---|---|")
     for scheme in Scheme:
-        sealed = encrypt(KEY, IDENTITY, plaintext, os.urandom, "k1", scheme)
+        sealed = encrypt(KEY, IDENTITY, plaintext, os.urandom, "k1", Sealing(scheme))
         ms = statistics.median(
             time_ms(lambda data=sealed: decrypt(KEY, IDENTITY, data))  # type: ignore[misc]
             for _ in range(rounds)

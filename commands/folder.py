@@ -30,4 +30,6 @@ def opened(arguments: argparse.Namespace, terminal: Terminal) -> Iterator[tuple[
 def settings(arguments: argparse.Namespace) -> Settings:
     """Those of the environment, under those of the command line."""
     given = {"data": arguments.data, "key_file": arguments.key}
-    return Settings.load(os.environ, backup_dir=getattr(arguments, "backups", None), **given)
+    for setting, option in (("backup_dir", "backups"), ("checkpoint_dir", "checkpoints")):
+        given[setting] = getattr(arguments, option, None)
+    return Settings.load(os.environ, **given)

@@ -8,6 +8,7 @@ from commands import (
     accept_roster,
     backup,
     carry,
+    checkpoint,
     detect,
     profiles,
     recover_data,
@@ -27,8 +28,8 @@ DESCRIPTION = (
 )
 #: In the order of the help text.
 MODULES = (
-    seal, restore, carry, detect, profiles, verify, accept_roster, rotate, backup, recover_data,
-    recovery, training, serve,
+    seal, restore, carry, detect, profiles, verify, accept_roster, rotate, backup, checkpoint,
+    recover_data, recovery, training, serve,
 )  # fmt: skip
 
 

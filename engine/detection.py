@@ -10,6 +10,7 @@ from engine.detect.custom_networks import (
     CustomNetworkRecord,
     CustomNetworkStore,
     PackedModel,
+    SentNetwork,
     custom_network_sandbox,
 )
 from engine.detect.detector import (
@@ -54,6 +55,7 @@ __all__ = [
     "Profile",
     "ProfileEntry",
     "Profiles",
+    "SentNetwork",
     "Shape",
     "Side",
     "compared",

@@ -103,9 +103,11 @@ class Host:
         try:
             if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == address:
                 return address  # one that has rotted is written again
-            if not path.parent.is_dir():
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                sync_folder(self.root)  # else the folder itself may be gone after a crash
+            # A folder whose name is not synced may be gone after a crash, with all that is in it.
+            for folder in (self.root, path.parent):
+                if not folder.is_dir():
+                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    sync_folder(folder.parent)
             write_durably(path, data)
         except OSError as err:
             raise StorageError(

@@ -30,6 +30,7 @@ from engine.crypto.tls_certificate import server_certificate
 from engine.crypto.vault import (
     Randomness,
     RegionIdentity,
+    Sealing,
     Signer,
     blind_index,
     decrypt,
@@ -49,6 +50,7 @@ __all__ = [
     "Keyring",
     "Randomness",
     "RegionIdentity",
+    "Sealing",
     "Signer",
     "TaggedTokens",
     "blind_index",

@@ -170,3 +170,45 @@ def test_the_clock_and_randomness_come_from_the_host() -> None:
         if path.name != "host.py":
             for name in ("datetime.now(", "utcnow(", "time.time(", "token_bytes(", "os.urandom("):
                 assert name not in path.read_text(), f"{path.name} uses {name}"
+
+
+#: Most parameters of a function besides ``self``, ``cls`` and ``caller``.
+MOST_PARAMETERS = 6
+#: Functions of the engine that still take more.
+TOO_MANY = {"engine.seal.pipeline.restore", "engine.seal.pipeline._opened"}
+
+
+def functions(tree: ast.AST, prefix: str) -> list[tuple[str, ast.arguments]]:
+    """Every function and method below a node, by its dotted name."""
+    found: list[tuple[str, ast.arguments]] = []
+    for node in ast.iter_child_nodes(tree):
+        named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        name = f"{prefix}.{node.name}" if named else prefix
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.append((name, node.args))
+        found += functions(node, name)
+    return found
+
+
+def parameters(arguments: ast.arguments) -> list[str]:
+    """Names that a caller has to think of."""
+    given = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    given += [a for a in (arguments.vararg, arguments.kwarg) if a is not None]
+    return [a.arg for a in given if a.arg not in ("self", "cls", "caller")]
+
+
+def test_parameters_are_counted_whatever_their_kind() -> None:
+    tree = ast.parse("class A:\n async def f(self, caller, a, /, b, *c, d, **e):\n  def g(x): ...")
+    counted = {name: parameters(given) for name, given in functions(tree, "m")}
+    assert counted == {"m.A.f": ["a", "b", "d", "c", "e"], "m.A.f.g": ["x"]}
+
+
+def test_no_function_of_the_engine_takes_more_than_six_parameters() -> None:
+    found = {
+        name: parameters(arguments)
+        for module, path in modules().items()
+        for name, arguments in functions(ast.parse(path.read_text()), module)
+    }
+    over = {name: given for name, given in found.items() if len(given) > MOST_PARAMETERS}
+    assert not set(over) - TOO_MANY, {n: g for n, g in over.items() if n not in TOO_MANY}
+    assert not TOO_MANY - set(over), "mended: take them from TOO_MANY"

@@ -23,6 +23,7 @@ def audit(token: str) -> None:
             st.success(
                 f"Verified: {count} entries form one unbroken chain.", icon=":material/verified:"
             )
+    _checkpoint(token)
     widgets.history(state.engine().audit.entries(token, query=query, limit=500))
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(
@@ -33,6 +34,21 @@ def audit(token: str) -> None:
             f"/api/audit/file/?{urlencode({'q': query or ''})}",
             icon=":material/download:",
         )
+
+
+def _checkpoint(token: str) -> None:
+    """Write a checkpoint, before the table: its entry is in there then."""
+    engine = state.engine()
+    with widgets.banner():
+        if engine.settings.checkpoint_dir is None:
+            st.info(
+                "To detect deleted entries at the end of the log, set `MEDSEC_CHECKPOINT_DIR` to a"
+                " folder that this machine cannot rewrite. Checkpoints are then written there."
+            )
+        elif st.button("Write a checkpoint", key="checkpoint", icon=":material/verified_user:"):
+            with st.spinner("Checking every entry …"):
+                name = engine.audit.write_checkpoint(token)
+            st.success(f"Checkpoint `{name}` was written.", icon=":material/check:")
 
 
 def _moment(at: datetime | None) -> str:

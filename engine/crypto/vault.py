@@ -121,14 +121,28 @@ class RegionIdentity:
         return (self.x1, self.y1, self.x2, self.y2, self.frame, self.frame_end, self.version)
 
 
+@dataclass(frozen=True)
+class Sealing:
+    """How :func:`encrypt` seals.
+
+    Args:
+        scheme: AES-256-CBC with HMAC-SHA256, or AES-256-GCM.
+        floor_bytes: Contents up to this length are all sealed to one length. By default the
+            box's volume in px (its raw size at 8 bits grey), at most 1 MiB: a public number,
+            so the length of a sealed name does not depend on the name.
+    """
+
+    scheme: Scheme = Scheme.CBC_HMAC
+    floor_bytes: int | None = None
+
+
 def encrypt(
     data_key: bytes,
     identity: RegionIdentity,
     plaintext: Buffer,
     randomness: Randomness,
     key_id: str,
-    scheme: Scheme = Scheme.CBC_HMAC,
-    floor_bytes: int | None = None,
+    how: Sealing = Sealing(),
 ) -> bytes:
     """Seal what was under one box.
 
@@ -139,17 +153,14 @@ def encrypt(
         randomness: Source of the IV, fit for keys.
         key_id: Names the data key in the header (at most 64 ASCII characters). Not a root
             key's id: root keys change by re-wrapping while sealed bytes stay.
-        scheme: AES-256-CBC with HMAC-SHA256, or AES-256-GCM.
-        floor_bytes: Contents up to this length are all sealed to one length. By default the
-            box's volume in px (its raw size at 8 bits grey), at most 1 MiB: a public number,
-            so the length of a sealed name does not depend on the name.
 
     Returns:
         Header, IV, ciphertext, tag.
     """
+    floor_bytes = how.floor_bytes
     if floor_bytes is None:
         floor_bytes = min(identity.volume_px, _REGION_FLOOR_LIMIT)
-    header = _header(scheme, _Kind.REGION, key_id)
+    header = _header(how.scheme, _Kind.REGION, key_id)
     return _seal(data_key, header, identity.encode(), plaintext, randomness, floor_bytes)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -47,14 +47,29 @@ class Shape:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Runner:
+    """How a worker runs a network.
+
+    Args:
+        sha256: Of the file; the worker keeps it loaded under this.
+        side: Of the square picture that it is shown, px.
+        classes: How many it has.
+        threads: Of the processor.
+    """
+
+    sha256: str
+    side: int
+    classes: int
+    threads: int
+
+
 class CustomNetwork:
     """One such network, as the detector runs it.
 
     Args:
         sandbox: Of this module.
         model: The file.
-        sha256: Its digest, under which the worker keeps it loaded.
-        side: Of the square picture that it is shown, px.
         labels: For each of its classes the class of MedSec, or None to leave it out.
     """
 
@@ -62,27 +77,20 @@ class CustomNetwork:
         self,
         sandbox: Sandbox,
         model: bytes,
-        sha256: str,
-        side: int,
+        runner: Runner,
         labels: Sequence[str | None],
         info: ModelInfo,
-        threads: int,
     ) -> None:
         self._sandbox = sandbox
         # Sent as an array: the sandbox extends its time limit by the length of bytes arguments.
         self._model = np.frombuffer(model, np.uint8)
-        self._sha256 = sha256
-        self._side = side
+        self._runner = runner
         self._labels = tuple(labels)
-        self._threads = threads
         self.info = info
 
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
         try:
-            found = self._sandbox.call(
-                "look", self._sha256, self._model, self._side, len(self._labels), floor,
-                self._threads, picture,
-            )  # fmt: skip
+            found = self._sandbox.call("look", astuple(self._runner), self._model, floor, picture)
         except DetectorError:
             raise
         except EngineError as err:
@@ -184,23 +192,21 @@ def _names(metadata: Mapping[str, str]) -> tuple[str, ...]:
     return names if len(names) <= MOST_CLASSES else ()
 
 
-def _look(
-    sha256: str,
-    model: np.ndarray,
-    side: int,
-    classes: int,
-    floor: float,
-    threads: int,
-    picture: np.ndarray,
-) -> np.ndarray:
-    """Boxes of a picture in its own pixels: rows of x1, y1, x2, y2, class, confidence."""
-    if sha256 not in _LOADED:
+def _look(told: Sequence[Any], model: np.ndarray, floor: float, picture: np.ndarray) -> np.ndarray:
+    """Boxes of a picture in its own pixels: rows of x1, y1, x2, y2, class, confidence.
+
+    Args:
+        told: Fields of a :class:`Runner`; a dataclass does not travel to the worker.
+    """
+    runner = Runner(*told)
+    side, classes = runner.side, runner.classes
+    if runner.sha256 not in _LOADED:
         _LOADED.clear()  # one at a time: the memory is bounded
-        _LOADED[sha256] = CpuModel(model.tobytes(), threads)
-    runner = _LOADED[sha256]
+        _LOADED[runner.sha256] = CpuModel(model.tobytes(), runner.threads)
+    loaded = _LOADED[runner.sha256]
 
     def run(batch: np.ndarray) -> np.ndarray:
-        answer = runner(batch)[0]
+        answer = loaded(batch)[0]
         if answer.ndim != 3 or answer.shape[:2] != (1, 4 + classes):
             raise DetectorError(
                 f"The network answers with the shape {answer.shape}, not (1, {4 + classes}, N)."

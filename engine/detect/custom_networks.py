@@ -17,6 +17,7 @@ from engine.detect.custom_network import (
     SECONDS,
     SIDES_PX,
     CustomNetwork,
+    Runner,
     Shape,
     inspect,
 )
@@ -63,6 +64,22 @@ class CustomNetworkRecord:
     def finds(self) -> tuple[str, ...]:
         """Classes of MedSec that it detects."""
         return tuple(dict.fromkeys(label for label in self.names.values() if label))
+
+
+@dataclass(frozen=True)
+class SentNetwork:
+    """A network as an administrator sends it.
+
+    Args:
+        names: For each of its classes that counts, MedSec's class.
+        side: Of the picture it is shown, px, where the file leaves that open.
+    """
+
+    name: str
+    title: str
+    model: bytes = field(repr=False)
+    names: Mapping[str, str]
+    side: int | None
 
 
 class CustomNetworkStore:
@@ -114,20 +131,11 @@ class CustomNetworkStore:
         return inspect(self.sandbox, model)
 
     def checked(
-        self,
-        name: str,
-        title: str,
-        model: bytes,
-        names: Mapping[str, str],
-        side: int | None,
-        known: Collection[str],
-        taken: Collection[str],
+        self, sent: SentNetwork, known: Collection[str], taken: Collection[str]
     ) -> dict[str, object]:
         """Check a network before it is accepted: read, run and time it.
 
         Args:
-            names: For each of its classes that counts, MedSec's class.
-            side: Of the picture it is shown, px, where the file leaves that open.
             known: Classes of MedSec.
             taken: Names of networks that are there.
 
@@ -137,6 +145,7 @@ class CustomNetworkStore:
         Raises:
             InputError: It cannot be taken; says why.
         """
+        name, title, model, names, side = sent.name, sent.title, sent.model, sent.names, sent.side
         if not _NAME.fullmatch(name) or name in taken:
             raise InputError(
                 "The network's name is not valid or already used. Use up to 32 lowercase"
@@ -277,8 +286,7 @@ def as_network(
     return CustomNetwork(
         sandbox,
         model,
-        record.sha256,
-        record.side,
+        Runner(record.sha256, record.side, len(record.names), threads),
         [label or None for label in record.names.values()],
         ModelInfo(
             name=record.title,
@@ -288,7 +296,6 @@ def as_network(
             classes=record.finds,
             source="sent by an administrator; runs without access to keys",
         ),
-        threads,
     )
 
 

@@ -73,9 +73,7 @@ def dissect(
                 coders[str(index)] = coder.encode()
         coded, bones = lifted.patches(), b""
     value = encapsulate(masked)
-    file_out = dicom_native.build(
-        file, layout, identity_key, file.syntax, value, None, encapsulated=True
-    )
+    file_out = dicom_native.build(file, layout, identity_key, file.syntax, value, None)
     table, *fragments = file.pixel.fragments
     parts = {
         "head": file.body[: file.pixel.value],

@@ -258,10 +258,9 @@ def build(
     syntax: UID,
     value: bytes | bytearray,
     least_most: tuple[int, int] | None,
-    *,
-    encapsulated: bool = False,
 ) -> bytes:
-    """A de-identified file around masked pixel data."""
+    """A de-identified file around masked pixel data, encapsulated where the syntax wants that."""
+    encapsulated = syntax not in NATIVE
     clean = deidentify(file.header, identity_key)
     _describe(clean, layout)
     coded = len(value) if encapsulated else sum(b - a for a, b in file.pixel.fragments[1:])

@@ -11,7 +11,7 @@ from engine.operations.stored_images import StoredImages
 from engine.records import Image
 from engine.store.open_images import size_bytes
 
-#: Memory set aside; the least recently decoded image goes first.
+#: Memory set aside; the image that was not asked for the longest goes first.
 MASKED_CACHE_BYTES = 256 * 1024 * 1024
 
 
@@ -31,6 +31,8 @@ class MaskedImages:
         address = row.masked_blob or ""
         with self._lock:
             cached = self._images.get(address)
+            if cached is not None:
+                self._images.move_to_end(address)
         if cached is None:
             name = f"{image_id}.{row.format.lower()}"
             cached = images.decode_stored(
@@ -38,6 +40,7 @@ class MaskedImages:
             )
             with self._lock:
                 self._images[address] = cached
+                self._images.move_to_end(address)  # two threads may decode the same one
                 while self.held_bytes() > MASKED_CACHE_BYTES:
                     self._images.popitem(last=False)
         return cached

@@ -105,7 +105,8 @@ class Preparer:
         self._detector = context.detector
         self._host = context.host
         self._live = context.live
-        self._examiner = examiner
+        #: Also for those who examine a file before it is sealed.
+        self.examiner = examiner
 
     def prepare(
         self, draft: OpenedDraft, subject: Subject, decision: Decision, tell: Progress
@@ -121,7 +122,7 @@ class Preparer:
         watch = Stopwatch(self._host)
         row, facts = draft.row, draft.facts
         found = [Detection.from_json(d) for d in facts["detections"] + facts["still_visible"]]
-        profile = self._examiner.profile(row.profile)
+        profile = self.examiner.profile(row.profile)
         wanted = _believed(decision.boxes, found, profile, row)
         reasons = list(row.reasons)
         if not wanted and "nothing-found" not in reasons:
@@ -135,7 +136,7 @@ class Preparer:
         corrections, left_out = _corrections(row, found, wanted, decision.removed)
         tell("sealing", 0.1)
         for rounds_left in reversed(range(_ROUNDS if decision.adopt else 1)):
-            planned = pipeline.plan(draft.image, wanted, *self._examiner.padding(profile))
+            planned = pipeline.plan(draft.image, wanted, *self.examiner.padding(profile))
             sealed = pipeline.seal(draft.image, planned, subject, self._host, self._live.limits)
             tell("looking again", 0.5)
             with watch.stage("rescan"):
@@ -185,7 +186,7 @@ class Preparer:
         if not new or profile.harmless_text != "visible":
             return new
         names = [*draft.names, *images.identifiers(draft.image)]
-        judged = self._examiner.judged(sealed.masked_image, new, names)
+        judged = self.examiner.judged(sealed.masked_image, new, names)
         return [
             d
             for d, j in zip(new, judged, strict=True)

@@ -22,6 +22,7 @@ from engine.records import Assessment, Detection, Fingerprint, Image, Region, Se
 from engine.seal import length_hiding
 from engine.vault import (
     RegionIdentity,
+    Sealing,
     decrypt,
     encrypt,
     open_field,
@@ -203,7 +204,7 @@ def seal(
             content,
             host.random,
             subject.image_id,
-            floor_bytes=0,  # its length is a length class already
+            Sealing(floor_bytes=0),  # its length is a length class already
         )
         spent = round(host.ticks_ms() - began, 1)
         sealed.append((SealedRegion(region_id, detection, len(piece), spent), start))

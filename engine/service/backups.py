@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from engine.errors import StorageBusy
+from engine.errors import EngineError, StorageBusy
 from engine.operations.checkpoints import Checkpoints
 from engine.operations.context import Context
 from engine.operations.erasures import Erasures
@@ -45,7 +45,8 @@ class Backups:
         self._erasures = erasures
         self._guard = guard
         self._scrub = scrub
-        self._checkpoints = checkpoints
+        #: Also for the schedule.
+        self.checkpoints = checkpoints
         self._folder = context.backup_folder
         self._running = threading.Lock()
 
@@ -104,9 +105,16 @@ class Backups:
         pruned = backups.prune(self._live.settings.backups_kept, name)
         if pruned:
             self._audit.record(caller, Event("backup.prune", detail={"names": pruned}))
-        if self._checkpoints.on:
-            self._checkpoints.write(caller)
+        self._write_checkpoint(caller)
         return name
+
+    def _write_checkpoint(self, caller: Caller) -> None:
+        """After a backup, which is good also where this fails; the log and an e-mail say so."""
+        if self.checkpoints.on:
+            try:
+                self.checkpoints.write(caller)
+            except EngineError as err:
+                log.error("no checkpoint after a backup: %s", err.code)
 
     @needs(Permission.MANAGE_BACKUPS)
     def names(self, caller: Caller) -> list[str]:

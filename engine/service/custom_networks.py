@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from engine.detection import CustomNetworkRecord, CustomNetworkSource, Shape
+from engine.detection import CustomNetworkRecord, CustomNetworkSource, SentNetwork, Shape
 from engine.errors import InputError
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
@@ -63,7 +63,8 @@ class CustomNetworks:
         """
         finds = self._detector.finds()
         known = {label for found in finds.values() for label in found}
-        facts = self._custom_networks.checked(name, title, model, names, side, known, finds)
+        sent = SentNetwork(name, title, model, names, side)
+        facts = self._custom_networks.checked(sent, known, finds)
         with self._database.write() as tx:
             if name in self._custom_networks.records():
                 raise InputError("A network with this name exists. Choose another name.")

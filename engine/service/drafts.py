@@ -17,7 +17,6 @@ from engine.operations.erasures import Erasures
 from engine.operations.examination import (
     HARMLESS,
     REASONS,
-    Examiner,
     Progress,
     Suggestion,
     suggestion,
@@ -94,7 +93,6 @@ class Drafts:
         self,
         context: Context,
         guard: Guard,
-        examiner: Examiner,
         preparer: Preparer,
         stored: StoredImages,
         intake: Intake,
@@ -109,7 +107,7 @@ class Drafts:
         self._open_images = context.open_images
         self._training_cases = context.training_cases
         self._erasures = erasures
-        self._examiner = examiner
+        self._examiner = preparer.examiner
         self._guard = guard
         self._intake = intake
         self._preparer = preparer

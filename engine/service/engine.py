@@ -107,7 +107,7 @@ class Engine:
         self.people = People(context, guard)
         self.patients = Patients(context, guard, erasures)
         self.care = Care(context, guard)
-        self.drafts = Drafts(context, guard, examiner, preparer, stored, intake, erasures)
+        self.drafts = Drafts(context, guard, preparer, stored, intake, erasures)
         self.images = Images(context, guard, stored, masked, restorations, erasures)
         self.withdrawals = Withdrawals(context, guard, stored)
         self.packages = Packages(context, guard, stored, restorations)
@@ -125,10 +125,8 @@ class Engine:
         self.keys = Keys(context, guard)
         self.backups = Backups(context, guard, erasures, scrub, checkpoints)
         self.runtime_settings = RuntimeSettings(context, guard)
-        self.upkeep = Upkeep(
-            context, self.backups, erasures, intake, scrub, self.training, checkpoints
-        )
-        self.health = Health(context, guard, self.backups, erasures, masked, scrub, self.upkeep)
+        self.upkeep = Upkeep(context, self.backups, erasures, intake, scrub, self.training)
+        self.health = Health(context, guard, self.backups, erasures, masked, self.upkeep)
 
     @property
     def detector(self) -> Detector:

@@ -14,7 +14,6 @@ from engine.operations.context import Context
 from engine.operations.erasures import Erasures
 from engine.operations.guard import Guard, needs
 from engine.operations.masked_images import MaskedImages
-from engine.operations.scrub import Scrub
 from engine.permissions import Permission
 from engine.records import Caller, ImageState
 from engine.service.backups import Backups
@@ -33,7 +32,6 @@ class Health:
         backups: Backups,
         erasures: Erasures,
         masked: MaskedImages,
-        scrub: Scrub,
         upkeep: Upkeep,
     ) -> None:
         self._audit = context.audit
@@ -47,7 +45,7 @@ class Health:
         self._erasures = erasures
         self._guard = guard
         self._masked = masked
-        self._scrub = scrub
+        self._scrub = upkeep.scrub
         self._upkeep = upkeep
         self._watch = context.watch
 

@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 
 from engine.errors import EngineError, RosterBroken
 from engine.host import sweep_unfinished
-from engine.operations.checkpoints import Checkpoints
 from engine.operations.context import Context
 from engine.operations.erasures import Erasures
 from engine.operations.guard import log
@@ -30,7 +29,7 @@ TICK_SECONDS = 60.0
 SWEEP_MS = 3_600_000.0
 
 
-#: After a backup that failed, until the next try.
+#: After a backup or a checkpoint that failed, until the next try.
 RETRY_MS = 3_600_000.0
 
 
@@ -57,7 +56,6 @@ class Upkeep:
         intake: Intake,
         scrub: Scrub,
         training: Training,
-        checkpoints: Checkpoints,
     ) -> None:
         self._audit = context.audit
         self._catalog = context.catalog
@@ -71,13 +69,17 @@ class Upkeep:
         self._scrub = scrub
         self._training = training
         self._watch = context.watch
-        self._checkpoints = checkpoints
-        self._checkpointed = False
+        self._checkpoints = backups.checkpoints
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
         self._next_ms: dict[str, float] = {}
         #: By how much the clock was found behind the log, seconds.
         self.clock_back_s = 0
+
+    @property
+    def scrub(self) -> Scrub:
+        """The check of stored files, for those who show what it found."""
+        return self._scrub
 
     def start(self) -> None:
         """Begin to work in the background until :meth:`Engine.close`."""
@@ -172,24 +174,10 @@ class Upkeep:
 
     def _checkpoint_due(self) -> None:
         """One at each start of the server, then one every ``checkpoint_hours``."""
-        hours = self._live.settings.checkpoint_hours
-        if not self._checkpoints.on:
+        if not self._checkpoints.due or not self._due("checkpoint", RETRY_MS):
             return
-        if self._checkpointed:
-            last = self._checkpoints.last_at()
-            young = last is not None and self._host.now() - last < timedelta(hours=hours)
-            if hours == 0 or young:
-                return
-        if not self._due("checkpoint", RETRY_MS if self._checkpointed else 0.0):
-            return
-        try:
-            self._checkpoints.write(_SYSTEM)
-        except EngineError as err:
-            failed = Event("audit.checkpoint", "failed", detail={"why": err.code})
-            self._audit.record(_SYSTEM, failed)
-            raise
-        finally:
-            self._checkpointed = True
+        self._checkpoints.write(_SYSTEM)
+        del self._next_ms["checkpoint"]  # only after one that failed is an hour to pass
 
     def look_at_clock(self) -> None:
         """Say it once when the clock went back: times in the log, ages and ends of sessions

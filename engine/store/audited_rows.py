@@ -81,7 +81,8 @@ class AuditedRows:
             " VALUES ($1, $2, $3, $4)",
             name, sealed, self._host.now(), caller.username,
         )  # fmt: skip
-        self._log(tx, audit, caller, "save", name, before, facts, _tag(sealed))
+        detail = {"name": name, "tag": _tag(sealed), "before": before, "after": facts}
+        audit.append(tx, caller, Event(f"{self._noun}.save", detail=detail))
 
     def drop(
         self,
@@ -94,21 +95,8 @@ class AuditedRows:
     ) -> None:
         """Delete a row; ``after`` is the value that applies from now on."""
         tx.run(f"DELETE FROM {self._table} WHERE name = $1", name)  # noqa: S608
-        self._log(tx, audit, caller, "reset", name, before, after, None)
-
-    def _log(
-        self,
-        tx: Cursor,
-        audit: AuditLog,
-        caller: Caller,
-        verb: str,
-        name: str,
-        before: Mapping[str, Any] | None,
-        after: Mapping[str, Any] | None,
-        tag: str | None,
-    ) -> None:
-        detail = {"name": name, "tag": tag, "before": before, "after": after}
-        audit.append(tx, caller, Event(f"{self._noun}.{verb}", detail=detail))
+        detail = {"name": name, "tag": None, "before": before, "after": after}
+        audit.append(tx, caller, Event(f"{self._noun}.reset", detail=detail))
 
     def _logged(self, tx: Cursor) -> dict[str, str]:
         """The tag of each name's newest row, as the log has it; none of those taken away."""

@@ -84,6 +84,11 @@ NOTICES: dict[tuple[str, str, str], tuple[str, str]] = {
         "A backup was made, but some stored files were already lost or damaged, and no earlier"
         " backup has them. The log lists the images. Check the disk of the data folder.",
     ),
+    ("audit.checkpoint", "failed", "*"): (
+        "A checkpoint of the audit log failed",
+        "A checkpoint could not be written. Look at the folder of checkpoints, and verify the"
+        " audit log.",
+    ),
 }
 TEST = ("Test e-mail from MedSec", "This is a test. E-mail from MedSec works.")
 #: The same notice about the same account is sent once within this time.

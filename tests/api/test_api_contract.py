@@ -39,7 +39,8 @@ KEPT: dict[str, str] = {}
 
 @pytest.fixture(scope="module")
 def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    with hospital(tmp_path_factory.mktemp("contract")) as place:
+    folder = tmp_path_factory.mktemp("contract")
+    with hospital(folder, checkpoint_dir=folder / "checkpoints") as place:
         place.engine.models.about()  # the networks are there, as in a server that is ready
         yield place
 

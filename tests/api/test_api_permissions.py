@@ -126,6 +126,7 @@ MAY: dict[str, Row] = {
     "GET /audit/": row(A),
     "GET /audit/file/": row(A),
     "POST /audit/verify/": row(A),
+    "POST /audit/checkpoints/": row(A, status=201),
     "GET /system/": row(A),
     "GET /metrics/": row(A),
     "GET /models/": row(*EVERYBODY),
@@ -162,7 +163,8 @@ CARED_FOR = sorted(
 @pytest.fixture(scope="module")
 def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     """A hospital in which doctors see only whom they treat."""
-    with hospital(tmp_path_factory.mktemp("api"), care_relation=True) as place:
+    folder = tmp_path_factory.mktemp("api")
+    with hospital(folder, care_relation=True, checkpoint_dir=folder / "checkpoints") as place:
         yield place
 
 

@@ -15,7 +15,8 @@ from commands.parser import MODULES, subcommands
 ROOT = Path(commands.__file__).parent.parent
 NAMES = {
     "seal", "restore", "carry", "detect", "profiles", "verify", "accept-roster", "rotate", "backup",
-    "recover-data", "shares", "drill", "recover-key", "training-export", "training-open", "serve",
+    "checkpoint", "recover-data", "shares", "drill", "recover-key", "training-export",
+    "training-open", "serve",
 }  # fmt: skip
 #: Modules of the package that are no commands.
 SHARED = {"__init__", "files", "folder", "options", "outcome", "parser", "terminal"}

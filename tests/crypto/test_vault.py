@@ -25,6 +25,7 @@ from engine.crypto import vault
 from engine.crypto.vault import (
     RegionIdentity,
     Scheme,
+    Sealing,
     Signer,
     blind_index,
     decrypt,
@@ -59,7 +60,7 @@ ELSEWHERE = [
 
 
 def sealed_region(scheme: Scheme, plaintext: bytes = b"Erika Musterfrau") -> bytes:
-    return encrypt(KEY, HERE, plaintext, os.urandom, "k1", scheme)
+    return encrypt(KEY, HERE, plaintext, os.urandom, "k1", Sealing(scheme))
 
 
 def test_every_part_of_an_identity_has_its_row() -> None:
@@ -71,7 +72,7 @@ def test_every_part_of_an_identity_has_its_row() -> None:
 @settings(max_examples=60, deadline=None)
 @given(plaintext=st.binary(max_size=3000), floor=st.none() | st.integers(0, 5000))
 def test_what_is_sealed_opens_again(scheme: Scheme, plaintext: bytes, floor: int | None) -> None:
-    sealed = encrypt(KEY, HERE, plaintext, os.urandom, "k1", scheme, floor)
+    sealed = encrypt(KEY, HERE, plaintext, os.urandom, "k1", Sealing(scheme, floor))
     assert decrypt(KEY, HERE, sealed) == plaintext
     assert open_field(KEY, "c", seal_field(KEY, "c", plaintext, os.urandom, scheme)) == plaintext
 
@@ -103,7 +104,7 @@ def test_it_opens_while_somebody_holds_the_frames_of_the_call(scheme: Scheme, si
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 17, (1 << 17) - 1, 1 << 17, (1 << 17) + 1, 3 << 20])
 def test_sizes_around_blocks_and_chunks_open_again(scheme: Scheme, size: int) -> None:
     plaintext = os.urandom(size)
-    sealed = encrypt(KEY, HERE, plaintext, os.urandom, "k1", scheme, floor_bytes=0)
+    sealed = encrypt(KEY, HERE, plaintext, os.urandom, "k1", Sealing(scheme, 0))
     assert decrypt(KEY, HERE, sealed) == plaintext
     for view in (bytearray(plaintext), memoryview(plaintext)):
         assert decrypt(KEY, HERE, memoryview(encrypt(KEY, HERE, view, os.urandom, ""))) == plaintext
@@ -136,7 +137,7 @@ def test_an_independent_implementation_writes_and_reads_the_same_bytes(
         drawn.append(os.urandom(count))
         return drawn[-1]
 
-    ours = encrypt(data_key, identity, plaintext, recorded, key_id, scheme, floor)
+    ours = encrypt(data_key, identity, plaintext, recorded, key_id, Sealing(scheme, floor))
     theirs = peer.seal(
         data_key, scheme, peer.REGION, key_id, binding, plaintext, b"".join(drawn), floor
     )
@@ -164,7 +165,7 @@ def test_derived_keys_and_blind_indexes_agree_with_an_independent_implementation
 @SCHEMES
 def test_any_flipped_bit_is_found(scheme: Scheme) -> None:
     sealed = sealed_region(scheme, b"Erika")[:]
-    short = encrypt(KEY, HERE, b"Erika", os.urandom, "k1", scheme, floor_bytes=0)
+    short = encrypt(KEY, HERE, b"Erika", os.urandom, "k1", Sealing(scheme, 0))
     assert decrypt(KEY, HERE, sealed) == decrypt(KEY, HERE, short) == b"Erika"
     for place, bit in itertools.product(range(len(short)), range(8)):
         altered = bytearray(short)
@@ -225,7 +226,7 @@ def test_names_that_run_into_each_other_are_different_places(data: st.DataObject
 @SCHEMES
 def test_swapped_regions_do_not_open(scheme: Scheme) -> None:
     there = replace(HERE, region_id="rg_2", x1=50)
-    one, two = sealed_region(scheme), encrypt(KEY, there, b"x", os.urandom, "k1", scheme)
+    one, two = sealed_region(scheme), encrypt(KEY, there, b"x", os.urandom, "k1", Sealing(scheme))
     with pytest.raises(SealBroken):
         decrypt(KEY, HERE, two)
     with pytest.raises(SealBroken):
@@ -397,7 +398,7 @@ def test_every_region_has_keys_of_its_own() -> None:
 def test_the_length_of_a_sealed_region_depends_on_its_box_and_not_on_its_content() -> None:
     box = replace(HERE, x1=0, y1=0, x2=300, y2=40)
     lengths = {
-        len(encrypt(KEY, box, os.urandom(size), os.urandom, "k1", scheme))
+        len(encrypt(KEY, box, os.urandom(size), os.urandom, "k1", Sealing(scheme)))
         for scheme in [Scheme.CBC_HMAC]
         for size in (0, 1, 700, 5000, 12_000)
     }
@@ -432,7 +433,7 @@ def test_ciphertext_looks_random_whatever_it_hides(scheme: Scheme) -> None:
     """
     values = []
     for _ in range(20):
-        body = encrypt(KEY, HERE, bytes(100_000), os.urandom, "k1", scheme)[26:-32]
+        body = encrypt(KEY, HERE, bytes(100_000), os.urandom, "k1", Sealing(scheme))[26:-32]
         expected = len(body) / 256
         values.append(sum((body.count(b) - expected) ** 2 / expected for b in range(256)))
     assert abs(statistics.mean(values) - 255) < 30
@@ -444,7 +445,7 @@ def test_sealing_and_opening_copy_nothing_large(scheme: Scheme) -> None:
     plaintext = os.urandom(8 << 20)
     tracemalloc.start()
     try:
-        sealed = encrypt(KEY, HERE, plaintext, os.urandom, "k1", scheme)
+        sealed = encrypt(KEY, HERE, plaintext, os.urandom, "k1", Sealing(scheme))
         assert tracemalloc.get_traced_memory()[1] < 1.1 * len(sealed)
         tracemalloc.reset_peak()
         assert decrypt(KEY, HERE, sealed) == plaintext
@@ -542,7 +543,7 @@ def test_sealed_vectors_have_the_outcome_that_they_name(case: dict[str, Any]) ->
         again = seal_field(key, case["context"], plaintext, random, scheme, floor)
     else:
         identity = RegionIdentity(**case["identity"])
-        again = encrypt(key, identity, plaintext, random, case["key_id"], scheme, floor)
+        again = encrypt(key, identity, plaintext, random, case["key_id"], Sealing(scheme, floor))
     assert base64.b64encode(again).decode() == case["sealed"]
 
 
@@ -557,7 +558,7 @@ def test_the_worked_example_of_the_specification_is_true() -> None:
     raw = {n: bytes.fromhex(v) for n, v in said.items() if n not in ("identity", "floor", "data")}
     key = bytes.fromhex(said["data"].removeprefix("key "))
     sealed = encrypt(
-        key, identity, raw["plaintext"], lambda n: raw["iv"][:n], "im_1", floor_bytes=0
+        key, identity, raw["plaintext"], lambda n: raw["iv"][:n], "im_1", Sealing(floor_bytes=0)
     )
     assert sealed == raw["header"] + raw["iv"] + raw["ciphertext"] + raw["tag"]
     assert raw["binding"] == identity.encode()

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engine import Engine, Settings, errors
-from engine.detect.custom_network import MEMORY_BYTES, CustomNetwork, _boxes
+from engine.detect.custom_network import MEMORY_BYTES, CustomNetwork, Runner, _boxes
 from engine.detect.networks import ModelInfo
 from engine.detection import Detector
 from engine.formats.sandbox import Sandbox
@@ -140,9 +140,8 @@ def hospital(engine: Engine, box: Sandbox) -> Engine:
 
 def opened(box: Sandbox, model: bytes) -> CustomNetwork:
     info = ModelInfo("guest", "", "", "", ("text", "barcode"), "")
-    return CustomNetwork(
-        box, model, hashlib.sha256(model).hexdigest(), SIDE, ("text", "barcode"), info, 1
-    )
+    runner = Runner(hashlib.sha256(model).hexdigest(), SIDE, classes=2, threads=1)
+    return CustomNetwork(box, model, runner, ("text", "barcode"), info)
 
 
 def test_what_a_file_says_of_its_network(hospital: Engine, team: Team) -> None:

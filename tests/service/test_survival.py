@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import resource
@@ -321,16 +320,25 @@ def test_a_start_on_a_disk_that_is_nearly_full_opens_or_is_a_named_error(
     size = (settings.data / "catalog.duckdb").stat().st_size
     elsewhere = replace(settings, data=settings.data.parent / "recovered")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for limit in (300_000, size // 2, size + 4096):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # stands for the disk
-        try:
-            with contextlib.suppress(errors.StorageError):
-                reopened(settings).close()
-            with contextlib.suppress(errors.StorageError):
-                Engine.from_backup(elsewhere, detector=ScriptedDetector(settings)).close()
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    ways: dict[str, Callable[[], Engine]] = {
+        "opened": lambda: reopened(settings),
+        "recovered": lambda: Engine.from_backup(elsewhere, detector=ScriptedDetector(settings)),
+    }
+    went: dict[str, list[bool]] = {way: [] for way in ways}
+    for limit in (300_000, size // 2, size + 4096, 4 * size):
+        for way, begin in ways.items():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # stands for the disk
+            try:
+                begin().close()
+                went[way].append(True)
+            except errors.StorageError:
+                went[way].append(False)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
         shutil.rmtree(elsewhere.data, ignore_errors=True)
+    for way, tries in went.items():
+        assert tries[-1], f"not even a large disk was enough: {way} {tries}"
+        assert not all(tries), f"no disk was too small: {way} {tries}"
     engine = reopened(settings)
     engine.audit.verify(engine.operator_token())
     engine.close()

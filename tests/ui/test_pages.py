@@ -670,6 +670,24 @@ def test_the_audit_log_is_searched_and_verified(
     assert actions == {"image.seal"}
 
 
+def test_an_administrator_writes_a_checkpoint_or_is_told_what_to_set(
+    engine: Engine, visit: Visit, team: Team, tmp_path: Path
+) -> None:
+    app = visit(team.administrator, "4_Admin", tab="Audit log")
+    assert "set `MEDSEC_CHECKPOINT_DIR` to a folder" in texts(app)
+    assert not any(b.label == "Write a checkpoint" for b in app.button)
+    object.__setattr__(engine.settings, "checkpoint_dir", tmp_path / "checkpoints")
+    app = visit(team.administrator, "4_Admin", tab="Audit log")
+    click(app, "Write a checkpoint")
+    [written] = (tmp_path / "checkpoints").iterdir()
+    assert f"Checkpoint `{written.name}` was written." in texts(app)
+    logs = [frame.value for frame in app.dataframe if "Outcome" in frame.value]
+    assert [log["What"].iloc[0] for log in logs] == ["audit.checkpoint"]
+    object.__setattr__(engine.settings, "checkpoint_dir", written)  # a file, no folder
+    app = click(visit(team.administrator, "4_Admin", tab="Audit log"), "Write a checkpoint")
+    assert "cannot be written: check MEDSEC_CHECKPOINT_DIR" in texts(app)
+
+
 def test_an_administrator_changes_a_setting_and_sees_who_did(
     engine: Engine, visit: Visit, team: Team
 ) -> None:

@@ -19,7 +19,7 @@ from engine.crypto import vault
 from engine.crypto.key_exchange import Channel, Group, _agree, _offered
 from engine.crypto.keyring import Keyring, wrap_key
 from engine.crypto.root_keys import PassphraseCost, key_id_of, line_of
-from engine.crypto.vault import RegionIdentity, Scheme, pack
+from engine.crypto.vault import RegionIdentity, Scheme, Sealing, pack
 
 FOLDER = Path(__file__).parent
 HERE = RegionIdentity("im_1", "rg_1", "text", 10, 20, 110, 60, 0, 1, 1)
@@ -50,7 +50,9 @@ def sealed() -> list[dict[str, Any]]:
         for what, plaintext in contents.items():
             for where, place in places.items():
                 name = f"{scheme.name}, {what}, {where}"
-                data = vault.encrypt(key, place, plaintext, seeded(name), "k-1", scheme, 64)
+                data = vault.encrypt(
+                    key, place, plaintext, seeded(name), "k-1", Sealing(scheme, 64)
+                )
                 cases.append(
                     {
                         "name": name,
