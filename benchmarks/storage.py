@@ -108,10 +108,11 @@ def measure(name: str, data: bytes, known: Sequence[dict[str, float]], host: Hos
     start = time.perf_counter()
     sealed = pipeline.seal(image, boxes, SUBJECT, host, LIMITS)
     apart = time.perf_counter()
-    back = pipeline.restore(
-        sealed.stored, sealed.container, sealed.regions, sealed.remainder_start, SUBJECT,
-        sealed.pixel_digest, sealed.file_digest, name, host, LIMITS,
-    )  # fmt: skip
+    files = pipeline.SealedFiles(
+        sealed.stored, sealed.container, sealed.regions, sealed.remainder_start
+    )
+    original = pipeline.Original(name, sealed.pixel_digest, sealed.file_digest)
+    back = pipeline.restore(files, original, SUBJECT, host, LIMITS)
     together = time.perf_counter()
     parts = images.dissect(image, [b.region for b in boxes], KEY)
     masked = sealed.stored

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -12,7 +12,7 @@ from engine.formats import images
 from engine.operations.context import Context
 from engine.records import Image, ImageRecord, ImageState, SealedRegion
 from engine.seal import pipeline
-from engine.seal.pipeline import Subject
+from engine.seal.pipeline import Original, SealedFiles, Subject
 from engine.store.catalog import ImageRow
 from engine.store.database import Cursor
 from engine.vault import derive, open_field, seal_field
@@ -142,43 +142,29 @@ class StoredImages:
         self._catalog.verify_newest(self._database.read(), row)
         facts = self.open_facts(subject.key, row)
         masked = self._host.read_blob(row.masked_blob)
-        restored = self.restored(
-            subject,
-            facts,
+        files = SealedFiles(
             open_field(subject.key, subject.context("masked"), masked),
             self._host.read_blob(row.sealed_blob),
             self._catalog.regions(self._database.read(), row.image_id),
-            permitted,
+            facts["remainder_start"],
         )
-        return facts, restored
+        return facts, self.restored(subject, facts, files, permitted)
 
     def restored(
         self,
         subject: Subject,
         facts: Mapping[str, Any],
-        stored: bytes,
-        container: bytes,
-        regions: Sequence[tuple[SealedRegion, int]],
+        files: SealedFiles,
         permitted: Permitted = _everything,
     ) -> pipeline.Restored:
-        """The original from a masked file and its sealed container, proven by ``facts``.
-
-        Args:
-            stored: The masked file in its stored form; see ``images.for_storage``.
-        """
-        return pipeline.restore(
-            stored,
-            container,
-            regions,
-            facts["remainder_start"],
-            subject,
+        """The original from a masked file and its sealed container, proven by ``facts``."""
+        original = Original(
+            facts["name"],
             bytes.fromhex(facts["pixel_digest"]),
             bytes.fromhex(facts["file_digest"]),
-            facts["name"],
-            self._host,
-            self._live.limits,
-            permitted,
         )
+        limits = self._live.limits
+        return pipeline.restore(files, original, subject, self._host, limits, permitted)
 
     def draft(self, tx: Cursor, image_id: str) -> Draft:
         """A draft that verified. Raises NotFound, SealBroken."""

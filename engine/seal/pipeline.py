@@ -253,15 +253,40 @@ def seal(
     )
 
 
+@dataclass(frozen=True)
+class SealedFiles:
+    """What an image is restored from.
+
+    Args:
+        stored: The masked file as it is kept (see :func:`engine.formats.images.for_storage`).
+        container, remainder_start: See :class:`Sealed`.
+        regions: Each with its first byte in the container.
+    """
+
+    stored: bytes = field(repr=False)
+    container: bytes = field(repr=False)
+    regions: Sequence[tuple[SealedRegion, int]]
+    remainder_start: int
+
+
+@dataclass(frozen=True)
+class Original:
+    """What is known of the original, to prove that it came back.
+
+    Args:
+        name: Its file name.
+        pixel_digest, file_digest: SHA-256, taken at intake.
+    """
+
+    name: str = field(repr=False)
+    pixel_digest: bytes = field(repr=False)
+    file_digest: bytes = field(repr=False)
+
+
 def restore(
-    stored: bytes,
-    container: bytes,
-    regions: Sequence[tuple[SealedRegion, int]],
-    remainder_start: int,
+    sealed: SealedFiles,
+    original: Original,
     subject: Subject,
-    pixel_digest: bytes,
-    file_digest: bytes,
-    name: str,
     host: Host,
     limits: Limits,
     permitted: Callable[[str], bool] = lambda label: True,
@@ -272,32 +297,34 @@ def restore(
     then with the part outside what stays sealed. Only the part leaves this function.
 
     Args:
-        stored: The masked file as it is kept (see :func:`engine.formats.images.for_storage`).
-        container: See :class:`Sealed`.
         permitted: Says for a class whether this caller may open it.
 
     Raises:
         SealBroken: A region, its box, class or place, or the masked file was altered.
         RestoreMismatch: What was opened is not the original's.
     """
-    may_open = [permitted(r.detection.label) for r, _ in regions]
+    may_open = [permitted(r.detection.label) for r, _ in sealed.regions]
     chosen = None if all(may_open) else [i for i, may in enumerate(may_open) if may]
-    patches, remainder, times = _decrypted(container, regions, remainder_start, subject, host)
-    boxes = [r.detection.region for r, _ in regions]
-    whole, part = images.restore(name, stored, boxes, patches, remainder, limits, chosen)
+    patches, remainder, times = _decrypted(
+        sealed.container, sealed.regions, sealed.remainder_start, subject, host
+    )
+    boxes = [r.detection.region for r, _ in sealed.regions]
+    whole, part = images.restore(
+        original.name, sealed.stored, boxes, patches, remainder, limits, chosen
+    )
     # The very same file is the original, whatever a newer decoder makes of its pixels.
-    if hashlib.sha256(whole.data).digest() == file_digest:
+    if hashlib.sha256(whole.data).digest() == original.file_digest:
         proof = "bytes"
-    elif images.pixel_digest(whole.pixels) == pixel_digest:
+    elif images.pixel_digest(whole.pixels) == original.pixel_digest:
         proof = "pixels"
     else:
         raise RestoreMismatch(_OTHER, image_id=subject.image_id)
     if chosen is None or part is None:
         return Restored(whole, tuple(times), False, proof, times)
-    opened = {regions[i][0].region_id: times[regions[i][0].region_id] for i in chosen}
-    sealed = [r.detection.region for r, _ in regions if r.region_id not in opened]
+    opened = {sealed.regions[i][0].region_id: times[sealed.regions[i][0].region_id] for i in chosen}
+    closed = [r.detection.region for r, _ in sealed.regions if r.region_id not in opened]
     margin = 0 if whole.grid == (1, 1) else UPSAMPLING_PX
-    if not _same_outside(whole, part, sealed, margin):
+    if not _same_outside(whole, part, closed, margin):
         raise RestoreMismatch(
             "The restored part is not the original's: keep it closed and tell the administrator.",
             image_id=subject.image_id,

@@ -14,6 +14,7 @@ from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission
 from engine.records import Caller, File
 from engine.seal import package
+from engine.seal.pipeline import SealedFiles
 from engine.store.audit import Event
 from engine.store.catalog import ImageRow
 
@@ -88,9 +89,13 @@ class Packages:
             # Nothing of a file is read before it is known to be ours.
             if hashlib.sha256(masked).hexdigest() != facts["masked_digest"]:
                 raise SealBroken("The masked file was changed.", image_id=image_id)
-            restored = self._stored.restored(
-                subject, facts, images.stored_plain(masked), taken.container, taken.regions
+            files = SealedFiles(
+                images.stored_plain(masked),
+                taken.container,
+                taken.regions,
+                facts["remainder_start"],
             )
+            restored = self._stored.restored(subject, facts, files)
         except EngineError as err:
             failed = Event("package.restore", "failed", detail={"why": err.code}, **where)
             self._audit.record(caller, failed)

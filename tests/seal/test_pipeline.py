@@ -121,11 +121,11 @@ def test_a_container_of_version_1_still_opens_whole_and_in_part(tmp_path: Path) 
     assert container.startswith(b"MSEC")
 
     def opened(permitted: Callable[[str], bool]) -> pipeline.Restored:
-        return pipeline.restore(
-            images.for_storage(made.masked), container, regions, start, subject,
-            images.pixel_digest(image.pixels), hashlib.sha256(image.data).digest(), "old.png",
-            host, LIMITS, permitted,
-        )  # fmt: skip
+        files = pipeline.SealedFiles(images.for_storage(made.masked), container, regions, start)
+        original = pipeline.Original(
+            "old.png", images.pixel_digest(image.pixels), hashlib.sha256(image.data).digest()
+        )
+        return pipeline.restore(files, original, subject, host, LIMITS, permitted)
 
     whole = opened(lambda label: True)
     assert (whole.image.data, whole.proof) == (image.data, "bytes")

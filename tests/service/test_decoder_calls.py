@@ -354,9 +354,10 @@ def test_the_proof_sees_only_what_will_be_stored(
     assert sent["prove"][0] == sealed.stored
     assert image.data not in sent["prove"]
     assert images.from_storage(sealed.stored) == sealed.masked == sealed.masked_image.data
-    back = pipeline.restore(
-        sealed.stored, sealed.container, sealed.regions, sealed.remainder_start, subject,
-        sealed.pixel_digest, sealed.file_digest, "a", FakeHost(tmp_path), LIMITS,
-    )  # fmt: skip
+    files = pipeline.SealedFiles(
+        sealed.stored, sealed.container, sealed.regions, sealed.remainder_start
+    )
+    original = pipeline.Original("a", sealed.pixel_digest, sealed.file_digest)
+    back = pipeline.restore(files, original, subject, FakeHost(tmp_path), LIMITS)
     assert np.array_equal(back.image.pixels, image.pixels)
     assert back.image.data == image.data
