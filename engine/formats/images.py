@@ -46,6 +46,7 @@ from engine.records import Dissection, Format, Image, Region
 from engine.settings import Settings
 
 __all__ = [
+    "Covered",
     "Limits",
     "Proof",
     "as_png",
@@ -437,14 +438,27 @@ class Proof:
     pixels: np.ndarray | None = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Covered:
+    """What the masks of an image cover, decrypted.
+
+    Args:
+        patches: One per region, by its place.
+        remainder: What belongs to no region; see :class:`Dissection`.
+    """
+
+    regions: Sequence[Region]
+    patches: Mapping[int, bytes] = field(repr=False)
+    remainder: bytes = field(repr=False)
+
+    @property
+    def plain(self) -> tuple[Sequence[tuple[int, ...]], Mapping[int, bytes], bytes]:
+        """As it is sent to the decoders' process."""
+        return _boxes(self.regions), self.patches, self.remainder
+
+
 def prove(
-    image: Image,
-    masked: bytes,
-    compact: bytes | None,
-    regions: Sequence[Region],
-    patches: Mapping[int, bytes],
-    remainder: bytes,
-    limits: Limits,
+    image: Image, masked: bytes, compact: bytes | None, covered: Covered, limits: Limits
 ) -> Proof:
     """Open again what was made of an image, from nothing but the bytes to be stored.
 
@@ -455,7 +469,7 @@ def prove(
     Args:
         image: The original; only its name, kind and digest are used.
         masked, compact: As in :class:`Dissection`.
-        patches: One per region, as decrypted from what will be stored.
+        covered: As decrypted from what will be stored.
 
     Raises:
         SealBroken: A part does not belong to this image.
@@ -464,10 +478,8 @@ def prove(
     kind = taken(masked, limits)
     if compact is not None:
         with suppress(SealBroken):
-            return _proof(
-                image, kind, masked, b"\x01" + compact, regions, patches, remainder, limits
-            )
-    return _proof(image, kind, masked, stored_plain(masked), regions, patches, remainder, limits)
+            return _proof(image, kind, masked, b"\x01" + compact, covered, limits)
+    return _proof(image, kind, masked, stored_plain(masked), covered, limits)
 
 
 def _proof(
@@ -475,15 +487,11 @@ def _proof(
     kind: Format,
     masked: bytes,
     stored: bytes,
-    regions: Sequence[Region],
-    patches: Mapping[int, bytes],
-    remainder: bytes,
+    covered: Covered,
     limits: Limits,
 ) -> Proof:
     digest = hashlib.sha256(image.data).digest()
-    answer = _SANDBOX.call(
-        "prove", stored, _boxes(regions), patches, remainder, digest, *_bounds(limits)
-    )
+    answer = _SANDBOX.call("prove", stored, covered.plain, digest, *_bounds(limits))
     match answer:
         case (bytes() as masked_digest, reading, bytes() as data, pixels) if (
             pixels is None or isinstance(pixels, np.ndarray)
@@ -497,15 +505,13 @@ def _proof(
 
 def _prove(
     stored: bytes,
-    boxes: Sequence[tuple[int, ...]],
-    patches: Mapping[int, bytes],
-    remainder: bytes,
+    covered: tuple[Sequence[tuple[int, ...]], Mapping[int, bytes], bytes],
     file_digest: bytes,
     max_side_px: int,
     max_decoded_bytes: int,
 ) -> tuple[bytes, _Reading, bytes, np.ndarray | None]:
     masked = _unpacked(stored)
-    data = _put_together(masked, boxes, patches, remainder)
+    data = _put_together(masked, *covered)
     pixels = None
     if hashlib.sha256(data).digest() != file_digest:
         pixels = _decode(sniff(data), data, max_side_px, max_decoded_bytes)[0]
@@ -516,9 +522,7 @@ def _prove(
 def restore(
     name: str,
     stored: bytes,
-    regions: Sequence[Region],
-    patches: Mapping[int, bytes],
-    remainder: bytes,
+    covered: Covered,
     limits: Limits,
     chosen: Collection[int] | None = None,
 ) -> tuple[Image, Image | None]:
@@ -527,7 +531,6 @@ def restore(
     Args:
         name: Of the original file.
         stored: From :func:`for_storage` or :func:`stored_plain`.
-        patches: One per region.
         chosen: Indices of the regions that are opened in the part; None for no part.
 
     Raises:
@@ -535,9 +538,7 @@ def restore(
         CorruptImage, UnsupportedFormat, ImageTooLarge: As :func:`decode`.
     """
     part = None if chosen is None else sorted(chosen)
-    answer = _SANDBOX.call(
-        "restore", stored, _boxes(regions), patches, remainder, part, *_bounds(limits)
-    )
+    answer = _SANDBOX.call("restore", stored, covered.plain, part, *_bounds(limits))
     match answer:
         case ((bytes() as data, reading), None) if part is None:
             return _image(name, taken(data, limits), data, reading, alone=False), None
@@ -549,14 +550,13 @@ def restore(
 
 def _restore(
     stored: bytes,
-    boxes: Sequence[tuple[int, ...]],
-    patches: Mapping[int, bytes],
-    remainder: bytes,
+    covered: tuple[Sequence[tuple[int, ...]], Mapping[int, bytes], bytes],
     chosen: Sequence[int] | None,
     max_side_px: int,
     max_decoded_bytes: int,
 ) -> tuple[tuple[bytes, _Reading], tuple[bytes, _Reading] | None]:
     masked = _unpacked(stored)
+    boxes, patches, remainder = covered
 
     def opened(some: Mapping[int, bytes], rest: bytes | None) -> tuple[bytes, _Reading]:
         data = _put_together(masked, boxes, some, rest)

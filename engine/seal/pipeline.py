@@ -228,9 +228,9 @@ def seal(
     with watch.stage("prove"):
         masked, compact = dissection.masked, dissection.compact
         del dissection  # so that at most two decoded pictures are in memory at a time
-        patches, remainder, _ = _decrypted(container, sealed, start, subject, host)
-        proof = images.prove(image, masked, compact, regions, patches, remainder, limits)
-        del patches, remainder, compact
+        covered, _ = _decrypted(container, sealed, start, subject, host)
+        proof = images.prove(image, masked, compact, covered, limits)
+        del covered, compact
         # What was opened is compared here, with what stayed here.
         identical = proof.data == image.data  # and so is every pixel
         if not identical and (
@@ -305,13 +305,10 @@ def restore(
     """
     may_open = [permitted(r.detection.label) for r, _ in sealed.regions]
     chosen = None if all(may_open) else [i for i, may in enumerate(may_open) if may]
-    patches, remainder, times = _decrypted(
+    covered, times = _decrypted(
         sealed.container, sealed.regions, sealed.remainder_start, subject, host
     )
-    boxes = [r.detection.region for r, _ in sealed.regions]
-    whole, part = images.restore(
-        original.name, sealed.stored, boxes, patches, remainder, limits, chosen
-    )
+    whole, part = images.restore(original.name, sealed.stored, covered, limits, chosen)
     # The very same file is the original, whatever a newer decoder makes of its pixels.
     if hashlib.sha256(whole.data).digest() == original.file_digest:
         proof = "bytes"
@@ -338,11 +335,8 @@ def _decrypted(
     remainder_start: int,
     subject: Subject,
     host: Host,
-) -> tuple[dict[int, bytes], bytes, dict[str, float]]:
-    """The patches and the remainder of a container.
-
-    Returns:
-        And for each region how long its decryption took, in ms.
+) -> tuple[images.Covered, dict[str, float]]:
+    """What a container holds, and for each region how long its decryption took, in ms.
 
     Raises:
         SealBroken: A region, its box, class or place was altered.
@@ -360,7 +354,8 @@ def _decrypted(
     remainder = open_field(subject.key, subject.context(REMAINDER), container[remainder_start:])
     if container.startswith(length_hiding.MAGIC):
         patches = length_hiding.join([r.detection.label for r, _ in regions], patches)
-    return patches, remainder, times
+    boxes = [r.detection.region for r, _ in regions]
+    return images.Covered(boxes, patches, remainder), times
 
 
 def _same_outside(whole: Image, part: Image, sealed: Sequence[Region], margin_px: int) -> bool:

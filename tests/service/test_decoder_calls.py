@@ -241,8 +241,8 @@ def test_an_answer_of_another_shape_is_a_named_error(
     image = images.decode("a.dcm", data, LIMITS)
     made = images.dissect(image, [NAME.region], bytes(32))
     stored = images.for_storage(made.masked)
-    parts = ([NAME.region], {0: made.patches[0]}, made.remainder, LIMITS)
-    proof = real("prove", stored, [], {}, made.remainder, bytes(32), *images._bounds(LIMITS))
+    parts = (images.Covered([NAME.region], {0: made.patches[0]}, made.remainder), LIMITS)
+    proof = real("prove", stored, ([], {}, made.remainder), bytes(32), *images._bounds(LIMITS))
 
     def refuses(work: Any, whole: Any) -> None:
         monkeypatch.setattr(images._SANDBOX, "call", lambda *_: whole)
