@@ -231,8 +231,8 @@ class CustomNetworkStore:
             return self._open[name]
 
     def _opened(self, name: str) -> CustomNetwork:
-        luggage = self.packed(name)
-        return as_network(self.sandbox, luggage.model, luggage.record, self._threads)
+        packed = self.packed(name)
+        return as_network(self.sandbox, packed.model, packed.record, self._threads)
 
     def packed(self, name: str) -> PackedModel:
         """A network for a worker elsewhere: its decrypted file and its record, without keys.

@@ -1,4 +1,4 @@
-"""What became of the files of a batch: a line for each, and how fast it goes. For every door."""
+"""What became of the files of a batch: a line for each, and how fast it goes."""
 
 from __future__ import annotations
 

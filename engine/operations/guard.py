@@ -144,11 +144,11 @@ class Guard:
     def record_read(self, caller: Caller, event: Event) -> None:
         """Log that somebody read something; drawn again within minutes, it is the same read."""
         detail = json.dumps(event.detail or {}, sort_keys=True)
-        glass = None  # earlier reads are logged again under emergency access
+        access = None  # earlier reads are logged again under emergency access
         if event.patient_id and self.bound(caller):
             tx = self._database.read()
-            glass = self._access.glass_over(tx, caller.username, event.patient_id)
-        who = (caller.session_id, caller.origin, glass)
+            access = self._access.glass_over(tx, caller.username, event.patient_id)
+        who = (caller.session_id, caller.origin, access)
         if self._read_log.new((who, event.action, event.patient_id, event.image_id, detail)):
             self._audit.record(caller, event)
 

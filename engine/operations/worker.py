@@ -217,7 +217,7 @@ class Worker:
         except EngineError as err:
             error_id = ""
             if isinstance(err, MachineOverloaded):  # only the traceback says what ran out
-                error_id = unexpected("a file of a batch found no room", err, level)
+                error_id = unexpected("a file of a batch lacked memory or processes", err, level)
             return Outcome(examined, None, watch.times_ms, (err.code, err.message), error_id)
         except Exception as err:  # noqa: BLE001 - one of thousands must not end them all
             wrong = trouble("a file of a batch failed", err, level)

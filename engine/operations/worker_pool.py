@@ -299,7 +299,7 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any, _Here
              "--preload-nanny", str(Path(__file__).with_name("worker_watchdog.py"))],
             cwd=folder,
             env=environment,
-            stdin=subprocess.PIPE,  # nothing is written: it holds the worker's leash
+            stdin=subprocess.PIPE,  # nothing is written: it ends the worker when this process ends
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # libraries quote what they work on there
             start_new_session=True,  # Ctrl-C is for us, who then let them go

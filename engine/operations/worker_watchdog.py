@@ -18,7 +18,7 @@ FOLDER = "medsec-workers-"  # how the name of their folder begins
 
 def dask_setup(_nanny: object) -> None:
     """Dask calls this once, in the nanny."""
-    threading.Thread(target=_hold, name="leash", daemon=True).start()
+    threading.Thread(target=_hold, name="watchdog", daemon=True).start()
 
 
 def _hold() -> None:

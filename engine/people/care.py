@@ -182,7 +182,7 @@ class Access:
         )
         return [r["patient_id"] for r in rows]
 
-    # --- glass --------------------------------------------------------------------------------
+    # --- emergency access -----------------------------------------------------------------------
 
     def break_glass(self, tx: Cursor, patient_id: str, username: str, reason: str) -> str:
         """Start emergency access for ``GLASS_TIME``; returns its id."""

@@ -48,11 +48,11 @@ class Sessions:
         self._tokens = TaggedTokens(host, key, "session")
         self.factor_roles = factor_roles
 
-    def begin(self, tx: Cursor, username: str, door: str, origin: str) -> tuple[str, datetime]:
+    def begin(self, tx: Cursor, username: str, client: str, origin: str) -> tuple[str, datetime]:
         """Open a session for an authenticated account.
 
         Args:
-            door: ``browser`` or ``API``.
+            client: ``browser`` or ``API``.
 
         Returns:
             The token, which is stored nowhere, and when it ends at the latest.
@@ -71,7 +71,7 @@ class Sessions:
             now,
             expires_at,
             origin,
-            door,
+            client,
         )
         return token, expires_at
 

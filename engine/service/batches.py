@@ -172,8 +172,8 @@ class Batches:
                     self._live.settings, self._detector.profiles, self._host.root, threads,
                     self._packed_models(profile),
                 )  # fmt: skip
-                crew = stack.enter_context(WorkerPool.open(self._live.settings, workers, setup))
-                answers = crew.run(work, jobs)
+                pool = stack.enter_context(WorkerPool.open(self._live.settings, workers, setup))
+                answers = pool.run(work, jobs)
             else:
                 answers = ((task, self._here(job)) for task, job in jobs)
             for task, outcome in answers:

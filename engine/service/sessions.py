@@ -89,7 +89,7 @@ class Sessions:
         It stands for the password only: a second factor is asked for all the same.
 
         Args:
-            claims: Of an ID token whose signature, audience and nonce the door has checked.
+            claims: Of an ID token whose signature, audience and nonce the caller has checked.
             issuer: Of the provider that the settings name.
 
         Raises:
@@ -128,7 +128,9 @@ class Sessions:
         with self._database.write() as tx:
             return self._tokens.issue(tx, caller.session_id, caller.username)
 
-    def _sign_in(self, username: str, password: str, origin: str, code: str, door: str) -> Session:
+    def _sign_in(
+        self, username: str, password: str, origin: str, code: str, client: str
+    ) -> Session:
         try:
             account, attempt = self._accounts.verify(username, password)
             try:
@@ -139,7 +141,7 @@ class Sessions:
         except AccessError as err:
             self._refused(folded(username), origin, err)
             raise
-        return self._begin(account.username, origin, how, door)
+        return self._begin(account.username, origin, how, client)
 
     def _second_step(self, username: str, code: str, by: str = "password") -> str:
         """After the first proof: how the second was given, ``none`` where none is set up."""
@@ -161,17 +163,17 @@ class Sessions:
         return how
 
     def _begin(
-        self, username: str, origin: str, how: str, door: str, by: str = "password"
+        self, username: str, origin: str, how: str, client: str, by: str = "password"
     ) -> Session:
         with self._database.write() as tx:
             account = self._accounts.signed_in(tx, username)
-            token, expires_at = self._sessions.begin(tx, username, door, origin)
+            token, expires_at = self._sessions.begin(tx, username, client, origin)
             self._audit.append(
                 tx,
                 Caller(username, account.role, "", origin),
                 Event(
                     "session.sign-in",
-                    detail={"door": door, "first_factor": by, "second_factor": how},
+                    detail={"door": client, "first_factor": by, "second_factor": how},
                 ),
             )
         return Session(token, account, expires_at)
