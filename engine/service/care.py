@@ -59,7 +59,7 @@ class Care:
         Raises:
             InputError: There is no such doctor.
             NotFound: No such patient.
-            PermissionDenied: The doctor does not treat the patient; emergency access does not count.
+            PermissionDenied: The doctor does not treat the patient; emergency access is no ground.
         """
         with self._database.write() as tx:
             patient_id = self._existing(tx, patient_id)
