@@ -62,4 +62,4 @@ def test_the_server_is_started_with_its_own_options() -> None:
         timeout=120,
     )
     assert done.returncode == 1
-    assert "add --demo" in done.stderr
+    assert "Add --demo" in done.stderr
