@@ -11,6 +11,7 @@ from playwright.sync_api import (
     Error,
     Page,
     TimeoutError,
+    ViewportSize,
     WebSocket,
     expect,
     sync_playwright,
@@ -20,9 +21,9 @@ from tests.serving import Server
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-DESKTOP = {"width": 1440, "height": 1000}
-TABLET = {"width": 820, "height": 1180}
-PHONE = {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1440, "height": 1000}
+TABLET: ViewportSize = {"width": 820, "height": 1180}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 IDLE = """new Promise(done => requestAnimationFrame(
     () => requestIdleCallback(done, {timeout: 2000})))"""
 
