@@ -11,6 +11,8 @@ GPU ?= $(shell nvidia-smi --list-gpus 2>/dev/null | grep -q GPU && echo 1)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Browser tests wait most of their time: one worker more than cores, and four at most.
+WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 4 ] && echo $$((n + 1)) || echo 4)
 export YOLO_OFFLINE := true
 export YOLO_AUTOINSTALL := false
 export YOLO_CONFIG_DIR := $(CURDIR)/runs/ultralytics
@@ -22,12 +24,14 @@ run: $(VENV)/.run $(if $(filter-out 0,$(GPU)),$(VENV)/.gpu)
 	$(BIN)/python serve.py $(if $(DEMO),--demo) $(if $(RESET),--reset) $(if $(TLS),--tls)
 
 test: check
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" --deselect tests/test_architecture.py \
+		--numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_architecture.py
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from playwright.sync_api import (
     BrowserContext,
+    Error,
     Page,
     TimeoutError,
+    ViewportSize,
     WebSocket,
     expect,
     sync_playwright,
@@ -19,9 +21,11 @@ from tests.serving import Server
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-DESKTOP = {"width": 1440, "height": 1000}
-TABLET = {"width": 820, "height": 1180}
-PHONE = {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1440, "height": 1000}
+TABLET: ViewportSize = {"width": 820, "height": 1180}
+PHONE: ViewportSize = {"width": 390, "height": 844}
+IDLE = """new Promise(done => requestAnimationFrame(
+    () => requestIdleCallback(done, {timeout: 2000})))"""
 
 expect.set_options(timeout=20_000)
 
@@ -75,11 +79,17 @@ class Visitor:
         """
         done = self.page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]')
         quiet, until = 0, time.monotonic() + 120
-        while quiet < 3:
+        while quiet < 2:
             done.wait_for(timeout=120_000)
-            self.page.wait_for_timeout(100)
+            self._idle()
+            self.page.wait_for_timeout(50)
             quiet = quiet + 1 if done.count() and not self._unanswered else 0
             assert time.monotonic() < until, "the page never rests"
+
+    def _idle(self) -> None:
+        """Until the browser has handled every event and drawn what came of it."""
+        with suppress(Error):  # the page that was asked has been left for another
+            self.page.evaluate(IDLE)
 
     def go(self, path: str) -> None:
         self.page.goto(self.server.url + path)

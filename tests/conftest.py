@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,23 @@ from tests.fakes import FakeHost, ScriptedDetector
 
 PASSWORD = "four unrelated words here"
 WHY = "second opinion"
+
+
+# Files that take longest, longest first: begun last, one of them would keep a single worker busy
+# when all others are done. Browser tests wait most of their time, so others run beside them.
+LONGEST = (
+    "test_accessibility", "test_browser", "test_account_browser", "test_access_browser",
+    "test_pages", "test_permissions", "test_detection", "test_oidc", "test_api_contract",
+    "test_engine", "test_hostile", "test_crash", "test_seal", "test_custom_networks", "test_backup",
+    "test_api_readme", "test_survival", "test_load", "test_server", "test_model", "test_attacks",
+    "test_care", "test_replay", "test_batch", "test_subjects", "test_tls",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; within a file nothing changes its place."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture
@@ -31,8 +49,72 @@ def detector(settings: Settings) -> ScriptedDetector:
     return ScriptedDetector(settings)
 
 
+@dataclass
+class Prepared:
+    """A folder that was opened once, to be copied: what a thousand tests start from.
+
+    Args:
+        folder: Holds ``data`` and ``root.key``.
+        host: The host it was made with; a copy goes on with its randomness.
+        team: Of the accounts in it.
+    """
+
+    folder: Path
+    host: FakeHost
+    team: Team | None
+
+    @classmethod
+    def make(cls, folder: Path, settings: Settings, accounts: bool) -> Prepared:
+        """Open a new folder as the product does, and close it."""
+        chosen = replace(settings, data=folder / "data", key_file=folder / "root.key")
+        host = FakeHost(chosen.data / "blobs")
+        engine = Engine.open(chosen, host, detector=ScriptedDetector(chosen))
+        team = Team(engine) if accounts else None
+        engine.close()
+        return cls(folder, host, team)
+
+    def copy(self, settings: Settings, host: FakeHost) -> None:
+        """Let the settings' folder be as this one."""
+        assert settings.key_file is not None
+        settings.key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copytree(self.folder / "data", settings.data)
+        shutil.copy2(self.folder / "root.key", settings.key_file)
+        host.drawn = self.host.drawn
+
+
+Stock = dict[tuple[Settings, bool], Prepared]
+
+
+@pytest.fixture(scope="session")
+def stock() -> Stock:
+    """Prepared folders by the settings that they were made with, and whether with accounts."""
+    return {}
+
+
 @pytest.fixture
-def engine(settings: Settings, host: FakeHost, detector: ScriptedDetector) -> Iterator[Engine]:
+def prepared(
+    request: pytest.FixtureRequest,
+    settings: Settings,
+    host: FakeHost,
+    stock: Stock,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Prepared | None:
+    """What the engine's folder begins with; nothing where a test has settings of its own."""
+    accounts = "team" in request.fixturenames
+    plain = Settings(data=settings.data, key_file=settings.key_file, bcrypt_cost=4)
+    if settings != plain or type(host) is not FakeHost or host.drawn or settings.data.exists():
+        return None
+    kind = (replace(settings, data=Path(), key_file=None), accounts)
+    if kind not in stock:
+        stock[kind] = Prepared.make(tmp_path_factory.mktemp("prepared"), settings, accounts)
+    stock[kind].copy(settings, host)
+    return stock[kind]
+
+
+@pytest.fixture
+def engine(
+    settings: Settings, host: FakeHost, detector: ScriptedDetector, prepared: Prepared | None
+) -> Iterator[Engine]:
     engine = Engine.open(settings, host, detector=detector)
     yield engine
     engine.close()
@@ -60,8 +142,8 @@ class Team:
 
 
 @pytest.fixture
-def team(engine: Engine) -> Team:
-    return Team(engine)
+def team(engine: Engine, prepared: Prepared | None) -> Team:
+    return (prepared and prepared.team) or Team(engine)
 
 
 @dataclass

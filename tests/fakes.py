@@ -24,7 +24,7 @@ class FakeHost(Host):
         super().__init__(root)
         self.clock = datetime(2026, 1, 1, 12, 0, 0)  # noqa: DTZ001 (UTC without zone, as stored)
         self._seed = seed
-        self._drawn = 0
+        self.drawn = 0
 
     def now(self) -> datetime:
         return self.clock
@@ -35,8 +35,8 @@ class FakeHost(Host):
     def random(self, count: int) -> bytes:
         out = b""
         while len(out) < count:
-            self._drawn += 1
-            out += hashlib.sha256(f"{self._seed}/{self._drawn}".encode()).digest()
+            self.drawn += 1
+            out += hashlib.sha256(f"{self._seed}/{self.drawn}".encode()).digest()
         return out[:count]
 
 
