@@ -209,3 +209,10 @@ def test_no_function_of_the_engine_takes_more_than_six_parameters() -> None:
     }
     over = {name: given for name, given in found.items() if len(given) > MOST_PARAMETERS}
     assert not over
+
+
+@pytest.mark.parametrize("package_name", ["operations", "service"])
+def test_only_the_store_and_people_speak_sql(package_name: str) -> None:
+    for path in (ROOT / "engine" / package_name).rglob("*.py"):
+        found = re.findall(r'"(?:SELECT|INSERT|UPDATE|DELETE) ', path.read_text(encoding="utf-8"))
+        assert not found, f"{path.name} asks the database itself"

@@ -22,6 +22,7 @@ from engine.store.audited_rows import AuditedRows
 from engine.store.backup import Backups
 from engine.store.catalog import Catalog
 from engine.store.database import Database
+from engine.store.figures import Figures
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.open_images import OpenImages
 from engine.store.outbox import Outbox
@@ -62,6 +63,7 @@ class Context(WorkerContext):
     outbox: Outbox
     audit: AuditLog
     catalog: Catalog
+    figures: Figures
     patients: Patients
     training_cases: Training
     merging: PatientMerge

@@ -37,7 +37,7 @@ class Erasures:
 
     def known(self, tx: Cursor) -> list[tuple[str, str]]:
         """Kind (``image`` or ``patient``) and key of everything that was erased."""
-        return [(r["kind"], r["subject_id"]) for r in tx.all("SELECT * FROM erasures")]
+        return self._catalog.erasures(tx)
 
     def keep(self) -> None:
         """Tell the backup folder what is erased by now: its backups were made before.
@@ -127,12 +127,7 @@ class Erasures:
                     self.image(system, subject_id, why, "image.erase")
             except NotFound:  # the backup knew already, or is older; a later one is not
                 with self._database.write() as tx:
-                    tx.run(
-                        "INSERT INTO erasures VALUES ($1, $2, $3, true) ON CONFLICT DO NOTHING",
-                        subject_id,
-                        kind,
-                        self._host.now(),
-                    )
+                    self._catalog.note_erasure(tx, kind, subject_id, self._host.now())
         with self._database.write() as tx:
             for account in self._accounts.list():
                 self._sessions.end_all(tx, account.username)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,6 +126,7 @@ class MeasuredNumbers:
         self._access = context.access
         self._catalog = context.catalog
         self._database = context.database
+        self._figures = context.figures
         self._hierarchy = context.hierarchy
         self._host = context.host
         self._guard = guard
@@ -160,23 +160,14 @@ class MeasuredNumbers:
         """The tables as of now."""
         kept = self._measured
         with kept.lock:
-            stamp = self._database.read().count(
-                "SELECT max(sequence) FROM audit WHERE action IN (SELECT unnest($1::VARCHAR[]))",
-                list(_CHANGES),
-            )
+            stamp = self._figures.newest(_CHANGES)
             if stamp != kept.stamp:
                 self._measure(kept)
                 kept.stamp = stamp
             return kept
 
     def _measure(self, kept: Measured) -> None:
-        tx = self._database.read()
-        tags = {
-            r["image_id"]: bytes(r["tag"])
-            for r in tx.all(
-                "SELECT image_id, tag FROM images WHERE state = $1", str(ImageState.RELEASED)
-            )
-        }
+        tags = self._catalog.released_tags(self._database.read())
         known = {i: v for i, v in kept.rows.items() if tags.get(i) == v[0]}
         missing = [i for i in tags if i not in known]
         for start in range(0, len(missing), _CHUNK):
@@ -243,22 +234,10 @@ class MeasuredNumbers:
         return Statistics(images, told_rows, False), told
 
     def _releases(self) -> Iterator[tuple[tuple[str, str], str, str, Sequence[str]]]:
-        """Every image ever released, by its first release: stream, patient, image, classes.
-
-        Classes come from the log: the catalog forgets those of images that are gone.
-        """
-        rows = self._database.read().all(
-            "SELECT a.sequence, a.image_id, a.patient_id, a.detail, i.uploaded_at, i.modality"
-            " FROM audit a JOIN images i ON i.image_id = a.image_id"
-            " WHERE a.action = 'image.seal' AND a.outcome = 'ok' ORDER BY a.sequence"
-        )
-        seen = set()
-        for row in rows:
-            if row["image_id"] not in seen:
-                seen.add(row["image_id"])
-                stream = (f"{row['uploaded_at']:%Y-%m}", kind_of_image(row["modality"]))
-                labels = sorted(json.loads(row["detail"]).get("labels", {}))
-                yield stream, row["patient_id"], row["image_id"], labels
+        """Every image ever released, by its first release: stream, patient, image, classes."""
+        for release in self._figures.releases():
+            stream = (f"{release.uploaded_at:%Y-%m}", kind_of_image(release.modality))
+            yield stream, release.patient_id, release.image_id, release.labels
 
     def _seed(self) -> int:
         return int.from_bytes(self._host.random(8), "big")

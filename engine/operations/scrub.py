@@ -80,16 +80,12 @@ class Scrub:
         """Check every image once, no faster than the setting, in an order that changes: a
         server that is restarted often would otherwise never come to the end of the list."""
         tx = self._database.read()
-        seed = self._host.random(8).hex()
-        rows = tx.all(
-            "SELECT image_id FROM images WHERE state <> 'erased' ORDER BY hash(image_id || $1)",
-            seed,
-        )
-        people = tx.all("SELECT patient_id FROM patients WHERE erased_at IS NULL")
+        rows = self._catalog.ids(tx, self._host.random(8).hex())
+        people = self._patients.keys(tx)
         broken: list[str] = []
         self.state["running"] = True
         try:
-            for subject in [*(r["image_id"] for r in rows), *(r["patient_id"] for r in people)]:
+            for subject in [*rows, *people]:
                 fault, size = self._check(subject)
                 if fault is not None:
                     broken.append(subject)

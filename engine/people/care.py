@@ -18,7 +18,7 @@ from engine.host import Host
 from engine.permissions import Permission, allowed
 from engine.records import Caller
 from engine.settings import Settings
-from engine.store.database import Cursor, Database, Row
+from engine.store.database import Cursor, Database
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.vault import derive, open_field, seal_field
 
@@ -105,6 +105,34 @@ def bound(settings: Settings, caller: Caller) -> bool:
     return settings.care_relation and not allowed(caller.role, Permission.EVERY_PATIENT)
 
 
+@dataclass(frozen=True)
+class RelationRow:
+    """A row of the table ``care``."""
+
+    patient_id: str
+    username: str
+    since: datetime
+    assigned_by: str
+
+
+@dataclass(frozen=True)
+class AccessRow:
+    """A row of the table ``glass``: an emergency access. Its texts are sealed."""
+
+    glass_id: str
+    patient_id: str
+    username: str
+    reason: bytes = field(repr=False)
+    opened_at: datetime
+    expires_at: datetime
+    ended_at: datetime | None
+    ended_by: str | None
+    reviewed_at: datetime | None
+    reviewed_by: str | None
+    verdict: str | None
+    remark: bytes | None = field(repr=False)
+
+
 class Access:
     """Access rows of one catalog: care relations, emergency accesses, class grants."""
 
@@ -154,14 +182,15 @@ class Access:
         )
         return found is not None
 
-    def relations(self, tx: Cursor, patient_id: str | None = None) -> list[Row]:
+    def relations(self, tx: Cursor, patient_id: str | None = None) -> list[RelationRow]:
         """Care relations of one patient or of all, newest first."""
-        return tx.all(
+        rows = tx.all(
             "SELECT c.* FROM care c JOIN patients p USING (patient_id)"
             " WHERE ($1 IS NULL OR patient_id = $1) AND p.erased_at IS NULL"
             " ORDER BY since DESC, patient_id, username",
             patient_id,
         )
+        return [RelationRow(**row) for row in rows]
 
     def sees(self, tx: Cursor, username: str, patient_id: str) -> bool:
         """Does a care relation or open emergency access give this account access now?"""
@@ -236,7 +265,7 @@ class Access:
             raise InputError(
                 "This emergency access is still open. End it first, or wait until it ends."
             )
-        if row["reviewed_at"] is not None:
+        if row.reviewed_at is not None:
             raise InputError("This emergency access has already been reviewed.")
         if not 1 <= len(remark) <= REMARK_LENGTH:
             raise InputError(f"A review has a remark of 1 to {REMARK_LENGTH} characters.")
@@ -250,7 +279,7 @@ class Access:
             self._seal(glass_id, "remark", remark),
         )
 
-    def glass_row(self, tx: Cursor, glass_id: str) -> Row:
+    def glass_row(self, tx: Cursor, glass_id: str) -> AccessRow:
         """One emergency access.
 
         Raises:
@@ -259,24 +288,23 @@ class Access:
         row = tx.one("SELECT * FROM glass WHERE glass_id = $1", glass_id)
         if row is None:
             raise NotFound("There is no such emergency access.")
-        return row
+        return AccessRow(**row)
 
-    def glass(self, tx: Cursor, username: str | None = None) -> list[Row]:
+    def glass(self, tx: Cursor, username: str | None = None) -> list[AccessRow]:
         """Emergency accesses of one account or of all, newest first."""
-        return tx.all(
+        rows = tx.all(
             "SELECT * FROM glass WHERE ($1 IS NULL OR username = $1)"
             " ORDER BY opened_at DESC, glass_id",
             username,
         )
+        return [AccessRow(**row) for row in rows]
 
-    def is_open(self, row: Row) -> bool:
+    def is_open(self, row: AccessRow) -> bool:
         """Does this emergency access give access now?"""
         now = self._host.now()
-        return (
-            row["ended_at"] is None and row["opened_at"] - _CLOCK_SLACK <= now < row["expires_at"]
-        )
+        return row.ended_at is None and row.opened_at - _CLOCK_SLACK <= now < row.expires_at
 
-    def shown(self, row: Row, number: str) -> EmergencyAccess:
+    def shown(self, row: AccessRow, number: str) -> EmergencyAccess:
         """A row with its texts decrypted.
 
         Raises:
@@ -284,22 +312,20 @@ class Access:
         """
         is_open = self.is_open(row)
         return EmergencyAccess(
-            glass_id=row["glass_id"],
-            patient_id=row["patient_id"],
+            glass_id=row.glass_id,
+            patient_id=row.patient_id,
             number=number,
-            username=row["username"],
-            reason=self._open(row["glass_id"], "reason", row["reason"]),
-            opened_at=row["opened_at"],
-            expires_at=row["expires_at"],
+            username=row.username,
+            reason=self._open(row.glass_id, "reason", row.reason),
+            opened_at=row.opened_at,
+            expires_at=row.expires_at,
             open=is_open,
-            ended_at=None if is_open else row["ended_at"] or row["expires_at"],
-            ended_by=row["ended_by"] or "",
-            reviewed_at=row["reviewed_at"],
-            reviewed_by=row["reviewed_by"] or "",
-            verdict=None if row["verdict"] is None else Verdict(row["verdict"]),
-            remark=""
-            if row["remark"] is None
-            else self._open(row["glass_id"], "remark", row["remark"]),
+            ended_at=None if is_open else row.ended_at or row.expires_at,
+            ended_by=row.ended_by or "",
+            reviewed_at=row.reviewed_at,
+            reviewed_by=row.reviewed_by or "",
+            verdict=None if row.verdict is None else Verdict(row.verdict),
+            remark="" if row.remark is None else self._open(row.glass_id, "remark", row.remark),
         )
 
     def move(self, tx: Cursor, patient_id: str, into_id: str) -> None:

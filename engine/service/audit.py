@@ -53,7 +53,7 @@ class Audit:
         table = csv.writer(out)
         names = [f.name for f in fields(AuditEntry)]
         table.writerow(names)
-        count = self._database.read().count("SELECT count(*) FROM audit")
+        count = self._audit.count()
         for entry in reversed(self._audit.entries(query=query, limit=count)):
             row = [getattr(entry, name) for name in names]
             table.writerow([_cell(value) for value in row])

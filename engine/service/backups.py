@@ -87,7 +87,7 @@ class Backups:
                     content,
                     sorted(self._catalog.blobs(rows)),
                     self._erasures.known(rows),
-                    rows.count("SELECT count(*) FROM audit"),
+                    self._audit.count(rows),
                 )
             record = self._live.settings.data / SALT_RECORD
             name = backups.make(

@@ -14,11 +14,18 @@ from typing import Any
 from engine.errors import EngineError, InputError, NotFound, PermissionDenied
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
-from engine.people.care import CareRelation, EmergencyAccess, Verdict, checked_reason
+from engine.people.care import (
+    AccessRow,
+    CareRelation,
+    EmergencyAccess,
+    RelationRow,
+    Verdict,
+    checked_reason,
+)
 from engine.permissions import Permission, Role, allowed
 from engine.records import Account, AuditEntry, Caller
 from engine.store.audit import Event
-from engine.store.database import Cursor, Row
+from engine.store.database import Cursor
 
 _DAMAGED = "damaged record"
 
@@ -85,7 +92,7 @@ class Care:
         return next(
             self._relation(tx, row)
             for row in self._access.relations(tx, patient_id)
-            if row["username"] == username
+            if row.username == username
         )
 
     @needs(Permission.ASSIGN_CARE)
@@ -181,7 +188,7 @@ class Care:
         """How many emergency accesses are open, and how many wait for a review."""
         rows = self._access.glass(self._database.read())
         held = sum(self._access.is_open(row) for row in rows)
-        reviewed = sum(row["reviewed_at"] is not None for row in rows)
+        reviewed = sum(row.reviewed_at is not None for row in rows)
         return held, len(rows) - held - reviewed
 
     @needs(Permission.REVIEW_ACCESS)
@@ -207,7 +214,7 @@ class Care:
             raise InputError(f"The verdict must be one of: {', '.join(Verdict)}.") from err
         with self._database.write() as tx:
             row = self._access.glass_row(tx, glass_id)
-            own = row["username"] == caller.username
+            own = row.username == caller.username
             if not own:
                 self._access.review_glass(tx, glass_id, caller.username, chosen, remark)
             self._audit.append(
@@ -216,7 +223,7 @@ class Care:
                 Event(
                     "glass.review",
                     "refused" if own else "ok",
-                    patient_id=row["patient_id"],
+                    patient_id=row.patient_id,
                     reason="" if own else remark.strip(),
                     detail={"glass": glass_id, "verdict": str(chosen)},
                 ),
@@ -264,12 +271,12 @@ class Care:
     def _end_emergency_access(self, caller: Caller, glass_id: str, *, own: bool) -> None:
         with self._database.write() as tx:
             row = self._access.glass_row(tx, glass_id)
-            if own and row["username"] != caller.username:
+            if own and row.username != caller.username:
                 raise NotFound("There is no such emergency access.")
             self._access.end_glass(tx, glass_id, caller.username)
             detail = {"glass": glass_id}
             self._audit.append(
-                tx, caller, Event("glass.end", patient_id=row["patient_id"], detail=detail)
+                tx, caller, Event("glass.end", patient_id=row.patient_id, detail=detail)
             )
 
     def _existing(self, tx: Cursor, name: str) -> str:
@@ -278,17 +285,17 @@ class Care:
             raise NotFound("There is no such patient.")
         return patient_id
 
-    def _relation(self, tx: Cursor, row: Row) -> CareRelation:
+    def _relation(self, tx: Cursor, row: RelationRow) -> CareRelation:
         return CareRelation(
-            row["patient_id"],
-            self._number(tx, row["patient_id"]),
-            row["username"],
-            row["since"],
-            row["assigned_by"],
+            row.patient_id,
+            self._number(tx, row.patient_id),
+            row.username,
+            row.since,
+            row.assigned_by,
         )
 
-    def _emergency_access(self, tx: Cursor, row: Row) -> EmergencyAccess:
-        return self._access.shown(row, self._number(tx, row["patient_id"]))
+    def _emergency_access(self, tx: Cursor, row: AccessRow) -> EmergencyAccess:
+        return self._access.shown(row, self._number(tx, row.patient_id))
 
     def _number(self, tx: Cursor, patient_id: str) -> str:
         try:

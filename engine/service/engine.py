@@ -70,6 +70,7 @@ from engine.store.backup import PENDING_ERASURES, bring_salt_record
 from engine.store.backup import Backups as BackupFolder
 from engine.store.catalog import Catalog
 from engine.store.database import Database
+from engine.store.figures import Figures
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.open_images import OpenImages
 from engine.store.outbox import Outbox
@@ -343,6 +344,7 @@ def _opened(
         outbox=outbox,
         audit=audit,
         catalog=catalog,
+        figures=Figures(database),
         patients=patients,
         training_cases=training_cases,
         merging=PatientMerge(patients, catalog, training_cases, hierarchy, host),

@@ -35,7 +35,9 @@ class Health:
         upkeep: Upkeep,
     ) -> None:
         self._audit = context.audit
+        self._catalog = context.catalog
         self._database = context.database
+        self._figures = context.figures
         self._hierarchy = context.hierarchy
         self._host = context.host
         self._live = context.live
@@ -56,14 +58,12 @@ class Health:
 
     def _state(self) -> dict[str, Any]:
         usage = shutil.disk_usage(self._live.settings.data)
-        tx = self._database.read()
-        states = tx.all("SELECT state, count(*) AS n FROM images GROUP BY state")
         return {
-            "images": {r["state"]: r["n"] for r in states},
-            "patients": tx.count("SELECT count(*) FROM patients WHERE erased_at IS NULL"),
-            "accounts": tx.count("SELECT count(*) FROM accounts WHERE enabled"),
-            "audit_entries": tx.count("SELECT count(*) FROM audit"),
-            "stored_bytes": tx.count("SELECT sum(stored_bytes) FROM images"),
+            "images": self._figures.states(),
+            "patients": self._figures.patients(),
+            "accounts": self._figures.accounts(),
+            "audit_entries": self._audit.count(),
+            "stored_bytes": self._figures.stored_bytes(),
             "disk_free_bytes": usage.free,
             "root_keys": list(self._hierarchy.root_key_ids),
             "keys_to_rotate": self._hierarchy.rotation_left(),
@@ -89,31 +89,21 @@ class Health:
     def storage(self, caller: Caller) -> dict[str, float]:
         """Room that is taken, in bytes; sizes of originals are padded (see vault.pad_length)."""
         disk = shutil.disk_usage(self._live.settings.data)
-        tx = self._database.read()
-        sizes = {
-            row["state"]: row
-            for row in tx.all(
-                "SELECT state, sum(size_bytes) AS original, sum(stored_bytes) AS stored"
-                " FROM images GROUP BY state"
-            )
-        }
+        sizes = self._figures.sizes()
 
-        def total(column: str, *states: ImageState) -> float:
-            return float(sum(int(sizes[s][column] or 0) for s in states if s in sizes))
+        def stored(*states: ImageState) -> float:
+            return float(sum(sizes[s].stored for s in states if s in sizes))
 
-        files = tx.count(
-            "SELECT count(draft_blob) + count(masked_blob) + count(sealed_blob)"
-            " + count(thumbnail_blob) FROM images"
-        )
+        released = sizes.get(ImageState.RELEASED)
         return {
             "catalog_bytes": float(
                 sum(p.stat().st_size for p in self._live.settings.data.glob("catalog.duckdb*"))
             ),
-            "files": float(files),
-            "files_bytes": total("stored", *ImageState),
-            "original_bytes": total("original", ImageState.RELEASED),
-            "sealed_bytes": total("stored", ImageState.RELEASED),
-            "draft_bytes": total("stored", ImageState.DRAFT, ImageState.REVIEW),
+            "files": float(self._figures.files()),
+            "files_bytes": stored(*ImageState),
+            "original_bytes": float(released.original if released else 0),
+            "sealed_bytes": stored(ImageState.RELEASED),
+            "draft_bytes": stored(ImageState.DRAFT, ImageState.REVIEW),
             "disk_bytes": float(disk.total),
             "disk_free_bytes": float(disk.free),
         }
@@ -172,7 +162,5 @@ class Health:
         Yields:
             Image id, and None or the code of the error that was found.
         """
-        tx = self._database.read()
-        rows = tx.all("SELECT image_id FROM images WHERE state <> 'erased' ORDER BY image_id")
-        for image_id in [r["image_id"] for r in rows]:
+        for image_id in self._catalog.ids(self._database.read()):
             yield image_id, self._scrub.check_image(image_id)[0]

@@ -91,6 +91,7 @@ class Models:
         self._database = context.database
         self._detector = context.detector
         self._evaluation_rows = context.evaluation_rows
+        self._figures = context.figures
         self._host = context.host
         self._live = context.live
         self._training_cases = context.training_cases
@@ -164,42 +165,34 @@ class Models:
 
         Months of fewer than ``SMALLEST_GROUP`` patients are left out.
         """
-        tx = self._database.read()
         months: dict[tuple[str, str], Month] = {}
         people: dict[tuple[str, str], set[str]] = defaultdict(set)
         of: dict[str, tuple[str, str]] = {}
-        for row in tx.all(
-            "SELECT image_id, patient_id, profile, uploaded_at FROM images WHERE state <> $1",
-            str(ImageState.ERASED),
-        ):
-            key = (f"{row['uploaded_at']:%Y-%m}", row["profile"])
-            of[row["image_id"]] = key
-            people[key].add(row["patient_id"])
+        for upload in self._figures.uploads():
+            key = (f"{upload.uploaded_at:%Y-%m}", upload.profile)
+            of[upload.image_id] = key
+            people[key].add(upload.patient_id)
         enough = {key for key, patients in people.items() if len(patients) >= SMALLEST_GROUP}
         for key in enough:
             months[key] = Month(*key)
         corrected: set[str] = set()
-        for row in tx.all(
-            "SELECT image_id, action, detail ->> 'found' AS found FROM audit WHERE outcome = 'ok'"
-            " AND action IN ('image.upload', 'image.withdraw', 'box.add', 'box.remove',"
-            " 'box.change') ORDER BY sequence"
-        ):
-            month = months.get(of.get(row["image_id"], ("", "")))
+        for entry in self._figures.corrections():
+            month = months.get(of.get(entry.image_id, ("", "")))
             if month is None:
                 continue
-            if row["action"] == "image.upload":
-                month.boxes.append(int(row["found"]))
-            elif row["action"] == "image.withdraw":
+            if entry.action == "image.upload":
+                month.boxes.append(entry.found)
+            elif entry.action == "image.withdraw":
                 month.flagged += 1
             else:
-                kind = _CORRECTIONS[row["action"]]
+                kind = _CORRECTIONS[entry.action]
                 setattr(month, kind, getattr(month, kind) + 1)
-                month.corrected += row["image_id"] not in corrected
-                corrected.add(row["image_id"])
-        for row in tx.all("SELECT image_id, confidence FROM regions WHERE source <> 'person'"):
-            month = months.get(of.get(row["image_id"], ("", "")))
+                month.corrected += entry.image_id not in corrected
+                corrected.add(entry.image_id)
+        for image_id, confidence in self._figures.confidences():
+            month = months.get(of.get(image_id, ("", "")))
             if month is not None:
-                month.confidences.append(row["confidence"])
+                month.confidences.append(confidence)
         return compared(list(months.values()))
 
     @needs(Permission.MANAGE_SETTINGS)

@@ -132,13 +132,5 @@ class Search:
     def choices(self, caller: Caller) -> Choices:
         """What occurs among the released images that the caller may see."""
         only = self._guard.open_patients(caller)
-        rows = self._database.read().all(
-            "SELECT DISTINCT modality, uploaded_by FROM images WHERE state = $1"
-            " AND ($2::VARCHAR[] IS NULL OR patient_id IN (SELECT unnest($2::VARCHAR[])))",
-            str(ImageState.RELEASED),
-            only,
-        )
-        return Choices(
-            tuple(sorted({r["modality"] for r in rows})),
-            tuple(sorted({r["uploaded_by"] for r in rows})),
-        )
+        modalities, uploaders = self._catalog.choices(self._database.read(), only)
+        return Choices(tuple(sorted(modalities)), tuple(sorted(uploaders)))

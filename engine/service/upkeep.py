@@ -7,7 +7,7 @@ finding is in the audit log and on the health page. What goes wrong here never s
 from __future__ import annotations
 
 import threading
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from engine.errors import EngineError, RosterBroken
 from engine.host import sweep_unfinished
@@ -182,12 +182,10 @@ class Upkeep:
     def look_at_clock(self) -> None:
         """Say it once when the clock went back: times in the log, ages and ends of sessions
         then mean less than they seem to."""
-        last = self._database.read().one(
-            "SELECT occurred_at FROM audit ORDER BY sequence DESC LIMIT 1"
-        )
+        last = self._audit.last_at()
         if last is None:
             return
-        behind = datetime.fromisoformat(last["occurred_at"]) - self._host.now()
+        behind = last - self._host.now()
         if behind > CLOCK_SLACK:
             self.clock_back_s = max(self.clock_back_s, int(behind.total_seconds()))
             log.error("the clock is %d seconds behind the audit log", self.clock_back_s)

@@ -107,6 +107,17 @@ class AuditLog:
         with self._database.write() as tx:
             self.append(tx, caller, *events)
 
+    def count(self, tx: Cursor | None = None) -> int:
+        """How many entries there are; in a snapshot, where one is given."""
+        return (tx or self._database.read()).count("SELECT count(*) FROM audit")
+
+    def last_at(self) -> datetime | None:
+        """Time of the newest entry, UTC; None in an empty log."""
+        last = self._database.read().one(
+            "SELECT occurred_at FROM audit ORDER BY sequence DESC LIMIT 1"
+        )
+        return None if last is None else datetime.fromisoformat(last["occurred_at"])
+
     def entries(self, *, query: str = "", limit: int = 200, offset: int = 0) -> list[AuditEntry]:
         """Entries, newest first. The query matches actor, action, outcome and ids, not reasons."""
         rows = self._database.read().all(

@@ -319,6 +319,43 @@ class Catalog:
             *_values(filters),
         )
 
+    def ids(self, tx: Cursor, seed: str = "") -> list[str]:
+        """Ids of all images that are not erased, in an order that the seed decides."""
+        rows = tx.all(
+            "SELECT image_id FROM images WHERE state <> 'erased'"
+            " ORDER BY CASE WHEN $1 = '' THEN 0 ELSE hash(image_id || $1) END, image_id",
+            seed,
+        )
+        return [r["image_id"] for r in rows]
+
+    def released_tags(self, tx: Cursor) -> dict[str, bytes]:
+        """Tags of the released images, by their ids."""
+        rows = tx.all("SELECT image_id, tag FROM images WHERE state = $1", str(ImageState.RELEASED))
+        return {r["image_id"]: bytes(r["tag"]) for r in rows}
+
+    def choices(self, tx: Cursor, patient_ids: Sequence[str] | None) -> tuple[set[str], set[str]]:
+        """Modalities and uploaders that occur among released images of these patients."""
+        rows = tx.all(
+            "SELECT DISTINCT modality, uploaded_by FROM images WHERE state = $1"
+            " AND ($2::VARCHAR[] IS NULL OR patient_id IN (SELECT unnest($2::VARCHAR[])))",
+            str(ImageState.RELEASED),
+            None if patient_ids is None else list(patient_ids),
+        )
+        return {r["modality"] for r in rows}, {r["uploaded_by"] for r in rows}
+
+    def erasures(self, tx: Cursor) -> list[tuple[str, str]]:
+        """Kind (``image`` or ``patient``) and key of everything that was erased."""
+        return [(r["kind"], r["subject_id"]) for r in tx.all("SELECT * FROM erasures")]
+
+    def note_erasure(self, tx: Cursor, kind: str, subject_id: str, at: datetime) -> None:
+        """Remember that something was erased that this catalog never had, or has no more."""
+        tx.run(
+            "INSERT INTO erasures VALUES ($1, $2, $3, true) ON CONFLICT DO NOTHING",
+            subject_id,
+            kind,
+            at,
+        )
+
     def of_patient(self, tx: Cursor, patient_id: str) -> list[str]:
         """Ids of a patient's images that are not erased."""
         rows = tx.all(

@@ -127,6 +127,11 @@ class Patients:
         """Keyed hash of the stored record, for the audit log: the newest is the one it names."""
         return _tag(self._hierarchy.patient_key(tx, patient_id), self._row(tx, patient_id))
 
+    def keys(self, tx: Cursor) -> list[str]:
+        """Opaque keys of all patients who are not erased."""
+        rows = tx.all("SELECT patient_id FROM patients WHERE erased_at IS NULL")
+        return [row["patient_id"] for row in rows]
+
     def get(self, tx: Cursor, patient_id: str) -> Patient:
         """One patient, opened.
 
