@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
+
 ROOT = Path(__file__).parent.parent
 
 #: From the ground up. A package imports packages of its own layer or below.
@@ -170,3 +172,7 @@ def test_the_clock_and_randomness_come_from_the_host() -> None:
         if path.name != "host.py":
             for name in ("datetime.now(", "utcnow(", "time.time(", "token_bytes(", "os.urandom("):
                 assert name not in path.read_text(), f"{path.name} uses {name}"
+
+
+def test_the_longest_test_files_are_there() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests" / f"{name}.py").exists()] == []
