@@ -23,6 +23,10 @@ export PYTHONUNBUFFERED := 1
 run: $(VENV)/.run $(if $(filter-out 0,$(GPU)),$(VENV)/.gpu)
 	$(BIN)/python serve.py $(if $(DEMO),--demo) $(if $(RESET),--reset) $(if $(TLS),--tls)
 
+# Workers, servers and decoders are processes of their own: without kept bytecode each of them
+# compiles the sources, and rewrites the asserts of all tests, anew.
+test soak: export PYTHONDONTWRITEBYTECODE :=
+
 test: check
 	$(BIN)/python -m pytest -m "not slow" --deselect tests/test_architecture.py \
 		--numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder

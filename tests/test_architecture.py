@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
+
 ROOT = Path(__file__).parent.parent
 
 #: From the ground up. A package imports packages of its own layer or below.
@@ -216,3 +218,7 @@ def test_only_the_store_and_people_speak_sql(package_name: str) -> None:
     for path in (ROOT / "engine" / package_name).rglob("*.py"):
         found = re.findall(r'"(?:SELECT|INSERT|UPDATE|DELETE) ', path.read_text(encoding="utf-8"))
         assert not found, f"{path.name} asks the database itself"
+
+
+def test_the_longest_test_files_are_there() -> None:
+    assert [name for name in LONGEST if not list((ROOT / "tests").rglob(f"{name}.py"))] == []
