@@ -22,9 +22,9 @@ WHY = "second opinion"
 LONGEST = (
     "test_accessibility", "test_browser", "test_pages", "test_account_browser",
     "test_access_browser", "test_permissions", "test_detection", "test_oidc", "test_api_contract",
-    "test_engine", "test_hostile", "test_crash", "test_restore", "test_custom_networks", "test_backup",
-    "test_api_readme", "test_survival", "test_load", "test_server", "test_model", "test_attacks",
-    "test_care", "test_replay", "test_batch", "test_subjects", "test_tls",
+    "test_engine", "test_hostile", "test_crash", "test_restore", "test_custom_networks",
+    "test_backup", "test_api_readme", "test_survival", "test_load", "test_server", "test_model",
+    "test_attacks", "test_care", "test_replay", "test_batch", "test_subjects", "test_tls",
 )  # fmt: skip
 
 
