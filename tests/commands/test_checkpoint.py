@@ -35,7 +35,7 @@ def test_a_log_whose_end_was_cut_off_verifies_but_not_against_its_checkpoint(
     assert cli.main(["verify", *where(place)]) == 0
     assert "unbroken" in capsys.readouterr().out
     assert cli.main(check) != 0
-    assert "cut off or rewritten since the checkpoint" in capsys.readouterr().err
+    assert "truncated or rewritten after the checkpoint" in capsys.readouterr().err
 
 
 def test_the_folder_of_the_settings_is_the_default(

@@ -139,7 +139,7 @@ def test_drift_counts_what_happened_and_leaves_small_groups_out(ward: Ward) -> N
 
 def test_two_profiles_are_compared_on_what_waits_and_nothing_changes(ward: Ward) -> None:
     admin = ward.team.administrator
-    with pytest.raises(errors.InputError, match="Nothing waits"):
+    with pytest.raises(errors.InputError, match="There are no drafts"):
         ward.engine.models.compare(admin, "general", "chest")
     ward.detector.found = [box(0)]
     before = [ward.upload(picture(k)) for k in range(3)]

@@ -459,7 +459,7 @@ def test_a_damaged_list_of_what_to_erase_keeps_the_folder_closed(
             pending.mkdir()  # neither read nor deleted
         else:
             pending.write_bytes(content)
-        with pytest.raises(errors.StorageError, match="recover it once more"):
+        with pytest.raises(errors.StorageError, match="Recover it again"):
             Engine.open(settings, detector=ScriptedDetector(settings))
         if content is not None:
             pending.unlink()
