@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -310,6 +311,24 @@ def test_what_was_sent_is_closed_by_whoever_discards_it_at_once(
             ward.team.technician, ward.patient_id, "a", FILES["PNG"], progress=watch
         )
     assert held.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "kind", ["PNG grey 8", "JPEG 4:2:0", "TIFF palette", "DICOM ExplicitVRLittleEndian 12 bit"]
+)
+def test_an_opened_image_keeps_no_answer_of_the_decoders_in_memory(ward: Ward, kind: str) -> None:
+    """An answer holds the whole original, also where a caller may see a part of it only."""
+    image_id = ward.seal(builders.every_format()[kind], found=[NAME, CHEST])
+    ward.engine.care.set_restorable_classes(ward.team.administrator, "doctor", ["thorax"])
+    before = answers_in_memory()
+    opened = ward.engine.images.restore(ward.team.doctor, image_id, WHY)
+    assert opened.partial
+    assert answers_in_memory() == before
+
+
+def answers_in_memory() -> int:
+    gc.collect()
+    return Path("/proc/self/maps").read_text().count("memfd:medsec")
 
 
 # --- answers of a worker that was taken over ------------------------------------------------------
