@@ -25,6 +25,9 @@ class EngineError(Exception):
         super().__init__(message)
         self.message = message
         self.facts = facts
+        #: Does the sentence come from a process that may have been taken over? It is for the
+        #: person who sent the file, and not for a log.
+        self.from_worker = False
 
     def __init_subclass__(cls) -> None:
         cls.code = "".join(

@@ -150,7 +150,9 @@ def _of(err: BaseException) -> dict[str, Any]:
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
     line: dict[str, Any] = {"error": name}
     if isinstance(err, EngineError):
-        line["error"], line["says"] = kind.__name__, err.message
+        line["error"] = kind.__name__
+        if not err.from_worker:  # it has seen pixels, and could write what they show
+            line["says"] = err.message
     elif isinstance(err, OSError) and err.errno is not None:
         line["errno"] = errno.errorcode.get(err.errno, err.errno)
     return line | {"where": places(err.__traceback__)}

@@ -199,8 +199,8 @@ def _image(name: str, kind: Format, data: bytes, reading: Any, *, alone: bool = 
     """An image of what a worker answered, which may be anything.
 
     Args:
-        alone: The answer held nothing else. Otherwise the pixels are copied: they would keep the
-            whole message in memory.
+        alone: The answer held nothing else. Otherwise its arrays are copied: each one would keep
+            the whole message in memory, an original beside the part that may be seen.
     """
     match reading:
         case (
@@ -214,9 +214,19 @@ def _image(name: str, kind: Format, data: bytes, reading: Any, *, alone: bool = 
             and isinstance(people.get("identifiers", ()), tuple)
             and all(isinstance(said, str) for said in people.get("identifiers", ()))
         ):
-            own = pixels if alone else pixels.copy()
-            return Image(name[-255:], kind, data, own, grid, facts, people)
+            if not alone:
+                pixels, facts, people = pixels.copy(), _copied(facts), _copied(people)
+            return Image(name[-255:], kind, data, pixels, grid, facts, people)
     raise CorruptImage(_NO_READING)
+
+
+def _copied(value: Any) -> Any:
+    """Plain values of an answer, without memory that they share with it."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, dict):
+        return {key: _copied(held) for key, held in value.items()}
+    return tuple(map(_copied, value)) if isinstance(value, tuple) else value
 
 
 _NO_READING = "This file is damaged: it cannot be read."

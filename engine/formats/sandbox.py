@@ -448,7 +448,9 @@ def _outcome(answer: Any, operation: str = "") -> Any:
         case ("done", value):
             return value
         case ("refused", str(name), str(message), dict(facts)) if name in _ERRORS:
-            raise _ERRORS[name](message, **facts)
+            refused = _ERRORS[name](message, **facts)
+            refused.from_worker = True
+            raise refused
         case ("failed", kind, frames):
             # Damaged files end here, and mistakes of ours: which one it is, the places tell.
             error_id = tracing.new_error_id()

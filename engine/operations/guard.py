@@ -212,6 +212,19 @@ class Guard:
             self._open_images.close_session(session_id)
             self._exchanges.close(session_id)
 
+    def forget_if_ended(self, caller: Caller) -> None:
+        """After something was opened: forget it if its session ended while it was being opened.
+
+        Ending the session has closed what was open until then. Nobody can reach the rest any
+        more, and it would stay in memory in clear until it expires.
+        """
+        if caller.role is Role.OPERATOR:  # has no session
+            return
+        try:
+            self._sessions.resolve_id(caller.session_id, activity=False)
+        except NotSignedIn:
+            self.forget_sessions([caller.session_id])
+
 
 class Guarded(Protocol):
     """A service whose methods :func:`needs` can guard."""

@@ -166,10 +166,15 @@ class Drafts:
         examined = self._examiner.examine(image, chosen, names, watch, tell)
         tell("encrypting the original", 0.85)
         entry = self._intake.keep(patient_key, patient.patient_id, data, duplicate_index, watch)
-        with self._database.write() as tx:
-            self._intake.enter(tx, caller, entry, examined, watch.times_ms)
-        self._open_images.close_subject(duplicate_index.hex())
+        # Before there is a row: whoever erases the image afterwards closes this too.
         self._open_images.keep(caller.session_id, entry.image_id, image, entry.blob)
+        try:
+            with self._database.write() as tx:
+                self._intake.enter(tx, caller, entry, examined, watch.times_ms)
+        except BaseException:
+            self._open_images.close_subject(entry.image_id)
+            raise
+        self._guard.forget_if_ended(caller)
         tell("ready", 1.0)
         return self._stored.record(entry.image_id)
 
@@ -187,10 +192,15 @@ class Drafts:
         self._intake.refuse_duplicate(self._database.read(), index)
         image = images.decode(clean_name(name), data, self._live.limits)
         self._open_images.keep(caller.session_id, index.hex(), image, _CHECKED)
+        self._guard.forget_if_ended(caller)
 
     def _checked(self, caller: Caller, name: str, data: bytes, index: bytes) -> Image:
-        """The decoded file: what :meth:`check` has just decoded, else decoded now."""
+        """The decoded file: what :meth:`check` has just decoded, else decoded now.
+
+        Whatever becomes of the upload, the checked file is not kept any longer.
+        """
         kept = self._open_images.kept(caller.session_id, index.hex(), _CHECKED)
+        self._open_images.close_subject(index.hex())
         if kept is not None:
             return replace(kept, name=name)
         return images.decode(name, data, self._live.limits)
@@ -240,6 +250,7 @@ class Drafts:
             recognizable_head=bool(image.properties.get("recognizable_head")),
         )
         self._open_images.add(caller.session_id, view.handle, image_id, image, view)
+        self._guard.forget_if_ended(caller)
         return view
 
     @needs(Permission.UPLOAD)

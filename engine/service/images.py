@@ -238,6 +238,7 @@ class Images:
             self._audit.record(caller, failed)
             raise
         self._open_images.add(caller.session_id, restoration.handle, image_id, image, restoration)
+        self._guard.forget_if_ended(caller)
         self._audit.record(
             caller,
             *(Event("region.decrypt", region_id=r, **where) for r in restoration.opened),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -208,6 +211,124 @@ def test_what_was_sent_ends_with_its_session_its_image_and_its_time(tmp_path: Pa
     host.advance(minutes=5)
     assert not kept()
     assert viewings.held_bytes == 0
+
+
+def test_what_was_sent_by_a_session_that_ended_meanwhile_is_not_kept(ward: Ward) -> None:
+    engine, held = ward.engine, ward.engine.context.open_images
+    token = engine.sessions.sign_in("technician", PASSWORD).token
+
+    def sign_out(stage: str, share: float) -> None:
+        if stage == "encrypting the original":
+            engine.sessions.sign_out(token)
+
+    ward.detector.found = [NAME]
+    engine.drafts.upload(token, ward.patient_id, "a", FILES["PNG"], progress=sign_out)
+    assert held.held_bytes == 0
+
+
+@pytest.mark.parametrize("open_it", ["draft", "check", "restoration"])
+def test_what_was_opened_for_a_session_that_ended_meanwhile_is_closed(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch, open_it: str
+) -> None:
+    engine, held = ward.engine, ward.engine.context.open_images
+    sealed, draft = ward.seal(FILES["PNG"], found=[NAME]), ward.upload(FILES["JPEG"], found=[NAME])
+    held.close_session(engine.caller(ward.team.technician).session_id)
+    who = "doctor" if open_it == "restoration" else "technician"
+    token = engine.sessions.sign_in(who, PASSWORD).token
+    real = Sandbox.call
+
+    def call(box: Sandbox, operation: str, *arguments: Any) -> Any:
+        monkeypatch.setattr(Sandbox, "call", real)
+        engine.sessions.sign_out(token)
+        return real(box, operation, *arguments)
+
+    monkeypatch.setattr(Sandbox, "call", call)
+    if open_it == "draft":
+        engine.drafts.open(token, draft)
+    elif open_it == "check":
+        engine.drafts.check(token, "b", FILES["DICOM"])
+    else:
+        engine.images.restore(token, sealed, WHY)
+    with pytest.raises(errors.NotSignedIn):
+        engine.caller(token)
+    assert held.held_bytes == 0
+
+
+def test_a_checked_file_whose_upload_fails_is_not_kept(ward: Ward) -> None:
+    engine, held = ward.engine, ward.engine.context.open_images
+    engine.drafts.check(ward.team.technician, "a", FILES["PNG"])
+    assert held.held_bytes > 0
+
+    def fail(stage: str, share: float) -> None:
+        if stage == "encrypting the original":
+            raise errors.StorageError("The disk is full.")
+
+    with pytest.raises(errors.StorageError):
+        engine.drafts.upload(
+            ward.team.technician, ward.patient_id, "a", FILES["PNG"], progress=fail
+        )
+    assert held.held_bytes == 0
+
+
+def test_an_upload_that_is_refused_at_its_row_is_not_kept(ward: Ward) -> None:
+    engine, held = ward.engine, ward.engine.context.open_images
+    token = ward.team.technician
+
+    def send_it_first(stage: str, share: float) -> None:
+        if stage == "encrypting the original":
+            ward.upload(FILES["PNG"])
+            held.close_session(engine.caller(token).session_id)
+
+    ward.detector.found = [NAME]
+    with pytest.raises(errors.DuplicateImage):
+        engine.drafts.upload(token, ward.patient_id, "a", FILES["PNG"], progress=send_it_first)
+    assert held.held_bytes == 0
+
+
+def test_what_was_sent_is_closed_by_whoever_discards_it_at_once(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as its row is there, somebody can find the draft and destroy it."""
+    engine, held = ward.engine, ward.engine.context.open_images
+    write = engine.context.database.write
+    other = engine.sessions.sign_in("technician", PASSWORD).token
+
+    @contextmanager
+    def discarded_after(*given: Any, **named: Any) -> Iterator[Any]:
+        with write(*given, **named) as tx:
+            yield tx
+        monkeypatch.setattr(engine.context.database, "write", write)
+        for draft in engine.drafts.waiting(other):
+            engine.drafts.discard(other, draft.image_id, "the wrong file")
+
+    def watch(stage: str, share: float) -> None:
+        if stage == "encrypting the original":
+            monkeypatch.setattr(engine.context.database, "write", discarded_after)
+
+    ward.detector.found = [NAME]
+    with pytest.raises(errors.NotFound):
+        engine.drafts.upload(
+            ward.team.technician, ward.patient_id, "a", FILES["PNG"], progress=watch
+        )
+    assert held.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "kind", ["PNG grey 8", "JPEG 4:2:0", "TIFF palette", "DICOM ExplicitVRLittleEndian 12 bit"]
+)
+def test_an_opened_image_keeps_no_answer_of_the_decoders_in_memory(ward: Ward, kind: str) -> None:
+    """An answer holds the whole original, also where a caller may see a part of it only."""
+    image_id = ward.seal(builders.every_format()[kind], found=[NAME, CHEST])
+    ward.engine.care.set_restorable_classes(ward.team.administrator, "doctor", ["thorax"])
+    before = answers_in_memory()
+    opened = ward.engine.images.restore(ward.team.doctor, image_id, WHY)
+    assert opened.partial
+    assert answers_in_memory() == before
+
+
+def answers_in_memory() -> int:
+    gc.collect()
+    return Path("/proc/self/maps").read_text().count("memfd:medsec")
 
 
 # --- answers of a worker that was taken over ------------------------------------------------------

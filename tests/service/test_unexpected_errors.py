@@ -412,6 +412,21 @@ def test_a_decoder_that_was_taken_over_writes_nothing_of_its_own_into_the_log() 
     assert tracing.from_elsewhere(5, NAME)["where"] == []
 
 
+@pytest.mark.parametrize("kind", ["DetectorError", "MachineOverloaded", "CorruptImage"])
+def test_a_sentence_that_a_worker_made_up_is_not_in_the_log(log: Log, kind: str) -> None:
+    """A network or decoder that was taken over could refuse with what it read in the picture."""
+    with pytest.raises(errors.EngineError, match="MUSTERFRAU") as caught:
+        sandbox_module._outcome(("refused", kind, NAME, {}))
+    tracing.unexpected("a test failed", caught.value)
+    try:
+        raise DetectorError("The network failed.") from caught.value
+    except DetectorError:
+        logging.getLogger("medsec").exception("detector failed")
+    assert kind in log.text
+    assert "The network failed." in log.text
+    assert "MUSTERFRAU" not in log.text
+
+
 def test_a_decoder_that_the_machine_ends_is_no_damaged_file(box: Sandbox) -> None:
     with pytest.raises(MachineOverloaded):
         box.call("die", int(signal.SIGKILL))  # as a machine does that is out of memory
