@@ -100,7 +100,8 @@ class Copies:
                 engine.context.hierarchy.image_key(tx, image_id), row
             )
             thumbnail = engine.images._stored.part(image_id, "thumbnail")
-            self.models.append((row, facts, thumbnail))
+            model = tx.one("SELECT * FROM images WHERE image_id = $1", image_id)
+            self.models.append((model, facts, thumbnail))
 
     def add(self, count: int) -> None:
         """One transaction of copies."""

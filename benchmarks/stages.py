@@ -150,12 +150,12 @@ def floor(data: bytes, kind: str, folder: Path) -> dict[str, float]:
         return np.asarray(Pillow.open(io.BytesIO(data)))
 
     bare, out = Bare(), bytes(len(data) + 16)
-    bare.drafts.seal(data, out)
+    bare.seal(data, out)
     number = iter(range(100))
     return {
         "floor: decode": statistics.median(ms(decode) for _ in range(3)),
         "floor: AES and HMAC": statistics.median(
-            ms(lambda: bare.drafts.seal(data, out)) for _ in range(3)
+            ms(lambda: bare.seal(data, out)) for _ in range(3)
         ),
         "floor: durable write": statistics.median(
             ms(lambda: write_durably(folder / f"{next(number)}", data)) for _ in range(3)

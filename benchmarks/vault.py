@@ -94,7 +94,7 @@ def time_ms(work: Callable[[], object], clock: Callable[[], float] = time.thread
 def check(bare: Bare) -> None:
     """That the bare calls do the work which they are credited with."""
     block = bytes(range(16)) * 100
-    theirs, tag = bare.drafts.seal(block, bytes(len(block) + 16))
+    theirs, tag = bare.seal(block, bytes(len(block) + 16))
     ours, ours_tag = library(block + b"\x10" * 16, bytearray(len(block) + 31))
     if theirs != ours[: len(theirs)] or tag != ours_tag:
         raise SystemExit("The bare calls do not give AES-256-CBC and HMAC-SHA256.")
@@ -110,9 +110,9 @@ def bulk(megabytes: int, rounds: int) -> float:
     print(f"{megabytes} MB, {rounds} rounds, medians; ctypes: {bare.version};")
     print(f"library: {backend.openssl_version_text()}\n")
     works: dict[str, Callable[[], object]] = {
-        "bare, ctypes": lambda: bare.drafts.seal(plaintext, bytes(size)),
+        "bare, ctypes": lambda: bare.seal(plaintext, bytes(size)),
         "bare, library": lambda: library(plaintext, bytearray(size)),
-        "bare, ctypes, same buffer": lambda: bare.drafts.seal(plaintext, kept),
+        "bare, ctypes, same buffer": lambda: bare.seal(plaintext, kept),
         "vault, CBC + HMAC": lambda: encrypt(KEY, IDENTITY, plaintext, os.urandom, "k1"),
         "vault, GCM": lambda: encrypt(
             KEY, IDENTITY, plaintext, os.urandom, "k1", Sealing(Scheme.GCM)
