@@ -222,3 +222,13 @@ def test_only_the_store_and_people_speak_sql(package_name: str) -> None:
 
 def test_the_longest_test_files_are_there() -> None:
     assert [name for name in LONGEST if not list((ROOT / "tests").rglob(f"{name}.py"))] == []
+
+
+def test_the_journeys_of_the_plan_name_what_there_is() -> None:
+    plan = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    steps = re.findall(r"^\| [^|]+ \| ((?:`[\w.]+`(?:, )?)+) \| `([\w/]+\.py)` \|$", plan, re.M)
+    assert len(steps) > 30
+    for names, file in steps:
+        defined = {name for name, _ in functions(ast.parse((ROOT / file).read_text()), "")}
+        for name in re.findall(r"`([\w.]+)`", names):
+            assert f".{name}" in defined, f"{file} has no {name}"
