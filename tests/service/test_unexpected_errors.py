@@ -443,9 +443,14 @@ def test_a_decoder_on_a_busy_machine_gets_its_time_and_a_hostile_one_no_more() -
     worker = patient._idle[0].process.pid
     others = os.sched_getaffinity(0)
     crowded = {min(others)}
-    spin = f"import os\nos.sched_setaffinity(0, {crowded})\nwhile True: pass"
-    crowd = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(4)]
+    spin = f"import os\nos.sched_setaffinity(0, {crowded})\nprint(flush=True)\nwhile True: pass"
+    crowd = [
+        subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) for _ in range(4)
+    ]
     try:
+        for process in crowd:  # all of them spin from here on
+            assert process.stdout is not None
+            process.stdout.readline()
         for thread in os.listdir(f"/proc/{worker}/task"):
             os.sched_setaffinity(int(thread), crowded)
         began = time.monotonic()
@@ -456,8 +461,7 @@ def test_a_decoder_on_a_busy_machine_gets_its_time_and_a_hostile_one_no_more() -
     finally:
         for process in crowd:
             process.kill()
-            process.wait()
-    began = time.monotonic()
+            process.communicate()
     for hostile in (("busy", 60.0), ("rest",)):
         began = time.monotonic()
         with pytest.raises(CorruptImage):
