@@ -23,7 +23,6 @@ class Audit:
 
     def __init__(self, context: Context, guard: Guard, checkpoints: Checkpoints) -> None:
         self._audit = context.audit
-        self._database = context.database
         self._hierarchy = context.hierarchy
         self._guard = guard
         self._watch = context.watch
