@@ -46,6 +46,7 @@ _SECONDS_BYTES = 8 << 20
 MEMORY_BYTES = 6 << 30  # address space of a worker
 _ALIGN = 64
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_SEAL_TRIES = 20  # 50 ms apart
 #: The C library then fills memory on allocation and release: a decoder that leaves a hole in
 #: its output must not show there what an earlier file left behind.
 _PERTURB = {"MALLOC_PERTURB_": "165", "GLIBC_TUNABLES": "glibc.malloc.perturb=165"}
@@ -149,13 +150,33 @@ def _receive(channel: socket.socket) -> Any:
     try:
         # Else a worker that was taken over could cut it off while it is read here, which ends this
         # process, or write other pixels into what was proven.
-        fcntl.fcntl(descriptors[0], fcntl.F_ADD_SEALS, _SEALS)
+        _seal(descriptors[0])
         memory = memoryview(mmap.mmap(descriptors[0], size, flags=mmap.MAP_PRIVATE))
         return _opened(memory)
     except _NO_MESSAGE as err:
         raise EOFError from err
     finally:
         os.close(descriptors[0])
+
+
+def _seal(descriptor: int) -> None:
+    """Let nobody change a message from here on.
+
+    The kernel answers EBUSY where somebody could still write, and also where it holds a page
+    itself for a moment, to move or to reclaim it: see ``memfd_wait_for_pins`` in mm/memfd.c.
+
+    Raises:
+        OSError: Somebody can still write.
+    """
+    for tries_left in reversed(range(_SEAL_TRIES)):
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        except OSError as err:
+            if err.errno != errno.EBUSY or not tries_left:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _opened(memory: memoryview) -> Any:
@@ -362,6 +383,8 @@ class Sandbox:
                 worker.stop()
                 if outside:
                     raise MachineOverloaded(_OVERLOADED) from err
+                ended = {"error": type(err).__name__, "status": worker.process.returncode}
+                log.warning("a decoder gave no answer to %s", operation, extra={"facts": ended})
                 raise CorruptImage(
                     "The decoder failed or took too long: the file is damaged or malicious."
                     " Export it again."

@@ -7,6 +7,7 @@ removing, inserting and splicing, from fixed seeds, so that a failure can be rep
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import signal
@@ -568,3 +569,23 @@ def test_a_fork_has_workers_of_its_own(box: Sandbox) -> None:
         assert pipe.read() == "(2,)"
     os.waitpid(child, 0)
     assert box.call("mirror", 3) == (3,)
+
+
+def test_a_page_that_the_kernel_holds_for_a_moment_costs_no_file(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, busy = fcntl.fcntl, 3
+
+    def held(descriptor: int, command: int, *rest: Any) -> Any:
+        nonlocal busy
+        if command == fcntl.F_ADD_SEALS and busy:
+            busy -= 1
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return real(descriptor, command, *rest)
+
+    box.call("mirror", 1)  # the worker has started
+    monkeypatch.setattr(sandbox.fcntl, "fcntl", held)
+    assert box.call("mirror", 1) == (1,)
+    busy = 1000  # somebody can write for good
+    with pytest.raises(CorruptImage):
+        box.call("mirror", 1)
