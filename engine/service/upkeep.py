@@ -7,6 +7,8 @@ finding is in the audit log and on the health page. What goes wrong here never s
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from engine.errors import EngineError, RosterBroken
@@ -24,25 +26,22 @@ from engine.store.audit import Event
 from engine.tracing import unexpected
 
 TICK_SECONDS = 60.0
-
-
 SWEEP_MS = 3_600_000.0
-
-
 #: After a backup or a checkpoint that failed, until the next try.
 RETRY_MS = 3_600_000.0
-
-
 SEND_SECONDS = 15.0
-
-
 ORPHAN_SECONDS = 3600.0
-
-
 MOST_ORPHANS = 100
-
-
 _SYSTEM = Caller("system", Role.OPERATOR, "", "upkeep")
+
+
+@contextmanager
+def _and_goes_on(work: str) -> Iterator[None]:
+    """A failure of this work goes into the log; the next round must come whatever happens."""
+    try:
+        yield
+    except Exception as err:  # noqa: BLE001 - as above
+        unexpected(f"{work} failed: {getattr(err, 'code', type(err).__name__)}", err)
 
 
 class Upkeep:
@@ -118,12 +117,8 @@ class Upkeep:
             ("backup", self._backup_due),
             ("checkpoint", self._checkpoint_due),
         ):
-            try:
+            with _and_goes_on(f"upkeep: {name}"):
                 work()
-            except Exception as err:  # noqa: BLE001 - tomorrow's sweep must come whatever happens
-                unexpected(
-                    f"upkeep: {name} failed: {getattr(err, 'code', type(err).__name__)}", err
-                )
 
     def _due(self, name: str, every_ms: float) -> bool:
         now = self._host.ticks_ms()
@@ -199,10 +194,8 @@ class Upkeep:
             return
         while self._live.settings.scrub_hours > 0:
             began = self._host.ticks_ms()
-            try:
+            with _and_goes_on("scrub"):
                 self._scrub.run(self._stopped)
-            except Exception as err:  # noqa: BLE001 - as above
-                unexpected(f"scrub failed: {getattr(err, 'code', type(err).__name__)}", err)
             left_ms = self._live.settings.scrub_hours * 3_600_000.0 - (
                 self._host.ticks_ms() - began
             )
@@ -231,8 +224,6 @@ class Upkeep:
 
     def _send_mail(self) -> None:
         """One round of sending; whatever happens, there will be a next one."""
-        try:
+        with _and_goes_on("mail"):
             self._outbox.deliver()
             self._outbox.forget_old()
-        except Exception as err:  # noqa: BLE001 - the next round must come
-            unexpected(f"mail failed: {getattr(err, 'code', type(err).__name__)}", err)
