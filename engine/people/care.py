@@ -18,7 +18,7 @@ from engine.host import Host
 from engine.permissions import Permission, allowed
 from engine.records import Caller
 from engine.settings import Settings
-from engine.store.database import Cursor, Database
+from engine.store.database import Cursor
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.vault import derive, open_field, seal_field
 
@@ -136,8 +136,7 @@ class AccessRow:
 class Access:
     """Access rows of one catalog: care relations, emergency accesses, class grants."""
 
-    def __init__(self, database: Database, hierarchy: KeyHierarchy, host: Host) -> None:
-        self._database = database
+    def __init__(self, hierarchy: KeyHierarchy, host: Host) -> None:
         # Reasons are free text, as in the audit log, and are sealed in the same way.
         self._key = derive(hierarchy.system_key("audit"), "glass")
         self._host = host

@@ -18,7 +18,7 @@ from typing import Any
 
 from engine.errors import InputError, NotSignedIn
 from engine.host import Host
-from engine.store.database import Cursor, Database
+from engine.store.database import Cursor
 
 FRESH = timedelta(minutes=2)
 CLOCK_SLACK = timedelta(minutes=1)
@@ -33,8 +33,7 @@ _REFUSAL = (
 class Identities:
     """Links in one catalog."""
 
-    def __init__(self, database: Database, host: Host) -> None:
-        self._database = database
+    def __init__(self, host: Host) -> None:
         self._host = host
 
     def link(self, tx: Cursor, username: str, email: str) -> None:

@@ -15,7 +15,7 @@ import jwt
 
 from engine.errors import NotSignedIn
 from engine.host import Host
-from engine.store.database import Cursor, Database, Row
+from engine.store.database import Cursor, Row
 from engine.vault import TaggedTokens, derive, token_digest
 
 ISSUER = "medsec"
@@ -43,8 +43,7 @@ class Tokens:
         key: 32 bytes that sign access tokens, and the tags of refresh tokens by way of another.
     """
 
-    def __init__(self, database: Database, host: Host, key: bytes) -> None:
-        self._database = database
+    def __init__(self, host: Host, key: bytes) -> None:
         self._host = host
         self._key = key
         self._refresh = TaggedTokens(host, derive(key, "refresh tokens"), "refresh")

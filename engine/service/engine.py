@@ -306,7 +306,7 @@ def _opened(
         derive(token_key, "sessions"),
         settings.second_factor_roles,
     )
-    access = Access(database, hierarchy, host)
+    access = Access(hierarchy, host)
     watch = AccessWatch(database, access, AccessIntegrity(derive(audit_key, "roster")), live)
 
     # the log, and who is told of it
@@ -337,8 +337,8 @@ def _opened(
         factors=SecondFactors(database, host, hierarchy.system_key("factors")),
         challenges=Challenges(host),
         registrations=Registrations(database, host),
-        identities=Identities(database, host),
-        tokens=Tokens(database, host, token_key),
+        identities=Identities(host),
+        tokens=Tokens(host, token_key),
         access=access,
         watch=watch,
         outbox=outbox,
