@@ -19,8 +19,6 @@ TOO_LARGE = "The request is too large. Send a smaller file or fewer files."
 MEDIA_TYPE = "application/problem+json"
 #: Retry-After for a busy catalog.
 _BUSY_SECONDS = 2
-
-
 #: Messages for errors that the framework raises before a route runs.
 _SENTENCES = {
     400: "The request cannot be parsed. Check its syntax.",

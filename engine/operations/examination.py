@@ -35,8 +35,6 @@ REASONS: Mapping[str, str] = {
 
 #: Why a box of harmless text is left out where the profile lets it be seen.
 HARMLESS = "harmless text, which the profile leaves visible"
-
-
 #: Boxes that are read at most, the most certain first: films can have thousands.
 MOST_READ = 150
 

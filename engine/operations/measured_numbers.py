@@ -26,8 +26,6 @@ _CHANGES = (
 
 
 _CHUNK = 500
-
-
 #: What an image's row and the rows of its regions both tell of, in one way or another: an
 #: image's confidence is that of its least certain region, its masked share is their area. Two
 #: cuts that both had it could be subtracted (``engine.measure.disclosure``): each has its own.

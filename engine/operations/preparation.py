@@ -24,11 +24,7 @@ from engine.vault import seal_field
 
 #: Share of a found box that other boxes must hide for it to count as changed, not removed.
 COVERED = 0.9
-
-
 MOST_BOXES = 500
-
-
 #: How often an unwatched batch looks again before it asks a person.
 _ROUNDS = 3
 

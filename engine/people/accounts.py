@@ -25,8 +25,6 @@ MAX_PASSWORD_LENGTH = 256
 SERVICE = "medsec"
 #: Fewer guesses than this and a password is among those that are tried first.
 MIN_GUESSES = 10**8
-
-
 _SELECT = (
     "SELECT a.*, f.confirmed_at IS NOT NULL AS second_factor, coalesce(i.email, '') AS email"
     " FROM accounts a LEFT JOIN second_factors f USING (username)"

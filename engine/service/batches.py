@@ -46,8 +46,6 @@ from engine.vault import blind_index
 
 #: So few files are sealed in this process: starting workers would take longer.
 FEW_FILES = 8
-
-
 #: Columns of a draft that say what was looked for in it and found.
 _LOOKED = ("state", "profile", "reasons", "confidence", "region_count")
 

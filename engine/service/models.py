@@ -34,13 +34,9 @@ from engine.store.audit import Event
 
 #: Fewest patients that a row of the drift table stands for.
 SMALLEST_GROUP = 5
-
-
 MOST_COMPARED = 200
 EVALUATIONS = MODEL / "evaluations"
 EVALUATION_BYTES = 100_000
-
-
 _CORRECTIONS = {"box.add": "added", "box.remove": "removed", "box.change": "changed"}
 
 

@@ -18,14 +18,8 @@ from engine.store.audit import Event
 from engine.vault import RegionIdentity, encrypt, without_header
 
 SAMPLE_IMAGES = 200
-
-
 SAMPLE_BYTES = 64 << 20
-
-
 TRIALS = 16
-
-
 _TRIAL_BYTES = 1 << 16
 
 

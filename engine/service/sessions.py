@@ -25,8 +25,6 @@ from engine.store.audit import Event
 
 #: Who acts before anybody is known; the role is that which may least.
 NOBODY = "anonymous"
-
-
 _SINGLE = "single sign-on"
 
 
