@@ -18,6 +18,45 @@ def test_every_test_that_the_security_page_names_exists() -> None:
     assert named - defined == set()
 
 
+def guarantees() -> dict[str, str]:
+    """What stands under "Guarantees", section by section."""
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    part = page.split("\n## Guarantees\n")[1].split("\n## ")[0]
+    found = re.split(r"^### (.+)\n", part, flags=re.M)[1:]
+    return dict(zip(found[::2], found[1::2], strict=True))
+
+
+def test_every_guarantee_has_its_number_and_names_a_test() -> None:
+    sections = guarantees()
+    assert len(sections) >= 9
+    for place, (title, text) in enumerate(sections.items(), 1):
+        bullets = re.findall(r"^- (.*?)(?=^- |^\S|\Z)", text, re.S | re.M)
+        assert bullets, title
+        for row, bullet in enumerate(bullets, 1):
+            assert bullet.startswith(f"**{place}.{row} "), bullet[:60]
+            assert re.search(r"`test_\w+`", bullet), f"{place}.{row} names no test"
+
+
+def test_every_section_of_guarantees_names_its_attackers() -> None:
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    attackers = re.findall(r"^\| (A\d+) \*\*", page, re.M)
+    assert attackers == [f"A{n}" for n in range(1, len(attackers) + 1)]
+    against = {}
+    for title, text in guarantees().items():
+        said = re.search(r"\AAgainst: (.*?)\.$", text.strip(), re.M)
+        assert said, f"{title} does not say against whom"
+        against[title] = set(re.findall(r"A\d+", said.group(1)))
+        assert against[title], title
+    assert set().union(*against.values()) == set(attackers)
+
+
+def test_every_section_of_guarantees_says_what_it_does_not_promise() -> None:
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    part = page.split("\n## What is not promised\n")[1].split("\n## ")[0]
+    limits = [title.lower() for title in re.findall(r"^### Limits: (.+)$", part, re.M)]
+    assert limits == [title.lower() for title in guarantees()]
+
+
 def test_every_file_that_the_security_page_names_exists() -> None:
     page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     for path in re.findall(r"`((?:tests|engine)/[\w./]+)`|\]\((\w+\.md)\)", page):
