@@ -33,6 +33,11 @@ class Health(schemas.Schema):
     disk_free_bytes: int
     root_keys: list[str]
     keys_to_rotate: int
+    confinement: dict[str, int | bool] = Field(
+        description="What holds the processes that read files: the version of Landlock (0: none), a"
+        " filter of system calls, a network namespace and a user of their own.",
+        examples=[{"landlock": 7, "seccomp": True, "network": True, "user": True}],
+    )
     last_backup_at: schemas.Utc | None = None
     backup_overdue: bool = Field(
         description="The last successful backup is older than the setting allows."

@@ -197,6 +197,8 @@ def test_the_changelog_begins_with_the_version_that_is_built() -> None:
         version = tomllib.load(file)["project"]["version"]
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     heads = re.findall(r"^## (.*)$", text, re.M)
+    if heads[0] == "[Unreleased]":  # what the next version will bring
+        heads = heads[1:]
     assert re.fullmatch(rf"\[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d", heads[0])
 
 
@@ -206,7 +208,8 @@ def test_the_changelog_has_the_headings_of_keep_a_changelog_and_dates_that_go_ba
     dates = []
     for release in re.split(r"^## ", text, flags=re.M)[1:]:
         head, *parts = re.split(r"^### ", release, flags=re.M)
-        dates.append(re.findall(r"\d{4}-\d\d-\d\d", head)[0])
+        if not head.startswith("[Unreleased]"):
+            dates.append(re.findall(r"\d{4}-\d\d-\d\d", head)[0])
         named = [part.splitlines()[0] for part in parts]
         assert set(named) <= kinds
         assert len(set(named)) == len(named)

@@ -76,6 +76,7 @@ def health(token: str) -> None:
             ("Last integrity check of stored files", _moment(now["scrubbed_at"])),
             ("Damaged files", ", ".join(now["broken"]) or "none known"),
             ("Keys still to re-wrap", str(now["keys_to_rotate"])),
+            ("Processes that read files", _held(now["confinement"])),
         ]
     )
     st.header("Storage")
@@ -91,6 +92,20 @@ def health(token: str) -> None:
              f" {widgets.size(held['disk_bytes'])}"),
         ]
     )  # fmt: skip
+
+
+def _held(confinement: dict[str, int | bool]) -> str:
+    """What holds the decoders, and what is missing on this machine."""
+    names = {
+        "landlock": f"Landlock {confinement['landlock']}",
+        "seccomp": "system call filter",
+        "network": "network of their own",
+        "user": "no root rights",
+    }
+    there = [name for key, name in names.items() if confinement[key]]
+    names["landlock"] = "Landlock"
+    missing = [name for key, name in names.items() if not confinement[key]]
+    return ", ".join(there or ["nothing"]) + ("; missing: " + ", ".join(missing) if missing else "")
 
 
 def custody(token: str) -> None:

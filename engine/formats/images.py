@@ -29,6 +29,7 @@ from engine.errors import (
     UnsupportedFormat,
 )
 from engine.formats import dicom, dicom_carrier, dicom_file, dicom_header, dicom_native, png, raster
+from engine.formats.confine import Confinement
 from engine.formats.patches import pack, unpack
 from engine.formats.pictures import (
     as_png,
@@ -53,6 +54,7 @@ __all__ = [
     "assemble",
     "carried",
     "carry",
+    "confinement",
     "content_window",
     "decode",
     "decode_stored",
@@ -672,6 +674,15 @@ def carried(data: bytes) -> tuple[bytes, bytes] | None:
         return None
     found: tuple[bytes, bytes] | None = _SANDBOX.call("carried", data)
     return found
+
+
+def confinement() -> Confinement:
+    """What holds the processes that read files.
+
+    Raises:
+        EngineError: None can be started here.
+    """
+    return _SANDBOX.held()
 
 
 #: Functions that run in the sandbox: everything that reads untrusted bytes, from a user or from

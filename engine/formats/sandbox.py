@@ -2,9 +2,10 @@
 and the process has no keys, no catalog and no other patient's data.
 
 A worker starts with an empty environment, so it inherits no secrets. It loads only one part of the
-engine, can open only files of Python and its libraries (if the kernel has Landlock), and has limits
-of memory and time. Arguments and results are passed in memory files that are never on disk, as JSON
-with raw buffers. Results are never unpickled, because a compromised worker could send anything.
+engine, can only compute, read files of Python and its libraries, and answer (see ``confine``), and
+has limits of memory and time. Arguments and results are passed in memory files that are never on
+disk, as JSON with raw buffers. Results are never unpickled, because a compromised worker could send
+anything.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import numpy as np
 
 from engine import errors, tracing
 from engine.errors import CorruptImage, EngineError, MachineOverloaded
+from engine.formats.confine import Confinement
 from engine.host import is_shortage
 
 SECONDS = 30.0  # for one call, and as much again per 8 MB of arguments
@@ -72,9 +74,9 @@ package = sys.modules["engine"] = types.ModuleType("engine")
 package.__path__ = [sys.argv[2]]
 sys.path[:] = sys.argv[6:]
 from engine.formats.confine import confine
-version = confine(sys.argv[2], sys.argv[5])
+held = confine(*filter(None, [sys.argv[2], sys.argv[5]]))
 from engine.formats import sandbox
-sandbox.serve(int(sys.argv[1]), sys.argv[3], int(sys.argv[4]), version)
+sandbox.serve(int(sys.argv[1]), sys.argv[3], int(sys.argv[4]), held)
 """
 
 
@@ -198,17 +200,17 @@ _TOO_LARGE_ANSWER: tuple[Any, ...] = ("refused", "ImageTooLarge", _TOO_MUCH, {})
 # --- the worker's side ------------------------------------------------------------------
 
 
-def serve(descriptor: int, module: str, memory_bytes: int, confined: int) -> None:
+def serve(descriptor: int, module: str, memory_bytes: int, held: Confinement) -> None:
     """Answer calls to the operations of a module until the other side is gone.
 
     Args:
-        confined: See :func:`engine.formats.confine.confine`; told to the other side.
+        held: See :func:`engine.formats.confine.confine`; told to the other side.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump: it would hold pixels
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     operations: Mapping[str, Callable[..., Any]] = importlib.import_module(module).OPERATIONS
     channel = socket.socket(fileno=descriptor)
-    _send(channel, confined)
+    _send(channel, held.facts())
     while True:
         try:
             name, arguments = _receive(channel)
@@ -345,8 +347,8 @@ class Sandbox:
     ) -> None:
         self._module, self._workers, self._seconds = module, workers, seconds
         self._memory_bytes = memory_bytes
-        #: Does the kernel keep files from the workers? None before the first has started.
-        self.confined: bool | None = None
+        #: What holds the workers; None before the first has started.
+        self.confinement: Confinement | None = None
         self._reset()
         atexit.register(self.close)
 
@@ -396,6 +398,20 @@ class Sandbox:
                 self._idle.append(worker)
         return _outcome(answer, operation)
 
+    def held(self) -> Confinement:
+        """What holds the workers, as the first one said. Starts one if there was none yet.
+
+        Raises:
+            EngineError: None can be started here.
+        """
+        if self.confinement is None:
+            with self._slots:
+                worker = self._start()
+                with self._lock:
+                    self._idle.append(worker)
+        assert self.confinement is not None
+        return self.confinement
+
     def _allowance(self, arguments: tuple[Any, ...]) -> float:
         return self._seconds * (1 + _volume(arguments) / _SECONDS_BYTES)
 
@@ -436,7 +452,7 @@ class Sandbox:
                 raise _short_of(err, failed) from err
         worker = _Worker(process, ours)
         try:
-            self.confined = bool(worker.receive(self._seconds))
+            self.confinement = _told(worker.receive(self._seconds))
         except (EOFError, OSError, MemoryError) as err:
             outside = is_shortage(err) or worker.killed_from_outside()
             worker.stop()
@@ -457,6 +473,14 @@ class Sandbox:
         for worker in idle:
             with contextlib.suppress(OSError):
                 worker.stop()
+
+
+def _told(facts: Any) -> Confinement:
+    """What a worker says first. Raises EOFError where it says something else."""
+    try:
+        return Confinement.told(facts)
+    except (ValueError, TypeError) as err:
+        raise EOFError from err
 
 
 def _short_of(err: BaseException, otherwise: EngineError) -> EngineError:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from engine.errors import EngineError, InputError
+from engine.formats import images
 from engine.operations import prometheus
 from engine.operations.context import Context
 from engine.operations.erasures import Erasures
@@ -67,6 +68,7 @@ class Health:
             "disk_free_bytes": usage.free,
             "root_keys": list(self._hierarchy.root_key_ids),
             "keys_to_rotate": self._hierarchy.rotation_left(),
+            "confinement": images.confinement().facts(),
             **self._condition(),
         }
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,6 +16,7 @@ import pytest
 import api
 from api import telemetry
 from engine import Engine, Role, Settings, errors, tracing
+from engine.formats import images
 from engine.settings import Secret
 from tests.conftest import WHY, Team, Ward, text_png
 
@@ -70,6 +73,17 @@ def test_a_monitoring_system_reads_numbers_with_its_token_and_nothing_else(ward:
             refused(token)
     with pytest.raises(errors.NotSignedIn):
         ward.engine.health.metrics(token[:-1] + "x")
+
+
+def test_health_says_what_holds_the_processes_that_read_files(ward: Ward) -> None:
+    said = ward.engine.health.state(ward.team.administrator)["confinement"]
+    worker = images._SANDBOX.held()
+    assert said == worker.facts()
+    process = images._SANDBOX._idle[0].process.pid
+    status = Path(f"/proc/{process}/status").read_text()
+    assert f"Seccomp:\t{2 if said['seccomp'] else 0}\n" in status
+    elsewhere = os.readlink(f"/proc/{process}/ns/net") != os.readlink("/proc/self/ns/net")
+    assert elsewhere == said["network"]
 
 
 def test_without_a_token_in_the_settings_there_is_no_monitoring_role(engine: Engine) -> None:
