@@ -20,6 +20,7 @@ from api import (
     openapi_docs,
     patients,
     problems,
+    studies,
     system,
     telemetry,
 )
@@ -58,6 +59,7 @@ for routes in (
     auth,
     accounts,
     patients,
+    studies,
     images,
     care,
     drafts,

@@ -119,6 +119,34 @@ class Image(Schema):
     version: int
 
 
+class Series(Schema):
+    """Images of a study that were made as one, in the order of their instance numbers."""
+
+    series_id: str = Field(examples=["se_5d41402abc4b2a76b9719d91"])
+    number: int | None
+    description: str = Field(examples=["Head 5.0 H31s"])
+    modality: str = Field(examples=["CT"])
+    body_part: str = Field(examples=["HEAD"])
+    laterality: str = Field(description="L, R, B or U; empty if the header does not say.")
+    images: list[Image]
+
+
+class Study(Schema):
+    """One examination of a patient, with the images that the caller has permission to see."""
+
+    study_id: str = Field(examples=["st_7d793037a0760186574b0282"])
+    patient_id: str = Field(examples=["pt_06286c4cefda68398cc9b199"])
+    study_uid: str = Field(description="Study Instance UID of the masked files.")
+    date: str = Field(description="YYYY-MM-DD.", examples=["2026-11-28"])
+    time: str = Field(description="HH:MM; empty if the header does not say.")
+    dated: bool = Field(description="False: the date is that of the upload.")
+    description: str = Field(examples=["CT head"])
+    accession_number: str
+    image_count: int
+    modalities: list[str]
+    series: list[Series] = Field(description="In the order of their numbers.")
+
+
 class Admission(Schema):
     """A new patient with a first image, which is a draft until it is sealed."""
 

@@ -44,7 +44,9 @@ from engine.records import (
     Region,
     SealedRegion,
     SecondFactor,
+    Series,
     Session,
+    Study,
     TextVerdict,
 )
 from engine.service.batches import FEW_FILES, Source
@@ -109,11 +111,13 @@ __all__ = [
     "Role",
     "SealedRegion",
     "SecondFactor",
+    "Series",
     "Session",
     "SettingEntry",
     "Settings",
     "Source",
     "Statistics",
+    "Study",
     "Suggestion",
     "TextVerdict",
     "TrainingCase",

@@ -108,7 +108,8 @@ class Image:
             ``modality``, ``spacing_mm`` (row, column), ``lossy``, ``transfer_syntax`` ...
             and ``overlays``, which are pixels themselves and as sensitive as these.
         people: What the header says of people: ``hints``, to fill in a record, and
-            ``identifiers``, to compare with burned-in text. Sensitive; empty but for DICOM.
+            ``identifiers``, to compare with burned-in text; and ``study``, where the image
+            belongs. Sensitive; empty but for DICOM.
     """
 
     name: str
@@ -202,6 +203,56 @@ class ImageRecord:
     region_count: int
     times_ms: Mapping[str, float]
     version: int = 1
+
+
+@dataclass(frozen=True)
+class Series:
+    """Images of a study that were made as one (PS3.3 A.1.2), as far as the caller may see them.
+
+    Args:
+        number, description, modality, body_part, laterality: As the header says; None or empty
+            where it does not.
+        images: In the order of instance numbers, else of positions, else of uploads.
+    """
+
+    series_id: str
+    number: int | None
+    description: str = field(repr=False)
+    modality: str
+    body_part: str
+    laterality: str
+    images: tuple[ImageRecord, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One examination of a patient, as far as the caller may see it.
+
+    Args:
+        study_uid: The UID that its masked files have.
+        date: ``YYYY-MM-DD``: of the header, else of the upload; ``dated`` says which.
+        time: ``HH:MM`` where the header says it.
+        series: In the order of their numbers, else of upload.
+    """
+
+    study_id: str
+    patient_id: str
+    study_uid: str
+    date: str = field(repr=False)
+    time: str = field(repr=False)
+    dated: bool
+    description: str = field(repr=False)
+    accession_number: str = field(repr=False)
+    series: tuple[Series, ...]
+
+    @property
+    def image_count(self) -> int:
+        return sum(len(one.images) for one in self.series)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Which occur, each once."""
+        return tuple(sorted({one.modality for one in self.series if one.modality}))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from engine import ImageRecord, Permission, Restoration, errors
-from ui import care, state, step_up, widgets
+from ui import care, state, step_up, studies, widgets
 
 
 def open_image(image_id: str) -> None:
@@ -48,6 +48,11 @@ def show(token: str, image_id: str) -> None:
         + f" · uploaded {widgets.when(record.uploaded_at)} UTC"
         + f" · sealed {widgets.when(record.sealed_at)} UTC · version {record.version}"
     )
+    step = studies.through_series(token, record)
+    if step:
+        _close(token, image_id)
+        open_image(step)
+        st.rerun()
     restored = _restored(token, image_id)
     if restored is None:
         view = widgets.sealed_view(record, state.engine().images.regions(token, image_id))

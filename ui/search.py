@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from engine import Found, ImageQuery, ImageState, Patient, Permission
-from ui import care, state, widgets
+from ui import care, state, studies, widgets
 from ui.query_params import asked, asked_day, tell
 
 PAGE = 12
@@ -30,9 +30,12 @@ def search(token: str) -> str:
     """
     engine = state.engine()
     left, right = st.columns([3, 1], vertical_alignment="bottom")
+    # A widget that was not shown, because an image was, has forgotten what it held.
+    st.session_state.setdefault("review-query", state.recall("searched", ""))
     query = left.text_input(
         "Patient", type="search", placeholder="Number or name", key="review-query"
     )
+    state.keep("searched", query or "")
     kinds = {k: v for k, v in _STATES.items() if engine.sessions.may(token, v[2])}
     kind = (
         _choice("State", "state", list(kinds), lambda k: kinds[k][0], right, empty="Sealed")
@@ -41,6 +44,10 @@ def search(token: str) -> str:
     wanted: dict[str, Any] = {"states": kinds[kind][1], "text": query or ""}
     wanted |= _filters(token)
     patient_id = _patient(token, query or "")
+    if patient_id and kind == "sealed" and not _narrowed():
+        chosen = studies.studies(token, patient_id)
+        if chosen is not None:
+            return chosen
     page = _page({**wanted, "patient_id": patient_id})
     found = engine.search.images(token, ImageQuery(**wanted), PAGE, (page - 1) * PAGE, patient_id)
     if not found.images and page > 1:
@@ -97,13 +104,12 @@ def _patient(token: str, query: str) -> str | None:
         if chosen:
             tell("patient", chosen)
             st.rerun()
-    return None
+    return matching[0].patient_id if len(matching) == 1 else None
 
 
 def _filters(token: str) -> dict[str, Any]:
     """All filters except the patient, in an expander."""
-    names = ("modality", "class", "from", "to", "sure", "by")
-    used = [n for n in names if n in st.query_params]
+    used = _narrowed()
     label = "More filters" + (f": {len(used)} set" if used else "")
     # The label changes, so the key identifies the expander.
     with st.expander(label, icon=":material/tune:", key="review-filters"):
@@ -124,6 +130,11 @@ def _filters(token: str) -> dict[str, Any]:
         "since": since and datetime.combine(since, time()),
         "until": until and datetime.combine(until + timedelta(days=1), time()),
     }
+
+
+def _narrowed() -> list[str]:
+    """Filters that are set beside patient and state."""
+    return [n for n in ("modality", "class", "from", "to", "sure", "by") if asked(n)]
 
 
 def _choice(

@@ -28,7 +28,16 @@ from engine.errors import (
     SealBroken,
     UnsupportedFormat,
 )
-from engine.formats import dicom, dicom_carrier, dicom_file, dicom_header, dicom_native, png, raster
+from engine.formats import (
+    dicom,
+    dicom_carrier,
+    dicom_file,
+    dicom_header,
+    dicom_native,
+    dicom_study,
+    png,
+    raster,
+)
 from engine.formats.confine import Confinement
 from engine.formats.patches import pack, unpack
 from engine.formats.pictures import (
@@ -75,6 +84,8 @@ __all__ = [
     "restore",
     "sniff",
     "stored_plain",
+    "study_facts",
+    "study_facts_of",
     "taken",
     "thumbnail",
     "upright",
@@ -189,6 +200,7 @@ def _decode(kind: str, data: bytes, max_side_px: int, max_decoded_bytes: int) ->
     people = {
         "hints": dicom.patient_hints(file.header),
         "identifiers": dicom_header.identifiers(file.header),
+        "study": dicom_study.study_facts(file.header),
     }
     return *dicom.decode(file, max_side_px, max_decoded_bytes), people
 
@@ -213,6 +225,7 @@ def _image(name: str, kind: Format, data: bytes, reading: Any, *, alone: bool = 
         ) if (
             pixels.ndim in (3, 4)
             and isinstance(people.get("hints", {}), dict)
+            and isinstance(people.get("study", {}), dict)
             and isinstance(people.get("identifiers", ()), tuple)
             and all(isinstance(said, str) for said in people.get("identifiers", ()))
         ):
@@ -237,6 +250,26 @@ _NO_READING = "This file is damaged: it cannot be read."
 def patient_hints(image: Image) -> dict[str, Any]:
     """Who the file says it shows, for filling in a record; empty but for DICOM. Sensitive."""
     return dict(image.people.get("hints", {}))
+
+
+def study_facts(image: Image) -> dict[str, Any]:
+    """Study, series and place that the file says; empty but for DICOM. Sensitive."""
+    return dict(image.people.get("study", {}))
+
+
+def study_facts_of(stored: bytes) -> dict[str, Any]:
+    """As :func:`study_facts`, of a file in the form of :func:`for_storage`; decodes no pixel."""
+    match _SANDBOX.call("study", stored):
+        case dict() as facts:
+            return facts
+    raise CorruptImage(_NO_READING)
+
+
+def _study(stored: bytes) -> dict[str, Any]:
+    data = _unpacked(stored)
+    if sniff(data) is not Format.DICOM:
+        return {}
+    return dicom_study.study_facts(dicom_file.parse(data).header)
 
 
 def identifiers(image: Image) -> tuple[str, ...]:
@@ -696,6 +729,7 @@ OPERATIONS = {
     "compact": _compact,
     "from_storage": _unpacked,
     "decode_stored": _decode_stored,
+    "study": _study,
     "carry": dicom_carrier.carry,
     "carried": dicom_carrier.carried,
 }

@@ -30,6 +30,7 @@ from engine.store.patient_merge import PatientMerge
 from engine.store.patients import Patients
 from engine.store.read_log import ReadLog
 from engine.store.runtime_settings import SettingChanges
+from engine.store.studies import Studies
 from engine.store.training_cases import Training
 from engine.vault import Exchanges, Keyring
 
@@ -65,6 +66,7 @@ class Context(WorkerContext):
     catalog: Catalog
     figures: Figures
     patients: Patients
+    studies: Studies
     training_cases: Training
     merging: PatientMerge
     read_log: ReadLog

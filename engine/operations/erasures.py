@@ -29,6 +29,7 @@ class Erasures:
         self._open_images = context.open_images
         self._patients = context.patients
         self._sessions = context.sessions
+        self._studies = context.studies
         self._backup_folder = context.backup_folder
         #: Two erasures at once must not write the older list last.
         self._lock = threading.Lock()
@@ -85,6 +86,7 @@ class Erasures:
             if never_sealed and (row.state not in OPEN_STATES or row.version > 0):
                 raise NotFound("There is no such draft.")
             blobs = self._catalog.erase(tx, image_id, self._host.now())
+            self._studies.forget(tx, image_id)
             gone = Event(
                 action, patient_id=row.patient_id, image_id=image_id, reason=reason.strip()
             )
@@ -101,6 +103,7 @@ class Erasures:
             images = self._catalog.of_patient(tx, patient_id)
             for image_id in images:
                 blobs += self._catalog.erase(tx, image_id, self._host.now())
+                self._studies.forget(tx, image_id)
             self._patients.erase(tx, patient_id)
             self._access.forget_patient(tx, patient_id)
             self._audit.append(

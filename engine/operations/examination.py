@@ -131,6 +131,7 @@ class Examiner:
             "name": image.name,
             "detections": [d.to_json() for d in detections],
             "hints": images.patient_hints(image),
+            "study": images.study_facts(image),
             "size_bytes": len(image.data),
             "still_visible": [],
             **verdict_facts(detections, judged),

@@ -45,6 +45,7 @@ class Guard:
         self._patients = context.patients
         self._read_log = context.read_log
         self._sessions = context.sessions
+        self._studies = context.studies
         self._tokens = context.tokens
         self._operator_token = context.host.token("operator") if operator else None
         #: Sessions of work that goes on while nobody is there, by its token.
@@ -180,7 +181,7 @@ class Guard:
         neither the words nor the time say which it was.
 
         Args:
-            kind: ``patient``, ``image`` or ``region``.
+            kind: ``patient``, ``study``, ``image`` or ``region``.
             name: The key, or a patient's hospital number.
 
         Raises:
@@ -192,6 +193,8 @@ class Guard:
             patient_id = self._catalog.patient_of_region(tx, str(name))
         elif kind == "image":
             patient_id = self._catalog.patient_of(tx, str(name))
+        elif kind == "study":
+            patient_id = self._studies.patient_of(tx, str(name))
         else:
             patient_id = self._patients.known(tx, str(name))
         if patient_id is None or not self.sees(caller, patient_id):
@@ -243,7 +246,12 @@ GUARDED: dict[str, Permission | None] = {}
 FRESH: set[str] = set()
 #: Parameters by which a method names its subject. Whoever takes one of them is asked for a
 #: care relation first: the name alone is enough, so that no method can forget it.
-SUBJECTS = {"patient_id": "patient", "image_id": "image", "region_id": "region"}
+SUBJECTS = {
+    "patient_id": "patient",
+    "study_id": "study",
+    "image_id": "image",
+    "region_id": "region",
+}
 
 
 def needs(

@@ -17,6 +17,7 @@ from engine.seal.pipeline import Stopwatch, Subject
 from engine.store.audit import Event
 from engine.store.catalog import ImageRow
 from engine.store.database import Cursor
+from engine.store.studies import Arrival
 from engine.vault import derive, seal_field
 
 
@@ -51,6 +52,7 @@ class Intake:
         self._hierarchy = context.hierarchy
         self._host = context.host
         self._patients = context.patients
+        self._studies = context.studies
         self._stored = stored
         #: Files of batches under way that no row knows of yet, by batch: not to be swept.
         self.at_work: dict[str, set[str]] = {}
@@ -87,6 +89,7 @@ class Intake:
         """The draft's row and its entry in the log. Raises DuplicateImage, NotFound."""
         self.refuse_duplicate(tx, entry.duplicate_index)
         self._patients.refuse_erased(tx, entry.patient_id)
+        now = self._host.now()
         tag = self._catalog.add(
             tx,
             entry.key,
@@ -97,7 +100,7 @@ class Intake:
                 "wrapped_key": entry.wrapped_key,
                 "duplicate_index": entry.duplicate_index,
                 "stored_bytes": entry.stored_bytes,
-                "uploaded_at": self._host.now(),
+                "uploaded_at": now,
                 "uploaded_by": caller.username,
                 "times_ms": json.dumps(times_ms),
                 "draft_blob": entry.blob,
@@ -105,6 +108,10 @@ class Intake:
                 **examined.columns,
             },
         )
+        arrival = Arrival(
+            entry.image_id, entry.patient_id, now, caller.username, examined.facts["study"]
+        )
+        study_id = self._studies.place(tx, arrival)
         self._audit.append(
             tx,
             caller,
@@ -116,6 +123,7 @@ class Intake:
                     "format": examined.columns["format"],
                     "found": examined.columns["region_count"],
                     "why": list(examined.reasons),
+                    "study": study_id,
                     "tag": tag,
                 },
             ),

@@ -44,7 +44,7 @@ class Backups:
         self._live = context.live
         self._erasures = erasures
         self._guard = guard
-        self._scrub = scrub
+        self.scrub = scrub
         #: Also for the schedule.
         self.checkpoints = checkpoints
         self._folder = context.backup_folder
@@ -101,7 +101,7 @@ class Backups:
         self._audit.record(caller, Event("backup.make", detail=detail))
         broken = self._catalog.needing(self._database.read(), missing) if missing else {}
         for image_id, address in islice(broken.items(), MOST_TOLD):
-            self._scrub.tell_broken(caller, image_id, missing[address])
+            self.scrub.tell_broken(caller, image_id, missing[address])
         pruned = backups.prune(self._live.settings.backups_kept, name)
         if pruned:
             self._audit.record(caller, Event("backup.prune", detail={"names": pruned}))

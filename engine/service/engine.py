@@ -28,6 +28,7 @@ from engine.operations.preparation import Preparer
 from engine.operations.restorations import Restorations
 from engine.operations.scrub import Scrub
 from engine.operations.stored_images import StoredImages
+from engine.operations.study_places import StudyPlaces
 from engine.people.access_integrity import AccessIntegrity
 from engine.people.accounts import Accounts
 from engine.people.care import Access
@@ -60,6 +61,7 @@ from engine.service.runtime_settings import RuntimeSettings
 from engine.service.search import Search
 from engine.service.sessions import Sessions
 from engine.service.statistics import ImageStatistics
+from engine.service.studies import Studies
 from engine.service.training import Training
 from engine.service.upkeep import Upkeep
 from engine.service.withdrawals import Withdrawals
@@ -78,6 +80,7 @@ from engine.store.patient_merge import PatientMerge
 from engine.store.patients import Patients as PatientRows
 from engine.store.read_log import ReadLog
 from engine.store.runtime_settings import SettingChanges
+from engine.store.studies import Studies as StudyRows
 from engine.store.training_cases import Training as TrainingCases
 from engine.vault import Exchanges, Keyring, derive
 
@@ -102,12 +105,14 @@ class Engine:
         erasures = self._erasures = Erasures(context)
         checkpoints = Checkpoints(context)
         scrub = Scrub(context, stored)
+        places = StudyPlaces(context, stored)
 
         self.sessions = Sessions(context, guard)
         self.account = OwnAccount(context, guard)
         self.people = People(context, guard)
         self.patients = Patients(context, guard, erasures)
         self.care = Care(context, guard)
+        self.studies = Studies(context, guard, places)
         self.drafts = Drafts(context, guard, preparer, stored, intake, erasures)
         self.images = Images(context, guard, stored, masked, restorations, erasures)
         self.withdrawals = Withdrawals(context, guard, stored)
@@ -126,7 +131,7 @@ class Engine:
         self.keys = Keys(context, guard)
         self.backups = Backups(context, guard, erasures, scrub, checkpoints)
         self.runtime_settings = RuntimeSettings(context, guard)
-        self.upkeep = Upkeep(context, self.backups, erasures, intake, scrub, self.training)
+        self.upkeep = Upkeep(context, self.backups, erasures, intake, self.training, places)
         self.health = Health(context, guard, self.backups, erasures, masked, self.upkeep)
 
     @property
@@ -317,6 +322,7 @@ def _opened(
     catalog = Catalog(database)
     patients = PatientRows(database, hierarchy, host)
     training_cases = TrainingCases(database, hierarchy, host)
+    studies = StudyRows(hierarchy, host)
 
     # networks and profiles
     detector = detector or Detector.open(settings)
@@ -346,8 +352,9 @@ def _opened(
         catalog=catalog,
         figures=Figures(database),
         patients=patients,
+        studies=studies,
         training_cases=training_cases,
-        merging=PatientMerge(patients, catalog, training_cases, hierarchy, host),
+        merging=PatientMerge(patients, catalog, training_cases, studies, hierarchy, host),
         read_log=ReadLog(host),
         profile_store=profile_store,
         custom_networks=CustomNetworkStore(

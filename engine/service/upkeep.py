@@ -18,6 +18,7 @@ from engine.operations.erasures import Erasures
 from engine.operations.guard import log
 from engine.operations.intake import Intake
 from engine.operations.scrub import Scrub
+from engine.operations.study_places import StudyPlaces
 from engine.permissions import Role
 from engine.records import Caller
 from engine.service.backups import CLOCK_SLACK, Backups
@@ -53,8 +54,8 @@ class Upkeep:
         backups: Backups,
         erasures: Erasures,
         intake: Intake,
-        scrub: Scrub,
         training: Training,
+        places: StudyPlaces,
     ) -> None:
         self._audit = context.audit
         self._catalog = context.catalog
@@ -65,13 +66,16 @@ class Upkeep:
         self._backups = backups
         self._erasures = erasures
         self._intake = intake
-        self._scrub = scrub
+        self._scrub = backups.scrub
         self._training = training
+        self._places = places
         self._watch = context.watch
         self._checkpoints = backups.checkpoints
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
         self._next_ms: dict[str, float] = {}
+        #: Every image has a study: those that come in get theirs at once.
+        self._placed = False
         #: By how much the clock was found behind the log, seconds.
         self.clock_back_s = 0
 
@@ -113,6 +117,7 @@ class Upkeep:
             ("erasures", self._retry_erasures),
             ("sweep", self._sweep_due),
             ("training", self._training_due),
+            ("studies", self._places_due),
             ("roster", self._roster_due),
             ("backup", self._backup_due),
             ("checkpoint", self._checkpoint_due),
@@ -146,6 +151,11 @@ class Upkeep:
     def _training_due(self) -> None:
         if self._due("training", SWEEP_MS):
             self._training.expire(_SYSTEM)
+
+    def _places_due(self) -> None:
+        """Images of an earlier release, some in each round; their patients need not be opened."""
+        if not self._placed:
+            self._placed = not self._places.complete()
 
     def _retry_erasures(self) -> None:
         if not self._erasures.kept:

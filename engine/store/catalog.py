@@ -363,6 +363,18 @@ class Catalog:
         )
         return [r["image_id"] for r in rows]
 
+    def records_of_patient(
+        self, tx: Cursor, patient_id: str, states: Sequence[ImageState]
+    ) -> list[ImageRecord]:
+        """A patient's images in these states, as everybody who may list images sees them."""
+        rows = tx.all(
+            "SELECT * FROM images WHERE patient_id = $1"
+            " AND state IN (SELECT unnest($2::VARCHAR[]))",
+            patient_id,
+            [str(state) for state in states],
+        )
+        return [_image_row(row).record for row in rows]
+
     def blobs(self, tx: Cursor) -> set[str]:
         """Addresses of all files that are in use."""
         rows = tx.all(f"SELECT {', '.join(_BLOBS)} FROM images")  # noqa: S608

@@ -194,6 +194,17 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         CREATE INDEX image_of_file ON image_files (duplicate_index);
         """,
     ),
+    (
+        "studies: images that belong together",
+        """
+        CREATE TABLE studies (study_id VARCHAR PRIMARY KEY, patient_id VARCHAR NOT NULL,
+            study_uid VARCHAR NOT NULL, record BLOB NOT NULL, created_at TIMESTAMP NOT NULL);
+        CREATE TABLE series (series_id VARCHAR PRIMARY KEY, study_id VARCHAR NOT NULL,
+            record BLOB NOT NULL, created_at TIMESTAMP NOT NULL);
+        CREATE TABLE image_places (image_id VARCHAR PRIMARY KEY, series_id VARCHAR NOT NULL,
+            study_id VARCHAR NOT NULL, place BLOB NOT NULL);
+        """,
+    ),
 )
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {

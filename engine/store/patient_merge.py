@@ -12,6 +12,7 @@ from engine.store.catalog import Catalog
 from engine.store.database import Cursor
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.patients import Patients, note_context
+from engine.store.studies import Studies
 from engine.store.training_cases import Training
 from engine.vault import open_field, seal_field
 
@@ -24,12 +25,14 @@ class PatientMerge:
         patients: Patients,
         catalog: Catalog,
         training: Training,
+        studies: Studies,
         hierarchy: KeyHierarchy,
         host: Host,
     ) -> None:
         self._patients = patients
         self._catalog = catalog
         self._training = training
+        self._studies = studies
         self._hierarchy = hierarchy
         self._host = host
 
@@ -54,6 +57,7 @@ class PatientMerge:
                 tx, key, image_id, patient_id=into_id, wrapped_key=wrapped
             )
         self._training.move(tx, old, new, into_id, gone_id)
+        self._studies.move(tx, old, new, into_id, gone_id)
         self._move_notes(tx, old, new, into_id, gone_id)
         self._move_history(tx, old, new, into_id, gone_id)
         now = self._host.now()

@@ -74,6 +74,8 @@ MAY: dict[str, Row] = {
     "PATCH /patients/{patient_id}/": row(T, json={"age": 62}),
     "DELETE /patients/{patient_id}/": row(A, status=204, headers=REASON, fresh=True),
     "GET /patients/{patient_id}/images/": row(T, D),
+    "GET /patients/{patient_id}/studies/": row(T, D),
+    "GET /studies/{study_id}/": row(T, D),
     "POST /patients/{patient_id}/images/": row(
         T, status=201, files={"image": ("a.png", b"")}, fresh=True
     ),
@@ -139,6 +141,7 @@ MAY: dict[str, Row] = {
 GUARDED = sorted(name for name, r in MAY.items() if r.may is not None)
 NOWHERE = {
     "patient_id": "pt_0",
+    "study_id": "st_0",
     "image_id": "im_0",
     "region_id": "rg_0",
     "handle": "vw_0",
@@ -156,7 +159,7 @@ CARED_FOR = sorted(
     for name in GUARDED
     if D in (MAY[name].may or ())
     and "{username}" not in name
-    and re.search(r"\{(patient|image|region)_id\}", name)
+    and re.search(r"\{(patient|study|image|region)_id\}", name)
 )
 
 
@@ -205,6 +208,11 @@ class Subjects:
                 return patient_id
             case "image_id":
                 return ward.image(self._make("patient_id", token))
+            case "study_id":
+                image_id = self._make("image_id", token)
+                study_id = engine.context.studies.study_of(engine.context.database.read(), image_id)
+                assert study_id is not None
+                return study_id
             case "draft":
                 return ward.draft(self._make("patient_id", token))
             case "region_id":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from collections import Counter
@@ -11,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pyotp
 import pytest
 
@@ -269,6 +271,26 @@ def test_a_withdrawn_image_is_reopened_and_sealed_as_its_next_version(engine: En
     assert engine.images.get(doctor, image_id).version == 2
     expected = ("withdrawn.png", IMAGES["withdrawn.png"]["sha256"])
     assert restored(engine, doctor, "withdrawn.png") == expected
+
+
+def test_every_image_of_it_gets_a_study_whose_masked_files_name_it(old: Engine) -> None:
+    """Also without anybody asking: the upkeep places them."""
+    token = old.operator_token()
+    old.upkeep.tend()
+    assert old.context.studies.unplaced(old.context.database.read(), None, 9) == []
+    seen = set()
+    for image in IMAGES.values():
+        if image["state"] != ImageState.RELEASED:
+            continue
+        patient_id = old.images.get(token, image["image_id"]).patient_id
+        for study in old.studies.of_patient(token, patient_id):
+            for record in (i for one in study.series for i in one.images):
+                seen.add(record.image_id)
+                if record.format == "DICOM" and record.state is ImageState.RELEASED:
+                    masked = old.images.masked_file(token, record.image_id).data
+                    uid = pydicom.dcmread(io.BytesIO(masked)).StudyInstanceUID
+                    assert uid == study.study_uid
+    assert {i["image_id"] for i in IMAGES.values() if i["state"] == ImageState.RELEASED} <= seen
 
 
 def test_a_file_that_is_there_already_is_known_again(old: Engine) -> None:

@@ -85,6 +85,7 @@ class Case:
 
     patient_id: str
     number: str
+    study_id: str
     image_id: str
     region_id: str
     handle: str
@@ -119,9 +120,10 @@ def clinic(settings: Settings) -> Iterator[Clinic]:
         region_id = engine.images.regions(team.technician, image_id)[0].region_id
         engine.care.assign(team.technician, patient_id, "doctor")
         handle = engine.images.restore(team.doctor, image_id, WHY).handle
-        cases.append(Case(patient_id, number, image_id, region_id, handle))
+        [study] = engine.studies.of_patient(team.technician, patient_id)
+        cases.append(Case(patient_id, number, study.study_id, image_id, region_id, handle))
     engine.care.end(team.administrator, "P-2", "doctor")
-    nobody = Case("pt_none", "P-9", "im_none", "rg_none", "vw_none")
+    nobody = Case("pt_none", "P-9", "st_none", "im_none", "rg_none", "vw_none")
     offer = engine.exchange.offer(team.doctor, "x25519")
     yield Clinic(engine, team, *cases, nobody, offer["exchange_id"])
     engine.close()
@@ -196,6 +198,8 @@ def test_what_is_others_answers_like_what_does_not_exist(clinic: Clinic) -> None
         "write a note": lambda c: engine.patients.add_note(
             doctor, c.patient_id, "seen", c.image_id
         ),
+        "studies": lambda c: engine.studies.of_patient(doctor, c.patient_id),
+        "study": lambda c: engine.studies.get(doctor, c.study_id),
         "image": lambda c: engine.images.get(doctor, c.image_id),
         "thumbnail": lambda c: engine.images.thumbnail(doctor, c.image_id),
         "restore": lambda c: engine.images.restore(doctor, c.image_id, WHY),

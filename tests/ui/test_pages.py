@@ -469,6 +469,44 @@ def test_a_doctor_finds_restores_and_writes_a_note(
     assert "tumour board" in reasons
 
 
+def test_a_doctor_walks_through_a_study_image_by_image(
+    engine: Engine, visit: Visit, team: Team, patient: str, detector: ScriptedDetector
+) -> None:
+    detector.found = [BOX]
+    sent = {}
+    for series, instance in ((2, 3), (2, 1), (1, 1), (2, 2)):
+        data = builders.dicom(
+            builders.labelled()[0] // (series + instance), series=series, instance=instance,
+            StudyDescription="Knee, both sides", SeriesDescription=f"Axial {series}",
+        )  # fmt: skip
+        taken = engine.drafts.upload(team.technician, patient, "x.dcm", data)
+        engine.drafts.seal(team.technician, taken.image_id, [BOX])
+        sent[series, instance] = taken.image_id
+    app = visit(team.doctor, "2_Review")
+    app.text_input(key="review-query").input("P-17").run()
+    assert "2024-02-29 10:11 · Knee, both sides" in texts(app)
+    assert "2 series · 4 images" in texts(app)
+    assert [b.key for b in app.button if b.label == "View"] == [
+        f"study-{study_of(engine, team, patient)}-{sent[key]}"
+        for key in ((1, 1), (2, 1), (2, 2), (2, 3))
+    ]
+    next(b for b in app.button if str(b.key).endswith(sent[2, 1])).click().run()
+    assert "Image 1 of 3" in texts(app)
+    assert next(b for b in app.button if b.label == "Previous").disabled
+    click(app, "Next")
+    assert address(app)["image"] == sent[2, 2]
+    click(app, "Next")
+    assert "Image 3 of 3" in texts(app)
+    assert next(b for b in app.button if b.label == "Next").disabled
+    click(app, "Back to the list")
+    assert "Knee, both sides" in texts(app)
+
+
+def study_of(engine: Engine, team: Team, patient: str) -> str:
+    [study] = engine.studies.of_patient(team.doctor, patient)
+    return study.study_id
+
+
 def test_filters_of_the_review_are_in_the_address_and_what_was_typed_is_not(
     engine: Engine, visit: Visit, team: Team, sealed: ImageRecord
 ) -> None:
