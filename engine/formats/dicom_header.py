@@ -8,7 +8,8 @@ Where the profile leaves a choice (X/Z, X/D, Z/D, ...), the one that keeps the o
 is taken. On top of the profile: every unique identifier that is not one of the standard's
 own is mapped; every private and every unknown element, every overlay, curve and wave and all
 bytes that no viewer needs go; names, dates and long texts that the table does not know are
-emptied; and a last sweep removes any short text that still quotes the patient.
+emptied; and a last sweep empties what is left wherever it quotes somebody
+(:mod:`engine.formats.dicom_traces`) or is not what its value representation allows.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from engine.formats.dicom_file import quiet, text
+from engine.formats.dicom_traces import Traces, standard
 
 #: CID 7050. 113102 (Clean Recognizable Visual Features) is never claimed.
 METHODS = (
@@ -36,7 +38,6 @@ METHODS = (
     ("113101", "Clean Pixel Data Option"),
 )
 PRODUCT_UID = "2.25.198446743073709551609551615004729144"  # implementation class of MedSec
-_TEXT_VRS = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
 _DUMMIES: dict[str, object] = {
     "AE": "REMOVED", "AS": "000Y", "CS": "REMOVED", "DA": "19000101", "DS": "0",
     "DT": "19000101000000", "IS": "0", "LO": "REMOVED", "LT": "REMOVED", "PN": "REMOVED",
@@ -52,14 +53,30 @@ _FROM_PIXELS = frozenset(
         0x00287FE0, 0x04000561, 0x04000500, 0xFFFAFFFA, 0xFFFCFFFC,
     )
 )  # fmt: skip
-#: What the sweep looks for in the text that is left.
+#: What burned-in text is compared with.
 _TELLING = (
     "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName",
     "PatientMotherBirthName", "PatientBirthDate", "AccessionNumber", "ReferringPhysicianName",
     "PerformingPhysicianName", "OperatorsName", "NameOfPhysiciansReadingStudy",
     "RequestingPhysician", "InstitutionName", "InstitutionAddress", "PatientAddress",
-    "PatientTelephoneNumbers",
+    "PatientTelephoneNumbers", "PatientBirthDateInAlternativeCalendar",
+    "PatientDeathDateInAlternativeCalendar",
 )  # fmt: skip
+#: Attributes that table E.1-1 does not name and that identify somebody all the same: dates in other
+#: calendars, who issued a number, numbers of orders, hosts, users, and how heavy somebody is.
+_ALSO_GONE = frozenset(
+    (
+        0x00100024, 0x00100026, 0x00100027, 0x00100033, 0x00100034, 0x00100035, 0x00101022,
+        0x00102294, 0x00102295, 0x00181803, 0x00201070, 0x00401006, 0x00401007, 0x00402006,
+        0x00402007, 0x00720008, 0x00720010, 0x0074100C, 0x00880130, 0x21000160,
+    )
+)  # fmt: skip
+#: UIDs of classes: they say what an object is, not which one (PS3.4 B.5), vendors' own too.
+_CLASS_UIDS = frozenset(
+    (0x00080016, 0x0008001A, 0x0008001B, 0x00080062, 0x00081150, 0x0008115A, 0x30100052, 0x30100053)
+)
+#: Addresses that are codes; every other address names a place where the patient is known.
+_CODE_ADDRESSES = frozenset((0x0008010E, 0x00080120))
 #: Bytes that a viewer needs: palettes, tables, colour profile. All others could hold anything,
 #: a recorded ECG or a document for instance, and go.
 _SHOWN_BYTES = frozenset(
@@ -121,7 +138,7 @@ class Pseudonyms:
     def uid(self, value: str) -> UID:
         """A UUID-derived UID (PS3.5 B.2) for any identifier but the standard's own."""
         value = value.strip("\0 ")
-        if not value or value.startswith("1.2.840.10008."):
+        if not value or standard(value):
             return UID(value)
         return UID(f"2.25.{int.from_bytes(self._mac('uid', value)[:16])}")
 
@@ -158,9 +175,11 @@ def deidentify(header: Dataset, key: bytes) -> Dataset:
     """
     with quiet():
         names = Pseudonyms(key)
-        words = list(_telling_words(header))
+        traces = Traces(header, RULES)
         subject = text(header, "PatientID") or text(header, "PatientName")
-        clean = _clean(header, names, words, header)
+        clean = _clean(header, names, traces)
+        if not traces.sure and "SpecificCharacterSet" in clean:
+            clean.SpecificCharacterSet = "ISO_IR 192"  # what is left is ASCII
         pseudonym = names.person(subject) if subject else ""
         clean.PatientName, clean.PatientID = pseudonym, pseudonym
         clean.PatientIdentityRemoved = "YES"
@@ -214,18 +233,16 @@ def _elements(data_set: Dataset) -> Iterator[DataElement]:
             continue
 
 
-def _clean(data_set: Dataset, names: Pseudonyms, words: list[str], root: Dataset) -> Dataset:
+def _clean(data_set: Dataset, names: Pseudonyms, traces: Traces) -> Dataset:
     fresh = Dataset()
     for element in _elements(data_set):
-        kept = _clean_element(element, names, words, root)
+        kept = _clean_element(element, names, traces)
         if kept is not None:
             fresh.add(kept)
     return fresh
 
 
-def _clean_element(
-    element: DataElement, names: Pseudonyms, words: list[str], root: Dataset
-) -> DataElement | None:
+def _clean_element(element: DataElement, names: Pseudonyms, traces: Traces) -> DataElement | None:
     tag, vr = element.tag, element.VR
     if _unwelcome(tag) or vr == "UN":
         return None
@@ -235,11 +252,13 @@ def _clean_element(
     if action == "X":
         return None
     if vr == "UI":
+        if int(tag) in _CLASS_UIDS and traces.is_class(element.value):
+            return deepcopy(element)
         return _mapped(element, names.uid)
     if action == "Z":
         return DataElement(tag, vr, Sequence() if vr == "SQ" else None)
     if vr == "SQ":
-        items = [_clean(item, names, words, root) for item in element.value]
+        items = [_clean(item, names, traces) for item in element.value]
         if action == "D":
             items = [_dummied(item) for item in items]
         return DataElement(tag, vr, Sequence(items))
@@ -247,7 +266,9 @@ def _clean_element(
         return DataElement(tag, vr, _DUMMIES.get(vr))
     if vr in ("PN", "DA", "DT", "TM", "LT", "ST", "UT"):  # not in the table, and could say anything
         return DataElement(tag, vr, None)
-    if vr in _TEXT_VRS and _quotes(element, words):
+    if vr == "UR" and int(tag) not in _CODE_ADDRESSES:
+        return DataElement(tag, vr, None)
+    if traces.in_element(element):
         return DataElement(tag, vr, None)
     return deepcopy(element)
 
@@ -260,7 +281,8 @@ def _unwelcome(tag: BaseTag) -> bool:
         or int(tag) in _FROM_PIXELS
         or 0x5000 <= tag.group <= 0x501E
         or 0x6000 <= tag.group <= 0x601E
-        or tag.group == 0x5400
+        or tag.group in (0x5400, 0x4008, 0x4010)  # waves, interpretations, luggage
+        or int(tag) in _ALSO_GONE
         or tag.group in (0x0000, 0x0002, 0x0004)
         or not dictionary_has_tag(tag)
     )
@@ -287,26 +309,3 @@ def _dummied(item: Dataset) -> Dataset:
             known = dictionary_VR(element.tag)[:2]
             fresh.add(DataElement(element.tag, known, _DUMMIES.get(known)))
     return fresh
-
-
-def _telling_words(header: Dataset) -> Iterator[str]:
-    for keyword in _TELLING:
-        for part in text(header, keyword).replace("^", " ").replace("\\", " ").split():
-            word = part.strip(".,;:=()[]'\"").upper()
-            if len(word) >= 4 and word not in (
-                "ANON",
-                "ANONYMOUS",
-                "ANONYMIZED",
-                "UNKNOWN",
-                "NONE",
-                "TEST",
-                "PATIENT",
-                "HOSPITAL",
-            ):
-                yield word
-
-
-def _quotes(element: DataElement, words: list[str]) -> bool:
-    value = element.value
-    said = value if isinstance(value, str) else " ".join(map(str, value or ()))
-    return any(word in said.upper() for word in words)
