@@ -121,7 +121,12 @@ def _proof(restored: Restoration) -> None:
             f"Partly restored: {len(restored.opened)} of {len(restored.regions)} regions are open."
             f" Your account cannot open these classes: {', '.join(restored.withheld)}. They stay"
             " sealed, so this is not the whole original. Every pixel outside the sealed regions"
-            + (f" and {restored.margin_px} px around them" if restored.margin_px else "")
+            + (
+                f" and {restored.margin_px} px around them, but for blocks of a JPEG that reach"
+                " beyond its edge,"
+                if restored.margin_px
+                else ""
+            )
             + " is verified to be identical to the original.",
             icon=":material/lock:",
         )

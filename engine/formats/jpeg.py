@@ -1,10 +1,11 @@
 """JPEG without generation loss: masks and restores DCT coefficients, never pixels.
 
-Blocks outside the boxes keep their exact coefficients. The masked file is newly written from the
+Blocks outside the boxes keep their exact coefficients, but for those that reach beyond the picture
+(:mod:`engine.formats.jpeg_edges`). The masked file is newly written from the
 masked coefficients, with its own Huffman tables (the original tables reveal something about the
 hidden content) and without metadata that could name a person. Restoring the blocks and writing
 the scans with the original tables gives the original bytes for sequential files; a progressive
-file is restored with the same coefficients, and so the same pixels.
+file is sealed whole.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.errors import CorruptImage, SealBroken, UnsupportedFormat
-from engine.formats import mask
+from engine.formats import jpeg_edges, mask
 from engine.formats.huffman import ZIGZAG, Table, blocks_of_scan, tokenize, write
+from engine.formats.jpeg_edges import DCT, quantised
 from engine.formats.jpeg_file import (
     COM,
     DHT,
@@ -54,29 +56,17 @@ def fill(coefficients: Coefficients, region: Region) -> None:
         high, wide = target.shape[:2]
         y, x = np.ogrid[:high, :wide]
         steps = np.maximum(coefficients.quantisers[component.quantiser], 1).astype(np.float64)
-        target[..., 0] = _quantised(np.where((x + y) % 4 == 0, light, dark) * 8, steps[0])
+        target[..., 0] = quantised(np.where((x + y) % 4 == 0, light, dark) * 8, steps[0])
         side = min(high, wide, _LOCK_BLOCKS)
         if side >= 2:
             tone = np.where(mask.lock(side * 8), light, dark)
             tiles = tone.reshape(side, 8, side, 8).transpose(0, 2, 1, 3)
-            spectrum = (_DCT @ tiles @ _DCT.T).reshape(side, side, 64)
+            spectrum = (DCT @ tiles @ DCT.T).reshape(side, side, 64)
             spectrum[..., _FINE] = 0
             top, left = (high - side) // 2, (wide - side) // 2
-            target[top : top + side, left : left + side] = _quantised(spectrum, steps)
+            target[top : top + side, left : left + side] = quantised(spectrum, steps)
 
 
-def _quantised(spectrum: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    return np.clip(np.round(spectrum / steps), -1023, 1023).astype(np.int16)
-
-
-def _dct_matrix() -> np.ndarray:
-    u, x = np.mgrid[:8, :8]
-    matrix = 0.5 * np.cos((2 * x + 1) * u * np.pi / 16)
-    matrix[0] /= np.sqrt(2)
-    return np.asarray(matrix)
-
-
-_DCT = _dct_matrix()
 _FINE = np.flatnonzero(np.add.outer(np.arange(8), np.arange(8)).reshape(-1) > 3)
 _LOCK_BLOCKS = 4
 
@@ -206,7 +196,7 @@ def rebuild(coefficients: Coefficients, bones: bytes) -> bytes:
         ValueError: Progressive, or a table lacks a code that is needed.
     """
     header = coefficients.header
-    by_id = {c.id: i for i, c in enumerate(header.components)}
+    by_id: dict[int, int] = {}
     dc: dict[int, Table] = {}
     ac: dict[int, Table] = {}
     restart = 0
@@ -222,7 +212,9 @@ def rebuild(coefficients: Coefficients, bones: bytes) -> bytes:
         at = stop
         if marker == 0xC2:
             raise ValueError("progressive scans are not written again")
-        if marker == DHT:
+        if marker in (0xC0, 0xC1):  # the masked file numbers its components anew
+            by_id = {body[6 + 3 * i]: i for i in range(body[5])}
+        elif marker == DHT:
             _take_tables(body, dc, ac)
         elif marker == DRI:
             restart = int.from_bytes(body[:2])
@@ -250,11 +242,13 @@ def _take_tables(body: bytes, dc: dict[int, Table], ac: dict[int, Table]) -> Non
 
 @dataclass(frozen=True)
 class Masked:
-    """A JPEG taken apart: the masked file, a patch per region, and the skeleton."""
+    """A JPEG taken apart: the masked file, a patch per region, the skeleton, and the last blocks
+    of the original (see :mod:`engine.formats.jpeg_edges`)."""
 
     data: bytes
     patches: tuple[bytes, ...]
     bones: bytes
+    edges: bytes
 
 
 def dissect(data: bytes, regions: Sequence[Region]) -> Masked:
@@ -269,18 +263,25 @@ def dissect(data: bytes, regions: Sequence[Region]) -> Masked:
     patches = tuple(lift(coefficients, regions, i) for i in range(len(regions)))
     for region in regions:
         fill(coefficients, region)
-    return Masked(write_plain(coefficients, data), patches, skeleton(data, header))
+    edges = jpeg_edges.take(coefficients, regions)
+    return Masked(write_plain(coefficients, data), patches, skeleton(data, header), edges)
 
 
 def assemble(
-    masked: bytes, regions: Sequence[Region], patches: Mapping[int, bytes], bones: bytes | None
+    masked: bytes,
+    regions: Sequence[Region],
+    patches: Mapping[int, bytes],
+    bones: bytes | None,
+    edges: bytes = b"",
 ) -> bytes:
-    """Put patches back; with the skeleton and all patches, the original file.
+    """Put patches back; with the skeleton, the last blocks and all patches, the original file.
 
     Raises:
         SealBroken: A patch or the skeleton does not belong to this image.
     """
     coefficients = read(masked)
+    if bones is not None:
+        jpeg_edges.give(coefficients, edges)
     for index, patch in patches.items():
         lay(coefficients, regions, index, patch)
     if bones is None:

@@ -16,6 +16,7 @@ import numpy as np
 from jpeglib._bind import CJpegLib
 
 from engine.errors import CorruptImage, UnsupportedFormat
+from engine.formats import icc
 from engine.formats.huffman import ZIGZAG, Table, best_tables, blocks_of_scan, tokenize, write
 from engine.records import Region
 
@@ -295,35 +296,62 @@ def write_plain(coefficients: Coefficients, data: bytes, *, keep_orientation: bo
         out.append(put_segment(DQT, bytes([wide << 4 | slot]) + zigzag))
     wide = any((steps > 255).any() for steps in coefficients.quantisers.values())
     frame = struct.pack(">BHHB", 8, header.height, header.width, len(header.components))
-    for c in header.components:
-        frame += bytes([c.id, c.h << 4 | c.v, c.quantiser])
+    names = _names(header)
+    for name, c in zip(names, header.components, strict=True):
+        frame += bytes([name, c.h << 4 | c.v, c.quantiser])
     out.append(put_segment(0xC1 if wide else 0xC0, frame))
     tables, entropy = encode_scan(coefficients.planes, header.components)
     for slot, table in enumerate(tables):
         if table is not None and slot < 4:
             out.append(put_segment(DHT, table.segment(slot % 2, slot // 2)))
-    selectors = b"".join(bytes([c.id, 0x11 * min(i, 1)]) for i, c in enumerate(header.components))
+    selectors = b"".join(bytes([name, 0x11 * min(i, 1)]) for i, name in enumerate(names))
     out.append(put_segment(SOS, bytes([len(header.components)]) + selectors + bytes([0, 63, 0])))
     return b"".join([*out, entropy, b"\xff\xd9"])
 
 
+def _names(header: Header) -> bytes:
+    """Numbers of the components: their own could be letters, and only these three mean anything."""
+    return b"RGB" if header.is_rgb else bytes(range(1, len(header.components) + 1))
+
+
 def _harmless(header: Header, data: bytes, keep_orientation: bool) -> list[bytes]:
-    """Segments that a viewer needs and that name nobody."""
-    out = []
+    """What a viewer needs and names nobody, each at most once and written anew."""
+    out: dict[str, bytes] = {}
+    profile: dict[int, bytes] = {}
     for segment in header.segments:
         body = data[segment.start : segment.end]
-        if segment.marker == APP0 and body[:5] == b"JFIF\0" and len(body) >= 14:
-            density = bytes([body[7] % 3]) + body[8:12]
-            out.append(put_segment(APP0, b"JFIF\0\x01\x02" + density + b"\0\0"))  # no thumbnail
-        elif segment.marker == APP2 and body[:12] == b"ICC_PROFILE\0":
-            out.append(put_segment(APP2, body))
+        if segment.marker == APP0 and body[:5] == b"JFIF\0":
+            out.setdefault("jfif", put_segment(APP0, _jfif(body)))  # no thumbnail
+        elif segment.marker == APP2 and body[:12] == b"ICC_PROFILE\0" and len(body) > 14:
+            profile.setdefault(body[12], body[14:])
         elif segment.marker == APP14 and body[:5] == b"Adobe" and len(body) >= 12:
-            out.append(put_segment(APP14, body[:12]))
+            plain = b"Adobe\0\x64\0\0\0\0"
+            out["adobe"] = put_segment(APP14, plain + body[11:12])  # the last one counts
     if keep_orientation and header.orientation != 1:
         tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01"
         tiff += struct.pack(">HHI", header.orientation, 0, 0)
-        out.insert(int(header.jfif), put_segment(APP1, b"Exif\0\0" + tiff))
-    return out
+        out["exif"] = put_segment(APP1, b"Exif\0\0" + tiff)
+    colours = icc.without_words(b"".join(profile[number] for number in sorted(profile)))
+    pieces = [] if colours is None else [
+        colours[at : at + _PIECE_BYTES] for at in range(0, len(colours), _PIECE_BYTES)
+    ]  # fmt: skip
+    for number, piece in enumerate(pieces, start=1):
+        head = b"ICC_PROFILE\0" + bytes([number, len(pieces)])
+        out[f"icc {number}"] = put_segment(APP2, head + piece)
+    order = ("jfif", "exif", "adobe")
+    return [out.pop(name) for name in order if name in out] + list(out.values())
+
+
+_PIECE_BYTES = 65_000
+_MOST_DPI = 9_600
+
+
+def _jfif(body: bytes) -> bytes:
+    """Version and density; one that no scanner has is left out."""
+    unit, x, y = struct.unpack_from(">BHH", body, 7) if len(body) >= 12 else (0, 1, 1)
+    if unit > 2 or not (1 <= x <= _MOST_DPI and 1 <= y <= _MOST_DPI):
+        unit, x, y = 0, 1, 1
+    return b"JFIF\0\x01\x02" + struct.pack(">BHHBB", unit, x, y, 0, 0)
 
 
 def encode_scan(

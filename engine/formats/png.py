@@ -1,6 +1,7 @@
 """PNG (ISO/IEC 15948): chunks, stored samples of every kind, and new files.
 
-Refuses animated PNG, and a file that would inflate to more than its header promises.
+Of an animated PNG, the picture is its default one, as readers without animation show it. Refuses a
+file that would inflate to less than its header promises.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import imagecodecs
 import numpy as np
 
-from engine.errors import CorruptImage, UnsupportedFormat
+from engine.errors import CorruptImage
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
@@ -89,7 +90,6 @@ def parse(data: bytes) -> Header:
 
     Raises:
         CorruptImage: Not a PNG, cut off, or contradictory.
-        UnsupportedFormat: Animated.
     """
     if not data.startswith(SIGNATURE):
         raise CorruptImage("This is not a PNG file.")
@@ -107,10 +107,6 @@ def parse(data: bytes) -> Header:
     if chunks[0].kind != b"IHDR" or chunks[0].end - chunks[0].start != 13:
         raise CorruptImage("This PNG file is damaged: its header is not at the beginning.")
     kinds = [c.kind for c in chunks]
-    if b"acTL" in kinds:
-        raise UnsupportedFormat(
-            "Animated PNG is not supported. Save each picture as a separate file."
-        )
     if b"IDAT" not in kinds:
         raise CorruptImage("This PNG file contains no picture. Choose another file.")
     if kinds.count(b"IHDR") > 1 or kinds.count(b"PLTE") > 1:

@@ -1,7 +1,8 @@
 """PNG: mask samples, and restore the original bytes.
 
-Most PNGs were deflated by zlib; where the same parameters give the same stream, the
-restored file is byte-identical, otherwise it has the same samples and the same metadata.
+Most PNGs were deflated by zlib; where the same parameters give the same stream, everything but
+the samples is sealed, otherwise the whole file. The masked file is written anew from samples that
+a viewer shows (:mod:`engine.formats.unseen`) and from a few numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import imagecodecs
 import numpy as np
 
 from engine.errors import SealBroken
-from engine.formats import mask, patches
+from engine.formats import icc, mask, patches, unseen
 from engine.formats.png import (
     CHANNELS,
     GREY_ALPHA,
@@ -35,9 +36,8 @@ from engine.formats.png import (
 )
 from engine.records import Region
 
-#: Chunks that a viewer needs and that name nobody. All others stay with the sealed part.
-_HARMLESS = (b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"pHYs")
 _PROBE_BYTES = 1 << 16
+_PROFILE_BYTES = 1 << 22
 
 
 def dissect(
@@ -53,17 +53,78 @@ def dissect(
     stack = pixels[None]
     lifted = [mask.lift(stack, regions, i) for i in range(len(regions))]
     parts = _layout(data, header)
-    masked = pixels.copy()
     plain = replace(header, interlaced=False)
-    others = [(c.kind, data[c.start : c.end]) for c in header.chunks if c.kind in _HARMLESS]
     if header.colour == PALETTE:
-        made = _mask_palette(masked, regions, plain)
-        file, index_map = made
-        parts["indices"] = index_map
+        first, table = unseen.one_of_each(_table(header))
+        masked = first.astype(np.uint8)[pixels]
+        parts["unseen"] = unseen.difference(stack, masked[None], regions)
+        file, parts["indices"] = _mask_palette(masked, table, regions, plain)
         coded = tuple(_with_palette(part, header) for part in lifted)
         return file, coded, parts
+    masked = pixels.copy()
+    if header.colour in (GREY_ALPHA, RGBA):
+        masked = unseen.opaque_enough(pixels)
+        parts["unseen"] = unseen.difference(stack, masked[None], regions)
     _fill(masked, regions, header)
-    return write(masked, plain, others), tuple(patches.encode(part) for part in lifted), parts
+    coded = tuple(patches.encode(part) for part in lifted)
+    return write(masked, plain, _harmless(data, header)), coded, parts
+
+
+def _harmless(data: bytes, header: Header) -> list[tuple[bytes, bytes]]:
+    """Chunks that a viewer needs, of numbers that can be meant, each once and of its one length.
+
+    All others stay with the sealed part.
+    """
+    out: dict[bytes, bytes] = {}
+    for kind, start, end in header.chunks:
+        body = data[start:end]
+        if kind == b"iCCP" and kind not in out:
+            profile = icc.without_words(_profile(body))
+            if profile is not None:
+                out[kind] = b"ICC profile\0\0" + zlib.compress(profile, 9)
+        elif kind in _LARGEST and kind not in out:
+            form, largest = _LARGEST[kind]
+            if struct.calcsize(form) == len(body) and all(
+                value <= top for value, top in zip(struct.unpack(form, body), largest, strict=True)
+            ):
+                out[kind] = body
+    colours = CHANNELS[header.colour]
+    sizes = [data[c.start : c.end] for c in header.chunks if c.kind == b"sBIT"]
+    if sizes and len(sizes[0]) == colours and all(1 <= v <= header.depth for v in sizes[0]):
+        out[b"sBIT"] = sizes[0]
+    if header.alpha:
+        key = [v & (1 << header.depth) - 1 for v in _key(header)]
+        if len(key) == colours:
+            out[b"tRNS"] = struct.pack(f">{colours}H", *key)
+    return list(out.items())
+
+
+#: How a chunk's numbers stand in it, and the largest of each that a picture can have.
+_LARGEST: dict[bytes, tuple[str, tuple[int, ...]]] = {
+    b"gAMA": (">I", (1_000_000,)),
+    b"cHRM": (">8I", (200_000,) * 8),
+    b"sRGB": (">B", (3,)),
+    b"pHYs": (">IIB", (1_000_000, 1_000_000, 1)),
+}
+
+
+def _profile(body: bytes) -> bytes:
+    """The profile in an iCCP chunk; empty where there is none."""
+    _, _, stream = body.partition(b"\0")
+    try:
+        return zlib.decompressobj().decompress(stream[1:], _PROFILE_BYTES)
+    except zlib.error:
+        return b""
+
+
+def _key(header: Header) -> tuple[int, ...]:
+    """The samples of the colour that a tRNS chunk makes transparent."""
+    return struct.unpack(f">{len(header.alpha) // 2}H", header.alpha[: len(header.alpha) // 2 * 2])
+
+
+def _table(header: Header) -> np.ndarray:
+    """The palette as RGBA, shape (256, 4), uint8; black where it has no entry."""
+    return expand(np.arange(256, dtype=np.uint8), header.palette, header.alpha)
 
 
 def _fill(pixels: np.ndarray, regions: Sequence[Region], header: Header) -> None:
@@ -78,7 +139,7 @@ def _fill(pixels: np.ndarray, regions: Sequence[Region], header: Header) -> None
     dark, light = (round(t) for t in mask.tones(low, high))
     if header.depth < 4:
         dark, light = 0, top
-    key = set(struct.unpack(f">{len(header.alpha) // 2}H", header.alpha)) if header.alpha else set()
+    key = set(_key(header))
     dark, light = (t + 1 if t in key and t < top else t for t in (dark, light))
     for region in regions:
         tone = np.where(mask.pattern(region.height, region.width), light, dark)
@@ -92,18 +153,18 @@ def _fill(pixels: np.ndarray, regions: Sequence[Region], header: Header) -> None
 
 
 def _mask_palette(
-    pixels: np.ndarray, regions: Sequence[Region], header: Header
+    pixels: np.ndarray, table: np.ndarray, regions: Sequence[Region], header: Header
 ) -> tuple[bytes, bytes]:
     """Mask indices under a palette that holds only colours seen outside the boxes.
+
+    Args:
+        table: Shape (256, 4), uint8.
 
     Returns:
         The file, and the original index of each entry that was kept.
     """
     used = np.unique(pixels[mask.outside(pixels.shape, regions, 0)])
-    colours = np.frombuffer(header.palette, np.uint8).reshape(-1, 3)
-    alpha = np.full(256, 255, np.uint8)
-    alpha[: len(header.alpha)] = np.frombuffer(header.alpha, np.uint8)
-    kept, kept_alpha = colours[used], alpha[used]
+    kept, kept_alpha = table[used, :3], table[used, 3]
     fills = []
     for tone in mask.tones(0, 255):
         if len(kept) < 256:
@@ -145,11 +206,12 @@ def assemble(
     pixels = samples(masked, header)
     if header.colour == PALETTE:
         return _assemble_palette(pixels, header, regions, coded, parts)
+    if parts is not None:
+        unseen.put_back(pixels[None], parts.get("unseen", b""))
     for index, patch in coded.items():
         _lay(pixels, regions, index, patches.decode(patch))
     if parts is None:
-        others = [(c.kind, masked[c.start : c.end]) for c in header.chunks if c.kind in _HARMLESS]
-        return write(pixels, header, others)
+        return write(pixels, header, _harmless(masked, header))
     return _rewrite(pixels, parts)
 
 
@@ -181,6 +243,7 @@ def _assemble_palette(
     original = np.zeros(256, np.uint8)
     original[: len(used)] = used
     pixels = original[indices]
+    unseen.put_back(pixels[None], parts.get("unseen", b""))
     for index, patch in opened.items():
         _lay(pixels, regions, index, patches.decode(patch["pixels"]))
     return _rewrite(pixels, parts)

@@ -23,7 +23,7 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
-from engine.formats import jpeg, jpeg_file, mask, patches, png, png_seal, recoding
+from engine.formats import jpeg, jpeg_file, mask, patches, png, png_seal, recoding, unseen
 from engine.records import Format, Image, Region
 
 Read = tuple[np.ndarray, tuple[int, int], dict[str, Any]]
@@ -285,13 +285,56 @@ def dissect(
         return png_seal.dissect(data, regions)
     if kind is Format.JPEG:
         made = jpeg.dissect(data, regions)
-        return made.data, made.patches, {"bones": made.bones}
+        return made.data, made.patches, {"bones": made.bones, "edges": made.edges}
     pixels, _, facts = decode(kind, data, 1 << 30, 1 << 40)
-    coded = tuple(patches.encode(mask.lift(pixels, regions, i)) for i in range(len(regions)))
+    lifted = [patches.encode(mask.lift(pixels, regions, i)) for i in range(len(regions))]
+    if "colormap" in facts:  # the masked file has the colours that it shows, and no other
+        table = np.ascontiguousarray(facts["colormap"], "<u2").tobytes()
+        lifted = [patches.pack({"pixels": part, "colormap": table}) for part in lifted]
     parts = None if facts["lossy"] else recoding.take(kind, data, pixels)
-    pixels = pixels.copy()
-    _fill(pixels, regions, facts)
-    return _write(kind, pixels, facts), coded, parts or {"whole": data}
+    plain, facts = _as_shown(pixels, facts)
+    if parts:
+        parts["unseen"] = unseen.difference(pixels, plain, regions)
+    _fill(plain, regions, facts)
+    return (
+        _write(kind, plain, _with_colours_of(plain, facts)),
+        tuple(lifted),
+        parts or {"whole": data},
+    )
+
+
+def _as_shown(pixels: np.ndarray, facts: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    """A copy of the pixels with nothing that no viewer shows, and its facts."""
+    if "colormap" in facts:
+        table = (facts["colormap"].T >> 8).astype(np.uint8)
+        first, _ = unseen.one_of_each(table)
+        return first.astype(pixels.dtype)[pixels], facts | {"colormap": table.T.astype("u2") * 257}
+    if facts["colour"] in ("grey+alpha", "rgba") and pixels.dtype.kind == "u":
+        return unseen.opaque_enough(pixels), facts
+    return pixels.copy(), facts
+
+
+def _with_colours_of(pixels: np.ndarray, facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts with a palette in which only what these pixels use is left."""
+    if "colormap" not in facts:
+        return facts
+    used = np.zeros(facts["colormap"].shape[1], bool)
+    used[np.unique(pixels)] = True
+    return facts | {"colormap": np.where(used, facts["colormap"], 0).astype("u2")}
+
+
+def shown(pixels: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
+    """Pixels in the form in which two pictures that look alike are equal.
+
+    Args:
+        pixels: One frame of a picture, or all, as :func:`decode` gives them.
+    """
+    if "palette" in facts:
+        return unseen.opaque_enough(png.expand(pixels, facts["palette"], facts["palette_alpha"]))
+    if "colormap" in facts:
+        table = (facts["colormap"].T >> 8).astype(np.uint8)
+        return np.ascontiguousarray(table[np.minimum(pixels, len(table) - 1)])
+    return _as_shown(pixels, dict(facts))[0]
 
 
 def _fill(pixels: np.ndarray, regions: Sequence[Region], facts: Mapping[str, Any]) -> None:
@@ -358,14 +401,21 @@ def assemble(
         if masked[:8] == png.SIGNATURE:
             return png_seal.assemble(masked, regions, coded, parts)
         if masked[:2] == b"\xff\xd8":
-            return jpeg.assemble(masked, regions, coded, None if parts is None else parts["bones"])
+            if parts is None:
+                return jpeg.assemble(masked, regions, coded, None)
+            edges = parts.get("edges", b"")
+            return jpeg.assemble(masked, regions, coded, parts["bones"], edges)
         kind = {b"RI": Format.WEBP, b"BM": Format.BMP}.get(masked[:2], Format.TIFF)
         pixels, _, facts = decode(kind, masked, 1 << 30, 1 << 40)
     except (CorruptImage, UnsupportedFormat, ImageTooLarge) as err:
         raise SealBroken("The masked file was changed. Restore the image from a backup.") from err
     pixels = pixels.copy()
+    if parts is not None:
+        unseen.put_back(pixels, parts.get("unseen", b""))
+    elif "colormap" in facts and coded:
+        return _open_palette(kind, pixels, facts, regions, coded)
     for index, patch in coded.items():
-        part = patches.decode(patch)
+        part = patches.decode(_bare(patch))
         if part.shape != pixels[regions[index].slices].shape:
             raise SealBroken(
                 "A sealed region does not match its image. Restore the image from a backup."
@@ -374,8 +424,33 @@ def assemble(
     return _write(kind, pixels, facts) if parts is None else recoding.give(parts, pixels)
 
 
-def same_pixels(kind: str, one: bytes, other: bytes) -> bool:
-    """Whether two files decode to exactly the same pixels."""
-    a, _, _ = decode(Format(kind), one, 1 << 30, 1 << 40)
-    b, _, _ = decode(Format(kind), other, 1 << 30, 1 << 40)
-    return bool(a.dtype == b.dtype and np.array_equal(a, b))
+def _bare(patch: bytes) -> bytes:
+    """The coded pixels of a patch, without the palette that newer ones carry."""
+    try:
+        return patches.unpack(patch)["pixels"]
+    except SealBroken:
+        return patch
+
+
+def _open_palette(
+    kind: Format,
+    pixels: np.ndarray,
+    facts: Mapping[str, Any],
+    regions: Sequence[Region],
+    coded: Mapping[int, bytes],
+) -> bytes:
+    """A partly opened palette picture: its patches bring colours that the masked file lacks."""
+    colours = shown(pixels, facts)
+    for index, patch in coded.items():
+        try:
+            table = np.frombuffer(patches.unpack(patch)["colormap"], "<u2").reshape(3, -1)
+        except SealBroken:  # an older patch, whose masked file has all colours
+            table = facts["colormap"]
+        part = patches.decode(_bare(patch))
+        if part.shape != pixels[regions[index].slices].shape:
+            raise SealBroken(
+                "A sealed region does not match its image. Restore the image from a backup."
+            )
+        mask.lay(colours, regions, index, shown(part, {"colormap": table}))
+    plain = {name: value for name, value in facts.items() if name != "colormap"}
+    return _write(kind, colours, plain | {"colour": "rgb", "bits": 8})

@@ -36,8 +36,6 @@ _IDENTIFIERS = ("text", "barcode", "face")
 
 REMAINDER = "remainder"
 _OTHER = "The restored picture is not the original: keep it closed and tell the administrator."
-#: How far a JPEG decoder carries halved colour over the edge of a block ("fancy upsampling").
-UPSAMPLING_PX = 2
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,8 @@ class Restored:
         proof: ``bytes`` (the very same file), ``pixels`` (same pixels), or ``outside``
             (partial: every pixel outside the regions that stayed sealed is the original's).
         margin_px: Pixels around a region that stayed sealed for which that is not said: a
-            decoder of lossy sources mixes colours across its edge.
+            decoder of lossy sources mixes colours across its edge. Nor is it said of the last
+            blocks of a JPEG where they reach beyond the picture.
     """
 
     image: Image = field(repr=False)
@@ -320,7 +319,7 @@ def restore(
         return Restored(whole, tuple(times), False, proof, times)
     opened = {sealed.regions[i][0].region_id: times[sealed.regions[i][0].region_id] for i in chosen}
     closed = [r.detection.region for r, _ in sealed.regions if r.region_id not in opened]
-    margin = 0 if whole.grid == (1, 1) else UPSAMPLING_PX
+    margin = 0 if whole.grid == (1, 1) else images.UPSAMPLING_PX
     if not _same_outside(whole, part, closed, margin):
         raise RestoreMismatch(
             "The restored part is not the original's: keep it closed and tell the administrator.",
@@ -359,12 +358,17 @@ def _decrypted(
 
 
 def _same_outside(whole: Image, part: Image, sealed: Sequence[Region], margin_px: int) -> bool:
-    """Are two pictures equal but for these regions and a margin around them?"""
-    if whole.pixels.shape != part.pixels.shape or whole.pixels.dtype != part.pixels.dtype:
+    """Do two pictures show the same but for these regions and a margin around them?"""
+    if whole.frames != part.frames:
         return False
+    height, width = images.whole_blocks(whole)
     grown = [region.padded(0, margin_px) for region in sealed]
-    for frame, (one, other) in enumerate(zip(whole.pixels, part.pixels, strict=True)):
+    for frame in range(whole.frames):
+        one, other = images.shown(whole, frame), images.shown(part, frame)
+        if one.shape != other.shape or one.dtype != other.dtype:
+            return False
         free = mask.outside(one.shape, grown, frame)
+        free[height:], free[:, width:] = False, False
         if not np.array_equal(one[free], other[free]):
             return False
     return True

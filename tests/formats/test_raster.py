@@ -20,18 +20,27 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from engine.errors import CorruptImage, SealBroken, UnsupportedFormat
-from engine.formats import patches, png, png_seal, raster
+from engine.formats import images, patches, png, png_seal, raster
 from engine.records import Format, Region
+from engine.settings import Settings
 from tests import builders, vectors
 
+LIMITS = images.Limits.of(Settings())
 GREY = builders.labelled(width=90, height=61)[0]
 COLOUR = builders.labelled(width=90, height=61, colour=True)[0]
 BOXES = [Region(5, 4, 60, 30), Region(40, 20, 90, 61)]
 
 
 def restored(data: bytes, regions: list[Region] = BOXES) -> bytes:
+    """What a PNG's own parts give, without the whole file that is sealed where they do not."""
     masked, coded, parts = png_seal.dissect(data, regions)
     return png_seal.assemble(masked, regions, dict(enumerate(coded)), parts)
+
+
+def opened(data: bytes) -> bytes:
+    """The whole way, as the engine goes it."""
+    made = images.dissect(images.decode("any.png", data, LIMITS), BOXES, bytes(32))
+    return images.assemble(made.masked, BOXES, dict(enumerate(made.patches)), made.remainder)
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
@@ -134,15 +143,12 @@ def test_what_pillow_writes_comes_back_to_the_byte(mode: str, options: dict[str,
 @pytest.mark.parametrize(
     "pixels", [GREY, COLOUR, builders.radiograph(90, 61, bits=16)], ids=["8", "RGB", "16"]
 )
-def test_what_opencv_writes_comes_back_with_the_same_samples(
-    pixels: np.ndarray, strategy: int
-) -> None:
+def test_what_opencv_writes_comes_back_to_the_byte(pixels: np.ndarray, strategy: int) -> None:
     data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_STRATEGY, strategy])[1].tobytes()
-    back = restored(data)
-    assert raster.same_pixels("PNG", back, data)
+    assert opened(data) == data
 
 
-def test_a_stream_that_zlib_did_not_write_comes_back_with_the_same_samples_and_metadata() -> None:
+def test_a_stream_that_zlib_did_not_write_comes_back_too() -> None:
     rows = png.filtered(GREY, png.header_of(GREY))
     stream = bytes(imagecodecs.deflate_encode(rows, 12))  # another coder
     head = struct.pack(">IIBBBBB", 90, 61, 8, 0, 0, 0, 0)
@@ -150,9 +156,7 @@ def test_a_stream_that_zlib_did_not_write_comes_back_with_the_same_samples_and_m
     data = b"".join(
         [png.SIGNATURE, _chunk(b"IHDR", head), note, _chunk(b"IDAT", stream), _chunk(b"IEND", b"")]
     )
-    back = restored(data)
-    assert b"Musterfrau" in back
-    assert raster.same_pixels("PNG", back, data)
+    assert opened(data) == data
     assert b"Musterfrau" not in png_seal.dissect(data, BOXES)[0]
 
 
