@@ -43,6 +43,8 @@ def correct(token: str, image_id: str) -> None:
             " these images only with people who are allowed to know the patient's identity.",
             icon=":material/face:",
         )
+    for note in view.notes:
+        st.warning(note, icon=":material/visibility_off:")
     _hints(token, view)
     _work(token, view)
     _discard(token, image_id)

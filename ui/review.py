@@ -127,13 +127,15 @@ def _proof(restored: Restoration) -> None:
                 if restored.margin_px
                 else ""
             )
-            + " is verified to be identical to the original.",
+            + " has the same stored value as in the original, verified. What is shown is a"
+            " rendering of these values.",
             icon=":material/lock:",
         )
         return
     more = " The file is identical byte for byte." if restored.proof == "bytes" else ""
     st.success(
-        f"Identical to the original, verified by SHA-256 of the pixels.{more}"
+        "The stored pixels are identical to those of the original, verified by SHA-256."
+        f"{more} The pictures shown and downloaded as PNG or JPEG are renderings of them."
         f"  \n`{restored.digest}`",
         icon=":material/verified:",
     )

@@ -15,7 +15,14 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
-from engine.formats import dicom_frames, dicom_native, dicom_overlay, dicom_view, jpeg_file
+from engine.formats import (
+    dicom_colour,
+    dicom_frames,
+    dicom_native,
+    dicom_overlay,
+    dicom_view,
+    jpeg_file,
+)
 from engine.formats.dicom_file import DicomFile, number, parse, text
 from engine.formats.dicom_header import shows_head
 from engine.formats.dicom_pixels import (
@@ -23,7 +30,6 @@ from engine.formats.dicom_pixels import (
     LOSSY,
     NATIVE,
     Layout,
-    decode_frames,
     layout_of,
     native,
     payload,
@@ -50,23 +56,21 @@ def decode(
             frames=layout.frames,
         )
     grid = (2, 1) if layout.halved else (1, 1)
+    shown = [layout.photometric]
+    dead: list[int] = []
     if file.syntax in NATIVE:
         pixels = native(file.value, layout)
     else:
         frames, _ = payload(file)
-        if len(frames) != layout.frames:
-            raise CorruptImage(
-                "This DICOM file is damaged: the number of frames differs from its header."
-                " Export it again.",
-                expected=layout.frames,
-                found=len(frames),
-            )
-        pixels = np.empty((layout.frames, *layout.shape), layout.dtype)
-        for index, frame in enumerate(decode_frames(frames, layout, file.syntax)):
-            pixels[index] = frame
+        pixels, dead = dicom_frames.decode_all(frames, layout, file.syntax)
+        shown = [dicom_colour.shown_as(frame, layout, file.syntax) for frame in frames]
         if file.syntax in LOSSY:
-            grid = _block_grid(frames[0], file)
-    return pixels, grid, _properties(file, layout)
+            grid = _block_grid(frames[_first_alive(layout, dead)], file)
+    return pixels, grid, _properties(file, layout, shown, dead)
+
+
+def _first_alive(layout: Layout, dead: Sequence[int]) -> int:
+    return next(i for i in range(layout.frames) if i not in dead)
 
 
 def _block_grid(frame: bytes, file: DicomFile) -> tuple[int, int]:
@@ -78,13 +82,18 @@ def _block_grid(frame: bytes, file: DicomFile) -> tuple[int, int]:
     return (8, 8)
 
 
-def _properties(file: DicomFile, layout: Layout) -> dict[str, Any]:
+def _properties(
+    file: DicomFile, layout: Layout, shown: Sequence[str], dead: Sequence[int]
+) -> dict[str, Any]:
     header = file.header
     spacing, spacing_from = _spacing(header)
-    displays = dicom_view.display_of(header)
+    displays = dicom_view.shown_as(dicom_view.display_of(header), shown)
     return {
         "bits": layout.stored,
-        "colour": layout.photometric,
+        "colour": shown[0],
+        "dead_frames": tuple(dead),
+        "sealed_frames": tuple(dead),
+        "notes": _notes(dead),
         "modality": text(header, "Modality")[:16],
         "spacing_mm": spacing,
         "spacing_from": spacing_from,
@@ -97,6 +106,17 @@ def _properties(file: DicomFile, layout: Layout) -> dict[str, Any]:
         "display": tuple(dicom_view.pack_display(d) for d in displays),
         "overlays": dicom_overlay.overlays_of(header),
     }
+
+
+def _notes(dead: Sequence[int]) -> tuple[str, ...]:
+    if not dead:
+        return ()
+    named = ", ".join(str(index + 1) for index in dead[:20]) + (" ..." if len(dead) > 20 else "")
+    which = f"Frame {named} is" if len(dead) == 1 else f"Frames {named} are"
+    return (
+        f"{which} damaged and cannot be shown. Damaged frames are sealed whole, and come back as"
+        " they were when the image is restored.",
+    )
 
 
 #: Attributes that say how large a pixel is, and of what: in the patient (or calibrated, for

@@ -1,8 +1,8 @@
 """The structure of a DICOM file: offsets of header and pixel data.
 
-pydicom reads the data set; this module knows the offsets, so that the original bytes can
-be restored. Refuses files without an image, truncated files, and files that inflate beyond the
-limit.
+pydicom reads the data set, in the form that :mod:`engine.formats.dicom_encoding` finds; this
+module knows the offsets, so that the original bytes can be restored. Refuses files without an
+image, truncated files, and files that inflate beyond the limit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydicom import config
@@ -22,14 +22,25 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.uid import (
+    JPEG2000,
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLSLossless,
 )
 
 from engine.errors import CorruptImage, UnsupportedFormat
+from engine.formats.dicom_encoding import CUT as _CUT
+from engine.formats.dicom_encoding import LONG_VRS as _LONG_VRS
+from engine.formats.dicom_encoding import UNDEFINED as _UNDEFINED
+from engine.formats.dicom_encoding import Encoding
+from engine.formats.dicom_encoding import find as find_encoding
+from engine.formats.dicom_fragments import starts_frame
 
 # Odd values of vendors must pass as they are, and a warning about one would quote it.
 config.settings.reading_validation_mode = config.IGNORE
@@ -40,12 +51,16 @@ PIXEL_TAGS = {
     0x7FE00009: "DoubleFloatPixelData",
     0x7FE00010: "PixelData",
 }
-_LONG_VRS = frozenset(
-    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+#: Transfer syntaxes without compressed frames.
+NATIVE = frozenset(
+    (
+        ImplicitVRLittleEndian,
+        ExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        DeflatedExplicitVRLittleEndian,
+    )
 )
-_UNDEFINED = 0xFFFFFFFF
 _ITEM, _DELIMITER = 0xFFFEE000, 0xFFFEE0DD
-_CUT = "This DICOM file ends too early: send the complete file."
 _BROKEN = "This DICOM file is damaged: its data elements cannot be read."
 
 
@@ -66,7 +81,8 @@ class PixelElement:
         value, end: First byte of its value and first byte after it (for encapsulated data
             the items with their delimiter).
         fragments: For encapsulated data, (start, end) of each item's bytes; the first is
-            the basic offset table. Empty for native data.
+            the basic offset table, at ``value`` and empty where a writer left it out. Empty for
+            native data.
     """
 
     tag: int
@@ -93,10 +109,11 @@ class DicomFile:
         data: The file.
         meta_end: First byte of the data set in ``data``.
         meta: File meta information; empty where the file has none.
-        syntax: Transfer syntax, guessed where the file does not say it.
+        syntax: Transfer syntax as the file is really written, whatever it says.
         body: What offsets count in: the file itself, or for a deflated one the inflated
             data set.
         header: Data set up to the pixels. Sensitive.
+        deflated: ``body`` was inflated.
     """
 
     data: bytes
@@ -106,10 +123,7 @@ class DicomFile:
     body: bytes
     header: Dataset
     pixel: PixelElement
-
-    @property
-    def deflated(self) -> bool:
-        return self.syntax == DeflatedExplicitVRLittleEndian
+    deflated: bool = False
 
     @property
     def value(self) -> memoryview:
@@ -125,7 +139,7 @@ def looks_like(data: bytes) -> bool:
     little, big = struct.unpack_from("<HH", data), struct.unpack_from(">HH", data)
     if little[0] in (2, 8) and little[1] <= 0x20:
         order = "<"
-    elif big[0] == 8 and big[1] <= 0x20:
+    elif big[0] in (2, 8) and big[1] <= 0x20:
         order = ">"
     else:
         return False
@@ -154,70 +168,79 @@ def parse(data: bytes, max_decoded_bytes: int = 1 << 30) -> DicomFile:
 
 
 def _parse(data: bytes, max_decoded_bytes: int) -> DicomFile:
-    meta_start = 132 if data[128:132] == b"DICM" else 0
-    meta_end = _skip_meta(data, meta_start)
-    meta = FileMetaDataset()
-    if meta_end > meta_start:
-        meta = FileMetaDataset(
-            read_dataset(
-                io.BytesIO(data[meta_start:meta_end]), is_implicit_VR=False, is_little_endian=True
-            )
-        )
-    syntax = UID(str(meta.get("TransferSyntaxUID", "")).strip())
-    if not syntax:
-        syntax = _guess_syntax(data, meta_end)
-    if not syntax.is_transfer_syntax:
-        raise UnsupportedFormat(
-            "This DICOM file has an unknown transfer syntax. Export it uncompressed (Explicit"
-            " VR Little Endian)."
-        )
-    body, offset = data, meta_end
-    if syntax == DeflatedExplicitVRLittleEndian:
-        engine = zlib.decompressobj(-15)
-        body, offset = engine.decompress(data[meta_end:], max_decoded_bytes), 0
-        if engine.unconsumed_tail or not engine.eof:
-            raise CorruptImage(_CUT)
-    implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
-    stream = io.BytesIO(body)
-    stream.seek(offset)
+    form = find_encoding(data, max_decoded_bytes)
+    stream = io.BytesIO(form.body)
+    stream.seek(form.start)
     header = read_dataset(
         stream,
-        is_implicit_VR=implicit,
-        is_little_endian=little,
+        is_implicit_VR=form.implicit,
+        is_little_endian=form.little,
         stop_when=lambda tag, vr, length: int(tag) in PIXEL_TAGS,
     )
-    header.file_meta = meta
-    header.set_original_encoding(implicit, little, header._character_set)
-    pixel = _pixel_element(body, stream.tell(), implicit, "<" if little else ">")
+    header.file_meta = form.meta
+    header.set_original_encoding(form.implicit, form.little, header._character_set)
+    order = "<" if form.little else ">"
+    pixel = _pixel_element(form.body, stream.tell(), form.implicit, order)
     if pixel is None:
         raise UnsupportedFormat(
             "This DICOM file contains no image (it may be a report, a plan or a presentation"
             " state). Choose another file."
         )
-    return DicomFile(data, meta_end, meta, syntax, body, header, pixel)
+    syntax = _true_syntax(form, pixel)
+    if not pixel.encapsulated and syntax not in NATIVE:
+        # Compressed frames in a value of defined length, as some writers store them.
+        fragments, end = _items(form.body[: pixel.end], pixel.value, order)
+        pixel = replace(pixel, fragments=fragments, end=end)
+    return DicomFile(
+        data, form.meta_end, form.meta, syntax, form.body, header, pixel, form.deflated
+    )
 
 
-def _skip_meta(data: bytes, at: int) -> int:
-    """First byte after group 0002, which is always explicit little endian."""
-    while at + 8 <= len(data) and data[at : at + 2] == b"\x02\x00":
-        vr = data[at + 4 : at + 6]
-        if vr in _LONG_VRS:
-            if at + 12 > len(data):
-                raise CorruptImage(_CUT)
-            at += 12 + int.from_bytes(data[at + 8 : at + 12], "little")
-        else:
-            at += 8 + int.from_bytes(data[at + 6 : at + 8], "little")
-    if at > len(data):
-        raise CorruptImage(_CUT)
-    return at
+def _true_syntax(form: Encoding, pixel: PixelElement) -> UID:
+    """The transfer syntax in which header and pixels are written.
+
+    Raises:
+        UnsupportedFormat: Compressed, and the file does not say how, or says a manufacturer's
+            own way.
+    """
+    said = form.declared
+    start = form.body[pixel.value : pixel.value + 8]
+    in_items = start[:4] == b"\xfe\xff\x00\xe0" and said not in NATIVE and bool(said)
+    if not pixel.encapsulated and not in_items:
+        return form.plain_syntax  # native pixels, whatever is said
+    if said and said not in NATIVE:
+        return said
+    guessed = _syntax_of_stream(form.body, pixel.fragments)
+    if guessed is None:
+        raise UnsupportedFormat(
+            "This DICOM file does not say how its frames are compressed. Export it uncompressed"
+            " (Explicit VR Little Endian)."
+        )
+    return guessed
 
 
-def _guess_syntax(data: bytes, at: int) -> UID:
-    vr = data[at + 4 : at + 6]
-    if not (vr.isalpha() and vr.isupper()):
-        return ImplicitVRLittleEndian
-    (group,) = struct.unpack_from("<H", data, at)
-    return ExplicitVRBigEndian if group >= 0x0100 and data[at] == 0 else ExplicitVRLittleEndian
+#: By the frame header of a JPEG, JPEG-LS or JPEG Lossless stream.
+_BY_FRAME_HEADER = {
+    0xC0: JPEGBaseline8Bit,
+    0xC1: JPEGExtended12Bit,
+    0xC2: JPEGExtended12Bit,
+    0xC3: JPEGLossless,
+    0xF7: JPEGLSLossless,
+}
+
+
+def _syntax_of_stream(body: bytes, fragments: tuple[tuple[int, int], ...]) -> UID | None:
+    """The transfer syntax that a codestream itself shows; None where it shows none."""
+    start, end = next(((a, b) for a, b in fragments[1:] if b > a), (0, 0))
+    frame = body[start:end]
+    if frame[:4] == b"\xff\x4f\xff\x51":
+        return JPEG2000
+    at = 2
+    while frame[:2] == b"\xff\xd8" and at + 4 <= len(frame) and frame[at] == 0xFF:
+        if frame[at + 1] in _BY_FRAME_HEADER:
+            return _BY_FRAME_HEADER[frame[at + 1]]
+        at += 2 + int.from_bytes(frame[at + 2 : at + 4])
+    return None
 
 
 def _pixel_element(body: bytes, at: int, implicit: bool, order: str) -> PixelElement | None:
@@ -256,17 +279,23 @@ def _pixel_element(body: bytes, at: int, implicit: bool, order: str) -> PixelEle
 
 def _items(body: bytes, at: int, order: str) -> tuple[tuple[tuple[int, int], ...], int]:
     """Spans of the encapsulated items, and the first byte after the delimiter."""
-    spans = []
+    spans: list[tuple[int, int]] = []
+    first = at
     while at + 8 <= len(body):
         group, element, length = struct.unpack_from(order + "HHI", body, at)
         tag = group << 16 | element
         at += 8
         if tag == _DELIMITER:
             break
+        if tag != _ITEM and len(spans) > 1:  # no delimiter, and something else behind
+            at -= 8
+            break
         if tag != _ITEM:
             raise CorruptImage("This DICOM file is damaged: its compressed frames are broken.")
         if at + length > len(body):
             raise CorruptImage(_CUT)
+        if not spans and starts_frame(body[at : min(at + length, at + 16)]):
+            spans.append((first, first))  # a frame where the offset table belongs
         spans.append((at, at + length))
         at += length
     if len(spans) < 2:

@@ -9,27 +9,76 @@ Where the syntax has no such encoder (12-bit JPEG), the masked file is uncompres
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from engine.errors import CorruptImage, SealBroken, UnsupportedFormat
-from engine.formats import dicom_native, jpeg, jpeg_file, mask, patches
-from engine.formats.dicom_file import DicomFile, encapsulate
-from engine.formats.dicom_pixels import (
-    JPEG_DCT,
-    Layout,
+from engine.formats import dicom_colour, dicom_native, jpeg, jpeg_file, mask, patches
+from engine.formats.dicom_codecs import (
     decode_frames,
     encode_frame,
-    payload,
     repeat_frame,
     repeating_coder,
+)
+from engine.formats.dicom_file import DicomFile, encapsulate
+from engine.formats.dicom_pixels import (
+    CELLS,
+    JPEG_DCT,
+    JXL,
+    JXL_RECOMPRESSION,
+    Layout,
+    payload,
     store_native,
 )
 from engine.formats.dicom_view import display_of
 from engine.records import Region
+
+
+def decode_all(
+    frames: Sequence[bytes], layout: Layout, syntax: UID
+) -> tuple[np.ndarray, list[int]]:
+    """All frames, shape (frames, rows, columns[, samples]); one that cannot be decoded is zero.
+
+    Returns:
+        The frames, and the indices of those that cannot be decoded.
+
+    Raises:
+        CorruptImage: None of them can be decoded.
+    """
+    pixels = np.zeros((layout.frames, *layout.shape), layout.dtype)
+    dead: list[int] = []
+    for index, cells in _each(frames, layout, syntax):
+        if cells is None:
+            dead.append(index)
+        else:
+            pixels[index] = cells
+    return pixels, dead
+
+
+def _each(
+    frames: Sequence[bytes], layout: Layout, syntax: UID
+) -> Iterator[tuple[int, np.ndarray | None]]:
+    """Every frame with its number; None for one that cannot be decoded.
+
+    Raises:
+        CorruptImage: None of them can be decoded.
+    """
+    first: CorruptImage | None = None
+    alive = False
+    for index in range(layout.frames):
+        try:
+            cells = next(decode_frames(frames, layout, syntax, [index]))
+        except CorruptImage as err:
+            first = first or err
+            yield index, None
+        else:
+            alive = True
+            yield index, cells
+    if first is not None and not alive:
+        raise first
 
 
 def dissect(
@@ -37,8 +86,10 @@ def dissect(
 ) -> tuple[bytes, tuple[bytes, ...], dict[str, bytes]]:
     """The masked file, a patch per region, and the parts of the remainder."""
     dicom_native.check_inside(layout, regions)
-    frames, _ = payload(file)
-    touched = sorted({f for r in regions for f in range(r.frame, r.frame_end)})
+    frames, surplus = payload(file)
+    shown = [dicom_colour.shown_as(frame, layout, file.syntax) for frame in frames]
+    said = dicom_colour.corrected(layout, shown, file.syntax)
+    touched = {f for r in regions for f in range(r.frame, r.frame_end)}
     spans: dict[str, bytes] = {}
     originals: dict[str, bytes] = {}
     coders: dict[str, bytes] = {}
@@ -48,36 +99,48 @@ def dissect(
         if index not in touched and removed:
             spans[str(index)] = removed
         masked.append(bare)
-    if file.syntax in JPEG_DCT and _is_8_bit(frames):
-        coded, bones = _dissect_jpeg(frames, masked, regions, touched, originals)
+    made_of_blocks = _by_coefficients(file, layout, frames, masked, regions)
+    if made_of_blocks is not None:
+        coded, bones, originals = made_of_blocks
     else:
         lifted = _Lifted(layout, regions)
         displays = display_of(file.header)
-        for index, pixels in zip(
-            touched, decode_frames(frames, layout, file.syntax, touched), strict=True
-        ):
-            lifted.take(index, pixels)
-            cells = pixels[None].copy()
-            here = [r for _, r in _on_frame(regions, index)]
-            dicom_native.fill(cells, layout, displays[min(index, len(displays) - 1) :], here)
-            made = encode_frame(cells[0], layout, file.syntax)
+        whole = Region(0, 0, layout.columns, layout.rows)
+        repeats = True
+        for index, cells in _each(frames, layout, file.syntax):
+            # Of frames laid out as cells no byte is kept that is not a pixel.
+            if cells is not None and index not in touched and file.syntax not in CELLS:
+                continue
+            here = [whole] if cells is None else [r for _, r in _on_frame(regions, index)]
+            covered = np.zeros((1, *layout.shape), layout.dtype) if cells is None else cells[None]
+            covered = covered.copy()
+            spare = b""
+            if file.syntax in CELLS:
+                spare = dicom_native.clear_unused(covered, layout, here)
+            drawn = replace(layout, photometric=shown[index])
+            dicom_native.fill(covered, drawn, displays[min(index, len(displays) - 1) :], here)
+            made = encode_frame(covered[0], said, file.syntax)
             if made is None:
-                return _decompressed(file, layout, frames, regions, identity_key)
+                return _decompressed(file, said, frames, regions, identity_key)
             masked[index] = made
             coder = None
-            if not originals:  # all frames of a file come from one coder
-                coder = repeating_coder(frames[index], pixels, layout, file.syntax)
+            if cells is not None:
+                lifted.take(index, cells)
+                if repeats and not spare:  # all frames of a file come from one coder
+                    coder = repeating_coder(frames[index], cells, layout, file.syntax)
+                repeats = coder is not None
             if coder is None:
                 originals[str(index)] = frames[index]
             else:
                 coders[str(index)] = coder.encode()
         coded, bones = lifted.patches(), b""
     value = encapsulate(masked)
-    file_out = dicom_native.build(file, layout, identity_key, file.syntax, value, None)
+    # A frame coded anew is no recompressed JPEG.
+    syntax = JXL if file.syntax == JXL_RECOMPRESSION else file.syntax
+    file_out = dicom_native.build(file, said, identity_key, syntax, value, None)
     table, *fragments = file.pixel.fragments
     parts = {
         "head": file.body[: file.pixel.value],
-        "table": file.body[table[0] : table[1]],
         "lengths": np.array([b - a for a, b in fragments], "<u4").tobytes(),
         "tail": file.body[fragments[-1][1] :],
         "sizes": np.array([len(f) for f in frames], "<u8").tobytes(),
@@ -85,15 +148,46 @@ def dissect(
         "bones": bones,
         "frames": patches.pack(originals),
         "coders": patches.pack(coders),
+        "colours": layout.photometric.encode(),
+        "surplus": surplus,
     }
+    if table[0] > file.pixel.value:  # a writer may leave the table out
+        parts["table"] = file.body[table[0] : table[1]]
     return file_out, coded, parts
 
 
-def _is_8_bit(frames: Sequence[bytes]) -> bool:
+def _by_coefficients(
+    file: DicomFile,
+    layout: Layout,
+    frames: Sequence[bytes],
+    masked: list[bytes],
+    regions: Sequence[Region],
+) -> tuple[tuple[bytes, ...], bytes, dict[str, bytes]] | None:
+    """Mask JPEG frames in their coefficients, in ``masked``.
+
+    Returns:
+        Patches, bones, and frames that are kept whole; None where the frames are of another kind.
+    """
+    if file.syntax not in JPEG_DCT:
+        return None
+    dead = [index for index, cells in _each(frames, layout, file.syntax) if cells is None]
+    alive = [index for index in range(layout.frames) if index not in dead]
+    originals = {str(index): frames[index] for index in dead}
+    made = list(masked)
     try:
-        return all(jpeg_file.parse(frame).sof in (0xC0, 0xC1) for frame in frames)
-    except (CorruptImage, UnsupportedFormat):
-        return False
+        if not all(jpeg_file.parse(frames[i]).sof in (0xC0, 0xC1) for i in alive):
+            return None
+        touched = [i for i in alive if _on_frame(regions, i)]
+        coded, bones = _dissect_jpeg(frames, made, regions, touched, originals)
+        if dead:  # in their place one that is a mask and nothing else
+            whole = Region(0, 0, layout.columns, layout.rows)
+            cover = jpeg.dissect(frames[alive[0]], [whole]).data
+            for index in dead:
+                made[index] = cover
+    except (CorruptImage, UnsupportedFormat):  # of 12 bits, or more loosely written than that
+        return None
+    masked[:] = made
+    return coded, bones, originals
 
 
 def _on_frame(regions: Sequence[Region], frame: int) -> list[tuple[int, Region]]:
@@ -158,12 +252,13 @@ def _decompressed(
     identity_key: bytes,
 ) -> tuple[bytes, tuple[bytes, ...], dict[str, bytes]]:
     """An uncompressed masked file; the original is sealed whole."""
-    cells = np.stack(list(decode_frames(frames, layout, file.syntax)))
+    cells, dead = decode_all(frames, layout, file.syntax)
     plain = replace(
         layout, planar=0, photometric=_decoded_photometric(layout), swapped=False, halved=False
     )
     coded = tuple(patches.encode(mask.lift(cells, regions, i)) for i in range(len(regions)))
-    dicom_native.fill(cells, plain, display_of(file.header), regions)
+    covers = [Region(0, 0, layout.columns, layout.rows, f, f + 1) for f in dead]
+    dicom_native.fill(cells, plain, display_of(file.header), [*regions, *covers])
     vr = "OB" if layout.allocated == 8 else "OW"
     masked = dicom_native.build(
         replace(file, pixel=replace(file.pixel, vr=vr)),
@@ -202,6 +297,7 @@ def assemble(
     bones = patches.unpack(parts["bones"]) if parts["bones"] else {}
     spans = patches.unpack(parts["spans"])
     sizes = np.frombuffer(parts["sizes"], "<u8")
+    before = replace(layout, photometric=parts.get("colours", layout.photometric.encode()).decode())
     for index in range(len(frames)):
         name = str(index)
         if name in originals:
@@ -214,14 +310,14 @@ def assemble(
             frames[index] = jpeg.assemble(frames[index], [r for _, r in here], scans, bones[name])
         elif name in coders:
             pixels = _open_pixels(frames, index, layout, file, regions, coded)
-            frames[index] = repeat_frame(coders[name].decode(), pixels, layout, file.syntax)
+            frames[index] = repeat_frame(coders[name].decode(), pixels, before, file.syntax)
         elif index in touched:
             frames[index] = _open_frame(frames, index, layout, file, regions, coded)
         elif name in spans:
             frames[index] = unstrip(frames[index], spans[name])
         frames[index] = frames[index][: int(sizes[index])].ljust(int(sizes[index]), b"\0")
-    stream, at = b"".join(frames), 0
-    out = [parts["head"], _item(parts["table"])]
+    stream, at = b"".join([*frames, parts.get("surplus", b"")]), 0
+    out = [parts["head"], _item(parts["table"]) if "table" in parts else b""]
     for length in np.frombuffer(parts["lengths"], "<u4").tolist():
         out.append(_item(stream[at : at + length]))
         at += length
@@ -245,9 +341,9 @@ def _open_frame(
     boxes = [r for _, r in here]
     if file.syntax in JPEG_DCT:
         scans = {
-            place: patches.unpack(coded[number])[str(index)]
+            place: planes[str(index)]
             for place, (number, _) in enumerate(here)
-            if number in coded
+            if number in coded and str(index) in (planes := patches.unpack(coded[number]))
         }
         return jpeg.assemble(frames[index], boxes, scans, None)
     pixels = _open_pixels(frames, index, layout, file, regions, coded)

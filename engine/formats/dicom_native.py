@@ -8,6 +8,7 @@ restored later.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import imagecodecs
 import numpy as np
@@ -46,9 +47,11 @@ def dissect(
     check_inside(layout, regions)
     pixels = native(file.value, layout)
     coded = tuple(patches.encode(mask.lift(pixels, regions, i)) for i in range(len(regions)))
+    if layout.packed:
+        return _unpacked(file, layout, pixels.copy(), regions, coded, identity_key)
     value = bytearray(file.value[: layout.value_bytes])
     cells = _writable(value, layout)
-    unused = _clear_unused(cells, layout, regions)
+    unused = clear_unused(cells, layout, regions)
     fill(cells, layout, display_of(file.header), regions)
     if not _in_place(layout):
         value = bytearray(store_native(cells, layout))
@@ -63,6 +66,31 @@ def dissect(
         parts["meta"] = file.data[: file.meta_end]
         parts["deflate"] = _deflate_level(file)
     return masked, coded, parts
+
+
+def _unpacked(
+    file: DicomFile,
+    layout: Layout,
+    cells: np.ndarray,
+    regions: Sequence[Region],
+    coded: tuple[bytes, ...],
+    identity_key: bytes,
+) -> tuple[bytes, tuple[bytes, ...], dict[str, bytes]]:
+    """A masked file with whole bytes a cell, which every viewer reads; the original is sealed
+    whole."""
+    wide = replace(layout, allocated=8 * layout.dtype.itemsize)
+    clear_unused(cells, wide, regions)
+    fill(cells, wide, display_of(file.header), regions)
+    pixel = replace(file.pixel, vr="OB" if wide.allocated == 8 else "OW")
+    masked = build(
+        replace(file, pixel=pixel),
+        wide,
+        identity_key,
+        file.syntax,
+        store_native(cells, wide),
+        extremes(cells, wide),
+    )
+    return masked, coded, {"whole": file.data}
 
 
 def assemble(
@@ -128,7 +156,7 @@ def _writable(value: bytearray, layout: Layout) -> np.ndarray:
     return cells if cells.flags.writeable else cells.copy()
 
 
-def _clear_unused(cells: np.ndarray, layout: Layout, regions: Sequence[Region]) -> bytes:
+def clear_unused(cells: np.ndarray, layout: Layout, regions: Sequence[Region]) -> bytes:
     """Clear bits beyond the stored ones, in place (sign bits are extended).
 
     Returns:

@@ -73,6 +73,7 @@ def draw(rgb: np.ndarray, stored: np.ndarray, overlays: Sequence[Overlay], frame
         rgb: Shape (height, width, 3), uint8.
         stored: Cells of that frame with all their bits.
     """
+    below = rgb.copy()  # judged without what other planes drew: two equal ones must both show
     for plane in overlays:
         number = frame - plane["first"]
         if plane["count"] and not 0 <= number < plane["count"]:
@@ -81,11 +82,12 @@ def draw(rgb: np.ndarray, stored: np.ndarray, overlays: Sequence[Overlay], frame
             if stored.ndim != 2 or stored.dtype.kind not in "ui":
                 continue
             shown = (stored >> plane["bit"] & 1).astype(bool)
-            target = rgb
+            target, ground = rgb, below
         else:
             shown, target = _placed(rgb, plane, number if plane["count"] else 0)
+            _, ground = _placed(below, plane, number if plane["count"] else 0)
         if shown.any():
-            target[shown] = 0 if np.median(target[shown]) > 127 else 255
+            target[shown] = 0 if np.median(ground[shown]) > 127 else 255
 
 
 def _placed(rgb: np.ndarray, plane: Overlay, number: int) -> tuple[np.ndarray, np.ndarray]:

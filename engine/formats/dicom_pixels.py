@@ -1,32 +1,20 @@
-"""Stored values of DICOM pixel data: native cells and compressed frames, both ways.
-
-Decoding is pydicom's (with pylibjpeg and its C libraries); encoding is lossless, checked by
-decoding again, and in the transfer syntax that the file already has.
-"""
+"""Stored values of DICOM pixel data: how the header lays them out, and native cells both ways."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import zlib
+from dataclasses import dataclass, replace
+from typing import Literal
 
-import imagecodecs
 import numpy as np
-from pydicom.encaps import generate_fragmented_frames
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.encoders.base import get_encoder
 from pydicom.pixels.utils import expand_ybr422
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
     UID,
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
-    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -38,21 +26,31 @@ from pydicom.uid import (
 )
 
 from engine.errors import CorruptImage, UnsupportedFormat
-from engine.formats.dicom_file import DicomFile, encapsulate, number, quiet, text
+from engine.formats.dicom_file import NATIVE as NATIVE
+from engine.formats.dicom_file import DicomFile, number, text
+from engine.formats.dicom_fragments import group
 
-NATIVE = frozenset(
-    (
-        ImplicitVRLittleEndian,
-        ExplicitVRLittleEndian,
-        ExplicitVRBigEndian,
-        DeflatedExplicitVRLittleEndian,
-    )
-)
 JPEG_DCT = frozenset((JPEGBaseline8Bit, JPEGExtended12Bit))
 JPEG_WHOLE = frozenset((JPEGLossless, JPEGLosslessSV1))
 JPEG_LS = frozenset((JPEGLSLossless, JPEGLSNearLossless))
 WAVELET = frozenset((JPEG2000Lossless, JPEG2000, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL))
-READABLE = NATIVE | JPEG_DCT | JPEG_WHOLE | JPEG_LS | WAVELET | {RLELossless}
+#: Since 2023 and 2024 (PS3.5 A.4.12, A.4.13, A.4.14): pydicom 3 does not know them yet.
+JXL_LOSSLESS = UID("1.2.840.10008.1.2.4.110")
+JXL_RECOMPRESSION = UID("1.2.840.10008.1.2.4.111")
+JXL = UID("1.2.840.10008.1.2.4.112")
+JPEG_XL = frozenset((JXL_LOSSLESS, JXL_RECOMPRESSION, JXL))
+DEFLATED_FRAME = UID("1.2.840.10008.1.2.8.1")
+ENCAPSULATED_PLAIN = UID("1.2.840.10008.1.2.1.98")
+#: Frames in items, each laid out as native pixels are.
+CELLS = frozenset((DEFLATED_FRAME, ENCAPSULATED_PLAIN))
+READABLE = NATIVE | JPEG_DCT | JPEG_WHOLE | JPEG_LS | WAVELET | {RLELossless} | JPEG_XL | CELLS
+_NAMES = {
+    JXL_LOSSLESS: "JPEG XL Lossless",
+    JXL_RECOMPRESSION: "JPEG XL JPEG Recompression",
+    JXL: "JPEG XL",
+    DEFLATED_FRAME: "Deflated Image Frame Compression",
+    ENCAPSULATED_PLAIN: "Encapsulated Uncompressed Explicit VR Little Endian",
+}
 #: With the defined term of each method (PS3.3 C.7.6.1.1.5.1).
 LOSSY = {
     JPEGBaseline8Bit: "ISO_10918_1",
@@ -60,6 +58,8 @@ LOSSY = {
     JPEGLSNearLossless: "ISO_14495_1",
     JPEG2000: "ISO_15444_1",
     HTJ2K: "ISO_15444_15",
+    JXL_RECOMPRESSION: "ISO_18181_1",
+    JXL: "ISO_18181_1",
 }
 _DAMAGED = "This DICOM file is damaged: its pixel data cannot be decoded."
 
@@ -84,11 +84,16 @@ class Layout:
     halved: bool  # native YBR_FULL_422: two pixels share their chroma
 
     @property
+    def packed(self) -> bool:
+        """Cells follow each other without regard to bytes, as 12 bits of early devices."""
+        return self.allocated not in (1, 8) and self.allocated < 16
+
+    @property
     def dtype(self) -> np.dtype:
         """Type of a stored value, in the machine's byte order."""
         if self.keyword != "PixelData":
             return np.dtype("f4" if self.keyword == "FloatPixelData" else "f8")
-        size = max(1, self.allocated // 8)
+        size = -(-self.allocated // 8)
         return np.dtype(f"{'i' if self.signed else 'u'}{size}")
 
     @property
@@ -105,8 +110,8 @@ class Layout:
     def value_bytes(self) -> int:
         """Length of native pixel data, without padding."""
         cells = self.frames * self.rows * self.columns * self.samples
-        if self.allocated == 1:
-            return -(-cells // 8)
+        if self.allocated == 1 or self.packed:
+            return -(-cells * self.allocated // 8)
         if self.halved:
             return cells // 3 * 2
         return cells * self.allocated // 8
@@ -114,7 +119,7 @@ class Layout:
     @property
     def unused_mask(self) -> int:
         """Bits of a cell that hold no pixel value (old overlays, garbage)."""
-        if self.keyword != "PixelData" or self.allocated < 8:
+        if self.keyword != "PixelData" or self.allocated < 8 or self.packed:
             return 0
         used = ((1 << self.stored) - 1) << (self.high_bit + 1 - self.stored)
         return ((1 << self.allocated) - 1) & ~used
@@ -128,11 +133,7 @@ def layout_of(file: DicomFile) -> Layout:
         UnsupportedFormat: Not among what MedSec reads.
     """
     if file.syntax not in READABLE:
-        raise UnsupportedFormat(
-            "This DICOM file is compressed in a way that is not supported"
-            f" ({file.syntax.name}): export it uncompressed (Explicit VR Little Endian).",
-            transfer_syntax=str(file.syntax),
-        )
+        raise UnsupportedFormat(_unreadable(file.syntax), transfer_syntax=str(file.syntax))
     if file.pixel.encapsulated == (file.syntax in NATIVE):
         raise CorruptImage(
             "This DICOM file is damaged: its pixel data does not match its header. Export it again."
@@ -151,7 +152,8 @@ def layout_of(file: DicomFile) -> Layout:
     integers = keyword == "PixelData"
     sizes = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
     allocated = whole("BitsAllocated", 0) if integers else sizes[keyword]
-    if samples not in (1, 3, 4) or allocated not in (1, 8, 16, 32, 64):
+    packed = file.syntax in NATIVE and file.syntax != ExplicitVRBigEndian and 1 < allocated < 16
+    if samples not in (1, 3, 4) or not (allocated in (1, 8, 16, 32, 64) or packed):
         raise UnsupportedFormat(
             "This DICOM file stores its pixels in an unusual way"
             f" ({samples} samples of {allocated} bits): export it with 8 or 16 bits.",
@@ -164,9 +166,8 @@ def layout_of(file: DicomFile) -> Layout:
     high_bit = whole("HighBit", stored - 1) if integers else stored - 1
     if not stored - 1 <= high_bit < allocated:
         high_bit = stored - 1
-    photometric = text(header, "PhotometricInterpretation").upper()
     big = file.syntax == ExplicitVRBigEndian
-    return Layout(
+    layout = Layout(
         keyword,
         max(1, whole("NumberOfFrames", 1)),
         rows,
@@ -176,12 +177,100 @@ def layout_of(file: DicomFile) -> Layout:
         stored,
         high_bit,
         integers and whole("PixelRepresentation", 0) == 1,
-        whole("PlanarConfiguration", 0) if samples > 1 else 0,
-        photometric or ("RGB" if samples == 3 else "MONOCHROME2"),
+        whole("PlanarConfiguration", 0) if samples > 1 and _by_cells(file.syntax) else 0,
+        text(header, "PhotometricInterpretation").upper()
+        or ("RGB" if samples == 3 else "MONOCHROME2"),
         big and allocated == 8 and file.pixel.vr == "OW",
         big,
-        photometric == "YBR_FULL_422" and samples == 3 and allocated == 8 and file.syntax in NATIVE,
+        False,
     )
+    shares_chroma = layout.photometric in ("YBR_FULL_422", "YBR_PARTIAL_422") and samples == 3
+    if shares_chroma and allocated == 8 and _by_cells(file.syntax):
+        return _chroma_by_size(file, layout)
+    return layout
+
+
+def _by_cells(syntax: UID) -> bool:
+    return syntax in NATIVE or syntax in CELLS
+
+
+def _unreadable(syntax: UID) -> str:
+    if syntax.is_private:
+        return (
+            f"This DICOM file is written in a manufacturer's own way (transfer syntax {syntax})."
+            " Export it as standard DICOM (Explicit VR Little Endian)."
+        )
+    name = _NAMES.get(syntax, syntax.name)
+    return (
+        f"This DICOM file is compressed in a way that is not supported ({name}): export it"
+        " uncompressed (Explicit VR Little Endian)."
+    )
+
+
+#: YCbCr made from RGB stays inside the cube of RGB but for rounding. RGB read as YCbCr leaves it.
+_GAMUT_SLACK = 6.0
+_SURE_YBR, _SURE_RGB = 0.001, 0.05  # share of pixels outside
+
+
+def _chroma_by_size(file: DicomFile, layout: Layout) -> Layout:
+    """Whether two pixels share their chroma as the header says: the size of the data tells.
+
+    Raises:
+        UnsupportedFormat: Three bytes a pixel, and which colours they are cannot be told.
+    """
+    halved = replace(layout, halved=True)
+    if file.syntax in CELLS:
+        # Each frame has a length of its own: the first one shows how all are laid out.
+        value = _first_cells(file, layout)
+        frames = 1
+    else:
+        value, frames = bytes(file.value), layout.frames
+    full = replace(layout, frames=frames).value_bytes
+    if not full <= len(value) <= full + 1:
+        return halved
+    pixels = np.frombuffer(value[:full], np.uint8)
+    if layout.planar == 1:
+        flat = np.moveaxis(pixels.reshape(frames, 3, -1), 1, -1).reshape(-1, 3)
+    else:
+        flat = pixels.reshape(-1, 3)
+    outside = _outside_rgb(flat[:: max(1, len(flat) >> 18)])
+    if outside <= _SURE_YBR:
+        return replace(layout, photometric="YBR_FULL")
+    if outside >= _SURE_RGB:
+        return replace(layout, photometric="RGB")
+    raise UnsupportedFormat(
+        "The colours of this DICOM file are stored in another way than its header says"
+        f" ({layout.photometric} with three bytes a pixel), and cannot be told. Export it as RGB."
+    )
+
+
+def _outside_rgb(ybr: np.ndarray) -> float:
+    """Share of pixels that are no colour when read as YCbCr; shape (N, 3), uint8."""
+    luma, blue, red = (ybr[:, i].astype(np.float32) for i in range(3))
+    blue, red = blue - 128, red - 128
+    rgb = np.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red,
+                    luma + 1.772 * blue])  # fmt: skip
+    outside = ((rgb < -_GAMUT_SLACK) | (rgb > 255 + _GAMUT_SLACK)).any(axis=0)
+    return float(outside.mean())
+
+
+def _first_cells(file: DicomFile, layout: Layout) -> bytes:
+    frame = payload(file)[0][0]
+    if file.syntax == ENCAPSULATED_PLAIN:
+        return frame
+    return inflated(frame, replace(layout, frames=1).value_bytes + 2)
+
+
+def inflated(frame: bytes, most: int) -> bytes:
+    """A deflated frame, of which no more than ``most`` bytes are read.
+
+    Raises:
+        CorruptImage: It is none.
+    """
+    try:
+        return zlib.decompressobj(-15).decompress(frame, most)
+    except zlib.error as err:
+        raise CorruptImage(_DAMAGED) from err
 
 
 # --- native -----------------------------------------------------------------------------------
@@ -201,6 +290,8 @@ def native(value: memoryview | bytearray, layout: Layout) -> np.ndarray:
     part = memoryview(value)[: layout.value_bytes]
     if layout.allocated == 1:
         flat = np.unpackbits(np.frombuffer(part, np.uint8), bitorder="little")[:cells]
+    elif layout.packed:
+        flat = _unpacked(part, layout)[:cells]
     elif layout.halved:
         if layout.columns % 2:
             raise UnsupportedFormat(
@@ -220,6 +311,26 @@ def native(value: memoryview | bytearray, layout: Layout) -> np.ndarray:
         planes = flat.reshape(layout.frames, layout.samples, layout.rows, layout.columns)
         return np.moveaxis(planes, 1, -1)
     return flat.reshape(layout.frames, *layout.shape)
+
+
+def _unpacked(part: memoryview, layout: Layout) -> np.ndarray:
+    """Cells of 2 to 15 bits, the lowest bit first, each in a word of its own.
+
+    Source: PS3.5 of 1993, annex D, as the data lie in memory in little endian.
+    """
+    bits, word = layout.allocated, layout.dtype.itemsize * 8
+    step = 8 << 16  # cells; whole bytes whatever their width
+    rows = []
+    raw = np.frombuffer(part, np.uint8)
+    for start in range(0, len(raw), step * bits // 8):
+        flat = np.unpackbits(raw[start : start + step * bits // 8], bitorder="little")
+        chunk = flat[: len(flat) // bits * bits].reshape(-1, bits)
+        wide = np.zeros((len(chunk), word), np.uint8)
+        wide[:, :bits] = chunk
+        if layout.signed:
+            wide[:, bits:] = chunk[:, -1:]
+        rows.append(np.packbits(wide, axis=1, bitorder="little").view(f"<u{word // 8}")[:, 0])
+    return np.concatenate(rows).view(layout.dtype)
 
 
 def store_native(pixels: np.ndarray, layout: Layout) -> bytes:
@@ -245,216 +356,23 @@ def store_native(pixels: np.ndarray, layout: Layout) -> bytes:
 # --- compressed -------------------------------------------------------------------------------
 
 
-def payload(file: DicomFile) -> tuple[list[bytes], list[int]]:
-    """Compressed frames (fragments joined), and the number of fragments of each.
+def payload(file: DicomFile) -> tuple[list[bytes], bytes]:
+    """Compressed frames, fragments joined, and the bytes of frames that no header counts.
+
+    Viewers show the first ``NumberOfFrames`` frames. What lies behind them was never looked at.
 
     Raises:
         CorruptImage: The fragments cannot be told apart into frames.
     """
-    layout_frames = int(number(file.header, "NumberOfFrames", 1) or 1)
-    frames, counts = [], []
-    try:
-        with quiet():
-            for parts in generate_fragmented_frames(
-                bytes(file.value), number_of_frames=max(1, layout_frames)
-            ):
-                frames.append(b"".join(parts))
-                counts.append(len(parts))
-    except Exception as err:
-        raise CorruptImage(_DAMAGED) from err
-    if sum(counts) != len(file.pixel.fragments) - 1:
-        raise CorruptImage(_DAMAGED)
-    return frames, counts
-
-
-def decode_frames(
-    frames: Sequence[bytes], layout: Layout, syntax: UID, indices: Sequence[int] | None = None
-) -> Iterator[np.ndarray]:
-    """Stored values frame by frame, each of ``layout.shape``.
-
-    Raises:
-        CorruptImage: A frame cannot be decoded, or is of another size than the header says.
-    """
-    options: dict[str, Any] = {
-        "rows": layout.rows,
-        "columns": layout.columns,
-        "samples_per_pixel": layout.samples,
-        "photometric_interpretation": layout.photometric,
-        "pixel_representation": int(layout.signed),
-        "bits_allocated": layout.allocated,
-        "bits_stored": layout.stored,
-        "number_of_frames": 1,
-        "pixel_keyword": "PixelData",
-    }
-    if layout.samples > 1:
-        options["planar_configuration"] = layout.planar
-    decoder = get_decoder(syntax)
-    for index in range(len(frames)) if indices is None else indices:
-        check_size(frames[index], layout)
-        try:
-            with quiet():
-                pixels, _ = decoder.as_array(
-                    encapsulate([frames[index]]), index=0, raw=True, **options
-                )
-        except Exception as err:
-            other = _second_opinion(frames[index], layout, syntax)
-            if other is None:
-                raise CorruptImage(_DAMAGED, frame=index) from err
-            pixels = other
-        if pixels.shape != layout.shape or pixels.dtype != layout.dtype:
-            raise CorruptImage(_DAMAGED, frame=index)
-        yield pixels
-
-
-def _second_opinion(frame: bytes, layout: Layout, syntax: UID) -> np.ndarray | None:
-    """JPEG of 12 bits that pydicom's decoder finds too loosely written."""
-    if syntax != JPEGExtended12Bit or layout.samples != 1:
-        return None
-    try:
-        return np.asarray(imagecodecs.jpeg8_decode(frame)).astype(layout.dtype)
-    except (RuntimeError, ValueError):
-        return None
-
-
-def check_size(frame: bytes, layout: Layout) -> None:
-    """A frame must not decode to another size than the header says (or than is allowed).
-
-    Raises:
-        CorruptImage: It would.
-    """
-    size = _codestream_size(frame)
-    if size is not None and size != (layout.columns, layout.rows):
-        raise CorruptImage(
-            "This DICOM file is damaged: a frame does not match the header. Export it again.",
-            expected=[layout.columns, layout.rows],
-            found=list(size),
-        )
-
-
-def _codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Width and height in a JPEG, JPEG-LS or JPEG 2000 codestream; None for RLE."""
-    if frame[:4] == b"\xff\x4f\xff\x51" and len(frame) >= 42:
-        right, bottom, left, top = struct.unpack_from(">IIII", frame, 8)
-        (components,) = struct.unpack_from(">H", frame, 40)
-        return (right - left, bottom - top) if components <= 4 else (0, 0)
-    if frame[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 9 <= len(frame):
-        if frame[at] != 0xFF:
-            return None
-        marker = frame[at + 1]
-        if marker == 0xFF:
-            at += 1
-            continue
-        if marker in (0xF7, *range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC)):
-            height, width = struct.unpack_from(">HH", frame, at + 5)
-            return width, height
-        at += 2 + int.from_bytes(frame[at + 2 : at + 4])
-    return None
-
-
-def encode_frame(pixels: np.ndarray, layout: Layout, syntax: UID) -> bytes | None:
-    """One frame without loss in a transfer syntax, proven by decoding it again.
-
-    Returns:
-        The compressed frame, or None where this syntax cannot hold it without loss.
-    """
-    try:
-        with quiet():
-            frame = _encoded(np.ascontiguousarray(pixels), layout, syntax)
-            if frame is None:
-                return None
-            back = next(decode_frames([frame], layout, syntax))
-    except Exception:  # noqa: BLE001 - an encoder that refuses is an answer here
-        return None
-    return frame if np.array_equal(back, pixels) else None
-
-
-def _encoded(pixels: np.ndarray, layout: Layout, syntax: UID) -> bytes | None:
-    for coder in _coders(layout, syntax):
-        return repeat_frame(coder, pixels, layout, syntax)
-    return None
-
-
-def repeating_coder(frame: bytes, pixels: np.ndarray, layout: Layout, syntax: UID) -> str | None:
-    """Name of a coder that writes this very frame (but for its padding) from its pixels."""
-    for coder in _coders(layout, syntax):
-        try:
-            made = repeat_frame(coder, pixels, layout, syntax)
-        except Exception:  # noqa: BLE001, S112 - an encoder that refuses is an answer here
-            continue
-        if frame.startswith(made) and frame[len(made) :] in (b"", b"\0"):
-            return coder
-    return None
-
-
-def _coders(layout: Layout, syntax: UID) -> list[str]:
-    """Names of lossless coders for a transfer syntax; the first writes masked frames."""
-    if syntax == RLELossless:
-        return ["pylibjpeg", "pydicom"]
-    if syntax in (JPEG2000, JPEG2000Lossless):
-        return ["pylibjpeg", "openjpeg", "openjpeg colour"]
-    if syntax in JPEG_LS:
-        return ["charls"]
-    if syntax in (HTJ2K, HTJ2KLossless):
-        return ["openjph"]
-    if syntax in JPEG_WHOLE:
-        least = max(8 * (layout.dtype.itemsize - 1) + 1, layout.stored, 2)
-        predictors = range(1, 2 if syntax == JPEGLosslessSV1 else 8)
-        return [f"sof3 {p} {bits}" for p in predictors
-                for bits in dict.fromkeys((least, 8 * layout.dtype.itemsize))]  # fmt: skip
-    return []
-
-
-def repeat_frame(coder: str, pixels: np.ndarray, layout: Layout, syntax: UID) -> bytes:
-    """One frame by a coder that :func:`repeating_coder` named.
-
-    Raises:
-        Exception: Whatever the coder raises where it cannot hold these pixels.
-    """
-    pixels = np.ascontiguousarray(pixels)
-    word = np.dtype(f"u{layout.dtype.itemsize}").type
-    plain = pixels.view(word) & word((1 << layout.stored) - 1)
-    name, *numbers = coder.split()
-    if name == "charls":
-        return bytes(imagecodecs.jpegls_encode(plain, out=2 * plain.nbytes + 1024))
-    if name == "openjph":
-        return bytes(imagecodecs.htj2k_encode(pixels, reversible=True))
-    if name == "openjpeg":
-        return bytes(
-            imagecodecs.jpeg2k_encode(
-                pixels, level=0, codecformat="j2k", reversible=True, mct=bool(numbers)
-            )
-        )
-    if name == "sof3":
-        colour = "rgb" if layout.samples == 3 else None
-        predictor, bits = map(int, numbers)
-        return bytes(
-            imagecodecs.jpeg8_encode(
-                plain,
-                lossless=True,
-                predictor=predictor,
-                bitspersample=bits,
-                colorspace=colour,
-                outcolorspace=colour,
-            )
-        )
-    return _by_pydicom(name, pixels, layout, syntax)
-
-
-def _by_pydicom(plugin: str, pixels: np.ndarray, layout: Layout, syntax: UID) -> bytes:
-    options: dict[str, Any] = {
-        "rows": layout.rows,
-        "columns": layout.columns,
-        "samples_per_pixel": layout.samples,
-        "photometric_interpretation": layout.photometric,
-        "pixel_representation": int(layout.signed),
-        "bits_allocated": layout.allocated,
-        "bits_stored": layout.stored,
-        "number_of_frames": 1,
-    }
-    if layout.samples > 1:
-        options["planar_configuration"] = 0
-    encoder = get_encoder(JPEG2000Lossless if syntax == JPEG2000 else syntax)
-    return bytes(encoder.encode(pixels, encoding_plugin=plugin, **options))
+    expected = max(1, int(number(file.header, "NumberOfFrames", 1) or 1))
+    table, *fragments = file.pixel.fragments
+    extended = file.header.get("ExtendedOffsetTable") or b""
+    groups = group(
+        file.body,
+        fragments,
+        file.body[table[0] : table[1]],
+        extended if isinstance(extended, bytes) else b"",
+        expected,
+    )
+    frames = [b"".join(file.body[slice(*fragments[i])] for i in parts) for parts in groups]
+    return frames[:expected], b"".join(frames[expected:])

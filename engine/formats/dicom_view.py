@@ -53,6 +53,27 @@ def display_of(header: Dataset) -> tuple[Dataset, ...]:
         return tuple(per_frame) or (common,)
 
 
+def shown_as(displays: tuple[Dataset, ...], colours: Sequence[str]) -> tuple[Dataset, ...]:
+    """The same with the colours that the frames really hold.
+
+    Args:
+        colours: Photometric interpretation of each frame, or one for all.
+    """
+    if len(set(colours)) == 1:
+        colours = colours[:1]
+    count = max(len(displays), len(colours))
+    said = [text(display, "PhotometricInterpretation").upper() for display in displays]
+    if len(colours) == 1 and set(said) == set(colours):
+        return displays
+    out = []
+    for index in range(count):
+        one = Dataset()
+        one.update(displays[min(index, len(displays) - 1)])
+        one.PhotometricInterpretation = colours[min(index, len(colours) - 1)]
+        out.append(one)
+    return tuple(out)
+
+
 def pack_display(display: Dataset) -> bytes:
     """The elements of one frame as explicit little endian bytes."""
     return write_data_set(display, ExplicitVRLittleEndian)

@@ -77,6 +77,7 @@ __all__ = [
     "from_upright",
     "grid_picture",
     "identifiers",
+    "notes",
     "patient_hints",
     "pixel_digest",
     "prove",
@@ -281,6 +282,11 @@ def identifiers(image: Image) -> tuple[str, ...]:
     """What the file says of people, to compare with burned-in text; empty but for DICOM.
     Sensitive."""
     return tuple(image.people.get("identifiers", ()))
+
+
+def notes(image: Image) -> tuple[str, ...]:
+    """What a person has to know of a file that is not shown or looked at as others are."""
+    return tuple(image.properties.get("notes", ()))
 
 
 def render(image: Image, frame: int = 0, window: tuple[float, float] | None = None) -> np.ndarray:

@@ -152,12 +152,14 @@ class Examiner:
             )
         except DetectorError:
             log.exception("detector failed")
-            return [], ["detector-failed"]
-        if not detections:
-            return [], ["nothing-found"]
+            return pipeline.sealed_whole(image), ["detector-failed"]
+        whole = pipeline.sealed_whole(image)
+        hidden = {f for box in whole for f in range(box.region.frame, box.region.frame_end)}
+        if not detections and len(hidden) < image.frames:
+            return whole, ["nothing-found"]
         if not all(profile.seals(d) for d in detections):
-            return detections, ["proposals"]
-        return detections, []
+            return [*whole, *detections], ["proposals"]
+        return [*whole, *detections], []
 
     def judged(
         self, image: Image, detections: Sequence[Detection], names: Sequence[str]

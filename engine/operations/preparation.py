@@ -132,7 +132,9 @@ class Preparer:
         corrections, left_out = _corrections(row, found, wanted, decision.removed)
         tell("sealing", 0.1)
         for rounds_left in reversed(range(_ROUNDS if decision.adopt else 1)):
-            planned = pipeline.plan(draft.image, wanted, *self.examiner.padding(profile))
+            # Whoever takes such a box away takes it away for nothing.
+            boxes = [*wanted, *pipeline.sealed_whole(draft.image)]
+            planned = pipeline.plan(draft.image, boxes, *self.examiner.padding(profile))
             sealed = pipeline.seal(draft.image, planned, subject, self._host, self._live.limits)
             tell("looking again", 0.5)
             with watch.stage("rescan"):

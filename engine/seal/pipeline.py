@@ -173,6 +173,24 @@ def plan(
     )
 
 
+def sealed_whole(image: Image) -> list[Detection]:
+    """Boxes over frames that are hidden whatever was found on them: none can be looked at, or
+    the name is what they show (see :func:`engine.formats.images.notes`)."""
+    frames = sorted(set(image.properties.get("sealed_frames", ())))
+    boxes: list[Detection] = []
+    for frame in frames:
+        if boxes and boxes[-1].region.frame_end == frame:
+            longer = boxes.pop().region
+            boxes.append(_whole(image, longer.frame, frame + 1))
+        else:
+            boxes.append(_whole(image, frame, frame + 1))
+    return boxes
+
+
+def _whole(image: Image, first: int, end: int) -> Detection:
+    return Detection(Region(0, 0, image.width, image.height, first, end), "text", 1.0, "format")
+
+
 def seal(
     image: Image, planned: Sequence[Detection], subject: Subject, host: Host, limits: Limits
 ) -> Sealed:
@@ -363,7 +381,10 @@ def _same_outside(whole: Image, part: Image, sealed: Sequence[Region], margin_px
         return False
     height, width = images.whole_blocks(whole)
     grown = [region.padded(0, margin_px) for region in sealed]
+    dead = whole.properties.get("dead_frames", ())  # cannot be decoded: covered in the part
     for frame in range(whole.frames):
+        if frame in dead:
+            continue
         one, other = images.shown(whole, frame), images.shown(part, frame)
         if one.shape != other.shape or one.dtype != other.dtype:
             return False

@@ -57,6 +57,7 @@ class DraftView:
         labels: Classes of the profile.
         hints: Patient data from a DICOM header, to compare with the record.
         recognizable_head: Slices of a head, from which a face could be rendered.
+        notes: What is not shown or looked at as in other files, in sentences.
     """
 
     handle: str
@@ -73,6 +74,7 @@ class DraftView:
     expires_at: datetime
     blob: str = field(repr=False)
     recognizable_head: bool = False
+    notes: tuple[str, ...] = ()
 
     def suggested(self, suggestion: Suggestion) -> list[Detection]:
         """The found boxes of which the profile makes this."""
@@ -248,6 +250,7 @@ class Drafts:
             expires_at=self._open_images.expiry(),
             blob=row.draft_blob or "",
             recognizable_head=bool(image.properties.get("recognizable_head")),
+            notes=images.notes(image),
         )
         self._open_images.add(caller.session_id, view.handle, image_id, image, view)
         self._guard.forget_if_ended(caller)

@@ -233,7 +233,7 @@ def _doctors(visit: Visit, world: World) -> None:
     visit.both("sealed")
     dora.fill("Why do you need to see the original?", "tumour board")
     dora.click("Restore the original")
-    dora.reads("Identical to the original")
+    dora.reads("The stored pixels are identical to those of the original")
     dora.page.get_by_role("button", name="Measure").click()
     visit.both("restored")
 
@@ -283,7 +283,7 @@ def test_a_doctors_day_by_keyboard_alone(world: World) -> None:
         reach("Why do you need to see the original?", "textbox")
         keys.type("tumour board")
         keys.press("Enter")
-        dora.reads("Identical to the original")
+        dora.reads("The stored pixels are identical to those of the original")
         dora.settle()
         page.locator("body").focus()
         reach("Measure")

@@ -110,4 +110,4 @@ def restore(nora: Visitor, server: Server, code: str, signed_in: float) -> None:
     expect(dialog).to_have_count(0)
     nora.settle()
     nora.click("Restore the original")
-    nora.reads("Identical to the original")
+    nora.reads("The stored pixels are identical to those of the original")

@@ -244,7 +244,7 @@ def test_a_doctor_finds_what_the_technician_sealed_and_gets_the_original_back(
         expect(page.get_by_role("button", name="Original", exact=True)).to_have_count(0)
         dora.fill("Why do you need to see the original?", "tumour board")
         dora.click("Restore the original")
-        dora.reads("Identical to the original, verified by SHA-256 of the pixels.")
+        dora.reads("The stored pixels are identical to those of the original, verified by SHA-256.")
 
         # Both pictures, compared by the slider and its keys, side by side, zoomed as one.
         expect(page.locator('.pane .picture[src^="blob:"]')).to_have_count(2)
@@ -306,7 +306,7 @@ def test_an_opened_picture_leaves_the_screen_when_its_time_is_over(
         dora.go(f"/Review?image={sealed}")
         dora.fill("Why do you need to see the original?", "second reading")
         dora.click("Restore the original")
-        dora.reads("Identical to the original")
+        dora.reads("The stored pixels are identical to those of the original")
         pictures = page.locator('.pane .picture[src^="blob:"]')
         expect(pictures).to_have_count(2)
         page.clock.fast_forward("05:01")

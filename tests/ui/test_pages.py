@@ -453,7 +453,10 @@ def test_a_doctor_finds_restores_and_writes_a_note(
     assert component(app, "viewer")["original"] is None
     fill(app, **{"Why do you need to see the original?": "tumour board"})
     click(app, "Restore the original")
-    assert "Identical to the original, verified by SHA-256 of the pixels." in texts(app)
+    assert (
+        "The stored pixels are identical to those of the original, verified by SHA-256."
+        in texts(app)
+    )
     data = component(app, "viewer")
     assert data["original"].startswith("/api/restorations/")
     [row] = data["regions"]
