@@ -10,10 +10,10 @@ import numpy as np
 from fastapi import Response
 from PIL import Image as Picture
 
-from engine import File
+from engine import File, Format
 
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
-_FORMATS = ("image/jpeg", "image/png", "application/dicom", "image/tiff", "image/bmp", "image/webp")
+_FORMATS = tuple(kind.media_type for kind in Format)
 
 Answers = dict[int | str, dict[str, Any]]
 PICTURE: Answers = {200: {"description": "A picture", "content": {"image/png": BINARY}}}

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, File, Form, Query, Response, UploadFile
 from api import schemas
 from api.dependencies import Limit, Offset, TheEngine, Token, needed_reason
 from api.problems import answers
+from engine import FORMATS_TAKEN
 
 router = APIRouter(prefix="/patients", tags=["patients"])
 
@@ -16,7 +17,7 @@ Id = Annotated[schemas.Line, Form(max_length=50, examples=["P-1042"])]
 Name = Annotated[schemas.Line, Form(max_length=100, examples=["Erika Musterfrau"])]
 Age = Annotated[int | None, Form(ge=0, le=130, examples=[61])]
 NoteText = Annotated[schemas.Text, Form()]
-Upload = Annotated[UploadFile | None, File(description="JPEG, PNG, DICOM, TIFF, BMP or WebP.")]
+Upload = Annotated[UploadFile | None, File(description=f"{FORMATS_TAKEN}.")]
 ProfileName = Annotated[
     schemas.Line | None, Form(description="Specialty; see GET /profiles/.", examples=["chest"])
 ]
@@ -111,7 +112,7 @@ def add_image(
     token: Token,
     engine: TheEngine,
     response: Response,
-    image: Annotated[UploadFile, File(description="JPEG, PNG, DICOM, TIFF, BMP or WebP.")],
+    image: Annotated[UploadFile, File(description=f"{FORMATS_TAKEN}.")],
     profile: ProfileName = None,
 ) -> schemas.Image:
     """Upload an image of a patient; it is a draft until it is sealed."""

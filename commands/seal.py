@@ -118,9 +118,13 @@ def _patient(engine: Engine, token: str, number: str) -> str:
 
 def _hand_out(engine: Engine, token: str, image_id: str, target: Path) -> None:
     """A masked file and its package; the same ones again are fine after a kill."""
+    masked = engine.images.masked_file(token, image_id)
+    if engine.images.get(token, image_id).format.media_type != masked.media_type:
+        # A photograph.heic that is a PNG now would be opened by the wrong program, or by none.
+        target = target.with_name(target.name + Path(masked.name).suffix)
     files.make_folder(target.parent)
     files.write_new(package_of(target), engine.packages.export(token, image_id).data)
-    files.write_new(target, engine.images.masked_file(token, image_id).data)
+    files.write_new(target, masked.data)
 
 
 def _described(item: BatchItem) -> str:

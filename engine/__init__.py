@@ -28,6 +28,7 @@ from engine.operations.worker import BatchOptions
 from engine.people.care import CareRelation, EmergencyAccess, Verdict
 from engine.permissions import ACCOUNT_ROLES, Permission, Role
 from engine.records import (
+    FORMATS_TAKEN,
     Account,
     AccountRequest,
     Assessment,
@@ -68,6 +69,7 @@ __all__ = [
     "ACCOUNT_ROLES",
     "CSV_HEAD",
     "FEW_FILES",
+    "FORMATS_TAKEN",
     "METRICS_MEDIA_TYPE",
     "REASONS",
     "Account",

@@ -90,6 +90,37 @@ class Format(StrEnum):
     TIFF = "TIFF"
     BMP = "BMP"
     WEBP = "WebP"
+    HEIC = "HEIC"
+    AVIF = "AVIF"
+    JPEG_XL = "JPEG XL"
+    JPEG_2000 = "JPEG 2000"
+    GIF = "GIF"
+
+    @property
+    def suffix(self) -> str:
+        """Usual ending of a file name, without the dot."""
+        return _SUFFIXES.get(self, self.lower())
+
+    @property
+    def media_type(self) -> str:
+        """As registered with IANA."""
+        return _MEDIA_TYPES.get(self, f"image/{self.lower()}")
+
+
+#: The formats that are taken, as people say it.
+FORMATS_TAKEN = "JPEG, PNG, DICOM, TIFF, BMP, WebP, HEIC, AVIF, JPEG XL, JPEG 2000 or GIF"
+_SUFFIXES = {
+    Format.JPEG: "jpg",
+    Format.DICOM: "dcm",
+    Format.TIFF: "tif",
+    Format.JPEG_XL: "jxl",
+    Format.JPEG_2000: "jp2",
+}
+_MEDIA_TYPES = {
+    Format.DICOM: "application/dicom",
+    Format.JPEG_XL: "image/jxl",
+    Format.JPEG_2000: "image/jp2",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +132,7 @@ class Image:
         format: Real format, found from the bytes.
         data: The file as it came.
         pixels: Shape (frames, height, width) or (frames, height, width, channels);
-            uint8, uint16, int8, int16 (DICOM also uint32/int32).
+            uint8, uint16, int8, int16 (DICOM and TIFF also uint32, int32, TIFF also floats).
         grid: Block size ``(width, height)`` in px on which the source was compressed
             lossily; (1, 1) for lossless sources.
         properties: Facts of the pixels only, never of the patient: ``bits``, ``colour``,
@@ -138,8 +169,9 @@ class Dissection:
     """An image taken apart: the file to share, what was under each box, and the rest.
 
     Args:
-        masked: A complete file of the original's format that depends only on pixels
-            outside the regions and holds no identifying metadata.
+        masked: A complete file of the original's format, or a PNG or TIFF where that has no
+            coder without loss. It depends only on pixels outside the regions and holds no
+            identifying metadata.
         patches: One per region, in the order given: what was there, self-describing.
             Where regions overlap, a pixel is in the patch of the *first* region that
             holds it and blank in the later ones, so that opening one region never

@@ -11,7 +11,7 @@ from typing import Any
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from engine import ImageRecord, Patient, errors
+from engine import FORMATS_TAKEN, ImageRecord, Patient, errors
 from ui import queue, state, widgets
 from ui.background_jobs import Job
 
@@ -30,7 +30,7 @@ def upload_files(token: str, patient: Patient) -> None:
     )
     folder = st.toggle("Upload a folder", key="whole-folder")
     files = st.file_uploader(
-        "A folder of JPEG, PNG and DICOM files" if folder else "JPEG, PNG or DICOM files",
+        "A folder of images" if folder else f"{FORMATS_TAKEN} files",
         accept_multiple_files="directory" if folder else True,
         key=f"files-{folder}-{state.turn('files')}",
     )

@@ -35,11 +35,11 @@ from engine.formats import (
     dicom_header,
     dicom_native,
     dicom_study,
-    png,
     raster,
 )
 from engine.formats.confine import Confinement
 from engine.formats.dicom_pixels import JPEG_DCT
+from engine.formats.kinds import sniff
 from engine.formats.patches import pack, unpack
 from engine.formats.pictures import (
     as_png,
@@ -136,34 +136,6 @@ class Limits:
                 size_bytes=size_bytes,
                 limit_bytes=limit,
             )
-
-
-def sniff(data: bytes) -> Format:
-    """The format of a file by its content; its name is not asked.
-
-    Raises:
-        CorruptImage: Empty.
-        UnsupportedFormat: Not among those that MedSec takes.
-    """
-    if not data:
-        raise CorruptImage("The file is empty. Choose another one.")
-    if data[:3] == b"\xff\xd8\xff":
-        return Format.JPEG
-    if data[:8] == png.SIGNATURE:
-        return Format.PNG
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return Format.WEBP
-    if data[128:132] == b"DICM":
-        return Format.DICOM
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return Format.TIFF
-    if data[:2] == b"BM" and len(data) >= 26:
-        return Format.BMP
-    if dicom_file.looks_like(data):
-        return Format.DICOM
-    raise UnsupportedFormat(
-        "This file format is not supported. Upload JPEG, PNG, DICOM, TIFF, BMP or WebP."
-    )
 
 
 def taken(data: bytes, limits: Limits) -> Format:
@@ -462,7 +434,7 @@ def assemble(
         remainder: None for a partial picture, which stays masked elsewhere.
 
     Returns:
-        With everything, the original file; else a file of the same format.
+        With everything, the original file; else a file of the masked one's format.
 
     Raises:
         SealBroken: A part does not belong to this image.

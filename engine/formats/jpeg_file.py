@@ -1,7 +1,8 @@
 """The structure of a JPEG file (ITU-T T.81): segments, coefficients, and new plain files.
 
 Coefficients are decoded by ``jpeglib``; encoding is our own (:mod:`engine.formats.huffman`).
-Refuses CMYK, 12 bit, arithmetic, lossless and hierarchical files.
+CMYK, 12 bit, arithmetic and lossless files have no coefficients that are masked here: see
+:mod:`engine.formats.jpeg_rare`. Refuses hierarchical ones.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ APP0, APP1, APP2, APP14 = 0xE0, 0xE1, 0xE2, 0xEE
 _SOFS = frozenset(range(0xC0, 0xD0)) - {DHT, 0xC8, DAC}
 _KNOWN = _SOFS | {DHT, DQT, DRI, SOS, COM} | frozenset(range(APP0, APP0 + 16))
 _KINDS = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
+_RARE_KINDS = {0xC3: "lossless", 0xC9: "arithmetic", 0xCA: "progressive arithmetic"}
 CJpegLib.set_version("turbo210")
 
 
@@ -60,6 +62,12 @@ class Header:
     adobe: int | None  # colour transform of the Adobe marker
     jfif: bool
     orientation: int
+    precision: int = 8
+
+    @property
+    def is_rare(self) -> bool:
+        """Of a kind whose coefficients are not masked: see :mod:`engine.formats.jpeg_rare`."""
+        return self.sof not in _KINDS or self.precision != 8 or len(self.components) == 4
 
     @property
     def mcu(self) -> tuple[int, int]:
@@ -108,8 +116,11 @@ class Header:
         )
 
 
-def parse(data: bytes) -> Header:
+def parse(data: bytes, *, rare: bool = False) -> Header:
     """Read the segments.
+
+    Args:
+        rare: Take kinds too whose coefficients are not masked.
 
     Raises:
         CorruptImage: Not a JPEG, cut off, or with contradictory headers.
@@ -119,7 +130,7 @@ def parse(data: bytes) -> Header:
         raise CorruptImage("This is not a JPEG file.")
     segments: list[Segment] = []
     sof = 0
-    frame: tuple[int, int, tuple[Component, ...]] | None = None
+    frame: tuple[int, int, tuple[Component, ...], int] | None = None
     adobe: int | None = None
     jfif, orientation, scans = False, 1, 0
     at = 2
@@ -135,7 +146,13 @@ def parse(data: bytes) -> Header:
         if marker == EOI:
             end = at + 2
             break
-        if marker not in _KNOWN:  # the C library trips over some of the others
+        if marker == 0xF7:
+            raise UnsupportedFormat(
+                "This is a JPEG-LS picture, which is not supported. Save it as PNG, and send that."
+            )
+        if marker not in _KNOWN and not (
+            rare and marker == DAC
+        ):  # the C library trips over some of the others
             raise CorruptImage("This JPEG file is damaged: it has an unknown or misplaced marker.")
         if at + 4 > len(data):
             raise CorruptImage("This JPEG file ends too early: send the complete file.")
@@ -149,7 +166,7 @@ def parse(data: bytes) -> Header:
             if frame is not None:
                 raise CorruptImage("This JPEG file is damaged: it has two frame headers.")
             sof = marker
-            frame = _frame(marker, body)
+            frame = _frame(marker, body, rare)
         elif marker == APP0 and body[:5] == b"JFIF\0":
             jfif = True
         elif marker == APP14 and body[:5] == b"Adobe" and len(body) >= 12:
@@ -163,28 +180,24 @@ def parse(data: bytes) -> Header:
             segments.append(Segment(None, stop, at))
     if frame is None or not scans:
         raise CorruptImage("This JPEG file contains no picture. Choose another file.")
-    width, height, components = frame
+    width, height, components, precision = frame
     return Header(
-        sof, width, height, components, tuple(segments), end, adobe, jfif, orientation
+        sof, width, height, components, tuple(segments), end, adobe, jfif, orientation, precision
     )  # fmt: skip
 
 
-def _frame(marker: int, body: bytes) -> tuple[int, int, tuple[Component, ...]]:
-    if marker not in _KINDS:
+def _frame(marker: int, body: bytes, rare: bool) -> tuple[int, int, tuple[Component, ...], int]:
+    if marker not in (_KINDS | _RARE_KINDS if rare else _KINDS):
         raise UnsupportedFormat(
-            "This kind of JPEG (arithmetic, lossless or hierarchical) is not supported. Save it"
-            " as a baseline or progressive JPEG, or as PNG."
+            "This kind of JPEG (hierarchical, or lossless with arithmetic coding) is not supported."
+            " Save it as a baseline or progressive JPEG, or as PNG."
         )
     if len(body) < 6 or len(body) != 6 + 3 * body[5]:
         raise CorruptImage("This JPEG file is damaged: its frame header has a wrong length.")
     precision, height, width, count = struct.unpack_from(">BHHB", body)
-    if precision != 8:
-        raise UnsupportedFormat(
-            "JPEG files of more than 8 bits are not supported. Send the DICOM file or a 16-bit PNG."
-        )
-    if count == 4:
-        raise UnsupportedFormat("CMYK JPEG files are not supported. Save the picture as RGB.")
-    if count not in (1, 3):
+    if not rare and (precision != 8 or count == 4):
+        raise UnsupportedFormat("This kind of JPEG is not supported here. Save it as PNG.")
+    if count not in (1, 3, 4):
         raise UnsupportedFormat(
             "This JPEG has an unsupported number of colour components. Save it as RGB."
         )
@@ -197,7 +210,7 @@ def _frame(marker: int, body: bytes) -> tuple[int, int, tuple[Component, ...]]:
         if not (1 <= h <= 4 and 1 <= v <= 4 and table < 4):
             raise CorruptImage("This JPEG file is damaged: impossible sampling factors.")
         components.append(Component(number, h, v, table))
-    return width, height, tuple(components)
+    return width, height, tuple(components), precision
 
 
 def _skip_entropy(data: bytes, at: int) -> int:

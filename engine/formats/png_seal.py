@@ -127,6 +127,19 @@ def _table(header: Header) -> np.ndarray:
     return expand(np.arange(256, dtype=np.uint8), header.palette, header.alpha)
 
 
+def mask_samples(stack: np.ndarray, regions: Sequence[Region]) -> tuple[bytes, tuple[bytes, ...]]:
+    """A new masked file of samples that came from no PNG, and a patch per region.
+
+    Args:
+        stack: Shape (1, height, width) or (1, height, width, channels), uint8 or uint16.
+    """
+    header = header_of(stack[0])
+    coded = tuple(patches.encode(mask.lift(stack, regions, i)) for i in range(len(regions)))
+    masked = stack[0].copy()
+    _fill(masked, regions, header)
+    return write(masked, header), coded
+
+
 def _fill(pixels: np.ndarray, regions: Sequence[Region], header: Header) -> None:
     """Draw the fill into samples that are grey or colours, in place."""
     top = (1 << header.depth) - 1

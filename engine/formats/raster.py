@@ -1,10 +1,9 @@
-"""Pictures other than DICOM: PNG, JPEG, TIFF, BMP and WebP.
+"""Pictures other than DICOM.
 
-PNG and JPEG have their own modules. For TIFF, BMP and WebP, the masked file is newly written
-without loss and without metadata. If the original coding can be reproduced
+All but TIFF, BMP and WebP have their own modules. For TIFF, BMP and WebP, the masked file is newly
+written without loss and without metadata. If the original coding can be reproduced
 (:mod:`engine.formats.recoding`), everything except the pixels is sealed, otherwise the whole
-original, so that the restored file is always identical byte for byte. Refuses animations, CMYK
-and pages of different kinds.
+original, so that the restored file is always identical byte for byte.
 """
 
 from __future__ import annotations
@@ -23,7 +22,23 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
-from engine.formats import jpeg, jpeg_file, mask, patches, png, png_seal, recoding, unseen
+from engine.formats import (
+    animation,
+    heif,
+    jpeg,
+    jpeg2000,
+    jpeg_file,
+    jpeg_rare,
+    jxl,
+    mask,
+    patches,
+    png,
+    png_seal,
+    recoding,
+    tiff_pages,
+    unseen,
+)
+from engine.formats.limits import check_size
 from engine.records import Format, Image, Region
 
 Read = tuple[np.ndarray, tuple[int, int], dict[str, Any]]
@@ -38,29 +53,6 @@ _COLOURS = {
 }
 
 
-def check_size(
-    width: int, height: int, frames: int, pixel_bytes: int, max_side_px: int, max_bytes: int
-) -> None:
-    """Refuse what would be too large, before it is decoded.
-
-    Raises:
-        CorruptImage: No width or no height.
-        ImageTooLarge: Over a limit.
-    """
-    if width < 1 or height < 1 or frames < 1:
-        raise CorruptImage(
-            "This file is damaged: its picture has no width or height. Export it again."
-        )
-    if max(width, height) > max_side_px or width * height * frames * pixel_bytes > max_bytes:
-        raise ImageTooLarge(
-            f"The picture is too large: {width} x {height} px, {frames} pages. The limit is"
-            f" {max_side_px} px per side and {max_bytes >> 20} MB decoded.",
-            width=width,
-            height=height,
-            frames=frames,
-        )
-
-
 def decode(kind: Format, data: bytes, max_side_px: int, max_decoded_bytes: int) -> Read:
     """Read a picture into stored values: pixels, block grid and facts, as in an ``Image``.
 
@@ -73,6 +65,11 @@ def decode(kind: Format, data: bytes, max_side_px: int, max_decoded_bytes: int) 
         Format.TIFF: _decode_tiff,
         Format.BMP: _decode_pillow,
         Format.WEBP: _decode_pillow,
+        Format.HEIC: heif.decode,
+        Format.AVIF: heif.decode,
+        Format.JPEG_XL: jxl.decode,
+        Format.JPEG_2000: jpeg2000.decode,
+        Format.GIF: animation.decode,
     }
     pixels, grid, properties = readers[kind](data, max_side_px, max_decoded_bytes)
     facts: dict[str, Any] = {
@@ -96,7 +93,9 @@ def _decode_png(data: bytes, max_side_px: int, max_bytes: int) -> Read:
 
 
 def _decode_jpeg(data: bytes, max_side_px: int, max_bytes: int) -> Read:
-    header = jpeg_file.parse(data)
+    header = jpeg_file.parse(data, rare=True)
+    if header.is_rare:
+        return jpeg_rare.decode(data, header, max_side_px, max_bytes)
     channels = len(header.components)
     check_size(header.width, header.height, 1, channels, max_side_px, max_bytes)
     facts = {
@@ -140,9 +139,7 @@ def _decode_pillow(data: bytes, max_side_px: int, max_bytes: int) -> Read:
     with _pillow_errors():
         picture = Pillow.open(io.BytesIO(data), formats=("BMP", "WEBP"))
         if getattr(picture, "n_frames", 1) > 1:
-            raise UnsupportedFormat(
-                "Animated pictures are not supported. Save each picture as a separate file."
-            )
+            return animation.decode(data, max_side_px, max_bytes)
         check_size(picture.width, picture.height, 1, 4, max_side_px, max_bytes)
         modes = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA", "LA": "RGBA"}
         if picture.mode not in modes:
@@ -188,26 +185,10 @@ def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> Read:
         if not pages:
             raise CorruptImage("This TIFF file contains no picture. Choose another file.")
         first = pages[0]
-        kinds = {(p.imagelength, p.imagewidth, p.samplesperpixel, p.dtype) for p in pages}
-        if len(kinds) > 1:
-            raise UnsupportedFormat(
-                "This TIFF file has pages of different sizes or kinds. Save each page as a"
-                " separate file."
-            )
-        if first.dtype is None or first.dtype.str.lstrip("<>|=") not in (
-            "u1",
-            "u2",
-            "i1",
-            "i2",
-            "b1",
-        ):
-            raise UnsupportedFormat(
-                "This TIFF file is not supported. Save it with 1, 8 or 16 bits per sample."
-            )
-        if first.samplesperpixel not in (1, 3, 4) or first.photometric not in (0, 1, 2, 3, 6):
-            raise UnsupportedFormat(
-                "This TIFF file is not supported. Save it as grey, palette, RGB or RGBA."
-            )
+        tiff_pages.refuse(pages)
+        if tiff_pages.wanted(pages):
+            return tiff_pages.decode(pages, max_side_px, max_bytes)
+        assert first.dtype is not None
         size = first.samplesperpixel * first.dtype.itemsize
         check_size(first.imagewidth, first.imagelength, len(pages), size, max_side_px, max_bytes)
         frames = []
@@ -262,6 +243,8 @@ def render(image: Image, frame: int) -> np.ndarray:
 def _eight_bit(pixels: np.ndarray, bits: int) -> np.ndarray:
     """Grey of more than 8 bits is shown from its darkest to its lightest value, since many
     16-bit files use a small part of their range; colours are shown as they are."""
+    if pixels.dtype.kind == "f":
+        return tiff_pages.eight_bit(pixels)
     if pixels.dtype == np.uint8:
         return pixels if bits == 8 else pixels * np.uint8(255 // ((1 << bits) - 1))
     low, high = float(pixels.min()), float(pixels.max())
@@ -283,17 +266,21 @@ def dissect(
     """Mask a picture: the masked file, a patch per region, and the parts of the remainder."""
     if kind is Format.PNG:
         return png_seal.dissect(data, regions)
-    if kind is Format.JPEG:
+    if kind is Format.JPEG and not jpeg_file.parse(data, rare=True).is_rare:
         made = jpeg.dissect(data, regions)
         return made.data, made.patches, {"bones": made.bones, "edges": made.edges}
     pixels, _, facts = decode(kind, data, 1 << 30, 1 << 40)
+    if facts.get("converted") and len(pixels) == 1:
+        return *png_seal.mask_samples(pixels, regions), {"whole": data}
+    if facts.get("converted"):
+        kind, facts = Format.TIFF, {**facts, "lossy": True}
     lifted = [patches.encode(mask.lift(pixels, regions, i)) for i in range(len(regions))]
     if "colormap" in facts:  # the masked file has the colours that it shows, and no other
         table = np.ascontiguousarray(facts["colormap"], "<u2").tobytes()
         lifted = [patches.pack({"pixels": part, "colormap": table}) for part in lifted]
     parts = None if facts["lossy"] else recoding.take(kind, data, pixels)
     plain, facts = _as_shown(pixels, facts)
-    if parts:
+    if parts and pixels.dtype.kind != "f":
         parts["unseen"] = unseen.difference(pixels, plain, regions)
     _fill(plain, regions, facts)
     return (
@@ -338,6 +325,9 @@ def shown(pixels: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
 
 
 def _fill(pixels: np.ndarray, regions: Sequence[Region], facts: Mapping[str, Any]) -> None:
+    if pixels.dtype.kind == "f":
+        tiff_pages.fill_floats(pixels, regions)
+        return
     for region in regions:
         low, high = 0.0, float((1 << min(int(facts["bits"]), 8 * pixels.dtype.itemsize)) - 1)
         if pixels.dtype.kind == "i":
@@ -367,7 +357,8 @@ def _write(kind: Format, pixels: np.ndarray, facts: Mapping[str, Any]) -> bytes:
     if kind is Format.TIFF:
         photometric = {"grey": 1, "grey inverted": 0, "palette": 3}.get(facts["colour"], 2)
         with tifffile.TiffWriter(buffer) as file:
-            for page in pixels:
+            for number, whole in enumerate(pixels):
+                page = tiff_pages.own_size(whole, number, facts)
                 bilevel = facts["bits"] == 1 and page.dtype == np.uint8
                 file.write(
                     page.astype(bool) if bilevel else page,

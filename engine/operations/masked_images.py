@@ -34,9 +34,8 @@ class MaskedImages:
             if cached is not None:
                 self._images.move_to_end(address)
         if cached is None:
-            name = f"{image_id}.{row.format.lower()}"
             cached = images.decode_stored(
-                name, self._stored.part(image_id, "masked"), self._live.limits
+                image_id, self._stored.part(image_id, "masked"), self._live.limits
             )
             with self._lock:
                 self._images[address] = cached

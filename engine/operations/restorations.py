@@ -19,15 +19,6 @@ from engine.seal.pipeline import assessment_from_json
 from engine.store.audit import Event
 from engine.store.catalog import ImageRow
 
-MEDIA_TYPES = {
-    "JPEG": "image/jpeg",
-    "PNG": "image/png",
-    "DICOM": "application/dicom",
-    "TIFF": "image/tiff",
-    "BMP": "image/bmp",
-    "WebP": "image/webp",
-}
-
 
 @dataclass(frozen=True)
 class Restoration:
@@ -176,7 +167,7 @@ class Restorations:
         if format == "original" and enhance:
             raise InputError("The original file cannot be enhanced. Use png or jpeg.")
         if format == "original":
-            file = File(about.name, MEDIA_TYPES[image.format], image.data)
+            file = File(about.name, image.format.media_type, image.data)
         else:
             rgb = images.render(image, frame)
             rgb = images.enhance(rgb) if enhance else rgb

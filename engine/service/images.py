@@ -13,7 +13,7 @@ from engine.operations.context import Context
 from engine.operations.erasures import Erasures
 from engine.operations.guard import Guard, needs
 from engine.operations.masked_images import MaskedImages
-from engine.operations.restorations import MEDIA_TYPES, Restoration, Restorations
+from engine.operations.restorations import Restoration, Restorations
 from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission, allowed
 from engine.records import Assessment, AuditEntry, Caller, File, ImageRecord, SealedRegion
@@ -128,14 +128,18 @@ class Images:
 
     @needs(Permission.EXPORT)
     def masked_file(self, caller: Caller, image_id: str) -> File:
-        """The masked file to take away, in the original's format, under a neutral name."""
+        """The masked file to take away under a neutral name, whose ending says its format.
+
+        That is the original's format, or PNG or TIFF for those that are not written again.
+        """
         tx = self._database.read()
         row = self._stored.released(tx, image_id)
         data = images.from_storage(self._stored.part(image_id, "masked"))
         self._audit.record(
             caller, Event("image.export", patient_id=row.patient_id, image_id=image_id)
         )
-        return _file(image_id, row.format, data)
+        kind = images.sniff(data)
+        return File(f"{image_id}.{kind.suffix}", kind.media_type, data)
 
     @needs(Permission.VIEW_MASKED)
     def history(self, caller: Caller, image_id: str) -> list[AuditEntry]:
@@ -338,8 +342,3 @@ class Images:
             caller, Event("image.metrics", patient_id=row.patient_id, image_id=image_id)
         )
         return assessment_from_json(self._stored.open_facts(key, row)["assessment"])
-
-
-def _file(stem: str, format: str, data: bytes) -> File:
-    suffix = {"JPEG": "jpg", "DICOM": "dcm", "TIFF": "tif"}.get(format, format.lower())
-    return File(f"{stem}.{suffix}", MEDIA_TYPES[format], data)

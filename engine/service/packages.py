@@ -9,7 +9,7 @@ from engine.errors import EngineError, InputError, SealBroken
 from engine.formats import images
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
-from engine.operations.restorations import MEDIA_TYPES, Restorations
+from engine.operations.restorations import Restorations
 from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission
 from engine.records import Caller, File
@@ -106,4 +106,4 @@ class Packages:
             Event("package.restore", "completed", **where),
         )
         image = restored.image
-        return File(facts["name"], MEDIA_TYPES[image.format], image.data), restored.proof
+        return File(facts["name"], image.format.media_type, image.data), restored.proof

@@ -18,6 +18,7 @@ from typing import Any
 from engine.errors import SettingsError
 from engine.formats.patches import pack, unpack
 from engine.host import Host
+from engine.records import Format
 from engine.store.catalog import ImageRow
 from engine.store.database import Cursor, Database
 from engine.store.key_hierarchy import KeyHierarchy
@@ -92,7 +93,7 @@ class Training:
         case_id = self._host.token("tc")
         key = new_key(self._host.random)
         facts = {
-            "suffix": _suffix(row.format),
+            "suffix": f".{Format(row.format).suffix}",
             "profile": row.profile,
             "modality": row.modality,
             "before": list(before),
@@ -228,7 +229,3 @@ def _read_key(path: Path) -> bytes:
     if len(keys) != 1:
         raise SettingsError(f"The file {path} must contain exactly one key.")
     return keys[0]
-
-
-def _suffix(format: str) -> str:
-    return {"JPEG": ".jpg", "DICOM": ".dcm", "TIFF": ".tif"}.get(format, f".{format.lower()}")

@@ -37,7 +37,7 @@ from engine.formats import images, sandbox
 from engine.formats.sandbox import Sandbox
 from engine.records import Region
 from engine.settings import Settings
-from tests import builders
+from tests import builders, photographs
 
 LIMITS = images.Limits.of(Settings(max_decoded_mb=64))
 KEY = bytes(32)
@@ -65,6 +65,33 @@ def seeds() -> dict[str, bytes]:
         "webp": builders.pillow(colour, "WEBP"),
         "webp lossless": builders.pillow(colour, "WEBP", lossless=True),
     }  # fmt: skip
+    converted, rare = photographs.converted_kinds(), photographs.tiff_kinds()
+    files |= {
+        name: converted[name][0]
+        for name in (
+            "HEIC",
+            "HEIC 10 bit",
+            "AVIF",
+            "AVIF alpha",
+            "AVIF moving",
+            "JPEG XL lossy",
+            "JPEG XL boxes",
+            "JPEG XL moving",
+            "JPEG 2000",
+            "JPEG 2000 lossy",
+            "GIF",
+            "GIF moving",
+            "PNG moving",
+            "WebP moving",
+            "JPEG CMYK",
+            "JPEG 12 bit",
+            "JPEG lossless",
+            "JPEG arithmetic",
+        )
+    }
+    files |= {f"tiff {name}": rare[name] for name in (
+        "fax of two lengths", "pages of kinds", "float with holes", "CMYK planes",
+    )}  # fmt: skip
     for syntax in (*builders.UNCOMPRESSED, *builders.LOSSLESS):
         files[f"dicom {syntax.keyword}"] = builders.dicom(twelve, bits=12, syntax=syntax)
         files[f"dicom {syntax.keyword} cine"] = builders.dicom(moving, syntax=syntax)
