@@ -19,6 +19,9 @@ _READING = (401, 403, 404, 409, 422, 429, 503)
 _WRITING = (400, *_READING, 413)
 
 
+_ALONE = {"loc": ("body", "undoubted"), "msg": "not with a decision", "type": "value_error"}
+
+
 class Draft(schemas.Schema):
     """A draft that this session has opened."""
 
@@ -45,6 +48,11 @@ class Decision(schemas.Request):
         }
     )
     boxes: list[schemas.Box] | None = Field(None, max_length=500)
+    undoubted: bool = Field(
+        False,
+        description="Seal as the profile proposes, and only if there is no doubt. Logged as sealed"
+        " without a person's look.",
+    )
     removed: dict[int, schemas.Why] = Field(
         default_factory=dict, description="Index of a detected box, and why it stays visible."
     )
@@ -83,6 +91,10 @@ def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> 
 
     409 with `urn:medsec:review-needed` if the draft needs review first; the draft is kept.
     """
+    if decision.undoubted:
+        if decision.boxes is not None or decision.removed or decision.confirm:
+            raise RequestValidationError([_ALONE])
+        return schemas.Image.model_validate(engine.drafts.seal_undoubted(token, image_id))
     removed = dict(decision.removed)
     if decision.boxes is None:
         view = engine.drafts.open(token, image_id)

@@ -138,6 +138,9 @@ class Settings:
     restore_memory_mb: int = _setting(
         2048, "Memory limit for all images that are open or were just sent", _positive, "MB"
     )
+    auto_seal: bool = _setting(
+        True, "Offer uploaders to seal images without doubt at once, without a person's look"
+    )
     reason_required: bool = _setting(True, "Whether a restoration requires a reason")
     session_idle_minutes: float = _setting(
         15.0, "Idle time after which a session ends", _positive, "min"

@@ -6,14 +6,15 @@ import csv
 import io
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from engine import FORMATS_TAKEN, ImageRecord, Patient, errors
+from engine import FORMATS_TAKEN, ImageRecord, ImageState, Patient, errors
 from ui import queue, state, widgets
-from ui.background_jobs import Job
+from ui.background_jobs import Job, Progress
 
 
 def upload_files(token: str, patient: Patient) -> None:
@@ -28,6 +29,7 @@ def upload_files(token: str, patient: Patient) -> None:
         format_func=lambda name: profiles[name].title,
         help="Determines which classes are detected.",
     )
+    seal = _seal_at_once()
     folder = st.toggle("Upload a folder", key="whole-folder")
     files = st.file_uploader(
         "A folder of images" if folder else f"{FORMATS_TAKEN} files",
@@ -38,19 +40,44 @@ def upload_files(token: str, patient: Patient) -> None:
     for file in files or []:
         # Each file that arrives reruns the page; start only one job per file.
         if file.file_id not in jobs:
-            jobs[file.file_id] = _upload(token, patient.patient_id, file, profile)
+            jobs[file.file_id] = _upload(token, patient.patient_id, file, profile, seal)
     state.keep("jobs", jobs)
     watch_uploads()
 
 
-def _upload(token: str, patient_id: str, file: UploadedFile, profile: str) -> Job[ImageRecord]:
-    engine, name, data = state.engine(), file.name, file.getvalue()
-    return Job(
-        name,
-        lambda tell: engine.drafts.upload(
-            token, patient_id, name, data, profile=profile, progress=tell
-        ),
+def _seal_at_once() -> bool:
+    """Has the person chosen to seal images without doubt at once?"""
+    return state.engine().settings.auto_seal and st.toggle(
+        "Seal images without doubt at once",
+        key="seal-at-once",
+        help="Images with uncertain boxes, or in which nothing was found, wait for you. The audit"
+        " log marks each image that was sealed without a look.",
     )
+
+
+def _upload(
+    token: str, patient_id: str, file: UploadedFile, profile: str, seal: bool
+) -> Job[ImageRecord]:
+    engine, name, data = state.engine(), file.name, file.getvalue()
+
+    def work(tell: Progress) -> ImageRecord:
+        share = 0.5 if seal else 1.0
+        record = engine.drafts.upload(
+            token, patient_id, name, data, profile, lambda stage, done: tell(stage, done * share)
+        )
+        if not seal or record.reasons:
+            return record
+        return sealed_or_waiting(token, record, lambda stage, done: tell(stage, 0.5 + done / 2))
+
+    return Job(name, work)
+
+
+def sealed_or_waiting(token: str, record: ImageRecord, tell: Progress) -> ImageRecord:
+    """Seal a draft without doubt; where the second look finds something, it waits."""
+    try:
+        return state.engine().drafts.seal_undoubted(token, record.image_id, tell)
+    except errors.ReviewNeeded as err:
+        return replace(record, state=ImageState.REVIEW, reasons=tuple(err.facts["reasons"]))
 
 
 def watch_uploads() -> None:
@@ -80,6 +107,7 @@ def watch_uploads() -> None:
             else:
                 outcome |= {"image": record.image_id, "found": record.region_count}
                 outcome["reasons"] = list(record.reasons)
+                outcome["sealed"] = record.state is ImageState.RELEASED
                 status.update(label=f"{job.name}: {_found(outcome)}", state="complete")
         outcomes.append(outcome)
     state.keep("outcomes", outcomes)
@@ -91,6 +119,8 @@ def watch_uploads() -> None:
 def _found(outcome: dict[str, Any]) -> str:
     boxes = outcome["found"]
     text = f"{boxes} {'box' if boxes == 1 else 'boxes'} found"
+    if outcome["sealed"]:
+        return text + ", sealed"
     return text + (", review needed" if outcome["reasons"] else ", ready to seal")
 
 
@@ -101,7 +131,11 @@ def outcomes(token: str) -> None:
         return
     failed = [o for o in last if "error" in o]
     with st.container(border=True):
-        st.markdown(f"**Last batch: {len(last) - len(failed)} uploaded, {len(failed)} failed**")
+        sealed = sum(bool(o.get("sealed")) for o in last)
+        st.markdown(
+            f"**Last batch: {len(last) - len(failed)} uploaded, {len(failed)} failed**"
+            + (f" · {sealed} sealed" if sealed else "")
+        )
         for outcome in last:
             name = widgets.plain(outcome["file"])
             if "error" in outcome:
@@ -110,7 +144,7 @@ def outcomes(token: str) -> None:
                     _existing(token, outcome["there"])
             else:
                 st.markdown(f":material/check: {name}: {_found(outcome)}")
-        taken = [o for o in last if "image" in o]
+        taken = [o for o in last if "image" in o and not o["sealed"]]
         widgets.download(
             "Download the batch summary, CSV", "medsec-batch.csv", _summary(token, last)
         )

@@ -193,6 +193,7 @@ class Intake:
                     # Which statistics it may be in is decided by what it held then.
                     "labels": dict(labels),
                     "reviewed": prepared.facts["reasons"],
+                    "automatic": prepared.facts["automatic"],
                     "tag": tag,
                 },
             ),

@@ -73,12 +73,14 @@ class Decision:
             the reason why it may stay visible.
         confirm: The reason to go on although the draft says that a person must look.
         adopt: Seal too what the second look finds, and look again, instead of asking a person.
+        automatic: Nobody has looked: the boxes are those that the profile proposes.
     """
 
     boxes: Sequence[Detection]
     removed: Mapping[int, str]
     confirm: str = ""
     adopt: bool = False
+    automatic: bool = False
 
 
 class SentBack(Exception):
@@ -153,6 +155,7 @@ class Preparer:
             "assessment": assessment,
             "reasons": reasons,
             "confirm": decision.confirm.strip(),
+            "automatic": decision.automatic,
             "sides": facts.get("sides", []),
         }
         return self._written(draft, subject, sealed, review, corrections, watch)

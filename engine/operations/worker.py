@@ -262,7 +262,7 @@ def _decision(options: BatchOptions, examined: Examined, profile: Profile) -> De
     if not confirm and examined.reasons:
         raise ReviewNeeded("This image must be reviewed.", reasons=list(examined.reasons))
     left = {i: HARMLESS for i, s in enumerate(what) if s is Suggestion.LEAVE}
-    return Decision(wanted, left, confirm, adopt=True)
+    return Decision(wanted, left, confirm, adopt=True, automatic=True)
 
 
 def _for_review(

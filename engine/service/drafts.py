@@ -311,16 +311,54 @@ class Drafts:
             RestoreMismatch: The way back could not be proven. The draft stays.
             InputError: A removed box without a reason.
         """
-        tell = progress or (lambda stage, share: None)
         draft = self._stored.draft(self._database.read(), image_id)
-        row = draft.row
+        decision = Decision(detections, removed or {}, confirm, adopt)
+        return self._seal(caller, draft, decision, progress)
+
+    @needs(Permission.UPLOAD)
+    def seal_undoubted(
+        self, caller: Caller, image_id: str, progress: Progress | None = None
+    ) -> ImageRecord:
+        """Seal a draft as its profile proposes, without a person's look; the log says so.
+
+        What the second look finds is sealed too, as in a batch.
+
+        Raises:
+            ReviewNeeded: There is doubt, or text is readable after three looks. The draft stays.
+            InputError: The settings do not offer it.
+            RestoreMismatch: The way back could not be proven. The draft stays.
+        """
+        if not self._live.settings.auto_seal:
+            raise InputError(
+                "Sealing without a look is switched off. Open the image and seal it, or ask an"
+                " administrator."
+            )
+        draft = self._stored.draft(self._database.read(), image_id)
+        if draft.row.reasons:
+            raise ReviewNeeded(
+                "This image must be reviewed before it is sealed.",
+                image_id=image_id,
+                reasons=list(draft.row.reasons),
+            )
+        profile = self._examiner.profile(draft.row.profile)
+        found = with_verdicts(draft.facts)
+        paired = [(d, suggestion(d, profile)) for d in found]
+        left = {i: HARMLESS for i, (_, s) in enumerate(paired) if s is Suggestion.LEAVE}
+        boxes = [d for d, s in paired if s is Suggestion.SEAL]
+        decision = Decision(boxes, left, adopt=True, automatic=True)
+        return self._seal(caller, draft, decision, progress)
+
+    def _seal(
+        self, caller: Caller, draft: Draft, decision: Decision, progress: Progress | None
+    ) -> ImageRecord:
+        tell = progress or (lambda stage, share: None)
+        row, image_id = draft.row, draft.row.image_id
         patient_key = self._hierarchy.patient_key(self._database.read(), row.patient_id)
         fresh = self._intake.fresh_key(image_id, row.version + 1, patient_key)
         patient = self._intake.patient(row.patient_id)
         opened = OpenedDraft(
             row, draft.facts, self._image(caller, draft), (patient.id, patient.name)
         )
-        decision = Decision(detections, removed or {}, confirm, adopt)
         try:
             prepared = self._preparer.prepare(opened, fresh.subject, decision, tell)
         except SentBack as sent:

@@ -20,6 +20,7 @@ from engine.store.database import Cursor, Database
 #: Changeable settings, and when a change takes effect.
 CHANGEABLE: Mapping[str, str] = {
     "profile": "with the next upload",
+    "auto_seal": "with the next upload",
     "padding": "with the next image that is sealed",
     "padding_min_px": "with the next image that is sealed",
     "picture_limit_mb": "with the next upload",

@@ -195,6 +195,51 @@ def test_an_unwatched_batch_seals_what_the_second_look_finds(ward: Ward) -> None
         ward.engine.drafts.seal(ward.team.technician, other, [found], adopt=True)
 
 
+def test_an_image_without_doubt_is_sealed_without_a_look_and_the_log_says_so(ward: Ward) -> None:
+    engine, team = ward.engine, ward.team
+    data, found = text_png()
+    ward.detector.left = [[Detection(Region(100, 100, 150, 120), "text", 0.7, "scripted")], []]
+    done = engine.drafts.seal_undoubted(team.technician, ward.upload(data, found=[found]))
+    assert (done.state, done.region_count) == (ImageState.RELEASED, 2)
+    looked_at = ward.seal(builders.png(builders.labelled("DOE")[0]), found=[found])
+    entries = engine.audit.entries(team.administrator, query="image.seal")
+    said = {e.image_id: (e.actor, e.detail["automatic"]) for e in entries}
+    assert said == {done.image_id: ("technician", True), looked_at: ("technician", False)}
+
+
+@pytest.mark.parametrize("confidence", [0.15, None])
+def test_an_image_in_doubt_is_never_sealed_without_a_look(
+    ward: Ward, confidence: float | None
+) -> None:
+    data, found = text_png()
+    doubt = Detection(Region(100, 100, 150, 120), "text", confidence or 0.0, "scripted")
+    image_id = ward.upload(data, found=[] if confidence is None else [found, doubt])
+    with pytest.raises(errors.ReviewNeeded):
+        ward.engine.drafts.seal_undoubted(ward.team.technician, image_id)
+    [waiting] = ward.engine.drafts.waiting(ward.team.technician)
+    assert waiting.state is ImageState.REVIEW
+
+
+def test_what_stays_visible_is_not_sealed_without_a_look(ward: Ward) -> None:
+    data, found = text_png()
+    ward.detector.left = [[Detection(Region(100, 100, 150, 120), "text", 0.7, "scripted")]] * 3
+    image_id = ward.upload(data, found=[found])
+    with pytest.raises(errors.ReviewNeeded):
+        ward.engine.drafts.seal_undoubted(ward.team.technician, image_id)
+    [waiting] = ward.engine.drafts.waiting(ward.team.technician)
+    assert waiting.reasons == ("still-visible",)
+
+
+def test_an_administrator_can_have_every_image_looked_at(ward: Ward) -> None:
+    data, found = text_png()
+    image_id = ward.upload(data, found=[found])
+    ward.engine.runtime_settings.change(ward.team.administrator, "auto_seal", "false")
+    with pytest.raises(errors.InputError):
+        ward.engine.drafts.seal_undoubted(ward.team.technician, image_id)
+    [waiting] = ward.engine.drafts.waiting(ward.team.technician)
+    assert (waiting.image_id, waiting.state) == (image_id, ImageState.DRAFT)
+
+
 def test_a_box_taken_away_needs_a_reason_and_both_are_logged(ward: Ward) -> None:
     data, found = text_png()
     extra = Detection(Region(200, 150, 260, 190), "face", 0.5, "scripted")

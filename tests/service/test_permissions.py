@@ -90,6 +90,7 @@ MAY: dict[str, set[Role]] = {
     "drafts.open": {T},
     "drafts.frame": {T},
     "drafts.seal": {T},
+    "drafts.seal_undoubted": {T},
     "drafts.discard": {T},
     "images.get": {T, D},
     "search.images": {T, D},

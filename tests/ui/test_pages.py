@@ -264,6 +264,41 @@ def test_one_bad_file_does_not_stop_the_others(
     assert not any(isinstance(v, bytes | np.ndarray) for v in remembered(app))
 
 
+def test_images_without_doubt_are_sealed_as_they_come_and_others_wait(
+    engine: Engine, visit: Visit, team: Team, detector: ScriptedDetector, patient: str
+) -> None:
+    """Choose the patient, switch it on, drop the files: three actions, however many files."""
+    detector.found = [BOX]
+    app = visit(team.technician, "1_Upload")
+    app.selectbox[0].select(patient).run()
+    next(t for t in app.toggle if t.key == "seal-at-once").set_value(True).run()
+    files = [(f"{i}.png", builders.png(builders.labelled(f"DOE {i}")[0]), "") for i in range(3)]
+    app.file_uploader[0].set_value(files).run()
+    assert "3 uploaded, 0 failed** · 3 sealed" in texts(app)
+    assert not engine.drafts.waiting(team.technician)
+    detector.found = [BOX, PROPOSAL]
+    app.file_uploader[0].set_value([("erika.png", PICTURE, "image/png")]).run()
+    assert "1 uploaded, 0 failed**" in texts(app)
+    [waiting] = engine.drafts.waiting(team.technician)
+    assert waiting.reasons == ("proposals",)
+
+
+def test_all_drafts_without_doubt_are_sealed_in_one_step(
+    engine: Engine, visit: Visit, team: Team, detector: ScriptedDetector, patient: str
+) -> None:
+    for seed, found in enumerate(([BOX], [BOX], [BOX, PROPOSAL], [])):
+        detector.found = found
+        data = builders.png(builders.labelled(f"DOE {seed}")[0])
+        engine.drafts.upload(team.technician, patient, f"{seed}.png", data)
+    app = visit(team.technician, "1_Upload")
+    click(app, "Seal 2 images without doubt")
+    assert "2 sealed." in texts(app)
+    assert {d.reasons for d in engine.drafts.waiting(team.technician)} == {
+        ("proposals",), ("nothing-found",),
+    }  # fmt: skip
+    assert not [b for b in app.button if "without doubt" in b.label]
+
+
 def test_a_page_that_was_left_finds_its_intake_again(
     engine: Engine, visit: Visit, team: Team, detector: ScriptedDetector, patient: str
 ) -> None:
