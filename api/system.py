@@ -38,6 +38,9 @@ class Health(schemas.Schema):
         " filter of system calls, a network namespace and a user of their own.",
         examples=[{"landlock": 7, "seccomp": True, "network": True, "user": True}],
     )
+    networks_apart: bool = Field(
+        description="MedSec's own networks run in such a process too; on a GPU they do not."
+    )
     last_backup_at: schemas.Utc | None = None
     backup_overdue: bool = Field(
         description="The last successful backup is older than the setting allows."

@@ -280,7 +280,8 @@ def main() -> None:
     if (a.images is None) != (a.truth is None):
         raise SystemExit("Give --images together with --truth.")
     settings = Settings.load(os.environ)
-    detector = Detector.open(settings)
+    # In this process, whose time outside the networks is measured.
+    detector = Detector(settings, Detector.open(settings).profiles)
     profile = detector.profiles[settings.profile]
     padding = Padding(settings.padding, settings.padding_min_px)
     contenders = [

@@ -77,6 +77,10 @@ def health(token: str) -> None:
             ("Damaged files", ", ".join(now["broken"]) or "none known"),
             ("Keys still to re-wrap", str(now["keys_to_rotate"])),
             ("Processes that read files", _held(now["confinement"])),
+            (
+                "Networks run in",
+                "such a process" if now["networks_apart"] else "the server's process, for its GPU",
+            ),
         ]
     )
     st.header("Storage")

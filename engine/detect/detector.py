@@ -6,7 +6,6 @@ in silence. Refuses unknown profile keys, unknown networks and unrecorded weight
 
 from __future__ import annotations
 
-import math
 import threading
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -18,11 +17,19 @@ from typing import Any
 import numpy as np
 
 from engine.detect.frame_tracking import Tracks, Watch
-from engine.detect.networks import Arbiter, Finding, ModelInfo, Network, Rescaled
-from engine.detect.text_verdict import Judge, Judgement, Known
-from engine.errors import DetectorError, EngineError, MachineOverloaded, SettingsError
+from engine.detect.looking import (
+    FINDS,
+    NETWORKS,
+    Ask,
+    Looking,
+    NetworksApart,
+    NetworksHere,
+    findings,
+)
+from engine.detect.networks import Finding, ModelInfo, Network
+from engine.detect.text_verdict import Judgement, Known
+from engine.errors import DetectorError, SettingsError
 from engine.geometry import Region, areas_px, intersections_px
-from engine.host import is_shortage
 from engine.installation import MODEL
 from engine.records import Detection
 from engine.settings import Settings
@@ -30,95 +37,11 @@ from engine.settings import Settings
 PROFILES = MODEL / "profiles"
 
 STAGE = "looking for text, codes and faces"
-#: Networks whose text is weighed by the one that reads, where a profile names both.
-WITNESSES = ("yolov8n",)
 RING_PX = 3  # around a mask, whose tone is painted over it for the second look
 FILM_FRAMES = 5  # from here on the mean of all frames is looked at too
 
 Frame = Callable[[int], np.ndarray]
 Progress = Callable[[str, float], None]
-
-
-def _open_text(settings: Settings) -> Network:
-    from engine.detect.text import TextNetwork
-
-    return TextNetwork(settings)
-
-
-def _open_faces(settings: Settings) -> Network:
-    from engine.detect.faces import FaceNetwork
-
-    return FaceNetwork(settings)
-
-
-def _open_codes(settings: Settings) -> Network:
-    from engine.detect.barcodes import CodeReader
-
-    return CodeReader(settings)
-
-
-def _open_nudenet(settings: Settings) -> Network:
-    from engine.detect.yolo import open_nudenet
-
-    return open_nudenet(settings)
-
-
-def _open_own(settings: Settings) -> Network:
-    from engine.detect.yolo import open_own
-
-    return open_own(settings)
-
-
-def _open_thorax(settings: Settings) -> Network:
-    from engine.detect.yolo import THORAX_SIDES_PX, open_own
-
-    return open_own(settings, ("thorax",), THORAX_SIDES_PX, THORAX_SIDES_PX)
-
-
-#: Every network there is, by the name that profiles use.
-NETWORKS: dict[str, Callable[[Settings], Network]] = {
-    "ppocr": _open_text,
-    "centerface": _open_faces,
-    "zxing": _open_codes,
-    "nudenet": _open_nudenet,
-    "yolov8n": _open_own,
-    "yolov8n-thorax": _open_thorax,
-}
-
-
-def _opened(name: str, settings: Settings) -> Network:
-    """Load a network.
-
-    Raises:
-        DetectorError: It is missing, altered or does not load.
-        MachineOverloaded: There is no memory or no thread for it now. It is there and whole, so
-            another try may load it, and no person has to look at the image in its stead.
-    """
-    try:
-        return NETWORKS[name](settings)
-    except Exception as err:
-        if is_shortage(err):
-            raise MachineOverloaded(
-                "This machine has too little memory or too many processes to load its networks now:"
-                " end other programs and send the file again.",
-                network=name,
-            ) from err
-        if isinstance(err, EngineError):
-            raise
-        raise DetectorError(
-            "A network could not be loaded: install MedSec again, or ask for support.", network=name
-        ) from err
-
-
-#: What each of them can find, known without opening it.
-FINDS: dict[str, tuple[str, ...]] = {
-    "ppocr": ("text",),
-    "centerface": ("face",),
-    "zxing": ("barcode",),
-    "nudenet": ("face", "intimate"),
-    "yolov8n": ("text", "barcode"),
-    "yolov8n-thorax": ("thorax",),
-}
 
 
 @dataclass(frozen=True)
@@ -312,15 +235,21 @@ class Detector:
     """Runs the networks of a profile and merges what they find. Safe in several threads.
 
     Networks are opened on first use and kept; each serialises its own inference.
+
+    Args:
+        apart: Run MedSec's own networks in a process without keys; else in this one.
     """
 
-    def __init__(self, settings: Settings, profiles: Mapping[str, Profile]) -> None:
+    def __init__(
+        self, settings: Settings, profiles: Mapping[str, Profile], apart: bool = False
+    ) -> None:
         self._settings = settings
         self.profiles = dict(profiles)
-        self._networks: dict[str, Network] = {}
+        self._apart = apart
+        self._chosen: Looking | None = None
         #: Networks of the hospital's own, by the name that profiles use.
         self.custom_networks: Mapping[str, CustomNetworkSource] = {}
-        self._opening = threading.Lock()
+        self._choosing = threading.Lock()
 
     @classmethod
     def open(cls, settings: Settings, profiles_folder: Path | None = None) -> Detector:
@@ -338,7 +267,28 @@ class Detector:
             raise SettingsError(
                 f"MEDSEC_PROFILE names the profile {settings.profile!r}, which is not there."
             )
-        return cls(settings, profiles)
+        return cls(settings, profiles, apart=True)
+
+    @property
+    def looking(self) -> Looking:
+        """Where MedSec's own networks run: in a process without keys, unless a GPU is used."""
+        from engine.detect.yolo import on_gpu
+
+        with self._choosing:
+            if self._chosen is None:
+                apart = self._apart and not on_gpu(self._settings)
+                self._chosen = (
+                    NetworksApart(self._settings.threads) if apart else NetworksHere(self._settings)
+                )
+            return self._chosen
+
+    @property
+    def keyless(self) -> bool:
+        """Do MedSec's own networks run in a process without keys?"""
+        try:
+            return isinstance(self.looking, NetworksApart)
+        except DetectorError:  # the settings ask for a GPU that is not there
+            return False
 
     def finds(self) -> dict[str, tuple[str, ...]]:
         """Every network that a profile may name, with the classes that it finds."""
@@ -347,14 +297,15 @@ class Detector:
     @property
     def opened(self) -> dict[str, ModelInfo]:
         """Networks that were opened so far, by the name that profiles use."""
-        return {name: network.info for name, network in sorted(self._networks.items())}
+        return self.looking.opened
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
         """The networks of the profile that uploads start with, and all others in use."""
         for name in self.profiles[self._settings.profile].networks:
-            self._network(name)
-        return tuple(self._networks[name].info for name in sorted(self._networks))
+            if name not in self.custom_networks:
+                self.looking.open(name)
+        return tuple(self.opened.values())
 
     def detect(
         self,
@@ -379,17 +330,19 @@ class Detector:
         Raises:
             DetectorError: A network is missing, altered or failed.
         """
-        networks = [(name, self._network(name)) for name in profile.networks]
-        return self._search(networks, frame, frames, profile, progress)
+        return self._search(frame, frames, profile, progress)
 
     def _search(
         self,
-        networks: Sequence[tuple[str, Network]],
         frame: Frame,
         frames: int,
         profile: Profile,
         progress: Progress | None = None,
+        again: bool = False,
     ) -> list[Detection]:
+        for name in profile.networks:
+            if name not in self.custom_networks:
+                self.looking.open(name)
         if frames < 1:
             raise ValueError(f"an image has at least one frame, not {frames}")
         watch, tracks = Watch(), Tracks(profile.iou)
@@ -399,7 +352,7 @@ class Detector:
                 progress(STAGE, i / frames)
             picture = _checked(frame(i))
             areas = watch.news(picture, tracks.standing)
-            found = [d for area in areas for d in self._look(networks, picture, area, i, profile)]
+            found = [d for area in areas for d in self._look(picture, area, i, profile, again)]
             tracks.advance(i, areas, found)
             if frames >= FILM_FRAMES:
                 total = picture.astype(np.float32) if total is None else total + picture
@@ -407,7 +360,7 @@ class Detector:
             # An overlay that stands still while anatomy moves behind it is plainest here.
             mean = np.round(total / frames).astype(np.uint8)
             everywhere = Region(0, 0, mean.shape[1], mean.shape[0])
-            for d in self._look(networks, mean, everywhere, 0, profile):
+            for d in self._look(mean, everywhere, 0, profile, again):
                 tracks.add(replace(d, region=d.region.on_frames(0, frames)))
         if progress:
             progress(STAGE, 1.0)
@@ -438,14 +391,9 @@ class Detector:
                     picture[region.slices[1:]] = _surroundings(picture, region)
             return picture
 
-        first = ((name, self._network(name)) for name in profile.networks)
-        networks = [
-            (name, network.rescaled() if isinstance(network, Rescaled) else network)
-            for name, network in first
-        ]
         return [
             d
-            for d in self._search(networks, without_masks, frames, profile)
+            for d in self._search(without_masks, frames, profile, again=True)
             if profile.seals(d) and d.region.hidden_share(hidden) < 0.5
         ]
 
@@ -461,79 +409,24 @@ class Detector:
         Raises:
             DetectorError: The reader is missing, altered or failed.
         """
-        from engine.detect.text import TextNetwork
-
-        network = self._network("ppocr")
-        if not isinstance(network, TextNetwork):
-            raise DetectorError("There is no network that reads text.", network="ppocr")
-        try:
-            return Judge(network.finder, network.reader).judge(_checked(picture), regions, known)
-        except DetectorError:
-            raise
-        except Exception as err:
-            raise DetectorError("Text could not be read.", network="ppocr") from err
-
-    def _network(self, name: str) -> Network:
-        custom = self.custom_networks.get(name)
-        if custom is not None:
-            return custom.open()
-        with self._opening:
-            if name not in self._networks:
-                if name not in NETWORKS:
-                    raise DetectorError(f"There is no network {name!r}.", network=name)
-                self._networks[name] = _opened(name, self._settings)
-            return self._networks[name]
+        return self.looking.judge(_checked(picture), regions, known)
 
     def _look(
-        self,
-        networks: Sequence[tuple[str, Network]],
-        picture: np.ndarray,
-        area: Region,
-        index: int,
-        profile: Profile,
+        self, picture: np.ndarray, area: Region, index: int, profile: Profile, again: bool
     ) -> list[Detection]:
         """What the networks see in one area of a frame, merged."""
         part = np.ascontiguousarray(picture[area.slices[1:]])
         floor = profile.proposal_confidence
-        judges = [pair for pair in networks if isinstance(pair[1], Arbiter)]
-        # Where nobody weighs what they say, it counts as it is.
-        witnesses = [
-            pair
-            for pair in networks
-            if judges and pair[0] in WITNESSES and "text" in profile.classes
-        ]
-        aside = [pair for pair in networks if pair not in judges and pair not in witnesses]
-        witnessed: list[Finding] = []
+        own = tuple(name for name in profile.networks if name not in self.custom_networks)
+        ask = Ask(own, floor, "text" in profile.classes, again)
 
-        def seen(name: str, network: Network) -> list[tuple[str, Finding]]:
-            try:
-                if witnesses and isinstance(network, Arbiter):
-                    findings = network.settle(part, floor, witnessed)
-                else:
-                    findings = network.look(part, floor)
-                if not all(math.isfinite(f.x1 + f.y1 + f.x2 + f.y2) for f in findings):
-                    raise ValueError("a box without a place")
-                return [(name, finding) for finding in findings]
-            except DetectorError:
-                raise
-            except Exception as err:
-                raise DetectorError(
-                    "A network failed while looking at an image: it needs a person's look.",
-                    network=name,
-                ) from err
+        def custom(name: str) -> list[tuple[str, Finding]]:
+            network = self.custom_networks[name].open()
+            return findings(name, lambda: network.look(part, floor))
 
-        found: list[tuple[str, Finding]] = []
-        # Reading codes takes one processor for as long as the text networks take the others.
         with ThreadPoolExecutor(max_workers=1) as lane:
-            others = [lane.submit(seen, *pair) for pair in aside]
-            for pair in witnesses:
-                for name, finding in seen(*pair):
-                    if finding.label == "text":
-                        witnessed.append(finding)
-                    else:
-                        found.append((name, finding))
-            for pair in judges:
-                found += seen(*pair)
+            others = [lane.submit(custom, n) for n in profile.networks if n not in own]
+            found = self.looking.look(ask, part) if own else []
             for other in others:
                 found += other.result()
         height, width = picture.shape[:2]

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from engine.detect.detector import FINDS, Profile
+from engine.detect.detector import Profile
+from engine.detect.looking import FINDS
 from engine.errors import InputError, NotFound, SettingsError
 from engine.host import Host
 from engine.records import Caller

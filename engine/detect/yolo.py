@@ -12,6 +12,7 @@ import io
 import os
 import threading
 from collections.abc import Callable, Mapping
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ NUDENET_LABELS = {
     "BUTTOCKS_EXPOSED": "intimate",
     "ANUS_EXPOSED": "intimate",
 }
+
+#: One of them is there where PyTorch can use a GPU: NVIDIA's, AMD's, that of a Jetson or of WSL.
+_GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/nvgpu", "/dev/nvhost-gpu", "/dev/dxg")
 
 #: From a batch of shape (1, 3, H, W), float32, 0 to 1, to (1, 4 + classes, anchors).
 Model = Callable[[np.ndarray], np.ndarray]
@@ -158,7 +162,7 @@ def open_own(
         SettingsError: A GPU is asked for, and what runs on one is not installed.
     """
     recorded = _checksums(folder / CHECKSUMS)
-    name = "best.pt" if _on_gpu(settings) else "best.onnx"
+    name = "best.pt" if on_gpu(settings) else "best.onnx"
     if name not in recorded:
         raise DetectorError(
             "MedSec's YOLO network is not installed. Train it, or choose another profile."
@@ -269,7 +273,7 @@ def _gpu_packages() -> bool:
     return all(importlib.util.find_spec(package) for package in ("torch", "ultralytics"))
 
 
-def _on_gpu(settings: Settings) -> bool:
+def on_gpu(settings: Settings) -> bool:
     """The one switch between PyTorch on CUDA and OpenVINO on the CPU.
 
     Raises:
@@ -279,6 +283,8 @@ def _on_gpu(settings: Settings) -> bool:
     refuse_missing_gpu_packages(settings)
     if settings.device == "cpu" or not _gpu_packages():
         return False
+    if settings.device == "auto" and not any(glob(place) for place in _GPU_FILES):
+        return False  # known without importing PyTorch, which takes seconds and 300 MB
     import torch
 
     there = bool(torch.cuda.is_available())

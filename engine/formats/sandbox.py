@@ -28,7 +28,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,12 @@ _NO_MESSAGE = (
 )  # fmt: skip
 #: Runs in the worker. It keeps ``engine/__init__.py`` out, and with it vault and catalog.
 _BOOT = """
-import sys, types
+import json, sys, types
 package = sys.modules["engine"] = types.ModuleType("engine")
 package.__path__ = [sys.argv[2]]
 sys.path[:] = sys.argv[6:]
 from engine.formats.confine import confine
-held = confine(*filter(None, [sys.argv[2], sys.argv[5]]))
+held = confine(sys.argv[2], *json.loads(sys.argv[5]))
 from engine.formats import sandbox
 sandbox.serve(int(sys.argv[1]), sys.argv[3], int(sys.argv[4]), held)
 """
@@ -336,6 +336,7 @@ class Sandbox:
         workers: How many calls run at once; further ones wait.
         seconds: Time for one call, and as much again per 8 MB of bytes among the arguments.
         memory_bytes: Address space of a worker.
+        reads: Folders that it may read, besides Python and its libraries.
     """
 
     def __init__(
@@ -344,9 +345,10 @@ class Sandbox:
         workers: int,
         seconds: float = SECONDS,
         memory_bytes: int = MEMORY_BYTES,
+        reads: Sequence[str] = (),
     ) -> None:
         self._module, self._workers, self._seconds = module, workers, seconds
-        self._memory_bytes = memory_bytes
+        self._memory_bytes, self._reads = memory_bytes, tuple(reads)
         #: What holds the workers; None before the first has started.
         self.confinement: Confinement | None = None
         self._reset()
@@ -439,7 +441,8 @@ class Sandbox:
                 process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
                     [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()),
                      str(Path(__file__).parent.parent), self._module, str(self._memory_bytes),
-                     self._code(), *filter(None, sys.path)],
+                     json.dumps([*filter(None, [self._code()]), *self._reads]),
+                     *filter(None, sys.path)],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,  # libraries quote values of the file there

@@ -38,6 +38,7 @@ class Health:
         self._audit = context.audit
         self._catalog = context.catalog
         self._database = context.database
+        self._detector = context.detector
         self._figures = context.figures
         self._hierarchy = context.hierarchy
         self._host = context.host
@@ -69,6 +70,7 @@ class Health:
             "root_keys": list(self._hierarchy.root_key_ids),
             "keys_to_rotate": self._hierarchy.rotation_left(),
             "confinement": images.confinement().facts(),
+            "networks_apart": self._detector.keyless,
             **self._condition(),
         }
 

@@ -17,13 +17,13 @@ import pytest
 
 from engine.detect import barcodes, text
 from engine.detect.detector import (
-    NETWORKS,
     Detector,
     Profile,
     _surroundings,
     load_profiles,
     merge,
 )
+from engine.detect.looking import NETWORKS
 from engine.detect.networks import CpuModel, Finding, ModelInfo, read_weights
 from engine.errors import DetectorError, SettingsError
 from engine.records import Detection, Region
@@ -583,7 +583,7 @@ def test_a_pt_file_that_is_not_recorded_is_never_unpickled(
     proof = tmp_path / "loaded"
     (tmp_path / "best.pt").write_bytes(pickle.dumps(Touch(proof)))
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  best.pt\n")
-    monkeypatch.setattr(yolo, "_on_gpu", lambda settings: True)
+    monkeypatch.setattr(yolo, "on_gpu", lambda settings: True)
     with pytest.raises(DetectorError):
         yolo.open_own(Settings(), folder=tmp_path)
     assert not proof.exists()

@@ -8,8 +8,9 @@ import weakref
 import numpy as np
 import pytest
 
-from engine.detect.detector import NETWORKS, Detector, Profile
+from engine.detect.detector import Detector, Profile
 from engine.detect.frame_tracking import CONTEXT_PX, Tracks, Watch, grouped
+from engine.detect.looking import NETWORKS
 from engine.detect.networks import Finding, ModelInfo
 from engine.records import Detection, Region
 from engine.settings import Settings

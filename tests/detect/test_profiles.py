@@ -10,7 +10,7 @@ import pytest
 
 import cli
 from engine import Detection, Engine, Region, Settings, errors
-from engine.detect.detector import FINDS, NETWORKS
+from engine.detect.looking import FINDS, NETWORKS
 from engine.detect.profile_store import EDITABLE, as_table, check
 from tests import builders
 from tests.conftest import Team, Ward, text_png

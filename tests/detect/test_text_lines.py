@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from engine.detect import text
-from engine.detect.detector import NETWORKS, Detector, Profile
+from engine.detect.detector import Detector, Profile
+from engine.detect.looking import NETWORKS
 from engine.detect.networks import Finding, ModelInfo
 from engine.detect.text_lines import Line, joined, support, united
 from engine.settings import Settings

@@ -158,8 +158,9 @@ def test_the_detector_judges_and_a_failure_is_named(monkeypatch: pytest.MonkeyPa
         raise RuntimeError("secret words")
 
     monkeypatch.setattr(TextReader, "read", broken)
+    here = Detector(Settings(threads=2), {})
     with pytest.raises(errors.DetectorError) as caught:
-        detector.judge(picture, boxes, NOBODY)
+        here.judge(picture, boxes, NOBODY)
     assert "secret" not in caught.value.message
 
 

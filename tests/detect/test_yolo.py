@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.detect.detector import NETWORKS, Detector
+from engine.detect.detector import Detector
+from engine.detect.looking import NETWORKS
 from engine.detect.yolo import apart, open_own
 from engine.errors import DetectorError
 from engine.settings import Settings

@@ -16,6 +16,7 @@ import pytest
 import api
 from api import telemetry
 from engine import Engine, Role, Settings, errors, tracing
+from engine.detection import Detector
 from engine.formats import images
 from engine.settings import Secret
 from tests.conftest import WHY, Team, Ward, text_png
@@ -76,7 +77,11 @@ def test_a_monitoring_system_reads_numbers_with_its_token_and_nothing_else(ward:
 
 
 def test_health_says_what_holds_the_processes_that_read_files(ward: Ward) -> None:
-    said = ward.engine.health.state(ward.team.administrator)["confinement"]
+    state = ward.engine.health.state(ward.team.administrator)
+    said = state["confinement"]
+    # A scripted detector runs in this process; the product's does not.
+    assert state["networks_apart"] is False
+    assert Detector.open(ward.engine.settings).keyless
     worker = images._SANDBOX.held()
     assert said == worker.facts()
     process = images._SANDBOX._idle[0].process.pid

@@ -321,7 +321,7 @@ def test_opencv_out_of_memory_is_a_shortage_and_its_other_errors_are_not() -> No
 
 
 def test_a_network_that_finds_no_memory_is_not_called_broken(ward: Ward) -> None:
-    from engine.detect import detector as detection
+    from engine.detect import looking
 
     def nothing(_settings: object) -> Any:
         raise MemoryError
@@ -340,14 +340,14 @@ def test_a_network_that_finds_no_memory_is_not_called_broken(ward: Ward) -> None
         (no_thread, MachineOverloaded),
         (wrong, DetectorError),
     ):
-        detector = detection.Detector.open(ward.engine.settings)
-        before = detection.NETWORKS["zxing"]
-        detection.NETWORKS["zxing"] = opener
+        here = looking.NetworksHere(ward.engine.settings)
+        before = looking.NETWORKS["zxing"]
+        looking.NETWORKS["zxing"] = opener
         try:
             with pytest.raises(kind) as caught:
-                detector._network("zxing")
+                here.open("zxing")
         finally:
-            detection.NETWORKS["zxing"] = before
+            looking.NETWORKS["zxing"] = before
         assert "MUSTERFRAU" not in str(caught.value)
 
 

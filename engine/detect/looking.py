@@ -1,0 +1,385 @@
+"""Networks, and readers of text and codes, that look at pixels; by default in another process.
+
+What strangers sent is shown to a dozen libraries here. ``NetworksApart`` runs them in a process
+without keys, catalog and network (``formats.sandbox``), and only boxes, confidences and verdicts
+come back: what was read in a picture stays there. ``NetworksHere`` is what runs in it. It runs in
+this process where a GPU is used, and where tests replace a network.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.detect.networks import Arbiter, Finding, ModelInfo, Network, Rescaled
+from engine.detect.text_verdict import Judge, Judgement, Known
+from engine.errors import CorruptImage, DetectorError, EngineError, ImageTooLarge, MachineOverloaded
+from engine.formats.sandbox import Sandbox
+from engine.geometry import Region
+from engine.host import is_shortage
+from engine.installation import MODEL, VENDOR
+from engine.records import TextVerdict
+from engine.settings import Settings
+
+#: Networks whose text is weighed by the one that reads, where a profile names both.
+WITNESSES = ("yolov8n",)
+SECONDS = 120.0  # for one picture; the first one loads the networks
+MEMORY_BYTES = 6 << 30  # address space of the process
+MOST_FOUND = 50_000  # boxes in one picture, before overlapping ones are merged
+_READER = "ppocr"
+
+
+def _open_text(settings: Settings) -> Network:
+    from engine.detect.text import TextNetwork
+
+    return TextNetwork(settings)
+
+
+def _open_faces(settings: Settings) -> Network:
+    from engine.detect.faces import FaceNetwork
+
+    return FaceNetwork(settings)
+
+
+def _open_codes(settings: Settings) -> Network:
+    from engine.detect.barcodes import CodeReader
+
+    return CodeReader(settings)
+
+
+def _open_nudenet(settings: Settings) -> Network:
+    from engine.detect.yolo import open_nudenet
+
+    return open_nudenet(settings)
+
+
+def _open_own(settings: Settings) -> Network:
+    from engine.detect.yolo import open_own
+
+    return open_own(settings)
+
+
+def _open_thorax(settings: Settings) -> Network:
+    from engine.detect.yolo import THORAX_SIDES_PX, open_own
+
+    return open_own(settings, ("thorax",), THORAX_SIDES_PX, THORAX_SIDES_PX)
+
+
+#: Every network there is, by the name that profiles use.
+NETWORKS: dict[str, Callable[[Settings], Network]] = {
+    "ppocr": _open_text,
+    "centerface": _open_faces,
+    "zxing": _open_codes,
+    "nudenet": _open_nudenet,
+    "yolov8n": _open_own,
+    "yolov8n-thorax": _open_thorax,
+}
+
+#: What each of them can find, known without opening it.
+FINDS: dict[str, tuple[str, ...]] = {
+    "ppocr": ("text",),
+    "centerface": ("face",),
+    "zxing": ("barcode",),
+    "nudenet": ("face", "intimate"),
+    "yolov8n": ("text", "barcode"),
+    "yolov8n-thorax": ("thorax",),
+}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is wanted of a look.
+
+    Args:
+        networks: Their names.
+        floor: Lowest confidence that is reported, 0 to 1.
+        weigh_text: Let the network that reads decide about what witnesses take for text.
+        again: Look at other sizes than the first time, where a network can.
+    """
+
+    networks: tuple[str, ...]
+    floor: float
+    weigh_text: bool
+    again: bool = False
+
+
+class Looking(Protocol):
+    """Where networks run. Thread-safe."""
+
+    @property
+    def opened(self) -> dict[str, ModelInfo]:
+        """Networks that were opened so far, by name."""
+        ...
+
+    def open(self, name: str) -> ModelInfo:
+        """Load a network, if that has not been done.
+
+        Raises:
+            DetectorError: There is none of this name, or it is missing, altered or does not load.
+            MachineOverloaded: There is no memory or no thread for it now. It is there and whole,
+                so another try may load it, and no person has to look at the image in its stead.
+        """
+        ...
+
+    def look(self, ask: Ask, picture: np.ndarray) -> list[tuple[str, Finding]]:
+        """What networks find, each with the network's name.
+
+        Args:
+            picture: Shape (H, W, 3), uint8, RGB, C-contiguous.
+
+        Raises:
+            DetectorError: A network failed.
+        """
+        ...
+
+    def judge(
+        self, picture: np.ndarray, regions: Sequence[Region], known: Known
+    ) -> list[Judgement]:
+        """See :meth:`engine.detect.text_verdict.Judge.judge`."""
+        ...
+
+
+class NetworksHere:
+    """Networks in this process, opened on first use and kept; each serialises its inference."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._networks: dict[str, Network] = {}
+        self._opening = threading.Lock()
+
+    @property
+    def opened(self) -> dict[str, ModelInfo]:
+        return {name: network.info for name, network in sorted(self._networks.items())}
+
+    def open(self, name: str) -> ModelInfo:
+        return self._network(name).info
+
+    def look(self, ask: Ask, picture: np.ndarray) -> list[tuple[str, Finding]]:
+        networks = [(name, self._network(name)) for name in ask.networks]
+        if ask.again:
+            networks = [
+                (name, network.rescaled() if isinstance(network, Rescaled) else network)
+                for name, network in networks
+            ]
+        judges = [pair for pair in networks if isinstance(pair[1], Arbiter)]
+        # Where nobody weighs what they say, it counts as it is.
+        witnesses = [
+            pair for pair in networks if judges and pair[0] in WITNESSES and ask.weigh_text
+        ]
+        aside = [pair for pair in networks if pair not in judges and pair not in witnesses]
+        witnessed: list[Finding] = []
+
+        def seen(name: str, network: Network) -> list[tuple[str, Finding]]:
+            if witnesses and isinstance(network, Arbiter):
+                arbiter = network
+                return findings(name, lambda: arbiter.settle(picture, ask.floor, witnessed))
+            return findings(name, lambda: network.look(picture, ask.floor))
+
+        found: list[tuple[str, Finding]] = []
+        # Reading codes takes one processor for as long as the text networks take the others.
+        with ThreadPoolExecutor(max_workers=1) as lane:
+            others = [lane.submit(seen, *pair) for pair in aside]
+            for pair in witnesses:
+                for name, finding in seen(*pair):
+                    if finding.label == "text":
+                        witnessed.append(finding)
+                    else:
+                        found.append((name, finding))
+            for pair in judges:
+                found += seen(*pair)
+            for other in others:
+                found += other.result()
+        return found
+
+    def judge(
+        self, picture: np.ndarray, regions: Sequence[Region], known: Known
+    ) -> list[Judgement]:
+        from engine.detect.text import TextNetwork
+
+        network = self._network(_READER)
+        if not isinstance(network, TextNetwork):
+            raise DetectorError("There is no network that reads text.", network=_READER)
+        try:
+            return Judge(network.finder, network.reader).judge(picture, regions, known)
+        except DetectorError:
+            raise
+        except Exception as err:
+            raise DetectorError("Text could not be read.", network=_READER) from err
+
+    def _network(self, name: str) -> Network:
+        with self._opening:
+            if name not in self._networks:
+                self._networks[name] = _opened(name, self._settings)
+            return self._networks[name]
+
+
+def findings(name: str, look: Callable[[], list[Finding]]) -> list[tuple[str, Finding]]:
+    """What a network finds, with its name.
+
+    Raises:
+        DetectorError: It fails, or a box has no place.
+    """
+    try:
+        found = look()
+        if not all(math.isfinite(f.x1 + f.y1 + f.x2 + f.y2) for f in found):
+            raise ValueError("a box without a place")
+        return [(name, finding) for finding in found]
+    except DetectorError:
+        raise
+    except Exception as err:
+        raise DetectorError(
+            "A network failed while looking at an image: it needs a person's look.", network=name
+        ) from err
+
+
+def _opened(name: str, settings: Settings) -> Network:
+    """Load a network; see :meth:`Looking.open`."""
+    if name not in NETWORKS:
+        raise DetectorError(f"There is no network {name!r}.", network=name)
+    try:
+        return NETWORKS[name](settings)
+    except Exception as err:
+        if is_shortage(err):
+            raise MachineOverloaded(
+                "This machine has too little memory or too many processes to load its networks now:"
+                " end other programs and send the file again.",
+                network=name,
+            ) from err
+        if isinstance(err, EngineError):
+            raise
+        raise DetectorError(
+            "A network could not be loaded: install MedSec again, or ask for support.", network=name
+        ) from err
+
+
+class NetworksApart:
+    """The same networks in a process without keys.
+
+    Args:
+        threads: Of the processor; 0 takes all.
+        sandbox: Of this module.
+    """
+
+    def __init__(self, threads: int, sandbox: Sandbox | None = None) -> None:
+        self._threads = threads
+        self._sandbox = _SANDBOX if sandbox is None else sandbox
+        self._opened: dict[str, ModelInfo] = {}
+
+    @property
+    def opened(self) -> dict[str, ModelInfo]:
+        return dict(sorted(self._opened.items()))
+
+    def open(self, name: str) -> ModelInfo:
+        if name not in self._opened:
+            said = self._asked("open", name)
+            match said:
+                case (
+                    str(title),
+                    str(version),
+                    str(sha256),
+                    str(licence),
+                    tuple(found),
+                    str(source),
+                ):
+                    classes = tuple(str(label) for label in found)
+                case _:
+                    raise _nonsense()
+            self._opened[name] = ModelInfo(title, version, sha256, licence, classes, source)
+        return self._opened[name]
+
+    def look(self, ask: Ask, picture: np.ndarray) -> list[tuple[str, Finding]]:
+        return _found(self._asked("look", astuple(ask), picture), ask.networks)
+
+    def judge(
+        self, picture: np.ndarray, regions: Sequence[Region], known: Known
+    ) -> list[Judgement]:
+        boxes = [region.xyxy for region in regions]
+        return _judgements(self._asked("judge", picture, boxes, known.values), len(boxes))
+
+    def _asked(self, operation: str, *arguments: Any) -> Any:
+        try:
+            return self._sandbox.call(operation, self._threads, *arguments)
+        except (CorruptImage, ImageTooLarge) as err:  # it crashed, or used up time or memory
+            raise DetectorError(
+                "A network failed while looking at an image: it needs a person's look.", **err.facts
+            ) from err
+
+
+def _nonsense() -> DetectorError:
+    return DetectorError("A network talks nonsense: the image needs a person's look.")
+
+
+def _found(said: Any, networks: Sequence[str]) -> list[tuple[str, Finding]]:
+    """Check what a process says that could have been taken over."""
+    if not isinstance(said, tuple) or len(said) > MOST_FOUND:
+        raise _nonsense()
+    found = []
+    for row in said:
+        match row:
+            case (str(name), str(label), *numbers) if len(numbers) == 5:
+                right = all(type(n) is float and math.isfinite(n) for n in numbers)
+                if not right or name not in networks or not 0.0 <= numbers[4] <= 1.0:
+                    raise _nonsense()
+                if max(map(abs, numbers)) > 1e6:
+                    raise _nonsense()
+                x1, y1, x2, y2, confidence = numbers
+                found.append((name, Finding(x1, y1, x2, y2, label, confidence)))
+            case _:
+                raise _nonsense()
+    return found
+
+
+def _judgements(said: Any, wanted: int) -> list[Judgement]:
+    """Check verdicts from such a process."""
+    if not isinstance(said, tuple) or len(said) != wanted:
+        raise _nonsense()
+    judged = []
+    for row in said:
+        match row:
+            case (str(verdict), str(side)) if verdict in set(TextVerdict) and side in ("", *"LR"):
+                judged.append(Judgement(TextVerdict(verdict), side))
+            case _:
+                raise _nonsense()
+    return judged
+
+
+# --- in the process without keys ----------------------------------------------------------------
+
+
+@cache
+def _here(threads: int) -> NetworksHere:
+    return NetworksHere(Settings(threads=threads, device="cpu"))
+
+
+def _open(threads: int, name: str) -> tuple[Any, ...]:
+    return astuple(_here(threads).open(name))
+
+
+def _look(threads: int, ask: Sequence[Any], picture: np.ndarray) -> list[tuple[Any, ...]]:
+    """Rows of network, label, x1, y1, x2, y2, confidence. A dataclass does not travel."""
+    return [
+        (name, f.label, *(float(v) for v in (*f.xyxy, f.confidence)))
+        for name, f in _here(threads).look(Ask(*ask), picture)
+    ]
+
+
+def _judge(
+    threads: int, picture: np.ndarray, boxes: Sequence[Sequence[int]], known: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Only the verdicts leave; what was read does not."""
+    regions = [Region(*box) for box in boxes]
+    judged = _here(threads).judge(picture, regions, Known(tuple(known)))
+    return [(str(j.verdict), j.side) for j in judged]
+
+
+OPERATIONS: Mapping[str, Callable[..., Any]] = {"open": _open, "look": _look, "judge": _judge}
+_SANDBOX = Sandbox(
+    "engine.detect.looking", 1, SECONDS, MEMORY_BYTES, reads=(str(MODEL), str(VENDOR))
+)
