@@ -8,7 +8,7 @@ too, because no encoder reproduces the bytes of another one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from engine.formats.dicom_pixels import (
     native,
     payload,
 )
+from engine.formats.tones import LOSSY_NOISE, Showing
 from engine.records import Image, Region
 
 
@@ -101,7 +102,7 @@ def _properties(
         "transfer_syntax": str(file.syntax),
         "transfer_syntax_name": file.syntax.name,
         "frame_time_ms": number(header, "FrameTime"),
-        "windows": _windows(displays[0]),
+        "windows": dicom_view.windows_of(displays[0]),
         "recognizable_head": shows_head(header),
         "display": tuple(dicom_view.pack_display(d) for d in displays),
         "overlays": dicom_overlay.overlays_of(header),
@@ -135,19 +136,6 @@ def _spacing(header: Any) -> tuple[tuple[float, float] | None, str]:
     return None, ""
 
 
-def _windows(display: Any) -> tuple[tuple[float, float], ...]:
-    """The file's own windows as (centre, width)."""
-    found = []
-    try:
-        centres, widths = display.get("WindowCenter"), display.get("WindowWidth")
-        if centres is not None and widths is not None:
-            for centre, width in zip(np.atleast_1d(centres), np.atleast_1d(widths), strict=False):
-                found.append((float(centre), float(width)))
-    except (TypeError, ValueError):
-        return ()
-    return tuple(found)
-
-
 def render(image: Image, frame: int, window: tuple[float, float] | None) -> np.ndarray:
     """One frame as a person would see it: shape (height, width, 3), uint8, RGB."""
     rgb = dicom_view.render(significant(image, frame), _display(image, frame), window)
@@ -156,6 +144,31 @@ def render(image: Image, frame: int, window: tuple[float, float] | None) -> np.n
         rgb = rgb.copy()
         dicom_overlay.draw(rgb, image.pixels[frame], overlays, frame)
     return rgb
+
+
+def showings(image: Image, frame: int) -> Iterator[Showing]:
+    """Every way in which viewers may show a frame: see :func:`engine.formats.dicom_view.showings`.
+
+    Overlays can be switched on and off one by one, so that neither they nor what they cover can
+    hide the other.
+    """
+    packed = dict.fromkeys(image.properties["display"])
+    displays = [dicom_view.unpack_display(one) for one in packed]
+    least = LOSSY_NOISE if image.properties["lossy"] else 0.0
+    bare = dicom_view.showings(significant(image, frame), _display(image, frame), displays, least)
+    planes = dicom_overlay.on_frame(image.properties["overlays"], frame)
+    if planes:
+        own = bare.pop(0)
+        # not tonal: it shows more than the greys of values
+        yield Showing(own.name, lambda: render(image, frame, None), own.table)
+        yield Showing("without overlays", own.picture)
+        cells = image.pixels[frame]
+        for place, plane in enumerate(planes, 1):
+            yield Showing(
+                f"overlay {place} alone",
+                lambda plane=plane: dicom_overlay.alone(cells, plane, frame),  # type: ignore[misc]
+            )
+    yield from bare
 
 
 def content_window(image: Image, frame: int) -> tuple[float, float] | None:

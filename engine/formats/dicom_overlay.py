@@ -63,42 +63,59 @@ def _plane(header: Dataset, base: int) -> Overlay | None:
     return {**place, "rows": rows, "columns": columns, "bits": bits}
 
 
+def on_frame(overlays: Sequence[Overlay], frame: int) -> list[Overlay]:
+    """The planes that belong to a frame."""
+    return [p for p in overlays if not p["count"] or 0 <= frame - p["first"] < p["count"]]
+
+
 def draw(rgb: np.ndarray, stored: np.ndarray, overlays: Sequence[Overlay], frame: int) -> None:
     """Draw the planes of one frame into its picture, in place.
 
     White, as viewers do, but black where the picture below is mostly bright: text must be
-    found wherever it stands.
+    found wherever it stands. What other planes drew there does not count, or two equal ones
+    would cancel each other.
 
     Args:
         rgb: Shape (height, width, 3), uint8.
         stored: Cells of that frame with all their bits.
     """
-    below = rgb.copy()  # judged without what other planes drew: two equal ones must both show
-    for plane in overlays:
-        number = frame - plane["first"]
-        if plane["count"] and not 0 <= number < plane["count"]:
-            continue
-        if "bit" in plane:
-            if stored.ndim != 2 or stored.dtype.kind not in "ui":
-                continue
-            shown = (stored >> plane["bit"] & 1).astype(bool)
-            target, ground = rgb, below
-        else:
-            shown, target = _placed(rgb, plane, number if plane["count"] else 0)
-            _, ground = _placed(below, plane, number if plane["count"] else 0)
+    below = rgb.copy()
+    for plane in on_frame(overlays, frame):
+        shown, where = _shown(rgb.shape, stored, plane, frame)
         if shown.any():
-            target[shown] = 0 if np.median(ground[shown]) > 127 else 255
+            rgb[where][shown] = 0 if np.median(below[where][shown]) > 127 else 255
 
 
-def _placed(rgb: np.ndarray, plane: Overlay, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a plane that lies on the picture, and the part of the picture under it."""
+def alone(stored: np.ndarray, plane: Overlay, frame: int) -> np.ndarray:
+    """One plane, white on black, as if the pixels below were not there."""
+    rgb = np.zeros((*stored.shape[:2], 3), np.uint8)
+    shown, where = _shown(rgb.shape, stored, plane, frame)
+    rgb[where][shown] = 255
+    return rgb
+
+
+_Where = tuple[slice, slice]
+
+
+def _shown(
+    shape: Sequence[int], stored: np.ndarray, plane: Overlay, frame: int
+) -> tuple[np.ndarray, _Where]:
+    """The part of a plane that lies on a picture of a shape, and where that part is."""
+    if "bit" in plane:
+        if stored.ndim != 2 or stored.dtype.kind not in "ui":
+            return np.zeros((0, 0), bool), (slice(0), slice(0))
+        return (stored >> plane["bit"] & 1).astype(bool), (slice(None), slice(None))
+    return _placed(shape, plane, frame - plane["first"] if plane["count"] else 0)
+
+
+def _placed(shape: Sequence[int], plane: Overlay, number: int) -> tuple[np.ndarray, _Where]:
     rows, columns, size = plane["rows"], plane["columns"], plane["rows"] * plane["columns"]
     first = number * size
     packed = np.frombuffer(plane["bits"], np.uint8)[first // 8 : -(-(first + size) // 8)]
     flat = np.unpackbits(packed, bitorder="little")[first % 8 :][:size]
-    shown = flat.reshape(rows, columns).astype(bool)
     top, left = plane["top"], plane["left"]
-    shown = shown[max(0, -top) :, max(0, -left) :]
-    target = rgb[max(0, top) :, max(0, left) :]
-    high, wide = min(shown.shape[0], target.shape[0]), min(shown.shape[1], target.shape[1])
-    return shown[:high, :wide], target[:high, :wide]
+    shown = flat.reshape(rows, columns).astype(bool)[max(0, -top) :, max(0, -left) :]
+    down, across = max(0, top), max(0, left)
+    high = max(0, min(shown.shape[0], shape[0] - down))
+    wide = max(0, min(shown.shape[1], shape[1] - across))
+    return shown[:high, :wide], (slice(down, down + high), slice(across, across + wide))

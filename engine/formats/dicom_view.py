@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import lru_cache, partial
 
 import cv2
 import numpy as np
@@ -23,6 +23,16 @@ from pydicom.pixels.processing import (
 from pydicom.uid import ExplicitVRLittleEndian
 
 from engine.formats.dicom_file import number, quiet, text, write_data_set
+from engine.formats.tones import (
+    AS_SHOWN,
+    Showing,
+    content_range,
+    occurring,
+    ranges,
+    scaled,
+    stretched,
+    windowed,
+)
 
 _DISPLAY = (
     "PhotometricInterpretation", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope",
@@ -79,7 +89,9 @@ def pack_display(display: Dataset) -> bytes:
     return write_data_set(display, ExplicitVRLittleEndian)
 
 
+@lru_cache(maxsize=256)
 def unpack_display(packed: bytes) -> Dataset:
+    """The inverse of :func:`pack_display`; kept, and not to be changed."""
     with quiet():
         display = read_dataset(io.BytesIO(packed), is_implicit_VR=False, is_little_endian=True)
         display.set_original_encoding(False, True, "iso8859")
@@ -133,13 +145,124 @@ def render(
         return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
 
 
+def showings(
+    stored: np.ndarray, display: Dataset, displays: Sequence[Dataset], least: float
+) -> list[Showing]:
+    """Every way in which viewers may show a frame, in no window that a person sets by hand.
+
+    The file's own way first, as :func:`render`; then the ranges of the frame's values, every
+    window and table of the file (viewers carry one from frame to frame), and stored values where
+    a table or a palette stands between these and the screen.
+
+    Args:
+        displays: Those of all frames, each once.
+        least: See :func:`engine.formats.tones.ranges`.
+    """
+    with quiet():
+        photometric = text(display, "PhotometricInterpretation").upper()
+        if photometric == "PALETTE COLOR" and stored.ndim == 2:
+            return list(_palette_showings(stored, display))
+        if stored.ndim == 3:
+            return list(_colour_showings(stored, display, least))
+        return list(_grey_showings(stored, display, displays, least))
+
+
+def _grey_showings(
+    stored: np.ndarray, display: Dataset, displays: Sequence[Dataset], least: float
+) -> Iterator[Showing]:
+    values, counts, places = occurring(stored)
+    inverted = text(display, "PhotometricInterpretation").upper() == "MONOCHROME1"
+
+    def showing(name: str, grey: np.ndarray, tonal: bool = True) -> Showing:
+        if inverted:
+            grey = 255 - grey
+        table = grey if grey.ndim == 1 else None
+        return Showing(name, lambda: cv2.cvtColor(grey[places], cv2.COLOR_GRAY2RGB), table, tonal)
+
+    yield showing(AS_SHOWN, _grey(values, counts, display, None))
+    units = modality_values(values, display)
+    for name, low, high in ranges(units, counts, least):
+        yield showing(name, scaled(units, low, high))
+    for one in displays:
+        for centre, width in windows_of(one):
+            yield showing(f"window {centre:g} {width:g}", windowed(units, centre, width))
+    for one in displays:
+        yield from (showing(*found, tonal=False) for found in _by_own_tables(units, one))
+    if "ModalityLUTSequence" in display:
+        for name, low, high in ranges(values, counts, least):
+            grey = scaled(values.astype(np.float64), low, high)
+            yield showing(f"stored {name}", grey, tonal=False)
+
+
+def windows_of(display: Dataset) -> tuple[tuple[float, float], ...]:
+    """The windows of a display, each as centre and width."""
+    found = []
+    try:
+        centres, widths = display.get("WindowCenter"), display.get("WindowWidth")
+        if centres is not None and widths is not None:
+            for centre, width in zip(np.atleast_1d(centres), np.atleast_1d(widths), strict=False):
+                found.append((float(centre), float(width)))
+    except (TypeError, ValueError):
+        return ()
+    return tuple(found)
+
+
+def _by_own_tables(units: np.ndarray, display: Dataset) -> Iterator[tuple[str, np.ndarray]]:
+    """Values by each VOI table of a display."""
+    for index in range(len(_items(display, "VOILUTSequence"))):
+        try:
+            table = apply_voi_lut(units.astype(np.int32), display, index)
+        except Exception:  # noqa: BLE001, S112 - a broken table is shown as if it were not there
+            continue
+        low, high = float(table.min()), float(table.max())
+        yield f"table {index + 1}", scaled(table.astype(np.float64), low, high)
+
+
+def _palette_showings(stored: np.ndarray, display: Dataset) -> Iterator[Showing]:
+    """By its palette, and where that gives one colour to several values, by these."""
+    yield Showing(AS_SHOWN, lambda: render(stored, display))
+    values, counts, places = occurring(stored)
+    if values.ndim == 1:
+        colours = _palette(values[counts > 0][None], display)[0]
+        if len(np.unique(colours, axis=0)) == len(colours):
+            return
+    for name, low, high in ranges(values, counts):
+        grey = scaled(values.astype(np.float64), low, high)
+        yield Showing(
+            f"without palette {name}",
+            lambda grey=grey: cv2.cvtColor(grey[places], cv2.COLOR_GRAY2RGB),  # type: ignore[misc]
+        )
+
+
+def _colour_showings(stored: np.ndarray, display: Dataset, least: float) -> Iterator[Showing]:
+    """At the type's range, and where that is hardly used, at what is used of it."""
+    yield Showing(AS_SHOWN, lambda: render(stored, display))
+    ybr = text(display, "PhotometricInterpretation").upper().startswith("YBR")
+    if stored.dtype.kind != "u":
+        return
+    light = stored[..., :1] if ybr else stored[..., :3]  # the first channel of YBR is lightness
+    bits = int(number(display, "BitsStored", 0) or 0) or 8 * stored.dtype.itemsize
+    share = 255.0 / ((1 << bits) - 1)
+    for name, low, high in stretched(light, least):
+        if ybr:
+            make = partial(_relit, stored, display, low * share, high * share)
+        else:
+            make = partial(scaled, stored[..., :3].astype(np.float64), low, high)
+        yield Showing(name, make, tonal=True)
+
+
+def _relit(stored: np.ndarray, display: Dataset, low: float, high: float) -> np.ndarray:
+    """A colour frame with other greys black and white."""
+    return scaled(render(stored, display).astype(np.float64), low, high)
+
+
 def content_window(stored: np.ndarray, display: Dataset) -> tuple[float, float] | None:
     """Centre and width at which :func:`render` shows a grey frame whose file has no window."""
     with quiet():
         own = display.get("VOILUTSequence") or number(display, "WindowCenter") is not None
         if own or stored.ndim == 3 or "PALETTE" in text(display, "PhotometricInterpretation"):
             return None
-        values, counts, _ = _occurring(stored)
+        values, counts, _ = occurring(stored)
         low, high = _content_range(modality_values(values, display), counts, values, display)
     return ((low + high + 1) / 2, high - low + 1) if high > low else None
 
@@ -148,19 +271,8 @@ def _by_table(
     stored: np.ndarray, display: Dataset, window: tuple[float, float] | None
 ) -> np.ndarray:
     """The grey of each value that occurs, worked out once, then looked up for every pixel."""
-    values, counts, places = _occurring(stored)
+    values, counts, places = occurring(stored)
     return _grey(values, counts, display, window)[places]
-
-
-def _occurring(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Values that may occur, how often each does, and where each pixel's is among them."""
-    low, high = int(stored.min()), int(stored.max())
-    if stored.dtype.kind not in "ui" or high - low >= stored.size:
-        return stored, np.ones(stored.shape, np.int64), ...
-    # A difference that overflows comes out right when its bits are read without a sign.
-    places = (stored - stored.dtype.type(low)).view(f"u{stored.dtype.itemsize}")
-    counts = np.bincount(places.reshape(-1), minlength=high - low + 1)
-    return np.arange(low, high + 1).astype(stored.dtype), counts, places
 
 
 def significant(stored: np.ndarray, display: Dataset) -> np.ndarray:
@@ -193,27 +305,27 @@ def _grey(
     """Values as they are shown, uint8, each of which occurs ``counts`` times."""
     values = modality_values(stored, display)
     if window is not None:
-        return _windowed(values, *window)
+        return windowed(values, *window)
     try:
         if display.get("VOILUTSequence"):
             table = apply_voi_lut(values.astype(np.int32), display)
             bits = int(display.VOILUTSequence[0].LUTDescriptor[2]) or 16
-            return _scaled(table.astype(np.float64), 0.0, float((1 << bits) - 1))
+            return scaled(table.astype(np.float64), 0.0, float((1 << bits) - 1))
     except Exception:  # noqa: BLE001, S110 - a broken table is shown as if it were not there
         pass
     centre, width = number(display, "WindowCenter"), number(display, "WindowWidth")
     if centre is not None and width is not None and width > 0:
         if text(display, "VOILUTFunction").upper() == "SIGMOID":
             with np.errstate(over="ignore"):
-                return _scaled(1 / (1 + np.exp(-4 * (values - centre) / width)), 0.0, 1.0)
-        return _windowed(values, centre, width)
+                return scaled(1 / (1 + np.exp(-4 * (values - centre) / width)), 0.0, 1.0)
+        return windowed(values, centre, width)
     return _by_content(values, counts, stored, display)
 
 
 def _by_content(
     values: np.ndarray, counts: np.ndarray, stored: np.ndarray, display: Dataset
 ) -> np.ndarray:
-    return _scaled(values, *_content_range(values, counts, stored, display))
+    return scaled(values, *_content_range(values, counts, stored, display))
 
 
 def _content_range(
@@ -223,37 +335,7 @@ def _content_range(
     shown = counts > 0
     if (real := shown & (np.isfinite(values) if padding is None else stored != padding)).any():
         shown = real
-    low, high = _percentiles(values[shown], counts[shown], (0.5, 99.5))
-    if high <= low:
-        low, high = float(values[shown].min()), float(values[shown].max())
-    return low, high
-
-
-def _percentiles(
-    values: np.ndarray, counts: np.ndarray, percents: Sequence[float]
-) -> Iterator[float]:
-    """As NumPy's ``percentile`` of every value repeated as often as it occurs."""
-    order = np.argsort(values)
-    ordered, last = values[order], np.cumsum(counts[order]) - 1
-    for percent in percents:
-        rank = last[-1] * percent / 100
-        below, above = ordered[np.searchsorted(last, (np.floor(rank), np.ceil(rank)))]
-        yield float(below + (above - below) * (rank - np.floor(rank)))
-
-
-def _windowed(values: np.ndarray, centre: float, width: float) -> np.ndarray:
-    """The linear VOI function of PS3.3 C.11.2.1.2.1."""
-    if width <= 1:
-        return np.where(values <= centre - 0.5, 0, 255).astype(np.uint8)
-    return _scaled(values, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2)
-
-
-def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    if not np.isfinite(low) or not np.isfinite(high) or high <= low:
-        return np.full(values.shape, 0, np.uint8)
-    with np.errstate(invalid="ignore"):
-        unit = np.clip((np.nan_to_num(values) - low) / (high - low), 0, 1)
-    return np.round(unit * 255).astype(np.uint8)
+    return content_range(values[shown], counts[shown])
 
 
 def _palette(stored: np.ndarray, display: Dataset) -> np.ndarray:
@@ -271,7 +353,7 @@ def _colour(stored: np.ndarray, display: Dataset, photometric: str) -> np.ndarra
     bits = min(max(1, int(number(display, "BitsStored", most) or most)), most)
     eight = stored[..., :3]
     if bits != 8 or eight.dtype != np.uint8:
-        eight = _scaled(eight.astype(np.float64), 0.0, float((1 << bits) - 1))
+        eight = scaled(eight.astype(np.float64), 0.0, float((1 << bits) - 1))
     if photometric in ("YBR_FULL", "YBR_FULL_422"):
         return np.asarray(convert_color_space(eight, "YBR_FULL", "RGB"))
     if photometric in ("YBR_PARTIAL_422", "YBR_PARTIAL_420"):

@@ -12,12 +12,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 
 from engine.errors import (
@@ -36,6 +35,7 @@ from engine.formats import (
     dicom_native,
     dicom_study,
     raster,
+    raster_view,
 )
 from engine.formats.confine import Confinement
 from engine.formats.dicom_pixels import JPEG_DCT
@@ -49,9 +49,11 @@ from engine.formats.pictures import (
     from_upright,
     grid_picture,
     thumbnail,
+    to_upright,
     upright,
 )
 from engine.formats.sandbox import Sandbox
+from engine.formats.tones import Showing
 from engine.host import is_shortage
 from engine.records import Dissection, Format, Image, Region
 from engine.settings import Settings
@@ -82,8 +84,8 @@ __all__ = [
     "pixel_digest",
     "prove",
     "render",
-    "render_full",
     "restore",
+    "showings",
     "shown",
     "sniff",
     "stored_plain",
@@ -91,9 +93,9 @@ __all__ = [
     "study_facts_of",
     "taken",
     "thumbnail",
+    "to_upright",
     "upright",
     "whole_blocks",
-    "window_hides",
 ]
 
 
@@ -274,13 +276,32 @@ def render(image: Image, frame: int = 0, window: tuple[float, float] | None = No
         NotFound: No such frame.
         CorruptImage: What the file says about its display makes no sense.
     """
+    with _displaying(image, frame):
+        if image.format is Format.DICOM:
+            return dicom.render(image, frame, window)
+        return raster_view.render(image, frame)
+
+
+def showings(image: Image, frame: int) -> list[Showing]:
+    """Every way in which viewers may show a frame; first as :func:`render`, without a window.
+
+    Raises:
+        NotFound, CorruptImage: As :func:`render`; the pictures of the answer raise nothing else.
+    """
+    with _displaying(image, frame):
+        if image.format is Format.DICOM:
+            return list(dicom.showings(image, frame))
+        return list(raster_view.showings(image, frame))
+
+
+@contextmanager
+def _displaying(image: Image, frame: int) -> Iterator[None]:
+    """Tables and windows come from the file: they can be anything."""
     if not 0 <= frame < image.frames:
         raise NotFound("This image has no such frame.", frame=frame, frames=image.frames)
     try:
-        if image.format is Format.DICOM:
-            return dicom.render(image, frame, window)
-        return raster.render(image, frame)
-    except Exception as err:  # tables and windows come from the file: they can be anything
+        yield
+    except Exception as err:
         if is_shortage(err):
             raise
         raise CorruptImage(
@@ -292,34 +313,6 @@ def content_window(image: Image, frame: int = 0) -> tuple[float, float] | None:
     """Centre and width that :func:`render` takes from a DICOM frame's own values, to show
     another picture alike; None where the file says how it is shown."""
     return dicom.content_window(image, frame) if image.format is Format.DICOM else None
-
-
-def render_full(image: Image, frame: int = 0) -> np.ndarray:
-    """One grey frame with its least stored value black and its greatest white, (H, W, 3) uint8."""
-    cells = image.pixels[frame]
-    if image.format is Format.DICOM:
-        cells = dicom.significant(image, frame)
-    stored = cells.astype(np.float32)
-    low, high = float(stored.min()), float(stored.max())
-    grey = np.round((stored - low) * (255.0 / max(high - low, 1.0))).astype(np.uint8)
-    return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
-
-
-def window_hides(image: Image) -> bool:
-    """Does a DICOM's own window make a part of its values all black or all white?
-
-    Judged by the middle frame: more than 2 % of its pixels that differ in the full range. A
-    file without a window is shown without its darkest and brightest 0.5 %, which is less.
-    """
-    if image.format is not Format.DICOM or image.pixels.ndim != 3:
-        return False
-    middle = image.frames // 2
-    shown, full = (
-        np.ascontiguousarray(picture[..., 0])
-        for picture in (render(image, middle), render_full(image, middle))
-    )
-    lost = ((shown == 0) | (shown == 255)) & (full > 0) & (full < 255)
-    return bool(lost.mean() > 0.02)
 
 
 def pixel_digest(pixels: np.ndarray) -> bytes:

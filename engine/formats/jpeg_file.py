@@ -18,6 +18,7 @@ from jpeglib._bind import CJpegLib
 
 from engine.errors import CorruptImage, UnsupportedFormat
 from engine.formats import icc
+from engine.formats.exif import block_of, orientation_of
 from engine.formats.huffman import ZIGZAG, Table, best_tables, blocks_of_scan, tokenize, write
 from engine.records import Region
 
@@ -172,7 +173,7 @@ def parse(data: bytes, *, rare: bool = False) -> Header:
         elif marker == APP14 and body[:5] == b"Adobe" and len(body) >= 12:
             adobe = body[11]
         elif marker == APP1 and body[:6] == b"Exif\0\0":
-            orientation = _orientation(body[6:])
+            orientation = orientation_of(body)
         at = stop
         if marker == SOS:
             scans += 1
@@ -226,21 +227,6 @@ def _skip_entropy(data: bytes, at: int) -> int:
             at += 1
         else:
             return at
-
-
-def _orientation(tiff: bytes) -> int:
-    """EXIF orientation 1..8; 1 where there is none or it makes no sense."""
-    try:
-        order = {b"II": "<", b"MM": ">"}[tiff[:2]]
-        (offset,) = struct.unpack_from(order + "I", tiff, 4)
-        (count,) = struct.unpack_from(order + "H", tiff, offset)
-        for i in range(count):
-            tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, offset + 2 + 12 * i)
-            if tag == 0x0112 and kind == 3 and 1 <= value <= 8:
-                return int(value)
-    except (KeyError, struct.error):
-        pass
-    return 1
 
 
 @dataclass
@@ -341,9 +327,7 @@ def _harmless(header: Header, data: bytes, keep_orientation: bool) -> list[bytes
             plain = b"Adobe\0\x64\0\0\0\0"
             out["adobe"] = put_segment(APP14, plain + body[11:12])  # the last one counts
     if keep_orientation and header.orientation != 1:
-        tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01"
-        tiff += struct.pack(">HHI", header.orientation, 0, 0)
-        out["exif"] = put_segment(APP1, b"Exif\0\0" + tiff)
+        out["exif"] = put_segment(APP1, b"Exif\0\0" + block_of(header.orientation))
     colours = icc.without_words(b"".join(profile[number] for number in sorted(profile)))
     pieces = [] if colours is None else [
         colours[at : at + _PIECE_BYTES] for at in range(0, len(colours), _PIECE_BYTES)

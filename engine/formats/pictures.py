@@ -79,6 +79,17 @@ def from_upright(region: Region, orientation: int, width: int, height: int) -> R
     return replace(region, x1=x1, y1=y1, x2=x2, y2=y2)
 
 
+def to_upright(region: Region, orientation: int, width: int, height: int) -> Region:
+    """A box of the stored picture, in pixels of the upright one.
+
+    Args:
+        width, height: Of the stored picture.
+    """
+    wide, high = (height, width) if orientation >= 5 else (width, height)
+    back = {6: 8, 8: 6}.get(orientation, orientation)  # the others undo themselves
+    return from_upright(region, back, wide, high)
+
+
 def thumbnail(masked_rgb: np.ndarray, max_side: int = 256) -> bytes:
     """JPEG of a masked picture, at most ``max_side`` px a side: a tenth of a PNG."""
     buffer = io.BytesIO()

@@ -16,6 +16,7 @@ import imagecodecs
 import numpy as np
 
 from engine.errors import CorruptImage
+from engine.formats.exif import orientation_of
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
@@ -58,6 +59,15 @@ class Header:
     palette: bytes = b""
     alpha: bytes = b""  # body of tRNS
     end: int = 0  # first byte after IEND
+
+    @property
+    def transparent(self) -> tuple[int, ...] | None:
+        """The grey level or colour that stands for no colour; None where there is none."""
+        if self.colour not in (GREY, RGB) or len(self.alpha) != 2 * CHANNELS[self.colour]:
+            return None
+        # Of a file of fewer bits, decoders take the lowest ones.
+        top = (1 << self.depth) - 1
+        return tuple(v & top for v in struct.unpack(f">{len(self.alpha) // 2}H", self.alpha))
 
     @property
     def row_bytes(self) -> int:
@@ -127,6 +137,20 @@ def parse(data: bytes) -> Header:
         width, height, depth, colour, bool(interlace), tuple(chunks), palette,
         body.get(b"tRNS", b""), at,
     )  # fmt: skip
+
+
+def orientation(data: bytes, header: Header) -> int:
+    """Which way up it is, 1 to 8, as EXIF says it."""
+    blocks = (data[c.start : c.end] for c in header.chunks if c.kind == b"eXIf")
+    return orientation_of(next(blocks, b""))
+
+
+def gamma(data: bytes, header: Header) -> float:
+    """The file's gamma, 1/2.2 for most screens; 0 where it says none."""
+    for c in header.chunks:
+        if c.kind == b"gAMA" and c.end - c.start == 4:
+            return int.from_bytes(data[c.start : c.end]) / 100_000
+    return 0.0
 
 
 def deflated(data: bytes, header: Header) -> bytes:

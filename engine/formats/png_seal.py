@@ -18,6 +18,7 @@ import numpy as np
 
 from engine.errors import SealBroken
 from engine.formats import icc, mask, patches, unseen
+from engine.formats.exif import block_of
 from engine.formats.png import (
     CHANNELS,
     GREY_ALPHA,
@@ -30,6 +31,7 @@ from engine.formats.png import (
     filtered,
     header_of,
     inflate,
+    orientation,
     parse,
     samples,
     write,
@@ -58,7 +60,8 @@ def dissect(
         first, table = unseen.one_of_each(_table(header))
         masked = first.astype(np.uint8)[pixels]
         parts["unseen"] = unseen.difference(stack, masked[None], regions)
-        file, parts["indices"] = _mask_palette(masked, table, regions, plain)
+        turned = _turned(data, header)
+        file, parts["indices"] = _mask_palette(masked, table, regions, plain, turned)
         coded = tuple(_with_palette(part, header) for part in lifted)
         return file, coded, parts
     masked = pixels.copy()
@@ -96,7 +99,7 @@ def _harmless(data: bytes, header: Header) -> list[tuple[bytes, bytes]]:
         key = [v & (1 << header.depth) - 1 for v in _key(header)]
         if len(key) == colours:
             out[b"tRNS"] = struct.pack(f">{colours}H", *key)
-    return list(out.items())
+    return [*out.items(), *_turned(data, header)]
 
 
 #: How a chunk's numbers stand in it, and the largest of each that a picture can have.
@@ -140,6 +143,12 @@ def mask_samples(stack: np.ndarray, regions: Sequence[Region]) -> tuple[bytes, t
     return write(masked, header), coded
 
 
+def _turned(data: bytes, header: Header) -> list[tuple[bytes, bytes]]:
+    """A new chunk of EXIF that says which way up the picture is, where it is not stored so."""
+    turn = orientation(data, header)
+    return [(b"eXIf", block_of(turn))] if turn != 1 else []
+
+
 def _fill(pixels: np.ndarray, regions: Sequence[Region], header: Header) -> None:
     """Draw the fill into samples that are grey or colours, in place."""
     top = (1 << header.depth) - 1
@@ -166,7 +175,11 @@ def _fill(pixels: np.ndarray, regions: Sequence[Region], header: Header) -> None
 
 
 def _mask_palette(
-    pixels: np.ndarray, table: np.ndarray, regions: Sequence[Region], header: Header
+    pixels: np.ndarray,
+    table: np.ndarray,
+    regions: Sequence[Region],
+    header: Header,
+    turned: Sequence[tuple[bytes, bytes]],
 ) -> tuple[bytes, bytes]:
     """Mask indices under a palette that holds only colours seen outside the boxes.
 
@@ -195,7 +208,7 @@ def _mask_palette(
         light = mask.pattern(region.height, region.width)
         pixels[region.slices[1:]] = np.where(light, fills[1], fills[0])
     depth = next(d for d in (1, 2, 4, 8) if len(kept) <= 1 << d)
-    others = [(b"PLTE", kept.tobytes())]
+    others = [*turned, (b"PLTE", kept.tobytes())]
     if (kept_alpha != 255).any():
         others.append((b"tRNS", kept_alpha.tobytes()))
     return write(pixels, replace(header, depth=depth), others), used.astype(np.uint8).tobytes()
@@ -218,7 +231,8 @@ def assemble(
     header = parse(masked)
     pixels = samples(masked, header)
     if header.colour == PALETTE:
-        return _assemble_palette(pixels, header, regions, coded, parts)
+        turned = _turned(masked, header)
+        return _assemble_palette(pixels, header, regions, coded, parts, turned)
     if parts is not None:
         unseen.put_back(pixels[None], parts.get("unseen", b""))
     for index, patch in coded.items():
@@ -243,6 +257,7 @@ def _assemble_palette(
     regions: Sequence[Region],
     coded: Mapping[int, bytes],
     parts: Mapping[str, bytes] | None,
+    turned: Sequence[tuple[bytes, bytes]],
 ) -> bytes:
     opened = {index: patches.unpack(patch) for index, patch in coded.items()}
     if parts is None:
@@ -251,7 +266,7 @@ def _assemble_palette(
             part = patches.decode(patch["pixels"])
             seen = expand(part[0], patch["palette"], patch["alpha"])[None]
             _lay(pixels, regions, index, seen)
-        return write(pixels, header_of(pixels))
+        return write(pixels, header_of(pixels), turned)
     used = np.frombuffer(parts["indices"], np.uint8)
     original = np.zeros(256, np.uint8)
     original[: len(used)] = used

@@ -24,6 +24,7 @@ from PIL import UnidentifiedImageError
 from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
 from engine.formats import (
     animation,
+    exif,
     heif,
     jpeg,
     jpeg2000,
@@ -34,12 +35,13 @@ from engine.formats import (
     patches,
     png,
     png_seal,
+    raster_view,
     recoding,
     tiff_pages,
     unseen,
 )
 from engine.formats.limits import check_size
-from engine.records import Format, Image, Region
+from engine.records import Format, Region
 
 Read = tuple[np.ndarray, tuple[int, int], dict[str, Any]]
 _MAX_PAGES = 10_000
@@ -78,6 +80,7 @@ def decode(kind: Format, data: bytes, max_side_px: int, max_decoded_bytes: int) 
         "spacing_from": "",
         "lossy": False,
         "orientation": 1,
+        "alpha": raster_view.STRAIGHT,
     }
     return pixels, grid, facts | properties
 
@@ -89,6 +92,8 @@ def _decode_png(data: bytes, max_side_px: int, max_bytes: int) -> Read:
     facts: dict[str, Any] = {"bits": header.depth, "colour": _COLOURS[header.colour]}
     if header.colour == png.PALETTE:
         facts |= {"palette": header.palette, "palette_alpha": header.alpha}
+    facts |= {"transparent": header.transparent, "gamma": png.gamma(data, header)}
+    facts["orientation"] = png.orientation(data, header)
     return png.samples(data, header)[None], (1, 1), facts
 
 
@@ -145,10 +150,12 @@ def _decode_pillow(data: bytes, max_side_px: int, max_bytes: int) -> Read:
         if picture.mode not in modes:
             raise UnsupportedFormat(f"Pictures of kind {picture.mode} are not supported.")
         mode = modes[picture.mode]
+        turned = exif.orientation_of(picture.info.get("exif", b""))
         pixels = np.asarray(picture.convert(mode))
     lossy = data[8:12] == b"WEBP" and b"VP8 " in data[:64]
     facts = {"bits": 8, "colour": {"L": "grey", "RGB": "rgb", "RGBA": "rgba"}[mode]}
-    return pixels[None], (16, 16) if lossy else (1, 1), facts | {"lossy": lossy}
+    facts |= {"lossy": lossy, "orientation": turned}
+    return pixels[None], (16, 16) if lossy else (1, 1), facts
 
 
 def _check_chain(data: bytes) -> None:
@@ -186,8 +193,10 @@ def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> Read:
             raise CorruptImage("This TIFF file contains no picture. Choose another file.")
         first = pages[0]
         tiff_pages.refuse(pages)
+        said = {"orientation": _tiff_orientation(pages), "alpha": _tiff_alpha(pages)}
         if tiff_pages.wanted(pages):
-            return tiff_pages.decode(pages, max_side_px, max_bytes)
+            stack, grid, facts = tiff_pages.decode(pages, max_side_px, max_bytes)
+            return stack, grid, facts | said
         assert first.dtype is not None
         size = first.samplesperpixel * first.dtype.itemsize
         check_size(first.imagewidth, first.imagelength, len(pages), size, max_side_px, max_bytes)
@@ -206,12 +215,34 @@ def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> Read:
                     "This TIFF file is damaged: its page headers are not valid. Export it again."
                 )
             frames.append(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
-        facts: dict[str, Any] = {"bits": first.bitspersample, "colour": _tiff_colour(first)}
+        facts = {"bits": first.bitspersample, "colour": _tiff_colour(first), **said}
         if first.photometric == 3 and first.colormap is not None:
             facts["colormap"] = np.asarray(first.colormap)
         lossy = first.compression in (6, 7, 34892, 34927, 50001)
         stack = np.stack(frames) if len(frames) > 1 else frames[0][None]
         return stack, (16, 16) if lossy else (1, 1), facts | {"lossy": lossy}
+
+
+#: What TIFF's tag 338 says of the fourth channel.
+_EXTRA_SAMPLES = {
+    raster_view.UNSPECIFIED: 0,
+    raster_view.ASSOCIATED: 1,
+    raster_view.STRAIGHT: 2,
+}
+
+
+def _tiff_alpha(pages: Sequence[Any]) -> str:
+    """What the pages that have one say of their alpha; unspecified where they differ."""
+    said = {int(page.extrasamples[0]) for page in pages if page.extrasamples}
+    number = said.pop() if len(said) == 1 else 0
+    return next((n for n, v in _EXTRA_SAMPLES.items() if v == number), raster_view.UNSPECIFIED)
+
+
+def _tiff_orientation(pages: Sequence[Any]) -> int:
+    """Which way up all pages are; 1 where they differ."""
+    said = {page.tags.valueof(274, 1) for page in pages}
+    value = said.pop() if len(said) == 1 else 1
+    return int(value) if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _tiff_colour(page: Any) -> str:
@@ -220,44 +251,6 @@ def _tiff_colour(page: Any) -> str:
     if page.samplesperpixel == 1:
         return "grey inverted" if page.photometric == 0 else "grey"
     return "rgb" if page.samplesperpixel == 3 else "rgba"
-
-
-def render(image: Image, frame: int) -> np.ndarray:
-    """One page as a person would see it: shape (height, width, 3), uint8, RGB."""
-    pixels, facts = image.pixels[frame], image.properties
-    colour = facts["colour"]
-    if "palette" in facts:
-        return _on_black(png.expand(pixels, facts["palette"], facts["palette_alpha"]))
-    if "colormap" in facts:
-        table = (facts["colormap"].T >> 8).astype(np.uint8)
-        return np.ascontiguousarray(table[np.minimum(pixels, len(table) - 1)])
-    eight = _eight_bit(pixels, facts["bits"])
-    if eight.ndim == 2:
-        grey = 255 - eight if colour == "grey inverted" else eight
-        return np.repeat(grey[..., None], 3, axis=2)
-    if eight.shape[2] == 2:
-        return _on_black(np.concatenate([np.repeat(eight[..., :1], 3, 2), eight[..., 1:]], 2))
-    return _on_black(eight) if eight.shape[2] == 4 else np.ascontiguousarray(eight)
-
-
-def _eight_bit(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """Grey of more than 8 bits is shown from its darkest to its lightest value, since many
-    16-bit files use a small part of their range; colours are shown as they are."""
-    if pixels.dtype.kind == "f":
-        return tiff_pages.eight_bit(pixels)
-    if pixels.dtype == np.uint8:
-        return pixels if bits == 8 else pixels * np.uint8(255 // ((1 << bits) - 1))
-    low, high = float(pixels.min()), float(pixels.max())
-    if pixels.ndim == 3 and pixels.dtype == np.uint16:
-        low, high = 0.0, 65535.0
-    if high <= low:
-        high = low + 1
-    return np.round((pixels - low) * (255.0 / (high - low))).astype(np.uint8)
-
-
-def _on_black(rgba: np.ndarray) -> np.ndarray:
-    alpha = rgba[..., 3:].astype(np.uint16)
-    return ((rgba[..., :3] * alpha + 127) // 255).astype(np.uint8)
 
 
 def dissect(
@@ -296,7 +289,9 @@ def _as_shown(pixels: np.ndarray, facts: dict[str, Any]) -> tuple[np.ndarray, di
         table = (facts["colormap"].T >> 8).astype(np.uint8)
         first, _ = unseen.one_of_each(table)
         return first.astype(pixels.dtype)[pixels], facts | {"colormap": table.T.astype("u2") * 257}
-    if facts["colour"] in ("grey+alpha", "rgba") and pixels.dtype.kind == "u":
+    # Colours that were multiplied by their alpha are all seen, on black.
+    veiled = facts["colour"] in ("grey+alpha", "rgba") and facts["alpha"] == raster_view.STRAIGHT
+    if veiled and pixels.dtype.kind == "u":
         return unseen.opaque_enough(pixels), facts
     return pixels.copy(), facts
 
@@ -352,9 +347,12 @@ def _fill(pixels: np.ndarray, regions: Sequence[Region], facts: Mapping[str, Any
 
 
 def _write(kind: Format, pixels: np.ndarray, facts: Mapping[str, Any]) -> bytes:
-    """A new file of the format, without loss and without metadata."""
+    """A new file of the format, without loss and without metadata but which way up it is."""
     buffer = io.BytesIO()
+    orientation = int(facts["orientation"])
     if kind is Format.TIFF:
+        extra = [_EXTRA_SAMPLES[facts["alpha"]]]
+        turned = [(274, "H", 1, orientation, True)] if orientation != 1 else ()
         photometric = {"grey": 1, "grey inverted": 0, "palette": 3}.get(facts["colour"], 2)
         with tifffile.TiffWriter(buffer) as file:
             for number, whole in enumerate(pixels):
@@ -368,12 +366,16 @@ def _write(kind: Format, pixels: np.ndarray, facts: Mapping[str, Any]) -> bytes:
                     colormap=facts.get("colormap"),
                     metadata=None,
                     software="",
-                    extrasamples=[2] if page.ndim == 3 and page.shape[2] == 4 else None,
+                    extrasamples=extra if page.ndim == 3 and page.shape[2] == 4 else None,
+                    extratags=turned,
                 )
     elif kind is Format.BMP:
         Pillow.fromarray(pixels[0]).save(buffer, "BMP")
     else:
-        Pillow.fromarray(pixels[0]).save(buffer, "WEBP", lossless=True, quality=60, exact=True)
+        block = exif.block_of(orientation) if orientation != 1 else b""
+        Pillow.fromarray(pixels[0]).save(
+            buffer, "WEBP", lossless=True, quality=60, exact=True, exif=block
+        )
     return buffer.getvalue()
 
 

@@ -210,21 +210,3 @@ def fill_floats(pixels: np.ndarray, regions: Sequence[Region]) -> None:
         tone = np.where(mask.pattern(region.height, region.width), light, dark)
         target = pixels[region.slices]
         target[...] = tone if pixels.ndim == 3 else tone[..., None]
-
-
-def eight_bit(pixels: np.ndarray) -> np.ndarray:
-    """Measured values from the least to the greatest as 0 to 255.
-
-    What is no number is drawn in the tone that most of the picture has not, so that letters made
-    of it are seen.
-    """
-    finite = np.isfinite(pixels)
-    some = pixels[finite]
-    low, high = (float(some.min()), float(some.max())) if some.size else (0.0, 1.0)
-    scale = 255.0 / (high - low) if 0 < high - low < np.inf else 0.0
-    with np.errstate(over="ignore", invalid="ignore"):
-        shown = np.where(finite, (pixels.astype(np.float64) - low) * scale, 0.0)
-    eight = np.round(np.clip(shown, 0, 255)).astype(np.uint8)
-    if not finite.all():
-        eight[~finite] = 255 if not some.size or float(np.median(eight[finite])) < 128 else 0
-    return eight

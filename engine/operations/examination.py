@@ -12,6 +12,7 @@ from typing import Any
 from engine.detection import UNKNOWN, Judgement, Known, Profile, merge
 from engine.errors import DetectorError, InputError
 from engine.formats import images
+from engine.formats.views import View, views_of
 from engine.geometry import CORNERS
 from engine.operations.context import WorkerContext
 from engine.operations.guard import log
@@ -106,12 +107,14 @@ class Examiner:
         """
         tell("looking for what must be hidden", 0.2)
         with watch.stage("detect"):
+            views = views_of(image)
             detections, reasons = self.find(
-                image, profile, lambda stage, share: tell(stage, 0.2 + 0.6 * share)
+                image, views, profile, lambda stage, share: tell(stage, 0.2 + 0.6 * share)
             )
         tell("reading text", 0.8)
         with watch.stage("read"):
-            judged = self.judged(image, detections, names)
+            known = [*names, *images.identifiers(image)]
+            judged = self.judged(views, detections, known)
         columns = {
             "state": str(ImageState.REVIEW if reasons else ImageState.DRAFT),
             "format": str(image.format),
@@ -139,14 +142,16 @@ class Examiner:
         return Examined(columns, facts)
 
     def find(
-        self, image: Image, profile: Profile, progress: Progress
+        self, image: Image, views: Sequence[View], profile: Profile, progress: Progress
     ) -> tuple[list[Detection], list[str]]:
         """Detections, and why a person must look."""
         try:
             detections = merge(
                 pipeline.look(
-                    image,
-                    lambda frame: self._detector.detect(frame, image.frames, profile, progress),
+                    views,
+                    lambda view: self._detector.detect(
+                        view.picture, view.frames, profile, progress
+                    ),
                 ),
                 profile.iou,
             )
@@ -162,13 +167,13 @@ class Examiner:
         return [*whole, *detections], []
 
     def judged(
-        self, image: Image, detections: Sequence[Detection], names: Sequence[str]
+        self, views: Sequence[View], detections: Sequence[Detection], names: Sequence[str]
     ) -> list[Judgement | None]:
         """A judgement for each box of text, None for all others. Only the verdict is kept.
 
         A reader that fails keeps nobody from sealing: what was not read is unknown, and sealed.
         """
-        known = Known.of([*names, *images.identifiers(image)])
+        known = Known.of(names)
         texts = [i for i, d in enumerate(detections) if d.label == "text"]
         judged: list[Judgement | None] = [
             UNKNOWN if d.label == "text" else None for d in detections
@@ -180,7 +185,7 @@ class Examiner:
         try:
             for frame, places in by_frame.items():
                 regions = [detections[i].region for i in places]
-                for i, found in zip(places, self._read(image, frame, regions, known), strict=True):
+                for i, found in zip(places, self._read(views, frame, regions, known), strict=True):
                     judged[i] = found
         except DetectorError:
             log.exception("reading text failed")
@@ -188,13 +193,16 @@ class Examiner:
         return judged
 
     def _read(
-        self, image: Image, frame: int, regions: Sequence[Region], known: Known
+        self, views: Sequence[View], frame: int, regions: Sequence[Region], known: Known
     ) -> list[Judgement]:
-        """Judgements of one frame, by what can be seen of it in every window that was looked at."""
-        judged = self._detector.judge(images.render(image, frame), regions, known)
-        if images.window_hides(image):
-            full = self._detector.judge(images.render_full(image, frame), regions, known)
-            judged = [_both(a, b) for a, b in zip(judged, full, strict=True)]
+        """Judgements of one frame, by what can be seen of it in every view that holds it."""
+        judged: list[Judgement] = []
+        for view in views:
+            if frame in view.numbers:
+                place = view.numbers.index(frame)
+                flat = [region.on_frames(frame) for region in regions]
+                seen = self._detector.judge(view.picture(place), view.placed(flat), known)
+                judged = [_both(*j) for j in zip(judged, seen, strict=True)] if judged else seen
         # A box over many frames may hide another text on one of them: it is never harmless.
         return [
             UNKNOWN if j.verdict is TextVerdict.HARMLESS and r.frame_count > 1 else j

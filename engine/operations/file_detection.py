@@ -9,6 +9,7 @@ from engine.detection import Detector, Profile, merge
 from engine.errors import InputError
 from engine.formats import images
 from engine.formats.images import Limits
+from engine.formats.views import views_of
 from engine.seal import pipeline
 from engine.settings import Settings
 
@@ -54,7 +55,8 @@ class Finder:
         image = images.decode(name, data, self._limits)
         found = merge(
             pipeline.look(
-                image, lambda frame: self._detector.detect(frame, image.frames, self.profile)
+                views_of(image),
+                lambda view: self._detector.detect(view.picture, view.frames, self.profile),
             ),
             self.profile.iou,
         )

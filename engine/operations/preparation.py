@@ -12,6 +12,7 @@ from engine import metrics
 from engine.detection import Profile
 from engine.errors import DetectorError, InputError, ReviewNeeded
 from engine.formats import images
+from engine.formats.views import views_of
 from engine.operations.context import WorkerContext
 from engine.operations.examination import HARMLESS, Examiner, Progress
 from engine.operations.guard import log
@@ -170,8 +171,10 @@ class Preparer:
         try:
             hidden = [r.detection.region for r, _ in sealed.regions]
             left = pipeline.look(
-                masked,
-                lambda frame: self._detector.rescan(frame, masked.frames, hidden, profile),
+                views_of(masked, hidden),
+                lambda view: self._detector.rescan(
+                    view.picture, view.frames, view.placed(hidden), profile
+                ),
             )
         except DetectorError as err:
             if "detector-failed" in row.reasons:
@@ -187,7 +190,8 @@ class Preparer:
         if not new or profile.harmless_text != "visible":
             return new
         names = [*draft.names, *images.identifiers(draft.image)]
-        judged = self.examiner.judged(sealed.masked_image, new, names)
+        hidden = [r.detection.region for r, _ in sealed.regions]
+        judged = self.examiner.judged(views_of(sealed.masked_image, hidden), new, names)
         return [
             d
             for d, j in zip(new, judged, strict=True)

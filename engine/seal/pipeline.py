@@ -17,6 +17,7 @@ import numpy as np
 from engine.errors import RestoreMismatch
 from engine.formats import images, mask
 from engine.formats.images import Limits
+from engine.formats.views import View
 from engine.host import Host
 from engine.records import Assessment, Detection, Fingerprint, Image, Region, SealedRegion
 from engine.seal import length_hiding
@@ -125,30 +126,17 @@ class Stopwatch:
             self.times_ms[name] = round(self.times_ms.get(name, 0.0) + spent, 1)
 
 
-def look(
-    image: Image, detect: Callable[[Callable[[int], np.ndarray]], list[Detection]]
-) -> list[Detection]:
-    """Run a detector on the displayed image, and on content that a window can hide.
-
-    A photograph is turned upright first, since networks read text that way; text in a DICOM
-    can be invisible under the file's own window, so its full range is looked at too.
+def look(views: Sequence[View], detect: Callable[[View], list[Detection]]) -> list[Detection]:
+    """Run a detector on every picture of an image that a viewer may show.
 
     Args:
-        detect: Given a function from a frame's number to its picture, (H, W, 3) uint8 RGB.
+        views: From :func:`engine.formats.views.views_of`.
+        detect: Gives boxes in the pixels and frames of one view.
 
     Returns:
         Boxes in stored pixels; the same thing seen twice is merged by the caller's rules.
     """
-    turned = int(image.properties.get("orientation", 1))
-    found = detect(lambda i: images.upright(images.render(image, i), turned))
-    if turned != 1:
-        found = [
-            replace(d, region=images.from_upright(d.region, turned, image.width, image.height))
-            for d in found
-        ]
-    if images.window_hides(image):
-        found += detect(lambda i: images.render_full(image, i))
-    return found
+    return [d for view in views for d in view.found(detect(view))]
 
 
 def plan(

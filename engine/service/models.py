@@ -22,6 +22,7 @@ from engine.detection import (
 )
 from engine.errors import DetectorError, EngineError, InputError
 from engine.formats import images
+from engine.formats.views import views_of
 from engine.installation import MODEL
 from engine.operations.context import Context
 from engine.operations.examination import Examiner
@@ -248,7 +249,8 @@ class Models:
         try:
             found = merge(
                 pipeline.look(
-                    image, lambda frame: self._detector.detect(frame, image.frames, profile)
+                    views_of(image),
+                    lambda view: self._detector.detect(view.picture, view.frames, profile),
                 ),
                 profile.iou,
             )

@@ -31,6 +31,7 @@ from pydicom.uid import (
 
 from engine.errors import CorruptImage, UnsupportedFormat
 from engine.formats import dicom_header, images
+from engine.formats.views import views_of
 from engine.records import Image, Region
 from engine.settings import Settings
 from tests import builders
@@ -668,7 +669,7 @@ def test_a_file_without_a_window_is_shown_from_the_values_it_has(dtype: type, sp
     window = images.content_window(image)
     assert window == pytest.approx(((low + high + 1) / 2, high - low + 1))
     assert np.abs(images.render(image, 0, window)[..., 0] - expected).max() <= 1
-    assert not images.window_hides(image)
+    assert [view.name for view in views_of(image)] == ["as shown"]
 
 
 def test_padding_does_not_set_the_window() -> None:

@@ -11,6 +11,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from engine.formats import images
+from engine.formats.views import View, views_of
 from engine.records import Detection, Image, Region
 from engine.seal import pipeline
 from engine.settings import Settings
@@ -126,18 +127,53 @@ def test_an_overlay_in_unused_bits_is_drawn_and_does_not_spoil_the_grey() -> Non
     assert (seen[shown] != plain[shown]).any(axis=1).all()
     signed = builders.dicom((cells ^ 0x0800).astype(np.int16), bits=12, **window)
     assert len(np.unique(images.render(read(signed)))) > 50
-    full = images.render_full(read(buffer.getvalue()))
-    assert np.array_equal(full, images.render_full(read(builders.dicom(twelve, bits=12))))
+    full = in_full(read(buffer.getvalue()))
+    assert np.array_equal(full, in_full(read(builders.dicom(twelve, bits=12))))
+
+
+def in_full(image: Image) -> np.ndarray:
+    found = images.showings(image, 0)
+    return next(s.picture() for s in found if s.name == "full range")
+
+
+def test_two_equal_overlays_do_not_cancel_each_other() -> None:
+    once = with_overlay(DARK, plane())
+    ds = pydicom.dcmread(io.BytesIO(once))
+    for tag in [t for t in ds.keys() if t.group == 0x6000]:  # noqa: SIM118 (no reading)
+        ds.add_new(tag + 0x20000, ds[tag].VR, ds[tag].value)
+    buffer = io.BytesIO()
+    ds.save_as(buffer)
+    two = read(buffer.getvalue())
+    assert len(two.properties["overlays"]) == 2
+    assert np.array_equal(images.render(two), images.render(read(once)))
+
+
+def test_an_overlay_and_what_it_covers_are_both_looked_at() -> None:
+    """A filled plane over text in the pixels, and over the text of another plane."""
+    flat = np.full((60, 120), 9, np.uint8)
+    text = flat.copy()
+    text[:32, :96][plane()] = 240
+    block = np.ones((40, 110), bool)
+    names = [v.name for v in views_of(read(with_overlay(text, block)))]
+    assert names == ["as shown", "without overlays"]
+    ds = pydicom.dcmread(io.BytesIO(with_overlay(flat, plane())))
+    other = pydicom.dcmread(io.BytesIO(with_overlay(flat, block, 0x6002)))
+    for tag in [t for t in other.keys() if t.group == 0x6002]:  # noqa: SIM118 (no reading)
+        ds.add_new(tag, other[tag].VR, other[tag].value)
+    buffer = io.BytesIO()
+    ds.save_as(buffer)
+    names = [v.name for v in views_of(read(buffer.getvalue()))]
+    assert names == ["as shown", "overlay 1 alone"]
 
 
 def test_a_detector_sees_the_text_of_an_overlay() -> None:
     data, looked = with_overlay(DARK, plane(), origin=(5, 10)), []
 
-    def detect(frame: Any) -> list[Detection]:
-        looked.append(frame(0))
+    def detect(view: View) -> list[Detection]:
+        looked.append(view.picture(0))
         return []
 
-    pipeline.look(read(data), detect)
+    pipeline.look(views_of(read(data)), detect)
     assert (looked[0][4:36, 9:105][plane()] == 255).all()
 
 

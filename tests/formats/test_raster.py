@@ -244,7 +244,7 @@ def test_inverted_tiff_is_shown_inverted() -> None:
 
     read, grid, facts = raster.decode(Format.TIFF, buffer.getvalue(), 10_000, 1 << 30)
     image = Image("a", Format.TIFF, b"", read, grid, facts)
-    assert np.array_equal(raster.render(image, 0)[..., 0], 255 - GREY)
+    assert np.array_equal(images.render(image, 0)[..., 0], 255 - GREY)
 
 
 def test_unusual_tiff_is_refused() -> None:

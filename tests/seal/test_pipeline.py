@@ -11,6 +11,7 @@ import pytest
 
 from engine.crypto.vault import encrypt, seal_field
 from engine.formats import images
+from engine.formats.views import View, views_of
 from engine.records import Detection, Region, SealedRegion
 from engine.seal import pipeline
 from engine.settings import Settings
@@ -26,14 +27,14 @@ def test_a_turned_photograph_is_looked_at_upright_and_boxes_come_back() -> None:
     data = builders.pillow(pixels, "JPEG", exif=_exif(6), quality=95)
     image = images.decode("a.jpg", data, LIMITS)
 
-    def detect(frame: Callable[[int], np.ndarray]) -> list[Detection]:
-        picture = frame(0)
+    def detect(view: View) -> list[Detection]:
+        picture = view.picture(0)
         assert picture.shape == (120, 80, 3)  # a quarter turn
         ys, xs = np.nonzero(picture[..., 0] > 128)
         box = Region(int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
         return [Detection(box, "text", 0.9, "x")]
 
-    [found] = pipeline.look(image, detect)
+    [found] = pipeline.look(views_of(image), detect)
     near = np.abs(np.array(found.region.xyxy) - (90, 10, 110, 20)).max()
     assert near <= 4
 
@@ -54,16 +55,16 @@ def test_text_that_the_window_of_a_dicom_hides_is_looked_at_too() -> None:
     image = images.decode("a.dcm", data, LIMITS)
     seen: list[int] = []
 
-    def detect(frame: Callable[[int], np.ndarray]) -> list[Detection]:
-        seen.append(len(np.unique(frame(0))))
+    def detect(view: View) -> list[Detection]:
+        seen.append(len(np.unique(view.picture(0))))
         return []
 
-    pipeline.look(image, detect)
-    assert seen == [1, 3]  # all white under its own window, three tones in the full range
+    pipeline.look(views_of(image), detect)
+    assert seen == [3]  # the full range shows three tones; its own window is all white
     whole = builders.dicom(builders.radiograph(), WindowCenter=128, WindowWidth=256)
     plain = images.decode("b.dcm", whole, LIMITS)
     seen.clear()
-    pipeline.look(plain, detect)
+    pipeline.look(views_of(plain), detect)
     assert len(seen) == 1
 
 

@@ -31,7 +31,7 @@ import cli
 from api import problems
 from engine import BatchItem, Engine, Host, Source, errors, tracing
 from engine.errors import CorruptImage, DetectorError, MachineOverloaded
-from engine.formats import images
+from engine.formats import images, raster_view
 from engine.formats import sandbox as sandbox_module
 from engine.formats.sandbox import Sandbox
 from engine.host import is_shortage
@@ -232,7 +232,7 @@ def test_a_failure_that_does_not_come_again_costs_nothing(
 
 #: What libraries raise where memory, processes or files have run out, and what calls them.
 FAULTS: dict[str, tuple[Any, str, Exception]] = {
-    "a picture": (images, "render_full", MemoryError()),
+    "a picture": (raster_view, "render", MemoryError()),
     "a thumbnail": (images, "thumbnail", MemoryError()),
     "a thread of a measurement": (
         similarity_module, "ThreadPoolExecutor", RuntimeError("can't start new thread"),
@@ -264,8 +264,6 @@ def test_a_shortage_is_named_blames_no_file_and_is_tried_again(
     times = 10_000
     with monkeypatch.context() as patch:
         patch.setattr(place, name, call)
-        if name == "render_full":
-            patch.setattr(images, "window_hides", lambda image: bool(call(image) is None))
         item = sealed(ward)
         assert item.error is not None
         assert (item.state, item.error[0]) == ("failed", MachineOverloaded.code)
@@ -274,8 +272,6 @@ def test_a_shortage_is_named_blames_no_file_and_is_tried_again(
     times, used = 1, 0
     with monkeypatch.context() as patch:
         patch.setattr(place, name, call)
-        if name == "render_full":
-            patch.setattr(images, "window_hides", lambda image: call(image, 0) is None)
         assert sealed(ward).state == "sealed"
         assert used > 1
 
