@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -41,6 +42,20 @@ def write_new(path: Path, data: bytes) -> None:
         write_durably(path, data)
     except OSError as err:
         raise errors.StorageError("The file cannot be written there.", errno=err.errno) from err
+
+
+def fits(folder: Path, name: str) -> bool:
+    """Can a file of this name lie in a folder, which need not exist yet?"""
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    try:
+        longest = os.pathconf(existing, "PC_NAME_MAX"), os.pathconf(existing, "PC_PATH_MAX")
+    except (OSError, ValueError):
+        longest = 255, 4096
+    whole = folder.absolute() / name
+    return (
+        all(len(os.fsencode(part)) <= longest[0] for part in whole.parts)
+        and len(os.fsencode(whole)) < longest[1]
+    )
 
 
 def package_of(masked: Path) -> Path:

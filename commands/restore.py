@@ -31,6 +31,7 @@ def restore(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
     root = arguments.folder if arguments.folder.is_dir() else arguments.folder.parent
     files.make_folder(arguments.out)
     failed = 0
+    written: set[Path] = set()
     with (
         folder.opened(arguments, terminal) as (engine, token),
         terminal.working("restoring", len(sources)) as work,
@@ -39,9 +40,11 @@ def restore(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
             try:
                 masked, package = _masked_and_package(path)
                 file, proof = engine.packages.restore(token, masked, package, arguments.reason)
-                target = arguments.out / path.parent.relative_to(root)
-                files.make_folder(target)
-                files.write_new(target / file.name, file.data)
+                below = Path(file.folder) if file.folder else path.parent.relative_to(root)
+                target = _target(arguments.out / below, file.name, path, written)
+                files.make_folder(target.parent)
+                files.write_new(target, file.data)
+                written.add(target)
                 same = "the very same file" if proof == "bytes" else "identical pixels"
                 terminal.tell(f"{files.shown(Path(file.name))}: restored, {same}")
             except errors.EngineError as err:
@@ -49,6 +52,19 @@ def restore(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
                 terminal.warn(f"{files.shown(path)}: {described(err)}")
             work.advance()
     return Outcome.of(failed)
+
+
+def _target(folder: Path, name: str, masked: Path, written: set[Path]) -> Path:
+    """Where an original goes: under its own name, as long as another one does not have it.
+
+    Folders that were sealed one by one can hold files of one name; the second goes into a folder
+    named as its masked file. A name that is too long for the target becomes that of the masked
+    file.
+    """
+    if not files.fits(folder, name):
+        return folder / masked.name
+    target = folder / name
+    return target if target not in written else folder / masked.stem / name
 
 
 def sealed_files(place: Path) -> list[Path]:

@@ -38,6 +38,11 @@ def add_to(commands: Commands) -> None:
         help="seal uncertain boxes too, instead of keeping the image for a person",
     )
     parser.add_argument(
+        "--keep-names",
+        action="store_true",
+        help="masked files under the originals' names and folders, which may name patients",
+    )
+    parser.add_argument(
         "--report", type=Path, metavar="FILE", help="what became of each file, .csv or .jsonl"
     )
     parser.set_defaults(run=seal)
@@ -45,20 +50,26 @@ def add_to(commands: Commands) -> None:
 
 def seal(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
     sources = list(_sources(arguments.files))
-    _refuse_overwriting(sources, arguments.out)
+    _refuse_overwriting(sources, arguments.out, arguments.keep_names)
+    if arguments.keep_names:
+        _refuse_long(sources, arguments.out, terminal)
     files.make_folder(arguments.out)
     with (
         folder.opened(arguments, terminal) as (engine, token),
         # Begun last: after a refusal, the report of the call before is still there.
-        _Report.begun(arguments.report) as report,
+        _Report.begun(arguments.report, None if arguments.keep_names else arguments.out) as report,
         terminal.working("sealing", len(sources)) as work,
     ):
         items = engine.batches.seal(
             token,
             _patient(engine, token, arguments.patient),
             (
-                Source(path.name, partial(files.read, path, engine.limits.refuse_larger))
-                for path, _ in sources
+                Source(
+                    path.name,
+                    partial(files.read, path, engine.limits.refuse_larger),
+                    target.parent.as_posix(),
+                )
+                for path, target in sources
             ),
             arguments.profile,
             BatchOptions(
@@ -71,7 +82,8 @@ def seal(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
             path, target = sources[item.place]
             try:
                 if item.state in ("sealed", "present"):
-                    _hand_out(engine, token, str(item.image_id), arguments.out / target)
+                    own = target if arguments.keep_names else None
+                    _hand_out(engine, token, str(item.image_id), arguments.out, own)
             except errors.EngineError as err:
                 item = replace(item, state="failed", error=(err.code, err.message))
             failed += item.bad
@@ -92,20 +104,39 @@ def _sources(paths: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
             yield path, Path(path.name)
 
 
-def _refuse_overwriting(sources: Sequence[tuple[Path, Path]], out: Path) -> None:
-    """A masked file has its original's name: it must never take its place, or another's."""
+def _refuse_overwriting(sources: Sequence[tuple[Path, Path]], out: Path, keep: bool) -> None:
+    """A masked file must never take an original's place, or another's."""
     inputs = {p.resolve() for p, _ in sources}
+    if any(out.resolve() in path.parents for path in inputs):
+        raise errors.InputError("The folder for masked files must not be among the originals.")
+    if out.exists() and not out.is_dir():
+        raise errors.InputError("What --out names is not a folder.")
+    if not keep:
+        return
     targets = Counter(t for _, target in sources for t in (target, package_of(target)))
     if any((out / target).resolve() in inputs for target in targets):
         raise errors.InputError("The folder for masked files must not be that of the originals.")
-    if any(out.resolve() in path.parents for path in inputs):
-        raise errors.InputError("The folder for masked files must not be among the originals.")
     if any(count > 1 for count in targets.values()):
         raise errors.InputError(
-            "Two of the files would get one name: seal them into different folders."
+            "Two of the files would get one name: seal them into different folders, or without"
+            " --keep-names."
         )
-    if out.exists() and not out.is_dir():
-        raise errors.InputError("What --out names is not a folder.")
+
+
+def _refuse_long(sources: Sequence[tuple[Path, Path]], out: Path, terminal: Terminal) -> None:
+    """A name that does not fit is told before anything is sealed."""
+    # A few bytes more, for the suffix of a masked file that is of another format.
+    long = [
+        path
+        for path, target in sources
+        if not files.fits((out / target).parent, package_of(target).name + ".png")
+    ]
+    for path in long:
+        terminal.warn(f"{files.shown(path)}: its name is too long for the folder of masked files")
+    if long:
+        raise errors.InputError(
+            "Nothing was sealed: rename these files, or call without --keep-names."
+        )
 
 
 def _patient(engine: Engine, token: str, number: str) -> str:
@@ -116,10 +147,17 @@ def _patient(engine: Engine, token: str, number: str) -> str:
         return engine.patients.create(token, number, name).patient_id
 
 
-def _hand_out(engine: Engine, token: str, image_id: str, target: Path) -> None:
-    """A masked file and its package; the same ones again are fine after a kill."""
+def _hand_out(engine: Engine, token: str, image_id: str, out: Path, own: Path | None) -> None:
+    """A masked file and its package; the same ones again are fine after a kill.
+
+    Args:
+        own: The original's path below the folder for masked files; None for a neutral name, which
+            is the image's id.
+    """
     masked = engine.images.masked_file(token, image_id)
-    if engine.images.get(token, image_id).format.media_type != masked.media_type:
+    target = out / (masked.name if own is None else own)
+    kind = engine.images.get(token, image_id).format.media_type
+    if own is not None and kind != masked.media_type:
         # A photograph.heic that is a PNG now would be opened by the wrong program, or by none.
         target = target.with_name(target.name + Path(masked.name).suffix)
     files.make_folder(target.parent)
@@ -145,15 +183,20 @@ class _Report:
     Args:
         file: Where to; None for nowhere.
         csv: The form of a line; otherwise JSON.
+        named: With the names of the originals; otherwise each is its number in this call.
     """
 
-    def __init__(self, file: TextIO | None, csv: bool) -> None:
-        self._file, self._csv = file, csv
+    def __init__(self, file: TextIO | None, csv: bool, named: bool = True) -> None:
+        self._file, self._csv, self._named = file, csv, named
 
     @classmethod
     @contextlib.contextmanager
-    def begun(cls, path: Path | None) -> Iterator[_Report]:
-        """A new report in a ``.csv`` or ``.jsonl`` file, or none."""
+    def begun(cls, path: Path | None, neutral: Path | None) -> Iterator[_Report]:
+        """A new report in a ``.csv`` or ``.jsonl`` file, or none.
+
+        Args:
+            neutral: A folder that will be handed on: a report in it names no original.
+        """
         if path is None:
             yield cls(None, csv=False)
             return
@@ -165,7 +208,8 @@ class _Report:
         except OSError as err:
             raise errors.InputError("The report cannot be written there.", errno=err.errno) from err
         try:
-            report = cls(file, csv=path.suffix == ".csv")
+            inside = neutral is not None and neutral.resolve() in path.resolve().parents
+            report = cls(file, csv=path.suffix == ".csv", named=not inside)
             if path.suffix == ".csv":
                 report._write(CSV_HEAD)
             yield report
@@ -174,7 +218,8 @@ class _Report:
                 file.close()
 
     def add(self, path: Path, item: BatchItem) -> None:
-        self._write((item.csv_line if self._csv else item.json_line)(str(path)))
+        file = str(path) if self._named else str(item.place + 1)
+        self._write((item.csv_line if self._csv else item.json_line)(file))
 
     def _write(self, text: str) -> None:
         if self._file is None:

@@ -228,7 +228,8 @@ def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
 
     Temporary name in the same folder, fsync, rename, fsync of the folder.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    # Not from the file's own name: with a longer one, a name that just fits would not.
+    temporary = path.with_name(f".{secrets.token_hex(12)}.part")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:

@@ -465,8 +465,14 @@ class Session:
 
 @dataclass(frozen=True)
 class File:
-    """A file to download."""
+    """A file to download.
+
+    Args:
+        folder: Where an original lay under the folder that was sealed, its parts joined by ``/``;
+            empty where nobody knows.
+    """
 
     name: str = field(repr=False)
     media_type: str
     data: bytes = field(repr=False)
+    folder: str = field(default="", repr=False)

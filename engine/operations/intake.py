@@ -200,6 +200,13 @@ class Intake:
         )
 
 
+def clean_folder(folder: str) -> str:
+    """A path below a folder, each part as :func:`clean_name` has it; empty where it is too long."""
+    parts = [p for p in folder.replace("\\", "/").split("/") if p.strip() not in ("", ".", "..")]
+    clean = "/".join(map(clean_name, parts))
+    return clean if len(clean) <= 1024 else ""
+
+
 def clean_name(name: str) -> str:
     """The last part of a path, at most 255 characters (F39)."""
     plain = name.encode("utf-8", "replace").decode()  # names of other encodings

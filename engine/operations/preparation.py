@@ -240,6 +240,7 @@ class Preparer:
                 blobs[f"{part}_blob"] = self._host.write_blob(content)
         facts = {
             "name": draft.facts["name"],
+            "folder": draft.facts.get("folder", ""),
             "size_bytes": len(image.data),
             "masked_digest": hashlib.sha256(sealed.masked).hexdigest(),
             "pixel_digest": sealed.pixel_digest.hex(),

@@ -30,7 +30,7 @@ from engine.operations.batch_report import BatchItem
 from engine.operations.context import Context
 from engine.operations.examination import Examined, Examiner
 from engine.operations.guard import Guard, log, needs
-from engine.operations.intake import Entry, FreshKey, Intake, clean_name
+from engine.operations.intake import Entry, FreshKey, Intake, clean_folder, clean_name
 from engine.operations.preparation import event
 from engine.operations.stored_images import StoredImages
 from engine.operations.worker import BatchOptions, Job, Outcome, Worker, WorkerSetup, work
@@ -56,10 +56,12 @@ class Source:
 
     Args:
         read: Gives the bytes; may raise an EngineError.
+        folder: Where it lies under the folder that is sealed; sealed with the name.
     """
 
     name: str = field(repr=False)
     read: Callable[[], bytes] = field(repr=False)
+    folder: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class _Task:
 
     place: int
     name: str = field(repr=False)
+    folder: str = field(repr=False)
     entry: Entry
     fresh: FreshKey = field(repr=False)
     job: Job
@@ -259,7 +262,8 @@ class Batches:
             profile,
             options,
         )
-        return _Task(place, clean_name(source.name), entry, fresh, job, tag)
+        name, folder = clean_name(source.name), clean_folder(source.folder)
+        return _Task(place, name, folder, entry, fresh, job, tag)
 
     def _taken(
         self, caller: Caller, task: _Task, outcome: Outcome | WorkerLost | None
@@ -297,7 +301,8 @@ class Batches:
     def _entered(self, caller: Caller, task: _Task, outcome: Outcome) -> BatchItem:
         assert outcome.examined is not None
         entry, prepared = task.entry, outcome.prepared
-        examined = replace(outcome.examined, facts={**outcome.examined.facts, "name": task.name})
+        own = {"name": task.name, "folder": task.folder}
+        examined = replace(outcome.examined, facts={**outcome.examined.facts, **own})
         with self._database.write() as tx:
             if task.known_row is None:
                 self._intake.enter(tx, caller, entry, examined, outcome.times_ms)
@@ -316,7 +321,7 @@ class Batches:
                         tx, caller, replace(event("image.seal", row, outcome="refused"), detail=why)
                     )
             if prepared is not None:
-                facts = {**prepared.facts, "name": task.name}
+                facts = {**prepared.facts, **own}
                 whole = replace(prepared, facts=facts)
                 self._intake.release(tx, caller, row, entry.key, task.fresh, whole)
         self._open_images.close_subject(entry.image_id)
@@ -341,7 +346,8 @@ class Batches:
         before = self._stored.open_facts(entry.key, row)
         seen = before["still_visible"]
         new = [d for d in examined.facts["still_visible"] if d not in seen]
-        facts = {**before, **examined.facts, "name": before["name"], "still_visible": seen + new}
+        own = {"name": before["name"], "folder": before.get("folder", "")}
+        facts = {**before, **examined.facts, **own, "still_visible": seen + new}
         return self._catalog.change(
             tx,
             entry.key,

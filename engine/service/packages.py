@@ -62,7 +62,7 @@ class Packages:
         """Make the original from a masked file and its package.
 
         Returns:
-            The original under its own name, and the proof: ``bytes`` or ``pixels``.
+            The original under its own name and folder, and the proof: ``bytes`` or ``pixels``.
 
         Raises:
             NotFound: The image is not of this system, was withdrawn or erased.
@@ -106,4 +106,6 @@ class Packages:
             Event("package.restore", "completed", **where),
         )
         image = restored.image
-        return File(facts["name"], image.format.media_type, image.data), restored.proof
+        folder = str(facts.get("folder", ""))
+        original = File(facts["name"], image.format.media_type, image.data, folder)
+        return original, restored.proof

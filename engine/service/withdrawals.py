@@ -110,6 +110,7 @@ class Withdrawals:
         boxes = [replace(d, source="person") for d in sealed]
         facts = {
             "name": old_facts["name"],
+            "folder": old_facts.get("folder", ""),
             "detections": [d.to_json() for d in boxes],
             "hints": images.patient_hints(restored.image),
             "size_bytes": old_facts["size_bytes"],
