@@ -1,7 +1,9 @@
 """A masked DICOM file with its sealed package embedded, so that any archive keeps them together.
 
 The package is in a private block in front of the pixels; other programs see bytes of an unknown
-private creator. Removing it gives the masked file back byte for byte.
+private creator. Removing it gives the masked file back byte for byte. An archive may write the file
+anew (another transfer syntax, another number of the block): the package is found all the same, and
+:mod:`engine.formats.dicom_archive` says whether the file around it is still the same picture.
 
 This is MedSec's own block and not the Encrypted Attributes Sequence of PS3.15 annex E, which
 wants a certificate for every recipient.
@@ -10,6 +12,7 @@ wants a certificate for every recipient.
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
@@ -17,7 +20,6 @@ from engine.errors import InputError
 from engine.formats.dicom_file import DicomFile, deflate, parse
 
 _GROUP = 0x7FDF  # the last private group before the pixels
-_PACKAGE = _GROUP << 16 | 0x1000
 _CREATOR = b"MEDSEC SEALED 1 "
 _LARGEST = (1 << 32) - 16
 
@@ -39,19 +41,44 @@ def carry(masked: bytes, package: bytes) -> bytes:
 def carried(data: bytes) -> tuple[bytes, bytes] | None:
     """The masked file as it was before :func:`carry`, and the package; None where none is in it.
 
+    A file that an archive wrote anew comes as it is, with the package in it.
+
     Raises:
         CorruptImage, UnsupportedFormat: Not a DICOM file that can be read.
     """
     file = parse(data)
-    if _PACKAGE not in file.header:
+    package = _package(file)
+    if package is None:
         return None
-    value = bytes(file.header[_PACKAGE].value)
-    package = value[8 : 8 + int.from_bytes(value[:8])]
     block = _block(file.syntax, package)
     start = file.pixel.start - len(block)
     if start < 0 or file.body[start : file.pixel.start] != block:
-        return None
+        return data, package
     return _with_body(file, b"", at=start, cut=len(block)), package
+
+
+def _package(file: DicomFile) -> bytes | None:
+    """The package in a private block of ours, whatever group and number the block has."""
+    for tag in sorted(file.header.keys()):
+        if not tag.is_private or not 0x10 <= tag.element <= 0xFF:
+            continue
+        if _bytes(file, int(tag)).strip(b"\0 ") != _CREATOR.strip():
+            continue
+        value = _bytes(file, tag.group << 16 | tag.element << 8)
+        length = int.from_bytes(value[:8])
+        if len(value) >= 8 and 0 <= len(value) - 8 - length <= 1:
+            return value[8 : 8 + length]
+    return None
+
+
+def _bytes(file: DicomFile, tag: int) -> bytes:
+    if tag not in file.header:
+        return b""
+    item: Any = file.header.get_item(tag)
+    value = item.value
+    if isinstance(value, str):
+        return value.encode("ascii", "replace")
+    return bytes(value) if isinstance(value, (bytes, bytearray)) else b""
 
 
 def _block(syntax: UID, package: bytes) -> bytes:

@@ -29,6 +29,7 @@ from engine.errors import (
 )
 from engine.formats import (
     dicom,
+    dicom_archive,
     dicom_carrier,
     dicom_file,
     dicom_header,
@@ -64,6 +65,7 @@ __all__ = [
     "Proof",
     "as_png",
     "assemble",
+    "came_back",
     "carried",
     "carry",
     "confinement",
@@ -718,6 +720,26 @@ def confinement() -> Confinement:
     return _SANDBOX.held()
 
 
+def came_back(stored: bytes, data: bytes, limits: Limits) -> bool:
+    """Is a DICOM file the masked file of ``stored``, however an archive wrote it anew?
+
+    Args:
+        stored: From :func:`for_storage`.
+        data: As it came back; may carry its package.
+    """
+    try:
+        if taken(data, limits) is not Format.DICOM:
+            return False
+    except InputError:
+        return False
+    answer = _SANDBOX.call("came_back", stored, data, *_bounds(limits))
+    return answer is True
+
+
+def _came_back(stored: bytes, data: bytes, max_side_px: int, max_decoded_bytes: int) -> bool:
+    return dicom_archive.unchanged(_unpacked(stored), data, max_side_px, max_decoded_bytes)
+
+
 #: Functions that run in the sandbox: everything that reads untrusted bytes, from a user or from
 #: a worker that a malicious file could have compromised.
 OPERATIONS = {
@@ -730,6 +752,7 @@ OPERATIONS = {
     "from_storage": _unpacked,
     "decode_stored": _decode_stored,
     "study": _study,
+    "came_back": _came_back,
     "carry": dicom_carrier.carry,
     "carried": dicom_carrier.carried,
 }

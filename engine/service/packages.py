@@ -12,7 +12,7 @@ from engine.operations.guard import Guard, needs
 from engine.operations.restorations import Restorations
 from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission
-from engine.records import Caller, File
+from engine.records import Caller, File, Format
 from engine.seal import package
 from engine.seal.pipeline import SealedFiles
 from engine.store.audit import Event
@@ -29,6 +29,7 @@ class Packages:
         self._catalog = context.catalog
         self._database = context.database
         self._host = context.host
+        self._live = context.live
         self._guard = guard
         self._restorations = restorations
         self._stored = stored
@@ -86,11 +87,8 @@ class Packages:
             )
             subject = self._stored.subject(self._database.read(), image_id, taken.version)
             facts = self._stored.open_facts(subject.key, taken)
-            # Nothing of a file is read before it is known to be ours.
-            if hashlib.sha256(masked).hexdigest() != facts["masked_digest"]:
-                raise SealBroken("The masked file was changed.", image_id=image_id)
             files = SealedFiles(
-                images.stored_plain(masked),
+                self._masked(row, taken.version, masked, facts["masked_digest"]),
                 taken.container,
                 taken.regions,
                 facts["remainder_start"],
@@ -109,3 +107,27 @@ class Packages:
         folder = str(facts.get("folder", ""))
         original = File(facts["name"], image.format.media_type, image.data, folder)
         return original, restored.proof
+
+    def _masked(self, row: ImageRow, version: int, masked: bytes, digest: str) -> bytes:
+        """The masked file, in the form in which it is stored.
+
+        One that an archive wrote anew is compared with the one that left, which is kept here.
+
+        Args:
+            version: Of the image that the package belongs to.
+            digest: SHA-256 of the masked file that left, in hex.
+
+        Raises:
+            SealBroken: It is another one, or was changed as no archive may change it.
+        """
+        if hashlib.sha256(masked).hexdigest() == digest:
+            return images.stored_plain(masked)
+        broken = SealBroken("The masked file was changed.", image_id=row.image_id)
+        if row.format != Format.DICOM or row.version != version:
+            raise broken
+        left = self._stored.part(row.image_id, "masked")
+        if hashlib.sha256(images.from_storage(left)).hexdigest() != digest:
+            raise broken
+        if not images.came_back(left, masked, self._live.limits):
+            raise broken
+        return left

@@ -251,13 +251,13 @@ settings = Settings(data=Path({str(tmp_path / "data")!r}), bcrypt_cost=4,
                     key_file=Path({str(tmp_path / "root.key")!r}))
 engine = Engine.open(settings, detector=ScriptedDetector(settings), operator=True)
 token = engine.operator_token()
-patient = engine.create_patient(token, "P-1", "Erika Musterfrau").patient_id
+patient = engine.patients.create(token, "P-1", "Erika Musterfrau").patient_id
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 taken = 0
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 22, 1 << 22))
 try:
     for number in range(20000):
-        engine.create_patient(token, f"N-{{number}}", "Name " * 15, note="x" * 9000)
+        engine.patients.create(token, f"N-{{number}}", "Name " * 15, note="x" * 9000)
         taken += 1
 except errors.StorageError as err:
     print("refused", taken)
