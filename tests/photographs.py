@@ -247,6 +247,13 @@ def _jpeg(pixels: np.ndarray, level: int | None = 95, **how: Any) -> bytes:
     return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels), level, **how))
 
 
+def cmyk_jpeg(orientation: int = 1) -> bytes:
+    """A JPEG of inks, as programs of printers write it."""
+    buffer = io.BytesIO()
+    Pillow.fromarray(wound()).convert("CMYK").save(buffer, "JPEG", quality=95)
+    return with_words(buffer.getvalue(), orientation)
+
+
 @cache
 def converted_kinds() -> dict[str, bytes]:
     """Files whose masked file is of another format: the name begins with that of their own."""
@@ -281,7 +288,7 @@ def converted_kinds() -> dict[str, bytes]:
         "GIF": builders.pillow(wound(), "GIF", "P", comment=PLANTED),
         "GIF moving": moving("GIF", comment=PLANTED),
         "WebP moving": moving("WEBP"),
-        "JPEG CMYK": with_words(builders.pillow(cmyk(wound()), "JPEG", "CMYK")),
+        "JPEG CMYK": cmyk_jpeg(),
         "JPEG YCCK": _jpeg(inks, colorspace="CMYK", outcolorspace="YCCK"),
         "JPEG 12 bit": with_words(_jpeg(deep_grey >> 4, bitspersample=12)),
         "JPEG 12 bit RGB": _jpeg(deep() >> 4, bitspersample=12),

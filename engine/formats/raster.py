@@ -192,7 +192,7 @@ def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> Read:
         if not pages:
             raise CorruptImage("This TIFF file contains no picture. Choose another file.")
         first = pages[0]
-        tiff_pages.refuse(pages)
+        tiff_pages.refuse(pages, data)
         said = {"orientation": _tiff_orientation(pages), "alpha": _tiff_alpha(pages)}
         if tiff_pages.wanted(pages):
             stack, grid, facts = tiff_pages.decode(pages, max_side_px, max_bytes)

@@ -6,7 +6,9 @@ simplest that holds all of them. The masked file has pages of their own sizes ag
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -20,19 +22,28 @@ from engine.records import Region
 _PLAIN_TYPES = ("u1", "u2", "i1", "i2", "b1")
 _TYPES = ("u1", "u2", "u4", "i1", "i2", "i4", "f2", "f4", "f8", "b1")
 _CMYK, _MINISWHITE, _PALETTE, _LAB = 5, 0, 3, (8, 9, 10)
+_MOST_BELOW = 16  # directories under a page that are looked at
 _RAW = (32803, 34892)  # colour filter array, linear raw
 _DNG_VERSION, _ICC_PROFILE = 50706, 34675
 Read = tuple[np.ndarray, tuple[int, int], dict[str, Any]]
 
 
-def refuse(pages: Sequence[tifffile.TiffPage]) -> None:
+def refuse(pages: Sequence[tifffile.TiffPage], data: bytes) -> None:
     """Refuse what is no picture that could be looked at.
+
+    Args:
+        data: The file, of which camera's programs show a part that no page has.
 
     Raises:
         UnsupportedFormat: With what to do.
     """
     for page in pages:
-        if _DNG_VERSION in page.tags or page.photometric in _RAW:
+        below = page.subifds or ()
+        if (
+            _DNG_VERSION in page.tags
+            or page.photometric in _RAW
+            or any(_photometric(data, place) in _RAW for place in below[:_MOST_BELOW])
+        ):
             raise UnsupportedFormat(
                 "This is a camera's raw file, which is not supported. Export the picture as JPEG,"
                 " PNG or TIFF with the camera's program."
@@ -49,6 +60,20 @@ def refuse(pages: Sequence[tifffile.TiffPage]) -> None:
             raise UnsupportedFormat(
                 "This TIFF file is not supported. Save it as grey, palette, RGB or RGBA."
             )
+
+
+def _photometric(data: bytes, place: int) -> int:
+    """What a directory says of its colours; -1 where it says nothing that can be read."""
+    order = "<" if data[:2] == b"II" else ">"
+    if data[2:4] not in (b"*\0", b"\0*"):
+        return -1
+    with suppress(struct.error):
+        (entries,) = struct.unpack_from(order + "H", data, place)
+        for number in range(entries):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", data, place + 2 + 12 * number)
+            if tag == 262:
+                return int(value)
+    return -1
 
 
 def wanted(pages: Sequence[tifffile.TiffPage]) -> bool:
@@ -78,7 +103,6 @@ def decode(pages: Sequence[tifffile.TiffPage], max_side_px: int, max_bytes: int)
     Raises:
         CorruptImage, ImageTooLarge, UnsupportedFormat: With what is wrong and what to do.
     """
-    refuse(pages)
     first = pages[0]
     kinds = {(p.dtype, p.samplesperpixel, p.photometric, p.bitspersample) for p in pages}
     alike = len(kinds) == 1 and _as_stored(first)

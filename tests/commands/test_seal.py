@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cli
-from tests import builders
+from tests import builders, photographs
 from tests.commands.calls import labelled, where
 
 
@@ -22,6 +22,21 @@ def test_an_image_without_findings_waits_unless_it_is_accepted(
     assert list((place / "out").iterdir()) == []
     assert cli.main([*command, "--accept-empty"]) == 0
     assert "released without review" in capsys.readouterr().out
+
+
+def test_a_masked_photograph_of_another_format_has_its_ending(place: Path) -> None:
+    pixels = photographs.wound(480, 320).copy()
+    builders.write_text(pixels, "NOWAK JAN 1947", (44, 36), scale=0.7)
+    data = photographs.heic(pixels)
+    (place / "in" / "photo.heic").write_bytes(data)
+    command = ["seal", str(place / "in"), "--out", str(place / "out"), "--seal-proposals"]
+    assert cli.main([*command, "--accept-empty", *where(place)]) == 0
+    names = {p.name for p in (place / "out").iterdir()}
+    assert names == {"photo.heic.png", "photo.heic.png.medsec"}
+    assert (place / "out" / "photo.heic.png").read_bytes()[:4] == b"\x89PNG"
+    back = ["restore", str(place / "out"), "--out", str(place / "back"), "--reason", "check"]
+    assert cli.main([*back, *where(place)]) == 0
+    assert (place / "back" / "photo.heic").read_bytes() == data
 
 
 def test_masked_files_never_take_the_place_of_originals(place: Path) -> None:
