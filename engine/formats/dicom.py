@@ -20,6 +20,7 @@ from engine.formats import (
     dicom_frames,
     dicom_native,
     dicom_overlay,
+    dicom_video,
     dicom_view,
     jpeg_file,
 )
@@ -29,6 +30,7 @@ from engine.formats.dicom_pixels import (
     JPEG_DCT,
     LOSSY,
     NATIVE,
+    VIDEO,
     Layout,
     layout_of,
     native,
@@ -48,6 +50,8 @@ def decode(
         ImageTooLarge: The header promises more than the limits; nothing was decoded.
     """
     layout = layout_of(file)
+    video = file.syntax in VIDEO
+    stream, layout = layout, dicom_video.taken(layout) if video else layout
     if max(layout.rows, layout.columns) > max_side_px or layout.decoded_bytes > max_decoded_bytes:
         raise ImageTooLarge(
             f"The image is too large: {layout.columns} x {layout.rows} px, {layout.frames} frames."
@@ -59,15 +63,27 @@ def decode(
     grid = (2, 1) if layout.halved else (1, 1)
     shown = [layout.photometric]
     dead: list[int] = []
+    if video:
+        pixels, note = dicom_video.read(file, stream)
+        facts = _properties(file, layout, shown, dead)
+        return pixels, grid, {
+            **facts, "lossy": True, "sealed_frames": tuple(range(layout.frames)), "notes": (note,)
+        }  # fmt: skip
     if file.syntax in NATIVE:
         pixels = native(file.value, layout)
     else:
-        frames, _ = payload(file)
+        frames, surplus = payload(file)
         pixels, dead = dicom_frames.decode_all(frames, layout, file.syntax)
         shown = [dicom_colour.shown_as(frame, layout, file.syntax) for frame in frames]
         if file.syntax in LOSSY:
             grid = _block_grid(frames[_first_alive(layout, dead)], file)
-    return pixels, grid, _properties(file, layout, shown, dead)
+    facts = _properties(file, layout, shown, dead)
+    if file.syntax not in NATIVE and surplus:
+        facts["notes"] += (
+            "This file holds more frames than its header says. Viewers do not show them, and they"
+            " are sealed.",
+        )
+    return pixels, grid, facts
 
 
 def _first_alive(layout: Layout, dead: Sequence[int]) -> int:
@@ -93,8 +109,8 @@ def _properties(
         "bits": layout.stored,
         "colour": shown[0],
         "dead_frames": tuple(dead),
-        "sealed_frames": tuple(dead),
-        "notes": _notes(dead),
+        "sealed_frames": tuple(range(layout.frames)) if _is_label(header) else tuple(dead),
+        "notes": _notes(header, dead),
         "modality": text(header, "Modality")[:16],
         "spacing_mm": spacing,
         "spacing_from": spacing_from,
@@ -109,15 +125,33 @@ def _properties(
     }
 
 
-def _notes(dead: Sequence[int]) -> tuple[str, ...]:
-    if not dead:
-        return ()
-    named = ", ".join(str(index + 1) for index in dead[:20]) + (" ..." if len(dead) > 20 else "")
-    which = f"Frame {named} is" if len(dead) == 1 else f"Frames {named} are"
-    return (
-        f"{which} damaged and cannot be shown. Damaged frames are sealed whole, and come back as"
-        " they were when the image is restored.",
-    )
+def _is_label(header: Dataset) -> bool:
+    """Whether this is the picture of a specimen's label, or of a whole slide with its label.
+
+    Source: PS3.3 C.8.12.4.1.1 (Image Type, value 3) and C.8.12.4.1.12 (Specimen Label in Image).
+    """
+    kinds = text(header, "ImageType").upper()
+    slide = text(header, "SOPClassUID") == "1.2.840.10008.5.1.4.1.1.77.1.6"
+    labelled = text(header, "SpecimenLabelInImage").upper() == "YES"
+    return labelled or "'LABEL'" in kinds or (slide and ("OVERVIEW" in kinds or "MACRO" in kinds))
+
+
+def _notes(header: Dataset, dead: Sequence[int]) -> tuple[str, ...]:
+    found = []
+    if _is_label(header):
+        found.append(
+            "This is the label of a slide, or the whole slide with its label, where the name"
+            " stands. It is sealed whole."
+        )
+    if dead:
+        named = ", ".join(str(index + 1) for index in dead[:20])
+        which = f"Frame {named} is" if len(dead) == 1 else f"Frames {named} are"
+        found.append(
+            f"{which if len(dead) <= 20 else f'{len(dead)} frames are'} damaged and cannot be"
+            " shown. Damaged frames are sealed whole, and come back as they were when the image is"
+            " restored."
+        )
+    return tuple(found)
 
 
 #: Attributes that say how large a pixel is, and of what: in the patient (or calibrated, for
@@ -228,6 +262,8 @@ def dissect(
     """
     file = parse(data)
     layout = layout_of(file)
+    if file.syntax in VIDEO:
+        return dicom_video.dissect(file, layout, regions, identity_key)
     part = dicom_native if file.syntax in NATIVE else dicom_frames
     return part.dissect(file, layout, regions, identity_key)
 
@@ -250,6 +286,7 @@ def assemble(
         layout = layout_of(file)
     except (CorruptImage, UnsupportedFormat) as err:
         raise SealBroken("The masked file was changed. Restore the image from a backup.") from err
+    coded = {index: patch for index, patch in coded.items() if patch}  # of a video: none
     if file.syntax in NATIVE:
         return dicom_native.assemble(file, layout, regions, coded, parts)
     return dicom_frames.assemble(file, layout, regions, coded, parts)

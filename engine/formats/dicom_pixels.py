@@ -43,7 +43,11 @@ DEFLATED_FRAME = UID("1.2.840.10008.1.2.8.1")
 ENCAPSULATED_PLAIN = UID("1.2.840.10008.1.2.1.98")
 #: Frames in items, each laid out as native pixels are.
 CELLS = frozenset((DEFLATED_FRAME, ENCAPSULATED_PLAIN))
-READABLE = NATIVE | JPEG_DCT | JPEG_WHOLE | JPEG_LS | WAVELET | {RLELossless} | JPEG_XL | CELLS
+#: MPEG-2, MPEG-4 and HEVC, fragmentable or not (PS3.5 A.4.5 to A.4.11).
+VIDEO = frozenset(UID(f"1.2.840.10008.1.2.4.{n}{k}") for n in range(100, 109) for k in ("", ".1"))
+READABLE = (
+    NATIVE | JPEG_DCT | JPEG_WHOLE | JPEG_LS | WAVELET | {RLELossless} | JPEG_XL | CELLS | VIDEO
+)
 _NAMES = {
     JXL_LOSSLESS: "JPEG XL Lossless",
     JXL_RECOMPRESSION: "JPEG XL JPEG Recompression",

@@ -199,3 +199,9 @@ def test_a_dead_frame_stays_out_of_a_partly_opened_picture() -> None:
     part = images.assemble(made.masked, regions, {0: made.patches[0]}, None)
     assert b"Musterfrau" not in part
     assert same(read(part).pixels[[0, 2]], image.pixels[[0, 2]])
+
+
+def test_a_person_is_told_of_frames_that_no_header_counts() -> None:
+    frames = _coded(JPEG2000Lossless)
+    (note,) = images.notes(read(_file(JPEG2000Lossless, items(frames), frames=2)))
+    assert "more frames than its header says" in note
