@@ -44,6 +44,7 @@ from engine.formats.dicom_pixels import (
     store_native,
 )
 
+_FRAME_HEADERS = frozenset((0xF7, *range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC)))
 _DAMAGED = "This DICOM file is damaged: its pixel data cannot be decoded."
 
 
@@ -78,16 +79,21 @@ def decode_frames(
         if syntax in JPEG_WHOLE and _point_transform(frames[index]):
             yield _shifted(frames[index], layout, index)
             continue
+        narrow = {}
+        if layout.dtype.itemsize == 2 and _precision(frames[index]) <= 8:
+            narrow = {"bits_allocated": 8, "bits_stored": 8}  # else pydicom expects two bytes
         try:
             with quiet():
                 pixels, _ = decoder.as_array(
-                    encapsulate([frames[index]]), index=0, raw=True, **options
+                    encapsulate([frames[index]]), index=0, raw=True, **{**options, **narrow}
                 )
         except Exception as err:
             other = _second_opinion(frames[index], layout, syntax)
             if other is None:
                 raise CorruptImage(_DAMAGED, frame=index) from err
             pixels = other
+        if pixels.shape == layout.shape and pixels.dtype.itemsize < layout.dtype.itemsize:
+            pixels = pixels.astype(layout.dtype)  # a stream of fewer bits than its cells have
         if pixels.shape != layout.shape or pixels.dtype != layout.dtype:
             raise CorruptImage(_DAMAGED, frame=index)
         yield pixels
@@ -175,6 +181,16 @@ def check_size(frame: bytes, layout: Layout) -> None:
         )
 
 
+def _precision(frame: bytes) -> int:
+    """Bits of a sample in a JPEG or JPEG-LS stream; 16 where it is neither."""
+    at = 2
+    while frame[:2] == b"\xff\xd8" and at + 5 <= len(frame) and frame[at] == 0xFF:
+        if frame[at + 1] in _FRAME_HEADERS:
+            return frame[at + 4]
+        at += 2 + int.from_bytes(frame[at + 2 : at + 4])
+    return 16
+
+
 def _codestream_size(frame: bytes) -> tuple[int, int] | None:
     """Width and height in a JPEG, JPEG-LS, JPEG 2000 or JPEG XL codestream; None for RLE."""
     if jxl_size.looks_like(frame):
@@ -193,7 +209,7 @@ def _codestream_size(frame: bytes) -> tuple[int, int] | None:
         if marker == 0xFF:
             at += 1
             continue
-        if marker in (0xF7, *range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC)):
+        if marker in _FRAME_HEADERS:
             height, width = struct.unpack_from(">HH", frame, at + 5)
             return width, height
         at += 2 + int.from_bytes(frame[at + 2 : at + 4])

@@ -74,7 +74,7 @@ def _decoded(file: DicomFile, layout: Layout) -> list[np.ndarray]:
     frames: list[np.ndarray] = []
     try:
         source: Any = io.BytesIO(stream)  # which OpenCV's types do not name
-        video = cv2.VideoCapture(source, cv2.CAP_FFMPEG, [])
+        video: Any = cv2.VideoCapture(source, cv2.CAP_FFMPEG, [])
         size = video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)
         if not video.isOpened() or size != (layout.columns, layout.rows):
             return []

@@ -112,3 +112,51 @@ def test_a_deflated_data_set_that_is_cut_off_is_refused() -> None:
     whole = builders.dicom(GREY, syntax=DeflatedExplicitVRLittleEndian)
     with pytest.raises(CorruptImage):
         read(whole[: len(whole) // 2])
+
+
+def _element(tag: tuple[int, int], vr: bytes, value: bytes) -> bytes:
+    wide = vr in (b"OB", b"UN", b"SQ", b"UT")
+    length = b"\0\0" + struct.pack("<I", len(value)) if wide else struct.pack("<H", len(value))
+    return struct.pack("<HH", *tag) + vr + length + value
+
+
+_OPEN = b"\xff\xff\xff\xff"
+_ITEM = b"\xfe\xff\x00\xe0" + _OPEN + b"%b\xfe\xff\x0d\xe0\0\0\0\0"
+_SEQUENCE = b"\xdf\x7f\x10\x20%b\0\0" + _OPEN + b"%b\xfe\xff\xdd\xe0\0\0\0\0"
+_NAME = b"Musterfrau Erika"
+STRANGE = {
+    "odd length": _element((0x7FDF, 0x10), b"LO", b"ACME")
+    + _element((0x7FDF, 0x1001), b"LO", b"abc"),
+    "open sequence": _SEQUENCE % (b"SQ", _ITEM % _element((8, 0x1115), b"LO", _NAME)),
+    "open unknown": _SEQUENCE % (b"UN", _ITEM % (b"\x10\0\x10\0" + b"\x10\0\0\0" + _NAME)),
+    "empty item": _SEQUENCE % (b"SQ", b"\xfe\xff\x00\xe0\0\0\0\0"),
+    "unknown VR": _element((0x7FDF, 0x10), b"LO", b"ACME")
+    + _element((0x7FDF, 0x1001), b"ZZ", _NAME),
+    "group length": _element((0x7FE0, 0), b"UL", b"\1\0\0\0"),
+}
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_strange_elements_in_front_of_the_pixels_come_back_and_are_not_shared(strange: str) -> None:
+    plain = builders.dicom(GREY)
+    at = plain.rindex(b"\xe0\x7f\x10\0")
+    image, masked = both_ways(plain[:at] + STRANGE[strange] + plain[at:])
+    assert same(image.pixels[0], GREY)
+    assert _NAME not in masked.data
+
+
+@pytest.mark.parametrize("tail", [_NAME, b"\0" * 512, _element((0xFFFC, 0xFFFC), b"OB", _NAME)])
+def test_what_follows_native_pixels_comes_back_and_is_not_shared(tail: bytes) -> None:
+    image, masked = both_ways(builders.dicom(GREY) + tail)
+    assert same(image.pixels[0], GREY)
+    assert _NAME not in masked.data
+
+
+@pytest.mark.parametrize("vr", [b"OW", b"UN", None])
+def test_native_pixels_under_another_vr_or_of_odd_length_come_back(vr: bytes | None) -> None:
+    plain, pixels = builders.dicom(GREY[:63, :95]), GREY[:63, :95].tobytes()
+    at = plain.rindex(b"\xe0\x7f\x10\0")
+    length = struct.pack("<I", len(pixels))
+    head = b"\xe0\x7f\x10\0" + (length if vr is None else vr + b"\0\0" + length)
+    image, _ = both_ways(plain[:at] + head + pixels)
+    assert same(image.pixels[0], GREY[:63, :95])

@@ -15,9 +15,11 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
+    JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
     JPEGLosslessSV1,
+    RLELossless,
 )
 
 from engine.errors import CorruptImage, UnsupportedFormat
@@ -258,3 +260,18 @@ def test_float_pixels_are_sealed_and_come_back(kind: str) -> None:
     image, masked = both_ways(made, [Region(0, 0, 16, 16)])
     assert same(image.pixels[0], values)
     assert same(masked.pixels[0, 20:], values[20:])
+
+
+@pytest.mark.parametrize("stored", [8, 12, 16])
+@pytest.mark.parametrize(
+    "syntax", [*sorted(set(builders.LOSSLESS) - {RLELossless}), JPEGBaseline8Bit, JXL_LOSSLESS]
+)
+def test_a_stream_of_8_bits_in_cells_of_16_is_read(syntax: str, stored: int) -> None:
+    coder = {**builders.LOSSLESS, JXL_LOSSLESS: _jxl}.get(syntax, builders.jpeg)
+    made = builders.dicom(GREY[0].astype(np.uint16), bits=stored)
+    data = with_syntax(with_pixels(made, items([even(bytes(coder(GREY[0])))])), syntax)
+    image, masked = both_ways(data)
+    assert image.pixels.dtype == np.uint16
+    assert np.abs(image.pixels[0].astype(int) - GREY[0]).max() < 20
+    assert same(masked.pixels[0, 20:, 20:], image.pixels[0, 20:, 20:])
+    assert masked.properties["transfer_syntax"] == syntax
