@@ -38,6 +38,7 @@ from engine.formats.sandbox import Sandbox
 from engine.records import Region
 from engine.settings import Settings
 from tests import builders
+from tests.formats import rare_dicom
 
 LIMITS = images.Limits.of(Settings(max_decoded_mb=64))
 KEY = bytes(32)
@@ -68,6 +69,7 @@ def seeds() -> dict[str, bytes]:
     for syntax in (*builders.UNCOMPRESSED, *builders.LOSSLESS):
         files[f"dicom {syntax.keyword}"] = builders.dicom(twelve, bits=12, syntax=syntax)
         files[f"dicom {syntax.keyword} cine"] = builders.dicom(moving, syntax=syntax)
+    files |= {f"dicom {name}": data for name, data in rare_dicom.rare_kinds().items()}
     files["dicom jpeg"] = builders.dicom(colour, syntax=JPEGBaseline8Bit)
     files["dicom jpeg cine"] = builders.dicom(moving, syntax=JPEGBaseline8Bit)
     return files
