@@ -174,7 +174,7 @@ def _described(item: BatchItem) -> str:
         return "sealed before"
     found = ", ".join(f"{n} {label}" for label, n in sorted(item.labels.items())) or "nothing"
     unreviewed = " (released without review)" if "nothing-found" in item.reasons else ""
-    return f"sealed {found}{unreviewed}"
+    return " ".join([f"sealed {found}{unreviewed}", *(f"- {note}" for note in item.notes)])
 
 
 class _Report:

@@ -55,7 +55,8 @@ def decode(
     if max(layout.rows, layout.columns) > max_side_px or layout.decoded_bytes > max_decoded_bytes:
         raise ImageTooLarge(
             f"The image is too large: {layout.columns} x {layout.rows} px, {layout.frames} frames."
-            f" The limit is {max_side_px} px per side and {max_decoded_bytes >> 20} MB decoded.",
+            f" The limit is {max_side_px} px per side and {max_decoded_bytes >> 20} MB decoded."
+            + (" Send a level of lower resolution." if _is_slide(file.header) else ""),
             width=layout.columns,
             height=layout.rows,
             frames=layout.frames,
@@ -63,12 +64,12 @@ def decode(
     grid = (2, 1) if layout.halved else (1, 1)
     shown = [layout.photometric]
     dead: list[int] = []
+    surplus = b""
     if video:
-        pixels, note = dicom_video.read(file, stream)
+        pixels, known = dicom_video.read(file, stream)
         facts = _properties(file, layout, shown, dead)
-        return pixels, grid, {
-            **facts, "lossy": True, "sealed_frames": tuple(range(layout.frames)), "notes": (note,)
-        }  # fmt: skip
+        facts |= {"lossy": True, "sealed_frames": tuple(range(layout.frames))}
+        return pixels, grid, {**facts, "whole": "video" if known else "unreadable video"}
     if file.syntax in NATIVE:
         pixels = native(file.value, layout)
     else:
@@ -77,13 +78,7 @@ def decode(
         shown = [dicom_colour.shown_as(frame, layout, file.syntax) for frame in frames]
         if file.syntax in LOSSY:
             grid = _block_grid(frames[_first_alive(layout, dead)], file)
-    facts = _properties(file, layout, shown, dead)
-    if file.syntax not in NATIVE and surplus:
-        facts["notes"] += (
-            "This file holds more frames than its header says. Viewers do not show them, and they"
-            " are sealed.",
-        )
-    return pixels, grid, facts
+    return pixels, grid, _properties(file, layout, shown, dead, surplus=bool(surplus))
 
 
 def _first_alive(layout: Layout, dead: Sequence[int]) -> int:
@@ -100,7 +95,12 @@ def _block_grid(frame: bytes, file: DicomFile) -> tuple[int, int]:
 
 
 def _properties(
-    file: DicomFile, layout: Layout, shown: Sequence[str], dead: Sequence[int]
+    file: DicomFile,
+    layout: Layout,
+    shown: Sequence[str],
+    dead: Sequence[int],
+    *,
+    surplus: bool = False,
 ) -> dict[str, Any]:
     header = file.header
     spacing, spacing_from = _spacing(header)
@@ -110,7 +110,10 @@ def _properties(
         "colour": shown[0],
         "dead_frames": tuple(dead),
         "sealed_frames": tuple(range(layout.frames)) if _is_label(header) else tuple(dead),
-        "notes": _notes(header, dead),
+        "whole": "label" if _is_label(header) else "",
+        "surplus_frames": surplus,
+        "looked_at": _looked_at(header, layout.frames),
+        "frames": layout.frames,
         "modality": text(header, "Modality")[:16],
         "spacing_mm": spacing,
         "spacing_from": spacing_from,
@@ -125,33 +128,30 @@ def _properties(
     }
 
 
+#: Tiles of a slide that are looked at, evenly spaced. There are thousands, of tissue.
+TILES = 64
+
+
+def _is_slide(header: Dataset) -> bool:
+    return text(header, "SOPClassUID") == "1.2.840.10008.5.1.4.1.1.77.1.6"
+
+
+def _looked_at(header: Dataset, frames: int) -> tuple[int, ...]:
+    """Frames that detectors look at: of a slide some of its tiles, of all others every one."""
+    if not _is_slide(header) or frames <= TILES:
+        return tuple(range(frames))
+    return tuple(frames * i // TILES for i in range(TILES))
+
+
 def _is_label(header: Dataset) -> bool:
     """Whether this is the picture of a specimen's label, or of a whole slide with its label.
 
     Source: PS3.3 C.8.12.4.1.1 (Image Type, value 3) and C.8.12.4.1.12 (Specimen Label in Image).
     """
     kinds = text(header, "ImageType").upper()
-    slide = text(header, "SOPClassUID") == "1.2.840.10008.5.1.4.1.1.77.1.6"
+    slide = _is_slide(header)
     labelled = text(header, "SpecimenLabelInImage").upper() == "YES"
     return labelled or "'LABEL'" in kinds or (slide and ("OVERVIEW" in kinds or "MACRO" in kinds))
-
-
-def _notes(header: Dataset, dead: Sequence[int]) -> tuple[str, ...]:
-    found = []
-    if _is_label(header):
-        found.append(
-            "This is the label of a slide, or the whole slide with its label, where the name"
-            " stands. It is sealed whole."
-        )
-    if dead:
-        named = ", ".join(str(index + 1) for index in dead[:20])
-        which = f"Frame {named} is" if len(dead) == 1 else f"Frames {named} are"
-        found.append(
-            f"{which if len(dead) <= 20 else f'{len(dead)} frames are'} damaged and cannot be"
-            " shown. Damaged frames are sealed whole, and come back as they were when the image is"
-            " restored."
-        )
-    return tuple(found)
 
 
 #: Attributes that say how large a pixel is, and of what: in the patient (or calibrated, for

@@ -40,30 +40,22 @@ def taken(layout: Layout) -> Layout:
     )  # fmt: skip
 
 
-def read(file: DicomFile, layout: Layout) -> tuple[np.ndarray, str]:
+def read(file: DicomFile, layout: Layout) -> tuple[np.ndarray, bool]:
     """Some frames of a video, as they are shown.
 
     Args:
         layout: Of the whole video.
 
     Returns:
-        Shape (frames, rows, columns, 3), uint8, RGB, and what a person has to know. Where the
-        video cannot be decoded the frames are grey.
+        Shape (frames, rows, columns, 3), uint8, RGB, and whether it could be decoded. Where it
+        could not the frames are grey.
     """
     few = taken(layout)
     frames = _decoded(file, layout)
     if not frames:
-        grey = np.full((few.frames, *few.shape), 128, np.uint8)
-        return grey, (
-            "This video cannot be shown here. It is sealed whole, and comes back as it was when"
-            " the image is restored."
-        )
+        return np.full((few.frames, *few.shape), 128, np.uint8), False
     # Of a stream that ends early the last frame stands for those behind it.
-    pixels = np.stack([frames[min(i, len(frames) - 1)] for i in range(few.frames)])
-    return pixels, (
-        f"This video is sealed whole. {len(frames)} of its {layout.frames} frames are shown here;"
-        " the masked file has neutral pictures in their place."
-    )
+    return np.stack([frames[min(i, len(frames) - 1)] for i in range(few.frames)]), True
 
 
 def _decoded(file: DicomFile, layout: Layout) -> list[np.ndarray]:

@@ -41,6 +41,7 @@ from engine.formats import (
 from engine.formats.confine import Confinement
 from engine.formats.dicom_pixels import JPEG_DCT
 from engine.formats.kinds import sniff
+from engine.formats.notes import notes_of
 from engine.formats.patches import pack, unpack
 from engine.formats.pictures import (
     as_png,
@@ -81,6 +82,7 @@ __all__ = [
     "from_upright",
     "grid_picture",
     "identifiers",
+    "looked_at",
     "notes",
     "patient_hints",
     "pixel_digest",
@@ -260,9 +262,15 @@ def identifiers(image: Image) -> tuple[str, ...]:
     return tuple(image.people.get("identifiers", ()))
 
 
+def looked_at(image: Image) -> tuple[int, ...]:
+    """Frames that detectors look at: all of them, but of a slide some of its tiles."""
+    said = image.properties.get("looked_at", ())
+    return tuple(i for i in said if 0 <= i < image.frames) or tuple(range(image.frames))
+
+
 def notes(image: Image) -> tuple[str, ...]:
     """What a person has to know of a file that is not shown or looked at as others are."""
-    return tuple(image.properties.get("notes", ()))
+    return notes_of(image.properties)
 
 
 def render(image: Image, frame: int = 0, window: tuple[float, float] | None = None) -> np.ndarray:

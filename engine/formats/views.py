@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from engine.formats.images import from_upright, render, showings, to_upright, upright
+from engine.formats.images import from_upright, looked_at, render, showings, to_upright, upright
 from engine.formats.tones import AS_SHOWN, Showing
 from engine.records import Detection, Image, Region
 
@@ -111,7 +111,7 @@ def views_of(image: Image, hidden: Sequence[Region] = ()) -> list[View]:
         CorruptImage: What the file says about its display makes no sense.
     """
     chosen: dict[str, list[int]] = {AS_SHOWN: []}
-    for frame in range(image.frames):
+    for frame in looked_at(image):
         first, *others = showings(image, frame)
         told = _telling(first, others, _free(image, frame, hidden)) if others else [first]
         for showing in told:

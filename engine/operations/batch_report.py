@@ -27,6 +27,7 @@ class BatchItem:
         reasons: Why a person must look, or was not asked.
         error: Code and sentence of what went wrong.
         error_id: Under which the log has it, where nobody expected it.
+        notes: What a person has to know of the file, in sentences.
     """
 
     place: int
@@ -37,6 +38,7 @@ class BatchItem:
     times_ms: Mapping[str, float] = field(default_factory=dict)
     error: tuple[str, str] | None = None
     error_id: str = ""
+    notes: Sequence[str] = ()
 
     @property
     def bad(self) -> bool:

@@ -26,6 +26,7 @@ from engine.errors import (
     WorkerLost,
 )
 from engine.formats import images
+from engine.formats.notes import notes_of
 from engine.operations.batch_report import BatchItem
 from engine.operations.context import Context
 from engine.operations.examination import Examined, Examiner
@@ -338,6 +339,7 @@ class Batches:
             Counter(r.detection.label for r, _ in prepared.regions),
             json.loads(prepared.columns["reasons"]),
             json.loads(prepared.columns["times_ms"]),
+            notes=notes_of(prepared.facts["properties"]),
         )
 
     def _looked_again(self, tx: Cursor, entry: Entry, row: ImageRow, examined: Examined) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from engine.formats import images
+from engine.formats.views import views_of
 from engine.records import Region
 from engine.seal import pipeline
 from tests import builders
@@ -46,4 +47,22 @@ def test_a_picture_of_the_tissue_is_not(kind: str) -> None:
     )  # fmt: skip
     image = read(data)
     assert pipeline.sealed_whole(image) == []
+    assert images.notes(image) == ()
+
+
+def test_of_many_tiles_some_are_looked_at_and_a_person_is_told() -> None:
+    tiles = np.stack([builders.radiograph(32, 32, seed=i) for i in range(200)])
+    image = read(builders.dicom(tiles, modality="SM", SOPClassUID=SLIDE))
+    looked = images.looked_at(image)
+    assert len(looked) == len(set(looked)) == 64
+    assert (looked[0], looked[-1]) == (0, 196)
+    assert {frame for view in views_of(image) for frame in view.numbers} == set(looked)
+    assert "64 of the 200 tiles" in images.notes(image)[0]
+    both_ways(image.data)
+
+
+def test_of_any_other_cine_every_frame_is_looked_at() -> None:
+    frames = np.stack([builders.radiograph(32, 32, seed=i) for i in range(80)])
+    image = read(builders.dicom(frames))
+    assert images.looked_at(image) == tuple(range(80))
     assert images.notes(image) == ()
