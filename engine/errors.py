@@ -197,3 +197,7 @@ class DetectorError(EngineError):
 
 class SettingsError(EngineError):
     """The configuration is not valid; MedSec does not start."""
+
+
+class SelfTestFailed(EngineError):
+    """The cryptography does not give the known answers; MedSec does not start."""

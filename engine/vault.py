@@ -21,6 +21,7 @@ from engine.crypto.root_keys import (
     SALT_RECORD,
     key_id_of,
 )
+from engine.crypto.self_tests import self_test
 from engine.crypto.tagged_tokens import (
     TaggedTokens,
     random_text,
@@ -66,6 +67,7 @@ __all__ = [
     "recover",
     "root_keys",
     "seal_field",
+    "self_test",
     "server_certificate",
     "token_digest",
     "unwrap_key",

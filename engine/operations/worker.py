@@ -43,7 +43,7 @@ from engine.seal.pipeline import Stopwatch, Subject
 from engine.settings import Settings
 from engine.store.catalog import DraftRow
 from engine.tracing import LogEntry, collected, trouble, unexpected
-from engine.vault import open_field
+from engine.vault import open_field, self_test
 
 #: Before a file that failed for lack of memory or processes is tried again: other programs, and
 #: the other workers' files, come to an end meanwhile.
@@ -142,6 +142,8 @@ class WorkerSetup:
     def __call__(self) -> None:
         """Load it, in a worker process."""
         global _HERE
+        host = Host(self.root)
+        self_test(host.random)
         detector = Detector.open(self.settings)
         detector.profiles = dict(self.profiles)
         sandbox = custom_network_sandbox()
@@ -151,7 +153,7 @@ class WorkerSetup:
             )
             for g in self.custom_networks
         }
-        _HERE = WorkerContext(LiveSettings(self.settings), Host(self.root), detector)
+        _HERE = WorkerContext(LiveSettings(self.settings), host, detector)
 
 
 _HERE: WorkerContext | None = None

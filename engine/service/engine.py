@@ -82,7 +82,7 @@ from engine.store.read_log import ReadLog
 from engine.store.runtime_settings import SettingChanges
 from engine.store.studies import Studies as StudyRows
 from engine.store.training_cases import Training as TrainingCases
-from engine.vault import Exchanges, Keyring, derive
+from engine.vault import Exchanges, Keyring, derive, self_test
 
 _START = Caller("system", Role.OPERATOR, "", "start")
 
@@ -166,6 +166,7 @@ class Engine:
             operator: Allow :meth:`operator_token`, for the command line only.
 
         Raises:
+            SelfTestFailed: The cryptography does not give the known answers.
             SettingsError: A root key is missing, wrong or badly kept.
             StorageBusy: A running MedSec holds the folder.
             StorageError: The folder cannot be used.
@@ -173,6 +174,7 @@ class Engine:
         forbid_core_dumps()
         folder = settings.data
         host, fresh = _checked(folder, host)
+        self_test(host.random)
         # A lost key file must not be replaced by a new one: that would be a wrong key.
         keyring = Keyring.load(settings, host.random, create=fresh)
         database = Database.open(folder / "catalog.duckdb", host, settings.write_wait_seconds)
