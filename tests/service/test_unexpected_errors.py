@@ -439,7 +439,11 @@ def test_a_decoder_on_a_busy_machine_gets_its_time_and_a_hostile_one_no_more() -
     worker = patient._idle[0].process.pid
     others = os.sched_getaffinity(0)
     crowded = {min(others)}
-    spin = f"import os\nos.sched_setaffinity(0, {crowded})\nprint(flush=True)\nwhile True: pass"
+    # Until whoever began it has ended, however that came: nobody else would end it.
+    spin = (
+        f"import os\nos.sched_setaffinity(0, {crowded})\nhere = os.getppid()\n"
+        "print(flush=True)\nwhile os.getppid() == here: pass"
+    )
     crowd = [  # a session each: Linux shares a processor among sessions first (sched(7))
         subprocess.Popen(
             [sys.executable, "-c", spin], stdout=subprocess.PIPE, start_new_session=True
