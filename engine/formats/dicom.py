@@ -9,6 +9,7 @@ too, because no encoder reproduces the bytes of another one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ from engine.formats import (
     dicom_frames,
     dicom_native,
     dicom_overlay,
+    dicom_tables,
     dicom_video,
     dicom_view,
     jpeg_file,
+    patches,
 )
 from engine.formats.dicom_file import DicomFile, number, parse, text
 from engine.formats.dicom_header import shows_head
@@ -215,6 +218,25 @@ def significant(image: Image, frame: int) -> np.ndarray:
     return dicom_view.significant(image.pixels[frame], _display(image, frame))
 
 
+def shown(image: Image, frame: int) -> np.ndarray:
+    """One frame in the form in which two that look alike are equal."""
+    cells = significant(image, frame)
+    if cells.dtype.kind == "f":
+        return np.where(np.isnan(cells), cells.dtype.type(np.nan), cells).view(
+            f"u{cells.dtype.itemsize}"
+        )
+    bits, high = (number(_display(image, frame), name) for name in ("BitsStored", "HighBit"))
+    if bits and high and cells.dtype.kind == "u" and bits < high + 1 < 8 * cells.dtype.itemsize + 1:
+        low = int(high) + 1 - int(bits)  # bits below the value, which no viewer should show
+        cells = cells & cells.dtype.type(((1 << int(bits)) - 1) << low)
+    if image.properties["colour"] == "PALETTE COLOR" and cells.dtype.kind == "u":
+        count = int(cells.max()) + 1
+        colours = dicom_view.palette_colours(_display(image, frame), count)
+        if colours is not None:
+            return np.asarray(colours[cells])
+    return cells
+
+
 def _display(image: Image, frame: int) -> Dataset:
     displays = image.properties["display"]
     return dicom_view.unpack_display(displays[min(frame, len(displays) - 1)])
@@ -265,7 +287,11 @@ def dissect(
     if file.syntax in VIDEO:
         return dicom_video.dissect(file, layout, regions, identity_key)
     part = dicom_native if file.syntax in NATIVE else dicom_frames
-    return part.dissect(file, layout, regions, identity_key)
+    masked, coded, parts = part.dissect(file, layout, regions, identity_key)
+    tables = dicom_tables.pack(file.header, file.syntax)
+    if tables:
+        coded = tuple(patches.pack({"patch": patch, "tables": tables}) for patch in coded)
+    return masked, coded, parts
 
 
 def assemble(
@@ -287,6 +313,22 @@ def assemble(
     except (CorruptImage, UnsupportedFormat) as err:
         raise SealBroken("The masked file was changed. Restore the image from a backup.") from err
     coded = {index: patch for index, patch in coded.items() if patch}  # of a video: none
-    if file.syntax in NATIVE:
-        return dicom_native.assemble(file, layout, regions, coded, parts)
-    return dicom_frames.assemble(file, layout, regions, coded, parts)
+    part = dicom_native if file.syntax in NATIVE else dicom_frames
+    bare, tables = _without_tables(coded)
+    whole = part.assemble(file, layout, regions, bare, parts)
+    if parts is not None or not tables:
+        return whole
+    opened = parse(whole)
+    pixels, _, _ = decode(opened, 1 << 30, 1 << 40)
+    return dicom_tables.open_up(opened, tables, pixels, layout)
+
+
+def _without_tables(coded: Mapping[int, bytes]) -> tuple[dict[int, bytes], bytes]:
+    """Patches without the tables that those of a file with tables carry, and the tables."""
+    bare, tables = dict(coded), b""
+    for index, patch in coded.items():
+        with suppress(SealBroken):  # one of a file without tables, or of an older version
+            carried = patches.unpack(patch)
+            if "tables" in carried:
+                bare[index], tables = carried["patch"], carried["tables"]
+    return bare, tables

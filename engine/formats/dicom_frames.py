@@ -1,9 +1,9 @@
-"""Compressed DICOM: only frames with a box are decoded.
+"""Compressed DICOM: every frame is coded anew, also where it has no box.
 
-Frames without a box keep their bytes, except comments in the codestream, which could contain
-anything. JPEG (DCT) frames are masked in their coefficients. Frames of a lossless or wavelet
-syntax are decoded, masked and encoded again without loss; their original bytes are sealed,
-unless a coder that is here writes them again from the restored pixels.
+A codestream can hold anything in comments, boxes, unused tables, between its parts and behind its
+end, so that none is passed on as it came. JPEG (DCT) frames are masked in their coefficients.
+Frames of a lossless or wavelet syntax are decoded, masked and encoded again without loss; their
+original bytes are sealed, unless a coder that is here writes them again from the restored pixels.
 Where the syntax has no such encoder (12-bit JPEG), the masked file is uncompressed.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from engine.errors import CorruptImage, SealBroken, UnsupportedFormat
-from engine.formats import dicom_colour, dicom_native, jpeg, jpeg_file, mask, patches
+from engine.formats import dicom_colour, dicom_native, dicom_tables, jpeg, jpeg_file, mask, patches
 from engine.formats.dicom_codecs import (
     decode_frames,
     encode_frame,
@@ -25,7 +25,6 @@ from engine.formats.dicom_codecs import (
 )
 from engine.formats.dicom_file import DicomFile, encapsulate
 from engine.formats.dicom_pixels import (
-    CELLS,
     JPEG_DCT,
     JXL,
     JXL_RECOMPRESSION,
@@ -89,40 +88,24 @@ def dissect(
     frames, surplus = payload(file)
     shown = [dicom_colour.shown_as(frame, layout, file.syntax) for frame in frames]
     said = dicom_colour.corrected(layout, shown, file.syntax)
-    touched = {f for r in regions for f in range(r.frame, r.frame_end)}
-    spans: dict[str, bytes] = {}
     originals: dict[str, bytes] = {}
     coders: dict[str, bytes] = {}
-    masked: list[bytes] = []
-    for index, frame in enumerate(frames):
-        bare, removed = strip(frame)
-        if index not in touched and removed:
-            spans[str(index)] = removed
-        masked.append(bare)
-    made_of_blocks = _by_coefficients(file, layout, frames, masked, regions)
+    edges: dict[str, bytes] = {}
+    masked = [b""] * layout.frames
+    made_of_blocks = _by_coefficients(file, layout, frames, masked, regions, edges)
     if made_of_blocks is not None:
         coded, bones, originals = made_of_blocks
     else:
         lifted = _Lifted(layout, regions)
         displays = display_of(file.header)
+        alike = dicom_tables.alike(file.header, layout)
         whole = Region(0, 0, layout.columns, layout.rows)
         repeats = True
         for index, cells in _each(frames, layout, file.syntax):
-            # Of frames laid out as cells no byte is kept that is not a pixel.
-            if cells is not None and index not in touched and file.syntax not in CELLS:
-                continue
             here = [whole] if cells is None else [r for _, r in _on_frame(regions, index)]
             covered = np.zeros((1, *layout.shape), layout.dtype) if cells is None else cells[None]
             covered = covered.copy()
-            spare = b""
-            if file.syntax in CELLS:
-                spare = dicom_native.clear_unused(covered, layout, here)
-            drawn = replace(layout, photometric=shown[index])
-            dicom_native.fill(covered, drawn, displays[min(index, len(displays) - 1) :], here)
-            made = encode_frame(covered[0], said, file.syntax)
-            if made is None:
-                return _decompressed(file, said, frames, regions, identity_key)
-            masked[index] = made
+            spare = dicom_native.clear_unused(covered, layout, here, alike)
             coder = None
             if cells is not None:
                 lifted.take(index, cells)
@@ -133,19 +116,29 @@ def dissect(
                 originals[str(index)] = frames[index]
             else:
                 coders[str(index)] = coder.encode()
+            if coder is not None and not here and said == layout:
+                masked[index] = frames[index]  # these pixels and this coder give no other bytes
+                continue
+            drawn = replace(layout, photometric=shown[index])
+            dicom_native.fill(covered, drawn, displays[min(index, len(displays) - 1) :], here)
+            made = encode_frame(covered[0], said, file.syntax)
+            if made is None:
+                return _decompressed(file, said, frames, regions, identity_key)
+            masked[index] = made
         coded, bones = lifted.patches(), b""
     value = encapsulate(masked)
     # A frame coded anew is no recompressed JPEG.
     syntax = JXL if file.syntax == JXL_RECOMPRESSION else file.syntax
-    file_out = dicom_native.build(file, said, identity_key, syntax, value, None)
+    pixels = (next(decode_frames(masked, said, syntax, [i])) for i in range(layout.frames))
+    file_out = dicom_native.build(file, said, identity_key, syntax, value, pixels)
     table, *fragments = file.pixel.fragments
     parts = {
         "head": file.body[: file.pixel.value],
         "lengths": np.array([b - a for a, b in fragments], "<u4").tobytes(),
         "tail": file.body[fragments[-1][1] :],
         "sizes": np.array([len(f) for f in frames], "<u8").tobytes(),
-        "spans": patches.pack(spans),
         "bones": bones,
+        "edges": patches.pack(edges),
         "frames": patches.pack(originals),
         "coders": patches.pack(coders),
         "colours": layout.photometric.encode(),
@@ -162,8 +155,9 @@ def _by_coefficients(
     frames: Sequence[bytes],
     masked: list[bytes],
     regions: Sequence[Region],
+    edges: dict[str, bytes],
 ) -> tuple[tuple[bytes, ...], bytes, dict[str, bytes]] | None:
-    """Mask JPEG frames in their coefficients, in ``masked``.
+    """Mask JPEG frames in their coefficients, in ``masked``; with their last blocks in ``edges``.
 
     Returns:
         Patches, bones, and frames that are kept whole; None where the frames are of another kind.
@@ -177,8 +171,7 @@ def _by_coefficients(
     try:
         if not all(jpeg_file.parse(frames[i]).sof in (0xC0, 0xC1) for i in alive):
             return None
-        touched = [i for i in alive if _on_frame(regions, i)]
-        coded, bones = _dissect_jpeg(frames, made, regions, touched, originals)
+        coded, bones = _dissect_jpeg(frames, made, regions, alive, originals, edges)
         if dead:  # in their place one that is a mask and nothing else
             whole = Region(0, 0, layout.columns, layout.rows)
             cover = jpeg.dissect(frames[alive[0]], [whole]).data
@@ -202,22 +195,24 @@ def _dissect_jpeg(
     frames: Sequence[bytes],
     masked: list[bytes],
     regions: Sequence[Region],
-    touched: Sequence[int],
+    alive: Sequence[int],
     originals: dict[str, bytes],
+    edges: dict[str, bytes],
 ) -> tuple[tuple[bytes, ...], bytes]:
-    """Mask coefficients of the touched frames, in ``masked``."""
+    """Mask coefficients of the frames that can be decoded, in ``masked``."""
     scans: list[dict[str, bytes]] = [{} for _ in regions]
     bones = {}
-    for index in touched:
+    for index in alive:
         here = _on_frame(regions, index)
         boxes = [r for _, r in here]
         made = jpeg.dissect(frames[index], boxes)
         masked[index] = made.data
         for (number, _), patch in zip(here, made.patches, strict=True):
             scans[number][str(index)] = patch
-        back = jpeg.assemble(made.data, boxes, dict(enumerate(made.patches)), made.bones)
+        scanned = dict(enumerate(made.patches))
+        back = jpeg.assemble(made.data, boxes, scanned, made.bones, made.edges)
         if back == frames[index]:
-            bones[str(index)] = made.bones
+            bones[str(index)], edges[str(index)] = made.bones, made.edges
         else:
             originals[str(index)] = frames[index]
     return tuple(patches.pack(s) for s in scans), patches.pack(bones)
@@ -257,6 +252,7 @@ def _decompressed(
         layout, planar=0, photometric=_decoded_photometric(layout), swapped=False, halved=False
     )
     coded = tuple(patches.encode(mask.lift(cells, regions, i)) for i in range(len(regions)))
+    dicom_native.clear_unused(cells, plain, (), dicom_tables.alike(file.header, plain))
     covers = [Region(0, 0, layout.columns, layout.rows, f, f + 1) for f in dead]
     dicom_native.fill(cells, plain, display_of(file.header), [*regions, *covers])
     vr = "OB" if layout.allocated == 8 else "OW"
@@ -266,7 +262,7 @@ def _decompressed(
         identity_key,
         ExplicitVRLittleEndian,
         store_native(cells, plain),
-        dicom_native.extremes(cells, plain),
+        cells,
     )
     return masked, coded, {"whole": file.data}
 
@@ -295,7 +291,8 @@ def assemble(
     originals = patches.unpack(parts["frames"])
     coders = patches.unpack(parts["coders"]) if "coders" in parts else {}
     bones = patches.unpack(parts["bones"]) if parts["bones"] else {}
-    spans = patches.unpack(parts["spans"])
+    spans = patches.unpack(parts["spans"]) if "spans" in parts else {}
+    edges = patches.unpack(parts["edges"]) if "edges" in parts else {}
     sizes = np.frombuffer(parts["sizes"], "<u8")
     before = replace(layout, photometric=parts.get("colours", layout.photometric.encode()).decode())
     for index in range(len(frames)):
@@ -307,7 +304,8 @@ def assemble(
             scans = {
                 place: patches.unpack(coded[number])[name] for place, (number, _) in enumerate(here)
             }
-            frames[index] = jpeg.assemble(frames[index], [r for _, r in here], scans, bones[name])
+            boxes, last = [r for _, r in here], edges.get(name, b"")
+            frames[index] = jpeg.assemble(frames[index], boxes, scans, bones[name], last)
         elif name in coders:
             pixels = _open_pixels(frames, index, layout, file, regions, coded)
             frames[index] = repeat_frame(coders[name].decode(), pixels, before, file.syntax)
@@ -376,59 +374,8 @@ def _open_pixels(
     return np.asarray(cells[0])
 
 
-# --- comments in codestreams ----------------------------------------------------------------
-
-
-def strip(frame: bytes) -> tuple[bytes, bytes]:
-    """A codestream without comments and application segments that a decoder can do without.
-
-    Returns:
-        The rest, and what :func:`unstrip` needs (empty where nothing was removed).
-    """
-    cuts = _jpeg_cuts(frame) if frame[:2] == b"\xff\xd8" else _wavelet_cuts(frame)
-    if not cuts:
-        return frame, b""
-    out, removed, at = [], {}, 0
-    for start, end in cuts:
-        out.append(frame[at:start])
-        removed[str(start)] = frame[start:end]
-        at = end
-    return b"".join([*out, frame[at:]]), patches.pack(removed)
-
-
 def unstrip(frame: bytes, removed: bytes) -> bytes:
-    """The codestream with its comments again."""
+    """A codestream with its comments again, which version 0.2.0 cut out of frames under no box."""
     for start, body in patches.unpack(removed).items():  # ascending, as they were removed
         frame = frame[: int(start)] + body + frame[int(start) :]
     return frame
-
-
-def _jpeg_cuts(frame: bytes) -> list[tuple[int, int]]:
-    cuts: list[tuple[int, int]] = []
-    at = 2
-    while at + 4 <= len(frame) and frame[at] == 0xFF and frame[at + 1] != 0xDA:
-        marker, end = frame[at + 1], at + 2 + int.from_bytes(frame[at + 2 : at + 4])
-        body = frame[at + 4 : end]
-        needed = (
-            (marker == 0xE0 and body[:5] == b"JFIF\0" and len(body) == 14)
-            or (marker == 0xEE and body[:5] == b"Adobe" and len(body) == 12)
-            or (marker == 0xE8 and body[:4] == b"mrfx")  # colour transform of JPEG-LS
-        )
-        if (0xE0 <= marker <= 0xEF or marker == 0xFE) and not needed:
-            cuts.append((at, end))
-        at = end
-    return cuts
-
-
-def _wavelet_cuts(frame: bytes) -> list[tuple[int, int]]:
-    """Comment segments in the main header of a JPEG 2000 codestream."""
-    cuts: list[tuple[int, int]] = []
-    at = 2
-    if frame[:2] != b"\xff\x4f":
-        return cuts
-    while at + 4 <= len(frame) and frame[at] == 0xFF and frame[at + 1] != 0x90:
-        end = at + 2 + int.from_bytes(frame[at + 2 : at + 4])
-        if frame[at + 1] == 0x64:
-            cuts.append((at, end))
-        at = end
-    return cuts

@@ -7,7 +7,7 @@ restored later.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import imagecodecs
@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from engine.errors import SealBroken
-from engine.formats import mask, patches
+from engine.formats import dicom_tables, mask, patches
 from engine.formats.dicom_file import (
     DicomFile,
     deflate,
@@ -51,11 +51,11 @@ def dissect(
         return _unpacked(file, layout, pixels.copy(), regions, coded, identity_key)
     value = bytearray(file.value[: layout.value_bytes])
     cells = _writable(value, layout)
-    unused = clear_unused(cells, layout, regions)
+    unused = clear_unused(cells, layout, regions, dicom_tables.alike(file.header, layout))
     fill(cells, layout, display_of(file.header), regions)
     if not _in_place(layout):
         value = bytearray(store_native(cells, layout))
-    masked = build(file, layout, identity_key, file.syntax, value, extremes(cells, layout))
+    masked = build(file, layout, identity_key, file.syntax, value, cells)
     end = file.pixel.value + layout.value_bytes
     parts = {
         "head": file.body[: file.pixel.value] if file.deflated else file.data[: file.pixel.value],
@@ -79,7 +79,7 @@ def _unpacked(
     """A masked file with whole bytes a cell, which every viewer reads; the original is sealed
     whole."""
     wide = replace(layout, allocated=8 * layout.dtype.itemsize)
-    clear_unused(cells, wide, regions)
+    clear_unused(cells, wide, regions, dicom_tables.alike(file.header, wide))
     fill(cells, wide, display_of(file.header), regions)
     pixel = replace(file.pixel, vr="OB" if wide.allocated == 8 else "OW")
     masked = build(
@@ -88,7 +88,7 @@ def _unpacked(
         identity_key,
         file.syntax,
         store_native(cells, wide),
-        extremes(cells, wide),
+        cells,
     )
     return masked, coded, {"whole": file.data}
 
@@ -156,23 +156,34 @@ def _writable(value: bytearray, layout: Layout) -> np.ndarray:
     return cells if cells.flags.writeable else cells.copy()
 
 
-def clear_unused(cells: np.ndarray, layout: Layout, regions: Sequence[Region]) -> bytes:
-    """Clear bits beyond the stored ones, in place (sign bits are extended).
+def clear_unused(
+    cells: np.ndarray, layout: Layout, regions: Sequence[Region], alike: np.ndarray | None = None
+) -> bytes:
+    """Make equal what is shown alike, in place: bits beyond the stored ones are cleared (sign bits
+    are extended), values of one colour become one value, and what is no number one of its kind.
+
+    Args:
+        alike: From :func:`engine.formats.dicom_tables.alike`.
 
     Returns:
         Per frame what was there outside the regions, packed; empty where nothing was.
     """
-    if not layout.unused_mask:
-        return b""
     word = np.dtype(f"u{layout.dtype.itemsize}")
     kept = {}
+    if not layout.unused_mask and alike is None and layout.dtype.kind != "f":
+        return b""
     for index in range(len(cells)):
         raw = np.ascontiguousarray(cells[index], dtype=layout.dtype).view(word)
-        plain = raw & word.type(~layout.unused_mask & ((1 << layout.allocated) - 1))
-        if layout.signed:
+        plain = raw & word.type(~layout.unused_mask & ((1 << 8 * word.itemsize) - 1))
+        if layout.signed and layout.unused_mask:
             sign = (raw >> word.type(layout.high_bit)) & word.type(1)
             above = layout.unused_mask & ~((1 << layout.high_bit) - 1)
             plain |= sign * word.type(above)
+        if alike is not None:
+            plain = alike.view(word)[plain]
+        if layout.dtype.kind == "f":
+            nothing = np.array(np.nan, layout.dtype).view(word)
+            plain[np.isnan(raw.view(layout.dtype))] = nothing
         residual = raw ^ plain
         if not residual.any():
             continue
@@ -272,7 +283,7 @@ def _shown_range(
     return (float(low), float(high)) if high > low else None
 
 
-def extremes(cells: np.ndarray, layout: Layout) -> tuple[int, int] | None:
+def _extremes(cells: np.ndarray, layout: Layout) -> tuple[int, int] | None:
     """Smallest and largest stored value of the masked pixels."""
     if layout.keyword != "PixelData" or layout.allocated not in (8, 16):
         return None
@@ -285,14 +296,20 @@ def build(
     identity_key: bytes,
     syntax: UID,
     value: bytes | bytearray,
-    least_most: tuple[int, int] | None,
+    cells: np.ndarray | Iterable[np.ndarray],
 ) -> bytes:
-    """A de-identified file around masked pixel data, encapsulated where the syntax wants that."""
+    """A de-identified file around masked pixel data, encapsulated where the syntax wants that.
+
+    Args:
+        cells: The masked pixels of all frames, as an array if the data are native.
+    """
     encapsulated = syntax not in NATIVE
     clean = deidentify(file.header, identity_key)
     _describe(clean, layout)
     coded = len(value) if encapsulated else sum(b - a for a, b in file.pixel.fragments[1:])
     _tell_loss(clean, file, layout, coded)
+    dicom_tables.settle(clean, file.header, layout, lambda: dicom_tables.occurring(cells))
+    least_most = _extremes(cells, layout) if isinstance(cells, np.ndarray) else None
     if least_most is not None:
         vr = "SS" if layout.signed else "US"
         for tag, found in zip((0x00280106, 0x00280107), least_most, strict=True):

@@ -370,6 +370,17 @@ def _eight_bit(rgb: np.ndarray) -> np.ndarray:
     return (rgb.astype(np.uint32) >> 8).astype(np.uint8)
 
 
+def palette_colours(display: Dataset, count: int) -> np.ndarray | None:
+    """Colours in which the values from 0 on are shown, shape (count, 3), uint8; None where there
+    is no palette that can be read."""
+    try:
+        with quiet():
+            values = np.arange(count).astype(np.uint8 if count <= 256 else np.uint16)[None]
+            return _eight_bit(np.asarray(apply_color_lut(values, display))[..., :3])[0]
+    except Exception:  # noqa: BLE001 - a broken palette is shown as grey
+        return None
+
+
 def palette_luma(display: Dataset) -> tuple[int, np.ndarray] | None:
     """First mapped value and the lightness (0 to 1) of each entry of a palette."""
     try:

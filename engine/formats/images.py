@@ -338,7 +338,7 @@ def shown(image: Image, frame: int) -> np.ndarray:
     """Stored values of a frame in the form in which a masked file holds them: without bits,
     colours and palette entries that no viewer shows. Two pictures that look alike are equal."""
     if image.format is Format.DICOM:
-        return dicom.significant(image, frame)
+        return dicom.shown(image, frame)
     return raster.shown(image.pixels[frame], image.properties)
 
 
