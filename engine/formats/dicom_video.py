@@ -97,5 +97,5 @@ def dissect(
     if frame is None:
         raise CorruptImage("A neutral picture in place of this video cannot be written.")
     value = encapsulate([frame] * few.frames)
-    masked = dicom_native.build(file, few, identity_key, RLELossless, value, None)
+    masked = dicom_native.build(file, few, identity_key, RLELossless, value, list(cells))
     return masked, tuple(b"" for _ in regions), {"whole": file.data}
