@@ -312,7 +312,7 @@ def assemble(
         layout = layout_of(file)
     except (CorruptImage, UnsupportedFormat) as err:
         raise SealBroken("The masked file was changed. Restore the image from a backup.") from err
-    coded = {index: patch for index, patch in coded.items() if patch}  # of a video: none
+    coded = {index: patch for index, patch in coded.items() if patch != dicom_video.NOTHING}
     part = dicom_native if file.syntax in NATIVE else dicom_frames
     bare, tables = _without_tables(coded)
     whole = part.assemble(file, layout, regions, bare, parts)

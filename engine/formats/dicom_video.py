@@ -32,6 +32,10 @@ FRAMES = 8  # that are taken, evenly spaced
 _SEARCHED = 4_500  # frames from the start, which are decoded to find them: 3 minutes at 25 a second
 
 
+#: The patch of a region of a video, whose pixels nobody puts back one by one.
+NOTHING = b"video"
+
+
 def taken(layout: Layout) -> Layout:
     """The layout of the frames that are taken of a video."""
     return replace(
@@ -87,7 +91,7 @@ def _decoded(file: DicomFile, layout: Layout) -> list[np.ndarray]:
 def dissect(
     file: DicomFile, layout: Layout, regions: Sequence[Region], identity_key: bytes
 ) -> tuple[bytes, tuple[bytes, ...], dict[str, bytes]]:
-    """A masked file of neutral pictures; patches are empty, and the original is sealed whole."""
+    """A masked file of neutral pictures; patches hold nothing, and the original is sealed whole."""
     few = taken(layout)
     dicom_native.check_inside(few, regions)
     cells = np.zeros((1, *few.shape), np.uint8)
@@ -98,4 +102,4 @@ def dissect(
         raise CorruptImage("A neutral picture in place of this video cannot be written.")
     value = encapsulate([frame] * few.frames)
     masked = dicom_native.build(file, few, identity_key, RLELossless, value, list(cells))
-    return masked, tuple(b"" for _ in regions), {"whole": file.data}
+    return masked, tuple(NOTHING for _ in regions), {"whole": file.data}
