@@ -182,8 +182,11 @@ def _downloads(token: str, record: ImageRecord, restored: Restoration | None) ->
             st.link_button(
                 f"Original {record.format}", base + "original", icon=":material/download:"
             )
-        st.link_button("PNG", base + "png", icon=":material/download:")
-        st.link_button("JPEG", base + "jpeg", icon=":material/download:")
+        rendering = "A rendering of the stored pixels: 8 bits, window and colours applied"
+        st.link_button("PNG", base + "png", icon=":material/download:", help=f"{rendering}.")
+        st.link_button(
+            "JPEG", base + "jpeg", icon=":material/download:", help=f"{rendering}, with loss."
+        )
         if st.button("Close the restoration", icon=":material/lock:"):
             state.engine().images.close(token, restored.handle)
             state.take("restored")

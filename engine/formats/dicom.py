@@ -67,7 +67,7 @@ def decode(
     grid = (2, 1) if layout.halved else (1, 1)
     shown = [layout.photometric]
     dead: list[int] = []
-    surplus = b""
+    surplus: bytes | memoryview = b""
     if video:
         pixels, known = dicom_video.read(file, stream)
         facts = _properties(file, layout, shown, dead)
@@ -75,6 +75,7 @@ def decode(
         return pixels, grid, {**facts, "whole": "video" if known else "unreadable video"}
     if file.syntax in NATIVE:
         pixels = native(file.value, layout)
+        surplus = file.value[layout.value_bytes :][layout.value_bytes // layout.frames - 1 :]
     else:
         frames, surplus = payload(file)
         pixels, dead = dicom_frames.decode_all(frames, layout, file.syntax)

@@ -36,6 +36,7 @@ from engine.formats.dicom_pixels import (
     DEFLATED_FRAME,
     ENCAPSULATED_PLAIN,
     JPEG_LS,
+    JPEG_RETIRED,
     JPEG_WHOLE,
     JPEG_XL,
     Layout,
@@ -69,7 +70,7 @@ def decode_frames(
     }
     if layout.samples > 1:
         options["planar_configuration"] = 0  # of no meaning in a codestream
-    own = syntax in CELLS or syntax in JPEG_XL
+    own = syntax in CELLS or syntax in JPEG_XL or syntax in JPEG_RETIRED
     decoder = None if own else get_decoder(syntax)
     for index in range(len(frames)) if indices is None else indices:
         if decoder is None:
@@ -77,7 +78,7 @@ def decode_frames(
             continue
         check_size(frames[index], layout)
         if syntax in JPEG_WHOLE and _point_transform(frames[index]):
-            yield _shifted(frames[index], layout, index)
+            yield _by_turbo(frames[index], layout, index)  # pylibjpeg 2.5 adds an offset
             continue
         narrow = {}
         if layout.dtype.itemsize == 2 and _precision(frames[index]) <= 8:
@@ -114,6 +115,8 @@ def _own(frame: bytes, layout: Layout, syntax: UID, index: int) -> np.ndarray:
             raise CorruptImage(_DAMAGED, frame=index)
         return native(memoryview(bytes(cells)), one)[0]
     check_size(frame, layout)
+    if syntax in JPEG_RETIRED:
+        return _by_turbo(frame, layout, index)
     try:
         pixels = np.asarray(imagecodecs.jpegxl_decode(frame, numthreads=1))
     except (RuntimeError, ValueError) as err:
@@ -138,13 +141,13 @@ def _point_transform(frame: bytes) -> int:
     return 0
 
 
-def _shifted(frame: bytes, layout: Layout, index: int) -> np.ndarray:
-    """A JPEG Lossless frame with a point transform, which pylibjpeg 2.5 decodes with an offset.
+def _by_turbo(frame: bytes, layout: Layout, index: int) -> np.ndarray:
+    """A JPEG frame by libjpeg-turbo, its planes as they are stored.
 
     Raises:
         CorruptImage: It cannot be decoded.
     """
-    colour = "unknown" if layout.samples > 1 else None
+    colour = "rgb" if layout.samples > 1 else None  # the same twice: no conversion
     try:
         pixels = np.asarray(
             imagecodecs.jpeg8_decode(frame, colorspace=colour, outcolorspace=colour)

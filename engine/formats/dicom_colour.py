@@ -21,6 +21,7 @@ from pydicom.uid import UID, JPEG2000Lossless
 from engine.formats.dicom_pixels import (
     JPEG_DCT,
     JPEG_LS,
+    JPEG_RETIRED,
     JPEG_WHOLE,
     JPEG_XL,
     JXL_LOSSLESS,
@@ -48,7 +49,7 @@ def shown_as(frame: bytes, layout: Layout, syntax: UID) -> str:
         found = RGB if _component_transform(frame) else None
     elif syntax in JPEG_XL:
         found = None if syntax == JXL_LOSSLESS else RGB  # libjxl undoes its own transform
-    elif syntax in JPEG_DCT | JPEG_WHOLE | JPEG_LS:
+    elif syntax in JPEG_DCT | JPEG_RETIRED | JPEG_WHOLE | JPEG_LS:
         found = _of_markers(frame, said)
     if found is None or (found == RGB and said in _RGB) or (found == YBR and said in NOT_RGB):
         return said

@@ -31,6 +31,8 @@ from engine.formats.dicom_file import DicomFile, number, text
 from engine.formats.dicom_fragments import group
 
 JPEG_DCT = frozenset((JPEGBaseline8Bit, JPEGExtended12Bit))
+#: Spectral selection and progressive, of 8 and 12 bit: retired in 1996 (PS3.5 A.4.1).
+JPEG_RETIRED = frozenset(UID(f"1.2.840.10008.1.2.4.{number}") for number in (52, 53, 54, 55, 56))
 JPEG_WHOLE = frozenset((JPEGLossless, JPEGLosslessSV1))
 JPEG_LS = frozenset((JPEGLSLossless, JPEGLSNearLossless))
 WAVELET = frozenset((JPEG2000Lossless, JPEG2000, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL))
@@ -46,7 +48,16 @@ CELLS = frozenset((DEFLATED_FRAME, ENCAPSULATED_PLAIN))
 #: MPEG-2, MPEG-4 and HEVC, fragmentable or not (PS3.5 A.4.5 to A.4.11).
 VIDEO = frozenset(UID(f"1.2.840.10008.1.2.4.{n}{k}") for n in range(100, 109) for k in ("", ".1"))
 READABLE = (
-    NATIVE | JPEG_DCT | JPEG_WHOLE | JPEG_LS | WAVELET | {RLELossless} | JPEG_XL | CELLS | VIDEO
+    NATIVE
+    | JPEG_DCT
+    | JPEG_RETIRED
+    | JPEG_WHOLE
+    | JPEG_LS
+    | WAVELET
+    | {RLELossless}
+    | JPEG_XL
+    | CELLS
+    | VIDEO
 )
 _NAMES = {
     JXL_LOSSLESS: "JPEG XL Lossless",
@@ -64,6 +75,7 @@ LOSSY = {
     HTJ2K: "ISO_15444_15",
     JXL_RECOMPRESSION: "ISO_18181_1",
     JXL: "ISO_18181_1",
+    **dict.fromkeys(JPEG_RETIRED, "ISO_10918_1"),
 }
 _DAMAGED = "This DICOM file is damaged: its pixel data cannot be decoded."
 
@@ -239,7 +251,8 @@ def _chroma_by_size(file: DicomFile, layout: Layout) -> Layout:
         flat = pixels.reshape(-1, 3)
     outside = _outside_rgb(flat[:: max(1, len(flat) >> 18)])
     if outside <= _SURE_YBR:
-        return replace(layout, photometric="YBR_FULL")
+        full_range = layout.photometric == "YBR_FULL_422"
+        return replace(layout, photometric="YBR_FULL") if full_range else layout
     if outside >= _SURE_RGB:
         return replace(layout, photometric="RGB")
     raise UnsupportedFormat(

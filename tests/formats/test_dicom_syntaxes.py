@@ -275,3 +275,75 @@ def test_a_stream_of_8_bits_in_cells_of_16_is_read(syntax: str, stored: int) -> 
     assert np.abs(image.pixels[0].astype(int) - GREY[0]).max() < 20
     assert same(masked.pixels[0, 20:, 20:], image.pixels[0, 20:, 20:])
     assert masked.properties["transfer_syntax"] == syntax
+
+
+@pytest.mark.parametrize("syntax", [f"1.2.840.10008.1.2.4.{n}" for n in (51, 53, 55)])
+@pytest.mark.parametrize("pixels", [GREY[0], RGB], ids=["grey", "RGB"])
+def test_progressive_jpeg_of_retired_syntaxes_is_sealed(syntax: str, pixels: np.ndarray) -> None:
+    frame = even(builders.jpeg(pixels, quality=95, progressive=True, sampling="4:4:4"))
+    data = with_syntax(with_pixels(builders.dicom(pixels), items([frame])), syntax)
+    image, masked = both_ways(data)
+    assert near(images.render(image), RGB) if pixels is RGB else near(image.pixels[0], pixels)
+    assert same(masked.pixels[0, 20:, 20:], image.pixels[0, 20:, 20:])
+
+
+def test_ybr_partial_422_keeps_its_range_whatever_its_size() -> None:
+    full = ybr(RGB).astype(np.float64)
+    planes = np.empty_like(full)
+    planes[..., 0] = full[..., 0] * 219 / 255 + 16
+    planes[..., 1:] = (full[..., 1:] - 128) * 224 / 255 + 128
+    stored = planes.round().astype(np.uint8)
+    for value in (stored.tobytes(), _as_422(stored)):
+        data = builders.dicom(RGB, PhotometricInterpretation="YBR_PARTIAL_422", PixelData=value)
+        image, masked = both_ways(data)
+        assert near(images.render(image), RGB, 3)
+        assert near(images.render(masked)[20:, 20:], RGB[20:, 20:], 3)
+
+
+def _cells(syntax: str, raw: list[bytes], pixels: np.ndarray, **kind: Any) -> bytes:
+    coded = [_deflated(np.frombuffer(r, np.uint8)) if syntax == DEFLATED else even(r) for r in raw]
+    return with_syntax(with_pixels(builders.dicom(pixels, **kind), items(coded)), syntax)
+
+
+@pytest.mark.parametrize("syntax", [DEFLATED, PLAIN])
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (_as_422(ybr(RGB)), {"PhotometricInterpretation": "YBR_FULL_422"}),
+        (ybr(RGB).tobytes(), {"PhotometricInterpretation": "YBR_FULL_422"}),
+        (ybr(RGB).tobytes(), {"PhotometricInterpretation": "YBR_FULL"}),
+        (np.moveaxis(RGB, -1, 0).tobytes(), {"PlanarConfiguration": 1}),
+    ],
+    ids=["422", "422 of three bytes", "YBR", "planes"],
+)
+def test_frames_as_cells_are_shown_in_their_colours(
+    syntax: str, raw: bytes, kind: dict[str, Any]
+) -> None:
+    image, masked = both_ways(_cells(syntax, [raw], RGB, **kind))
+    assert near(images.render(image), RGB, 2)
+    assert near(images.render(masked)[20:, 20:], RGB[20:, 20:], 2)
+    assert masked.properties["transfer_syntax"] == syntax
+
+
+@pytest.mark.parametrize("syntax", [DEFLATED, PLAIN])
+def test_frames_as_cells_keep_no_bits_that_are_not_pixels(syntax: str) -> None:
+    junk = TWELVE | np.uint16(0xA000)
+    image, masked = both_ways(_cells(syntax, [f.tobytes() for f in junk], TWELVE, bits=12))
+    assert (image.pixels >> 12 == 10).all()
+    assert not (masked.pixels >> 12).any()
+
+
+@pytest.mark.parametrize("syntax", [DEFLATED, PLAIN])
+def test_frames_of_single_bits_come_back(syntax: str) -> None:
+    bits = (GREY > 128).astype(np.uint8)
+    raw = [np.packbits(f.reshape(-1), bitorder="little").tobytes() for f in bits]
+    data = _cells(syntax, raw, GREY, BitsAllocated=1, BitsStored=1, HighBit=0)
+    image, masked = both_ways(data)
+    assert same(image.pixels, bits)
+    assert masked.properties["transfer_syntax"] == syntax
+
+
+def test_a_person_is_told_of_native_frames_that_no_header_counts() -> None:
+    (note,) = images.notes(read(builders.dicom(GREY, NumberOfFrames=2)))
+    assert "more frames than its header says" in note
+    assert images.notes(read(builders.dicom(GREY))) == ()
