@@ -31,16 +31,20 @@ Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class Display(schemas.Schema):
-    """Pixel spacing and windows from the masked file."""
+    """Pixel spacing, windows and orientation from the masked file.
+
+    Boxes are in stored pixels. Pictures are shown upright: turn boxes by the orientation.
+    """
 
     spacing_mm: Pair | None
     spacing_from: str = Field(examples=["PixelSpacing"])
     windows: list[Pair]
+    orientation: int = Field(ge=1, le=8, description="As in EXIF", examples=[1])
 
 
 @router.get("/images/{image_id}/display/", responses=_REFUSALS)
 def display(image_id: str, token: Token, engine: TheEngine) -> Display:
-    """Pixel spacing and windows of a released image."""
+    """Pixel spacing, windows and orientation of a released image."""
     return Display.model_validate(engine.images.display(token, image_id))
 
 

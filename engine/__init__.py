@@ -14,7 +14,7 @@ from engine.detection import (
     Profile,
     ProfileEntry,
 )
-from engine.formats.images import carried, carry
+from engine.formats.images import carried, carry, from_upright, to_upright
 from engine.host import Host, write_durably
 from engine.installation import version
 from engine.operations.batch_report import CSV_HEAD, BatchItem, Progress
@@ -130,11 +130,13 @@ __all__ = [
     "come_from",
     "count_request",
     "errors",
+    "from_upright",
     "log_as_json",
     "log_as_text",
     "open_case",
     "recover_key_file",
     "server_certificate",
+    "to_upright",
     "trouble",
     "version",
     "write_durably",

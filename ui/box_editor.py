@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
 
 from engine import REASONS, Detection, DraftView, ImageRecord, Region, Suggestion, errors
-from ui import patient_picker, series, state, widgets
+from ui import patient_picker, series, state, turned, widgets
 from ui.background_jobs import Job
 
 _CONFIRM = (
@@ -90,12 +89,11 @@ def _work(token: str, view: DraftView) -> None:
                 "id": f"{view.record.image_id}-{turn}",
                 "title": "Draft",
                 "picture": f"/api/drafts/{view.handle}/frames/{{frame}}",
-                "width": view.record.width,
-                "height": view.record.height,
+                **turned.size(view.record, view.orientation),
                 "frames": view.frames,
                 "window": widgets.windows(view.record),
                 "labels": list(view.labels),
-                "grid": list(view.grid),
+                "grid": turned.blocks(view.grid, view.record, view.orientation),
                 "boxes": state.recall("boxes") or series.added(view, _boxes(view)),
             },
             key=f"editor-{view.record.image_id}-{turn}",
@@ -131,7 +129,7 @@ def _work(token: str, view: DraftView) -> None:
 def _seal(token: str, view: DraftView, boxes: list[dict[str, Any]], confirm: str) -> None:
     """Start the sealing job; the page shows its progress."""
     engine, image_id = state.engine(), view.record.image_id
-    kept = [_detection(b, view.detections) for b in boxes if b["removed"] is None]
+    kept = [_detection(b, view) for b in boxes if b["removed"] is None]
     removed = {b["found"]: reason for b in boxes if (reason := _reason(b)) is not None}
     job = Job(
         image_id,
@@ -177,13 +175,8 @@ def _boxes(view: DraftView) -> list[dict[str, Any]]:
             "confidence": d.confidence,
             "proposed": view.suggestions[index] is Suggestion.ASK,
             "verdict": None if d.verdict is None else str(d.verdict),
-            "x1": d.region.x1,
-            "y1": d.region.y1,
-            "x2": d.region.x2,
-            "y2": d.region.y2,
-            "frame": d.region.frame,
-            "frame_end": d.region.frame_end,
-            "hides": list(view.masks[index].xyxy),
+            **turned.shown(d.region, view.record, view.orientation).to_json(),
+            "hides": list(turned.shown(view.masks[index], view.record, view.orientation).xyxy),
             "removed": view.left.get(index),
             "left": "",
             "strayed": False,
@@ -199,11 +192,11 @@ def _reason(box: dict[str, Any]) -> str | None:
     return str(box["left"]) if box["strayed"] else None
 
 
-def _detection(box: dict[str, Any], found: Sequence[Detection]) -> Detection:
+def _detection(box: dict[str, Any], view: DraftView) -> Detection:
     """A box for the engine: unchanged boxes stay the network's, changed ones are the person's."""
-    region = Region(box["x1"], box["y1"], box["x2"], box["y2"], box["frame"], box["frame_end"])
+    region = turned.stored(Region.from_json(box), view.record, view.orientation)
     if box["found"] is not None:
-        original = found[box["found"]]
+        original = view.detections[box["found"]]
         if (original.region, original.label) == (region, box["label"]):
             return original
     return Detection(region, box["label"], 1.0)

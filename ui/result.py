@@ -18,9 +18,10 @@ def show_sealed(token: str, image_id: str) -> None:
     st.header("Sealed")
     sealed, grid = st.tabs(["Sealed image", "Grid picture"])
     with sealed:
-        widgets.viewer(
-            widgets.sealed_view(record, state.engine().images.regions(token, image_id)), "sealed"
-        )
+        images = state.engine().images
+        orientation = images.display(token, image_id).orientation
+        view = widgets.sealed_view(record, images.regions(token, image_id), orientation)
+        widgets.viewer(view, "sealed")
     with grid:
         widgets.picture(f"/api/images/{image_id}/grid", "Sealed image with numbered boxes")
     with st.container(horizontal=True):

@@ -55,7 +55,9 @@ def show(token: str, image_id: str) -> None:
         st.rerun()
     restored = _restored(token, image_id)
     if restored is None:
-        view = widgets.sealed_view(record, state.engine().images.regions(token, image_id))
+        images = state.engine().images
+        orientation = images.display(token, image_id).orientation
+        view = widgets.sealed_view(record, images.regions(token, image_id), orientation)
         view["sides"] = _sides(token, image_id, view)
         widgets.viewer(view, f"viewer-{image_id}")
         if state.engine().sessions.may(token, Permission.RESTORE):
@@ -143,7 +145,8 @@ def _proof(restored: Restoration) -> None:
 
 def _comparison(restored: Restoration) -> dict[str, Any]:
     """Viewer data for both pictures."""
-    view = widgets.sealed_view(restored.record, restored.regions)
+    orientation = int(restored.properties.get("orientation", 1))
+    view = widgets.sealed_view(restored.record, restored.regions, orientation)
     measured = list(restored.assessment.regions) if restored.assessment else []
     for place, (row, region) in enumerate(zip(view["regions"], restored.regions, strict=True)):
         numbers = measured[place] if place < len(measured) else {}

@@ -13,7 +13,7 @@ from typing import Any
 import streamlit as st
 
 from engine import DraftView, ImageRecord, Region
-from ui import state
+from ui import state, turned
 
 #: A copied box counts as drawn by the person, whatever it was in the first picture.
 _OWN = {"found": None, "confidence": 1.0, "proposed": False, "verdict": None}
@@ -52,7 +52,11 @@ def offer(token: str, view: DraftView, boxes: Sequence[dict[str, Any]]) -> None:
             {
                 "kind": kind(view.record),
                 "from": view.record.image_id,
-                "boxes": [{**b, **_OWN} for b in boxes],
+                # In stored pixels: the others may be stored turned otherwise.
+                "boxes": [
+                    {**turned.box(b, turned.stored, view.record, view.orientation), **_OWN}
+                    for b in boxes
+                ],
             },
         )
         st.rerun()
@@ -65,7 +69,8 @@ def added(view: DraftView, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return found
     if carried["from"] == view.record.image_id:
         return found
-    return found + [b for b in carried["boxes"] if not any(_same(b, f) for f in found)]
+    own = [turned.box(b, turned.shown, view.record, view.orientation) for b in carried["boxes"]]
+    return found + [b for b in own if not any(_same(b, f) for f in found)]
 
 
 def next_of(waiting: Sequence[ImageRecord]) -> ImageRecord:

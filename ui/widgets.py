@@ -17,7 +17,7 @@ from typing import Any
 import streamlit as st
 
 from engine import AuditEntry, Format, ImageRecord, SealedRegion, errors, trouble
-from ui import theme
+from ui import theme, turned
 
 _HERE = Path(__file__).parent / "components"
 
@@ -232,13 +232,14 @@ def windows(
     return [{"name": name, "center": center, "width": width} for name, center, width in named]
 
 
-def sealed_view(record: ImageRecord, regions: Sequence[SealedRegion]) -> dict[str, Any]:
+def sealed_view(
+    record: ImageRecord, regions: Sequence[SealedRegion], orientation: int
+) -> dict[str, Any]:
     """Viewer data for the sealed image only; the Review page adds the original."""
     return {
         "id": f"{record.image_id}-{record.version}",
         "title": "Sealed image",
-        "width": record.width,
-        "height": record.height,
+        **turned.size(record, orientation),
         "frames": record.frames,
         "masked": f"/api/images/{record.image_id}/frames/{{frame}}",
         "original": None,
@@ -255,7 +256,7 @@ def sealed_view(record: ImageRecord, regions: Sequence[SealedRegion]) -> dict[st
                 "number": number,
                 "label": r.detection.label,
                 "confidence": None if r.detection.source == "person" else r.detection.confidence,
-                **r.detection.region.to_json(),
+                **turned.shown(r.detection.region, record, orientation).to_json(),
                 "cells": [],
             }
             for number, r in enumerate(regions, 1)

@@ -73,6 +73,7 @@ __all__ = [
     "content_window",
     "decode",
     "decode_stored",
+    "displayed",
     "dissect",
     "encode_jpeg",
     "encode_png",
@@ -84,6 +85,7 @@ __all__ = [
     "identifiers",
     "looked_at",
     "notes",
+    "orientation",
     "patient_hints",
     "pixel_digest",
     "prove",
@@ -290,6 +292,18 @@ def render(image: Image, frame: int = 0, window: tuple[float, float] | None = No
         if image.format is Format.DICOM:
             return dicom.render(image, frame, window)
         return raster_view.render(image, frame)
+
+
+def displayed(
+    image: Image, frame: int = 0, window: tuple[float, float] | None = None
+) -> np.ndarray:
+    """One frame as :func:`render` gives it, turned upright as the file asks for."""
+    return upright(render(image, frame, window), orientation(image))
+
+
+def orientation(image: Image) -> int:
+    """Which way up a picture is stored: 1 to 8, as in EXIF."""
+    return int(image.properties.get("orientation", 1))
 
 
 def showings(image: Image, frame: int) -> list[Showing]:

@@ -22,7 +22,15 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from engine.formats.images import from_upright, looked_at, render, showings, to_upright, upright
+from engine.formats.images import (
+    displayed,
+    from_upright,
+    looked_at,
+    orientation,
+    showings,
+    to_upright,
+    upright,
+)
 from engine.formats.tones import AS_SHOWN, Showing
 from engine.records import Detection, Image, Region
 
@@ -62,7 +70,7 @@ class View:
 
     @property
     def _turned(self) -> int:
-        return int(self.image.properties.get("orientation", 1))
+        return orientation(self.image)
 
     def picture(self, place: int) -> np.ndarray:
         """Its ``place``-th frame: shape (height, width, 3), uint8, RGB.
@@ -72,7 +80,7 @@ class View:
         """
         frame = self.numbers[place]
         if self.name == AS_SHOWN:
-            return upright(render(self.image, frame), self._turned)
+            return displayed(self.image, frame)
         [showing] = [s for s in showings(self.image, frame) if s.name == self.name][:1]
         return upright(showing.picture(), self._turned)
 

@@ -225,7 +225,7 @@ class Preparer:
     ) -> Prepared:
         """Write the files of a sealed image; its rows come after."""
         image = draft.image
-        picture = images.render(sealed.masked_image, 0)
+        picture = images.displayed(sealed.masked_image)
         boxes = [r.detection for r, _ in sealed.regions]
         parts = {
             "masked": sealed.stored,

@@ -169,7 +169,7 @@ class Restorations:
         if format == "original":
             file = File(about.name, image.format.media_type, image.data)
         else:
-            rgb = images.render(image, frame)
+            rgb = images.displayed(image, frame)
             rgb = images.enhance(rgb) if enhance else rgb
             stem = PurePath(about.name or about.record.image_id).stem
             if format == "png":

@@ -57,6 +57,7 @@ class DraftView:
         labels: Classes of the profile.
         hints: Patient data from a DICOM header, to compare with the record.
         recognizable_head: Slices of a head, from which a face could be rendered.
+        orientation: Which way up it is stored, 1 to 8 as in EXIF; :meth:`Drafts.frame` is upright.
         notes: What is not shown or looked at as in other files, in sentences.
     """
 
@@ -74,6 +75,7 @@ class DraftView:
     expires_at: datetime
     blob: str = field(repr=False)
     recognizable_head: bool = False
+    orientation: int = 1
     notes: tuple[str, ...] = ()
 
     def suggested(self, suggestion: Suggestion) -> list[Detection]:
@@ -251,6 +253,7 @@ class Drafts:
             blob=row.draft_blob or "",
             recognizable_head=bool(image.properties.get("recognizable_head")),
             notes=images.notes(image),
+            orientation=images.orientation(image),
         )
         self._open_images.add(caller.session_id, view.handle, image_id, image, view)
         self._guard.forget_if_ended(caller)
@@ -264,14 +267,14 @@ class Drafts:
         frame: int = 0,
         window: tuple[float, float] | None = None,
     ) -> np.ndarray:
-        """A frame of an opened draft, shape (H, W, 3), uint8, RGB. Raises NotFound."""
+        """A frame of an opened draft, upright, shape (H, W, 3), uint8, RGB. Raises NotFound."""
         viewing = self._open_images.get(caller.session_id, handle)
         row = self._catalog.row(self._database.read(), viewing.subject_id)
         # Sealed or sent back while it was being opened: what was open is over.
         if not isinstance(viewing.about, DraftView) or row.draft_blob != viewing.about.blob:
             self._open_images.close(caller.session_id, handle)
             raise NotFound("This image is no longer open. Open it again.")
-        return images.render(viewing.image, frame, window)
+        return images.displayed(viewing.image, frame, window)
 
     @needs(Permission.UPLOAD)
     def discard(self, caller: Caller, image_id: str, reason: str) -> None:

@@ -146,6 +146,7 @@ class Exchange:
 
             restored = self._stored.steady(image_id, read)
             shown = images.render(restored.image, chosen)[box.y1 : box.y2, box.x1 : box.x2]
+            shown = images.upright(shown, images.orientation(restored.image))
             payload = images.encode_png(shown)
         except EngineError as err:
             failed = replace(where, outcome="failed", reason="", detail={"why": err.code})

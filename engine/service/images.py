@@ -31,11 +31,14 @@ class Display:
             calibrated), ``ImagerPixelSpacing`` (on the detector: projections are magnified) or
             ``NominalScannedPixelSpacing`` (on the scanned film).
         windows: The file's own, as (centre, width).
+        orientation: Which way up the picture is stored, 1 to 8 as in EXIF. Boxes are in stored
+            pixels; pictures are shown upright.
     """
 
     spacing_mm: tuple[float, float] | None
     spacing_from: str
     windows: tuple[tuple[float, float], ...]
+    orientation: int
 
 
 class Images:
@@ -92,13 +95,13 @@ class Images:
         window: tuple[float, float] | None = None,
         enhance: bool = False,
     ) -> np.ndarray:
-        """A frame of the masked image, shape (H, W, 3), uint8, RGB.
+        """A frame of the masked image, upright, shape (H, W, 3), uint8, RGB.
 
         Args:
             window: Centre and width; DICOM only.
             enhance: Contrast-limited histogram equalisation, for looking only.
         """
-        rgb = images.render(self._masked.get(image_id), frame, window)
+        rgb = images.displayed(self._masked.get(image_id), frame, window)
         self._record_view(caller, image_id)
         return images.enhance(rgb) if enhance else rgb
 
@@ -108,18 +111,17 @@ class Images:
 
         Drawn when asked for from the masked file and the box list: it holds nothing more.
         """
-        picture, sealed = self._stored.steady(
-            image_id,
-            lambda: (
-                images.render(self._masked.get(image_id), frame),
-                self._stored.regions_of(image_id),
-            ),
+        image, sealed = self._stored.steady(
+            image_id, lambda: (self._masked.get(image_id), self._stored.regions_of(image_id))
         )
-        boxes = [r.detection for r in sealed]
+        turned, size = images.orientation(image), (image.width, image.height)
+        boxes = [
+            replace(d, region=images.to_upright(d.region, turned, *size))
+            for d in (r.detection for r in sealed)
+            if d.region.frame <= frame < d.region.frame_end
+        ]
         self._record_view(caller, image_id)
-        return images.grid_picture(
-            picture, [d for d in boxes if d.region.frame <= frame < d.region.frame_end]
-        )
+        return images.grid_picture(images.displayed(image, frame), boxes)
 
     @needs(Permission.VIEW_MASKED)
     def thumbnail(self, caller: Caller, image_id: str) -> bytes:
@@ -155,9 +157,13 @@ class Images:
     @needs(Permission.VIEW_MASKED)
     def display(self, caller: Caller, image_id: str) -> Display:
         """Spacing and windows of a released image, from its masked file. Raises NotFound."""
-        facts = self._masked.get(image_id).properties
+        image = self._masked.get(image_id)
+        facts = image.properties
         return Display(
-            facts.get("spacing_mm"), facts.get("spacing_from", ""), tuple(facts.get("windows", ()))
+            facts.get("spacing_mm"),
+            facts.get("spacing_from", ""),
+            tuple(facts.get("windows", ())),
+            images.orientation(image),
         )
 
     @needs(Permission.RESTORE)
@@ -288,7 +294,7 @@ class Images:
         window: tuple[float, float] | None = None,
         enhance: bool = False,
     ) -> np.ndarray:
-        """A frame of a restoration of this session, shape (H, W, 3), uint8, RGB.
+        """A frame of a restoration of this session, upright, shape (H, W, 3), uint8, RGB.
 
         Args:
             window: Centre and width; DICOM only.
@@ -298,7 +304,7 @@ class Images:
             NotFound: Expired, closed or another session's.
         """
         image, _ = self._restorations.of(caller, handle)
-        rgb = images.render(image, frame, window)
+        rgb = images.displayed(image, frame, window)
         return images.enhance(rgb) if enhance else rgb
 
     @needs(Permission.RESTORE)

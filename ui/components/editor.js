@@ -287,11 +287,12 @@ class Editor {
     const { from } = box;
     const same = box.found !== null &&
       ["x1", "y1", "x2", "y2", "frame", "frame_end", "label"].every((name) => box[name] === from[name]);
-    const [w, h] = this.data.grid;
+    const [w, h, left, top] = this.data.grid;
     const [x1, y1, x2, y2] = same ? from.hides : [
-      Math.floor(box.x1 / w) * w, Math.floor(box.y1 / h) * h,
-      Math.min(this.data.width, Math.ceil(box.x2 / w) * w),
-      Math.min(this.data.height, Math.ceil(box.y2 / h) * h),
+      Math.max(0, Math.floor((box.x1 - left) / w) * w + left),
+      Math.max(0, Math.floor((box.y1 - top) / h) * h + top),
+      Math.min(this.data.width, Math.ceil((box.x2 - left) / w) * w + left),
+      Math.min(this.data.height, Math.ceil((box.y2 - top) / h) * h + top),
     ];
     return `M${x1} ${y1}H${x2}V${y2}H${x1}Z`;
   }
