@@ -69,11 +69,15 @@ def list_images(
     patient_id: Filter = None,
     modality: Filter = None,
     label: Filter = None,
+    reason: Filter = None,
     limit: Limit = 50,
     offset: Offset = 0,
 ) -> schemas.Page[schemas.Image]:
-    """Released images that match all filters, newest first; `q` searches for patients."""
-    query = ImageQuery(text=q, modality=modality, label=label)
+    """Released images that match all filters, newest first; `q` searches for patients.
+
+    `reason` is one of an image's reasons, such as `small-doubt`.
+    """
+    query = ImageQuery(text=q, modality=modality, label=label, reason=reason)
     found = engine.search.images(token, query, limit + 1, offset, patient_id)
     return schemas.Page.of(found.images, limit, offset)
 
@@ -239,6 +243,12 @@ def add_note(image_id: str, note: schemas.NewNote, token: Token, engine: TheEngi
 def flag(image_id: str, stated: schemas.Stated, token: Token, engine: TheEngine) -> None:
     """Report missed private content. The image is withdrawn for all users immediately."""
     engine.withdrawals.flag(token, image_id, stated.reason)
+
+
+@router.post("/images/{image_id}/question/", status_code=204, responses=answers(*_WRITING))
+def question(image_id: str, stated: schemas.Stated, token: Token, engine: TheEngine) -> None:
+    """Send an image back to the technicians because a box hides what is needed."""
+    engine.withdrawals.question(token, image_id, stated.reason)
 
 
 def _rendition(format: str, enhance: bool) -> str:

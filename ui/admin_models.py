@@ -99,6 +99,15 @@ def _edit(token: str, name: str, entry: ProfileEntry | None) -> None:
             " nothing matches the patient's data. All other text is sealed.",
         )
         table["harmless_text"] = "visible" if visible else "sealed"
+        table["small_doubt"] = st.number_input(
+            "Small doubt: the share of a picture that uncertain boxes may cover together to be"
+            " sealed without asking; 0 asks always",
+            0.0,
+            0.1,
+            held.small_doubt,
+            0.005,
+            format="%.3f",
+        )
         if st.form_submit_button("Save the profile", type="primary"):
             engine.profiles.save(token, name, table)
             state.renew("profile")

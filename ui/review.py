@@ -250,7 +250,30 @@ def _notes(token: str, record: ImageRecord) -> None:
             st.rerun()
 
 
+def _question(token: str, record: ImageRecord) -> None:
+    """Ask for a smaller box; for accounts that can restore."""
+    if not state.engine().sessions.may(token, Permission.RESTORE):
+        return
+    with (
+        st.expander("Report a box that hides what you need", icon=":material/select_all:"),
+        st.form("question"),
+        widgets.banner(),
+        step_up.step_up_prompt(),
+    ):
+        reason = st.text_input("Which box, and what does it hide? Do not enter a name.")
+        st.caption(
+            "A technician decides about the box. Until then nobody else sees the image; it is then"
+            " sealed as its next version."
+        )
+        if st.form_submit_button("Send the image back"):
+            state.engine().withdrawals.question(token, record.image_id, reason)
+            st.query_params.pop("image", None)
+            state.say("The image went back to the technicians.")
+            st.rerun()
+
+
 def _more(token: str, record: ImageRecord) -> None:
+    _question(token, record)
     with st.expander("What happened to this image", icon=":material/history:"):
         widgets.history(state.engine().images.history(token, record.image_id))
     with (

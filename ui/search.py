@@ -17,6 +17,7 @@ _SURE = (0, 100)
 #: Value in the URL: label, image states, and the permission needed to search for them.
 _STATES: dict[str, tuple[str, tuple[ImageState, ...], Permission]] = {
     "sealed": ("Sealed", (ImageState.RELEASED,), Permission.VIEW_MASKED),
+    "doubt": ("Sealed in doubt", (ImageState.RELEASED,), Permission.VIEW_MASKED),
     "waiting": ("Waiting", (ImageState.DRAFT, ImageState.REVIEW), Permission.UPLOAD),
     "withdrawn": ("Withdrawn", (ImageState.WITHDRAWN,), Permission.RESTORE),
 }
@@ -42,6 +43,8 @@ def search(token: str) -> str:
         or "sealed"
     )
     wanted: dict[str, Any] = {"states": kinds[kind][1], "text": query or ""}
+    if kind == "doubt":
+        wanted["reason"] = "small-doubt"
     wanted |= _filters(token)
     patient_id = _patient(token, query or "")
     if patient_id and kind == "sealed" and not _narrowed():
@@ -198,7 +201,7 @@ def _page(wanted: dict[str, Any]) -> int:
 
 def _shown(token: str, kind: str, found: Found) -> str:
     called = names(token, [r.patient_id for r in found.images])
-    if kind == "sealed":
+    if kind in ("sealed", "doubt"):
         return widgets.cards(found.images, "review", called)
     st.caption(
         "Not sealed yet. Open these images on the Upload page."

@@ -63,6 +63,10 @@ class Profile:
         class_confidence: Where a class is sealed from another confidence than ``confidence``.
         harmless_text: ``visible`` proposes to leave text that identifies nobody (side markers,
             scales, technique factors) as it is; ``sealed`` seals all text.
+        small_doubt: Proposals that together cover at most this share of a picture in which
+            something was found with certainty are sealed without asking; 0 asks always.
+        diagnostic_regions: Parts of a picture, as shares of its width and height (x1, y1, x2,
+            y2), in which a person is asked about every proposal.
     """
 
     name: str
@@ -78,10 +82,13 @@ class Profile:
     description: str = ""
     class_confidence: Mapping[str, float] = field(default_factory=dict)
     harmless_text: str = "sealed"
+    small_doubt: float = 0.01
+    diagnostic_regions: tuple[tuple[float, float, float, float], ...] = ()
 
     def __post_init__(self) -> None:
         own = tuple(self.class_confidence.values())
         shares = (self.confidence, self.proposal_confidence, self.iou, self.padding or 0.0, *own)
+        shares += (self.small_doubt, *(side for part in self.diagnostic_regions for side in part))
         if not all(0.0 <= share <= 1.0 for share in shares) or (self.padding_min_px or 0) < 0:
             raise SettingsError(f"The profile {self.name!r} has a number that is out of range.")
         if self.proposal_confidence > min(self.confidence, *own, 1.0):
@@ -96,6 +103,8 @@ class Profile:
             raise SettingsError(
                 f"Harmless text of the profile {self.name!r} is either sealed or visible."
             )
+        if any(x1 >= x2 or y1 >= y2 for x1, y1, x2, y2 in self.diagnostic_regions):
+            raise SettingsError(f"A diagnostic region of the profile {self.name!r} is empty.")
         if not self.classes or not self.networks:
             raise SettingsError(f"The profile {self.name!r} names no classes or no networks.")
 
@@ -130,7 +139,8 @@ class Profile:
             "title": str, "description": str, "classes": list, "networks": list,
             "confidence": (int, float), "proposal_confidence": (int, float),
             "iou": (int, float), "padding": (int, float), "padding_min_px": int, "rescan": bool,
-            "class_confidence": dict, "harmless_text": str,
+            "class_confidence": dict, "harmless_text": str, "small_doubt": (int, float),
+            "diagnostic_regions": list,
         }  # fmt: skip
         values: dict[str, Any] = {
             key: getattr(settings, key) for key in ("confidence", "proposal_confidence", "iou")
@@ -139,7 +149,10 @@ class Profile:
             if key not in kinds:
                 raise SettingsError(f"The profile {name!r} has an unknown key {key!r}.")
             right = isinstance(value, kinds[key]) and (key == "rescan" or value is not True)
-            if isinstance(value, list):
+            if key == "diagnostic_regions":
+                right = right and all(map(_is_part, value))
+                value = [tuple(part) for part in value] if right else value
+            elif isinstance(value, list):
                 right = right and all(isinstance(v, str) for v in value)
             if isinstance(value, dict):
                 right = right and all(type(v) in (int, float) for v in value.values())
@@ -153,6 +166,15 @@ class Profile:
         if unknown:
             raise SettingsError(f"The profile {name!r} names networks that nobody made: {unknown}.")
         return cls(name=name, **values)
+
+
+def _is_part(value: object) -> bool:
+    """Four numbers, as a diagnostic region is written."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 4
+        and all(type(v) in (int, float) for v in value)
+    )
 
 
 def load_profiles(folder: Path, settings: Settings | None = None) -> dict[str, Profile]:

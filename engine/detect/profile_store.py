@@ -28,12 +28,13 @@ from engine.store.database import Cursor, Database
 #: Values that an administrator can change; all others stay as shipped.
 EDITABLE = (
     "title", "description", "classes", "networks", "confidence", "class_confidence", "iou",
-    "padding", "padding_min_px", "harmless_text",
+    "padding", "padding_min_px", "harmless_text", "small_doubt", "diagnostic_regions",
 )  # fmt: skip
 #: Classes that directly identify a person.
 IDENTIFIERS = ("text", "barcode", "face")
 CONFIDENCE = (0.05, 0.90)
 IDENTIFIER_CONFIDENCE = (0.05, 0.60)  # above it, names would only be proposed
+SMALL_DOUBT = (0.0, 0.10)  # above it, whole parts of the anatomy would be sealed unasked
 IOU = (0.20, 0.80)  # below it, lines of text beside each other swallow one another
 PADDING = (0.0, 0.5)
 PADDING_PX = (2, 200)  # blurred edges of letters reach that far
@@ -180,6 +181,7 @@ def as_table(profile: Profile) -> dict[str, Any]:
     values = {name: getattr(profile, name) for name in EDITABLE}
     values["classes"], values["networks"] = list(profile.classes), list(profile.networks)
     values["class_confidence"] = dict(profile.class_confidence)
+    values["diagnostic_regions"] = [list(part) for part in profile.diagnostic_regions]
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -213,6 +215,7 @@ def check(profile: Profile, networks: Mapping[str, Sequence[str]]) -> None:
         bounds = IDENTIFIER_CONFIDENCE if label in IDENTIFIERS else CONFIDENCE
         _within(profile.sealed_from(label), bounds, f"confidence of {label}")
     _within(profile.iou, IOU, "overlap (IoU)")
+    _within(profile.small_doubt, SMALL_DOUBT, "small doubt")
     if profile.padding is not None:
         _within(profile.padding, PADDING, "padding")
     if profile.padding_min_px is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from engine.detection import UNKNOWN, Judgement, Known, Profile, merge
 from engine.errors import DetectorError, InputError
 from engine.formats import images
 from engine.formats.views import View, views_of
-from engine.geometry import CORNERS
+from engine.geometry import CORNERS, union_area_px
 from engine.operations.context import WorkerContext
 from engine.operations.guard import log
 from engine.records import Detection, Image, ImageState, Region, TextVerdict
@@ -31,6 +32,8 @@ REASONS: Mapping[str, str] = {
     "detector-failed": "The detector could not run. Draw all boxes yourself.",
     "flagged": "A user reported visible private content. Box it and seal the image again.",
     "still-visible": "Text is still readable after masking. Box it, or give a reason to leave it.",
+    "box-questioned": "A user needs what a box hides. Keep the box, make it smaller or remove it.",
+    "small-doubt": "Small uncertain boxes were sealed without asking.",
 }
 
 
@@ -162,9 +165,33 @@ class Examiner:
         hidden = {f for box in whole for f in range(box.region.frame, box.region.frame_end)}
         if not detections and len(hidden) < image.frames:
             return whole, ["nothing-found"]
-        if not all(profile.seals(d) for d in detections):
+        if not all(profile.seals(d) for d in detections) and not self._small(
+            image, detections, profile
+        ):
             return [*whole, *detections], ["proposals"]
         return [*whole, *detections], []
+
+    def _small(self, image: Image, detections: Sequence[Detection], profile: Profile) -> bool:
+        """Is all doubt so small that it is sealed instead of asked about?
+
+        Only beside something certain: a picture with nothing but specks is one in which nothing
+        was found.
+        """
+        doubtful = [d.region for d in detections if not profile.seals(d)]
+        if not profile.small_doubt or len(doubtful) == len(detections):
+            return False
+        width, height = image.width, image.height
+        # Of a film as if all frames lay on one another: what is doubted on each adds up.
+        flat = (r.padded(*self.padding(profile)).on_frames(0) for r in doubtful)
+        masks = [mask for r in flat if (mask := r.clipped(width, height)) is not None]
+        for x1, y1, x2, y2 in profile.diagnostic_regions:
+            part = Region(
+                int(x1 * width), int(y1 * height), math.ceil(x2 * width), math.ceil(y2 * height)
+            )
+            if any(part.intersection_px(mask) for mask in masks):
+                return False
+        covered = union_area_px([mask.xyxy for mask in masks])
+        return covered <= profile.small_doubt * width * height
 
     def judged(
         self, views: Sequence[View], detections: Sequence[Detection], names: Sequence[str]
@@ -221,11 +248,25 @@ def with_verdicts(facts: Mapping[str, Any]) -> tuple[Detection, ...]:
     )
 
 
-def suggestion(detection: Detection, profile: Profile) -> Suggestion:
-    """What the profile makes of a found box."""
-    if profile.harmless_text == "visible" and detection.verdict is TextVerdict.HARMLESS:
-        return Suggestion.LEAVE
-    return Suggestion.SEAL if profile.seals(detection) else Suggestion.ASK
+def suggestions(
+    detections: Sequence[Detection], profile: Profile, reasons: Sequence[str]
+) -> list[Suggestion]:
+    """What the profile makes of each found box.
+
+    Args:
+        reasons: Why a person must look; where there is none, what is uncertain is small, and
+            sealed.
+    """
+    visible = profile.harmless_text == "visible"
+    unsure = Suggestion.ASK if reasons else Suggestion.SEAL
+    return [
+        Suggestion.LEAVE
+        if visible and d.verdict is TextVerdict.HARMLESS
+        else Suggestion.SEAL
+        if profile.seals(d)
+        else unsure
+        for d in detections
+    ]
 
 
 def _both(one: Judgement, other: Judgement) -> Judgement:

@@ -152,6 +152,9 @@ class Preparer:
         tell("measuring", 0.8)
         with watch.stage("assess"):
             assessment = self._assess(draft.image, sealed)
+        doubted = [d for d in wanted if d.source != "person" and not profile.seals(d)]
+        if doubted and not reasons:
+            reasons = ["small-doubt"]
         review = {
             "assessment": assessment,
             "reasons": reasons,

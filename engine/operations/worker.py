@@ -33,7 +33,7 @@ from engine.operations.examination import (
     Examined,
     Examiner,
     Suggestion,
-    suggestion,
+    suggestions,
     with_verdicts,
 )
 from engine.operations.live_settings import LiveSettings
@@ -253,7 +253,7 @@ def _decision(options: BatchOptions, examined: Examined, profile: Profile) -> De
         ReviewNeeded: A person must look.
     """
     found = with_verdicts(examined.facts)
-    what = [suggestion(d, profile) for d in found]
+    what = suggestions(found, profile, examined.reasons)
     paired = list(zip(found, what, strict=True))
     wanted, confirm = [d for d, s in paired if s is Suggestion.SEAL], ""
     if examined.reasons == ("nothing-found",) and options.accept_empty:

@@ -19,7 +19,7 @@ from engine.operations.examination import (
     REASONS,
     Progress,
     Suggestion,
-    suggestion,
+    suggestions,
     with_verdicts,
 )
 from engine.operations.guard import Guard, needs
@@ -241,7 +241,7 @@ class Drafts:
             detections=detections,
             reasons=row.reasons,
             frames=image.frames,
-            suggestions=tuple(suggestion(d, profile) for d in detections),
+            suggestions=tuple(suggestions(detections, profile, row.reasons)),
             masks=tuple(
                 pipeline.plan(image, [d], *self._examiner.padding(profile))[0].region
                 for d in detections
@@ -345,7 +345,7 @@ class Drafts:
             )
         profile = self._examiner.profile(draft.row.profile)
         found = with_verdicts(draft.facts)
-        paired = [(d, suggestion(d, profile)) for d in found]
+        paired = list(zip(found, suggestions(found, profile, draft.row.reasons), strict=True))
         left = {i: HARMLESS for i, (_, s) in enumerate(paired) if s is Suggestion.LEAVE}
         boxes = [d for d, s in paired if s is Suggestion.SEAL]
         decision = Decision(boxes, left, adopt=True, automatic=True)

@@ -33,6 +33,7 @@ class ImageQuery:
         modality: Empty for files that have none.
         confidence: Least and greatest of the least certain region of an image.
         since, until: First moment of upload, and the first one after.
+        reason: A key of ``REASONS``: why a person had to look, or what was sealed unasked.
     """
 
     states: Sequence[ImageState] = (ImageState.RELEASED,)
@@ -43,6 +44,7 @@ class ImageQuery:
     confidence: tuple[float, float] | None = None
     since: datetime | None = None
     until: datetime | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Search:
             "confidence": wanted.confidence,
             "since": wanted.since,
             "until": wanted.until,
+            "reason": wanted.reason,
         }
         images = self._catalog.search(**filters, limit=limit, offset=offset)
         total = self._catalog.count(**filters)

@@ -66,6 +66,21 @@ class Withdrawals:
         if allowed(caller.role, Permission.RESTORE):
             self._reopen(caller, image_id)
 
+    @needs(Permission.RESTORE, fresh=True)
+    def question(self, caller: Caller, image_id: str, reason: str) -> None:
+        """Send an image back because a box hides what is needed; a technician decides.
+
+        It is not visible to others until it is sealed again, as the next version.
+
+        Raises:
+            InputError: No reason.
+            NotFound: No such released image.
+            SealError: It cannot be restored; nothing has changed.
+        """
+        if not reason.strip():
+            raise InputError("Say which box, and what it hides. Do not enter a name.")
+        self._reopen(caller, image_id, "box-questioned", reason.strip())
+
     @needs(Permission.RESTORE)
     def waiting(self, caller: Caller, limit: int = 200, offset: int = 0) -> list[ImageRecord]:
         """Images that were flagged and wait for :meth:`reopen`, newest first."""
@@ -90,17 +105,28 @@ class Withdrawals:
             NotFound: No such withdrawn image.
             SealError: It cannot be restored; it stays withdrawn.
         """
-        if self._catalog.row(self._database.read(), image_id).state != ImageState.WITHDRAWN:
-            raise NotFound("There is no such withdrawn image.")
         self._reopen(caller, image_id)
 
-    def _reopen(self, caller: Caller, image_id: str) -> None:
-        """The original, restored and proven, becomes a draft under a new key."""
+    def _reopen(
+        self, caller: Caller, image_id: str, why: str = "flagged", reason: str = ""
+    ) -> None:
+        """The original, restored and proven, becomes a draft under a new key.
+
+        Args:
+            why: A key of ``REASONS``.
+            reason: In the caller's words, for the log.
+
+        Raises:
+            NotFound: It is in another state: one that was flagged is not only questioned.
+        """
+        state = ImageState.WITHDRAWN if why == "flagged" else ImageState.RELEASED
         tx = self._database.read()
 
         def read() -> tuple[ImageRow, dict[str, Any], pipeline.Restored, list[Detection]]:
             subject = self._stored.subject(tx, image_id)
             row = self._catalog.verify(tx, subject.key, image_id)
+            if row.state != state:
+                raise NotFound(f"There is no such {state} image.")
             sealed = [r.detection for r, _ in self._catalog.regions(tx, image_id)]
             return row, *self._stored.opened(subject, row), sealed
 
@@ -124,7 +150,7 @@ class Withdrawals:
         blob = self._host.write_blob(draft)
         with self._database.write() as tx:
             if self._catalog.tag(tx, image_id) != row.tag:
-                raise NotFound("There is no such withdrawn image.")
+                raise NotFound(f"There is no such {state} image.")
             tag = self._catalog.seal(
                 tx,
                 key,
@@ -132,7 +158,7 @@ class Withdrawals:
                 (),
                 wrapped_key=wrapped,
                 state=str(ImageState.REVIEW),
-                reasons=json.dumps(["flagged"]),
+                reasons=json.dumps([why]),
                 stored_bytes=len(draft),
                 draft_blob=blob,
                 masked_blob=None,
@@ -157,8 +183,10 @@ class Withdrawals:
                     "image.reopen",
                     patient_id=row.patient_id,
                     image_id=image_id,
-                    detail={"tag": tag},
+                    reason=reason,
+                    detail={"why": why, "tag": tag},
                 ),
             )
+        self._open_images.close_subject(image_id)
         for address in row.addresses:
             self._host.delete_blob(address)

@@ -91,6 +91,7 @@ class Filters(TypedDict, total=False):
         modality: Empty for files that have none.
         confidence: Least and greatest of the least certain region.
         since, until: First moment of upload, and the first one after.
+        reason: Why a person had to look, or what was sealed without asking.
     """
 
     states: Required[Sequence[ImageState]]
@@ -101,6 +102,7 @@ class Filters(TypedDict, total=False):
     confidence: tuple[float, float] | None
     since: datetime | None
     until: datetime | None
+    reason: str | None
 
 
 _MATCHES = (
@@ -112,6 +114,7 @@ _MATCHES = (
     " AND ($6::DOUBLE PRECISION IS NULL OR confidence BETWEEN $6 AND $7)"
     " AND ($8::TIMESTAMP IS NULL OR uploaded_at >= $8)"
     " AND ($9::TIMESTAMP IS NULL OR uploaded_at < $9)"
+    " AND ($10::VARCHAR IS NULL OR contains(reasons, '\"' || $10 || '\"'))"
 )
 
 
@@ -304,7 +307,7 @@ class Catalog:
         rows = self._database.read().all(
             # First the ids of the page, then its rows: sorting whole rows takes their blobs along.
             "SELECT * FROM images WHERE image_id IN (SELECT image_id FROM images"  # noqa: S608
-            f" WHERE {_MATCHES} ORDER BY uploaded_at DESC, image_id LIMIT $10 OFFSET $11)"
+            f" WHERE {_MATCHES} ORDER BY uploaded_at DESC, image_id LIMIT $11 OFFSET $12)"
             " ORDER BY uploaded_at DESC, image_id",
             *_values(filters),
             limit,
@@ -420,6 +423,7 @@ def _values(filters: Filters) -> tuple[Any, ...]:
         high,
         filters.get("since"),
         filters.get("until"),
+        filters.get("reason"),
     )
 
 

@@ -114,6 +114,7 @@ MAY: dict[str, Row] = {
     "GET /images/{image_id}/history/": row(T, D),
     "GET /images/{image_id}/notes/": row(D),
     "POST /images/{image_id}/notes/": row(D, status=201, json={"text": "Stable."}),
+    "POST /images/{image_id}/question/": row(D, status=204, json={"reason": WHY}, fresh=True),
     "POST /images/{image_id}/flag/": row(T, D, status=204, json={"reason": WHY}, fresh=True),
     "GET /drafts/": row(T),
     "GET /drafts/{image_id}/": row(T),

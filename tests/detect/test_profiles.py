@@ -28,6 +28,8 @@ OWN: Mapping[str, Any] = {
     "padding": 0.1,
     "padding_min_px": 8,
     "harmless_text": "visible",
+    "small_doubt": 0.02,
+    "diagnostic_regions": [[0.1, 0.2, 0.9, 0.8]],
 }
 
 

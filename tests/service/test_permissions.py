@@ -107,6 +107,7 @@ MAY: dict[str, set[Role]] = {
     "packages.export": {T, D},
     "images.history": {T, D},
     "withdrawals.flag": {T, D},
+    "withdrawals.question": {D},
     "images.restore": {D},
     "images.restoration": {D},
     "withdrawals.waiting": {D},

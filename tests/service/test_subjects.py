@@ -55,7 +55,7 @@ NOBODYS = {
     "packages.restore": "names the image in a file; see below",
 }
 #: What a call does that others still need, so these come last.
-_LAST = ("care.end", "withdrawals.flag", "images.erase", "patients.erase")
+_LAST = ("care.end", "withdrawals.flag", "withdrawals.question", "images.erase", "patients.erase")
 
 
 def subject_of(method: str) -> str | None:
