@@ -10,10 +10,12 @@ edition, chapter 15; Reingold and Dershowitz, Calendrical Calculations, for Hebr
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from datetime import date
+from itertools import pairwise
 
 from engine.formats.spellings import folded
 
@@ -55,6 +57,7 @@ _OTHERS = (
     "nisan", "iyar", "sivan", "tammuz", "av", "elul", "tishri", "heshvan", "kislev", "tevet",
     "shevat", "adar",
 )  # fmt: skip
+_ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii")
 #: First days of the eras from Meiji on, and how they are abbreviated.
 _ERAS = (date(1868, 1, 25), date(1912, 7, 30), date(1926, 12, 25), date(1989, 1, 8),
          date(2019, 5, 1))  # fmt: skip
@@ -69,6 +72,7 @@ def _month_names() -> dict[str, set[int]]:
         for name in map(folded, names.split()):
             for end in range(min(3, len(name)), len(name) + 1):
                 found.setdefault(name[:end], set()).add(number)
+    found |= {name: {number} for number, name in enumerate(_ROMAN, 1)}
     for place, name in enumerate(_OTHERS):
         found.setdefault(folded(name.rstrip("12")), set()).add(place % 12 + 1)
     return found
@@ -233,18 +237,30 @@ class Dates:
     Args:
         days: Gregorian.
         others: As they stand in a file, of whatever calendar.
+        born: Those of which month and year alone, or the day of the year, are a quote too.
     """
 
-    def __init__(self, days: Iterable[Day], others: Iterable[Day] = ()) -> None:
+    def __init__(
+        self, days: Iterable[Day], others: Iterable[Day] = (), born: Iterable[Day] = ()
+    ) -> None:
         gregorian_days = set(days)
         self._triples = set(others)
         for day in gregorian_days:
             self._triples |= in_calendars(day)
         full = {f for y, m, d in self._triples for f in _orders(f"{y:04d}", f"{m:02d}", f"{d:02d}")}
         self._eight = {f for f in full if len(f) == 8}
+        self._pairs: set[tuple[int, int]] = set()
+        self._seven: set[str] = set()
+        for year, month, dom in born:
+            self._pairs |= {(year, month), (month, year)}
+            with contextlib.suppress(ValueError):
+                of_year = date(year, month, dom).timetuple().tm_yday
+                self._pairs.add((year, of_year))
+                self._seven.add(f"{year:04d}{of_year:03d}")
         self._six = {
             f
-            for y, m, d in gregorian_days
+            for y, m, d in self._triples
+            if y < 100 or (y, m, d) in gregorian_days
             for f in _orders(f"{y % 100:02d}", f"{m:02d}", f"{d:02d}")
         }
         self._orders = {
@@ -265,13 +281,16 @@ class Dates:
             return False
         wide = plain_digits(text)
         for run in re.findall(r"\d{6,}", wide):
-            if len(run) == 6 and run in self._six:
+            if run in self._six or run in self._seven:
                 return True
             if any(run[at : at + 8] in self._eight for at in range(len(run) - 7)):
                 return True
         return any(self._named(run) for run in _runs(wide))
 
     def _named(self, run: list[frozenset[int]]) -> bool:
+        if any((a, b) in self._pairs for one, two in pairwise(run)
+               for a in one for b in two):  # fmt: skip
+            return True
         return any(
             (a, b, c) in self._orders
             for one, two, three in zip(run, run[1:], run[2:], strict=False)
@@ -298,10 +317,10 @@ def _runs(text: str) -> Iterator[list[frozenset[int]]]:
             if months is not None:
                 run.append(frozenset(months))
                 continue
-            if len(token) <= 3:
+            if len(token) <= 5:
                 continue
-        if len(run) >= 3:
+        if len(run) >= 2:
             yield run
         run = []
-    if len(run) >= 3:
+    if len(run) >= 2:
         yield run

@@ -55,6 +55,13 @@ CLINICAL = _words(
     "tibia tissue trachea transverse ulna urethra uterus venous ventral vertebra wirbelsaule "
     "wrist zahn"
 )
+#: Words and abbreviations of two letters that texts are full of, where they are in small letters.
+SHORT_WORDS = _words(
+    "li re ap pa ll rl lr cc ml an am as at be by do go he if in is it me my no of oh on or so to "
+    "up us we ab da du er es ob um wo zu au ce de en et il je la le ma ne ni on ou sa se si su ta "
+    "te tu un va al el lo mi no os ya yo di ed io lo ha ho mm cm kv ma ms hz mg kg bw lw re ca "
+    "va ve vs ax ex sp st ts tr pp op ct mr us xa"
+)
 _TERMS = (
     "AP PA LL RL RLD LLD RLO LLO CC MLO ML LM XCC L R B U M F O Y N YES NO CT MR US PT NM "
     "CR DX MG XA RF OT ES XC SM OP IO PX HFS HFP FFS FFP HFDR HFDL FFDR FFDL SE GR IR EP "

@@ -11,20 +11,28 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
-from pydicom.charset import python_encoding
 from pydicom.datadict import keyword_for_tag
-from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from engine.formats.calendars import Dates, Day, gregorian, read_day
-from engine.formats.clinical_words import CLINICAL, GENERIC, PARTICLES, PLACEHOLDERS, TERMS
+from engine.formats.clinical_words import (
+    CLINICAL,
+    GENERIC,
+    PARTICLES,
+    PLACEHOLDERS,
+    SHORT_WORDS,
+    TERMS,
+)
 from engine.formats.dicom_file import text
-from engine.formats.spellings import decoded, folded, plain, readings, romanised
+from engine.formats.dicom_values import NUMBERS, declared, packed, values_of
+from engine.formats.spellings import folded, plain, readings, romanised
 
 _TEXT = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
 _ASCII_ONLY = frozenset(("AE", "AS", "CS", "DS", "IS", "UI", "UR"))
@@ -33,7 +41,6 @@ _FORMS = {
     "IS": re.compile(r" *[+-]?\d+ *"),
     "AS": re.compile(r"\d{3}[DWMY]"),
 }
-_NUMBERS = frozenset(("FD", "FL", "SL", "SV", "UL", "UV", "SS", "US"))
 _BYTES = frozenset(("OB", "OW", "OF", "OD", "OL", "OV"))
 #: Keywords of attributes with a rule in PS3.15 that hold a number of somebody or something.
 _NUMBER_OF = re.compile(
@@ -77,10 +84,11 @@ class Traces:
         self._uids: set[str] = set()
         self._instances: set[str] = set()
         #: Does the file say in a known way how its texts are coded? Else only ASCII is believed.
-        self.sure = _declared(header)
+        self.sure = declared(header)
         days: set[Day] = set()
         others: set[Day] = set()
-        for tag, vr, said, guessed in _values(header):
+        self._born: set[Day] = set()
+        for tag, vr, said, guessed in values_of(header):
             if guessed:
                 if vr == "PN" or tag in _NAMES:
                     self._name(said, guessed=True)
@@ -90,7 +98,7 @@ class Traces:
         for said in record:
             self._name(said)
             self._number(said)
-        self._dates = Dates(days, others)
+        self._dates = Dates(days, others, self._born)
         self._numbers = {int(d) for d in self._digits if len(d) <= 19} | self._dates.numbers
         self._judged: dict[tuple[str, str], bool] = {}
 
@@ -103,6 +111,8 @@ class Traces:
             day = read_day(said)
             if day is not None:
                 days.add(day)
+                if "Birth" in keyword_for_tag(tag):
+                    self._born.add(day)
             else:
                 self._name(said)  # something else was typed into it
         elif vr == "UI":
@@ -135,6 +145,7 @@ class Traces:
                 meant = gregorian(day, calendar)
                 if meant is not None:
                     days.add(meant)
+                    self._born.add(meant)
             elif len(said) >= 6:
                 self._phrase(said)
 
@@ -157,6 +168,8 @@ class Traces:
                 for part in parts:
                     self._word(part)
                 self._together([folded(p) for p in parts[:6]])
+                for component in group.split("^"):  # "van der Berg" as one word
+                    self._phrase(component)
                 undivided = re.sub("['\u2019`\u00b4]", "", group)
                 if undivided != group:
                     for part in _parts(undivided):
@@ -181,6 +194,8 @@ class Traces:
             return
         for latin in romanised(part):
             self._plain_word(folded(latin), len(latin))
+        if "đ" in part.lower():
+            self._plain_word(folded(part.lower().replace("đ", "dj")), len(part) + 1)
         if _CJK.search(form):
             (self._long if len(form) >= 2 else self._whole).add(form)
         else:
@@ -202,6 +217,8 @@ class Traces:
         for reading in readings(said):
             form = _letters(plain(reading))
             digits = re.sub(r"\D", "", form).lstrip("0")
+            if "(0)" in reading:  # a trunk prefix, which nobody dials from abroad
+                self._number(reading.replace("(0)", ""))
             if any(c.isdecimal() for c in form):
                 if len(form) >= 5 and not form.isdecimal():
                     self._alnum.add(form)
@@ -209,8 +226,8 @@ class Traces:
                     self._codes.add(form)
             if len(digits) >= 5:
                 self._digits.add(digits)
-                if len(digits) >= 9:  # of a telephone: without the country and a leading zero
-                    self._digits.add(digits[-8:])
+                if len(digits) >= 9:  # of a telephone: without the country, and the area
+                    self._digits |= {digits[-8:], digits[-7:]}
             elif len(digits) == 4 and form.isdecimal():
                 self._codes.add(digits)
             for word in re.findall(r"[^\W\d_]+", reading):  # some number patients by their names
@@ -224,8 +241,8 @@ class Traces:
                 self._phrase(reading)
             for word in words:
                 form = folded(word)
-                if len(word) >= 5 and form not in GENERIC and form not in CLINICAL:
-                    self._inside.add(form)
+                if len(word) >= 4 and form not in GENERIC and form not in CLINICAL:
+                    (self._inside if len(word) >= 5 else self._whole).add(form)
             for digits in re.findall(r"\d{5,}", plain(reading)):
                 self._digits.add(digits)
 
@@ -242,7 +259,7 @@ class Traces:
             len(uid) <= 64
             and uid not in self._instances
             and not any(n in part for n in self._digits for part in parts if len(n) >= 5)
-            and not self._dates.quoted(uid.replace(".", " x.y "))
+            and not any(self._dates.quoted(part) for part in parts if len(part) >= 6)
         )
 
     # --- finding ------------------------------------------------------------------------------
@@ -250,7 +267,7 @@ class Traces:
     def in_element(self, element: DataElement) -> bool:
         """Does an element that stays quote somebody, or hold what nobody can judge?"""
         vr, value = element.VR, element.value
-        if value is None or vr == "SQ" or vr == "AT":
+        if value is None or vr == "SQ":
             return False
         if isinstance(value, (bytes, bytearray, memoryview)) or vr in _BYTES:
             return isinstance(value, (bytes, bytearray)) and self.in_bytes(bytes(value))
@@ -260,16 +277,19 @@ class Traces:
             form = _FORMS[vr]
             return any(v.strip("\0 ") and (not form.fullmatch(v.strip("\0")) or self._is(v))
                        for v in values)  # fmt: skip
-        if vr in _NUMBERS:
-            return any(self._is(v, least=100_000) for v in values) or (
-                vr in ("US", "SS") and len(values) > 4 and self.in_bytes(_words(values))
-            )
+        if vr in NUMBERS:
+            coded = packed(vr, value if several else [value])
+            large = vr != "AT" and any(self._is(v, least=100_000) for v in values)
+            return large or self.in_bytes(coded)
         if vr == "CS":
             values = [v for v in values if v.strip("\0 ") not in TERMS]
         return any(self.quoted(v, vr) for v in [*values, *([" ".join(values)] if several else ())])
 
     def _is(self, value: str, least: int = 1_000) -> bool:
         """Is a number one of those that must not be quoted?"""
+        digits = re.sub(r"\D", "", value).lstrip("0")
+        if len(digits) >= 6 and digits in self._digits:  # "553.0917"
+            return True
         try:
             number = float(value)
         except ValueError:
@@ -293,7 +313,8 @@ class Traces:
         return any(self._in(reading) for reading in readings(said))
 
     def _in(self, said: str) -> bool:
-        if _UID.search(said) or any(uid in said for uid in self._uids):
+        dotted = re.sub(r"(?<=\d)[-_/,:](?=\d)", ".", said)
+        if _UID.search(said) or any(uid in dotted for uid in self._uids):
             return True
         if self._dates.quoted(said):
             return True
@@ -304,8 +325,11 @@ class Traces:
         together = _letters(form)
         if any(n in together for n in self._alnum):
             return True
-        words = set(re.findall(r"[^\W_]+", form))
-        if words & self._codes:
+        words = re.findall(r"[^\W_]+", form)
+        pairs = [a + b for a, b in pairwise(words) if not (a + b).isdecimal()]
+        if self._codes.intersection(words) or self._codes.intersection(pairs):
+            return True
+        if self._digits.intersection(n.lstrip("0") for n in re.findall(r"\d+", form)):
             return True
         for run in _GLUED.findall(form):
             digits = re.sub(r"\D", "", run)
@@ -320,10 +344,15 @@ class Traces:
         if forms.keys() & self._whole:
             return True
         short = forms.keys() & self._short
-        if len(short) > 1 or any(not forms[s].islower() for s in short):
+        # "li." is left in German; so written, a name of two letters needs another one beside it.
+        if len(short) > 1 or any(not forms[s].islower() or s not in SHORT_WORDS for s in short):
             return True
         together = _letters(folded(said))
         if any(name in together for name in self._long):
+            return True
+        cut = re.findall(r"([^\W\d_]{4,})\.", said)  # abbreviated: "Quast."
+        names = self._long | self._inside
+        if any(n.startswith(folded(c)) for c in cut if folded(c) not in CLINICAL for n in names):
             return True
         for form in forms:
             if form in self._inside or form in self._long:
@@ -362,10 +391,6 @@ def _said(value: Any) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-def _words(values: Iterable[str]) -> bytes:
-    return b"".join((int(float(v)) & 0xFFFF).to_bytes(2, "little") for v in values)
-
-
 def _letters(said: str) -> str:
     return "".join(c for c in said if c.isalnum())
 
@@ -386,35 +411,3 @@ def _words_of(said: str) -> tuple[str, ...]:
         )
         found += parts if len(parts) > 1 else []
     return tuple(dict.fromkeys(found))
-
-
-def _declared(header: Dataset) -> bool:
-    """Does the file say, in a way that is known, in which character set its texts are?"""
-    said = text(header, "SpecificCharacterSet")
-    names = [n.strip(" '[]") for n in said.replace("\\", ",").split(",")]
-    return bool(said) and all(name in python_encoding for name in names)
-
-
-def _values(data_set: Dataset) -> Iterator[tuple[int, str, str, bool]]:
-    """Tag, VR and each value of every element that is text, at every depth, and whether that is
-    only a guess of how its bytes are to be read."""
-    for tag in sorted(data_set.keys()):
-        raw: Any = data_set.get_item(tag)
-        data = raw.value if isinstance(raw, RawDataElement) else b""
-        try:
-            element = data_set[tag]
-            vr, value = str(element.VR), element.value
-        except Exception:  # noqa: BLE001, S112 - values of vendors raise anything
-            continue
-        if vr == "SQ":
-            for item in value or ():
-                yield from _values(item)
-        elif value is not None and not isinstance(value, (bytes, bytearray)):
-            several = not isinstance(value, str) and hasattr(value, "__iter__") and vr != "PN"
-            if vr == "PN":
-                several = element.VM > 1
-            for one in value if several else [value]:
-                yield int(tag), vr, str(one).strip("\0 "), False
-            if vr in ("PN", "LO", "SH", "UC") and data and len(data) < 1024 and not data.isascii():
-                for place, said in enumerate(decoded(data.strip(b"\0 "))):
-                    yield int(tag), vr, said, place > 0

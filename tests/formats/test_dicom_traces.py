@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import datetime
 import io
+import random
+import struct
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +108,7 @@ NAMES: dict[str, list[str]] = {
         "Q u a s t e n b e r g",
         "Ｑｕａｓｔｅｎｂｅｒｇ", "Quasten-berg", "Quastenbe", "Quastenberg's",
         "Quastenberg%20Ottilie",
+        "ottilie.quastenberg@mail.test", "Quastenb.", "Ott. Quast.",
         "http://host/Ottilie", "Óttilíe",
     ],
     "Quastenberg,Ottilie": ["Ottilie", "QUASTENBERG", "Ottilie Quastenberg, Kopie"],
@@ -118,6 +122,11 @@ NAMES: dict[str, list[str]] = {
                                  "Mu\u0308ller", "M&uuml;ller", "M%C3%BCller"],
     "Große^Søren": ["Grosse", "GROSSE", "Soeren", "Soren", "SØREN"],
     "Wójcik^Łukasz": ["Wojcik", "Lukasz", "LUKASZ"],
+    "Đorđević^Živko": ["Djordjevic", "Dordevic", "DJORDJEVIĆ", "Zivko"],
+    "Nguyễn^Thị Hồng": ["NGUYEN", "Hong", "Thi"],
+    "van der Berg^Jan": ["VANDERBERG", "v.d.Berg", "Jan"],
+    "أحمد^محمد": ["احمد", "محمد"],
+    "כהן^דוד": ["דוד כהן"],
     "Yılmaz^Ayşe": ["Yilmaz", "YILMAZ", "Ayse"],
     "Björkäng^Åsa": ["Bjorkang", "Bjoerkaeng", "Aasa Bjorkang", "BjÃ¶rkÃ¤ng"],
     "O'Neill^Siobhán": ["ONeill", "O’Neill", "Siobhan"],
@@ -150,7 +159,8 @@ DATES = [
     "230847", "20240101 19470823", "１９４７年８月２３日", "昭和22年8月23日", "S22.8.23",
     "2490-08-23", "36/8/23",
     "31 Mordad 1326", "7 Elul 5707", "1366-10-06", "1947-08-10", "٢٣/٠٨/١٩٤٧", "1947 08 23",
-    "23-sierpnia-1947", "23.08.1947T10:15",
+    "S220823", "360823", "23 VIII 1947", "23.VIII.1947", "1947-235", "8/1947", "b19470823x",
+    "23 tháng 8 năm 1947", "23-sierpnia-1947", "23.08.1947T10:15",
 ]  # fmt: skip
 
 
@@ -180,6 +190,11 @@ def test_a_number_stays_with_no_separators(said: str) -> None:
     [
         ({"PatientID": "88Q"}, "Zuweiser 88Q"),
         ({"PatientID": "4711"}, "No 4711"),
+        ({"PatientID": "A-17"}, "A 17"),
+        ({"PatientID": "0012345"}, "12345.0"),
+        ({"PatientTelephoneNumbers": "+49 (0)351 / 88 39 217"}, "883-9217"),
+        ({"InstitutionName": "Klinikum Köln"}, "Koeln"),
+        ({}, "1-2-826-0-1-99-7-4711-3"),
         ({"AccessionNumber": "AC778812"}, "ac 778812"),
         ({"PatientTelephoneNumbers": "+49 351 8839217"}, "0351/8839217"),
         ({"PatientAddress": "Lindengasse 9, 01099 Dresden"}, "Lindengasse"),
@@ -243,15 +258,46 @@ def test_numbers_and_bytes_of_people_are_found_in_numbers_and_bytes() -> None:
     ds = header(PatientID="5530917", AccessionNumber="20071")
     ds.add_new(0x0018605A, "UL", 5530917)
     ds.SliceThickness, ds.SeriesNumber, ds.EchoTime = "19470823", "5530917", "20071"
+    ds.add_new(0x00189073, "FD", list(struct.unpack("<3d", b"Quastenberg Ottilie 1947")))
     ds.add_new(0x00281201, "OW", b"Quastenberg Ottilie.")
     ds.add_new(0x00281202, "OW", "Quastenberg".encode("utf-16-le"))
     ds.add_new(0x00283006, "US", [int.from_bytes(b"Quastenberg Ottilie."[i : i + 2], "little")
                                   for i in range(0, 20, 2)])  # fmt: skip
     ds.ViewCodeSequence = Sequence([header()])
     masked = cleaned(ds)
-    left_over = [e.keyword for e in masked if e.tag in (0x0018605A, 0x00281201, 0x00281202,
-                 0x00283006, 0x00180050, 0x00200011, 0x00180081) and not e.is_empty]  # fmt: skip
+    planted = (0x0018605A, 0x00281201, 0x00281202, 0x00283006, 0x00180050, 0x00200011,
+               0x00180081, 0x00189073)  # fmt: skip
+    left_over = [e.keyword for e in masked if e.tag in planted and not e.is_empty]
     assert left_over == []
+
+
+PEOPLE = [("Müller", "Jörg"), ("Quastenberg", "Ottilie"), ("Wójcik", "Łukasz"), ("Vu", "Yi"),
+          ("Strauß", "Zoë"), ("Иванов", "Юрий"), ("藤牧", "園花")]  # fmt: skip
+TYPED = {ord("ä"): "ae", ord("ö"): "oe", ord("ü"): "ue", ord("ß"): "ss", ord("ł"): "l"}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_mixture_of_spellings_is_found(seed: int) -> None:
+    """Parts of a name, a number and a date in any order, case, form, accents and separators."""
+    draw = random.Random(seed)
+    for family, given in PEOPLE * 2:
+        day = datetime.date(1900, 1, 1) + datetime.timedelta(draw.randrange(44_000))
+        number = "".join(draw.choices("ABXZ", k=draw.randrange(3))) + str(
+            draw.randrange(10**5, 10**10)
+        )
+        ds = header(
+            PatientName=f"{family}^{given}", PatientID=number, PatientBirthDate=f"{day:%Y%m%d}"
+        )
+        parts = draw.sample([family, given], draw.choice([1, 2, 2]))
+        name = draw.choice([" ", ", ", "_", "/", "-", ".", "^", ""]).join(parts)
+        name = name.translate(TYPED) if draw.random() < 0.5 else name
+        change = draw.choice([str.upper, str.lower, str.title, str.swapcase, str])
+        form = draw.choice(["NFC", "NFD", "NFKD"])
+        mark = draw.choice(["-", ".", "/", " ", ""])
+        order = draw.choice(["%Y{0}%m{0}%d", "%d{0}%m{0}%Y", "%m{0}%d{0}%Y"]).format(mark)
+        digits = mark.join(number[i : i + 3] for i in range(0, len(number), 3))
+        for said in (unicodedata.normalize(form, change(name)), day.strftime(order), digits):
+            assert left(ds, said) == []
 
 
 def test_a_number_that_is_none_is_emptied() -> None:
