@@ -68,6 +68,9 @@ if __name__ != "__main__":
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would contain plaintext
     asgi_guard.keep_bodies_in_memory()
     log_as_json()
+    # Otherwise Streamlit writes a hundred lines for each error of a page, with its text, where the
+    # package rich is installed; a stranger's widget of the wrong type is one.
+    config.set_option("logger.enableRich", False)
     oidc.configure(Settings.load(os.environ))
     # Otherwise the first request of a new process could run any page without this file.
     PagesManager.uses_pages_directory = False

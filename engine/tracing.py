@@ -40,6 +40,8 @@ _ID_LENGTH = 6
 _CAUSES = 6
 #: Frames of one traceback that are kept: an endless recursion has a thousand.
 _OUTERMOST, _INNERMOST = 10, 20
+#: ... and of one that a library of the server logs: what a stranger sends can cause many.
+_OF_LIBRARIES = 8
 
 _request: ContextVar[str] = ContextVar("medsec_request", default="")
 _address: ContextVar[str] = ContextVar("medsec_address", default="")
@@ -317,10 +319,18 @@ def _without_texts(*args: Any, **named: Any) -> logging.LogRecord:
     record = logging.LogRecord(*args, **named)
     if record.exc_info and record.exc_info[1] is not None:
         # Formatters of all libraries take this text where it is there already.
-        record.exc_text = json.dumps(described(record.exc_info[1]))
+        record.exc_text = json.dumps(_briefly(record.exc_info[1]))
         if record.name.partition(".")[0] != "medsec":
             record.exc_info = None
     return record
+
+
+def _briefly(err: BaseException) -> dict[str, Any]:
+    """Class, innermost places, and the first cause."""
+    line = described(err)
+    for error in (line, *line.get("causes", ())):
+        error["where"] = error["where"][-_OF_LIBRARIES:]
+    return line | ({"causes": line["causes"][:1]} if "causes" in line else {})
 
 
 def _thread_ended(ended: threading.ExceptHookArgs) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
+import re
 import socket
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
@@ -225,6 +227,33 @@ def test_only_our_own_pages_open_the_line_that_the_cookie_goes_with(
         assert refused.value.response.status_code == 403
         # Nobody on the internet was asked whether this might be our address.
         assert "external IP" not in world.server.log.read_text()
+
+
+def test_a_strangers_message_writes_two_lines_into_the_log_at_most(world: World) -> None:
+    page = b"".join(m.SerializeToString() for m in conversation(world.server, ""))
+    widgets = sorted(set(re.findall(rb"\$\$ID-[0-9a-f]{32}-[\w:.-]+", page)))
+    assert len(widgets) >= 3
+    messages: list[bytes | str] = ["a text", b"\xff" * 50]
+    for widget in widgets:
+        ask = BackMsg()
+        state = ask.rerun_script.widget_states.widgets.add(id=widget.decode())
+        state.arrow_value.data = b"wrong"
+        messages.append(ask.SerializeToString())
+
+    async def send(message: bytes | str) -> None:
+        async with _line(world.server) as line:
+            await line.send(message)
+            with contextlib.suppress(websockets.ConnectionClosed):
+                await _until_finished(line)
+
+    before = len(world.server.log.read_text())
+    for message in messages:
+        asyncio.run(send(message))
+    written = world.server.log.read_text()[before:]
+    assert "Uncaught app execution" in written  # so this is where errors of a page are written
+    assert len(written.splitlines()) <= 2 * len(messages)
+    assert max(map(len, written.splitlines())) < 2000
+    assert "Traceback" not in written
 
 
 def test_every_answer_carries_the_security_headers(world: World) -> None:
