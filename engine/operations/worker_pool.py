@@ -9,6 +9,7 @@ with its worker is given to another one.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import pickle
@@ -52,6 +53,21 @@ _QUIET = {
     # The dashboard has no authentication, so it is disabled.
     "distributed.scheduler.http.routes": [],
 }
+#: Begins a worker: its certificate and key come in one line, and go on to its process with the
+#: rest of the configuration, through a pipe as well.
+_BEGIN = """
+import json, os, sys
+line = b""
+while not line.endswith(b"\\n"):
+    more = os.read(0, 65536)
+    if not more:
+        sys.exit(1)
+    line += more
+import dask
+dask.config.set(json.loads(line))
+from distributed.cli.dask_worker import main
+main(sys.argv[1:])
+"""
 _GONE = (
     "The workers for batches are gone: look whether there is memory enough for them, and send the"
     " rest again."
@@ -269,7 +285,12 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any, _Here
     )  # fmt: skip
     folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix=FOLDER))
     memory = _memory_bytes() // (workers + 1)
-    tls = "DASK_DISTRIBUTED__COMM__TLS__"
+    # Not in the environment, which other programs of this user can read and every child inherits.
+    tls = {
+        "distributed.comm.tls.ca-file": security.tls_ca_file,
+        "distributed.comm.tls.worker.cert": security.tls_worker_cert,
+        "distributed.comm.tls.worker.key": security.tls_worker_key,
+    }
     environment = {
         "PATH": os.defpath,
         "HOME": folder,
@@ -283,15 +304,12 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any, _Here
         "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
         "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
         "DASK_DISTRIBUTED__WORKER__HTTP__ROUTES": "[]",
-        f"{tls}CA_FILE": security.tls_ca_file,
-        f"{tls}WORKER__CERT": security.tls_worker_cert,
-        f"{tls}WORKER__KEY": security.tls_worker_key,
         **{k: os.environ[k] for k in ("LD_LIBRARY_PATH", "LANG") if k in os.environ},
     }
 
     def begin() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # noqa: S603 - our own interpreter and code
-            [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address,
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+            [sys.executable, "-c", _BEGIN, cluster.scheduler_address,
              "--nworkers", "1", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1",
              "--dashboard-address", "127.0.0.1:0",  # else on every address of this machine
              "--memory-limit", str(memory), "--local-directory", folder,
@@ -299,11 +317,16 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any, _Here
              "--preload-nanny", str(Path(__file__).with_name("worker_watchdog.py"))],
             cwd=folder,
             env=environment,
-            stdin=subprocess.PIPE,  # nothing is written: it ends the worker when this process ends
+            stdin=subprocess.PIPE,  # its end ends the worker, when this process ends
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # libraries quote what they work on there
             start_new_session=True,  # Ctrl-C is for us, who then let them go
         )  # fmt: skip
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended at once; others are begun for it
+            process.stdin.write(json.dumps(tls).encode() + b"\n")
+            process.stdin.flush()
+        return process
 
     here = _Here(begin, workers)
     cleanup.callback(here.stop)

@@ -22,7 +22,7 @@ def dask_setup(_nanny: object) -> None:
 
 
 def _hold() -> None:
-    # Nothing is ever written to this pipe: it closes when the parent process ends.
+    # Nothing more is written to this pipe: it closes when the parent process ends.
     while os.read(0, 1):
         pass
     folder = os.environ.get("TMPDIR", "")

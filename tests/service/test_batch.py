@@ -504,6 +504,27 @@ def die_always(number: int) -> int:
     return number
 
 
+def test_no_key_is_in_the_environment_or_the_command_of_a_worker(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.operations.worker_pool.ROOT", f"{HERE.parent}")
+    with WorkerPool.open(settings, 1, Flag()) as crew:
+        [(_, (doubled, environment, process))] = crew.run(answer, [("x", 2)])
+        assert doubled == 4
+        assert environment["MEDSEC_TEST_EQUIPPED"] == "1"
+        assert crew._here is not None
+        [nanny] = crew._here._processes
+        everyone = [
+            int(path.name)
+            for path in Path("/proc").glob("[0-9]*")
+            if os.getsid(int(path.name)) == nanny.pid
+        ]
+        assert {process, nanny.pid} <= set(everyone)
+        for one in everyone:
+            for file in ("environ", "cmdline"):
+                assert b"PRIVATE KEY" not in Path(f"/proc/{one}/{file}").read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Dask warns of the workers that we kill
 def test_workers_start_bare_and_what_they_lose_is_done_again(
