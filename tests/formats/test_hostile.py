@@ -38,7 +38,7 @@ from engine.formats.sandbox import Sandbox
 from engine.records import Region
 from engine.settings import Settings
 from tests import builders
-from tests.formats import rare_dicom
+from tests.formats import planted, rare_dicom
 
 LIMITS = images.Limits.of(Settings(max_decoded_mb=64))
 KEY = bytes(32)
@@ -122,13 +122,12 @@ def use(data: bytes) -> str:
         region = box.aligned(image.grid).clipped(image.width, image.height, image.frames)
         assert region is not None
         made = images.dissect(image, [region], KEY)
-        assert NAME not in made.masked
+        for name in (NAME, planted.NAME):  # unless damage made it into a part of the picture
+            assert name not in made.masked or name in image.pixels.tobytes()
         masked = images.decode("upload", made.masked, LIMITS)
         assert masked.pixels.shape == image.pixels.shape
         back = images.assemble(made.masked, [region], dict(enumerate(made.patches)), made.remainder)
-        if back != data:
-            again = images.decode("upload", back, LIMITS)
-            assert images.pixel_digest(again.pixels) == images.pixel_digest(image.pixels)
+        assert back == data
     except InputError as err:
         return type(err).__name__
     return "result"

@@ -15,7 +15,7 @@ import pytest
 from engine.formats import dicom_file, images, png, unseen
 from engine.records import Image, Region
 from engine.settings import Settings
-from tests.formats import planted, planted_dicom
+from tests.formats import planted, planted_dicom, test_hostile
 
 LIMITS = images.Limits.of(Settings(max_decoded_mb=64))
 KEY = bytes(32)
@@ -102,6 +102,18 @@ def test_every_plant_is_found_in_the_original_or_hidden_by_its_coding() -> None:
         "PNG: bits behind a row", "JPEG: density", "BMP: behind the rows",
         "BMP: fourth byte of a pixel", "DICOM: bits above JPEGLosslessSV1",
     ]  # fmt: skip
+
+
+def test_damaged_files_with_a_name_end_in_a_result_or_a_named_error_and_keep_it() -> None:
+    ends = test_hostile.run(range(300), FILES)
+    assert sum(ends.values()) == 300
+    assert ends["result"] > 60
+    assert ends["CorruptImage"] > 30
+
+
+@pytest.mark.slow
+def test_many_more_damaged_files_with_a_name_keep_it() -> None:
+    assert sum(test_hostile.run(range(30_000, 36_000), FILES).values()) == 6_000
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
