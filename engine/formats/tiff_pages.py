@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
+from PIL import Image as Pillow
 
 from engine.errors import CorruptImage, UnsupportedFormat
 from engine.formats import colours, converted, mask
@@ -22,6 +23,7 @@ from engine.records import Region
 _PLAIN_TYPES = ("u1", "u2", "i1", "i2", "b1")
 _TYPES = ("u1", "u2", "u4", "i1", "i2", "i4", "f2", "f4", "f8", "b1")
 _CMYK, _MINISWHITE, _PALETTE, _LAB = 5, 0, 3, (8, 9, 10)
+_YCBCR, _JPEG = 6, (6, 7)
 _MOST_BELOW = 16  # directories under a page that are looked at
 _RAW = (32803, 34892)  # colour filter array, linear raw
 _DNG_VERSION, _ICC_PROFILE = 50706, 34675
@@ -90,7 +92,13 @@ def wanted(pages: Sequence[tifffile.TiffPage]) -> bool:
 def _as_stored(page: tifffile.TiffPage) -> bool:
     """Are stored values written again as they are, rather than what is shown of them?"""
     odd = page.samplesperpixel > 2 and page.bitspersample not in (8, 16, 32, 64)
-    return page.photometric != _CMYK and page.samplesperpixel != 2 and not odd
+    # The reader undoes luma and chroma where JPEG coded them, and nowhere else.
+    coloured = page.photometric == _CMYK or _is_luma_chroma(page)
+    return not coloured and page.samplesperpixel != 2 and not odd
+
+
+def _is_luma_chroma(page: tifffile.TiffPage) -> bool:
+    return bool(page.photometric == _YCBCR and page.compression not in _JPEG)
 
 
 def decode(pages: Sequence[tifffile.TiffPage], max_side_px: int, max_bytes: int) -> Read:
@@ -194,6 +202,8 @@ def _shown(page: tifffile.TiffPage, pixels: np.ndarray, kind: np.dtype) -> np.nd
         icc = page.tags.valueof(_ICC_PROFILE) or b""
         shown = colours.from_cmyk(inks, bytes(icc))
         return shown if kind == np.uint8 else shown.astype(kind) * 257
+    if _is_luma_chroma(page) and pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+        pixels = np.asarray(Pillow.fromarray(np.ascontiguousarray(pixels), "YCbCr").convert("RGB"))
     if pixels.dtype == bool:
         wide = pixels.astype(kind) * top
     else:

@@ -30,7 +30,7 @@ def test_a_masked_photograph_of_another_format_has_its_ending(place: Path) -> No
     data = photographs.heic(pixels)
     (place / "in" / "photo.heic").write_bytes(data)
     command = ["seal", str(place / "in"), "--out", str(place / "out"), "--seal-proposals"]
-    assert cli.main([*command, "--accept-empty", *where(place)]) == 0
+    assert cli.main([*command, "--keep-names", "--accept-empty", *where(place)]) == 0
     names = {p.name for p in (place / "out").iterdir()}
     assert names == {"photo.heic.png", "photo.heic.png.medsec"}
     assert (place / "out" / "photo.heic.png").read_bytes()[:4] == b"\x89PNG"

@@ -83,6 +83,27 @@ def as_viewers_show(pixels: np.ndarray, icc: bytes) -> np.ndarray:
     return np.asarray(shown)
 
 
+COLOURED = [
+    "HEIC", "HEIC lossy", "HEIC 10 bit", "HEIC halved colours", "AVIF", "AVIF 12 bit",
+    "AVIF halved colours", "JPEG XL", "JPEG XL lossy", "JPEG XL of a JPEG", "JPEG 2000",
+    "JPEG 2000 lossy", "JPEG CMYK", "JPEG YCCK", "JPEG 12 bit RGB", "JPEG lossless RGB",
+    "JPEG arithmetic", "JPEG progressive arithmetic", "TIFF CMYK", "TIFF CMYK planes",
+    "TIFF luma and chroma",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COLOURED)
+def test_the_colours_are_those_of_the_photograph(name: str) -> None:
+    data = FILES.get(name) or photographs.tiff_kinds()[name.removeprefix("TIFF ")]
+    shown = images.render(images.decode("a", data, LIMITS))
+    assert far(shown, photographs.wound()) < 6
+
+
+def test_a_gif_has_the_colours_of_its_palette() -> None:
+    with Pillow.open(io.BytesIO(FILES["GIF"])) as picture:
+        assert np.array_equal(pixels_of(FILES["GIF"]), np.asarray(picture.convert("RGB")))
+
+
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
 def test_a_display_p3_photograph_has_the_colours_that_viewers_show(kind: str) -> None:
     icc = photographs.display_p3()
