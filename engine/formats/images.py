@@ -64,6 +64,7 @@ __all__ = [
     "Covered",
     "Limits",
     "Proof",
+    "alike",
     "as_png",
     "assemble",
     "came_back",
@@ -331,6 +332,21 @@ def _displaying(image: Image, frame: int) -> Iterator[None]:
         raise CorruptImage(
             "This picture cannot be displayed because its header is not valid."
         ) from err
+
+
+def alike(image: Image, other: Image, frame: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same frame of two pictures as the first one is shown, to compare them.
+
+    Masks have tones of their own, which would shift a window that is taken from content, and the
+    ground of what is transparent.
+    """
+    window = content_window(image, frame)
+    with _displaying(image, frame):
+        if image.format is not Format.DICOM and other.format is not Format.DICOM:
+            grey = raster_view.ground(image, frame)
+            one, two = (raster_view.render(i, frame, grey) for i in (image, other))
+            return one, two
+    return render(image, frame, window), render(other, frame, window)
 
 
 def content_window(image: Image, frame: int = 0) -> tuple[float, float] | None:

@@ -22,6 +22,7 @@ from engine.formats.tones import (
     LOSSY_NOISE,
     Showing,
     content_range,
+    contrast,
     occurring,
     ranges,
     scaled,
@@ -33,6 +34,8 @@ from engine.records import Image
 #: says so, and readers take it for either or leave it out.
 STRAIGHT, ASSOCIATED, UNSPECIFIED = "straight", "associated", "unspecified"
 _SCREEN_GAMMA = 2.2
+#: Contrast that counts, and how much more of it white must show than black to be the ground.
+_MARK, _MORE = 16, 1.5
 
 
 @dataclass(frozen=True)
@@ -53,29 +56,49 @@ class _Colours:
     inverted: bool = False
 
 
-def render(image: Image, frame: int) -> np.ndarray:
+def render(image: Image, frame: int, ground: int | None = None) -> np.ndarray:
     """One page as a person would see it: shape (height, width, 3), uint8, RGB.
 
-    Transparency is shown on black.
+    Args:
+        ground: Grey under what is transparent; by default as :func:`ground`.
     """
     colours = _colours(image, frame)
-    return _over(_toned(colours), colours, 0)
+    toned = _toned(colours)
+    return _over(toned, colours, _ground(toned, colours) if ground is None else ground)
+
+
+def ground(image: Image, frame: int) -> int:
+    """Grey on which a page is shown: black, or white where that shows more of what it holds."""
+    colours = _colours(image, frame)
+    return _ground(_toned(colours), colours)
+
+
+def _ground(toned: np.ndarray, colours: _Colours) -> int:
+    if colours.alpha is None:
+        return 0
+    black, white = (
+        int(np.count_nonzero(contrast(_over(toned, colours, grey)) >= _MARK)) for grey in (0, 255)
+    )
+    return 255 if white > _MORE * black else 0
 
 
 def showings(image: Image, frame: int) -> Iterator[Showing]:
     """Every way in which viewers may show a page; first as :func:`render`.
 
-    Then on white and without regard to transparency, and at the ranges of values that the page
-    uses. What stands out on a ground of any other colour does so on black or on white too.
+    Then on the other ground and without regard to transparency, and at the ranges of values that
+    the page uses. What stands out on a ground of any other colour does so on black or on white too.
     """
     colours = _colours(image, frame)
     grey = colours.values.ndim == 2 and colours.alpha is None
     toned = _toned(colours)
     table = _table(colours) if grey else None
-    yield Showing(AS_SHOWN, lambda: _over(toned, colours, 0), table, tonal=grey)
+    own = _ground(toned, colours)
+    yield Showing(AS_SHOWN, lambda: _over(toned, colours, own), table, tonal=grey)
     alpha = colours.alpha
     if alpha is not None:
-        yield Showing("on white", lambda: _over(toned, colours, 255))
+        other_ground = 255 - own
+        name = "on white" if other_ground else "on black"
+        yield Showing(name, lambda: _over(toned, colours, other_ground))
         yield Showing("without alpha", lambda: toned)
         if image.properties.get("alpha", STRAIGHT) != STRAIGHT:  # readers take it for the other
             other = replace(colours, associated=not colours.associated)

@@ -169,3 +169,14 @@ def stretched(colours: np.ndarray, least: float = 0.0) -> Iterator[tuple[str, fl
     for name, low, high in ranges(values, np.asarray(counts).astype(np.int64), least):
         if high - low < most / 2:
             yield name, low, high
+
+
+def contrast(picture: np.ndarray) -> np.ndarray:
+    """Difference of the lightest and the darkest pixel of 3 x 3: shape (H, W), uint8.
+
+    Args:
+        picture: Shape (H, W, 3), uint8; the channel that differs most counts.
+    """
+    around = np.ones((3, 3), np.uint8)
+    wide = cv2.dilate(picture, around) - cv2.erode(picture, around)
+    return np.asarray(wide.max(axis=2))

@@ -31,7 +31,7 @@ from engine.formats.images import (
     to_upright,
     upright,
 )
-from engine.formats.tones import AS_SHOWN, Showing
+from engine.formats.tones import AS_SHOWN, Showing, contrast
 from engine.records import Detection, Image, Region
 
 #: Contrast, in grey levels of 255 within 3 x 3 px, up to which a stroke may be missed. On flat
@@ -144,8 +144,8 @@ def _telling(first: Showing, others: Sequence[Showing], free: np.ndarray) -> lis
         if _tells_nothing(showing, chosen):
             continue
         if plain is None:
-            plain = _contrast(first.picture())
-        own = _contrast(showing.picture())
+            plain = contrast(first.picture())
+        own = contrast(showing.picture())
         if showing.tonal:
             faint = np.clip(own // _TIMES, _FAINT, _SEEN)
         else:
@@ -185,13 +185,6 @@ def _rising(table: np.ndarray) -> np.ndarray | None:
     wide = table.astype(np.int16)
     wide = wide if wide[-1] >= wide[0] else 255 - wide
     return wide if bool((np.diff(wide) >= 0).all()) else None
-
-
-def _contrast(picture: np.ndarray) -> np.ndarray:
-    """Difference of the lightest and the darkest pixel of 3 x 3: shape (H, W), uint8."""
-    around = np.ones((3, 3), np.uint8)
-    wide = cv2.dilate(picture, around) - cv2.erode(picture, around)
-    return np.asarray(wide.max(axis=2))
 
 
 def _has_marks(news: np.ndarray) -> bool:

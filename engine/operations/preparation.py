@@ -203,17 +203,16 @@ class Preparer:
 
     def _assess(self, image: Image, sealed: Sealed) -> dict[str, Any]:
         middle = image.frames // 2
-        # Both at the original's window: the masks' own tone would shift one taken from content,
-        # and pixels that nobody touched would count as changed.
-        window = images.content_window(image, middle)
+        # Otherwise pixels that nobody touched could count as changed.
+        before, after = images.alike(image, sealed.masked_image, middle)
         return pipeline.assessment_to_json(
             metrics.assess(
                 image.pixels,
                 sealed.masked_image.pixels,
                 sealed.ciphertexts(),
                 [r.detection.region for r, _ in sealed.regions],
-                images.render(image, middle, window),
-                images.render(sealed.masked_image, middle, window),
+                before,
+                after,
             )
         )
 

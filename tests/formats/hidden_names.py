@@ -93,6 +93,19 @@ def _rgba(on: tuple[int, ...], ground: tuple[int, ...], dtype: type = np.uint8) 
     return letters(on, ground, dtype)
 
 
+def under_white(picture: np.ndarray) -> np.ndarray:
+    """A picture with alpha over white stripes on nothing, for which people are shown black."""
+    stripes = np.zeros((60, *picture.shape[1:]), picture.dtype)
+    stripes[:, np.arange(picture.shape[1]) // 4 % 2 == 0] = np.iinfo(picture.dtype).max
+    return np.concatenate([picture, stripes])
+
+
+def _black(dtype: type = np.uint8) -> np.ndarray:
+    """Black letters on nothing, which black ground hides."""
+    top = np.iinfo(dtype).max
+    return under_white(_rgba((0, 0, 0, top), (0, 0, 0, 0), dtype))
+
+
 def _windows(*pairs: tuple[float, float]) -> dict[str, Any]:
     return {"WindowCenter": [c for c, _ in pairs], "WindowWidth": [w for _, w in pairs]}
 
@@ -163,45 +176,56 @@ _TWINS[200] = _TWINS[40]
 
 PICTURES: dict[str, Hidden] = {
     # black letters on nothing, and white ones; the ground decides
-    "PNG RGBA black": Hidden(lambda: builders.png(_rgba((0, 0, 0, 255), (0, 0, 0, 0)))),
+    "PNG RGBA black": Hidden(lambda: builders.png(_black())),
+    "PNG RGBA black alone": Hidden(
+        lambda: builders.png(_rgba((0, 0, 0, 255), (0, 0, 0, 0))), at_first_sight=True
+    ),
     "PNG RGBA white": Hidden(
         lambda: builders.png(_rgba((255, 255, 255, 255), (255, 255, 255, 0))), at_first_sight=True
     ),
     "PNG RGBA under alpha 0": Hidden(lambda: builders.png(_rgba((255, 255, 255, 0), (0, 0, 0, 0)))),
     "PNG RGBA 16": Hidden(
-        lambda: builders.png(_rgba((0, 0, 0, 65535), (0, 0, 0, 0), np.uint16))
+        lambda: builders.png(_black(np.uint16))
     ),
-    "PNG grey+alpha": Hidden(lambda: _png(letters((0, 255), (0, 0)), png.GREY_ALPHA)),
+    "PNG grey+alpha": Hidden(lambda: _png(under_white(letters((0, 255), (0, 0))), png.GREY_ALPHA)),
     "PNG grey+alpha 16": Hidden(
-        lambda: _png(letters((0, 65535), (0, 0), np.uint16), png.GREY_ALPHA, depth=16)
+        lambda: _png(under_white(letters((0, 65535), (0, 0), np.uint16)), png.GREY_ALPHA, depth=16)
     ),
     "PNG palette, clear entry": Hidden(
-        lambda: _png(letters(1, 0), png.PALETTE, _colours((0, 0, 0), (0, 0, 0)), (b"tRNS", b"\0"))
+        lambda: _png(letters(1, 0), png.PALETTE, _colours((0, 0, 0), (0, 0, 0)), (b"tRNS", b"\0")),
+        at_first_sight=True,
     ),
     "PNG palette, half clear": Hidden(
         lambda: _png(
             letters(1, 0), png.PALETTE, _colours((0, 0, 0), (6, 0, 0)), (b"tRNS", b"\x40\xff")
-        )
+        ),
+        at_first_sight=True,
     ),
     "PNG palette, twin entries": Hidden(
         lambda: _png(letters(0, 1), png.PALETTE, _colours((90, 9, 9), (90, 9, 9)))
     ),
     "PNG grey, clear level": Hidden(
-        lambda: _png(letters(3, 0), png.GREY, (b"tRNS", struct.pack(">H", 0)))
+        lambda: _png(letters(3, 0), png.GREY, (b"tRNS", struct.pack(">H", 0))),
+        at_first_sight=True,
     ),
     "PNG grey 16, clear level": Hidden(
         lambda: _png(
             letters(90, 7, np.uint16), png.GREY, (b"tRNS", struct.pack(">H", 7)), depth=16
-        )
+        ),
+        at_first_sight=True,
     ),
     "PNG RGB, clear colour": Hidden(
-        lambda: _png(letters((0, 0, 2), (0, 0, 1)), png.RGB, (b"tRNS", struct.pack(">3H", 0, 0, 1)))
+        lambda: _png(
+            letters((0, 0, 2), (0, 0, 1)), png.RGB, (b"tRNS", struct.pack(">3H", 0, 0, 1))
+        ),
+        at_first_sight=True,
     ),
     "PNG RGB 16, clear colour": Hidden(
         lambda: _png(
             letters((0, 0, 200), (0, 0, 100), np.uint16), png.RGB,
             (b"tRNS", struct.pack(">3H", 0, 0, 100)), depth=16,
-        )
+        ),
+        at_first_sight=True,
     ),
     "PNG grey of few levels": Hidden(lambda: builders.png(letters(5, 0))),
     "PNG grey, padded": Hidden(lambda: builders.png(beside(letters(5, 0), 255))),
@@ -231,14 +255,14 @@ PICTURES: dict[str, Hidden] = {
             (b"gAMA", struct.pack(">I", 100_000)),
         )
     ),
-    "WebP RGBA black": Hidden(lambda: _webp(_rgba((0, 0, 0, 255), (0, 0, 0, 0)))),
+    "WebP RGBA black": Hidden(lambda: _webp(_black())),
     "WebP RGBA under alpha 0": Hidden(lambda: _webp(_rgba((255, 255, 255, 0), (0, 0, 0, 0)))),
     "WebP RGB of few levels": Hidden(lambda: _webp(letters((6, 6, 6), (1, 1, 1)))),
     "TIFF RGBA straight": Hidden(
-        lambda: _tiff(_rgba((0, 0, 0, 255), (0, 0, 0, 0)), photometric="rgb", extrasamples=[2])
+        lambda: _tiff(_black(), photometric="rgb", extrasamples=[2])
     ),
     "TIFF RGBA associated": Hidden(
-        lambda: _tiff(_rgba((0, 0, 0, 255), (0, 0, 0, 0)), photometric="rgb", extrasamples=[1])
+        lambda: _tiff(_black(), photometric="rgb", extrasamples=[1])
     ),
     "TIFF RGBA before it was multiplied": Hidden(
         lambda: _tiff(_rgba((5, 5, 5, 5), (0, 0, 0, 5)), photometric="rgb", extrasamples=[1])
@@ -254,7 +278,7 @@ PICTURES: dict[str, Hidden] = {
     ),
     "TIFF RGBA 16": Hidden(
         lambda: _tiff(
-            _rgba((0, 0, 0, 65535), (0, 0, 0, 0), np.uint16), photometric="rgb", extrasamples=[2]
+            _black(np.uint16), photometric="rgb", extrasamples=[2]
         )
     ),
     "TIFF grey 16, padded": Hidden(lambda: _tiff(beside(letters(900, 300, np.uint16), 65535))),
