@@ -1,4 +1,4 @@
-"""What release 0.1.0 left on disk opens with this release, and says what it said then."""
+"""What earlier releases left on disk opens with this one, and says what it said then."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ from tests import fixtures
 from tests.conftest import WHY
 from tests.fakes import FakeHost, ScriptedDetector
 
-RELEASE = "release_0_1"
-EXPECTED = fixtures.expected(RELEASE)
+RELEASES = ("release_0_1", "release_0_2")
+#: Of the release under test; the same people and files, with other keys, ids and digests.
+EXPECTED = fixtures.expected(RELEASES[0])
 IMAGES: dict[str, dict[str, Any]] = EXPECTED["images"]
 PASSWORD = EXPECTED["password"]
 
@@ -74,11 +75,22 @@ def opened(place: Path, host: FakeHost) -> Engine:
     return Engine.open(settings, host, detector=ScriptedDetector(settings), operator=True)
 
 
+@pytest.fixture(scope="module", autouse=True, params=RELEASES)
+def release(request: pytest.FixtureRequest) -> str:
+    """Every test runs with what each release left."""
+    name: str = request.param
+    expected = fixtures.expected(name)
+    IMAGES.clear()
+    IMAGES.update(expected.pop("images"))
+    EXPECTED.update(expected)
+    return name
+
+
 @pytest.fixture(scope="module")
-def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def left(release: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that the old release left; no test opens or changes it here."""
     place = tmp_path_factory.mktemp("old") / "release"
-    fixtures.unpack(RELEASE, place)
+    fixtures.unpack(release, place)
     return place
 
 
