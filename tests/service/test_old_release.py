@@ -15,6 +15,7 @@ from typing import Any
 import pydicom
 import pyotp
 import pytest
+from pydicom.uid import ImplicitVRLittleEndian
 
 from engine import (
     Detection,
@@ -349,6 +350,18 @@ def test_a_dicom_file_that_carries_its_package_restores(old: Engine, left: Path,
     assert pair is not None
     file, proof = old.packages.restore(signed_in(old, "doctor"), *pair, WHY)
     assert (file.name, digest(file.data), proof) == (name, IMAGES[name]["sha256"], "bytes")
+
+
+def test_a_carried_package_of_that_release_survives_an_archive(old: Engine, left: Path) -> None:
+    ds = pydicom.dcmread(left / "carried" / "deep.dcm")
+    ds.PatientID, ds.PatientName, ds.AccessionNumber = "LOCAL-7", "Arch^Ive", "A-7"
+    buffer = io.BytesIO()
+    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    ds.save_as(buffer, implicit_vr=True, little_endian=True)
+    pair = carried(buffer.getvalue())
+    assert pair is not None
+    file, proof = old.packages.restore(signed_in(old, "doctor"), *pair, WHY)
+    assert (digest(file.data), proof) == (IMAGES["deep.dcm"]["sha256"], "bytes")
 
 
 def test_a_training_case_opens_with_its_key_and_is_still_kept(old: Engine, left: Path) -> None:
