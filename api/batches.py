@@ -64,7 +64,9 @@ class Outcome(schemas.Schema):
         default_factory=dict, description="Number of sealed regions of each class."
     )
     reasons: list[str] = Field(default_factory=list, description="Why the image needs review.")
-    seconds: float | None = Field(default=None, description="Processing time of this file.")
+    seconds: float | None = Field(
+        default=None, description="Processing time of this file, from times that are powers of two."
+    )
     problem: Problem | None = None
 
     @classmethod
@@ -175,8 +177,8 @@ class Batches:
             return Batch(
                 batch_id=batch_id,
                 done=job.done,
-                files_per_second=round(job.progress.per_second, 3),
-                seconds_left=job.progress.left_seconds,
+                files_per_second=round(job.progress.per_second, 1),
+                seconds_left=None if (left := job.progress.left_seconds) is None else round(left),
                 files=[job.outcome(place) for place in range(len(job.names))],
             )
 

@@ -107,15 +107,19 @@ class Image(Schema):
     width: int = Field(examples=[1024])
     height: int = Field(examples=[768])
     frames: int = Field(examples=[1])
-    size_bytes: int = Field(description="Size of the original, rounded up by at most 12 %.")
-    stored_bytes: int
+    size_bytes: int = Field(
+        description="Size of the original, rounded up to 1 or 1.5 times a power of two."
+    )
+    stored_bytes: int = Field(description="Size of all that is stored, rounded up alike.")
     uploaded_at: Utc
     uploaded_by: str
     sealed_at: Utc | None
     reasons: list[str] = Field(description="Why the image needs or needed review.")
-    confidence: float | None = Field(description="Lowest confidence of its regions.")
+    confidence: float | None = Field(
+        description="Lowest confidence of its regions, rounded down to quarters."
+    )
     region_count: int
-    times_ms: dict[str, float]
+    times_ms: dict[str, float] = Field(description="Time of each stage, as a power of two.")
     version: int
 
 
@@ -185,7 +189,7 @@ class SealedBox(BaseModel):
     region_id: str = Field(examples=["rg_20056762805aa929ae52fd4b"])
     image_id: str = Field(examples=["im_9c1f0f8b2f6f4b7c8d9e0a1b"])
     label: str = Field(examples=["text"])
-    confidence: float = Field(examples=[0.93])
+    confidence: float = Field(description="Rounded down to quarters.", examples=[0.75])
     source: str = Field(examples=["person"])
     x1: int = Field(examples=[8])
     y1: int = Field(examples=[8])
@@ -194,7 +198,7 @@ class SealedBox(BaseModel):
     frame: int = Field(examples=[0])
     frame_end: int = Field(examples=[1], description="Exclusive.")
     size_bytes: int = Field(description="Size of the encrypted bytes.")
-    encrypt_ms: float
+    encrypt_ms: float = Field(description="As a power of two.")
 
     @classmethod
     def of(cls, image_id: str, sealed: SealedRegion) -> Self:

@@ -23,6 +23,14 @@ from engine.measure.box_metrics import (
     false_mask_area_px,
     precision_recall,
 )
+from engine.measure.coarse import (
+    coarse_bytes,
+    coarse_column,
+    coarse_confidence,
+    coarse_log,
+    coarse_ms,
+    coarse_times,
+)
 from engine.measure.disclosure import (
     SMALLEST_GROUP,
     kind_of_image,
@@ -72,6 +80,12 @@ __all__ = [
     "byte_entropy_band_bits",
     "byte_entropy_bits",
     "chi_square_uniformity",
+    "coarse_bytes",
+    "coarse_column",
+    "coarse_confidence",
+    "coarse_log",
+    "coarse_ms",
+    "coarse_times",
     "colour_histogram",
     "coverage",
     "difference",

@@ -225,13 +225,13 @@ class ImageRecord:
     width: int
     height: int
     frames: int
-    size_bytes: int  # of the original file, rounded up by at most 12 % (see vault.pad_length)
-    stored_bytes: int  # masked file, thumbnail and sealed container
+    size_bytes: int  # of the original file, coarse (see engine.measure.coarse)
+    stored_bytes: int  # masked file, thumbnail and sealed container; coarse
     uploaded_at: datetime
     uploaded_by: str
     sealed_at: datetime | None
     reasons: tuple[str, ...]  # why a person must look, or did
-    confidence: float | None  # lowest confidence of its regions; None without regions
+    confidence: float | None  # lowest of its regions, coarse; None without regions
     region_count: int
     times_ms: Mapping[str, float]
     version: int = 1

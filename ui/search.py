@@ -174,10 +174,10 @@ def _sure(where: Any) -> tuple[float, float] | None:
     low, _, high = asked("sure").partition("-")
     before = _SURE
     if low.isdigit() and high.isdigit() and 0 <= int(low) <= int(high) <= 100:
-        before = (int(low), int(high))
+        before = (int(low) // 25 * 25, int(high) // 25 * 25)
     chosen = where.slider(
-        "Lowest confidence", *_SURE, before, format="%d %%", key="review-sure",
-        help="Lowest confidence among the regions of an image.",
+        "Lowest confidence", *_SURE, before, 25, format="%d %%", key="review-sure",
+        help="Lowest confidence among the regions of an image, rounded down to quarters.",
     )  # fmt: skip
     if tuple(chosen) == _SURE:
         tell("sure", None)

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
+from engine.metrics import coarse_confidence
 from engine.records import Detection, Region
 
 GRID_SIDE_PX = 640
@@ -107,7 +108,7 @@ def as_png(picture: bytes) -> bytes:
 def grid_picture(masked_rgb: np.ndarray, detections: Sequence[Detection]) -> bytes:
     """PNG of a masked picture with numbered, labelled boxes over a table of them.
 
-    The table has number, class, confidence and size in px of the image; never content.
+    The table has number, class, coarse confidence and size in px of the image; never content.
 
     Args:
         masked_rgb: Shape (height, width, 3), uint8.
@@ -140,7 +141,7 @@ def grid_picture(masked_rgb: np.ndarray, detections: Sequence[Detection]) -> byt
         columns = (
             (6, f"{number}"),
             (34, detection.label[:24]),
-            (150, f"{detection.confidence:.2f}"),
+            (150, _at_least(detection)),
         )
         frames = f" x {region.frame_count} frames" if region.frame_count > 1 else ""
         for x, words in (*columns, (222, f"{region.width} x {region.height}{frames}")):
@@ -148,6 +149,12 @@ def grid_picture(masked_rgb: np.ndarray, detections: Sequence[Detection]) -> byt
     buffer = io.BytesIO()
     canvas.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _at_least(detection: Detection) -> str:
+    if detection.source == "person":
+        return "person"
+    return f"from {coarse_confidence(detection.confidence):.2f}"
 
 
 def _shrunk(rgb: np.ndarray, max_side: int) -> tuple[Pillow.Image, float]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.metrics import coarse_times
+
 #: What a line says, in this order.
 COLUMNS = (
     "file", "state", "image_id", "regions", "labels", "reasons", "seconds", "error", "error_id",
@@ -26,6 +28,7 @@ class BatchItem:
         labels: How many regions of each class are sealed.
         reasons: Why a person must look, or was not asked.
         error: Code and sentence of what went wrong.
+        times_ms: Of each stage; kept as powers of two, for a time tells of hidden pixels.
         error_id: Under which the log has it, where nobody expected it.
         notes: What a person has to know of the file, in sentences.
     """
@@ -39,6 +42,9 @@ class BatchItem:
     error: tuple[str, str] | None = None
     error_id: str = ""
     notes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "times_ms", coarse_times(self.times_ms))
 
     @property
     def bad(self) -> bool:

@@ -15,6 +15,7 @@ from engine.errors import DetectorError, InputError
 from engine.formats import images
 from engine.formats.views import View, views_of
 from engine.geometry import CORNERS, union_area_px
+from engine.metrics import coarse_confidence
 from engine.operations.context import WorkerContext
 from engine.operations.guard import log
 from engine.records import Detection, Image, ImageState, Region, TextVerdict
@@ -130,7 +131,7 @@ class Examiner:
             # and code them alike could compare. The exact one is sealed with the facts.
             "size_bytes": pad_length(len(image.data)),
             "reasons": json.dumps(reasons),
-            "confidence": min((d.confidence for d in detections), default=None),
+            "confidence": min((coarse_confidence(d.confidence) for d in detections), default=None),
             "region_count": len(detections),
         }
         facts = {

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engine.errors import DuplicateImage, ReviewNeeded
+from engine.metrics import coarse_times
 from engine.operations.context import Context
 from engine.operations.examination import Examined
 from engine.operations.preparation import Prepared
@@ -102,9 +103,11 @@ class Intake:
                 "stored_bytes": entry.stored_bytes,
                 "uploaded_at": now,
                 "uploaded_by": caller.username,
-                "times_ms": json.dumps(times_ms),
+                "times_ms": json.dumps(coarse_times(times_ms)),
                 "draft_blob": entry.blob,
-                "facts": self._stored.seal_facts(entry.key, entry.image_id, 0, examined.facts),
+                "facts": self._stored.seal_facts(
+                    entry.key, entry.image_id, 0, {**examined.facts, "times_ms": dict(times_ms)}
+                ),
                 **examined.columns,
             },
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from engine.metrics import Throughput, kind_of_image, published, throughput
+from engine.metrics import Throughput, coarse_column, kind_of_image, published, throughput
 from engine.operations.context import Context
 from engine.operations.guard import Guard
 from engine.operations.stored_images import StoredImages
@@ -248,8 +248,8 @@ def _without(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 def _unlinked(table: pd.DataFrame, groups: list[str], seed: int) -> pd.DataFrame:
     """The same values, no longer row by row: each column is shuffled within its group.
 
-    Distributions stay exactly what was measured. What goes is the row: an entropy beside
-    a size beside a confidence would point at one image, and its exact value at a name.
+    What goes is the row, for an entropy beside a size beside a confidence would point at one
+    image, and the exact value, which would point at a name: of it, declared steps remain.
     """
     table = _without(table, ["image_id", "version"])
     if table.empty:
@@ -267,8 +267,9 @@ def _unlinked(table: pd.DataFrame, groups: list[str], seed: int) -> pd.DataFrame
         for number, column in enumerate(table.columns)
     }
     mixed = pd.DataFrame(shuffled)
-    entropies = [c for c in mixed.columns if c.startswith("entropy")]
-    return mixed.round(dict.fromkeys(entropies, 2))
+    for column in mixed.select_dtypes("number").columns:
+        mixed[column] = [coarse_column(column, value) for value in mixed[column]]
+    return mixed
 
 
 def _table_rows(
@@ -281,6 +282,9 @@ def _table_rows(
     # The day, not the moment: a time of day would find the image in a work list.
     day = row.uploaded_at.replace(hour=0, minute=0, second=0, microsecond=0)
     kind = row.modality or str(row.format)
+    # In full where the image was sealed since the columns are coarse.
+    sure = facts.get("confidences") or [r.detection.confidence for r in sealed]
+    spent_ms = facts.get("encrypt_ms") or [r.encrypt_ms for r in sealed]
     picture = {
         "image_id": row.image_id,
         "version": row.version,
@@ -290,11 +294,14 @@ def _table_rows(
         "profile": row.profile,
         "format": str(row.format),
         "region_count": row.region_count,
-        "confidence": row.confidence,
+        "confidence": min(
+            (c for c, r in zip(sure, sealed, strict=True) if r.detection.source != "person"),
+            default=row.confidence,
+        ),
         "size_bytes": facts["size_bytes"],
         "stored_bytes": row.stored_bytes,
         **assessment,
-        **{f"{stage}_ms": ms for stage, ms in row.times_ms.items()},
+        **{f"{stage}_ms": ms for stage, ms in facts.get("times_ms", row.times_ms).items()},
     }
     regions = [
         {
@@ -302,11 +309,11 @@ def _table_rows(
             "uploaded_at": day,
             "modality": kind,
             "label": region.detection.label,
-            "confidence": region.detection.confidence,
+            "confidence": confidence,
             "by_person": region.detection.source == "person",
-            "encrypt_ms": region.encrypt_ms,
+            "encrypt_ms": spent,
             **numbers,
         }
-        for region, numbers in zip(sealed, measured, strict=True)
+        for region, numbers, confidence, spent in zip(sealed, measured, sure, spent_ms, strict=True)
     ]
     return picture, regions

@@ -35,8 +35,8 @@ class Prepared:
     """A sealed image whose files are written and that no row knows of yet.
 
     Args:
-        regions: Each with its first byte in the container.
-        columns: Of the image's row.
+        regions: Each with its first byte in the container, its confidence and time coarse.
+        columns: Of the image's row; coarse where they tell of hidden pixels.
         facts: To be sealed with it; they tell of hidden pixels.
         corrections: What was done with the boxes, for the log.
     """
@@ -240,6 +240,12 @@ class Preparer:
                 content = seal_field(subject.key, subject.context(part), content, self._host.random)
                 stored += len(content)
                 blobs[f"{part}_blob"] = self._host.write_blob(content)
+        times = {
+            **draft.row.times_ms,
+            **draft.facts.get("times_ms", {}),
+            **sealed.times_ms,
+            **watch.times_ms,
+        }
         facts = {
             "name": draft.facts["name"],
             "folder": draft.facts.get("folder", ""),
@@ -249,20 +255,32 @@ class Preparer:
             "file_digest": sealed.file_digest.hex(),
             "identical_bytes": sealed.identical_bytes,
             "remainder_start": sealed.remainder_start,
+            "times_ms": times,
+            "confidences": [d.confidence for d in boxes],
+            "encrypt_ms": [r.encrypt_ms for r, _ in sealed.regions],
             "properties": {k: v for k, v in image.properties.items() if _is_plain(v)},
             **review,
         }
-        times = {**draft.row.times_ms, **sealed.times_ms, **watch.times_ms}
-        scores = [d.confidence for d in boxes if d.source != "person"]
+        scores = [metrics.coarse_confidence(d.confidence) for d in boxes if d.source != "person"]
         columns = {
             "stored_bytes": stored,
             "reasons": json.dumps(review["reasons"]),
             "confidence": min(scores, default=None),
             "region_count": len(boxes),
-            "times_ms": json.dumps(times),
+            "times_ms": json.dumps(metrics.coarse_times(times)),
             **blobs,
         }
-        return Prepared(sealed.regions, columns, facts, tuple(corrections))
+        coarse = tuple((_coarse(region), start) for region, start in sealed.regions)
+        return Prepared(coarse, columns, facts, tuple(corrections))
+
+
+def _coarse(region: SealedRegion) -> SealedRegion:
+    found = region.detection
+    return replace(
+        region,
+        detection=replace(found, confidence=metrics.coarse_confidence(found.confidence)),
+        encrypt_ms=metrics.coarse_ms(region.encrypt_ms),
+    )
 
 
 def _believed(
@@ -318,7 +336,14 @@ def _corrections(
         action = "box.leave" if reason == HARMLESS else "box.remove"
         events.append(replace(event(action, row, detection), reason=reason))
     events += [event("box.add", row, d) for d in final if d not in known]
+    # By place: the draft's order is that of the confidences.
+    events.sort(key=_place)
     return events, left_out
+
+
+def _place(change: Event) -> list[int]:
+    detail = change.detail or {}
+    return [detail[name] for name in ("frame", "y1", "x1", "y2", "x2")]
 
 
 def _covered(detection: Detection, others: Sequence[Detection]) -> bool:
@@ -333,7 +358,7 @@ def event(action: str, row: DraftRow, box: Detection | None = None, outcome: str
         outcome,
         patient_id=row.patient_id,
         image_id=row.image_id,
-        detail=None if box is None else box.to_json(),
+        detail=None if box is None else metrics.coarse_log(box.to_json()),
     )
 
 

@@ -18,6 +18,7 @@ from prometheus_client import (
 )
 
 from engine.errors import EngineError
+from engine.metrics import coarse_ms
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,7 +61,7 @@ def counted(name: str, method: Callable[P, R]) -> Callable[P, R]:
             raise
         finally:
             _calls.labels(name, outcome).inc()
-            _call_seconds.labels(name).observe(time.perf_counter() - began)
+            _call_seconds.labels(name).observe(_coarse(time.perf_counter() - began))
 
     return call
 
@@ -68,7 +69,12 @@ def counted(name: str, method: Callable[P, R]) -> Callable[P, R]:
 def count_request(method: str, route: str, status: int, seconds: float) -> None:
     """One HTTP request; the route has no ids and is one of a limited number."""
     _requests.labels(method, route, str(status)).inc()
-    _request_seconds.labels(route).observe(seconds)
+    _request_seconds.labels(route).observe(_coarse(seconds))
+
+
+def _coarse(seconds: float) -> float:
+    """The nearest power of two in ms: sums of exact times would give the time of each call."""
+    return coarse_ms(seconds * 1000) / 1000
 
 
 def text(

@@ -21,6 +21,11 @@ R = TypeVar("R")
 Permitted = Callable[[str], bool]
 
 
+#: Facts up to this length, and so much more for each box, are all sealed to one length: how many
+#: digits their numbers have depends on hidden pixels.
+_FACTS_BYTES, _FACTS_BYTES_OF_BOX = 6144, 512
+
+
 #: States of an image that waits for a technician.
 OPEN_STATES = (ImageState.DRAFT, ImageState.REVIEW)
 
@@ -208,4 +213,7 @@ class StoredImages:
     ) -> bytes:
         """What :meth:`open_facts` opens."""
         text = json.dumps(facts, ensure_ascii=False).encode()
-        return seal_field(key, f"image/{image_id}/{version}/facts", text, self._host.random)
+        boxes = max(len(facts.get(name, ())) for name in ("detections", "confidences"))
+        floor = _FACTS_BYTES + boxes * _FACTS_BYTES_OF_BOX
+        context = f"image/{image_id}/{version}/facts"
+        return seal_field(key, context, text, self._host.random, floor_bytes=floor)

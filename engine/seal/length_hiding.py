@@ -25,7 +25,7 @@ from engine.vault import pack, pad_length
 MAGIC = b"MSC2"
 REGIONS_SHARE = 1 / 16  # of the masked file, for each class of regions
 REMAINDER_SHARE = 1 / 128
-STEP = 9 / 8
+STEP = 3 / 2
 SMALLEST_BYTES = 256
 #: Above this, content is a picture whose noise nobody can guess; the vault's own padding (3 % at
 #: this length) is enough.

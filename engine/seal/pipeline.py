@@ -146,12 +146,15 @@ def plan(
 
     A person's own boxes are taken as drawn, without padding, but rounded to the block
     grid of a lossy source like all others, because ringing carries text beyond the box.
+    Found lines of text are rounded outward to steps of their height, because how wide a line is
+    tells which name it is.
     """
     planned = []
     for detection in detections:
         region = detection.region
         if detection.source != "person":
-            region = region.padded(padding, min_px)
+            steps = _text_steps(region) if detection.label == "text" else (1, 1)
+            region = region.padded(padding, min_px).aligned(steps)
         clipped = region.aligned(image.grid).clipped(image.width, image.height, image.frames)
         if clipped is not None:
             planned.append(replace(detection, region=clipped))
@@ -177,6 +180,14 @@ def sealed_whole(image: Image) -> list[Detection]:
 
 def _whole(image: Image, first: int, end: int) -> Detection:
     return Detection(Region(0, 0, image.width, image.height, first, end), "text", 1.0, "format")
+
+
+def _text_steps(line: Region) -> tuple[int, int]:
+    """Steps in px for the corners of a line of text: along it the next power of two of its height,
+    across it a quarter of that. SECURITY.md has what is told then, measured."""
+    along = 1 << (min(line.width, line.height) - 1).bit_length()
+    across = max(1, along // 4)
+    return (along, across) if line.width >= line.height else (across, along)
 
 
 def seal(

@@ -91,7 +91,8 @@ class Health:
 
     @needs(Permission.VIEW_HEALTH)
     def storage(self, caller: Caller) -> dict[str, float]:
-        """Room that is taken, in bytes; sizes of originals are padded (see vault.pad_length)."""
+        """Room that is taken, in bytes; originals are padded (see vault.pad_length),
+        their sum has two digits."""
         disk = shutil.disk_usage(self._live.settings.data)
         sizes = self._figures.sizes()
 
@@ -105,7 +106,7 @@ class Health:
             ),
             "files": float(self._figures.files()),
             "files_bytes": stored(*ImageState),
-            "original_bytes": float(released.original if released else 0),
+            "original_bytes": float(f"{released.original if released else 0:.2g}"),
             "sealed_bytes": stored(ImageState.RELEASED),
             "draft_bytes": stored(ImageState.DRAFT, ImageState.REVIEW),
             "disk_bytes": float(disk.total),

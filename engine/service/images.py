@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.errors import EngineError, InputError, NotFound
 from engine.formats import images
+from engine.metrics import coarse_log
 from engine.operations.context import Context
 from engine.operations.erasures import Erasures
 from engine.operations.guard import Guard, needs
@@ -152,7 +153,11 @@ class Images:
             return self._audit.of_image(image_id)
         visible = ("image.upload", "image.seal", "box.add", "box.remove", "box.change")
         entries = self._audit.of_image(image_id, visible)
-        return [replace(e, reason="", origin="") for e in entries]
+        # The digest goes too: it is made of what is left out here.
+        return [
+            replace(e, reason="", origin="", digest="", detail=coarse_log(e.detail))
+            for e in entries
+        ]
 
     @needs(Permission.VIEW_MASKED)
     def display(self, caller: Caller, image_id: str) -> Display:

@@ -31,7 +31,7 @@ class ImageStatistics:
 
         Who may not see single images (researchers, administrators) gets what
         ``engine.measure.disclosure`` allows: whole batches of at least five patients, months
-        instead of days, columns shuffled apart, entropies rounded to 0.01 bits.
+        instead of days, columns shuffled apart, values in coarse steps (``engine.measure.coarse``).
         """
         self._guard.record_read(caller, Event("statistics.read"))
         return self._numbers.of(caller)

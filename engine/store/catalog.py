@@ -2,7 +2,8 @@
 
 The tag covers all columns of the image and of its regions, so that a changed box, class,
 state or file address is detected when the image is next opened. Facts derived from hidden
-pixels (file name, digests, measurements) are sealed in ``facts``.
+pixels (file name, digests, measurements) are sealed in ``facts``; columns hold coarse steps of them
+(:mod:`engine.measure.coarse`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from datetime import datetime
 from typing import Any, Required, TypedDict, Unpack
 
 from engine.errors import NotFound, SealBroken
+from engine.metrics import coarse_bytes, coarse_confidence, coarse_ms, coarse_times
 from engine.records import Detection, Format, ImageRecord, ImageState, SealedRegion
 from engine.store.database import Cursor, Database, Row
 from engine.vault import blind_index, derive
@@ -81,7 +83,9 @@ class ImageRow(DraftRow):
     @property
     def record(self) -> ImageRecord:
         """The row as everybody who may list images sees it."""
-        return ImageRecord(**{f.name: getattr(self, f.name) for f in fields(ImageRecord)})
+        seen = {f.name: getattr(self, f.name) for f in fields(ImageRecord)}
+        sizes = {name: coarse_bytes(seen[name]) for name in ("size_bytes", "stored_bytes")}
+        return ImageRecord(**{**seen, **sizes})
 
 
 class Filters(TypedDict, total=False):
@@ -111,7 +115,7 @@ _MATCHES = (
     " AND ($3::VARCHAR IS NULL OR modality = $3)"
     " AND ($4::VARCHAR IS NULL OR image_id IN (SELECT image_id FROM regions WHERE label = $4))"
     " AND ($5::VARCHAR IS NULL OR uploaded_by = $5)"
-    " AND ($6::DOUBLE PRECISION IS NULL OR confidence BETWEEN $6 AND $7)"
+    " AND ($6::DOUBLE PRECISION IS NULL OR floor(confidence * 4) / 4 BETWEEN $6 AND $7)"
     " AND ($8::TIMESTAMP IS NULL OR uploaded_at >= $8)"
     " AND ($9::TIMESTAMP IS NULL OR uploaded_at < $9)"
     " AND ($10::VARCHAR IS NULL OR contains(reasons, '\"' || $10 || '\"'))"
@@ -435,7 +439,10 @@ def _image_row(row: Row) -> ImageRow:
     plain = {f.name: row[f.name] for f in fields(ImageRow)}
     plain["state"], plain["format"] = ImageState(row["state"]), Format(row["format"])
     plain["reasons"] = tuple(json.loads(row["reasons"]))
-    plain["times_ms"] = json.loads(row["times_ms"])
+    # Older releases wrote both in full.
+    plain["times_ms"] = coarse_times(json.loads(row["times_ms"]))
+    if row["confidence"] is not None:
+        plain["confidence"] = coarse_confidence(row["confidence"])
     return ImageRow(**plain)
 
 
@@ -452,9 +459,11 @@ def _region_row(region: SealedRegion) -> Row:
 def _region(row: Row) -> SealedRegion:
     return SealedRegion(
         region_id=row["region_id"],
-        detection=Detection.from_row(row),
+        detection=Detection.from_row(
+            {**row, "confidence": coarse_confidence(row["confidence"])}  # older ones are in full
+        ),
         size_bytes=row["size_bytes"],
-        encrypt_ms=row["encrypt_ms"],
+        encrypt_ms=coarse_ms(row["encrypt_ms"]),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from engine.metrics import coarse_confidence
 from engine.records import ImageState
 from engine.store.database import Database
 
@@ -110,11 +111,11 @@ class Figures:
         return [Correction(r["image_id"], r["action"], int(r["found"] or 0)) for r in rows]
 
     def confidences(self) -> list[tuple[str, float]]:
-        """Image and confidence of every sealed region that no person drew."""
+        """Image and coarse confidence of every sealed region that no person drew."""
         rows = self._database.read().all(
             "SELECT image_id, confidence FROM regions WHERE source <> 'person'"
         )
-        return [(row["image_id"], row["confidence"]) for row in rows]
+        return [(row["image_id"], coarse_confidence(row["confidence"])) for row in rows]
 
     def releases(self) -> Iterator[Release]:
         """Every image ever released, by its first release.

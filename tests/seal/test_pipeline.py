@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import ImageFont
 
 from engine.crypto.vault import encrypt, seal_field
 from engine.formats import images
@@ -18,6 +20,9 @@ from engine.settings import Settings
 from tests import builders
 from tests.fakes import FakeHost
 
+LAST = [a + b for a in ("MU", "SCHWI", "FI", "WAGNE", "KO", "LARS", "NO", "TI") for b in
+        ("LLER", "WALSKI", "N", "TO", "MEYER")]  # fmt: skip
+FIRST = [a + b for a in ("Ja", "Eri", "Wilhelmi", "Li", "Od") for b in ("n", "ka", "na")]
 LIMITS = images.Limits.of(Settings())
 
 
@@ -70,12 +75,15 @@ def test_text_that_the_window_of_a_dicom_hides_is_looked_at_too() -> None:
 
 @pytest.mark.parametrize(("detections", "planned"), [
     # a found box is padded by 4 px at least, 4 % of the longer side
-    ([Detection(Region(50, 50, 60, 60), "text", 0.9, "x")], [(46, 46, 64, 64)]),
-    ([Detection(Region(50, 50, 250, 60), "text", 0.9, "x")], [(42, 42, 258, 68)]),
+    ([Detection(Region(50, 50, 60, 60), "face", 0.9, "x")], [(46, 46, 64, 64)]),
+    ([Detection(Region(50, 50, 250, 60), "face", 0.9, "x")], [(42, 42, 258, 68)]),
+    # a found line of text goes out to steps of its height, 16 px along it and 4 px across
+    ([Detection(Region(50, 50, 250, 60), "text", 0.9, "x")], [(32, 40, 272, 68)]),
+    ([Detection(Region(50, 50, 60, 200), "text", 0.9, "x")], [(44, 32, 68, 208)]),
     # a person's box is taken as drawn
     ([Detection(Region(50, 50, 60, 60), "text", 1.0)], [(50, 50, 60, 60)]),
     # clipped at the border
-    ([Detection(Region(0, 0, 10, 10), "text", 0.9, "x")], [(0, 0, 14, 14)]),
+    ([Detection(Region(0, 0, 10, 10), "face", 0.9, "x")], [(0, 0, 14, 14)]),
     # identifiers own their pixels before anatomy
     (
         [
@@ -91,6 +99,31 @@ def test_boxes_are_padded_clipped_and_ordered(
     image = images.decode("a.png", builders.png(builders.radiograph(320, 240)), LIMITS)
     made = pipeline.plan(image, detections, 0.04, 4)
     assert [d.region.xyxy for d in made] == planned
+
+
+def test_how_wide_a_hidden_line_is_tells_little_of_which_name_it_is() -> None:
+    """In bits, over 600 names in a font with letters of different widths."""
+    font = ImageFont.load_default(28)
+    names = [f"{last}, {first}" for last in LAST for first in FIRST]
+    boxes = [[round(v) for v in font.getbbox(name)] for name in names]
+    found = [
+        Detection(Region(40 + x1, 60 + y1, 40 + x2, 60 + y2), "text", 0.9, "net")
+        for x1, y1, x2, y2 in boxes
+    ]
+    image = images.decode("a.png", builders.png(builders.radiograph(640, 200)), LIMITS)
+    sealed = [pipeline.plan(image, [d], 0.04, 4)[0].region for d in found]
+    padded = [d.region.padded(0.04, 4) for d in found]
+    assert len(names) == 600
+    assert _bits([r.xyxy for r in padded]) > 6
+    assert _bits([r.xyxy for r in sealed]) < 3.5
+    cost = sum(r.area_px for r in sealed) / sum(r.area_px for r in padded)
+    assert cost < 1.6
+
+
+def _bits(values: list[tuple[int, int, int, int]]) -> float:
+    counts = np.array([*Counter(values).values()])
+    shares = counts / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
 
 
 def test_boxes_of_a_jpeg_are_rounded_out_to_its_blocks() -> None:

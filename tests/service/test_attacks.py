@@ -14,6 +14,7 @@ import pytest
 
 from engine import Detection, Engine, ImageState, Region, Settings, errors
 from engine.errors import DetectorError
+from engine.metrics import coarse_column
 from engine.records import Image
 from tests import builders
 from tests.conftest import PASSWORD, WHY, Ward, text_png
@@ -395,11 +396,10 @@ def test_statistics_of_few_patients_are_kept_back_and_rows_are_taken_apart(ward:
     full = engine.statistics.tables(team.doctor)
     assert seen.totals["images"] == 5  # the sixth waits for four more
     for column in ("stored_bytes", "masked_share"):
-        assert not Counter(seen.images[column]) - Counter(full.images[column])
+        coarse = Counter(coarse_column(column, value) for value in full.images[column])
+        assert not Counter(seen.images[column]) - coarse
     assert (seen.images["uploaded_at"] == datetime(2026, 1, 1)).all()  # noqa: DTZ001
-    assert (
-        seen.regions["entropy_before_bits"].round(2) == seen.regions["entropy_before_bits"]
-    ).all()
+    assert (seen.regions["entropy_before_bits"] % 0.5 == 0).all()
 
 
 def test_a_package_with_a_nonsense_header_is_a_named_error(ward: Ward) -> None:

@@ -185,7 +185,7 @@ class Viewer {
         make("button", { type: "button", class: "number", "aria-label": `Show region ${region.number}`,
           style: `--colour: ${colourOf(region.label, this.labels)}`,
           onclick: () => this.select(region.id, true) }, region.number),
-        region.label, percent(region.confidence),
+        region.label, region.confidence == null ? percent(null) : `from ${percent(region.confidence)}`,
         `${region.x1}, ${region.y1} – ${region.x2}, ${region.y2}`, ...region.cells,
       ];
       if (this.data.frames > 1)
