@@ -26,6 +26,7 @@ from engine.formats import (
     dicom_view,
     jpeg_file,
     patches,
+    residue,
 )
 from engine.formats.dicom_file import DicomFile, number, parse, text
 from engine.formats.dicom_header import shows_head
@@ -82,7 +83,9 @@ def decode(
         shown = [dicom_colour.shown_as(frame, layout, file.syntax) for frame in frames]
         if file.syntax in LOSSY:
             grid = _block_grid(frames[_first_alive(layout, dead)], file)
-    return pixels, grid, _properties(file, layout, shown, dead, surplus=bool(surplus))
+    facts = _properties(file, layout, shown, dead, surplus=bool(surplus))
+    coded = [] if file.syntax in NATIVE else frames
+    return pixels, grid, facts | residue.of_dicom(file.header, str(file.syntax), coded)
 
 
 def _first_alive(layout: Layout, dead: Sequence[int]) -> int:

@@ -37,6 +37,7 @@ from engine.formats import (
     png_seal,
     raster_view,
     recoding,
+    residue,
     tiff_pages,
     unseen,
 )
@@ -82,7 +83,8 @@ def decode(kind: Format, data: bytes, max_side_px: int, max_decoded_bytes: int) 
         "orientation": 1,
         "alpha": raster_view.STRAIGHT,
     }
-    return pixels, grid, facts | properties
+    facts |= properties
+    return pixels, grid, facts | residue.of_picture(kind, data, facts)
 
 
 def _decode_png(data: bytes, max_side_px: int, max_bytes: int) -> Read:
@@ -218,9 +220,13 @@ def _decode_tiff(data: bytes, max_side_px: int, max_bytes: int) -> Read:
         facts = {"bits": first.bitspersample, "colour": _tiff_colour(first), **said}
         if first.photometric == 3 and first.colormap is not None:
             facts["colormap"] = np.asarray(first.colormap)
-        lossy = first.compression in (6, 7, 34892, 34927, 50001)
+        lossy = residue.lossy_tiff([page.compression for page in pages])
         stack = np.stack(frames) if len(frames) > 1 else frames[0][None]
-        return stack, (16, 16) if lossy else (1, 1), facts | {"lossy": lossy}
+        return (
+            stack,
+            (16, 16) if lossy else (1, 1),
+            facts | {"lossy": lossy > 0, "compression": lossy},
+        )
 
 
 #: What TIFF's tag 338 says of the fourth channel.

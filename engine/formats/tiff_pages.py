@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image as Pillow
 
 from engine.errors import CorruptImage, UnsupportedFormat
-from engine.formats import colours, converted, mask
+from engine.formats import colours, converted, mask, residue
 from engine.formats.limits import check_size
 from engine.records import Region
 
@@ -134,10 +134,10 @@ def decode(pages: Sequence[tifffile.TiffPage], max_side_px: int, max_bytes: int)
     sizes = [[int(p.imagelength), int(p.imagewidth)] for p in pages]
     if any(size != [high, wide] for size in sizes):
         facts["sizes"] = sizes
-    lossy = any(p.compression in (6, 7, 34892, 34927, 50001) for p in pages)
+    lossy = residue.lossy_tiff([page.compression for page in pages])
     stack = canvas[..., 0] if channels == 1 else canvas
     grid = (16, 16) if lossy else (1, 1)
-    return np.ascontiguousarray(stack), grid, {**facts, "lossy": lossy}
+    return np.ascontiguousarray(stack), grid, {**facts, "lossy": lossy > 0, "compression": lossy}
 
 
 def _stored_type(page: tifffile.TiffPage) -> np.dtype:

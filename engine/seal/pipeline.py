@@ -144,8 +144,8 @@ def plan(
 ) -> list[Detection]:
     """What will be sealed: boxes padded, rounded outward, clipped, identifiers first.
 
-    A person's own boxes are taken as drawn, without padding, but rounded to the block
-    grid of a lossy source like all others, because ringing carries text beyond the box.
+    A person's own boxes are taken as drawn, without padding. All boxes of a lossy source reach as
+    far as its coder carries what is under them (:mod:`engine.formats.residue`).
     Found lines of text are rounded outward to steps of their height, because how wide a line is
     tells which name it is.
     """
@@ -155,6 +155,7 @@ def plan(
         if detection.source != "person":
             steps = _text_steps(region) if detection.label == "text" else (1, 1)
             region = region.padded(padding, min_px).aligned(steps)
+        region = _with_residue(image, region)
         clipped = region.aligned(image.grid).clipped(image.width, image.height, image.frames)
         if clipped is not None:
             planned.append(replace(detection, region=clipped))
@@ -180,6 +181,13 @@ def sealed_whole(image: Image) -> list[Detection]:
 
 def _whole(image: Image, first: int, end: int) -> Detection:
     return Detection(Region(0, 0, image.width, image.height, first, end), "text", 1.0, "format")
+
+
+def _with_residue(image: Image, region: Region) -> Region:
+    region = region.padded(0, int(image.properties.get("residue_px", 0)))
+    if image.properties.get("residue_follows"):  # row by row: all from its first row on
+        return replace(region, x1=0, x2=image.width, y2=image.height)
+    return region
 
 
 def _text_steps(line: Region) -> tuple[int, int]:
