@@ -14,7 +14,7 @@ from engine import Role, errors
 
 router = APIRouter(prefix="/accounts", tags=["accounts"])
 
-_WRITING = answers(400, 401, 403, 404, 413, 422, 429, 503)
+_WRITING = answers(400, 401, 403, 404, 409, 413, 422, 429, 503)
 RoleName = Literal["technician", "doctor", "researcher", "administrator"]
 
 
@@ -43,6 +43,25 @@ class Approval(schemas.Request):
     role: Annotated[RoleName, Field(examples=["doctor"])]
 
 
+class Proposal(schemas.Schema):
+    """A change of an account that a second administrator has to confirm."""
+
+    proposal_id: str = Field(examples=["pp_5b0d6c1e7f8a9b0c1d2e3f405b0d6c1e"])
+    action: str = Field(examples=["account.reset-password"])
+    username: str
+    role: Role | None
+    proposed_by: str
+    proposed_at: schemas.Utc
+    expires_at: schemas.Utc
+    by_console: bool = Field(description="There is no other administrator: send the code.")
+
+
+class Confirmation(schemas.Request):
+    """The code on the server's console, if there is no other administrator."""
+
+    code: Annotated[str, Field(max_length=100, pattern=r"^[^\x00]*$")] = ""
+
+
 @router.get("/", responses=answers(401, 403, 429, 503))
 def list_accounts(token: Token, engine: TheEngine) -> list[schemas.Account]:
     """All accounts, by user name."""
@@ -63,6 +82,28 @@ def change_account(
     if change.enabled is not None:
         account = engine.people.set_enabled(token, username, change.enabled)
     return schemas.Account.model_validate(account)
+
+
+@router.get("/proposals/", responses=answers(401, 403, 429, 503))
+def list_proposals(token: Token, engine: TheEngine) -> list[Proposal]:
+    """Changes that wait for a second administrator, oldest first."""
+    return [Proposal.model_validate(p) for p in engine.people.proposals(token)]
+
+
+@router.post("/proposals/{proposal_id}/confirm/", responses=_WRITING)
+def confirm_proposal(
+    proposal_id: str, confirmation: Confirmation, token: Token, engine: TheEngine
+) -> schemas.Account:
+    """Make a change that another administrator proposed."""
+    made = engine.people.confirm(token, proposal_id, confirmation.code)
+    return schemas.Account.model_validate(made)
+
+
+@router.delete("/proposals/{proposal_id}/", status_code=204,
+               responses=answers(401, 403, 404, 429, 503))  # fmt: skip
+def drop_proposal(proposal_id: str, token: Token, engine: TheEngine) -> None:
+    """Let a proposed change not be made."""
+    engine.people.drop_proposal(token, proposal_id)
 
 
 @router.get("/requests/", responses=answers(401, 403, 429, 503))

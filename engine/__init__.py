@@ -26,6 +26,7 @@ from engine.operations.prometheus import count_request
 from engine.operations.restorations import Restoration
 from engine.operations.worker import BatchOptions
 from engine.people.care import CareRelation, EmergencyAccess, Verdict
+from engine.people.proposals import Proposal
 from engine.permissions import ACCOUNT_ROLES, Permission, Role
 from engine.records import (
     FORMATS_TAKEN,
@@ -107,6 +108,7 @@ __all__ = [
     "Profile",
     "ProfileEntry",
     "Progress",
+    "Proposal",
     "Randomness",
     "Region",
     "Restoration",

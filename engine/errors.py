@@ -128,6 +128,12 @@ class ReviewNeeded(EngineError):
     status = 409
 
 
+class ConfirmationNeeded(EngineError):
+    """Another administrator must confirm; ``facts['proposal_id']`` names what waits."""
+
+    status = 409
+
+
 class SealError(EngineError):
     """Sealed data cannot be opened."""
 

@@ -152,6 +152,10 @@ class Settings:
         "Minimum password length (NIST SP 800-63B-4: 15, or 8 with a second factor for all)",
         lambda v: v >= 8,
     )
+    four_eyes: bool = _setting(
+        False,
+        "A second administrator confirms what gives an account of a doctor or administrator away",
+    )
     second_factor: str = _setting(
         "",
         "Roles that require a second factor, comma-separated; optional for all others",

@@ -12,6 +12,7 @@ def accounts(token: str) -> None:
     """All accounts, open requests, and forms to create and change accounts."""
     everybody = state.engine().people.accounts(token)
     _requests(token)
+    _proposals(token)
     st.dataframe(
         {
             "User name": [a.username for a in everybody],
@@ -64,6 +65,48 @@ def _requests(token: str) -> None:
                 if st.button("Decline", key=f"decline-{key}"):
                     state.engine().people.decline(token, key)
                     state.say("Request declined.")
+                    st.rerun()
+
+
+#: What is proposed, in words.
+_CHANGES = {
+    "account.approve": "approve the requested account",
+    "account.create": "create the account",
+    "account.enable": "enable the account",
+    "account.link-identity": "link an address for single sign-on to the account",
+    "account.reset-password": "reset the password of the account",
+    "account.reset-second-factor": "remove the second factor of the account",
+    "account.set-role": "change the role of the account",
+}
+
+
+def _proposals(token: str) -> None:
+    """Changes that a second administrator has to confirm."""
+    waiting = state.engine().people.proposals(token)
+    if not waiting:
+        return
+    st.header("Changes to confirm")
+    st.caption("Ask the administrator who proposed a change before you confirm it.")
+    for proposal in waiting:
+        key = proposal.proposal_id
+        with st.container(border=True), widgets.banner():
+            role = f" with the role {proposal.role}" if proposal.role else ""
+            st.markdown(
+                f"**{widgets.plain(proposal.proposed_by)}** wants to"
+                f" {_CHANGES[proposal.action]} **{widgets.plain(proposal.username)}**{role}  \n"
+                f"Until {widgets.when(proposal.expires_at)} UTC"
+            )
+            code = ""
+            if proposal.by_console:
+                code = st.text_input("Code on the server's console", key=f"code-{key}")
+            with st.container(horizontal=True):
+                if st.button("Confirm", key=f"confirm-{key}"):
+                    state.engine().people.confirm(token, key, code)
+                    state.say("Change confirmed. It takes effect immediately.")
+                    st.rerun()
+                if st.button("Drop", key=f"drop-{key}"):
+                    state.engine().people.drop_proposal(token, key)
+                    state.say("Change dropped.")
                     st.rerun()
 
 

@@ -213,11 +213,20 @@ class Accounts:
             InputError: The password breaks the rules.
         """
         self.check_new_password(username, password, self.get(tx, username).name)
+        self.set_password_hash(tx, username, self.hash(password))
+
+    def set_password_hash(self, tx: Cursor, username: str, password_hash: str) -> None:
+        """Replace a password that was checked by :meth:`check_new_password`."""
         tx.run(
-            "UPDATE accounts SET password_hash = $2 WHERE username = $1",
-            username,
-            self.hash(password),
+            "UPDATE accounts SET password_hash = $2 WHERE username = $1", username, password_hash
         )
+
+    def others_administer(self, tx: Cursor, *usernames: str) -> bool:
+        """Is there an administrator besides these accounts who can sign in?"""
+        rows = tx.all(
+            "SELECT username FROM accounts WHERE role = $1 AND enabled", str(Role.ADMINISTRATOR)
+        )
+        return any(row["username"] not in usernames for row in rows)
 
     def set_role(self, tx: Cursor, caller: Caller, username: str, role: Role) -> None:
         """Give an account another role.

@@ -2,7 +2,7 @@
 
 The secret is encrypted with a system key, because unlike a password it must be readable to check
 a code. Every code is valid once: the time step of the last code is stored, and no code at or before
-it is accepted. Recovery codes have 120 random bits, so a plain digest is enough to store them.
+it is accepted. Recovery codes have 160 random bits, so a plain digest is enough to store them.
 
 Source: RFC 6238; NIST SP 800-63B-4, sections 3.1.2 and 3.1.4.
 """
@@ -28,7 +28,7 @@ ISSUER = "MedSec"
 SECRET_BYTES = 20  # RFC 4226 section 4 recommends 160 bits
 WINDOW_STEPS = 1  # one step of 30 s to either side, for clocks that differ
 RECOVERY_CODES = 10
-RECOVERY_BYTES = 15
+RECOVERY_BYTES = 20
 CHALLENGE = timedelta(minutes=5)
 
 

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import hmac
+from dataclasses import replace
 
-from engine.errors import InputError, PermissionDenied, TooManyRequests
+from engine.errors import (
+    ConfirmationNeeded,
+    InputError,
+    NotFound,
+    PermissionDenied,
+    TooManyRequests,
+)
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
 from engine.people.accounts import folded
+from engine.people.proposals import Apply, Changed, Proposal, Proposals, Said, weighty
 from engine.permissions import Permission, Role
 from engine.records import Account, AccountRequest, Caller, OpenSession
 from engine.service.sessions import NOBODY, nobody
 from engine.store.audit import Event
+from engine.store.database import Cursor
+
+#: Changes that make an account: there is none yet whose role would count.
+_NEW = ("account.create", "account.approve")
 
 
 class People:
@@ -25,7 +37,9 @@ class People:
         self._factors = context.factors
         self._host = context.host
         self._identities = context.identities
+        self._live = context.live
         self._lockout = context.lockout
+        self._proposals = Proposals(context.host)
         self._registrations = context.registrations
         self._sessions = context.sessions
         self._guard = guard
@@ -38,7 +52,7 @@ class People:
     def setup_code(self) -> str:
         """The one-time code that makes the first administrator; shown on the console only."""
         if self._setup_code is None:
-            text = self._host.random(8).hex()
+            text = self._host.random(16).hex()
             self._setup_code = "-".join(text[i : i + 4] for i in range(0, len(text), 4))
         return self._setup_code
 
@@ -111,22 +125,23 @@ class People:
             role: Chosen by the administrator, whatever was wished for.
 
         Raises:
+            ConfirmationNeeded: Another administrator has to confirm it.
             NotFound: No such request.
             InputError: The user name is taken: decline, and let them choose another.
         """
         given = self._role(role)
-        with self._database.write() as tx:
+        wanted = next((r for r in self._registrations.list() if r.request_id == request_id), None)
+        if wanted is None:
+            raise NotFound("This request no longer exists. Reload the page.")
+
+        def apply(tx: Cursor, by: Caller, said: Said) -> Changed:
             username, name, _, kept = self._registrations.take(tx, request_id)
             account = self._accounts.add(tx, username, name, given, kept)
-            self._audit.append(
-                tx,
-                caller,
-                Event(
-                    "account.approve",
-                    detail={"request": request_id, "username": username, "role": str(given)},
-                ),
-            )
-        return account
+            detail = {"request": request_id, "username": username, "role": str(given), **said}
+            self._audit.append(tx, by, Event("account.approve", detail=detail))
+            return account, ()
+
+        return self._decided(caller, "account.approve", wanted.username, apply, given)
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def decline(self, caller: Caller, request_id: str) -> None:
@@ -155,113 +170,199 @@ class People:
     def create(
         self, caller: Caller, username: str, name: str, role: Role, password: str
     ) -> Account:
-        """Add an account. Raises InputError."""
-        with self._database.write() as tx:
-            account = self._accounts.create(tx, username, name, self._role(role), password)
-            self._audit.append(
-                tx,
-                caller,
-                Event("account.create", detail={"username": account.username, "role": str(role)}),
-            )
-        return account
+        """Add an account. Raises ConfirmationNeeded, InputError."""
+        given = self._role(role)
+        username, name = self._accounts.check_new(username, name, given, password)
+        kept = self._accounts.hash(password)
+
+        def apply(tx: Cursor, by: Caller, said: Said) -> Changed:
+            account = self._accounts.add(tx, username, name, given, kept)
+            detail = {"username": account.username, "role": str(given), **said}
+            self._audit.append(tx, by, Event("account.create", detail=detail))
+            return account, ()
+
+        return self._decided(caller, "account.create", username, apply, given)
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def set_role(self, caller: Caller, username: str, role: Role) -> Account:
-        """Give another account another role. Raises PermissionDenied, NotFound."""
+        """Give another account another role.
+
+        Raises:
+            ConfirmationNeeded, NotFound, PermissionDenied: One's own, or the last administrator's.
+        """
         self._refuse_self(caller, username, "account.set-role")
-        with self._database.write() as tx:
+        given = self._role(role)
+
+        def apply(tx: Cursor, by: Caller, said: Said) -> Changed:
             before = self._accounts.get(tx, username)
-            self._accounts.set_role(tx, caller, username, self._role(role))
+            self._accounts.set_role(tx, by, username, given)
             self._access.forget_doctor(tx, before.username)
-            ended = self._sessions.end_all(tx, before.username)
-            self._audit.append(
-                tx,
-                caller,
-                Event(
-                    "account.set-role",
-                    detail={"username": before.username, "from": before.role, "to": str(role)},
-                ),
-            )
-            account = self._accounts.get(tx, username)
-        self._guard.forget_sessions(ended)
-        return account
+            detail = {"username": before.username, "from": before.role, "to": str(given), **said}
+            return self._ended(tx, by, before.username, Event("account.set-role", detail=detail))
+
+        return self._decided(caller, "account.set-role", username, apply, given)
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def set_enabled(self, caller: Caller, username: str, enabled: bool) -> Account:
-        """Open or close another account. Raises PermissionDenied, NotFound."""
-        self._refuse_self(caller, username, "account.enable" if enabled else "account.disable")
-        with self._database.write() as tx:
-            self._accounts.set_enabled(tx, caller, username, enabled)
+        """Open or close another account. Raises ConfirmationNeeded, PermissionDenied, NotFound."""
+        action = "account.enable" if enabled else "account.disable"
+        self._refuse_self(caller, username, action)
+
+        def apply(tx: Cursor, by: Caller, said: Said) -> Changed:
+            self._accounts.set_enabled(tx, by, username, enabled)
             account = self._accounts.get(tx, username)
-            ended = [] if enabled else self._sessions.end_all(tx, account.username)
-            self._audit.append(
-                tx,
-                caller,
-                Event(
-                    "account.enable" if enabled else "account.disable",
-                    detail={"username": account.username},
-                ),
-            )
-        self._guard.forget_sessions(ended)
-        return account
+            event = Event(action, detail={"username": account.username, **said})
+            if not enabled:
+                return self._ended(tx, by, account.username, event)
+            self._audit.append(tx, by, event)
+            return account, ()
+
+        if not enabled:  # closing is never put off
+            return self._done(caller, apply, {})
+        return self._decided(caller, action, username, apply)
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def reset_password(self, caller: Caller, username: str, password: str) -> None:
-        """Set another account's password and end its sessions. Raises InputError, NotFound."""
+        """Set another account's password and end its sessions.
+
+        Raises:
+            ConfirmationNeeded, InputError, NotFound, PermissionDenied: One's own.
+        """
         # Else a stolen session could make itself the account.
         self._refuse_self(caller, username, "account.reset-password")
-        with self._database.write() as tx:
+        owner = self._accounts.get(self._database.read(), username)
+        self._accounts.check_new_password(owner.username, password, owner.name)
+        kept = self._accounts.hash(password)
+
+        def apply(tx: Cursor, by: Caller, said: Said) -> Changed:
             account = self._accounts.get(tx, username)
-            self._accounts.set_password(tx, account.username, password)
+            self._accounts.set_password_hash(tx, account.username, kept)
             self._lockout.forgive(tx, account.username)
-            ended = self._sessions.end_all(tx, account.username)
-            self._audit.append(
-                tx, caller, Event("account.reset-password", detail={"username": account.username})
-            )
-        self._guard.forget_sessions(ended)
+            detail = {"username": account.username, **said}
+            event = Event("account.reset-password", detail=detail)
+            return self._ended(tx, by, account.username, event)
+
+        self._decided(caller, "account.reset-password", username, apply)
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def reset_second_factor(self, caller: Caller, username: str) -> None:
         """Take the second factor from another account whose owner lost it; its sessions end.
 
         Raises:
+            ConfirmationNeeded: Another administrator has to confirm it.
             PermissionDenied: One's own.
             NotFound: No such account.
         """
         self._refuse_self(caller, username, "account.reset-second-factor")
-        with self._database.write() as tx:
+
+        def apply(tx: Cursor, by: Caller, said: Said) -> Changed:
             account = self._accounts.get(tx, username)
             self._factors.remove(tx, account.username)
-            ended = self._sessions.end_all(tx, account.username)
-            self._audit.append(
-                tx,
-                caller,
-                Event("account.reset-second-factor", detail={"username": account.username}),
-            )
-        self._guard.forget_sessions(ended)
+            detail = {"username": account.username, **said}
+            event = Event("account.reset-second-factor", detail=detail)
+            return self._ended(tx, by, account.username, event)
+
+        self._decided(caller, "account.reset-second-factor", username, apply)
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def link_identity(self, caller: Caller, username: str, email: str) -> Account:
         """Let an address of the identity provider sign in as another account; empty ends that.
 
         Raises:
+            ConfirmationNeeded: Another administrator has to confirm it.
             InputError: Not an address, or linked to another account.
             PermissionDenied: One's own account.
             NotFound: No such account.
         """
         self._refuse_self(caller, username, "account.link-identity")
-        with self._database.write() as tx:
+
+        def apply(tx: Cursor, by: Caller, said: Said) -> Changed:
             account = self._accounts.get(tx, username)
             self._identities.link(tx, account.username, email)
-            self._audit.append(
-                tx,
-                caller,
-                Event(
-                    "account.link-identity",
-                    detail={"username": account.username, "linked": bool(email)},
-                ),
-            )
-            return self._accounts.get(tx, account.username)
+            detail = {"username": account.username, "linked": bool(email), **said}
+            self._audit.append(tx, by, Event("account.link-identity", detail=detail))
+            return self._accounts.get(tx, account.username), ()
+
+        if not email:
+            return self._done(caller, apply, {})
+        return self._decided(caller, "account.link-identity", username, apply)
+
+    @needs(Permission.MANAGE_ACCOUNTS)
+    def proposals(self, caller: Caller) -> list[Proposal]:
+        """Changes of accounts that wait for a second administrator, the oldest first."""
+        return [replace(p, code="", apply=None) for p in self._proposals.waiting()]
+
+    @needs(Permission.MANAGE_ACCOUNTS)
+    def confirm(self, caller: Caller, proposal_id: str, code: str = "") -> Account:
+        """Make a change that another administrator proposed.
+
+        Args:
+            code: From the server's console, where there is no other administrator.
+
+        Raises:
+            NotFound: It waits no longer, or there is no such account any more.
+            PermissionDenied: One's own proposal or account, or a wrong code.
+        """
+        try:
+            proposal = self._proposals.take(caller, proposal_id, code)
+        except PermissionDenied:
+            refused = Event("account.confirm", "refused", detail={"proposal": proposal_id})
+            self._audit.record(caller, refused)
+            raise
+        assert proposal.apply is not None
+        said = {"proposal": proposal_id, "proposed_by": proposal.proposed_by}
+        return self._done(caller, proposal.apply, said)
+
+    @needs(Permission.MANAGE_ACCOUNTS)
+    def drop_proposal(self, caller: Caller, proposal_id: str) -> None:
+        """Let a change not be made. Raises NotFound."""
+        dropped = self._proposals.drop(proposal_id)
+        detail = {"proposal": proposal_id, "change": dropped.action, "username": dropped.username}
+        self._audit.record(caller, Event("account.drop-proposal", detail=detail))
+
+    def _decided(
+        self, caller: Caller, action: str, username: str, apply: Apply, role: Role | None = None
+    ) -> Account:
+        """Make a change now, or let it wait for a second administrator.
+
+        Raises:
+            ConfirmationNeeded: It waits.
+        """
+        tx = self._database.read()
+        name = folded(username)
+        held = None if action in _NEW else self._accounts.get(tx, name).role
+        asks = self._live.settings.four_eyes and caller.role is not Role.OPERATOR
+        if not asks or not weighty(held, role):
+            return self._done(caller, apply, {})
+        alone = not self._accounts.others_administer(tx, caller.username, name)
+        proposal = self._proposals.add(caller, action, name, role, apply, alone=alone)
+        detail = {
+            "proposal": proposal.proposal_id, "change": action, "username": name,
+            "role": None if role is None else str(role), "by_console": alone,
+        }  # fmt: skip
+        self._audit.record(caller, Event("account.propose", detail=detail))
+        if alone:
+            # For who has the server's console; the log of requests has no such line.
+            print(f"\n  Code to confirm {action} of {name}: {proposal.code}\n", flush=True)  # noqa: T201
+        raise ConfirmationNeeded(
+            "Enter the code that the server's console shows to confirm this change."
+            if alone
+            else "Another administrator has to confirm this change. It waits for a day.",
+            proposal_id=proposal.proposal_id,
+        )
+
+    def _done(self, caller: Caller, apply: Apply, said: Said) -> Account:
+        """A change and its entry in the log, in one transaction; ended sessions are forgotten."""
+        with self._database.write() as tx:
+            account, ended = apply(tx, caller, said)
+        self._guard.forget_sessions(list(ended))
+        return account
+
+    def _ended(self, tx: Cursor, by: Caller, username: str, event: Event) -> Changed:
+        """End an account's sessions with a change of it."""
+        ended = self._sessions.end_all(tx, username)
+        self._audit.append(tx, by, event)
+        return self._accounts.get(tx, username), ended
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def sessions(self, caller: Caller, username: str) -> list[OpenSession]:

@@ -29,6 +29,10 @@ from engine.store.database import Cursor, Database
 
 #: Events with a notice: action and outcome of the audit entry, and its ``why`` if it matters.
 NOTICES: dict[tuple[str, str, str], tuple[str, str]] = {
+    ("account.propose", "ok", ""): (
+        "Change of an account waits",
+        "An administrator proposed a change of an account that a second one has to confirm.",
+    ),
     ("account.request", "ok", ""): (
         "Account requested",
         "Somebody requested an account. Compare the reference before you approve it.",

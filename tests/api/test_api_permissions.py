@@ -63,6 +63,9 @@ MAY: dict[str, Row] = {
     ),
     "GET /accounts/": row(A),
     "PATCH /accounts/{username}/": row(A, json={"enabled": True}),
+    "GET /accounts/proposals/": row(A),
+    "POST /accounts/proposals/{proposal_id}/confirm/": row(A, status=404, json={}),
+    "DELETE /accounts/proposals/{proposal_id}/": row(A, status=404),
     "GET /accounts/requests/": row(A),
     "POST /accounts/requests/{request_id}/approve/": row(
         A, status=201, json={"role": "researcher"}, fresh=True
@@ -150,6 +153,7 @@ NOWHERE = {
     "username": "nobody",
     "session_id": "se_0",
     "request_id": "rq_0",
+    "proposal_id": "pp_0",
     "frame": "0",
     "table": "images",
     "glass_id": "gl_0",

@@ -219,7 +219,7 @@ def test_recovery_codes_are_ten_and_each_is_good_once(
 ) -> None:
     phone, codes = enrol(engine, host, team.doctor)
     assert len(set(codes)) == 10
-    assert all(len(c.replace("-", "")) == 24 for c in codes)  # 120 bits
+    assert all(len(c.replace("-", "")) == 32 for c in codes)  # 160 bits
     assert engine.sessions.sign_in("doctor", PASSWORD, code=codes[0])
     assert engine.sessions.sign_in("doctor", PASSWORD, code=codes[1].lower().replace("-", " "))
     for code in (codes[0], codes[1], codes[0].replace("-", "")):

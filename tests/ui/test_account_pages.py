@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import segno
 from streamlit.testing.v1 import AppTest
 
 import api
-from engine import Engine, Role, errors
+from engine import Engine, Role, Settings, errors
 from tests.conftest import PASSWORD, Team, Ward, text_png
 from tests.fakes import FakeHost
 from tests.people.test_second_factor import Phone, enrol
@@ -204,3 +205,22 @@ def test_a_restoration_prompts_for_a_fresh_proof(ward: Ward, visit: Visit, host:
     engine.sessions.prove(doctor, password=PASSWORD)  # the prompt itself is tested in a browser
     click(app, "Restore the original")
     assert "Identical" in texts(app)
+
+
+def test_a_second_administrator_confirms_on_the_accounts_tab(
+    engine: Engine, team: Team, settings: Settings, visit: Visit
+) -> None:
+    people = engine.people
+    people.create(team.administrator, "ben", "Ben", Role.ADMINISTRATOR, PASSWORD)
+    second = engine.sessions.sign_in("ben", PASSWORD).token
+    engine.context.live.use(replace(settings, four_eyes=True))
+    with pytest.raises(errors.ConfirmationNeeded):
+        people.set_role(team.administrator, "technician", Role.DOCTOR)
+    own = click(visit(team.administrator, "4_Admin"), "Confirm")
+    assert "Another administrator has to confirm it" in texts(own)
+    page = visit(second, "4_Admin")
+    assert "change the role of the account **technician** with the role doctor" in texts(page)
+    click(page, "Confirm")
+    assert engine.people.proposals(second) == []
+    roles = {a.username: a.role for a in people.accounts(second)}
+    assert roles["technician"] is Role.DOCTOR
