@@ -3,6 +3,7 @@
 # make run TLS=1    the same over https, with a certificate made on first use
 # make run DEMO=1 RESET=1   the same, begun anew
 # make run GPU=1    with PyTorch, as is the default where nvidia-smi finds a GPU; GPU=0 without
+# make audit DATABASE=all.zip   pinned versions against known vulnerabilities, see docs/operating.md
 # make test         lint, types, architecture and tests
 #
 # Each installs what it needs into .venv and no more; requirements.txt says what that is.
@@ -18,7 +19,7 @@ export YOLO_AUTOINSTALL := false
 export YOLO_CONFIG_DIR := $(CURDIR)/runs/ultralytics
 export PYTHONUNBUFFERED := 1
 
-.PHONY: run test check format bench train soak clean
+.PHONY: run test check format bench train soak audit clean
 
 run: $(VENV)/.run $(if $(filter-out 0,$(GPU)),$(VENV)/.gpu)
 	$(BIN)/python serve.py $(if $(DEMO),--demo) $(if $(RESET),--reset) $(if $(TLS),--tls)
@@ -54,6 +55,9 @@ soak: $(VENV)/.test
 	$(BIN)/python -m benchmarks.crash_server --kills 25
 	$(BIN)/python -m benchmarks.load --minutes 10
 	$(BIN)/python -m benchmarks.many
+
+audit: $(VENV)/.test
+	$(BIN)/python -m tests.known_vulnerabilities $(DATABASE)
 
 $(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "MedSec needs Python 3.11")'
