@@ -25,6 +25,9 @@ _GAP = 0.125
 #: Pixels that a group needs to be looked at by itself: a digit of 7 px has more.
 _GROUP_PX = 16
 _MOST_GROUPS = 16
+#: Share of a type's range below which what is shown on that range counts as hardly used. Above,
+#: contrast that the range hides is contrast that no screen shows.
+_LITTLE = 0.25
 #: How far a lossy coder scatters values beside an edge, and in what is flat.
 LOSSY_NOISE, _LOSSY_FLAT_SHARE = 32.0, 0.25
 
@@ -167,7 +170,7 @@ def stretched(colours: np.ndarray, least: float = 0.0) -> Iterator[tuple[str, fl
     else:
         values, counts, _ = occurring(colours)
     for name, low, high in ranges(values, np.asarray(counts).astype(np.int64), least):
-        if high - low < most / 2:
+        if high - low < most * _LITTLE:
             yield name, low, high
 
 
