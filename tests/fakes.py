@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -71,7 +72,12 @@ class ScriptedDetector(Detector):
         if isinstance(self.found, type):
             raise self.found("The network does not run.")
         assert frame(0).dtype == np.uint8
-        return list(self.found)
+        # It is asked for each way in which the image can be shown, some of fewer frames.
+        return [
+            replace(d, region=d.region.on_frames(d.region.frame, min(d.region.frame_end, frames)))
+            for d in self.found
+            if d.region.frame < frames
+        ]
 
     def judge(
         self, picture: np.ndarray, regions: Sequence[Region], known: Known

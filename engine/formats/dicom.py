@@ -129,6 +129,7 @@ def _properties(
         "transfer_syntax_name": file.syntax.name,
         "frame_time_ms": number(header, "FrameTime"),
         "windows": dicom_view.windows_of(displays[0]),
+        "frame_windows": dicom_view.distinct_windows(displays),
         "recognizable_head": shows_head(header),
         "display": tuple(dicom_view.pack_display(d) for d in displays),
         "overlays": dicom_overlay.overlays_of(header),
@@ -193,10 +194,9 @@ def showings(image: Image, frame: int) -> Iterator[Showing]:
     Overlays can be switched on and off one by one, so that neither they nor what they cover can
     hide the other.
     """
-    packed = dict.fromkeys(image.properties["display"])
-    displays = [dicom_view.unpack_display(one) for one in packed]
     least = LOSSY_NOISE if image.properties["lossy"] else 0.0
-    bare = dicom_view.showings(significant(image, frame), _display(image, frame), displays, least)
+    windows = image.properties["frame_windows"]
+    bare = dicom_view.showings(significant(image, frame), _display(image, frame), windows, least)
     planes = dicom_overlay.on_frame(image.properties["overlays"], frame)
     if planes:
         own = bare.pop(0)

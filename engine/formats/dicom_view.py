@@ -46,6 +46,9 @@ _DISPLAY = (
 )  # fmt: skip
 
 
+_MOST_WINDOWS = 16
+
+
 def display_of(header: Dataset) -> tuple[Dataset, ...]:
     """The elements that say how to show the pixels, and no other: one data set for all
     frames, or one per frame where they differ (enhanced multi-frame)."""
@@ -146,16 +149,16 @@ def render(
 
 
 def showings(
-    stored: np.ndarray, display: Dataset, displays: Sequence[Dataset], least: float
+    stored: np.ndarray, display: Dataset, windows: Sequence[tuple[float, float]], least: float
 ) -> list[Showing]:
     """Every way in which viewers may show a frame, in no window that a person sets by hand.
 
     The file's own way first, as :func:`render`; then the ranges of the frame's values, every
-    window and table of the file (viewers carry one from frame to frame), and stored values where
-    a table or a palette stands between these and the screen.
+    window and table of the frame, the windows of other frames (viewers carry one from frame to
+    frame), and stored values where a table or a palette stands between these and the screen.
 
     Args:
-        displays: Those of all frames, each once.
+        windows: From :func:`distinct_windows`.
         least: See :func:`engine.formats.tones.ranges`.
     """
     with quiet():
@@ -164,11 +167,11 @@ def showings(
             return list(_palette_showings(stored, display))
         if stored.ndim == 3:
             return list(_colour_showings(stored, display, least))
-        return list(_grey_showings(stored, display, displays, least))
+        return list(_grey_showings(stored, display, windows, least))
 
 
 def _grey_showings(
-    stored: np.ndarray, display: Dataset, displays: Sequence[Dataset], least: float
+    stored: np.ndarray, display: Dataset, windows: Sequence[tuple[float, float]], least: float
 ) -> Iterator[Showing]:
     values, counts, places = occurring(stored)
     inverted = text(display, "PhotometricInterpretation").upper() == "MONOCHROME1"
@@ -183,11 +186,9 @@ def _grey_showings(
     units = modality_values(values, display)
     for name, low, high in ranges(units, counts, least):
         yield showing(name, scaled(units, low, high))
-    for one in displays:
-        for centre, width in windows_of(one):
-            yield showing(f"window {centre:g} {width:g}", windowed(units, centre, width))
-    for one in displays:
-        yield from (showing(*found, tonal=False) for found in _by_own_tables(units, one))
+    for centre, width in dict.fromkeys([*windows_of(display), *windows]):
+        yield showing(f"window {centre:g} {width:g}", windowed(units, centre, width))
+    yield from (showing(*found, tonal=False) for found in _by_own_tables(units, display))
     if "ModalityLUTSequence" in display:
         for name, low, high in ranges(values, counts, least):
             grey = scaled(values.astype(np.float64), low, high)
@@ -205,6 +206,20 @@ def windows_of(display: Dataset) -> tuple[tuple[float, float], ...]:
     except (TypeError, ValueError):
         return ()
     return tuple(found)
+
+
+def distinct_windows(displays: Sequence[Dataset]) -> tuple[tuple[float, float], ...]:
+    """The windows of all frames, without those that show hardly other contrasts than another.
+
+    Films have one for every frame, each worked out from its values.
+    """
+    kept: list[tuple[float, float]] = []
+    for centre, width in dict.fromkeys(w for display in displays for w in windows_of(display)):
+        if len(kept) < _MOST_WINDOWS and not any(
+            abs(centre - c) <= w / 8 and 0.8 <= width / w <= 1.25 for c, w in kept if w > 0
+        ):
+            kept.append((centre, width))
+    return tuple(kept)
 
 
 def _by_own_tables(units: np.ndarray, display: Dataset) -> Iterator[tuple[str, np.ndarray]]:

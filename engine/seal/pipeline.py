@@ -134,9 +134,24 @@ def look(views: Sequence[View], detect: Callable[[View], list[Detection]]) -> li
         detect: Gives boxes in the pixels and frames of one view.
 
     Returns:
-        Boxes in stored pixels; the same thing seen twice is merged by the caller's rules.
+        Boxes in stored pixels, without those that lie inside a box of an earlier view that is
+        as certain. What else is seen twice is merged by the caller's rules.
     """
-    return [d for view in views for d in view.found(detect(view))]
+    found: list[Detection] = []
+    for view in views:
+        found += [d for d in view.found(detect(view)) if not any(_holds(e, d) for e in found)]
+    return found
+
+
+def _holds(box: Detection, other: Detection) -> bool:
+    """Is a box of the same class wholly inside another one, on all of its frames?"""
+    inner, outer = other.region, box.region
+    return (
+        box.label == other.label
+        and box.confidence >= other.confidence
+        and outer.lasts_for(inner)
+        and outer.on_frames(inner.frame, inner.frame_end).hull(inner).xyxy == outer.xyxy
+    )
 
 
 def plan(

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from pydicom.dataset import Dataset
 
 from engine.detection import Detector
-from engine.formats import images
+from engine.formats import dicom_view, images
 from engine.formats.images import Limits
 from engine.formats.views import View, views_of
 from engine.records import Detection, Image, Region
@@ -98,6 +99,19 @@ def test_only_frames_that_show_something_new_are_looked_at_again() -> None:
     hidden = HIDDEN["DICOM on the last of three frames"]
     first, other = views_of(read(hidden.make()))
     assert (first.numbers, other.numbers) == ((0, 1, 2), (2,))
+
+
+def test_a_window_for_every_frame_of_a_long_film_is_no_look_for_every_frame() -> None:
+    """Windows of frames that differ little are one; each frame has its own anyway."""
+    displays = []
+    for number in range(300):
+        display = Dataset()
+        display.WindowCenter, display.WindowWidth = 1000 + number / 10, 2000 - number / 10
+        displays.append(display)
+    assert dicom_view.distinct_windows(displays) == ((1000.0, 2000.0),)
+    for number, display in enumerate(displays):
+        display.WindowCenter = 1000 * number
+    assert len(dicom_view.distinct_windows(displays)) == 16
 
 
 def test_what_masks_show_is_nothing_new() -> None:
