@@ -46,7 +46,9 @@ def write_new(path: Path, data: bytes) -> None:
 
 def fits(folder: Path, name: str) -> bool:
     """Can a file of this name lie in a folder, which need not exist yet?"""
-    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    # os.path says no, and raises nothing, of a path that is too long itself.
+    places = (folder.absolute(), *folder.absolute().parents)
+    existing = next(p for p in places if os.path.exists(p))
     try:
         longest = os.pathconf(existing, "PC_NAME_MAX"), os.pathconf(existing, "PC_PATH_MAX")
     except (OSError, ValueError):

@@ -85,6 +85,7 @@ _SHOWN_BYTES = frozenset(
         0x00282000, 0x00283006,
     )
 )  # fmt: skip
+_PROFILE = 0x00282000
 #: Words for the head, and for regions from which no face can be made.
 _HEAD = re.compile(
     r"HEAD|BRAIN|SKULL|FACE|FACIAL|NECK|NEURO|CRANI|SINUS|ORBIT|CEREB|SCHAE?D|KOPF|HALS|DENT|JAW"
@@ -268,7 +269,8 @@ def _clean_element(element: DataElement, names: Pseudonyms, traces: Traces) -> D
         return DataElement(tag, vr, None)
     if vr == "UR" and int(tag) not in _CODE_ADDRESSES:
         return DataElement(tag, vr, None)
-    if traces.in_element(element):
+    # A colour profile is written anew without its words: see dicom_tables.
+    if int(tag) != _PROFILE and traces.in_element(element):
         return DataElement(tag, vr, None)
     return deepcopy(element)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pydicom
 import pytest
+from PIL import ImageCms
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -406,6 +407,22 @@ def test_pydicoms_own_samples_lose_next_to_nothing_that_the_profile_keeps() -> N
             emptied += element.is_empty and not original[element.tag].is_empty
     assert kept > 900
     assert emptied / kept < 0.005
+
+
+def test_a_colour_profile_with_a_name_in_it_keeps_its_colours() -> None:
+    words = b"Quastenberg Ottilie"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = profile.replace(
+        "sRGB built-in".encode("utf-16-be"), words[:13].decode().encode("utf-16-be")
+    )
+    assert words[:11].decode().encode("utf-16-be") in profile
+    pixels = builders.radiograph(64, 48, colour=True)
+    data = builders.dicom(pixels, PatientName="Quastenberg^Ottilie", ICCProfile=profile)
+    masked = images.dissect(images.decode("a.dcm", data, LIMITS), [], KEY).masked
+    kept = pydicom.dcmread(io.BytesIO(masked)).ICCProfile
+    assert len(kept) > 128
+    assert b"Q\0u\0a" not in kept
+    assert b"Quast" not in kept
 
 
 # --- what a file is, and which one ---------------------------------------------------------------
