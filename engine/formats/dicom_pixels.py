@@ -200,6 +200,13 @@ def layout_of(file: DicomFile) -> Layout:
         big,
         False,
     )
+    cut = file.syntax in NATIVE and len(file.value) < layout.value_bytes
+    if layout.photometric == "YBR_PARTIAL_420" and cut:
+        # Of MPEG only (PS3.3 C.7.6.3.1.2): rows share their chroma too, in no order that it names.
+        raise UnsupportedFormat(
+            "The colours of this DICOM file are stored in a way that only video has"
+            " (YBR_PARTIAL_420). Export it as RGB."
+        )
     shares_chroma = layout.photometric in ("YBR_FULL_422", "YBR_PARTIAL_422") and samples == 3
     if shares_chroma and allocated == 8 and _by_cells(file.syntax):
         return _chroma_by_size(file, layout)

@@ -287,6 +287,13 @@ def test_progressive_jpeg_of_retired_syntaxes_is_sealed(syntax: str, pixels: np.
     assert same(masked.pixels[0, 20:, 20:], image.pixels[0, 20:, 20:])
 
 
+def test_native_pixels_in_the_colours_of_video_are_refused_by_name() -> None:
+    half = RGB.tobytes()[: RGB.size // 2]
+    with pytest.raises(UnsupportedFormat, match="YBR_PARTIAL_420"):
+        read(builders.dicom(RGB, PhotometricInterpretation="YBR_PARTIAL_420", PixelData=half))
+    both_ways(builders.dicom(RGB, PhotometricInterpretation="YBR_PARTIAL_420"))
+
+
 def test_ybr_partial_422_keeps_its_range_whatever_its_size() -> None:
     full = ybr(RGB).astype(np.float64)
     planes = np.empty_like(full)
