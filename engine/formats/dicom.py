@@ -225,10 +225,6 @@ def significant(image: Image, frame: int) -> np.ndarray:
 def shown(image: Image, frame: int) -> np.ndarray:
     """One frame in the form in which two that look alike are equal."""
     cells = significant(image, frame)
-    if cells.dtype.kind == "f":
-        return np.where(np.isnan(cells), cells.dtype.type(np.nan), cells).view(
-            f"u{cells.dtype.itemsize}"
-        )
     bits, high = (number(_display(image, frame), name) for name in ("BitsStored", "HighBit"))
     if bits and high and cells.dtype.kind == "u" and bits < high + 1 < 8 * cells.dtype.itemsize + 1:
         low = int(high) + 1 - int(bits)  # bits below the value, which no viewer should show

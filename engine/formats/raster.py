@@ -299,7 +299,10 @@ def _as_shown(pixels: np.ndarray, facts: dict[str, Any]) -> tuple[np.ndarray, di
     veiled = facts["colour"] in ("grey+alpha", "rgba") and facts["alpha"] == raster_view.STRAIGHT
     if veiled and pixels.dtype.kind == "u":
         return unseen.opaque_enough(pixels), facts
-    return pixels.copy(), facts
+    plain = pixels.copy()
+    if plain.dtype.kind == "f":  # what is no number has bits that say nothing
+        plain[np.isnan(plain)] = np.nan
+    return plain, facts
 
 
 def _with_colours_of(pixels: np.ndarray, facts: dict[str, Any]) -> dict[str, Any]:

@@ -412,7 +412,7 @@ def _same_outside(whole: Image, part: Image, sealed: Sequence[Region], margin_px
             return False
         free = mask.outside(one.shape, grown, frame)
         free[height:], free[:, width:] = False, False
-        if not np.array_equal(one[free], other[free]):
+        if not np.array_equal(one[free], other[free], equal_nan=one.dtype.kind == "f"):
             return False
     return True
 

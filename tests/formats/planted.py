@@ -285,6 +285,10 @@ def tiffs() -> Iterator[tuple[str, bytes]]:
         "deep colours of clear pixels",
         _tiff(_spelled(4, np.uint16), photometric="rgb", extrasamples=[2]),
     )
+    wave = builders.radiograph(60, 44).astype(np.float32)
+    wave.view(np.uint32)[5, 3 : 3 + len(_MARK)] = 0x7FC00000 | _MARK.astype(np.uint32)
+    yield "bits of what is no number", _tiff(wave)
+    yield "bits of what is no number, compressed", _tiff(wave, compression="zlib")
     indices, _ = _spelled_indices()
     flat = np.zeros((3, 256), np.uint16)
     flat[:, 1] = 65535

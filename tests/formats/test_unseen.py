@@ -90,7 +90,8 @@ def test_what_a_file_says_where_nobody_looks_is_not_in_the_masked_file(name: str
             opened = images.decode("any", part, LIMITS)
             height, width = images.whole_blocks(image)
             one, other = images.shown(image, 0), images.shown(opened, 0)
-            assert np.array_equal(one[:height, :width], other[:height, :width])
+            floats = one.dtype.kind == "f"
+            assert np.array_equal(one[:height, :width], other[:height, :width], equal_nan=floats)
             assert not says_the_name(part)
 
 
