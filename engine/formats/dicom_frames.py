@@ -375,7 +375,7 @@ def _open_pixels(
 
 
 def unstrip(frame: bytes, removed: bytes) -> bytes:
-    """A codestream with its comments again, which an earlier release cut out of frames under no box."""
+    """A codestream with its comments again, which an earlier release cut out where no box is."""
     for start, body in patches.unpack(removed).items():  # ascending, as they were removed
         frame = frame[: int(start)] + body + frame[int(start) :]
     return frame
