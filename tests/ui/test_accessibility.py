@@ -276,7 +276,7 @@ def test_a_doctors_day_by_keyboard_alone(world: World) -> None:
         keys.type("number3")
         keys.press("Enter")
         dora.settle()
-        dora.reads("1 to 1 of 1 images")
+        dora.reads("1 image")
         reach("View")
         keys.press("Enter")
         dora.settle()
