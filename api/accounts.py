@@ -56,10 +56,12 @@ class Proposal(schemas.Schema):
     by_console: bool = Field(description="There is no other administrator: send the code.")
 
 
-class Confirmation(schemas.Request):
+class ConsoleCode(schemas.Request):
     """The code on the server's console, if there is no other administrator."""
 
-    code: Annotated[str, Field(max_length=100, pattern=r"^[^\x00]*$")] = ""
+    code: Annotated[
+        str, Field(max_length=100, pattern=r"^[^\x00]*$", examples=["K3QX7-2MPLA-9TWZC"])
+    ] = ""
 
 
 @router.get("/", responses=answers(401, 403, 429, 503))
@@ -92,7 +94,7 @@ def list_proposals(token: Token, engine: TheEngine) -> list[Proposal]:
 
 @router.post("/proposals/{proposal_id}/confirm/", responses=_WRITING)
 def confirm_proposal(
-    proposal_id: str, confirmation: Confirmation, token: Token, engine: TheEngine
+    proposal_id: str, confirmation: ConsoleCode, token: Token, engine: TheEngine
 ) -> schemas.Account:
     """Make a change that another administrator proposed."""
     made = engine.people.confirm(token, proposal_id, confirmation.code)

@@ -385,3 +385,11 @@ def union_volume_px(regions: Sequence[Region]) -> float:
         (end - start) * union_area_px([r.xyxy for r in regions if r.frame <= start < r.frame_end])
         for start, end in itertools.pairwise(cuts)
     )
+
+
+def line_steps(line: Region) -> tuple[int, int]:
+    """Steps in px for the corners of a line of text: along it the next power of two of its height,
+    across it a quarter of that. SECURITY.md has what is told then, measured."""
+    along = 1 << (min(line.width, line.height) - 1).bit_length()
+    across = max(1, along // 4)
+    return (along, across) if line.width >= line.height else (across, along)

@@ -18,6 +18,7 @@ from engine.errors import RestoreMismatch
 from engine.formats import images, mask
 from engine.formats.images import Limits
 from engine.formats.views import View
+from engine.geometry import line_steps
 from engine.host import Host
 from engine.records import Assessment, Detection, Fingerprint, Image, Region, SealedRegion
 from engine.seal import length_hiding
@@ -168,7 +169,7 @@ def plan(
     for detection in detections:
         region = detection.region
         if detection.source != "person":
-            steps = _text_steps(region) if detection.label == "text" else (1, 1)
+            steps = line_steps(region) if detection.label == "text" else (1, 1)
             region = region.padded(padding, min_px).aligned(steps)
         region = _with_residue(image, region)
         clipped = region.aligned(image.grid).clipped(image.width, image.height, image.frames)
@@ -203,14 +204,6 @@ def _with_residue(image: Image, region: Region) -> Region:
     if image.properties.get("residue_follows"):  # row by row: all from its first row on
         return replace(region, x1=0, x2=image.width, y2=image.height)
     return region
-
-
-def _text_steps(line: Region) -> tuple[int, int]:
-    """Steps in px for the corners of a line of text: along it the next power of two of its height,
-    across it a quarter of that. SECURITY.md has what is told then, measured."""
-    along = 1 << (min(line.width, line.height) - 1).bit_length()
-    across = max(1, along // 4)
-    return (along, across) if line.width >= line.height else (across, along)
 
 
 def seal(

@@ -133,7 +133,7 @@ def test_drift_counts_what_happened_and_leaves_small_groups_out(ward: Ward) -> N
     now = drift.month
     assert (now.month, now.profile, now.images) == ("2026-01", "general", 5)
     assert now.boxes == [2] * 5
-    assert now.confidences == [0.9] * 5  # of the boxes that were sealed as found
+    assert now.confidences == [0.75] * 5  # of the boxes that were sealed as found, in quarters
     assert (now.added, now.removed, now.changed, now.corrected, now.flagged) == (5, 5, 0, 5, 1)
 
 
