@@ -59,7 +59,7 @@ def test_a_file_is_synced_before_its_name_and_its_name_before_the_end(
     write_durably(tmp_path / "file", b"content")
     assert steps == ["renamed after 1 syncs"]
     assert len(synced) == 2
-    assert synced[0].name.startswith(".file.")
+    assert synced[0].name.endswith(".part")
     assert synced[1] == tmp_path
 
 

@@ -153,7 +153,7 @@ def test_a_part_says_what_is_withheld_and_offers_no_original(
         "Partly restored: 1 of 2 regions are open. Your account cannot open these classes: text"
         in said
     )
-    assert "verified to be identical" in said
+    assert "has the same stored value as in the original, verified" in said
     assert component(app, "viewer")["opened"] == "Opened regions"
     links = [e.proto.label for e in app.get("link_button")]
     assert "PNG" in links
