@@ -270,6 +270,26 @@ def suggestions(
     ]
 
 
+def sorted_out(
+    found: Sequence[Detection], profile: Profile, reasons: Sequence[str]
+) -> tuple[list[Detection], list[Detection], dict[int, str]]:
+    """Found boxes by what the profile makes of them, for where nobody is asked.
+
+    Args:
+        reasons: As for :func:`suggestions`.
+
+    Returns:
+        Those to seal, those to ask about, and the reasons of those that are left, by their place.
+    """
+    what = suggestions(found, profile, reasons)
+    paired = list(zip(found, what, strict=True))
+    return (
+        [d for d, s in paired if s is Suggestion.SEAL],
+        [d for d, s in paired if s is Suggestion.ASK],
+        {i: HARMLESS for i, s in enumerate(what) if s is Suggestion.LEAVE},
+    )
+
+
 def _both(one: Judgement, other: Judgement) -> Judgement:
     """Identifying if either says so; harmless only if both do."""
     if TextVerdict.IDENTIFYING in (one.verdict, other.verdict):

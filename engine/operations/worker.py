@@ -29,11 +29,9 @@ from engine.formats import images
 from engine.host import Host
 from engine.operations.context import WorkerContext
 from engine.operations.examination import (
-    HARMLESS,
     Examined,
     Examiner,
-    Suggestion,
-    suggestions,
+    sorted_out,
     with_verdicts,
 )
 from engine.operations.live_settings import LiveSettings
@@ -253,17 +251,15 @@ def _decision(options: BatchOptions, examined: Examined, profile: Profile) -> De
         ReviewNeeded: A person must look.
     """
     found = with_verdicts(examined.facts)
-    what = suggestions(found, profile, examined.reasons)
-    paired = list(zip(found, what, strict=True))
-    wanted, confirm = [d for d, s in paired if s is Suggestion.SEAL], ""
+    wanted, unsure, left = sorted_out(found, profile, examined.reasons)
+    confirm = ""
     if examined.reasons == ("nothing-found",) and options.accept_empty:
         confirm = "nothing found; released without review (--accept-empty)"
     elif examined.reasons == ("proposals",) and options.seal_proposals:
-        wanted += [d for d, s in paired if s is Suggestion.ASK]
+        wanted += unsure
         confirm = "uncertain boxes sealed without review (--seal-proposals)"
     if not confirm and examined.reasons:
         raise ReviewNeeded("This image must be reviewed.", reasons=list(examined.reasons))
-    left = {i: HARMLESS for i, s in enumerate(what) if s is Suggestion.LEAVE}
     return Decision(wanted, left, confirm, adopt=True, automatic=True)
 
 

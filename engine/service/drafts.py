@@ -19,6 +19,7 @@ from engine.operations.examination import (
     REASONS,
     Progress,
     Suggestion,
+    sorted_out,
     suggestions,
     with_verdicts,
 )
@@ -345,9 +346,7 @@ class Drafts:
             )
         profile = self._examiner.profile(draft.row.profile)
         found = with_verdicts(draft.facts)
-        paired = list(zip(found, suggestions(found, profile, draft.row.reasons), strict=True))
-        left = {i: HARMLESS for i, (_, s) in enumerate(paired) if s is Suggestion.LEAVE}
-        boxes = [d for d, s in paired if s is Suggestion.SEAL]
+        boxes, _, left = sorted_out(found, profile, draft.row.reasons)
         decision = Decision(boxes, left, adopt=True, automatic=True)
         return self._seal(caller, draft, decision, progress)
 
