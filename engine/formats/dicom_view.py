@@ -32,6 +32,7 @@ from engine.formats.tones import (
     scaled,
     stretched,
     windowed,
+    without_palette,
 )
 
 _DISPLAY = (
@@ -236,17 +237,7 @@ def _by_own_tables(units: np.ndarray, display: Dataset) -> Iterator[tuple[str, n
 def _palette_showings(stored: np.ndarray, display: Dataset) -> Iterator[Showing]:
     """By its palette, and where that gives one colour to several values, by these."""
     yield Showing(AS_SHOWN, lambda: render(stored, display))
-    values, counts, places = occurring(stored)
-    if values.ndim == 1:
-        colours = _palette(values[counts > 0][None], display)[0]
-        if len(np.unique(colours, axis=0)) == len(colours):
-            return
-    for name, low, high in ranges(values, counts):
-        grey = scaled(values.astype(np.float64), low, high)
-        yield Showing(
-            f"without palette {name}",
-            lambda grey=grey: cv2.cvtColor(grey[places], cv2.COLOR_GRAY2RGB),  # type: ignore[misc]
-        )
+    yield from without_palette(stored, lambda used: _palette(used[None], display)[0])
 
 
 def _colour_showings(stored: np.ndarray, display: Dataset, least: float) -> Iterator[Showing]:

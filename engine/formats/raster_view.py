@@ -26,6 +26,7 @@ from engine.formats.tones import (
     occurring,
     ranges,
     scaled,
+    without_palette,
 )
 from engine.formats.tones import stretched as ranges_in_use
 from engine.records import Image
@@ -113,7 +114,7 @@ def showings(image: Image, frame: int) -> Iterator[Showing]:
         bent = np.round(255 * curve).astype(np.uint8)
         yield Showing("by its gamma", lambda: _over(bent[toned], colours, 0))
     if "palette" in image.properties or "colormap" in image.properties:
-        yield from _without_palette(image, frame)
+        yield from without_palette(image.pixels[frame], partial(_colours_of, image.properties))
 
 
 def _colours(image: Image, frame: int) -> _Colours:
@@ -253,21 +254,8 @@ def _at_range(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return _three(scaled(values.astype(np.float64), low, high))
 
 
-def _without_palette(image: Image, frame: int) -> Iterator[Showing]:
-    """The numbers of a palette, where it gives one colour to several of them."""
-    pixels, facts = image.pixels[frame], image.properties
-    values, counts, places = occurring(pixels)
-    if values.ndim == 1:
-        used = values[counts > 0]
-        if "palette" in facts:
-            colours = png.expand(used, facts["palette"], facts["palette_alpha"])
-        else:
-            colours = _mapped(used, facts)
-        if len(np.unique(colours, axis=0)) == len(colours):
-            return
-    for name, low, high in ranges(values, counts):
-        grey = scaled(values.astype(np.float64), low, high)
-        yield Showing(
-            f"without palette {name}",
-            lambda grey=grey: _three(grey[places]),  # type: ignore[misc]
-        )
+def _colours_of(facts: Mapping[str, Any], used: np.ndarray) -> np.ndarray:
+    """Colours of numbers of a palette, as the file has it."""
+    if "palette" in facts:
+        return png.expand(used, facts["palette"], facts["palette_alpha"])
+    return _mapped(used, facts)

@@ -174,6 +174,28 @@ def stretched(colours: np.ndarray, least: float = 0.0) -> Iterator[tuple[str, fl
             yield name, low, high
 
 
+def without_palette(
+    stored: np.ndarray, colours_of: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[Showing]:
+    """The numbers of a palette, where it gives one colour to several of them.
+
+    Args:
+        stored: Shape (height, width).
+        colours_of: Colours of values, shape (N, channels) for (N,).
+    """
+    values, counts, places = occurring(stored)
+    if values.ndim == 1:
+        colours = colours_of(values[counts > 0])
+        if len(np.unique(colours, axis=0)) == len(colours):
+            return
+    for name, low, high in ranges(values, counts):
+        grey = scaled(values.astype(np.float64), low, high)
+        yield Showing(
+            f"without palette {name}",
+            lambda grey=grey: cv2.cvtColor(grey[places], cv2.COLOR_GRAY2RGB),  # type: ignore[misc]
+        )
+
+
 def contrast(picture: np.ndarray) -> np.ndarray:
     """Difference of the lightest and the darkest pixel of 3 x 3: shape (H, W), uint8.
 
