@@ -26,6 +26,8 @@ class StudyPlaces:
         self._host = context.host
         self._studies = context.studies
         self._stored = stored
+        #: Images that come in get their place at once: where none waits, none will again.
+        self._none_waits = False
 
     def complete(self, patient_id: str | None = None) -> int:
         """Place images without a place, of one patient or of all, by what their files say.
@@ -36,7 +38,10 @@ class StudyPlaces:
         Returns:
             How many were placed, at most ``AT_ONCE``.
         """
+        if self._none_waits:  # whoever opens a study asks; looking takes longer with every image
+            return 0
         waiting = self._studies.unplaced(self._database.read(), patient_id, AT_ONCE)
+        self._none_waits = patient_id is None and not waiting
         placed = 0
         for image_id in waiting:
             try:
