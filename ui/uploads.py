@@ -67,12 +67,12 @@ def _upload(
         )
         if not seal or record.reasons:
             return record
-        return sealed_or_waiting(token, record, lambda stage, done: tell(stage, 0.5 + done / 2))
+        return _sealed_or_waiting(token, record, lambda stage, done: tell(stage, 0.5 + done / 2))
 
     return Job(name, work)
 
 
-def sealed_or_waiting(token: str, record: ImageRecord, tell: Progress) -> ImageRecord:
+def _sealed_or_waiting(token: str, record: ImageRecord, tell: Progress) -> ImageRecord:
     """Seal a draft without doubt; where the second look finds something, it waits."""
     try:
         return state.engine().drafts.seal_undoubted(token, record.image_id, tell)
