@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Annotated, Literal
+from typing import Literal
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from api.dependencies import CookieToken, Frame, TheEngine, Token, Window
+from api.dependencies import CookieToken, Frame, Place, TheEngine, Token, Window
 from api.files import FILE, PICTURE, attachment, picture
 from api.problems import answers
 from api.sessions import COOKIE, tickets
@@ -65,7 +65,6 @@ def _forget_identity(request: Request, response: Response) -> None:
             response.delete_cookie(name, path="/", httponly=True, samesite="lax")
 
 
-Place = Annotated[int, Path(ge=0, le=1_000_000, description="Frame, from 0")]
 _REFUSALS = answers(401, 403, 404, 409, 422, 429, 503)
 
 

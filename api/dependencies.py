@@ -6,7 +6,7 @@ import unicodedata
 from typing import Annotated
 from urllib.parse import unquote
 
-from fastapi import Depends, Header, Query, Request, Security
+from fastapi import Depends, Header, Path, Query, Request, Security
 from fastapi.security import APIKeyCookie, HTTPBearer
 from starlette.requests import HTTPConnection
 
@@ -117,6 +117,7 @@ Exchange = Annotated[
 
 Limit = Annotated[int, Query(ge=1, le=200, description="Maximum number of items")]
 Offset = Annotated[int, Query(ge=0, le=1_000_000, description="Number of items to skip")]
+Place = Annotated[int, Path(ge=0, le=1_000_000, description="Frame, from 0")]
 Frame = Annotated[int, Query(ge=0, le=1_000_000, description="Frame, from 0")]
 
 

@@ -24,6 +24,7 @@ from engine.operations.measured_numbers import Statistics
 from engine.operations.prometheus import MEDIA_TYPE as METRICS_MEDIA_TYPE
 from engine.operations.prometheus import count_request
 from engine.operations.restorations import Restoration
+from engine.operations.study_restorations import StudyRestoration
 from engine.operations.worker import BatchOptions
 from engine.people.care import CareRelation, EmergencyAccess, Verdict
 from engine.people.proposals import Proposal
@@ -122,6 +123,7 @@ __all__ = [
     "Source",
     "Statistics",
     "Study",
+    "StudyRestoration",
     "Suggestion",
     "TextVerdict",
     "TrainingCase",

@@ -135,6 +135,9 @@ class Settings:
     restore_minutes: float = _setting(
         5.0, "Time until a restoration closes", lambda v: 0 < v <= 60, "min"
     )
+    study_restore_minutes: float = _setting(
+        30.0, "Time until a restoration of a series or study closes", lambda v: 0 < v <= 120, "min"
+    )
     restore_memory_mb: int = _setting(
         2048, "Memory limit for all images that are open or were just sent", _positive, "MB"
     )

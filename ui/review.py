@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from engine import ImageRecord, Permission, Restoration, errors
+from engine import ImageRecord, Permission, Restoration, Study, StudyRestoration, errors
 from ui import care, state, step_up, studies, widgets
 
 
@@ -16,14 +16,28 @@ def open_image(image_id: str) -> None:
     st.query_params["image"] = image_id
 
 
-def _close(token: str, image_id: str) -> None:
-    """Back to the list; an open restoration is closed."""
+def _close(token: str, image_id: str, study: Study | None) -> None:
+    """Forget what this session has open of an image, and of its study."""
     if state.engine().sessions.may(token, Permission.RESTORE):
-        restored = state.engine().images.open_restoration(token, image_id)
-        if restored is not None:
-            state.engine().images.close(token, restored.handle)
+        _close_image(token, image_id)
+        for opened in _open_studies(token, study):
+            state.engine().studies.close(token, opened.handle)
     state.take("restored")
-    st.query_params.pop("image", None)
+
+
+def _close_image(token: str, image_id: str) -> None:
+    restored = state.engine().images.open_restoration(token, image_id)
+    if restored is not None:
+        state.engine().images.close(token, restored.handle)
+
+
+def _open_studies(token: str, study: Study | None, image_id: str = "") -> list[StudyRestoration]:
+    """What this session has restored of a study, or those that hold this image."""
+    if study is None:
+        return []
+    found = state.engine().studies.restorations(token, study.study_id)
+    held = [(opened, [image.image_id for image in opened.images]) for opened in found]
+    return [opened for opened, ids in held if image_id in ("", *ids)]
 
 
 # --- view -------------------------------------------------------------------------------------
@@ -31,14 +45,16 @@ def _close(token: str, image_id: str) -> None:
 
 def show(token: str, image_id: str) -> None:
     """Show one image: sealed, or side by side with the original once restored."""
-    if st.button("Back to the list", icon=":material/arrow_back:"):
-        _close(token, image_id)
-        st.rerun()
     try:
         record = state.engine().images.get(token, image_id)
+        study = studies.study_of(token, image_id)
     except errors.NotFound:
         st.query_params.pop("image", None)
         raise
+    if st.button("Back to the list", icon=":material/arrow_back:"):
+        _close(token, image_id, study)
+        st.query_params.pop("image", None)
+        st.rerun()
     patient = state.engine().patients.get(token, record.patient_id)
     age = "" if patient.age is None else f", {patient.age} years"
     st.header(f"{widgets.plain(patient.name)}, {widgets.plain(patient.id)}{age}")
@@ -48,12 +64,13 @@ def show(token: str, image_id: str) -> None:
         + f" · uploaded {widgets.when(record.uploaded_at)} UTC"
         + f" · sealed {widgets.when(record.sealed_at)} UTC · version {record.version}"
     )
-    step = studies.through_series(token, record)
+    step = studies.through_series(study, record)
     if step:
-        _close(token, image_id)
+        if not _is_restored(token, study, step):
+            _close(token, image_id, None)
         open_image(step)
         st.rerun()
-    restored = _restored(token, image_id)
+    restored = _restored(token, study, image_id)
     if restored is None:
         images = state.engine().images
         orientation = images.display(token, image_id).orientation
@@ -61,14 +78,14 @@ def show(token: str, image_id: str) -> None:
         view["sides"] = _sides(token, image_id, view)
         widgets.viewer(view, f"viewer-{image_id}")
         if state.engine().sessions.may(token, Permission.RESTORE):
-            _ask(token, image_id)
-        _downloads(token, record, None)
+            _ask(token, study, image_id)
+        _downloads(token, study, record, None)
     else:
         _proof(restored)
         view = _comparison(restored)
         view["sides"] = _sides(token, image_id, view)
         widgets.viewer(view, f"viewer-{restored.handle}")
-        _downloads(token, record, restored)
+        _downloads(token, study, record, restored)
         _numbers(restored)
     care.record(token, patient)
     _notes(token, record)
@@ -85,11 +102,20 @@ def _sides(token: str, image_id: str, view: dict[str, Any]) -> list[dict[str, An
     return [{"number": numbers[region], "side": side} for region, side in markers]
 
 
-def _restored(token: str, image_id: str) -> Restoration | None:
-    """The restoration that this session has open, also after the page was reloaded."""
+def _is_restored(token: str, study: Study | None, image_id: str) -> bool:
+    may = state.engine().sessions.may(token, Permission.RESTORE)
+    return may and bool(_open_studies(token, study, image_id))
+
+
+def _restored(token: str, study: Study | None, image_id: str) -> Restoration | None:
+    """What this session has open of an image, by itself or as part of its study."""
     if not state.engine().sessions.may(token, Permission.RESTORE):
         return None
     restored = state.engine().images.open_restoration(token, image_id)
+    if restored is None:
+        for opened in _open_studies(token, study, image_id)[:1]:
+            with widgets.banner():
+                restored = state.engine().studies.open_image(token, opened.handle, image_id)
     if restored is None and state.take("restored") == image_id:
         st.info(
             "The restoration has ended. Restore the image again to see the original.",
@@ -100,21 +126,35 @@ def _restored(token: str, image_id: str) -> Restoration | None:
     return restored
 
 
-def _ask(token: str, image_id: str) -> None:
-    minutes = state.engine().settings.restore_minutes
+def _ask(token: str, study: Study | None, image_id: str) -> None:
+    engine = state.engine()
+    scopes = studies.scopes(study, image_id)
     with st.form("restore", border=True), widgets.banner(), step_up.step_up_prompt():
         reason = st.text_input(
             "Why do you need to see the original?",
             placeholder="e.g. reading for the tumour board",
             help="Logged with your name before anything is decrypted.",
         )
+        scope = "image"
+        if len(scopes) > 1:
+            scope = st.radio(
+                "Restore", list(scopes), format_func=scopes.__getitem__, horizontal=True
+            )
         if st.form_submit_button(
             "Restore the original", type="primary", icon=":material/lock_open:"
         ):
             with st.spinner("Decrypting and verifying …"):
-                state.engine().images.restore(token, image_id, reason)
+                if scope == "image" or study is None:
+                    engine.images.restore(token, image_id, reason)
+                else:
+                    series_id = "" if scope == "study" else scope
+                    engine.studies.restore(token, study.study_id, reason, series_id)
             st.rerun()
-        st.caption(f"The original stays open for {minutes:g} minutes, in this session only.")
+        one, several = engine.settings.restore_minutes, engine.settings.study_restore_minutes
+        st.caption(
+            f"The original stays open for {one:g} minutes, in this session only."
+            + (f" A series or study stays open for {several:g}." if len(scopes) > 1 else "")
+        )
 
 
 def _proof(restored: Restoration) -> None:
@@ -169,7 +209,9 @@ def _comparison(restored: Restoration) -> dict[str, Any]:
     return view
 
 
-def _downloads(token: str, record: ImageRecord, restored: Restoration | None) -> None:
+def _downloads(
+    token: str, study: Study | None, record: ImageRecord, restored: Restoration | None
+) -> None:
     with st.container(horizontal=True):
         if state.engine().sessions.may(token, Permission.EXPORT):
             st.link_button(
@@ -191,8 +233,7 @@ def _downloads(token: str, record: ImageRecord, restored: Restoration | None) ->
             "JPEG", base + "jpeg", icon=":material/download:", help=f"{rendering}, with loss."
         )
         if st.button("Close the restoration", icon=":material/lock:"):
-            state.engine().images.close(token, restored.handle)
-            state.take("restored")
+            _close(token, record.image_id, study)
             st.rerun()
 
 

@@ -79,21 +79,36 @@ def _name(series: Series) -> str:
 _SIDES = {"L": "left", "R": "right", "B": "both sides"}
 
 
-def through_series(token: str, record: ImageRecord) -> str:
+def study_of(token: str, image_id: str) -> Study | None:
+    """The study of an image; None where it has none yet."""
+    study_id = state.engine().studies.study_of(token, image_id)
+    return None if study_id is None else state.engine().studies.get(token, study_id)
+
+
+def through_series(study: Study | None, record: ImageRecord) -> str:
     """Which image of its series this is, and buttons to the ones before and after it.
 
     Returns:
         The id of the image chosen in this run, or an empty string.
     """
-    study_id = state.engine().studies.study_of(token, record.image_id)
-    if study_id is None:
-        return ""
-    study = state.engine().studies.get(token, study_id)
-    for series, images in _sealed(study):
+    for series, images in _sealed(study) if study else ():
         ids = [image.image_id for image in images]
         if record.image_id in ids and len(ids) > 1:
-            return _steps(ids, ids.index(record.image_id), f"{title(study)} · {_name(series)}")
+            where = f"{title(study)} · {_name(series)}" if study else ""
+            return _steps(ids, ids.index(record.image_id), where)
     return ""
+
+
+def scopes(study: Study | None, image_id: str) -> dict[str, str]:
+    """What can be restored under one reason: ``image``, its series by id, ``study``, with names."""
+    found = {"image": "This image"}
+    sealed = _sealed(study) if study else []
+    for series, images in sealed:
+        if len(images) > 1 and image_id in [image.image_id for image in images]:
+            found[series.series_id] = f"Series, {len(images)} images"
+    if len(sealed) > 1:
+        found["study"] = f"Study, {sum(len(images) for _, images in sealed)} images"
+    return found
 
 
 def _steps(ids: list[str], place: int, where: str) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 
-from engine.errors import InputError, NotFound, PermissionDenied
+from engine.errors import EngineError, InputError, NotFound, PermissionDenied
 from engine.formats import images
 from engine.operations.context import Context
 from engine.operations.guard import Guard
@@ -18,6 +18,7 @@ from engine.records import Assessment, Caller, File, Image, ImageRecord, ImageSt
 from engine.seal.pipeline import assessment_from_json
 from engine.store.audit import Event
 from engine.store.catalog import ImageRow
+from engine.store.open_images import Group
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,20 @@ class Restoration:
         )
 
 
+@dataclass(frozen=True)
+class Part:
+    """An image of a request for several.
+
+    Args:
+        reason: Of the request, for the image's own rows in the log.
+        version: Of the image when it was requested.
+    """
+
+    reason: str = field(repr=False)
+    version: int
+    group: Group
+
+
 class Restorations:
     """Restored images of a session, and the files made from them."""
 
@@ -72,17 +87,68 @@ class Restorations:
         self._guard = guard
         self._stored = stored
 
-    def open(self, caller: Caller, image_id: str, began: float) -> tuple[Restoration, Image]:
-        """Decrypt and prove what the caller is granted of a released image.
+    def open(
+        self,
+        caller: Caller,
+        image_id: str,
+        began: float,
+        part: Part | None = None,
+    ) -> tuple[Restoration, Image]:
+        """Decrypt, prove and keep for the session what the caller is granted of an image.
+
+        The caller has logged that it was requested. Here the log gets ``completed`` and a row a
+        region, or ``failed``.
 
         Args:
             began: The host's ticks when the request came, in ms.
+            part: The request that it is a part of, where that was for several images.
 
         Raises:
+            NotFound: No such released image, or another version of it.
             PermissionDenied: None of its classes is granted.
             SealError: Something does not open or is not the original.
         """
+        row = self._catalog.row(self._database.read(), image_id)
+        where: dict[str, Any] = {"patient_id": row.patient_id, "image_id": image_id}
+        about = {**where, "reason": part.reason if part else ""}
+        whole = {"request": part.group.name} if part else {}
+        try:
+            restoration, image = self._stored.steady(
+                image_id, lambda: self._read(caller, image_id, began, part)
+            )
+        except EngineError as err:
+            failed = Event("image.restore", "failed", detail={"why": err.code, **whole}, **about)
+            self._audit.record(caller, failed)
+            raise
+        self._open_images.add(
+            caller.session_id,
+            restoration.handle,
+            image_id,
+            image,
+            restoration,
+            part.group if part else None,
+        )
+        self._guard.forget_if_ended(caller)
+        detail = {
+            "regions": len(restoration.opened),
+            "proof": restoration.proof,
+            "withheld": list(restoration.withheld),
+            **whole,
+        }
+        self._audit.record(
+            caller,
+            *(Event("region.decrypt", region_id=r, **where) for r in restoration.opened),
+            Event("image.restore", "completed", detail=detail, **about),
+        )
+        return restoration, image
+
+    def _read(
+        self, caller: Caller, image_id: str, began: float, part: Part | None
+    ) -> tuple[Restoration, Image]:
         tx = self._database.read()
+        version = self._stored.released(tx, image_id).version
+        if part and version != part.version:
+            raise NotFound("This image was sealed anew. Restore the study again.")
         subject = self._stored.subject(tx, image_id)
         row = self._catalog.verify(tx, subject.key, image_id)
         granted = self._guard.granted(caller)
@@ -110,7 +176,7 @@ class Restorations:
             decrypt_ms=restored.decrypt_ms,
             total_ms=round(self._host.ticks_ms() - began, 1),
             properties=restored.image.properties,
-            expires_at=self._open_images.expiry(),
+            expires_at=part.group.closes_at if part else self._open_images.expiry(),
             margin_px=restored.margin_px,
         )
         return restoration, restored.image

@@ -29,6 +29,7 @@ from engine.operations.restorations import Restorations
 from engine.operations.scrub import Scrub
 from engine.operations.stored_images import StoredImages
 from engine.operations.study_places import StudyPlaces
+from engine.operations.study_restorations import StudyRestorations
 from engine.people.access_integrity import AccessIntegrity
 from engine.people.accounts import Accounts
 from engine.people.care import Access
@@ -112,7 +113,8 @@ class Engine:
         self.people = People(context, guard)
         self.patients = Patients(context, guard, erasures)
         self.care = Care(context, guard)
-        self.studies = Studies(context, guard, places)
+        reading = StudyRestorations(context, restorations)
+        self.studies = Studies(context, guard, places, reading)
         self.drafts = Drafts(context, guard, preparer, stored, intake, erasures)
         self.images = Images(context, guard, stored, masked, restorations, erasures)
         self.withdrawals = Withdrawals(context, guard, stored)

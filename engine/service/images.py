@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from engine.errors import EngineError, InputError, NotFound
+from engine.errors import InputError, NotFound
 from engine.formats import images
 from engine.metrics import coarse_log
 from engine.operations.context import Context
@@ -241,34 +240,15 @@ class Images:
         began = self._host.ticks_ms()
         with self._database.write() as tx:
             row = self._stored.released(tx, image_id)
-            where: dict[str, Any] = {"patient_id": row.patient_id, "image_id": image_id}
-            requested = Event("image.restore", "requested", reason=reason.strip(), **where)
-            self._audit.append(tx, caller, requested)
-        try:
-            restoration, image = self._stored.steady(
-                image_id, lambda: self._restorations.open(caller, image_id, began)
-            )
-        except EngineError as err:
-            failed = Event("image.restore", "failed", detail={"why": err.code}, **where)
-            self._audit.record(caller, failed)
-            raise
-        self._open_images.add(caller.session_id, restoration.handle, image_id, image, restoration)
-        self._guard.forget_if_ended(caller)
-        self._audit.record(
-            caller,
-            *(Event("region.decrypt", region_id=r, **where) for r in restoration.opened),
-            Event(
+            requested = Event(
                 "image.restore",
-                "completed",
-                detail={
-                    "regions": len(restoration.opened),
-                    "proof": restoration.proof,
-                    "withheld": list(restoration.withheld),
-                },
-                **where,
-            ),
-        )
-        return restoration
+                "requested",
+                patient_id=row.patient_id,
+                image_id=image_id,
+                reason=reason.strip(),
+            )
+            self._audit.append(tx, caller, requested)
+        return self._restorations.open(caller, image_id, began)[0]
 
     @needs(Permission.RESTORE)
     def restoration(self, caller: Caller, handle: str) -> Restoration:

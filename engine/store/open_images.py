@@ -19,6 +19,18 @@ from engine.errors import NotFound, StorageBusy
 from engine.host import Host
 from engine.records import Image
 
+#: Pictures of one group take this share of the memory at most: a study is looked at a few pictures
+#: at a time, and must not close what others have open.
+GROUP_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pictures that are opened as one, such as a study: they share memory and close together."""
+
+    name: str
+    closes_at: datetime
+
 
 @dataclass(frozen=True)
 class OpenImage:
@@ -28,6 +40,7 @@ class OpenImage:
         handle: Opaque name; useless in another session.
         subject_id: The image it shows.
         about: The record returned when it was opened, without pixels.
+        group: Name of its :class:`Group`; empty by itself.
     """
 
     handle: str
@@ -36,6 +49,7 @@ class OpenImage:
     image: Image = field(repr=False)
     about: Any = field(repr=False)
     expires_at: datetime
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,9 +84,18 @@ class OpenImages:
         return self._host.now() + self.lifetime
 
     def add(
-        self, session_id: str, handle: str, subject_id: str, image: Image, about: Any
+        self,
+        session_id: str,
+        handle: str,
+        subject_id: str,
+        image: Image,
+        about: Any,
+        group: Group | None = None,
     ) -> OpenImage:
         """Keep an image open.
+
+        Args:
+            group: That it belongs to; by itself it closes after ``lifetime``.
 
         Raises:
             StorageBusy: It alone exceeds the memory limit.
@@ -83,15 +106,26 @@ class OpenImages:
                 "This image is larger than the memory for restorations. Raise"
                 " MEDSEC_RESTORE_MEMORY_MB."
             )
-        viewing = OpenImage(handle, session_id, subject_id, image, about, self.expiry())
+        closes, name = (group.closes_at, group.name) if group else (self.expiry(), "")
+        viewing = OpenImage(handle, session_id, subject_id, image, about, closes, name)
         with self._lock:
             self._sweep()
             self._kept.pop((session_id, subject_id), None)
+            if group:
+                self._make_room(group.name, size)
             while self._held() + size > self._memory:
                 (self._kept or self._open).popitem(last=False)
             self._open[handle] = viewing
             self._wake_up()
         return viewing
+
+    def _make_room(self, group: str, size: int) -> None:
+        own = [h for h, v in self._open.items() if v.group == group]
+        held = sum(size_bytes(self._open[h].image) for h in own)
+        for handle in own:
+            if held + size <= self._memory * GROUP_SHARE:
+                return
+            held -= size_bytes(self._open.pop(handle).image)
 
     @property
     def held_bytes(self) -> int:
@@ -158,6 +192,13 @@ class OpenImages:
             viewing = self._open.get(handle)
             if viewing is not None and viewing.session_id == session_id:
                 del self._open[handle]
+
+    def close_group(self, session_id: str, group: str) -> None:
+        """Close what this session opened as one."""
+        with self._lock:
+            for handle, viewing in list(self._open.items()):
+                if (viewing.session_id, viewing.group) == (session_id, group):
+                    del self._open[handle]
 
     def close_session(self, session_id: str) -> None:
         """Close all viewings of a session."""

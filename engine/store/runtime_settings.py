@@ -25,6 +25,7 @@ CHANGEABLE: Mapping[str, str] = {
     "padding_min_px": "with the next image that is sealed",
     "picture_limit_mb": "with the next upload",
     "restore_minutes": "with the next restoration",
+    "study_restore_minutes": "with the next restoration",
     "reason_required": "immediately",
     "session_idle_minutes": "immediately, for every session",
     "session_hours": "for new sessions",

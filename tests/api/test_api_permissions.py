@@ -79,6 +79,11 @@ MAY: dict[str, Row] = {
     "GET /patients/{patient_id}/images/": row(T, D),
     "GET /patients/{patient_id}/studies/": row(T, D),
     "GET /studies/{study_id}/": row(T, D),
+    "POST /studies/{study_id}/restorations/": row(D, status=201, headers=REASON),
+    "GET /study-restorations/{handle}/": row(D),
+    "DELETE /study-restorations/{handle}/": row(*EVERYBODY, status=204, fresh=True),
+    "GET /study-restorations/{handle}/images/{image_id}/": row(D),
+    "GET /study-restorations/{handle}/images/{image_id}/frames/{frame}/": row(D),
     "POST /patients/{patient_id}/images/": row(
         T, status=201, files={"image": ("a.png", b"")}, fresh=True
     ),
@@ -197,7 +202,8 @@ class Subjects:
         kind = "draft" if name == "image_id" and "/drafts/" in route else name
         if name == "handle":
             kind = "draft handle" if "/drafts/" in route else "restoration"
-        if kind in ("session_id", "restoration", "draft handle") or fresh:
+            kind = "study restoration" if "/study-restorations/" in route else kind
+        if kind in ("session_id", "restoration", "study restoration", "draft handle") or fresh:
             return self._make(kind, token, route)
         if kind not in self._kept:
             self._kept[kind] = self._make(kind, token, route)
@@ -228,6 +234,12 @@ class Subjects:
                     return "vw_0"
                 image_id = self._get("image_id", "", token, False)
                 return engine.images.restore(token, image_id, WHY).handle
+            case "study restoration":
+                if engine.sessions.whoami(token).role is not D or not self.treated:
+                    return "vs_0"
+                image_id = self._get("image_id", "", token, False)
+                study_id = engine.context.studies.study_of(engine.context.database.read(), image_id)
+                return engine.studies.restore(token, str(study_id), WHY).handle
             case "draft handle":
                 if engine.sessions.whoami(token).role is not T:
                     return "vw_0"

@@ -12,7 +12,8 @@ import pytest
 from engine import Detection, Engine, Source, Study, errors
 from engine.records import Region
 from tests import builders
-from tests.conftest import WHY, Ward, text_png
+from tests.conftest import PASSWORD, WHY, Ward, text_png
+from tests.fakes import FakeHost
 
 FOUND = [Detection(Region(8, 8, 60, 24), "text", 0.9, "scripted")]
 
@@ -175,3 +176,136 @@ def test_who_reads_a_study_stands_in_the_log(ward: Ward) -> None:
     studies(ward, ward.team.doctor)
     [entry] = ward.engine.audit.entries(ward.team.administrator, query="study.list")
     assert (entry.actor, entry.patient_id) == ("doctor", ward.patient_id)
+
+
+# --- restoring a study under one reason ---------------------------------------------------------
+
+
+def log_of(ward: Ward, *actions: str) -> list[tuple[str, str, str]]:
+    """Action, outcome and image of these entries, oldest first."""
+    entries = ward.engine.audit.entries(ward.team.administrator, limit=500)
+    told = [(e.action, e.outcome, e.image_id or "") for e in entries if e.action in actions]
+    return told[::-1]
+
+
+def sealed_series(ward: Ward, slices: int, series: int = 1) -> list[str]:
+    return [
+        ward.seal(slice_of(10 * series + i, series=series), "x.dcm", FOUND) for i in range(slices)
+    ]
+
+
+def test_a_study_is_requested_once_and_each_image_is_in_the_log(ward: Ward) -> None:
+    ids = sealed_series(ward, 3)
+    doctor, [study] = ward.team.doctor, studies(ward)
+    opened = ward.engine.studies.restore(doctor, study.study_id, WHY)
+    assert [image.image_id for image in opened.images] == ids
+    actions = ("study.restore", "image.restore", "region.decrypt")
+    assert log_of(ward, *actions) == [("study.restore", "requested", "")]
+    for image_id in ids:
+        original = slice_of(10 + ids.index(image_id))
+        shown = ward.engine.studies.restored_frame(doctor, opened.handle, image_id)
+        single = ward.engine.images.restore(doctor, image_id, WHY)
+        assert (shown == ward.engine.images.restored_frame(doctor, single.handle)).all()
+        file = ward.engine.studies.open_image(doctor, opened.handle, image_id).handle
+        assert ward.engine.images.restored_file(doctor, file).data == original
+    told = [row for row in log_of(ward, *actions) if row[1] != "requested"]
+    assert told == [
+        row
+        for image_id in ids
+        for row in 2
+        * [("region.decrypt", "ok", image_id), ("image.restore", "completed", image_id)]
+    ]
+    reasons = {e.reason for e in ward.engine.images.history(doctor, ids[0])}
+    assert WHY in reasons
+
+
+def test_one_series_opens_no_other(ward: Ward) -> None:
+    [first], [second] = sealed_series(ward, 1, series=1), sealed_series(ward, 1, series=2)
+    doctor, [study] = ward.team.doctor, studies(ward)
+    opened = ward.engine.studies.restore(doctor, study.study_id, WHY, study.series[1].series_id)
+    ward.engine.studies.restored_frame(doctor, opened.handle, second)
+    with pytest.raises(errors.NotFound):
+        ward.engine.studies.restored_frame(doctor, opened.handle, first)
+    with pytest.raises(errors.NotFound, match="series"):
+        ward.engine.studies.restore(doctor, study.study_id, WHY, "se_other")
+
+
+def test_a_broken_image_is_named_and_the_others_open(ward: Ward) -> None:
+    ids = sealed_series(ward, 3)
+    doctor, [study] = ward.team.doctor, studies(ward)
+    row = ward.engine.context.catalog.row(ward.engine.context.database.read(), ids[1])
+    host = ward.engine.context.host
+    blob = bytearray(host.read_blob(str(row.sealed_blob)))
+    blob[len(blob) // 2] ^= 1
+    host._path(str(row.sealed_blob)).write_bytes(blob)
+    opened = ward.engine.studies.restore(doctor, study.study_id, WHY)
+    ward.engine.studies.restored_frame(doctor, opened.handle, ids[0])
+    with pytest.raises(errors.SealError):
+        ward.engine.studies.restored_frame(doctor, opened.handle, ids[1])
+    ward.engine.studies.restored_frame(doctor, opened.handle, ids[2])
+    assert ("image.restore", "failed", ids[1]) in log_of(ward, "image.restore")
+
+
+def test_classes_of_an_account_hold_for_each_image_of_a_study(ward: Ward) -> None:
+    [image_id] = sealed_series(ward, 1)
+    [study] = studies(ward)
+    ward.engine.care.set_restorable_classes(ward.team.administrator, "doctor", ["face"])
+    opened = ward.engine.studies.restore(ward.team.doctor, study.study_id, WHY)
+    with pytest.raises(errors.PermissionDenied):
+        ward.engine.studies.restored_frame(ward.team.doctor, opened.handle, image_id)
+
+
+def test_a_study_needs_a_reason_and_ends(ward: Ward, host: FakeHost) -> None:
+    [image_id] = sealed_series(ward, 1)
+    doctor, [study] = ward.team.doctor, studies(ward)
+    with pytest.raises(errors.InputError, match="reason"):
+        ward.engine.studies.restore(doctor, study.study_id, " ")
+    opened = ward.engine.studies.restore(doctor, study.study_id, WHY)
+    host.advance(minutes=10)  # longer than a single restoration lasts
+    ward.engine.studies.restored_frame(doctor, opened.handle, image_id)
+    again = ward.engine.sessions.sign_in("doctor", PASSWORD).token
+    with pytest.raises(errors.NotFound):  # another session of the same account
+        ward.engine.studies.restored_frame(again, opened.handle, image_id)
+    ward.engine.studies.close(doctor, opened.handle)
+    assert ward.engine.images.open_restoration(doctor, image_id) is None
+    with pytest.raises(errors.NotFound, match="has ended"):
+        ward.engine.studies.restored_frame(doctor, opened.handle, image_id)
+    opened = ward.engine.studies.restore(doctor, study.study_id, WHY)
+    ward.engine.studies.restored_frame(doctor, opened.handle, image_id)
+    for _ in range(2):
+        host.advance(minutes=12)
+        ward.engine.studies.restored_frame(doctor, opened.handle, image_id)
+    host.advance(minutes=7)
+    assert ward.engine.studies.restorations(doctor, study.study_id) == []
+    assert ward.engine.images.open_restoration(doctor, image_id) is None
+
+
+def test_what_was_withdrawn_or_sealed_anew_is_not_opened_with_its_study(ward: Ward) -> None:
+    ids = sealed_series(ward, 2)
+    doctor, [study] = ward.team.doctor, studies(ward)
+    opened = ward.engine.studies.restore(doctor, study.study_id, WHY)
+    ward.engine.studies.restored_frame(doctor, opened.handle, ids[0])
+    ward.engine.withdrawals.flag(doctor, ids[0], "a name in the corner")
+    with pytest.raises(errors.NotFound):
+        ward.engine.studies.restored_frame(doctor, opened.handle, ids[0])
+    view = ward.engine.drafts.open(ward.team.technician, ids[0])
+    ward.engine.drafts.seal(ward.team.technician, ids[0], view.detections, confirm=WHY)
+    with pytest.raises(errors.NotFound, match="sealed anew"):
+        ward.engine.studies.restored_frame(doctor, opened.handle, ids[0])
+    ward.engine.studies.restored_frame(doctor, opened.handle, ids[1])
+
+
+def test_a_study_takes_its_share_of_the_memory_and_closes_nobody_elses(ward: Ward) -> None:
+    ids = sealed_series(ward, 5)
+    doctor, [study] = ward.team.doctor, studies(ward)
+    pictures = ward.engine.context.open_images
+    alone = ward.engine.images.restore(doctor, ids[0], WHY)
+    one = pictures.held_bytes
+    pictures._memory = 9 * one  # a quarter has room for two
+    opened = ward.engine.studies.restore(doctor, study.study_id, WHY)
+    for image_id in (*ids[1:], *ids[1:]):
+        ward.engine.studies.restored_frame(doctor, opened.handle, image_id)
+        assert pictures.held_bytes < 3.5 * one
+    ward.engine.images.restored_frame(doctor, alone.handle)
+    completed = [row[2] for row in log_of(ward, "image.restore") if row[1] == "completed"]
+    assert completed == [ids[0], *ids[1:], *ids[1:]]  # opened again, logged again

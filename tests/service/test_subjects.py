@@ -89,6 +89,7 @@ class Case:
     image_id: str
     region_id: str
     handle: str
+    study_handle: str
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,12 @@ def clinic(settings: Settings) -> Iterator[Clinic]:
         engine.care.assign(team.technician, patient_id, "doctor")
         handle = engine.images.restore(team.doctor, image_id, WHY).handle
         [study] = engine.studies.of_patient(team.technician, patient_id)
-        cases.append(Case(patient_id, number, study.study_id, image_id, region_id, handle))
+        restored = engine.studies.restore(team.doctor, study.study_id, WHY).handle
+        cases.append(
+            Case(patient_id, number, study.study_id, image_id, region_id, handle, restored)
+        )
     engine.care.end(team.administrator, "P-2", "doctor")
-    nobody = Case("pt_none", "P-9", "st_none", "im_none", "rg_none", "vw_none")
+    nobody = Case("pt_none", "P-9", "st_none", "im_none", "rg_none", "vw_none", "vs_none")
     offer = engine.exchange.offer(team.doctor, "x25519")
     yield Clinic(engine, team, *cases, nobody, offer["exchange_id"])
     engine.close()
@@ -200,6 +204,11 @@ def test_what_is_others_answers_like_what_does_not_exist(clinic: Clinic) -> None
         ),
         "studies": lambda c: engine.studies.of_patient(doctor, c.patient_id),
         "study": lambda c: engine.studies.get(doctor, c.study_id),
+        "restore a study": lambda c: engine.studies.restore(doctor, c.study_id, WHY),
+        "open studies": lambda c: engine.studies.restorations(doctor, c.study_id),
+        "picture of an open study": lambda c: engine.studies.restored_frame(
+            doctor, c.study_handle, c.image_id
+        ),
         "image": lambda c: engine.images.get(doctor, c.image_id),
         "thumbnail": lambda c: engine.images.thumbnail(doctor, c.image_id),
         "restore": lambda c: engine.images.restore(doctor, c.image_id, WHY),

@@ -540,6 +540,36 @@ def test_a_doctor_walks_through_a_study_image_by_image(
     assert "Knee, both sides" in texts(app)
 
 
+def test_a_doctor_restores_a_series_once_and_walks_through_the_originals(
+    engine: Engine, visit: Visit, team: Team, patient: str, detector: ScriptedDetector
+) -> None:
+    detector.found = [BOX]
+    for instance in (1, 2, 3):
+        data = builders.dicom(builders.labelled()[0] // instance, instance=instance)
+        taken = engine.drafts.upload(team.technician, patient, "x.dcm", data)
+        engine.drafts.seal(team.technician, taken.image_id, [BOX])
+    app = visit(team.doctor, "2_Review")
+    app.text_input(key="review-query").input("P-17").run()
+    click(app, "View")
+    fill(app, **{"Why do you need to see the original?": "tumour board"})
+    scope = next(r for r in app.radio if r.label == "Restore")
+    assert scope.options == ["This image", "Series, 3 images"]
+    scope.set_value(scope.proto.options[1])
+    click(app, "Restore the original")
+    seen = [component(app, "viewer")["original"]]
+    for _ in range(2):
+        click(app, "Next")
+        seen.append(component(app, "viewer")["original"])
+    assert len(set(seen)) == 3
+    assert all(str(address).startswith("/api/restorations/") for address in seen)
+    told = [e.action for e in engine.audit.entries(team.administrator) if e.outcome == "requested"]
+    assert told == ["study.restore"]
+    click(app, "Close the restoration")
+    assert component(app, "viewer")["original"] is None
+    click(app, "Previous")
+    assert component(app, "viewer")["original"] is None
+
+
 def study_of(engine: Engine, team: Team, patient: str) -> str:
     [study] = engine.studies.of_patient(team.doctor, patient)
     return study.study_id
