@@ -20,6 +20,12 @@ _TABLE: Answers = {
         "content": {"text/csv": BINARY, "application/vnd.apache.parquet": BINARY},
     }
 }
+_REPORT: Answers = {
+    200: {
+        "description": "The report",
+        "content": {"application/pdf": BINARY, "text/csv": BINARY},
+    }
+}
 _REFUSALS = answers(401, 403, 404, 409, 422, 429, 503)
 Chosen = Annotated[list[str] | None, Query(max_length=100)]
 #: UTC without time zone, as in the engine.
@@ -69,6 +75,22 @@ def audit_file(
     token: Token,
     engine: TheEngine,
     q: Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")] = "",
+    format: Literal["csv", "fhir"] = "csv",
 ) -> Response:
-    """All matching entries of the audit log, as CSV."""
-    return attachment(engine.audit.export(token, q))
+    """All matching entries of the audit log, as CSV or as AuditEvent resources of FHIR R4."""
+    export = engine.audit.export_fhir if format == "fhir" else engine.audit.export
+    return attachment(export(token, q))
+
+
+@router.get("/patients/{patient_id}/access-report/", response_class=Response,
+            responses={**answers(401, 403, 404, 422, 429, 503), **_REPORT})  # fmt: skip
+def access_report(
+    patient_id: str,
+    token: Token,
+    engine: TheEngine,
+    format: Literal["pdf", "csv"] = "pdf",
+    zone: Annotated[str, Query(max_length=64, examples=["Europe/Berlin"])] = "UTC",
+) -> Response:
+    """Who had access to a patient's data, for the patient. Takes the hospital's number too."""
+    report = engine.audit.patient_report(token, patient_id)
+    return attachment(report.csv(zone) if format == "csv" else report.pdf(zone))

@@ -53,6 +53,9 @@ class Health(schemas.Schema):
         " changed outside MedSec."
     )
     clock_back_seconds: int = Field(description="How far the clock was set back; 0 if it was not.")
+    audit_forwarding: bool = Field(description="The log is sent to an audit repository.")
+    audit_waiting: int = Field(description="Entries that the repository does not have yet.")
+    audit_trouble: str = Field(description="Why the last try to send failed; empty if it did not.")
 
 
 class Statistics(BaseModel):

@@ -17,6 +17,8 @@ from engine.detection import (
 from engine.formats.images import carried, carry, from_upright, to_upright
 from engine.host import Host, write_durably
 from engine.installation import version
+from engine.operations.access_report import COLUMNS as REPORT_COLUMNS
+from engine.operations.access_report import AccessReport
 from engine.operations.batch_report import CSV_HEAD, BatchItem, Progress
 from engine.operations.examination import REASONS, Suggestion
 from engine.operations.file_detection import Finder
@@ -74,6 +76,8 @@ __all__ = [
     "FORMATS_TAKEN",
     "METRICS_MEDIA_TYPE",
     "REASONS",
+    "REPORT_COLUMNS",
+    "AccessReport",
     "Account",
     "AccountRequest",
     "Assessment",

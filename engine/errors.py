@@ -197,6 +197,12 @@ class MailFailed(EngineError):
     status = 502
 
 
+class ForwardingFailed(EngineError):
+    """The audit repository is unavailable; entries stay in the log and are sent later."""
+
+    status = 502
+
+
 class DetectorError(EngineError):
     """A detector could not run; images need review until it can."""
 

@@ -406,7 +406,7 @@ class AuditEntry:
     actor: str
     role: str
     action: str
-    outcome: str  # "ok", "refused", "failed", "requested"
+    outcome: str  # "ok", "completed", "refused", "failed", "requested"
     patient_id: str | None
     image_id: str | None
     region_id: str | None

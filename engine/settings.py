@@ -210,6 +210,21 @@ class Settings:
     )
     mail_from: str = _setting("", "Sender address of notices")
     mail_to: str = _setting("", "Recipient addresses of notices, comma-separated")
+    site: str = _setting(
+        "MedSec",
+        "Name of this installation in messages to other systems",
+        lambda v: bool(v.strip()),
+    )
+    syslog_host: str = _setting(
+        "", "Audit repository that gets the audit log as DICOM messages; leave empty to send none"
+    )
+    syslog_port: int = _setting(6514, "Port of the audit repository", lambda v: 0 < v < 65536)
+    syslog_ca_file: Path | None = _setting(
+        None, "CA certificates for the audit repository, by default those of the system"
+    )
+    syslog_certificate: Path | None = _setting(
+        None, "This installation's certificate for the audit repository, PEM with its key"
+    )
     write_wait_seconds: float = _setting(
         10.0, "Maximum time a write to the catalog waits", _positive, "s"
     )

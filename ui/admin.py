@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -77,6 +78,7 @@ def health(token: str) -> None:
             ("Damaged files", ", ".join(now["broken"]) or "none known"),
             ("Keys still to re-wrap", str(now["keys_to_rotate"])),
             ("Processes that read files", _held(now["confinement"])),
+            ("Audit log elsewhere", _forwarding(now)),
             (
                 "Networks run in",
                 "such a process" if now["networks_apart"] else "the server's process, for its GPU",
@@ -96,6 +98,18 @@ def health(token: str) -> None:
              f" {widgets.size(held['disk_bytes'])}"),
         ]
     )  # fmt: skip
+
+
+def _forwarding(now: dict[str, Any]) -> str:
+    """Whether the log is sent to an audit repository, and how that goes."""
+    if not now["audit_forwarding"]:
+        return "not sent; set MEDSEC_SYSLOG_HOST to send it to an audit repository"
+    waiting = f"{now['audit_waiting']:,} entries wait"
+    return (
+        f"{waiting}; the last try failed ({now['audit_trouble']})"
+        if now["audit_trouble"]
+        else waiting
+    )
 
 
 def _held(confinement: dict[str, int | bool]) -> str:

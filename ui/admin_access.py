@@ -5,9 +5,11 @@ It shows patient numbers only, no other patient data.
 
 from __future__ import annotations
 
+from urllib.parse import quote, urlencode
+
 import streamlit as st
 
-from engine import EmergencyAccess, Role, Verdict
+from engine import REPORT_COLUMNS, EmergencyAccess, Role, Verdict
 from ui import state, widgets
 
 
@@ -23,6 +25,7 @@ def access(token: str) -> None:
     _glass(token)
     _relations(token)
     _classes(token)
+    _report(token)
 
 
 # --- emergencies ------------------------------------------------------------------------------
@@ -159,3 +162,37 @@ def _classes(token: str) -> None:
                 "Saved. The change takes effect immediately; restorations beyond it are closed."
             )
             st.rerun()
+
+
+# --- a patient's own question -----------------------------------------------------------------
+
+
+def _report(token: str) -> None:
+    """Who has seen my images: answered for one patient, with a file to hand over."""
+    st.header("Who had access to a patient's data")
+    st.caption(
+        "For a patient who asks. The report says in plain words who did what and why, from the"
+        " audit log; making it is in the log, too."
+    )
+    with st.form("access-report", width=440):
+        number = st.text_input("Patient number", key="report-number").strip()
+        asked = st.form_submit_button("Make the report", icon=":material/person_search:")
+    if not (asked and number):
+        return
+    with widgets.banner():
+        report = state.engine().audit.patient_report(token, number)
+        zone = st.context.timezone or "UTC"
+        if not report.lines:
+            st.info("Nobody has done anything with this patient's data.", icon=":material/info:")
+            return
+        columns = zip(*report.table(zone), strict=True)
+        names = (f"When ({zone})", *REPORT_COLUMNS[1:])
+        st.dataframe(dict(zip(names, columns, strict=True)), hide_index=True)
+        with st.container(horizontal=True):
+            for form in ("pdf", "csv"):
+                st.link_button(
+                    f"Download as {form.upper()}",
+                    f"/api/patients/{quote(number, safe='')}/access-report/"
+                    f"?{urlencode({'format': form, 'zone': zone})}",
+                    icon=":material/download:",
+                )

@@ -18,6 +18,7 @@ from engine.people.second_factor import Challenges, SecondFactors
 from engine.people.sessions import Sessions
 from engine.people.tokens import Tokens
 from engine.store.audit import AuditLog
+from engine.store.audit_forwarding import AuditForwarding
 from engine.store.audited_rows import AuditedRows
 from engine.store.backup import Backups
 from engine.store.catalog import Catalog
@@ -63,6 +64,7 @@ class Context(WorkerContext):
     watch: AccessWatch
     outbox: Outbox
     audit: AuditLog
+    forwarding: AuditForwarding
     catalog: Catalog
     figures: Figures
     patients: Patients

@@ -10,12 +10,14 @@ from dataclasses import fields
 from datetime import datetime
 
 from engine.errors import InputError, RosterBroken
+from engine.operations.access_report import AccessReport, access_report, spreadsheet_text
 from engine.operations.checkpoints import Checkpoints
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
 from engine.permissions import Permission
 from engine.records import AuditEntry, Caller, File
 from engine.store.audit import Event
+from engine.store.audit_messages import fhir_audit_event
 
 
 class Audit:
@@ -23,7 +25,11 @@ class Audit:
 
     def __init__(self, context: Context, guard: Guard, checkpoints: Checkpoints) -> None:
         self._audit = context.audit
+        self._database = context.database
         self._hierarchy = context.hierarchy
+        self._host = context.host
+        self._live = context.live
+        self._patients = context.patients
         self._guard = guard
         self._watch = context.watch
         self._checkpoints = checkpoints
@@ -44,6 +50,43 @@ class Audit:
         count = self._audit.verify()
         self._audit.record(caller, Event("audit.verify", detail={"entries": count}))
         return count
+
+    @needs(Permission.READ_AUDIT)
+    def patient_report(self, caller: Caller, patient_id: str) -> AccessReport:
+        """Who had access to a patient's data: the patient's own question, answered from the log.
+
+        Args:
+            patient_id: Hospital number or opaque key.
+
+        Raises:
+            NotFound: No such patient.
+        """
+        tx = self._database.read()
+        patient = self._patients.get(tx, self._patients.known(tx, patient_id) or patient_id)
+        entries = self._audit.of_patient(patient.patient_id)
+        report = access_report(patient.id, self._host.now(), entries)
+        told = {"lines": len(report.lines)}
+        self._audit.record(
+            caller, Event("patient.report", patient_id=patient.patient_id, detail=told)
+        )
+        return report
+
+    @needs(Permission.READ_AUDIT)
+    def export_fhir(self, caller: Caller, query: str = "") -> File:
+        """Every entry that matches, oldest first, as FHIR R4 AuditEvent resources; audited.
+
+        A resource a line (NDJSON), as FHIR's bulk data does.
+        """
+        count = self._audit.count()
+        site = self._live.settings.site
+        lines = [
+            json.dumps(fhir_audit_event(entry, site), ensure_ascii=False)
+            for entry in reversed(self._audit.entries(query=query, limit=count))
+        ]
+        told = {"all": not query, "form": "fhir"}
+        self._audit.record(caller, Event("audit.export", detail=told))
+        text = "".join(f"{line}\n" for line in lines)
+        return File("medsec-audit.ndjson", "application/fhir+ndjson", text.encode())
 
     @needs(Permission.READ_AUDIT)
     def export(self, caller: Caller, query: str = "") -> File:
@@ -109,4 +152,4 @@ def _cell(value: object) -> str:
         if value is None
         else str(value)
     )
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return spreadsheet_text(text)

@@ -68,6 +68,7 @@ from engine.service.upkeep import Upkeep
 from engine.service.withdrawals import Withdrawals
 from engine.settings import Settings
 from engine.store.audit import AuditLog, Event
+from engine.store.audit_forwarding import AuditForwarding
 from engine.store.audited_rows import AuditedRows
 from engine.store.backup import PENDING_ERASURES, bring_salt_record
 from engine.store.backup import Backups as BackupFolder
@@ -353,6 +354,7 @@ def _opened(
         watch=watch,
         outbox=outbox,
         audit=audit,
+        forwarding=AuditForwarding(database, audit, settings),
         catalog=catalog,
         figures=Figures(database),
         patients=patients,

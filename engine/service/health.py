@@ -46,6 +46,7 @@ class Health:
         self._open_images = context.open_images
         self._outbox = context.outbox
         self._backups = backups
+        self._forwarding = context.forwarding
         self._erasures = erasures
         self._guard = guard
         self._masked = masked
@@ -87,6 +88,9 @@ class Health:
             "scrub_running": self._scrub.state["running"],
             "broken": [*self._scrub.state["broken"], *["accounts and rights"] * self._watch.broken],
             "clock_back_seconds": self._upkeep.clock_back_s,
+            "audit_forwarding": self._forwarding.on,
+            "audit_waiting": self._forwarding.waiting() if self._forwarding.on else 0,
+            "audit_trouble": self._forwarding.trouble,
         }
 
     @needs(Permission.VIEW_HEALTH)
@@ -130,6 +134,7 @@ class Health:
             "erasures_kept": now["erasures_kept"],
             "broken": len(now["broken"]),
             "clock_back_seconds": now["clock_back_seconds"],
+            "audit_waiting": now["audit_waiting"],
         }
         held = {
             "opened_pictures": self._open_images.held_bytes,

@@ -64,6 +64,7 @@ class Upkeep:
         self._live = context.live
         self._outbox = context.outbox
         self._backups = backups
+        self._forwarding = context.forwarding
         self._erasures = erasures
         self._intake = intake
         self._scrub = backups.scrub
@@ -89,6 +90,8 @@ class Upkeep:
         loops = [self._tend_forever, self._scrub_forever]
         if self._outbox.on:
             loops.append(self._send_forever)
+        if self._forwarding.on:
+            loops.append(self._forward_forever)
         for loop in loops:
             thread = threading.Thread(target=loop, name=f"upkeep{loop.__name__}", daemon=True)
             self._threads.append(thread)
@@ -109,6 +112,14 @@ class Upkeep:
     def _send_forever(self) -> None:
         while not self._stopped.wait(SEND_SECONDS):
             self._send_mail()
+
+    def _forward_forever(self) -> None:
+        sent = 0
+        # What has gathered goes at once, batch after batch; then what is new, every few seconds.
+        while not self._stopped.wait(0.0 if sent else SEND_SECONDS):
+            sent = 0
+            with _and_goes_on("audit forwarding"):
+                sent = self._forwarding.deliver()
 
     def tend(self) -> None:
         """What is due by now."""

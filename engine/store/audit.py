@@ -144,6 +144,27 @@ class AuditLog:
         rows.sort(key=lambda r: int(r["sequence"]), reverse=True)
         return [self._entry(row) for row in rows[:limit]]
 
+    def after(self, sequence: int, limit: int) -> list[AuditEntry]:
+        """Entries behind a number, oldest first."""
+        rows = self._database.read().all(
+            "SELECT * FROM audit WHERE sequence > $1 ORDER BY sequence LIMIT $2", sequence, limit
+        )
+        return [self._entry(row) for row in rows]
+
+    def of_patient(self, patient_id: str) -> list[AuditEntry]:
+        """Everything about one patient, oldest first.
+
+        That is what names them, what names a record that was merged into theirs, and what names
+        an image of theirs while it lay under somebody else's record.
+        """
+        rows = self._database.read().all(
+            "SELECT * FROM audit WHERE patient_id = $1 OR patient_id IN"
+            " (SELECT patient_id FROM patient_merges WHERE into_id = $1) OR image_id IN"
+            " (SELECT image_id FROM images WHERE patient_id = $1) ORDER BY sequence",
+            patient_id,
+        )
+        return [self._entry(row) for row in rows]
+
     def under_glass(self, glass_id: str) -> list[AuditEntry]:
         """Entries under one emergency access, oldest first."""
         rows = self._database.read().all(

@@ -205,6 +205,10 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             study_id VARCHAR NOT NULL, place BLOB NOT NULL);
         """,
     ),
+    (
+        "the last entry of the log that the audit repository has",
+        "CREATE TABLE audit_forwarded (sequence BIGINT NOT NULL)",
+    ),
 )
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {

@@ -136,6 +136,7 @@ MAY: dict[str, Row] = {
     "GET /statistics/{table}/": row(D, R, A),
     "GET /audit/": row(A),
     "GET /audit/file/": row(A),
+    "GET /patients/{patient_id}/access-report/": row(A),
     "POST /audit/verify/": row(A),
     "POST /audit/checkpoints/": row(A, status=201),
     "GET /system/": row(A),

@@ -64,6 +64,8 @@ MAY: dict[str, set[Role]] = {
     "statistics.export": {D, R, A},
     "health.storage": {A},
     "audit.export": {A},
+    "audit.export_fhir": {A},
+    "audit.patient_report": {A},
     "runtime_settings.entries": {A},
     "runtime_settings.change": {A},
     "runtime_settings.reset": {A},

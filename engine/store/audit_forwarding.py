@@ -1,0 +1,94 @@
+"""The audit log to an audit repository: DICOM audit messages by syslog over TLS (RFC 5425).
+
+Syslog acknowledges nothing. A batch is counted as sent only once the connection was closed in
+order behind it: a receiver that ends with unread bytes answers with a reset, and then the batch is
+sent again. So the repository gets every entry in the log's order, and after a break some twice,
+which it can tell by their numbers. What was sent is kept in the catalog.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+from engine.errors import ForwardingFailed
+from engine.settings import Settings
+from engine.store.audit import AuditLog
+from engine.store.audit_messages import syslog_line
+from engine.store.database import Database
+
+#: Entries in one connection.
+BATCH = 1000
+_TIMEOUT_S = 20.0
+
+
+class AuditForwarding:
+    """What the repository has, and sending the rest."""
+
+    def __init__(self, database: Database, audit: AuditLog, settings: Settings) -> None:
+        self._database = database
+        self._audit = audit
+        self._settings = settings
+        #: Why the last batch was not sent; empty if it was.
+        self.trouble = ""
+
+    @property
+    def on(self) -> bool:
+        """Is a repository configured?"""
+        return bool(self._settings.syslog_host)
+
+    def waiting(self) -> int:
+        """How many entries the repository does not have yet."""
+        return self._audit.count() - self._sent()
+
+    def deliver(self) -> int:
+        """Send the next entries.
+
+        Returns:
+            How many were sent, ``BATCH`` at most; 0 when the repository has everything.
+
+        Raises:
+            ForwardingFailed: It is unavailable, its certificate is not valid, or it broke off.
+        """
+        entries = self._audit.after(self._sent(), BATCH)
+        if not entries:
+            return 0
+        lines = b"".join(syslog_line(entry, self._settings.site) for entry in entries)
+        try:
+            self._send(lines)
+        except OSError as err:  # ssl errors are OSErrors
+            self.trouble = type(err).__name__
+            raise ForwardingFailed(
+                "The audit repository did not take the entries. Check the MEDSEC_SYSLOG settings;"
+                " they are sent again.",
+                kind=self.trouble,
+            ) from err
+        self.trouble = ""
+        with self._database.write() as tx:
+            tx.run("DELETE FROM audit_forwarded")
+            tx.run("INSERT INTO audit_forwarded VALUES ($1)", entries[-1].sequence)
+        return len(entries)
+
+    def _sent(self) -> int:
+        return self._database.read().count("SELECT max(sequence) FROM audit_forwarded")
+
+    def _send(self, lines: bytes) -> None:
+        settings = self._settings
+        ca = settings.syslog_ca_file
+        trust = ssl.create_default_context(cafile=None if ca is None else str(ca))
+        trust.minimum_version = ssl.TLSVersion.TLSv1_2
+        if settings.syslog_certificate is not None:
+            trust.load_cert_chain(settings.syslog_certificate)
+        host = settings.syslog_host
+        with (
+            socket.create_connection((host, settings.syslog_port), _TIMEOUT_S) as raw,
+            trust.wrap_socket(raw, server_hostname=host) as connection,
+        ):
+            connection.sendall(lines)
+            try:
+                connection.unwrap().close()
+            except ssl.SSLError as err:
+                # Receivers that close without TLS's farewell end with a plain end of stream. With
+                # bytes unread it would have been a reset, which is another error.
+                if not isinstance(err, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+                    raise
