@@ -65,6 +65,7 @@ MEANINGS: dict[str, Meaning] = {
         {
             "image.view": "R Looked at the masked image",
             "image.restore": "R Opened the original image",
+            "study.restore": "R Asked to open the originals of a series or a study",
             "image.side": "R Looked for side markers in the original image",
             "image.metrics": "R Read measured numbers of the image",
             "image.list": "R Saw the image or the patient in a list",

@@ -55,9 +55,11 @@ def actions() -> set[str]:
         if "Event(" not in text and "event(" not in text:
             continue
         for node in ast.walk(ast.parse(text)):
-            text = node.value if isinstance(node, ast.Constant) else None
-            if isinstance(text, str) and _ACTION.fullmatch(text) and text.split(".")[0] in _NOUNS:
-                found.add(text)
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Event" and node.args:
+                found |= {v for v in [getattr(node.args[0], "value", None)] if isinstance(v, str)}
+            value = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(value, str) and _ACTION.fullmatch(value):
+                found |= {value} if value.partition(".")[0] in _NOUNS else set()
     return found
 
 
