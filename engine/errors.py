@@ -49,10 +49,18 @@ class CorruptImage(InputError):
     """The file is damaged or truncated, or does not match its format."""
 
 
+class OverBudget(CorruptImage):
+    """A decoder was ended: it took more processor time than any file of this size should."""
+
+
 class ImageTooLarge(InputError):
     """Over the limit of bytes, side length or decoded size; refused before decoding."""
 
     status = 413
+
+
+class NeedsTooMuchMemory(ImageTooLarge):
+    """Reading, sealing and restoring it takes more memory than there is for one file."""
 
 
 class DuplicateImage(InputError):

@@ -25,6 +25,8 @@ log = logging.getLogger("medsec")
 #: What the kernel answers when memory, processes or open files have run out.
 _SHORT = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 _CV_NO_MEMORY = -4  # cv2.error's code, StsNoMem
+#: Of a container: what it may have at most is said here, as seen from inside.
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
 #: How Python, the loader of libraries and OpenVINO say it: sentences of programs, not of files.
 _SHORT_SENTENCES = (
     "can't start new thread", "failed to map segment", "cannot allocate memory",
@@ -53,6 +55,15 @@ def is_shortage(err: BaseException) -> bool:
             return True
         now = now.__cause__ or (None if now.__suppress_context__ else now.__context__)
     return False
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or of the control group that this process is in, if that is less."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2, and 1
+        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+            sizes.append(int((_CONTROL_GROUP / name).read_text()))
+    return min(sizes)
 
 
 class Host:

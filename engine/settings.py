@@ -132,6 +132,20 @@ class Settings:
     max_decoded_mb: int = _setting(
         1024, "Maximum decoded size of an image, all frames together", _positive, "MB"
     )
+    memory_mb: int = _setting(
+        0,
+        "Memory for the server with all of its processes; 0 means three quarters of what this"
+        " machine or container has",
+        lambda v: v >= 0,
+        "MB",
+    )
+    server_memory_mb: int = _setting(
+        1750,
+        "Of it, what files that are being read, sealed or restored may take in the server's own"
+        " process",
+        lambda v: v >= 64,
+        "MB",
+    )
     restore_minutes: float = _setting(
         5.0, "Time until a restoration closes", lambda v: 0 < v <= 60, "min"
     )

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 from engine.errors import CorruptImage, ImageTooLarge
 from engine.formats import converted
 from engine.formats.converted import Read
-from engine.formats.limits import check_size
+from engine.formats.limits import check_part, check_size
 
 _MAX_FRAMES = 10_000
 
@@ -26,7 +26,7 @@ def decode(data: bytes, max_side_px: int, max_bytes: int) -> Read:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Pillow.open(io.BytesIO(data), formats=("GIF", "WEBP")) as picture:
-                check_size(picture.width, picture.height, 1, 4, max_side_px, max_bytes)
+                check_part(picture.width, picture.height, 1, 4, max_side_px, max_bytes)
                 count = int(getattr(picture, "n_frames", 1))
                 # A GIF grows where a frame leaves its screen: the size is only known now.
                 size = picture.size

@@ -40,6 +40,7 @@ from engine.formats.dicom_pixels import (
     native,
     payload,
 )
+from engine.formats.limits import Extent, measured
 from engine.formats.tones import LOSSY_NOISE, Showing
 from engine.records import Image, Region
 
@@ -65,6 +66,7 @@ def decode(
             height=layout.rows,
             frames=layout.frames,
         )
+    measured(Extent(layout.columns, layout.rows, layout.frames, layout.decoded_bytes))
     grid = (2, 1) if layout.halved else (1, 1)
     shown = [layout.photometric]
     dead: list[int] = []

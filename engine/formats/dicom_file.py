@@ -34,13 +34,14 @@ from pydicom.uid import (
     JPEGLSLossless,
 )
 
-from engine.errors import CorruptImage, UnsupportedFormat
+from engine.errors import CorruptImage, ImageTooLarge, UnsupportedFormat
 from engine.formats.dicom_encoding import CUT as _CUT
 from engine.formats.dicom_encoding import LONG_VRS as _LONG_VRS
 from engine.formats.dicom_encoding import UNDEFINED as _UNDEFINED
 from engine.formats.dicom_encoding import Encoding
 from engine.formats.dicom_encoding import find as find_encoding
 from engine.formats.dicom_fragments import starts_frame
+from engine.formats.limits import check_items
 
 # Odd values of vendors must pass as they are, and a warning about one would quote it.
 config.settings.reading_validation_mode = config.IGNORE
@@ -60,6 +61,8 @@ NATIVE = frozenset(
         DeflatedExplicitVRLittleEndian,
     )
 )
+#: Within so many bytes of a file its meta information says how it is written.
+_META_BYTES = 4096
 _ITEM, _DELIMITER = 0xFFFEE000, 0xFFFEE0DD
 _BROKEN = "This DICOM file is damaged: its data elements cannot be read."
 
@@ -149,6 +152,11 @@ def looks_like(data: bytes) -> bool:
     return bool(length <= 128)
 
 
+def says_deflated(data: bytes) -> bool:
+    """Does the file say that its whole data set is deflated?"""
+    return DeflatedExplicitVRLittleEndian.encode() in data[:_META_BYTES]
+
+
 def parse(data: bytes, max_decoded_bytes: int = 1 << 30) -> DicomFile:
     """Read header and offsets.
 
@@ -159,7 +167,7 @@ def parse(data: bytes, max_decoded_bytes: int = 1 << 30) -> DicomFile:
     try:
         with quiet():
             return _parse(data, max_decoded_bytes)
-    except (CorruptImage, UnsupportedFormat):
+    except (CorruptImage, ImageTooLarge, UnsupportedFormat):
         raise
     except (MemoryError, RecursionError) as err:
         raise CorruptImage(_BROKEN) from err
@@ -169,6 +177,7 @@ def parse(data: bytes, max_decoded_bytes: int = 1 << 30) -> DicomFile:
 
 def _parse(data: bytes, max_decoded_bytes: int) -> DicomFile:
     form = find_encoding(data, max_decoded_bytes)
+    check_items(form.body, little=form.little)
     stream = io.BytesIO(form.body)
     stream.seek(form.start)
     header = read_dataset(

@@ -16,7 +16,7 @@ import numpy as np
 from engine.errors import UnsupportedFormat
 from engine.formats import converted, isobmff
 from engine.formats.converted import Read
-from engine.formats.limits import check_size
+from engine.formats.limits import check_part, check_size
 
 _CODINGS = {"hvc1": "HEIC", "hev1": "HEIC", "av01": "AVIF"}
 _PREMULTIPLIED = ("RGBa", "RGBa;16")
@@ -36,10 +36,11 @@ def decode(data: bytes, max_side_px: int, max_bytes: int) -> Read:
         )
     # Twice four: samples may have more than 8 bits and an alpha channel.
     for width, height in said.sizes:
-        check_size(width, height, 1, 8, max_side_px, max_bytes)
-    check_size(said.width, said.height, 1, 8, max_side_px, max_bytes)
+        check_part(width, height, 1, 8, max_side_px, max_bytes)
+    frames = max(1, said.frames) if coding == "AVIF" else 1
+    check_size(said.width, said.height, frames, 8, max_side_px, max_bytes)
     if coding == "AVIF":
-        return _avif(data, said, max_side_px, max_bytes)
+        return _avif(data, said)
     return _heic(data, said)
 
 
@@ -70,8 +71,7 @@ def _heic(data: bytes, said: isobmff.Primary) -> Read:
     return converted.reading([pixels], lossy=True)
 
 
-def _avif(data: bytes, said: isobmff.Primary, max_side_px: int, max_bytes: int) -> Read:
-    check_size(said.width, said.height, max(1, said.frames), 8, max_side_px, max_bytes)
+def _avif(data: bytes, said: isobmff.Primary) -> Read:
     try:
         # A sequence without an index gives all its frames, below each other.
         index = None if said.frames > 1 else 0

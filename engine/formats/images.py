@@ -4,7 +4,8 @@ The door of the image part: formats are found from content, limits are checked f
 before anything is decoded, and every refusal is a named error with a sentence that helps.
 What strangers sent, and what was made of it, is read in a
 :class:`~engine.formats.sandbox.Sandbox` only. Each call ships the whole file, so a journey makes
-few: one to read a file, one to take it apart, one to prove the way back, one to restore it.
+few: one to read its header, one to read the file, one to take it apart, one to prove the way back,
+one to restore it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from engine.formats import (
 from engine.formats.confine import Confinement
 from engine.formats.dicom_pixels import JPEG_DCT
 from engine.formats.kinds import sniff
+from engine.formats.limits import Extent, measure
+from engine.formats.needs import Need
 from engine.formats.notes import notes_of
 from engine.formats.patches import pack, unpack
 from engine.formats.pictures import (
@@ -79,10 +82,13 @@ __all__ = [
     "encode_jpeg",
     "encode_png",
     "enhance",
+    "extent",
+    "extent_of",
     "for_storage",
     "from_storage",
     "from_upright",
     "grid_picture",
+    "header_need",
     "identifiers",
     "looked_at",
     "notes",
@@ -159,19 +165,65 @@ def taken(data: bytes, limits: Limits) -> Format:
     return kind
 
 
-def decode(name: str, data: bytes, limits: Limits) -> Image:
+def decode(name: str, data: bytes, limits: Limits, seconds: float | None = None) -> Image:
     """Read a file into stored values.
 
     Args:
         name: As it came; its extension proves nothing.
+        seconds: Processor time that it may take, as its :class:`Need` says; by default much.
 
     Raises:
         ImageTooLarge: Over a limit, found before decoding.
-        CorruptImage: Cut off, damaged or contradictory.
+        CorruptImage: Cut off, damaged or contradictory; ``OverBudget`` where it took too long.
         UnsupportedFormat: Real, but not taken.
     """
     kind = taken(data, limits)
-    return _image(name, kind, data, _SANDBOX.call("decode", str(kind), data, *_bounds(limits)))
+    reading = _SANDBOX.call("decode", str(kind), data, *_bounds(limits), seconds=seconds)
+    return _image(name, kind, data, reading)
+
+
+def header_need(data: bytes, limits: Limits) -> Need:
+    """What :func:`extent` needs for a file.
+
+    Raises:
+        CorruptImage, UnsupportedFormat, ImageTooLarge: As :func:`taken`.
+    """
+    deflated = taken(data, limits) is Format.DICOM and dicom_file.says_deflated(data)
+    return Need.of_header(len(data), limits.max_decoded_bytes if deflated else 0)
+
+
+def extent(data: bytes, limits: Limits) -> Extent:
+    """How much a file is, by its header; nothing is decoded.
+
+    Raises:
+        ImageTooLarge: Over a limit, or made to cost a decoder much.
+        CorruptImage, UnsupportedFormat: As :func:`decode`, as far as the header tells.
+    """
+    kind, seconds = taken(data, limits), header_need(data, limits).seconds
+    answer = _SANDBOX.call("extent", str(kind), data, *_bounds(limits), seconds=seconds)
+    match answer:
+        case (int() as width, int() as height, int() as frames, int() as decoded) if (
+            min(width, height, frames, decoded) > 0
+        ):
+            return Extent(width, height, frames, decoded)
+    raise CorruptImage(_NO_READING)
+
+
+def extent_of(image: Image) -> Extent:
+    """How much a decoded image is."""
+    return Extent(image.width, image.height, image.frames, image.pixels.nbytes)
+
+
+def _seconds(image: Image) -> float:
+    """Processor time that a call with this image may take."""
+    return Need.of(len(image.data), extent_of(image)).seconds
+
+
+def _extent(
+    kind: str, data: bytes, max_side_px: int, max_decoded_bytes: int
+) -> tuple[int, int, int, int]:
+    known = measure(lambda: _decode(kind, data, max_side_px, max_decoded_bytes))
+    return known.width, known.height, known.frames, known.decoded_bytes
 
 
 #: Pixels, block grid, facts of the pixels, and what the header says of people.
@@ -404,7 +456,8 @@ def dissect(image: Image, regions: Sequence[Region], identity_key: bytes) -> Dis
         clipped = region.aligned(image.grid).clipped(image.width, image.height, image.frames)
         if clipped != region:
             raise ValueError(f"region {region.xyxy} is not aligned to {image.grid}")
-    answer = _SANDBOX.call("dissect", str(image.format), image.data, _boxes(regions), identity_key)
+    arguments = str(image.format), image.data, _boxes(regions), identity_key
+    answer = _SANDBOX.call("dissect", *arguments, seconds=_seconds(image))
     match answer:
         case (bytes() as masked, tuple() as patches, bytes() as remainder, compact) if (
             len(patches) == len(regions)
@@ -575,8 +628,8 @@ def _proof(
     covered: Covered,
     limits: Limits,
 ) -> Proof:
-    digest = hashlib.sha256(image.data).digest()
-    answer = _SANDBOX.call("prove", stored, covered.plain, digest, *_bounds(limits))
+    arguments = stored, covered.plain, hashlib.sha256(image.data).digest(), *_bounds(limits)
+    answer = _SANDBOX.call("prove", *arguments, seconds=_seconds(image))
     match answer:
         case (bytes() as masked_digest, reading, bytes() as data, pixels) if (
             pixels is None or isinstance(pixels, np.ndarray)
@@ -778,9 +831,13 @@ def _came_back(stored: bytes, data: bytes, max_side_px: int, max_decoded_bytes: 
     return dicom_archive.unchanged(_unpacked(stored), data, max_side_px, max_decoded_bytes)
 
 
+#: Of a decoder that waits for the next file: what it holds when it has read a small one, and as
+#: much again.
+_IDLE_BYTES = 200 << 20
 #: Functions that run in the sandbox: everything that reads untrusted bytes, from a user or from
 #: a worker that a malicious file could have compromised.
 OPERATIONS = {
+    "extent": _extent,
     "decode": _decode,
     "dissect": _dissect,
     "assemble": _put_together,
@@ -794,4 +851,6 @@ OPERATIONS = {
     "carry": dicom_carrier.carry,
     "carried": dicom_carrier.carried,
 }
-_SANDBOX = Sandbox("engine.formats.images", workers=min(4, os.cpu_count() or 1))
+_SANDBOX = Sandbox(
+    "engine.formats.images", workers=min(4, os.cpu_count() or 1), idle_bytes=_IDLE_BYTES
+)

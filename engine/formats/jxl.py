@@ -20,6 +20,8 @@ from engine.formats.limits import check_size
 _DAMAGED = "This JPEG XL file is damaged: its header is not valid. Export it again."
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _PRIMARIES = {1: 1, 9: 9, 11: 12}  # to the code points that other formats use
+#: For how many bytes of frames there has to be room, where an animation comes in.
+_ANIMATED_BYTES = 256 << 20
 _GAMMA = {0.45455: 4, 0.35714: 5}
 
 
@@ -210,7 +212,10 @@ def decode(data: bytes, max_side_px: int, max_bytes: int) -> Read:
     """
     header = parse(data)
     size = (4 if header.bits == 0 else 2 if header.bits > 8 else 1) * 4
-    check_size(header.width, header.height, 1, size, max_side_px, max_bytes)
+    most = 1
+    if header.animated:  # how many frames there are is known when all are decoded
+        most = min(max_bytes, _ANIMATED_BYTES) // max(1, header.width * header.height * size)
+    check_size(header.width, header.height, max(1, most), size, max_side_px, max_bytes)
     if header.extra > 1:
         raise UnsupportedFormat(
             "This JPEG XL file has channels that are not colours. Export it as PNG or TIFF."

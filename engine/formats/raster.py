@@ -41,7 +41,7 @@ from engine.formats import (
     tiff_pages,
     unseen,
 )
-from engine.formats.limits import check_size
+from engine.formats.limits import check_scans, check_size
 from engine.records import Format, Region
 
 Read = tuple[np.ndarray, tuple[int, int], dict[str, Any]]
@@ -104,6 +104,7 @@ def _decode_jpeg(data: bytes, max_side_px: int, max_bytes: int) -> Read:
     if header.is_rare:
         return jpeg_rare.decode(data, header, max_side_px, max_bytes)
     channels = len(header.components)
+    check_scans(data)
     check_size(header.width, header.height, 1, channels, max_side_px, max_bytes)
     facts = {
         "bits": 8,

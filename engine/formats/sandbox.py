@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from engine import errors, tracing
-from engine.errors import CorruptImage, EngineError, MachineOverloaded
+from engine.errors import CorruptImage, EngineError, MachineOverloaded, OverBudget
 from engine.formats.confine import Confinement
 from engine.host import is_shortage
 
@@ -291,6 +291,13 @@ class _Worker:
                 if waited >= _BUSY_FACTOR * seconds:
                     raise MachineOverloaded(_OVERLOADED) from err
 
+    def held_bytes(self) -> int:
+        """Memory that is its own; 0 where the kernel does not say."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            _, resident, shared, *_ = Path(f"/proc/{self.process.pid}/statm").read_text().split()
+            return (int(resident) - int(shared)) * resource.getpagesize()
+        return 0
+
     def killed_from_outside(self) -> bool:
         """Did somebody else end it with SIGKILL, as a machine does that is out of memory?
 
@@ -337,6 +344,7 @@ class Sandbox:
         seconds: Time for one call, and as much again per 8 MB of bytes among the arguments.
         memory_bytes: Address space of a worker.
         reads: Folders that it may read, besides Python and its libraries.
+        idle_bytes: A worker that holds more after a call is ended; None keeps all of them.
     """
 
     def __init__(
@@ -346,9 +354,11 @@ class Sandbox:
         seconds: float = SECONDS,
         memory_bytes: int = MEMORY_BYTES,
         reads: Sequence[str] = (),
+        idle_bytes: int | None = None,
     ) -> None:
         self._module, self._workers, self._seconds = module, workers, seconds
         self._memory_bytes, self._reads = memory_bytes, tuple(reads)
+        self._idle_bytes = idle_bytes
         #: What holds the workers; None before the first has started.
         self.confinement: Confinement | None = None
         self._reset()
@@ -360,12 +370,16 @@ class Sandbox:
         self._lock = threading.Lock()
         self._owner = os.getpid()
 
-    def call(self, operation: str, *arguments: Any) -> Any:
+    def call(self, operation: str, *arguments: Any, seconds: float | None = None) -> Any:
         """Run one operation in a worker.
+
+        Args:
+            seconds: Processor time that it may take; by default by the size of the arguments.
 
         Raises:
             EngineError: What the operation raised.
-            CorruptImage: It raised anything else, crashed, or used too much time or memory.
+            OverBudget: It took more time.
+            CorruptImage: It raised anything else, crashed, or used too much memory.
             MachineOverloaded: Memory, processes or processor time of this machine did not suffice.
         """
         if os.getpid() != self._owner:  # a fork must not share its parent's workers
@@ -378,7 +392,7 @@ class Sandbox:
                 worker = None
             worker = worker or self._start()
             try:
-                allowance = self._allowance(arguments)
+                allowance = self._allowance(arguments) if seconds is None else seconds
                 worker.channel.settimeout(allowance)
                 _send(worker.channel, (operation, arguments))
                 answer = worker.receive(allowance)
@@ -389,15 +403,23 @@ class Sandbox:
                     raise MachineOverloaded(_OVERLOADED) from err
                 ended = {"error": type(err).__name__, "status": worker.process.returncode}
                 log.warning("a decoder gave no answer to %s", operation, extra={"facts": ended})
+                if isinstance(err, TimeoutError):
+                    raise OverBudget(
+                        "Reading this file takes much longer than a file of its size should, and"
+                        " was stopped. Export it again, with a usual coding.",
+                        seconds=round(allowance),
+                    ) from err
                 raise CorruptImage(
-                    "The decoder failed or took too long: the file is damaged or malicious."
-                    " Export it again."
+                    "The decoder failed: the file is damaged or malicious. Export it again."
                 ) from err
             except BaseException:
                 worker.stop()
                 raise
-            with self._lock:
-                self._idle.append(worker)
+            if self._idle_bytes is not None and worker.held_bytes() > self._idle_bytes:
+                worker.stop()  # a new one is small
+            else:
+                with self._lock:
+                    self._idle.append(worker)
         return _outcome(answer, operation)
 
     def held(self) -> Confinement:

@@ -46,6 +46,9 @@ _TIMES, _SEEN, _TIMES_OF_OTHER_PIXELS = 4, 16, 2
 #: The smallest mark that can be a letter: its border in 3 x 3 px has this many pixels, and is
 #: this long. A hot pixel has 9, and is 3 px long.
 _MARK_PX, _MARK_LENGTH_PX = 18, 7
+#: Marks are looked for in strips of so many pixels. One that is longer than two strips overlap has
+#: at least a third as many pixels there, and so more than count.
+_STRIP_PX, _STRIP_OVERLAP_PX = 4 << 20, 64
 _JOINED_PX = 3  # marks this close are one: a line of text counts, letter by letter or not
 
 
@@ -188,7 +191,19 @@ def _rising(table: np.ndarray) -> np.ndarray | None:
 
 
 def _has_marks(news: np.ndarray) -> bool:
-    """Do these pixels hold a mark that can be a letter?"""
+    """Do these pixels hold a mark that can be a letter?
+
+    Looked for strip by strip, so that memory does not grow with the picture. Strips overlap by more
+    than a mark that counts is long: one that is cut still counts in one of its parts.
+    """
+    high, wide = news.shape
+    rows = max(_STRIP_OVERLAP_PX, _STRIP_PX // wide)
+    return any(
+        _strip_has_marks(news[at : at + rows + _STRIP_OVERLAP_PX]) for at in range(0, high, rows)
+    )
+
+
+def _strip_has_marks(news: np.ndarray) -> bool:
     if int(np.count_nonzero(news)) < _MARK_PX:
         return False
     joined = cv2.dilate(news.astype(np.uint8), np.ones((_JOINED_PX, _JOINED_PX), np.uint8))

@@ -8,6 +8,7 @@ from engine.detection import CustomNetworkStore, Detector, Profiles
 from engine.errors import SettingsError
 from engine.host import Host
 from engine.operations.access_watch import AccessWatch
+from engine.operations.admission import Admission
 from engine.operations.live_settings import LiveSettings
 from engine.people.accounts import Accounts
 from engine.people.care import Access
@@ -49,6 +50,7 @@ class WorkerContext:
 class Context(WorkerContext):
     """Everything that is open in one data folder. Built by ``Engine.open`` alone."""
 
+    admission: Admission
     database: Database
     keyring: Keyring
     hierarchy: KeyHierarchy

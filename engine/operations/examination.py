@@ -140,6 +140,7 @@ class Examiner:
             "hints": images.patient_hints(image),
             "study": images.study_facts(image),
             "size_bytes": len(image.data),
+            "decoded_bytes": image.pixels.nbytes,
             "still_visible": [],
             **verdict_facts(detections, judged),
         }

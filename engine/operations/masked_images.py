@@ -6,9 +6,10 @@ import threading
 from collections import OrderedDict
 
 from engine.formats import images
+from engine.operations.admission import Work
 from engine.operations.context import Context
-from engine.operations.stored_images import StoredImages
-from engine.records import Image
+from engine.operations.stored_images import StoredImages, need_of
+from engine.records import Caller, Image
 from engine.store.open_images import size_bytes
 
 #: Memory set aside; the image that was not asked for the longest goes first.
@@ -19,14 +20,15 @@ class MaskedImages:
     """A cache of masked images: they hold nothing hidden, and rights are checked before."""
 
     def __init__(self, context: Context, stored: StoredImages) -> None:
+        self._admission = context.admission
         self._database = context.database
         self._live = context.live
         self._stored = stored
         self._images: OrderedDict[str, Image] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, image_id: str) -> Image:
-        """The decoded masked image of a released one. Raises NotFound."""
+    def get(self, caller: Caller, image_id: str) -> Image:
+        """The decoded masked image of a released one. Raises NotFound, MachineOverloaded."""
         row = self._stored.released(self._database.read(), image_id)
         address = row.masked_blob or ""
         with self._lock:
@@ -34,9 +36,10 @@ class MaskedImages:
             if cached is not None:
                 self._images.move_to_end(address)
         if cached is None:
-            cached = images.decode_stored(
-                image_id, self._stored.part(image_id, "masked"), self._live.limits
-            )
+            with self._admission.room(Work.PAGE, caller.username, need_of(row, {})):
+                cached = images.decode_stored(
+                    image_id, self._stored.part(image_id, "masked"), self._live.limits
+                )
             with self._lock:
                 self._images[address] = cached
                 self._images.move_to_end(address)  # two threads may decode the same one

@@ -250,6 +250,7 @@ class Preparer:
             "name": draft.facts["name"],
             "folder": draft.facts.get("folder", ""),
             "size_bytes": len(image.data),
+            "decoded_bytes": image.pixels.nbytes,
             "masked_digest": hashlib.sha256(sealed.masked).hexdigest(),
             "pixel_digest": sealed.pixel_digest.hex(),
             "file_digest": sealed.file_digest.hex(),

@@ -157,7 +157,7 @@ class Restorations:
             raise PermissionDenied(
                 "Your account cannot open any class of this image. Ask an administrator."
             )
-        facts, restored = self._stored.opened(subject, row, granted)
+        facts, restored = self._stored.opened(caller, subject, row, granted)
         assessment = None
         # Its numbers are computed from every hidden pixel, so only who sees all sees them.
         if allowed(caller.role, Permission.VIEW_METRICS) and not restored.partial:

@@ -9,8 +9,11 @@ from typing import Any, Protocol, TypeVar
 
 from engine.errors import EngineError, NotFound
 from engine.formats import images
+from engine.formats.limits import Extent
+from engine.formats.needs import Need
+from engine.operations.admission import Work
 from engine.operations.context import Context
-from engine.records import Image, ImageRecord, ImageState, SealedRegion
+from engine.records import Caller, Image, ImageRecord, ImageState, SealedRegion
 from engine.seal import pipeline
 from engine.seal.pipeline import Original, SealedFiles, Subject
 from engine.store.catalog import ImageRow
@@ -25,6 +28,9 @@ Permitted = Callable[[str], bool]
 #: digits their numbers have depends on hidden pixels.
 _FACTS_BYTES, _FACTS_BYTES_OF_BOX = 6144, 512
 
+
+#: Of an image of which nothing else is known.
+_PX_BYTES = 4
 
 #: States of an image that waits for a technician.
 OPEN_STATES = (ImageState.DRAFT, ImageState.REVIEW)
@@ -42,6 +48,14 @@ class Draft:
     row: ImageRow
     key: bytes = field(repr=False)
     facts: dict[str, Any] = field(repr=False)
+
+
+def need_of(row: ImageRow, facts: Mapping[str, Any]) -> Need:
+    """What work on an image that is here needs."""
+    pixels = row.width * row.height * row.frames
+    decoded = facts.get("decoded_bytes", pixels * _PX_BYTES)  # earlier releases did not keep it
+    extent = Extent(row.width, row.height, row.frames, decoded)
+    return Need.of(facts.get("size_bytes", row.size_bytes), extent)
 
 
 class SealedFacts(Protocol):
@@ -63,6 +77,7 @@ class StoredImages:
     """Reads images; asks nobody for a permission, so services do that before."""
 
     def __init__(self, context: Context) -> None:
+        self._admission = context.admission
         self._catalog = context.catalog
         self._database = context.database
         self._hierarchy = context.hierarchy
@@ -139,7 +154,7 @@ class StoredImages:
         )
 
     def opened(
-        self, subject: Subject, row: ImageRow, permitted: Permitted = _everything
+        self, caller: Caller, subject: Subject, row: ImageRow, permitted: Permitted = _everything
     ) -> tuple[dict[str, Any], pipeline.Restored]:
         """Sealed facts and the restored original of a row that verified."""
         if row.masked_blob is None or row.sealed_blob is None:  # reopened since: a draft again
@@ -153,23 +168,30 @@ class StoredImages:
             self._catalog.regions(self._database.read(), row.image_id),
             facts["remainder_start"],
         )
-        return facts, self.restored(subject, facts, files, permitted)
+        return facts, self.restored(caller, row, subject, facts, files, permitted)
 
     def restored(
         self,
+        caller: Caller,
+        row: ImageRow,
         subject: Subject,
         facts: Mapping[str, Any],
         files: SealedFiles,
         permitted: Permitted = _everything,
     ) -> pipeline.Restored:
-        """The original from a masked file and its sealed container, proven by ``facts``."""
+        """The original from a masked file and its sealed container, proven by ``facts``.
+
+        Raises:
+            MachineOverloaded: Others restore so much that there is no room for this one.
+        """
         original = Original(
             facts["name"],
             bytes.fromhex(facts["pixel_digest"]),
             bytes.fromhex(facts["file_digest"]),
         )
         limits = self._live.limits
-        return pipeline.restore(files, original, subject, self._host, limits, permitted)
+        with self._admission.room(Work.PAGE, caller.username, need_of(row, facts)):
+            return pipeline.restore(files, original, subject, self._host, limits, permitted)
 
     def draft(self, tx: Cursor, image_id: str) -> Draft:
         """A draft that verified. Raises NotFound, SealBroken."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from engine.errors import EngineError, SettingsError, WorkerLost
-from engine.host import is_shortage
+from engine.host import is_shortage, memory_bytes
 from engine.installation import ROOT
 from engine.operations.worker_watchdog import FOLDER
 from engine.settings import Settings
@@ -284,7 +284,7 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any, _Here
         )
     )  # fmt: skip
     folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix=FOLDER))
-    memory = _memory_bytes() // (workers + 1)
+    memory = memory_bytes() // (workers + 1)
     # Not in the environment, which other programs of this user can read and every child inherits.
     tls = {
         "distributed.comm.tls.ca-file": security.tls_ca_file,
@@ -365,10 +365,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
     assert process.stdin is not None
     process.stdin.close()
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _unfit() -> bool:

@@ -20,13 +20,16 @@ from engine.errors import (
     DetectorError,
     DuplicateImage,
     EngineError,
+    MachineOverloaded,
     PermissionDenied,
     ReviewNeeded,
     StorageError,
     WorkerLost,
 )
 from engine.formats import images
+from engine.formats.needs import Need
 from engine.formats.notes import notes_of
+from engine.operations.admission import Work
 from engine.operations.batch_report import BatchItem
 from engine.operations.context import Context
 from engine.operations.examination import Examined, Examiner
@@ -75,6 +78,7 @@ class _Task:
     entry: Entry
     fresh: FreshKey = field(repr=False)
     job: Job
+    need: Need
     known_row: bytes | None  # tag of a draft that was here before
 
 
@@ -89,6 +93,7 @@ class Batches:
         stored: StoredImages,
         intake: Intake,
     ) -> None:
+        self._admission = context.admission
         self._audit = context.audit
         self._catalog = context.catalog
         self._custom_networks = context.custom_networks
@@ -132,7 +137,11 @@ class Batches:
         patient = self._intake.patient(patient_id)
         chosen = self._examiner.profile(profile).name
         tasks = self._tasks(caller, patient, chosen, sources, options or BatchOptions())
-        workers = 0 if few else self._live.settings.batch_workers or os.cpu_count() or 1
+        workers = self._live.settings.batch_workers
+        if few:
+            workers = 0
+        elif not workers:
+            workers = self._admission.budget.batch_workers(os.cpu_count() or 1)
         return self._run(caller, tasks, workers, chosen)
 
     def _packed_models(self, profile: str) -> list[PackedModel]:
@@ -156,9 +165,12 @@ class Batches:
 
         def drawn() -> Iterator[tuple[_Task | BatchItem, Job | None]]:
             for task in tasks:
+                job = None
                 if isinstance(task, _Task):
                     files.add(task.entry.blob)
-                yield task, task.job if isinstance(task, _Task) else None
+                    if workers and self._admission.budget.fits_worker(task.need, workers):
+                        job = task.job
+                yield task, job
 
         jobs = drawn()
         with contextlib.ExitStack() as stack:
@@ -177,19 +189,22 @@ class Batches:
                 pool = stack.enter_context(WorkerPool.open(self._live.settings, workers, setup))
                 answers = pool.run(work, jobs)
             else:
-                answers = ((task, self._here(job)) for task, job in jobs)
+                answers = ((task, None) for task, _ in jobs)
             for task, outcome in answers:
                 if isinstance(task, BatchItem):
                     yield task
                     continue
-                item = self._taken(caller, task, outcome)
+                # What no worker has memory for is worked on here, in turn with what others send.
+                item = self._taken(caller, task, outcome or self._here(caller, task))
                 files.discard(task.entry.blob)
                 yield item
 
-    def _here(self, job: Job | None) -> Outcome | None:
-        if job is None:
-            return None
-        return self._worker.work(job)
+    def _here(self, caller: Caller, task: _Task) -> Outcome:
+        try:
+            with self._admission.room(Work.INTAKE, caller.username, task.need):
+                return self._worker.work(task.job)
+        except MachineOverloaded as err:
+            return Outcome(None, None, {}, (err.code, err.message))
 
     def _tasks(
         self,
@@ -203,7 +218,7 @@ class Batches:
         for place, source in enumerate(sources):
             try:
                 self._refuse_ended(caller)
-                yield self._task(place, source, patient, profile, options)
+                yield self._task(caller, place, source, patient, profile, options)
             except EngineError as err:
                 self._log_failure(caller, patient.patient_id, err.code)
                 yield BatchItem(place, "failed", error=(err.code, err.message))
@@ -226,7 +241,13 @@ class Batches:
             log.error("a failed file is not in the audit log: %s", err.code)
 
     def _task(
-        self, place: int, source: Source, patient: Patient, profile: str, options: BatchOptions
+        self,
+        caller: Caller,
+        place: int,
+        source: Source,
+        patient: Patient,
+        profile: str,
+        options: BatchOptions,
     ) -> _Task | BatchItem:
         """Raises EngineError where nothing can be done."""
         data = source.read()
@@ -235,6 +256,7 @@ class Batches:
         tx, patient_id = self._database.read(), patient.patient_id
         patient_key = self._hierarchy.patient_key(tx, patient_id)
         tag = None
+        need = self._admission.need_of(caller.username, data, self._live.limits)
         try:
             self._intake.refuse_duplicate(tx, index)
             entry = self._intake.keep(patient_key, patient_id, data, index, Stopwatch(self._host))
@@ -264,7 +286,7 @@ class Batches:
             options,
         )
         name, folder = clean_name(source.name), clean_folder(source.folder)
-        return _Task(place, name, folder, entry, fresh, job, tag)
+        return _Task(place, name, folder, entry, fresh, job, need, tag)
 
     def _taken(
         self, caller: Caller, task: _Task, outcome: Outcome | WorkerLost | None

@@ -12,6 +12,8 @@ import numpy as np
 
 from engine.errors import InputError, NotFound, ReviewNeeded
 from engine.formats import images
+from engine.formats.needs import Need
+from engine.operations.admission import Work
 from engine.operations.context import Context
 from engine.operations.erasures import Erasures
 from engine.operations.examination import (
@@ -33,7 +35,7 @@ from engine.operations.preparation import (
     SentBack,
     event,
 )
-from engine.operations.stored_images import OPEN_STATES, Draft, StoredImages
+from engine.operations.stored_images import OPEN_STATES, Draft, StoredImages, need_of
 from engine.permissions import Permission
 from engine.records import Caller, Detection, Image, ImageRecord, ImageState, Patient, Region
 from engine.seal import pipeline
@@ -103,6 +105,7 @@ class Drafts:
         intake: Intake,
         erasures: Erasures,
     ) -> None:
+        self._admission = context.admission
         self._audit = context.audit
         self._catalog = context.catalog
         self._database = context.database
@@ -166,13 +169,17 @@ class Drafts:
         self._intake.refuse_duplicate(self._database.read(), duplicate_index)
         names = (patient.id, patient.name)
         tell("reading the file", 0.05)
-        with watch.stage("decode"):
-            image = self._checked(caller, clean_name(name), data, duplicate_index)
-        examined = self._examiner.examine(image, chosen, names, watch, tell)
-        tell("encrypting the original", 0.85)
-        entry = self._intake.keep(patient_key, patient.patient_id, data, duplicate_index, watch)
-        # Before there is a row: whoever erases the image afterwards closes this too.
-        self._open_images.keep(caller.session_id, entry.image_id, image, entry.blob)
+        checked = self._checked(caller, duplicate_index)
+        need = self._need(caller, checked, data)
+        with self._admission.room(Work.INTAKE, caller.username, need):
+            with watch.stage("decode"):
+                image = checked or images.decode("", data, self._live.limits, need.seconds)
+            image = replace(image, name=clean_name(name))
+            examined = self._examiner.examine(image, chosen, names, watch, tell)
+            tell("encrypting the original", 0.85)
+            entry = self._intake.keep(patient_key, patient.patient_id, data, duplicate_index, watch)
+            # Before there is a row: whoever erases the image afterwards closes this too.
+            self._open_images.keep(caller.session_id, entry.image_id, image, entry.blob)
         try:
             with self._database.write() as tx:
                 self._intake.enter(tx, caller, entry, examined, watch.times_ms)
@@ -195,20 +202,26 @@ class Drafts:
         self._examiner.profile(profile)
         index = blind_index(self._hierarchy.system_key("index"), "image/file", data)
         self._intake.refuse_duplicate(self._database.read(), index)
-        image = images.decode(clean_name(name), data, self._live.limits)
-        self._open_images.keep(caller.session_id, index.hex(), image, _CHECKED)
+        need = self._need(caller, None, data)
+        with self._admission.room(Work.INTAKE, caller.username, need):
+            image = images.decode(clean_name(name), data, self._live.limits, need.seconds)
+            self._open_images.keep(caller.session_id, index.hex(), image, _CHECKED)
         self._guard.forget_if_ended(caller)
 
-    def _checked(self, caller: Caller, name: str, data: bytes, index: bytes) -> Image:
-        """The decoded file: what :meth:`check` has just decoded, else decoded now.
+    def _checked(self, caller: Caller, index: bytes) -> Image | None:
+        """What :meth:`check` has just decoded, if anything.
 
         Whatever becomes of the upload, the checked file is not kept any longer.
         """
         kept = self._open_images.kept(caller.session_id, index.hex(), _CHECKED)
         self._open_images.close_subject(index.hex())
-        if kept is not None:
-            return replace(kept, name=name)
-        return images.decode(name, data, self._live.limits)
+        return kept
+
+    def _need(self, caller: Caller, checked: Image | None, data: bytes) -> Need:
+        """What a file that comes in needs. Raises InputError where it cannot be taken."""
+        if checked is not None:
+            return Need.of(len(data), images.extent_of(checked))
+        return self._admission.need_of(caller.username, data, self._live.limits)
 
     @needs(Permission.UPLOAD)
     def waiting(self, caller: Caller, limit: int = 200, offset: int = 0) -> list[ImageRecord]:
@@ -232,7 +245,8 @@ class Drafts:
         self._audit.record(
             caller, Event("draft.open", patient_id=row.patient_id, image_id=image_id)
         )
-        image = self._image(caller, draft)
+        with self._admission.room(Work.PAGE, caller.username, need_of(row, facts)):
+            image = self._image(caller, draft)
         profile = self._examiner.profile(row.profile)
         detections = with_verdicts(facts)
         view = DraftView(
@@ -358,11 +372,12 @@ class Drafts:
         patient_key = self._hierarchy.patient_key(self._database.read(), row.patient_id)
         fresh = self._intake.fresh_key(image_id, row.version + 1, patient_key)
         patient = self._intake.patient(row.patient_id)
-        opened = OpenedDraft(
-            row, draft.facts, self._image(caller, draft), (patient.id, patient.name)
-        )
+        names = (patient.id, patient.name)
         try:
-            prepared = self._preparer.prepare(opened, fresh.subject, decision, tell)
+            with self._admission.room(Work.INTAKE, caller.username, need_of(row, draft.facts)):
+                opened = OpenedDraft(row, draft.facts, self._image(caller, draft), names)
+                prepared = self._preparer.prepare(opened, fresh.subject, decision, tell)
+                del opened
         except SentBack as sent:
             self._back_to_review(caller, draft, sent)
         tell("storing", 0.9)

@@ -15,6 +15,7 @@ from engine.errors import BackupInvalid, SettingsError, StorageError
 from engine.formats.images import Limits
 from engine.host import Host, forbid_core_dumps, sweep_unfinished
 from engine.operations.access_watch import AccessWatch
+from engine.operations.admission import Admission, Budget
 from engine.operations.checkpoints import Checkpoints
 from engine.operations.context import Context
 from engine.operations.erasures import Erasures
@@ -337,6 +338,7 @@ def _opened(
 
     return Context(
         live=live,
+        admission=Admission(Budget.of(settings)),
         host=host,
         detector=detector,
         database=database,

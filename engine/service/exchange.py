@@ -142,7 +142,7 @@ class Exchange:
             def read() -> Restored:
                 subject = self._stored.subject(tx, image_id)
                 row = self._catalog.verify(tx, subject.key, image_id)
-                return self._stored.opened(subject, row, lambda other: other == label)[1]
+                return self._stored.opened(caller, subject, row, lambda other: other == label)[1]
 
             restored = self._stored.steady(image_id, read)
             shown = images.render(restored.image, chosen)[box.y1 : box.y2, box.x1 : box.x2]

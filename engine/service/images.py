@@ -101,7 +101,7 @@ class Images:
             window: Centre and width; DICOM only.
             enhance: Contrast-limited histogram equalisation, for looking only.
         """
-        rgb = images.displayed(self._masked.get(image_id), frame, window)
+        rgb = images.displayed(self._masked.get(caller, image_id), frame, window)
         self._record_view(caller, image_id)
         return images.enhance(rgb) if enhance else rgb
 
@@ -112,7 +112,8 @@ class Images:
         Drawn when asked for from the masked file and the box list: it holds nothing more.
         """
         image, sealed = self._stored.steady(
-            image_id, lambda: (self._masked.get(image_id), self._stored.regions_of(image_id))
+            image_id,
+            lambda: (self._masked.get(caller, image_id), self._stored.regions_of(image_id)),
         )
         turned, size = images.orientation(image), (image.width, image.height)
         boxes = [
@@ -161,7 +162,7 @@ class Images:
     @needs(Permission.VIEW_MASKED)
     def display(self, caller: Caller, image_id: str) -> Display:
         """Spacing and windows of a released image, from its masked file. Raises NotFound."""
-        image = self._masked.get(image_id)
+        image = self._masked.get(caller, image_id)
         facts = image.properties
         return Display(
             facts.get("spacing_mm"),

@@ -93,7 +93,7 @@ class Packages:
                 taken.regions,
                 facts["remainder_start"],
             )
-            restored = self._stored.restored(subject, facts, files)
+            restored = self._stored.restored(caller, row, subject, facts, files)
         except EngineError as err:
             failed = Event("package.restore", "failed", detail={"why": err.code}, **where)
             self._audit.record(caller, failed)

@@ -128,7 +128,7 @@ class Withdrawals:
             if row.state != state:
                 raise NotFound(f"There is no such {state} image.")
             sealed = [r.detection for r, _ in self._catalog.regions(tx, image_id)]
-            return row, *self._stored.opened(subject, row), sealed
+            return row, *self._stored.opened(caller, subject, row), sealed
 
         row, old_facts, restored, sealed = self._stored.steady(image_id, read)
         patient_key = self._hierarchy.patient_key(tx, row.patient_id)
@@ -140,6 +140,7 @@ class Withdrawals:
             "detections": [d.to_json() for d in boxes],
             "hints": images.patient_hints(restored.image),
             "size_bytes": old_facts["size_bytes"],
+            "decoded_bytes": restored.image.pixels.nbytes,
             "still_visible": [],
             "sides": old_facts.get("sides", []),
         }

@@ -4,7 +4,7 @@ A viewing belongs to the session that opened it; other sessions get NotFound. Me
 the oldest viewings are closed first.
 
 An image that a session has just sent is kept too, so that opening it decodes nothing again. The
-same rules apply, but it only takes memory that no viewing needs.
+same rules apply, but it only takes memory that no viewing needs, and little.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from engine.errors import NotFound, StorageBusy
 from engine.host import Host
 from engine.records import Image
 
+#: For all pictures that were just sent.
+KEPT_BYTES = 256 << 20
 #: Pictures of one group take this share of the memory at most: a study is looked at a few pictures
 #: at a time, and must not close what others have open.
 GROUP_SHARE = 0.25
@@ -149,9 +151,11 @@ class OpenImages:
         with self._lock:
             self._sweep()
             self._kept.pop((session_id, subject_id), None)
-            if sum(size_bytes(v.image) for v in self._open.values()) + size > self._memory:
+            opened = sum(size_bytes(v.image) for v in self._open.values())
+            free = min(KEPT_BYTES, self._memory - opened)
+            if size > free:
                 return
-            while self._held() + size > self._memory:
+            while sum(size_bytes(k.image) for k in self._kept.values()) + size > free:
                 self._kept.popitem(last=False)
             self._kept[session_id, subject_id] = _Kept(image, about, self.expiry())
             self._wake_up()

@@ -31,6 +31,7 @@ from engine.errors import (
     EngineError,
     ImageTooLarge,
     InputError,
+    OverBudget,
     UnsupportedFormat,
 )
 from engine.formats import images, sandbox
@@ -365,9 +366,14 @@ def _mirror(*values: Any) -> Any:
     return values
 
 
+def _spin() -> None:
+    while True:
+        pass
+
+
 OPERATIONS = {
     "crash": _crash, "sleep": _sleep, "eat": _eat, "surprise": _surprise, "refuse": _refuse,
-    "environment": _environment, "modules": _modules, "mirror": _mirror,
+    "environment": _environment, "modules": _modules, "mirror": _mirror, "spin": _spin,
 }  # fmt: skip
 
 
@@ -426,6 +432,16 @@ def test_a_decoder_that_hangs_is_stopped() -> None:
         impatient.call("sleep")
     assert time.monotonic() - start < 15
     impatient.close()
+
+
+def test_a_decoder_over_its_time_is_ended_and_named(box: Sandbox) -> None:
+    assert box.call("mirror", 1) == (1,)
+    process = box._idle[0].process
+    with pytest.raises(OverBudget) as ended:
+        box.call("spin", seconds=1.0)
+    assert process.poll() is not None
+    assert ended.value.facts == {"seconds": 1}
+    assert box.call("mirror", 2) == (2,)
 
 
 def test_refusals_arrive_as_they_were_raised(box: Sandbox) -> None:

@@ -54,15 +54,15 @@ class Calls:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     counted, real = Calls(), Sandbox.call
 
-    def call(box: Sandbox, operation: str, *arguments: Any) -> Any:
+    def call(box: Sandbox, operation: str, *arguments: Any, **named: Any) -> Any:
         counted.names.append(operation)
-        return real(box, operation, *arguments)
+        return real(box, operation, *arguments, **named)
 
     monkeypatch.setattr(Sandbox, "call", call)
     return counted
 
 
-def test_a_file_of_any_format_is_shipped_once_to_upload_twice_to_seal_and_once_to_restore(
+def test_a_file_of_any_format_is_shipped_twice_to_upload_twice_to_seal_and_once_to_restore(
     ward: Ward, calls: Calls
 ) -> None:
     engine, technician, doctor = ward.engine, ward.team.technician, ward.team.doctor
@@ -70,7 +70,7 @@ def test_a_file_of_any_format_is_shipped_once_to_upload_twice_to_seal_and_once_t
     for kind in FORMATS:
         data = files[kind]
         image_id = ward.upload(data, "Erika", found=[NAME])
-        assert calls.new() == ["decode"], kind
+        assert calls.new() == ["extent", "decode"], kind
         view = engine.drafts.open(technician, image_id)
         engine.drafts.frame(technician, view.handle)
         assert calls.new() == [], kind
@@ -86,13 +86,13 @@ def test_a_file_of_any_format_is_shipped_once_to_upload_twice_to_seal_and_once_t
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_batch_ships_a_file_three_times(ward: Ward, calls: Calls, kind: str) -> None:
+def test_a_batch_ships_a_file_four_times(ward: Ward, calls: Calls, kind: str) -> None:
     ward.detector.found = [NAME]
     [item] = ward.engine.batches.seal(
         ward.team.technician, ward.patient_id, [Source("a", lambda: FILES[kind])], few=True
     )
     assert item.state == "sealed"
-    assert calls.new() == ["decode", "dissect", "prove"]
+    assert calls.new() == ["extent", "decode", "dissect", "prove"]
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -138,7 +138,7 @@ def test_what_is_no_longer_in_memory_or_another_session_s_is_decoded_again(
     assert calls.new() == ["decode"]
     host.advance(minutes=6)
     engine.drafts.seal(ward.team.technician, image_id, view.detections)
-    assert calls.new() == ["decode", "dissect", "prove"]
+    assert calls.new() == ["extent", "decode", "dissect", "prove"]
 
 
 def test_opening_what_was_just_sent_is_in_the_log_like_any_other_opening(ward: Ward) -> None:
@@ -237,10 +237,10 @@ def test_what_was_opened_for_a_session_that_ended_meanwhile_is_closed(
     token = engine.sessions.sign_in(who, PASSWORD).token
     real = Sandbox.call
 
-    def call(box: Sandbox, operation: str, *arguments: Any) -> Any:
+    def call(box: Sandbox, operation: str, *arguments: Any, **named: Any) -> Any:
         monkeypatch.setattr(Sandbox, "call", real)
         engine.sessions.sign_out(token)
-        return real(box, operation, *arguments)
+        return real(box, operation, *arguments, **named)
 
     monkeypatch.setattr(Sandbox, "call", call)
     if open_it == "draft":
@@ -427,8 +427,8 @@ def test_nothing_is_sealed_that_does_not_come_back_from_what_is_stored(
     subject = pipeline.Subject("im_1", 1, bytes(32), bytes(32))
     real = images._SANDBOX.call
 
-    def call(operation: str, *arguments: Any) -> Any:
-        answer = real(operation, *arguments)
+    def call(operation: str, *arguments: Any, **named: Any) -> Any:
+        answer = real(operation, *arguments, **named)
         return _bent(answer, bend) if operation == "prove" else answer
 
     monkeypatch.setattr(images._SANDBOX, "call", call)
@@ -447,8 +447,8 @@ def test_a_smaller_form_that_gives_no_masked_file_back_is_not_stored(
     other = builders.dicom(builders.labelled("SOMEBODY ELSE")[0])
     form = {"another picture": images.for_storage(other)[1:], "no picture": b"nothing"}[wrong]
 
-    def call(operation: str, *arguments: Any) -> Any:
-        answer = real(operation, *arguments)
+    def call(operation: str, *arguments: Any, **named: Any) -> Any:
+        answer = real(operation, *arguments, **named)
         return (*answer[:3], form) if operation == "dissect" else answer
 
     monkeypatch.setattr(images._SANDBOX, "call", call)
@@ -466,9 +466,9 @@ def test_the_proof_sees_only_what_will_be_stored(
     sent: dict[str, tuple[Any, ...]] = {}
     real = images._SANDBOX.call
 
-    def call(operation: str, *arguments: Any) -> Any:
+    def call(operation: str, *arguments: Any, **named: Any) -> Any:
         sent[operation] = arguments
-        return real(operation, *arguments)
+        return real(operation, *arguments, **named)
 
     monkeypatch.setattr(images._SANDBOX, "call", call)
     sealed = pipeline.seal(image, [NAME, CHEST], subject, FakeHost(tmp_path), LIMITS)
