@@ -366,7 +366,7 @@ def test_an_answer_of_another_shape_is_a_named_error(
     proof = real("prove", stored, ([], {}, made.remainder), bytes(32), *images._bounds(LIMITS))
 
     def refuses(work: Any, whole: Any) -> None:
-        monkeypatch.setattr(images._SANDBOX, "call", lambda *_: whole)
+        monkeypatch.setattr(Sandbox, "call", lambda *_, **__: whole)
         with pytest.raises(errors.CorruptImage):
             work()
 
@@ -391,7 +391,7 @@ def test_an_image_taken_apart_wrongly_is_a_named_error(
     monkeypatch: pytest.MonkeyPatch, answer: Any
 ) -> None:
     image = images.decode("a.png", FILES["PNG"], LIMITS)
-    monkeypatch.setattr(images._SANDBOX, "call", lambda *_: answer)
+    monkeypatch.setattr(Sandbox, "call", lambda *_, **__: answer)
     with pytest.raises(errors.CorruptImage):
         images.dissect(image, [NAME.region], bytes(32))
 
