@@ -45,6 +45,9 @@ class Display(schemas.Schema):
     spacing_mm: Pair | None
     spacing_from: str = Field(examples=["PixelSpacing"])
     windows: list[Pair]
+    window: Pair | None = Field(
+        description="In which the picture is shown by itself; null where it has none: colours."
+    )
     orientation: int = Field(ge=1, le=8, description="As in EXIF", examples=[1])
 
 

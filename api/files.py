@@ -35,7 +35,7 @@ FILE_OR_SEALED: Answers = {
 }
 
 
-def picture(pixels: np.ndarray) -> Response:
+def picture(pixels: np.ndarray, **headers: str) -> Response:
     """A picture as PNG, sent with ``no-store``.
 
     Args:
@@ -43,12 +43,13 @@ def picture(pixels: np.ndarray) -> Response:
     """
     coded = io.BytesIO()
     Picture.fromarray(pixels).save(coded, "PNG", compress_level=1)
-    return png(coded.getvalue())
+    return png(coded.getvalue(), **headers)
 
 
-def png(data: bytes) -> Response:
+def png(data: bytes, **headers: str) -> Response:
     """PNG data, sent with ``no-store``."""
-    return Response(data, media_type="image/png", headers={"Cache-Control": "no-store"})
+    no_store = {"Cache-Control": "no-store", **headers}
+    return Response(data, media_type="image/png", headers=no_store)
 
 
 def attachment(file: File, **headers: str) -> Response:

@@ -146,6 +146,7 @@ class Study(Schema):
     dated: bool = Field(description="False: the date is that of the upload.")
     description: str = Field(examples=["CT head"])
     accession_number: str
+    sex: str = Field(description="F, M or O as the header says; empty if it does not.")
     image_count: int
     modalities: list[str]
     series: list[Series] = Field(description="In the order of their numbers.")

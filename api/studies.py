@@ -101,9 +101,7 @@ def restored_frame_of_study(
     engine: TheEngine,
     enhance: bool = False,
 ) -> Response:
-    """One frame of an image of an opened study, as a picture for the screen."""
-    return picture(
-        engine.studies.restored_frame(
-            token, handle, image_id, frame, window=window, enhance=enhance
-        )
-    )
+    """One frame of an image of an opened study; `X-Partial` says whether regions stayed sealed."""
+    opened = engine.studies.open_image(token, handle, image_id)
+    pixels = engine.studies.restored_frame(token, handle, image_id, frame, window, enhance)
+    return picture(pixels, **{"X-Partial": str(opened.partial).lower()})

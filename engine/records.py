@@ -264,6 +264,7 @@ class Study:
         study_uid: The UID that its masked files have.
         date: ``YYYY-MM-DD``: of the header, else of the upload; ``dated`` says which.
         time: ``HH:MM`` where the header says it.
+        sex: Of the patient, as the header says: F, M or O; empty where it does not.
         series: In the order of their numbers, else of upload.
     """
 
@@ -275,6 +276,7 @@ class Study:
     dated: bool
     description: str = field(repr=False)
     accession_number: str = field(repr=False)
+    sex: str = field(repr=False)
     series: tuple[Series, ...]
 
     @property

@@ -9,6 +9,7 @@ import streamlit as st
 
 from engine import ImageRecord, Permission, Restoration, Study, StudyRestoration, errors
 from ui import care, state, step_up, studies, widgets
+from ui.patient_banner import patient_banner
 
 
 def open_image(image_id: str) -> None:
@@ -51,18 +52,18 @@ def show(token: str, image_id: str) -> None:
     except errors.NotFound:
         st.query_params.pop("image", None)
         raise
-    if st.button("Back to the list", icon=":material/arrow_back:"):
-        _close(token, image_id, study)
+    back = "Back to the study" if "study" in st.query_params else "Back to the list"
+    if st.button(back, icon=":material/arrow_back:"):
+        _close(token, image_id, None if "study" in st.query_params else study)
         st.query_params.pop("image", None)
         st.rerun()
     patient = state.engine().patients.get(token, record.patient_id)
-    age = "" if patient.age is None else f", {patient.age} years"
-    st.header(f"{widgets.plain(patient.name)}, {widgets.plain(patient.id)}{age}")
+    patient_banner(patient, study)
     st.caption(
         f"{record.modality or record.format} {record.width}×{record.height}"
         + (f", {record.frames} frames" if record.frames > 1 else "")
-        + f" · uploaded {widgets.when(record.uploaded_at)} UTC"
-        + f" · sealed {widgets.when(record.sealed_at)} UTC · version {record.version}"
+        + f" · uploaded {widgets.when(record.uploaded_at)}"
+        + f" · sealed {widgets.when(record.sealed_at)} · version {record.version}"
     )
     step = studies.through_series(study, record)
     if step:

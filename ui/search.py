@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from engine import Found, ImageQuery, ImageState, Patient, Permission
-from ui import care, state, studies, widgets
+from ui import care, review, state, studies, study_page, widgets
 from ui.query_params import asked, asked_day, tell
 
 PAGE = 12
@@ -23,12 +23,8 @@ _STATES: dict[str, tuple[str, tuple[ImageState, ...], Permission]] = {
 }
 
 
-def search(token: str) -> str:
-    """The filters, and one page of matching images.
-
-    Returns:
-        The id of the image chosen in this run, or an empty string.
-    """
+def search(token: str) -> None:
+    """The filters, and one page of matching images, or the studies of one patient."""
     engine = state.engine()
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     # A widget that was not shown, because an image was, has forgotten what it held.
@@ -50,7 +46,10 @@ def search(token: str) -> str:
     if patient_id and kind == "sealed" and not _narrowed():
         chosen = studies.studies(token, patient_id)
         if chosen is not None:
-            return chosen
+            if any(chosen):
+                study_page.open_study(*chosen)
+                st.rerun()
+            return
     page = _page({**wanted, "patient_id": patient_id})
     found = engine.search.images(token, ImageQuery(**wanted), PAGE, (page - 1) * PAGE, patient_id)
     if not found.images and page > 1:
@@ -63,10 +62,12 @@ def search(token: str) -> str:
             icon=":material/search_off:",
         )
         care.emergency_form(token, (query or "").strip())
-        return ""
-    chosen = _shown(token, kind, found)
+        return
+    image_id = _shown(token, kind, found)
     _pager(page, found.total)
-    return chosen
+    if image_id:
+        review.open_image(image_id)
+        st.rerun()
 
 
 def names(token: str, patient_ids: Sequence[str]) -> dict[str, str]:

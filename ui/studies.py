@@ -7,37 +7,50 @@ import streamlit as st
 from engine import ImageRecord, ImageState, Series, Study
 from ui import state, widgets
 
-#: Images of a series that are shown before somebody asks for the others.
-FIRST = 8
 
-
-def studies(token: str, patient_id: str) -> str | None:
-    """Every study of a patient, newest first.
+def studies(token: str, patient_id: str) -> tuple[str, str] | None:
+    """Every study of a patient, newest first, with its series as tiles.
 
     Returns:
-        The id of the image chosen in this run; empty where none was, None where there is no study.
+        Study and series that were chosen in this run; empty where none was, None where the patient
+        has no study.
     """
-    found = state.engine().studies.of_patient(token, patient_id)
-    sealed = [(study, _sealed(study)) for study in found]
-    sealed = [(study, series) for study, series in sealed if series]
-    chosen = ""
-    for study, series in sealed:
+    found = [
+        (study, sealed(study)) for study in state.engine().studies.of_patient(token, patient_id)
+    ]
+    found = [(study, series) for study, series in found if series]
+    chosen = ("", "")
+    for study, series in found:
         with st.container(border=True, key=f"study-{study.study_id}"):
             st.subheader(title(study))
             st.caption(_about(study, series))
-            for one, images in series:
-                chosen = _series(study, one, images, several=len(series) > 1) or chosen
-    return chosen if sealed else None
+            with st.container(horizontal=True):
+                for one, images in series:
+                    if _tile(one, images):
+                        chosen = (study.study_id, one.series_id)
+    return chosen if found else None
 
 
 def title(study: Study) -> str:
+    """Date and description of a study, for Markdown."""
+    return f"{_at(study)} · {widgets.plain(_what(study))}"
+
+
+def plain_title(study: Study) -> str:
     """Date and description of a study."""
-    at = f"{study.date} {study.time}".strip()
-    what = study.description or " and ".join(study.modalities) or "Pictures"
-    return f"{at} · {widgets.plain(what)}"
+    return f"{_at(study)} · {_what(study)}"
 
 
-def _sealed(study: Study) -> list[tuple[Series, list[ImageRecord]]]:
+def _at(study: Study) -> str:
+    return f"{study.date} {study.time}".strip()
+
+
+def _what(study: Study) -> str:
+    return study.description or " and ".join(study.modalities) or "Pictures"
+
+
+def sealed(study: Study) -> list[tuple[Series, list[ImageRecord]]]:
+    """Series of which images are sealed, with these, in order."""
     found = [
         (one, [i for i in one.images if i.state is ImageState.RELEASED]) for one in study.series
     ]
@@ -56,24 +69,24 @@ def _about(study: Study, series: list[tuple[Series, list[ImageRecord]]]) -> str:
     return widgets.plain(" · ".join(part for part in parts if part))
 
 
-def _series(study: Study, series: Series, images: list[ImageRecord], *, several: bool) -> str:
-    if several:
-        st.markdown(f"**{_name(series)}**")
-    every = f"all-{series.series_id}"
-    shown = images if state.recall(every) else images[:FIRST]
-    chosen = widgets.cards(shown, f"study-{study.study_id}")
-    if len(shown) < len(images) and st.button(
-        f"Show all {len(images)} images", key=every, icon=":material/expand_more:"
-    ):
-        state.keep(every, True)
-        st.rerun()
-    return chosen
+def _tile(series: Series, images: list[ImageRecord]) -> bool:
+    """A series by its middle image; was it opened in this run?"""
+    middle = images[len(images) // 2]
+    count = "1 image" if len(images) == 1 else f"{len(images)} images"
+    with st.container(border=True, width=230, key=f"tile-{series.series_id}"):
+        widgets.picture(
+            f"/api/images/{middle.image_id}/thumbnail", f"Sealed, {name(series)}", small=True
+        )
+        st.markdown(f"**{widgets.plain(name(series))}**")
+        st.caption(" · ".join(p for p in (series.modality or str(middle.format), count) if p))
+        return bool(st.button("View", key=f"open-{series.series_id}", width="stretch"))
 
 
-def _name(series: Series) -> str:
+def name(series: Series) -> str:
+    """Number, description, body part and side of a series, as far as the header says."""
     number = "" if series.number is None else f"Series {series.number}"
     parts = [number, series.description, series.body_part.lower(), _SIDES.get(series.laterality)]
-    return widgets.plain(" · ".join(part for part in parts if part) or "Series")
+    return " · ".join(part for part in parts if part) or "Series"
 
 
 _SIDES = {"L": "left", "R": "right", "B": "both sides"}
@@ -91,10 +104,10 @@ def through_series(study: Study | None, record: ImageRecord) -> str:
     Returns:
         The id of the image chosen in this run, or an empty string.
     """
-    for series, images in _sealed(study) if study else ():
+    for series, images in sealed(study) if study else ():
         ids = [image.image_id for image in images]
         if record.image_id in ids and len(ids) > 1:
-            where = f"{title(study)} · {_name(series)}" if study else ""
+            where = f"{title(study)} · {widgets.plain(name(series))}" if study else ""
             return _steps(ids, ids.index(record.image_id), where)
     return ""
 
@@ -102,12 +115,12 @@ def through_series(study: Study | None, record: ImageRecord) -> str:
 def scopes(study: Study | None, image_id: str) -> dict[str, str]:
     """What can be restored under one reason: ``image``, its series by id, ``study``, with names."""
     found = {"image": "This image"}
-    sealed = _sealed(study) if study else []
-    for series, images in sealed:
+    found_in = sealed(study) if study else []
+    for series, images in found_in:
         if len(images) > 1 and image_id in [image.image_id for image in images]:
             found[series.series_id] = f"Series, {len(images)} images"
-    if len(sealed) > 1:
-        found["study"] = f"Study, {sum(len(images) for _, images in sealed)} images"
+    if len(found_in) > 1:
+        found["study"] = f"Study, {sum(len(images) for _, images in found_in)} images"
     return found
 
 

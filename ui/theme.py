@@ -19,6 +19,12 @@ _CSS = """
   [data-testid="stSliderThumbValue"], [data-testid="stSliderThumbValue"] * {
     color: inherit !important;  /* the primary colour is too dark for small text on dark */
   }
+  :has(> .st-key-patient-banner) { position: sticky; top: 3.2rem; z-index: 90; }
+  .patient {
+    display: flex; flex-wrap: wrap; gap: 0.1rem 1.4rem; align-items: baseline; padding: 0.5rem 1rem;
+    background: #15323d; color: #fff; border-radius: 0.4rem; font-variant-numeric: tabular-nums;
+  }
+  .patient strong { font-size: 1.1rem; font-weight: 600; }
   img.picture { display: block; max-width: 100%; border-radius: 0.4rem; }
   img.picture.small {
     width: 100%; height: 10rem; object-fit: contain; background: #0a0d0f;

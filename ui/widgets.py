@@ -40,7 +40,16 @@ def _read(names: Sequence[str]) -> str:
 
 _ROOT = '<div class="root"></div>'
 _PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
-    "viewer": (("stage.css", "viewer.css"), ("stage.js", "ruler.js", "viewer.js"), _ROOT),
+    "viewer": (
+        ("stage.css", "ruler.css", "viewer.css"),
+        ("stage.js", "ruler.js", "viewer.js"),
+        _ROOT,
+    ),
+    "stack": (
+        ("stage.css", "ruler.css", "stack.css"),
+        ("stage.js", "ruler.js", "stack.js"),
+        _ROOT,
+    ),
     "editor": (("stage.css", "editor.css"), ("stage.js", "editor.js"), _ROOT),
     "download": (
         ("stage.css",),
@@ -77,6 +86,16 @@ def failed(err: Exception) -> bool:
 def viewer(data: Mapping[str, Any], key: str) -> None:
     """The image viewer: sealed and original picture, boxes and table; data as in ``viewer.js``."""
     _component("viewer")(data=dict(data), key=key)
+
+
+def stack(data: Mapping[str, Any], key: str) -> str:
+    """The study viewer: series to scroll through; data as in ``stack.js``.
+
+    Returns:
+        The id of the image whose details were asked for in this run, or an empty string.
+    """
+    result = _component("stack")(data=dict(data), key=key, on_image_change=lambda: None)
+    return str(result.image or "")
 
 
 def editor(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
@@ -216,8 +235,13 @@ def history(entries: Sequence[AuditEntry]) -> None:
     )
 
 
-#: Usual windows of CT in Hounsfield units, as (name, centre, width).
-_CT = (("soft tissue", 40, 400), ("lung", -600, 1500), ("bone", 480, 2500), ("brain", 40, 80))
+#: Usual windows of CT in Hounsfield units.
+CT_WINDOWS = [
+    {"name": name, "center": center, "width": width}
+    for name, center, width in (
+        ("soft tissue", 40, 400), ("lung", -600, 1500), ("bone", 480, 2500), ("brain", 40, 80),
+    )
+]  # fmt: skip
 
 
 def windows(
@@ -226,10 +250,11 @@ def windows(
     """Presets for the window controls; None for formats other than DICOM."""
     if record.format != Format.DICOM:
         return None
-    named = [(f"file {i}: {c:g} / {w:g}", c, w) for i, (c, w) in enumerate(own, 1)]
-    if record.modality == "CT":
-        named += _CT
-    return [{"name": name, "center": center, "width": width} for name, center, width in named]
+    named = [
+        {"name": f"file {i}: {c:g} / {w:g}", "center": c, "width": w}
+        for i, (c, w) in enumerate(own, 1)
+    ]
+    return named + (CT_WINDOWS if record.modality == "CT" else [])
 
 
 def sealed_view(

@@ -32,9 +32,9 @@ def study_facts(header: Dataset) -> dict[str, Any]:
 
     Returns:
         What is there of ``study_uid``, ``study_date`` (``YYYY-MM-DD``), ``study_time`` (``HH:MM``),
-        ``study_description``, ``accession_number``, ``series_uid``, ``series_number``,
-        ``series_description``, ``modality``, ``body_part``, ``laterality`` (L, R, B or U),
-        ``instance_number``, and ``position_mm``: along the normal of the slice.
+        ``study_description``, ``accession_number``, ``patient_sex`` (F, M or O), ``series_uid``,
+        ``series_number``, ``series_description``, ``modality``, ``body_part``, ``laterality`` (L,
+        R, B or U), ``instance_number``, and ``position_mm``: along the normal of the slice.
     """
     facts: dict[str, Any] = {
         name: text(header, keyword)[:most] for name, (keyword, most) in _TEXTS.items()
@@ -45,6 +45,8 @@ def study_facts(header: Dataset) -> dict[str, Any]:
             if time and (at := _TIME.match(text(header, time))):
                 facts["study_time"] = ":".join(at.groups())
             break
+    if (sex := text(header, "PatientSex").upper()) in ("F", "M", "O"):
+        facts["patient_sex"] = sex
     for keyword in ("Laterality", "ImageLaterality", "FrameLaterality"):
         if (side := text(header, keyword).upper()[:1]) in ("L", "R", "B", "U"):
             facts["laterality"] = side

@@ -407,6 +407,19 @@ def content_window(image: Image, frame: int = 0) -> tuple[float, float] | None:
     return dicom.content_window(image, frame) if image.format is Format.DICOM else None
 
 
+def shown_window(image: Image, frame: int = 0) -> tuple[float, float] | None:
+    """Centre and width of the window in which a frame is shown by itself.
+
+    None where another window would change nothing: for colours, and for all but DICOM.
+    """
+    if image.format is not Format.DICOM or image.pixels.ndim != 3:
+        return None
+    if "PALETTE" in image.properties["colour"]:
+        return None
+    own = image.properties["windows"]
+    return own[0] if own else content_window(image, frame)
+
+
 def pixel_digest(pixels: np.ndarray) -> bytes:
     """SHA-256 over type, shape and stored values, independent of the machine's byte order."""
     dtype = pixels.dtype.newbyteorder("<")

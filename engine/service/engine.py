@@ -197,6 +197,7 @@ class Engine:
         self.custom_networks.meet()
         context.watch.meet(context.audit, _START, operator=operator)
         self._finish_recovery()
+        context.patients.index()
         sweep_unfinished(self.settings.data)
         self.upkeep.sweep()
         self._erasures.keep()

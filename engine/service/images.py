@@ -31,6 +31,8 @@ class Display:
             calibrated), ``ImagerPixelSpacing`` (on the detector: projections are magnified) or
             ``NominalScannedPixelSpacing`` (on the scanned film).
         windows: The file's own, as (centre, width).
+        window: In which the masked picture is shown by itself; None where it has no window,
+            because its values are colours or it is not DICOM.
         orientation: Which way up the picture is stored, 1 to 8 as in EXIF. Boxes are in stored
             pixels; pictures are shown upright.
     """
@@ -38,6 +40,7 @@ class Display:
     spacing_mm: tuple[float, float] | None
     spacing_from: str
     windows: tuple[tuple[float, float], ...]
+    window: tuple[float, float] | None
     orientation: int
 
 
@@ -168,6 +171,7 @@ class Images:
             facts.get("spacing_mm"),
             facts.get("spacing_from", ""),
             tuple(facts.get("windows", ())),
+            images.shown_window(image),
             images.orientation(image),
         )
 

@@ -209,6 +209,13 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         "the last entry of the log that the audit repository has",
         "CREATE TABLE audit_forwarded (sequence BIGINT NOT NULL)",
     ),
+    (
+        "search by parts of numbers, and without strokes of letters",
+        """
+        CREATE TABLE search_tokens (patient_id VARCHAR NOT NULL, token BLOB NOT NULL);
+        DELETE FROM patient_tokens;
+        """,
+    ),
 )
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {

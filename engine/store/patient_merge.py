@@ -86,7 +86,7 @@ class PatientMerge:
             gone_id,
             now,
         )
-        tx.run("DELETE FROM patient_tokens WHERE patient_id = $1", gone_id)
+        tx.run("DELETE FROM search_tokens WHERE patient_id = $1", gone_id)
         return tags
 
     def _move_notes(self, tx: Cursor, old: bytes, new: bytes, into_id: str, gone_id: str) -> None:

@@ -1,9 +1,11 @@
 """Patients and notes; all personal data is encrypted with the patient's own key.
 
-Search without names on disk: for each word of a name, the catalog stores keyed hashes of its first
-3, 4 and 5 letters and of the whole word. The words of a query are hashed in the same way, and
-matching records are decrypted and compared in memory. So a search finds words by their first three
-or more letters. An attacker without keys sees that records share a beginning, but not which.
+Search without names on disk: for each word of a name and each part of a number, the catalog stores
+keyed hashes of its first 3, 4 and 5 characters, of the whole where it is shorter, and the same of
+the number without its separators. The words of a query are hashed in the same way, and matching
+records are decrypted and compared in memory. So a search finds words and numbers by their first
+three or more characters. An attacker without keys sees that records share a beginning, but not
+which.
 
 An older version of a record can be decrypted with the same key, so encryption alone does not prove
 that it is the newest. Every change writes a tag of the record to the audit log, in the same
@@ -15,6 +17,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import re
 import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
@@ -42,6 +45,7 @@ DAMAGED: dict[str, Any] = {
     "note": "",
 }
 _PREFIXES = (3, 4, 5)
+_INDEXED_AT_ONCE = 500
 #: Marks that turn the direction of text around: a name must read as it is stored.
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -75,7 +79,7 @@ class Patients:
             self.seal_record(key, patient_id, fields),
             now,
         )
-        self._write_tokens(tx, patient_id, fields["name"])
+        self._write_tokens(tx, patient_id, fields)
         return self.get(tx, patient_id)
 
     def update(
@@ -118,8 +122,8 @@ class Patients:
         )
         if index != row["id_index"]:
             tx.run("UPDATE patients SET id_index = $2 WHERE patient_id = $1", patient_id, index)
-        tx.run("DELETE FROM patient_tokens WHERE patient_id = $1", patient_id)
-        self._write_tokens(tx, patient_id, fields["name"])
+        tx.run("DELETE FROM search_tokens WHERE patient_id = $1", patient_id)
+        self._write_tokens(tx, patient_id, fields)
         # The log hears of it only after this, so the new record cannot be looked up there yet.
         return _patient(self._row(tx, patient_id), fields, self._images(tx, patient_id)), changed
 
@@ -194,7 +198,9 @@ class Patients:
     def search(
         self, query: str, limit: int, offset: int, only: Sequence[str] | None = None
     ) -> list[Patient]:
-        """Patients whose number equals the query or whose name has words beginning with it.
+        """Patients whose number is the query or begins with it, or who have words like its words.
+
+        Each word of the query must begin a word of the name or a part of the number.
 
         Args:
             query: Empty for all, most recently changed first.
@@ -219,19 +225,41 @@ class Patients:
         found = [] if exact is None else self._opened(tx, [self._row(tx, exact)], [])
         # Shorter words are found only as whole names ("Li"), unless a longer word narrows enough.
         searchable = [w for w in words if len(w) >= SHORTEST_QUERY] or words
-        tokens = [self._token(w) for w in searchable]
+        tokens = {self._token(w) for w in searchable}
+        whole = self._token(_joined(query))
         rows = tx.all(
             "SELECT * FROM patients WHERE erased_at IS NULL AND patient_id IN"  # noqa: S608
-            " (SELECT patient_id FROM patient_tokens WHERE token IN (SELECT unnest($1::BLOB[]))"
-            " GROUP BY patient_id"
-            f" HAVING count(DISTINCT token) = $2) AND {among}"
+            " (SELECT patient_id FROM search_tokens WHERE token IN (SELECT unnest($1::BLOB[]))"
+            " GROUP BY patient_id HAVING count(DISTINCT token) = $2"
+            f" UNION SELECT patient_id FROM search_tokens WHERE token = $4) AND {among}"
             " ORDER BY updated_at DESC, patient_id",
-            tokens,
-            len(set(tokens)),
+            sorted(tokens),
+            len(tokens),
             only,
+            whole,
         )
-        matches = [p for p in self._opened(tx, rows, words) if p.patient_id != exact]
+        matches = [p for p in self._opened(tx, rows, words, query) if p.patient_id != exact]
         return (found + matches)[offset : offset + limit]
+
+    def index(self) -> int:
+        """Make records searchable that an earlier release left with other hashes, or with none.
+
+        Returns:
+            How many there were.
+        """
+        rows = self._database.read().all(
+            "SELECT * FROM patients WHERE erased_at IS NULL AND patient_id NOT IN"
+            " (SELECT patient_id FROM search_tokens)"
+        )
+        for start in range(0, len(rows), _INDEXED_AT_ONCE):
+            with self._database.write() as tx:
+                for row in rows[start : start + _INDEXED_AT_ONCE]:
+                    try:
+                        key = self._hierarchy.patient_key_of(row["patient_id"], row)
+                        self._write_tokens(tx, row["patient_id"], self.open_record(key, row))
+                    except SealError as err:  # the integrity check reports it
+                        log.error("patient %s: %s", row["patient_id"], err.code)
+        return len(rows)
 
     def history(self, tx: Cursor, patient_id: str) -> list[dict[str, Any]]:
         """Earlier versions of a record, newest first.
@@ -277,7 +305,7 @@ class Patients:
             patient_id,
             now,
         )
-        for table in ("patient_tokens", "patient_history", "notes"):
+        for table in ("search_tokens", "patient_history", "notes"):
             tx.run(f"DELETE FROM {table} WHERE patient_id = $1", patient_id)  # noqa: S608
         # An older backup knows those that were merged into this one as patients of their own.
         tx.run(
@@ -343,8 +371,11 @@ class Patients:
             for r in rows
         ]
 
-    def _opened(self, tx: Cursor, rows: list[Row], words: list[str]) -> list[Patient]:
-        """Open rows and keep those whose name has, for each word, a word beginning with it.
+    def _opened(
+        self, tx: Cursor, rows: list[Row], words: list[str], number: str = ""
+    ) -> list[Patient]:
+        """Open rows and keep those that have, for each word, one beginning with it in their name
+        or number, or whose number begins with this one.
 
         A row that does not open is listed as :data:`DAMAGED` where no word is asked for.
         """
@@ -369,8 +400,9 @@ class Patients:
                 if not words:
                     found.append(_patient(row, DAMAGED, counts.get(row["patient_id"], 0)))
                 continue
-            name_words = _words(fields["name"])
-            if all(any(n.startswith(w) for n in name_words) for w in words):
+            own = [*_words(fields["name"]), *_parts(fields["id"])]
+            begins = number and _joined(fields["id"]).startswith(_joined(number))
+            if begins or all(any(n.startswith(w) for n in own) for w in words):
                 found.append(_patient(row, fields, counts.get(row["patient_id"], 0)))
         return found
 
@@ -395,18 +427,18 @@ class Patients:
                 patient_id=taken["patient_id"],
             )
 
-    def _write_tokens(self, tx: Cursor, patient_id: str, name: str) -> None:
+    def _write_tokens(self, tx: Cursor, patient_id: str, fields: dict[str, Any]) -> None:
         tokens = set()
-        for word in _words(name):
+        for word in (*_words(fields["name"]), *_parts(fields["id"]), _joined(fields["id"])):
             tokens |= {self._hash(word[:n]) for n in _PREFIXES if len(word) >= n}
             if len(word) < SHORTEST_QUERY:
                 tokens.add(self._hash(word))
         tx.run_many(
-            "INSERT INTO patient_tokens VALUES ($1, $2)", [(patient_id, t) for t in sorted(tokens)]
+            "INSERT INTO search_tokens VALUES ($1, $2)", [(patient_id, t) for t in sorted(tokens)]
         )
 
     def _token(self, word: str) -> bytes:
-        """The stored token that every name with a word beginning like this one has."""
+        """The stored token that every record with a word beginning like this one has."""
         return self._hash(word[: max(_PREFIXES)])
 
     def _hash(self, text: str) -> bytes:
@@ -485,11 +517,29 @@ def note_context(note_id: str, image_id: str | None, author: str, at: datetime) 
     return f"note/{note_id}/{image_id or ''}/{at.isoformat()}/{author}"
 
 
+#: Letters with a stroke and ligatures, which have no decomposition (UAX 15): as people type them
+#: on another keyboard.
+_PLAIN = str.maketrans(
+    {"ł": "l", "ø": "o", "đ": "d", "ħ": "h", "ŧ": "t", "ı": "i", "æ": "ae", "œ": "oe", "þ": "th",
+     "ð": "d"}
+)  # fmt: skip
+
+
 def _words(text: str) -> list[str]:
-    """Words without case and accents, so that Müller is found as muller."""
+    """Words without case, accents and strokes: Müller is found as muller, Łukasz as lukasz."""
     plain = unicodedata.normalize("NFKD", text).casefold()
     plain = "".join(c if c.isalnum() else " " for c in plain if not unicodedata.combining(c))
-    return plain.split()
+    return plain.translate(_PLAIN).split()
+
+
+def _joined(number: str) -> str:
+    """A number without its separators: MS-2042 as ms2042."""
+    return "".join(_words(number))
+
+
+def _parts(number: str) -> list[str]:
+    """What a number consists of, also where no separator is: MS2042 is ms and 2042."""
+    return [part for word in _words(number) for part in re.findall(r"\d+|\D+", word)]
 
 
 def _patient(row: Row, fields: dict[str, Any], images: int) -> Patient:

@@ -24,7 +24,7 @@ from engine.store.database import Cursor, Row
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.vault import derive, open_field, seal_field
 
-_OF_STUDY = ("study_date", "study_time", "study_description", "accession_number")
+_OF_STUDY = ("study_date", "study_time", "study_description", "accession_number", "patient_sex")
 _OF_SERIES = ("series_number", "series_description", "modality", "body_part", "laterality")
 _OF_IMAGE = ("instance_number", "position_mm")
 _LAST = float("inf")
@@ -279,5 +279,6 @@ def _study(row: Row, said: Mapping[str, Any], series: Sequence[Series]) -> Study
         dated=bool(said["study_date"]),
         description=said["study_description"] or "",
         accession_number=said["accession_number"] or "",
+        sex=said.get("patient_sex") or "",  # studies of earlier releases do not say
         series=tuple(series),
     )

@@ -50,16 +50,34 @@ def ward(tmp_path: Path) -> Ward:
     ("lüdenschrank", []),                 # the beginning alone is not enough
     ("üller", []),                        # middles are not found
     ("li", ["Li Yu"]),                    # short words as a whole
-    ("", ["Erika Müller", "Karl Muller-Lüdenscheidt", "Li Yu"]),
+    ("2042", ["Jan Łukasiewicz"]),        # parts of numbers
+    ("MS-20", ["Jan Łukasiewicz"]),       # their beginnings, with separators
+    ("ms204", ["Jan Łukasiewicz"]),       # or without
+    ("ms-2043", []),
+    ("42", []),                           # ends are not found
+    ("lukasiewicz", ["Jan Łukasiewicz"]), # letters with strokes as others type them
+    ("ŁUKASIEWICZ 2042", ["Jan Łukasiewicz"]),  # name and number together
+    ("", ["Erika Müller", "Karl Muller-Lüdenscheidt", "Li Yu", "Jan Łukasiewicz"]),
 ])  # fmt: skip
 def test_search(ward: Ward, query: str, found: list[str]) -> None:
     for id, name in (
         ("P-1", "Erika Müller"),
         ("P-2", "Karl Muller-Lüdenscheidt"),
         ("P-3", "Li Yu"),
+        ("MS-2042", "Jan Łukasiewicz"),
     ):
         ward.add(id, name)
     assert sorted(p.name for p in ward.patients.search(query, 50, 0)) == sorted(found)
+
+
+def test_records_of_an_earlier_release_are_found_after_the_start(ward: Ward) -> None:
+    ward.add("MS-2042", "Jan Łukasiewicz")
+    with ward.database.write() as tx:
+        tx.run("DELETE FROM search_tokens")
+    assert ward.patients.search("2042", 50, 0) == []
+    assert ward.patients.index() == 1
+    assert [p.id for p in ward.patients.search("2042", 50, 0)] == ["MS-2042"]
+    assert ward.patients.index() == 0
 
 
 def test_nothing_personal_is_on_disk(ward: Ward) -> None:
@@ -121,7 +139,7 @@ def test_erasing_a_patient_leaves_nothing_to_open_or_to_find(ward: Ward) -> None
     with pytest.raises(UnknownKey):
         ward.hierarchy.patient_key(tx, patient_id)
     assert ward.patients.search("mül", 50, 0) == []
-    assert tx.count("SELECT count(*) FROM patient_tokens") == 0
+    assert tx.count("SELECT count(*) FROM search_tokens") == 0
     assert tx.count("SELECT count(*) FROM notes") == 0
     assert tx.count("SELECT count(*) FROM erasures") == 1
     ward.add("P-1", "Somebody New")  # the number is free again

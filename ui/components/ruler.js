@@ -11,7 +11,7 @@ const SPACING = {
 class Ruler {
   /** `spacing` in mm from row to row and from column to column; `onchange` redraws. */
   constructor(stage, width, height, onchange) {
-    Object.assign(this, { stage, width, height, onchange, spacing: null, line: null });
+    Object.assign(this, { stage, width, height, onchange, spacing: null, lines: new Map(), place: 0 });
     this.said = make("span", { class: "length", role: "status" });
     this.button = make("button", { type: "button", "aria-pressed": "false", onclick: () => this.toggle() },
       "Measure");
@@ -20,12 +20,29 @@ class Ruler {
     stage.drag = (event) => this.drag(event);
   }
 
-  /** The file says how large a pixel is: from here on lengths can be measured. */
+  /** The file says how large a pixel is, or does not: only then lengths can be measured. */
   know(spacing, from) {
-    if (!spacing || !SPACING[from]) return;
-    this.spacing = spacing;
+    const known = spacing && SPACING[from];
+    this.spacing = known ? spacing : null;
     this.from = from;
-    this.element.hidden = false;
+    this.element.hidden = !known;
+    this.say();
+  }
+
+  /** Each picture has its own line, which is there again when the picture is. */
+  at(place, width = this.width, height = this.height) {
+    Object.assign(this, { place, width, height });
+    this.button.setAttribute("aria-pressed", Boolean(this.line));
+    this.say();
+  }
+
+  get line() {
+    return this.lines.get(this.place) || null;
+  }
+
+  set line(line) {
+    if (line) this.lines.set(this.place, line);
+    else this.lines.delete(this.place);
   }
 
   toggle() {
@@ -52,7 +69,7 @@ class Ruler {
   }
 
   say() {
-    this.said.textContent = this.line ? `${this.millimetres.toFixed(1)} mm ${SPACING[this.from]}` : "";
+    this.said.textContent = this.line && this.spacing ? `${this.millimetres.toFixed(1)} mm ${SPACING[this.from]}` : "";
   }
 
   grab(event) {
@@ -86,7 +103,7 @@ class Ruler {
 
   /** The line for one pane's drawing, or nothing. */
   shape() {
-    if (!this.line) return null;
+    if (!this.line || !this.spacing) return null;
     const [a, b] = this.line;
     const handle = (end, name) => make("svg:circle", {
       "data-end": end, cx: this.line[end].x, cy: this.line[end].y, tabindex: 0, role: "button",

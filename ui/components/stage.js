@@ -19,13 +19,17 @@ function make(tag, attributes = {}, ...children) {
 }
 
 /** A picture from the server with the session's cookie; a refusal becomes its own sentence. */
-async function fetchPicture(address, signal) {
+async function fetchAnswer(address, signal) {
   const answer = await fetch(address, { credentials: "same-origin", cache: "no-store", signal });
   if (!answer.ok) {
     const problem = await answer.json().catch(() => ({}));
     throw new Error(problem.title || "The picture could not be loaded. Reload the page.");
   }
-  return URL.createObjectURL(await answer.blob());
+  return answer;
+}
+
+async function fetchPicture(address, signal) {
+  return URL.createObjectURL(await (await fetchAnswer(address, signal)).blob());
 }
 
 /** The name of a drawn box, beside it: above or inside it would cover what has to be read. */
@@ -45,7 +49,8 @@ function colourOf(label, labels) {
 
 /** One picture of a stage, with the drawing above it. */
 class Pane {
-  constructor(name) {
+  constructor(name, pictures = null) {
+    this.pictures = pictures; // keeps what it gives; without it each picture is fetched anew
     this.image = make("img", { class: "picture", alt: name, draggable: "false" });
     this.drawing = make("svg:svg", { class: "drawing", preserveAspectRatio: "none" });
     this.world = make("div", { class: "world" }, this.image, this.drawing);
@@ -67,17 +72,19 @@ class Pane {
     this.loading?.abort();
     this.loading = new AbortController();
     this.element.setAttribute("aria-busy", "true");
-    this.ready = fetchPicture(address, this.loading.signal)
+    const fetched = this.pictures?.get(address) || fetchPicture(address, this.loading.signal);
+    this.ready = fetched
       .then((url) => {
-        if (address !== this.address) return URL.revokeObjectURL(url);
-        this.release();
+        if (address !== this.address) return this.pictures || URL.revokeObjectURL(url);
+        this.revoke();
         this.image.src = this.url = url;
         this.image.hidden = false;
         this.message.hidden = true;
         this.element.removeAttribute("aria-busy");
       })
       .catch((error) => {
-        if (error.name !== "AbortError" && address === this.address) this.refuse(error.message);
+        if (error.name === "AbortError" || address !== this.address) return;
+        this.refuse(this.called ? `${this.called}: ${error.message}` : error.message);
       });
     return this.ready;
   }
@@ -93,7 +100,11 @@ class Pane {
   release() {
     this.image.hidden = true;
     this.image.removeAttribute("src");
-    if (this.url) URL.revokeObjectURL(this.url);
+    this.revoke();
+  }
+
+  revoke() {
+    if (this.url && !this.pictures) URL.revokeObjectURL(this.url);
     this.url = null;
   }
 }
@@ -114,6 +125,15 @@ class Stage {
     this.listen();
     this.watcher = new ResizeObserver(() => (this.zoomed ? this.apply() : this.fit()));
     this.watcher.observe(this.element);
+  }
+
+  /** Another picture with other dimensions takes the place of this one. */
+  resize(width, height) {
+    if (width === this.width && height === this.height) return;
+    Object.assign(this, { width, height });
+    this.element.style.setProperty("--ratio", width / height);
+    this.panes.forEach((pane) => pane.resize(width, height));
+    this.fit();
   }
 
   get view() {
@@ -191,6 +211,10 @@ class Stage {
     const local = (x, y) => ({ x: x - this.view.left, y: y - this.view.top });
     // The wheel scrolls the page unless the picture has the focus.
     stage.addEventListener("wheel", (event) => {
+      if (!event.ctrlKey && this.scroll) {
+        event.preventDefault();
+        return this.scroll(event.deltaY);
+      }
       if (!event.ctrlKey && !stage.matches(":focus-within")) return;
       event.preventDefault();
       this.zoom(Math.exp(-event.deltaY / 400), local(event.clientX, event.clientY));
@@ -303,4 +327,18 @@ function windowControl(given, onwindow) {
     }
   };
   return element;
+}
+
+/** A reading room is dark: the surroundings of pictures are too, until somebody switches it off. */
+function roomSwitch(element) {
+  const key = "medsec-light-room";
+  const button = make("button", { type: "button", onclick: () => set(element.classList.contains("room")) },
+    "Dark room");
+  const set = (light) => {
+    element.classList.toggle("room", !light);
+    button.setAttribute("aria-pressed", !light);
+    localStorage.setItem(key, light ? "1" : "");
+  };
+  set(localStorage.getItem(key) === "1");
+  return button;
 }

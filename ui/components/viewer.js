@@ -112,6 +112,7 @@ class Viewer {
 
   turnTo(frame) {
     this.frame = frame;
+    this.ruler.at(frame);
     this.load();
     this.draw();
   }
