@@ -25,6 +25,7 @@ from ui import (
     asgi_guard,
     background_jobs,
     demo_guide,
+    intake,
     oidc,
     state,
     theme,
@@ -121,6 +122,8 @@ def main() -> None:
     )
     page = st.navigation(pages)
     welcome.sidebar(who)
+    if state.engine().sessions.may(state.token(), Permission.UPLOAD):
+        intake.line()
     demo_guide.show(who.role)
     with widgets.banner():
         page.run()

@@ -17,6 +17,7 @@ from api import (
     drafts,
     exports,
     images,
+    intakes,
     openapi_docs,
     patients,
     problems,
@@ -37,9 +38,11 @@ not allowed to see answer 404, as if they did not exist.
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Process batches while the engine is open; stop them before it closes."""
     app.state.batches = batches.Batches(app.state.engine)
+    app.state.intakes = intakes.Intakes(app.state.engine)
     try:
         yield
     finally:
+        await to_thread.run_sync(app.state.intakes.stop)
         await to_thread.run_sync(app.state.batches.stop)
 
 
@@ -64,6 +67,7 @@ for routes in (
     care,
     drafts,
     batches,
+    intakes,
     system,
     browser,
     exports,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from typing import Annotated
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from fastapi import Depends, Header, Path, Query, Request, Security
 from fastapi.security import APIKeyCookie, HTTPBearer
@@ -13,9 +13,11 @@ from starlette.requests import HTTPConnection
 from api.sessions import COOKIE
 from engine import Engine, errors
 
-#: Methods that change nothing. The session cookie is accepted for these only; all others need the
-#: Authorization header, which another site's form or image cannot send (CSRF).
+#: Methods that change nothing. The session cookie is accepted for these; others need the
+#: Authorization header, which another site's form or image cannot send (CSRF), but for below.
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+#: Where a page sends the files of a study; its own scripts may do so with the cookie.
+STUDY_PATHS = "/intakes/"
 #: Accepted values of Sec-Fetch-Site: our own page, or none (a URL typed by the user). Browsers send
 #: the cookie with requests from other ports and sibling hosts too, whatever SameSite says; these
 #: must not trigger reads that are then logged under the user's name.
@@ -25,7 +27,9 @@ _bearer = HTTPBearer(
     auto_error=False, bearerFormat="JWT", description="Access token of POST /auth/token/."
 )
 _cookie = APIKeyCookie(
-    name=COOKIE, auto_error=False, description="Session of a browser; for reading only."
+    name=COOKIE,
+    auto_error=False,
+    description="Session of a browser; for reading, and for sending studies from our own pages.",
 )
 
 
@@ -44,9 +48,25 @@ def presented(connection: HTTPConnection) -> str:
     if scheme.lower() == "bearer":
         return credentials.strip()
     own_page = connection.headers.get("sec-fetch-site", "none") in _OWN_PAGE
-    if own_page and connection.scope["method"] in SAFE:
+    if own_page and (connection.scope["method"] in SAFE or _sends_a_study(connection)):
         return connection.cookies.get(COOKIE, "")
     return ""
+
+
+def _sends_a_study(connection: HTTPConnection) -> bool:
+    """Does a script of our own page send a study?
+
+    A browser names the page that a changing request comes from, and no script can name another.
+    """
+    path = connection.scope["path"].removeprefix(connection.scope.get("root_path", ""))
+    if not path.startswith(STUDY_PATHS):
+        return False
+    try:
+        page = urlsplit(connection.headers.get("origin", ""))
+    except ValueError:
+        return False
+    host = connection.headers.get("host", "").lower()
+    return page.scheme in ("http", "https") and bool(host) and page.netloc.lower() == host
 
 
 def token(

@@ -34,6 +34,9 @@ _AT_ONCE: Final = 2
 #: Overhead of a multipart form around its files.
 _FORM_BYTES: Final = 1 << 20
 _UPLOADS: Final = re.compile("/batches/|/patients/|/patients/[^/]+/images/")
+#: Files of studies come in pieces of limited size.
+_PIECES: Final = re.compile("/intakes/[^/]+/(files/[0-9]+|headers)/")
+PIECE_BYTES: Final = 8 << 20
 #: Monitoring probes call these every second; they disclose nothing.
 _UNCOUNTED: Final = ("/health/", "/ready/")
 #: Requests that count more than once: a finite-field key exchange takes 70 ms of CPU time.
@@ -145,8 +148,13 @@ class RequestLimits:
             account = engine.caller(token, activity=False).username
         except errors.NotSignedIn:
             return "", SMALL_BYTES
-        if not _UPLOADS.fullmatch(path) or not engine.sessions.may(token, Permission.UPLOAD):
+        pieces = _PIECES.fullmatch(path)
+        if not (pieces or _UPLOADS.fullmatch(path)) or not engine.sessions.may(
+            token, Permission.UPLOAD
+        ):
             return account, SMALL_BYTES
+        if pieces:
+            return account, PIECE_BYTES
         return account, _largest(engine, batch=path == "/batches/")
 
     def _wait(self, engine: Engine, account: str, connection: HTTPConnection, cost: int) -> int:

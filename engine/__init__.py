@@ -58,6 +58,7 @@ from engine.service.batches import FEW_FILES, Source
 from engine.service.drafts import DraftView
 from engine.service.engine import Engine
 from engine.service.images import Display
+from engine.service.intakes import Header, TakeOptions
 from engine.service.models import Evaluation
 from engine.service.randomness import Randomness
 from engine.service.runtime_settings import SettingEntry
@@ -99,6 +100,7 @@ __all__ = [
     "Finder",
     "Format",
     "Found",
+    "Header",
     "Host",
     "ImageQuery",
     "ImageRecord",
@@ -129,6 +131,7 @@ __all__ = [
     "Study",
     "StudyRestoration",
     "Suggestion",
+    "TakeOptions",
     "TextVerdict",
     "TrainingCase",
     "Verdict",

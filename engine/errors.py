@@ -69,6 +69,12 @@ class DuplicateImage(InputError):
     status = 409
 
 
+class OtherPatient(InputError):
+    """The file names another patient than the record; ``facts['differs']`` says in what."""
+
+    status = 409
+
+
 class AccessError(EngineError):
     """The user is not allowed to do this."""
 

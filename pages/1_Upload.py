@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import ImageState, Permission
-from ui import box_editor, care, patient_picker, queue, result, state, uploads
+from ui import box_editor, care, intake, patient_picker, queue, result, state, uploads
 
 token = state.page("Upload", Permission.UPLOAD)
 
@@ -16,7 +16,10 @@ if draft:
 elif done:
     result.show_sealed(token, done)
 else:
+    drop = st.container()
     patient = patient_picker.choose_patient(token)
+    with drop:
+        intake.zone(patient)
     if patient is None:
         uploads.watch_uploads()
     else:

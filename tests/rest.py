@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 import api
 from api.batches import Batches
+from api.intakes import Intakes
 from engine import Detection, Engine, Region, Role, Settings
 from tests import builders
 from tests.conftest import PASSWORD, Team
@@ -58,10 +59,13 @@ def ask(
 def opened(engine: Engine) -> Iterator[None]:
     """The REST application with this engine; afterwards with the previous one again."""
     before = api.app.state
-    api.app.state = State({"engine": engine, "batches": Batches(engine)})
+    api.app.state = State(
+        {"engine": engine, "batches": Batches(engine), "intakes": Intakes(engine)}
+    )
     try:
         yield
     finally:
+        api.app.state.intakes.stop()
         api.app.state.batches.stop()
         api.app.state = before
 

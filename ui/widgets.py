@@ -51,6 +51,16 @@ _PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         _ROOT,
     ),
     "editor": (("stage.css", "editor.css"), ("stage.js", "editor.js"), _ROOT),
+    "intake": (
+        ("stage.css", "intake.css"),
+        ("stage.js", "zip.js", "intake_sender.js", "intake.js"),
+        _ROOT,
+    ),
+    "intake_line": (
+        ("stage.css", "intake.css"),
+        ("stage.js", "zip.js", "intake_sender.js", "intake_line.js"),
+        _ROOT,
+    ),
     "download": (
         ("stage.css",),
         ("download.js",),
@@ -111,6 +121,17 @@ def editor(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
         data=dict(data), key=key, default=start, on_boxes_change=lambda: None
     )
     return list(result.boxes)
+
+
+def intake(data: Mapping[str, Any]) -> None:
+    """Where studies are dropped; data as in ``intake.js``. Runs the page anew once all are looked
+    at."""
+    _component("intake")(data=dict(data), key="intake", on_settled_change=lambda: None)
+
+
+def intake_line() -> None:
+    """How far one's uploads are."""
+    _component("intake_line")(key="intake-line")
 
 
 def picture(address: str, description: str, small: bool = False) -> None:

@@ -33,6 +33,7 @@ from engine.formats import (
     dicom_archive,
     dicom_carrier,
     dicom_file,
+    dicom_head,
     dicom_header,
     dicom_native,
     dicom_study,
@@ -89,6 +90,7 @@ __all__ = [
     "from_upright",
     "grid_picture",
     "header_need",
+    "heads",
     "identifiers",
     "looked_at",
     "notes",
@@ -309,6 +311,24 @@ def _study(stored: bytes) -> dict[str, Any]:
     if sniff(data) is not Format.DICOM:
         return {}
     return dicom_study.study_facts(dicom_file.parse(data).header)
+
+
+def heads(beginnings: Sequence[bytes]) -> list[dict[str, Any]]:
+    """Of whom and of which study files are, by their first bytes; decodes no pixel. Sensitive.
+
+    Returns:
+        For each ``hints`` as :func:`patient_hints` and ``study`` as :func:`study_facts`, or an
+        empty dictionary where it is not DICOM or cannot be read so far.
+    """
+    match _SANDBOX.call("heads", tuple(beginnings)):
+        case tuple() as found if len(found) == len(beginnings) and all(map(_is_head, found)):
+            return list(found)
+    raise CorruptImage(_NO_READING)
+
+
+def _is_head(said: Any) -> bool:
+    parts = ("hints", "study")
+    return isinstance(said, dict) and all(isinstance(said.get(p, {}), dict) for p in parts)
 
 
 def identifiers(image: Image) -> tuple[str, ...]:
@@ -860,6 +880,7 @@ OPERATIONS = {
     "from_storage": _unpacked,
     "decode_stored": _decode_stored,
     "study": _study,
+    "heads": dicom_head.read,
     "came_back": _came_back,
     "carry": dicom_carrier.carry,
     "carried": dicom_carrier.carried,

@@ -30,6 +30,7 @@ Progress = Callable[[str, float], None]
 REASONS: Mapping[str, str] = {
     "nothing-found": "Nothing was detected. Check that there is nothing to hide.",
     "proposals": "Some boxes are uncertain. Keep, correct or remove them.",
+    "not-looked-at": "Nothing has been looked for in this image yet: it waits for its turn.",
     "detector-failed": "The detector could not run. Draw all boxes yourself.",
     "flagged": "A user reported visible private content. Box it and seal the image again.",
     "still-visible": "Text is still readable after masking. Box it, or give a reason to leave it.",
@@ -38,6 +39,8 @@ REASONS: Mapping[str, str] = {
 }
 
 
+#: Why a person must look at a draft that workers have not come to yet.
+NOT_LOOKED_AT = "not-looked-at"
 #: Why a box of harmless text is left out where the profile lets it be seen.
 HARMLESS = "harmless text, which the profile leaves visible"
 #: Boxes that are read at most, the most certain first: films can have thousands.
@@ -119,6 +122,20 @@ class Examiner:
         with watch.stage("read"):
             known = [*names, *images.identifiers(image)]
             judged = self.judged(views, detections, known)
+        return self._examined(image, profile, detections, reasons, judged)
+
+    def unseen(self, image: Image, profile: Profile) -> Examined:
+        """A decoded file in which nothing has been looked for yet, so that a person must look."""
+        return self._examined(image, profile, [], [NOT_LOOKED_AT], [])
+
+    def _examined(
+        self,
+        image: Image,
+        profile: Profile,
+        detections: Sequence[Detection],
+        reasons: Sequence[str],
+        judged: Sequence[Judgement | None],
+    ) -> Examined:
         columns = {
             "state": str(ImageState.REVIEW if reasons else ImageState.DRAFT),
             "format": str(image.format),

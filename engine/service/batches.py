@@ -32,11 +32,11 @@ from engine.formats.notes import notes_of
 from engine.operations.admission import Work
 from engine.operations.batch_report import BatchItem
 from engine.operations.context import Context
-from engine.operations.examination import Examined, Examiner
+from engine.operations.examination import NOT_LOOKED_AT, Examined, Examiner
 from engine.operations.guard import Guard, log, needs
 from engine.operations.intake import Entry, FreshKey, Intake, clean_folder, clean_name
 from engine.operations.preparation import event
-from engine.operations.stored_images import StoredImages
+from engine.operations.stored_images import StoredImages, need_of
 from engine.operations.worker import BatchOptions, Job, Outcome, Worker, WorkerSetup, work
 from engine.operations.worker_pool import WorkerPool
 from engine.permissions import Permission, Role, allowed
@@ -135,22 +135,63 @@ class Batches:
             SettingsError: The workers do not answer.
         """
         patient = self._intake.patient(patient_id)
-        chosen = self._examiner.profile(profile).name
-        tasks = self._tasks(caller, patient, chosen, sources, options or BatchOptions())
-        workers = self._live.settings.batch_workers
-        if few:
-            workers = 0
-        elif not workers:
-            workers = self._admission.budget.batch_workers(os.cpu_count() or 1)
-        return self._run(caller, tasks, workers, chosen)
+        chosen = self._examiner.profile(profile)
+        tasks = self._tasks(caller, patient, chosen.name, sources, options or BatchOptions())
+        return self._run(caller, tasks, few, chosen.networks)
 
-    def _packed_models(self, profile: str) -> list[PackedModel]:
-        """Networks of the hospital's own that the profile names.
+    @needs(Permission.UPLOAD)
+    def look(
+        self, caller: Caller, image_ids: Iterable[str], few: bool = False
+    ) -> Generator[BatchItem, None, None]:
+        """Look at drafts that came in without a look, on all processors; yields each as it is done.
+
+        Where who sent them chose that, and the settings offer it, those without doubt are sealed.
+        One that somebody has looked at, sealed or discarded meanwhile is left as it is.
+
+        Args:
+            image_ids: Drawn one by one, as workers become free.
+            few: Work in this process, without workers.
+
+        Raises:
+            SettingsError: The workers do not answer.
+        """
+        networks = {n for p in self._examiner.profiles().values() for n in p.networks}
+        return self._run(caller, self._drafts(caller, image_ids), few, sorted(networks))
+
+    def _drafts(self, caller: Caller, image_ids: Iterable[str]) -> Iterator[_Task | BatchItem]:
+        for place, image_id in enumerate(image_ids):
+            try:
+                self._refuse_ended(caller)
+                yield self._draft_task(place, image_id)
+            except EngineError as err:
+                yield BatchItem(place, "failed", image_id, error=(err.code, err.message))
+
+    def _draft_task(self, place: int, image_id: str) -> _Task | BatchItem:
+        """Raises NotFound where it is no draft any more."""
+        tx = self._database.read()
+        draft = self._stored.draft(tx, image_id)
+        row, facts = draft.row, draft.facts
+        if NOT_LOOKED_AT not in row.reasons:
+            return _here_already(place, row, seal=False)
+        patient_key = self._hierarchy.patient_key(tx, row.patient_id)
+        patient = self._intake.patient(row.patient_id)
+        entry = Entry(
+            image_id, row.patient_id, draft.key, row.wrapped_key, row.duplicate_index,
+            row.draft_blob or "", row.stored_bytes,
+        )  # fmt: skip
+        seal = self._live.settings.auto_seal and bool(facts.get("seal_undoubted"))
+        fresh = self._intake.fresh_key(image_id, row.version + 1, patient_key)
+        job = _job(entry, fresh, patient, row.profile, BatchOptions(seal=seal))
+        name, folder = facts["name"], facts.get("folder", "")
+        return _Task(place, name, folder, entry, fresh, job, need_of(row, facts), row.tag)
+
+    def _packed_models(self, networks: Iterable[str]) -> list[PackedModel]:
+        """Those of these networks that are the hospital's own.
 
         One that cannot be opened is left out: workers then send each image to a person.
         """
         found = []
-        for name in self._examiner.profile(profile).networks:
+        for name in networks:
             if name in self._custom_networks.records():
                 try:
                     found.append(self._custom_networks.packed(name))
@@ -159,8 +200,17 @@ class Batches:
         return found
 
     def _run(
-        self, caller: Caller, tasks: Iterator[_Task | BatchItem], workers: int, profile: str
+        self,
+        caller: Caller,
+        tasks: Iterator[_Task | BatchItem],
+        few: bool,
+        networks: Iterable[str],
     ) -> Generator[BatchItem, None, None]:
+        workers = self._live.settings.batch_workers
+        if few:
+            workers = 0
+        elif not workers:
+            workers = self._admission.budget.batch_workers(os.cpu_count() or 1)
         files: set[str] = set()
 
         def drawn() -> Iterator[tuple[_Task | BatchItem, Job | None]]:
@@ -184,7 +234,7 @@ class Batches:
                     threads = self._live.settings.threads or 1
                 setup = WorkerSetup.of(
                     self._live.settings, self._detector.profiles, self._host.root, threads,
-                    self._packed_models(profile),
+                    self._packed_models(networks),
                 )  # fmt: skip
                 pool = stack.enter_context(WorkerPool.open(self._live.settings, workers, setup))
                 answers = pool.run(work, jobs)
@@ -274,17 +324,7 @@ class Batches:
                 index, row.draft_blob or "", row.stored_bytes,
             )  # fmt: skip
         fresh = self._intake.fresh_key(entry.image_id, 1, patient_key)
-        names = (patient.id, patient.name)
-        job = Job(
-            entry.image_id,
-            patient_id,
-            entry.blob,
-            entry.key,
-            fresh.subject,
-            names,
-            profile,
-            options,
-        )
+        job = _job(entry, fresh, patient, profile, options)
         name, folder = clean_name(source.name), clean_folder(source.folder)
         return _Task(place, name, folder, entry, fresh, job, need, tag)
 
@@ -336,9 +376,14 @@ class Batches:
                         "Another user is working on this draft. Try again later.",
                         reasons=["changed"],
                     )
+                first = NOT_LOOKED_AT in row.reasons
                 tag = self._looked_again(tx, entry, row, examined)
                 row = self._catalog.row(tx, entry.image_id)
-                if prepared is None:
+                if first:
+                    found = {"found": examined.columns["region_count"]}
+                    looked = {**found, "why": list(examined.reasons), "tag": tag}
+                    self._audit.append(tx, caller, replace(event("image.look", row), detail=looked))
+                elif prepared is None:
                     why = {"why": list(examined.reasons), "tag": tag}
                     self._audit.append(
                         tx, caller, replace(event("image.seal", row, outcome="refused"), detail=why)
@@ -396,10 +441,24 @@ def _review(
     return BatchItem(place, "review", image_id, reasons=reasons, times_ms=times_ms or {})
 
 
+def _job(
+    entry: Entry, fresh: FreshKey, patient: Patient, profile: str, options: BatchOptions
+) -> Job:
+    names = (patient.id, patient.name)
+    return Job(
+        entry.image_id, entry.patient_id, entry.blob, entry.key, fresh.subject, names, profile,
+        options,
+    )  # fmt: skip
+
+
 def _goes_on(row: ImageRow, profile: str, options: BatchOptions) -> bool:
     """Is there anything for a batch to do with a file that is here: a draft which a batch or a page
     left, unless the same look would send it to a person once more?"""
-    if not options.seal or row.version > 0 or row.draft_blob is None:
+    if row.version > 0 or row.draft_blob is None:
+        return False
+    if NOT_LOOKED_AT in row.reasons:
+        return True
+    if not options.seal:
         return False
     return (
         row.reasons in ((), ("detector-failed",))

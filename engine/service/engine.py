@@ -52,6 +52,7 @@ from engine.service.drafts import Drafts
 from engine.service.exchange import Exchange
 from engine.service.health import Health
 from engine.service.images import Images
+from engine.service.intakes import Intakes
 from engine.service.keys import Keys
 from engine.service.models import Models
 from engine.service.packages import Packages
@@ -118,6 +119,7 @@ class Engine:
         reading = StudyRestorations(context, restorations)
         self.studies = Studies(context, guard, places, reading)
         self.drafts = Drafts(context, guard, preparer, stored, intake, erasures)
+        self.intakes = Intakes(context, guard, examiner, stored, intake)
         self.images = Images(context, guard, stored, masked, restorations, erasures)
         self.withdrawals = Withdrawals(context, guard, stored)
         self.packages = Packages(context, guard, stored, restorations)

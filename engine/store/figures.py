@@ -102,11 +102,17 @@ class Figures:
         return [Upload(**row) for row in rows]
 
     def corrections(self) -> list[Correction]:
-        """Uploads, flags and changes of boxes, in the order of the log."""
+        """Looks at uploads, flags and changes of boxes, in the order of the log.
+
+        An image that came in without a look counts when it was looked at.
+        """
         rows = self._database.read().all(
-            "SELECT image_id, action, detail ->> 'found' AS found FROM audit WHERE outcome = 'ok'"
-            " AND action IN ('image.upload', 'image.withdraw', 'box.add', 'box.remove',"
-            " 'box.change') ORDER BY sequence"
+            "SELECT image_id, CASE action WHEN 'image.look' THEN 'image.upload' ELSE action END"
+            " AS action, detail ->> 'found' AS found FROM audit WHERE outcome = 'ok'"
+            " AND action IN ('image.upload', 'image.look', 'image.withdraw', 'box.add',"
+            " 'box.remove', 'box.change')"
+            " AND NOT (action = 'image.upload' AND contains(detail, 'not-looked-at'))"
+            " ORDER BY sequence"
         )
         return [Correction(r["image_id"], r["action"], int(r["found"] or 0)) for r in rows]
 

@@ -43,6 +43,7 @@ def row(*may: Role, status: int = 200, fresh: bool = False, **options: Any) -> R
 
 
 OPEN = Row(None)
+OCTETS = {"content": bytes(8), "headers": {"Content-Type": "application/octet-stream"}}
 FORM = {"id": "P-new", "name": "Max Mustermann", "age": "50"}
 
 #: Who gets an answer where. A new route without a row here fails the first test.
@@ -132,6 +133,15 @@ MAY: dict[str, Row] = {
     "POST /batches/": row(T, status=202, files={"files": ("a.png", b"")}, fresh=True),
     "GET /batches/{batch_id}/": row(*EVERYBODY, status=404),
     "GET /batches/{batch_id}/report/": row(*EVERYBODY, status=404),
+    "POST /intakes/": row(T, status=201, json={"files": [{"name": "a.dcm", "size": 9}]}),
+    "GET /intakes/": row(*EVERYBODY),
+    "GET /intakes/{intake_id}/": row(*EVERYBODY, status=404),
+    "DELETE /intakes/{intake_id}/": row(*EVERYBODY, status=404),
+    "POST /intakes/{intake_id}/headers/": row(T, status=404, **OCTETS),
+    "POST /intakes/{intake_id}/targets/": row(
+        T, status=404, json={"targets": [{"group": 0, "patient_id": "pt_0"}]}
+    ),
+    "PUT /intakes/{intake_id}/files/{place}/": row(T, status=404, **OCTETS),
     "GET /statistics/": row(D, R, A),
     "GET /statistics/{table}/": row(D, R, A),
     "GET /audit/": row(A),
@@ -156,6 +166,8 @@ NOWHERE = {
     "region_id": "rg_0",
     "handle": "vw_0",
     "batch_id": "ba_0",
+    "intake_id": "in_0",
+    "place": "0",
     "username": "nobody",
     "session_id": "se_0",
     "request_id": "rq_0",
@@ -257,6 +269,8 @@ class Subjects:
                 return "doctor" if "/care-team/" in route else "technician"
             case "batch_id":
                 return "ba_0"
+            case "intake_id":
+                return "in_0"
             case "glass_id":
                 return "gl_0"
             case "table":

@@ -378,7 +378,7 @@ def blank() -> bytes:
 def equipped(ward: Ward) -> WorkerSetup:
     """What a worker of a batch with that profile gets, after its journey."""
     engine = ward.engine
-    luggage = engine.batches._packed_models("ours")
+    luggage = engine.batches._packed_models(engine.detector.profiles["ours"].networks)
     sent = WorkerSetup.of(
         engine.settings, engine.profiles.by_name(), engine.context.host.root, 1, luggage
     )
@@ -405,8 +405,8 @@ def test_of_the_hospitals_own_networks_only_those_of_the_profile_travel_and_no_k
     guest: Ward,
 ) -> None:
     engine = guest.engine
-    assert engine.batches._packed_models("general") == []
-    [luggage] = engine.batches._packed_models("ours")
+    assert engine.batches._packed_models(engine.detector.profiles["general"].networks) == []
+    [luggage] = engine.batches._packed_models(engine.detector.profiles["ours"].networks)
     assert luggage.model == network()
     assert engine.context.hierarchy.system_key("models") not in pickle.dumps(equipped(guest))
     assert "onnx" not in repr(luggage)
@@ -416,7 +416,7 @@ def test_a_network_that_was_altered_on_its_way_or_at_rest_sends_the_image_to_a_p
     guest: Ward, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = guest.engine
-    [luggage] = engine.batches._packed_models("ours")
+    [luggage] = engine.batches._packed_models(engine.detector.profiles["ours"].networks)
     altered = replace(luggage, model=luggage.model[:-1] + b"x")
     monkeypatch.setattr(worker, "_HERE", None)
     monkeypatch.setattr(batches.Batches, "_here", lambda self, job: worker.work(job))
@@ -434,7 +434,7 @@ def test_a_network_that_was_altered_on_its_way_or_at_rest_sends_the_image_to_a_p
     assert row is not None
     path = engine.context.host._path(row["blob"])
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert engine.batches._packed_models("ours") == []
+    assert engine.batches._packed_models(engine.detector.profiles["ours"].networks) == []
     assert state(equipped(guest), picture("B")) == to_a_person
 
 

@@ -82,7 +82,9 @@ def sealed(server: Server, accounts: None, files: dict[str, Path]) -> str:
         tina.fill("Name", "Erika Musterfrau")
         tina.click("Add patient")
         tina.reads("Patient added.")
-        tina.page.locator('input[type="file"]').set_input_files(list(files.values()))
+        tina.page.locator('[data-testid="stFileUploader"] input[type="file"]').set_input_files(
+            list(files.values())
+        )
         tina.page.get_by_text("Last batch: 2 uploaded, 1 failed").wait_for(timeout=120_000)
         tina.settle()
         tina.reads("lying.jpg")

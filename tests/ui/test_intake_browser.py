@@ -1,0 +1,129 @@
+"""Studies dropped into a real browser: whole, checked, and looked at while other pages are open."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Route, expect
+
+from engine import Engine
+from tests import builders
+from tests.browsing import Visitor, chromium
+from tests.conftest import PASSWORD
+from tests.serving import Server, people, serve, settings
+
+pytestmark = pytest.mark.browser
+
+SLICES = 5
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("intake")
+    engine = Engine.open(settings(folder))
+    team = people(engine)
+    engine.patients.create(team.technician, "H-000002", "Somebody Else Entirely", 30)
+    engine.close()
+    with serve(folder) as server:
+        yield server
+
+
+def study(folder: Path, patient: int, slices: int) -> Path:
+    """A CT without text, on a CD with what lies beside the images."""
+    rng = np.random.default_rng(patient)
+    images = folder / "DICOM" / "PAT1"
+    images.mkdir(parents=True)
+    for number in range(1, slices + 1):
+        pixels = rng.normal(500, 60, (128, 128)).clip(0, 4000).astype(np.uint16)
+        data = builders.dicom(
+            pixels, patient=patient, instance=number, modality="CT", bits=12, PatientAge=None,
+            StudyDescription="CT head",
+        )  # fmt: skip
+        (images / f"IM{number:04d}").write_bytes(data)
+    (folder / "DICOMDIR").write_bytes(bytes(400))
+    (folder / "viewer.exe").write_bytes(b"MZ")
+    (folder / "notes").write_bytes(b"no image, whatever its name")
+    return folder
+
+
+def drop(tina: Visitor, path: Path) -> None:
+    tina.page.get_by_label("Folder" if path.is_dir() else "Files", exact=True).set_input_files(path)
+
+
+def looked(tina: Visitor, count: int) -> None:
+    expect(tina.page.get_by_text(f"{count} images looked at").first).to_be_visible(timeout=180_000)
+    tina.settle()
+
+
+def test_a_cd_in_a_zip_comes_in_whole_and_is_looked_at_on_any_page(
+    server: Server, tmp_path: Path
+) -> None:
+    folder = study(tmp_path / "cd", 1, SLICES)
+    archive = Path(shutil.make_archive(str(tmp_path / "cd"), "zip", folder))
+    with chromium(server) as tina:
+        tina.sign_in("technician", PASSWORD, "/Upload")
+        lost = [0]
+
+        def flaky(route: Route) -> None:
+            """Every third file meets a lost connection at first."""
+            lost[0] += 1
+            if lost[0] % 3:
+                route.continue_()
+            else:
+                route.abort()
+
+        tina.page.route("**/files/**", flaky)
+        drop(tina, archive)
+        tina.reads("H-000001")
+        tina.reads("CT head")
+        tina.reads("accession A0001001")
+        tina.reads("2 files are no images and are left out")
+        tina.page.get_by_role("button", name=f"Take in {SLICES + 1} images of 2 patients").click()
+        # The file that names nobody needs a patient; it is refused here, and nothing is sent.
+        tina.reads("Choose the patient below first")
+        assert not lost[0]
+        tina.page.locator("summary", has_text="New patient").first.click()
+        tina.fill("Patient number", "P-0")
+        tina.fill("Name", "Nobody Yet")
+        tina.click("Add patient")
+        tina.reads("Record: P-0")
+        tina.page.get_by_role("button", name=f"Take in {SLICES + 1} images of 2 patients").click()
+        expect(tina.page.get_by_text("Whose images are these?")).to_have_count(0)
+        tina.page.get_by_role("link", name="Review").click()  # the page may be left
+        tina.settle()
+        looked(tina, SLICES)
+        tina.page.get_by_role("link", name="Upload").click()
+        tina.settle()
+        tina.reads(f"{SLICES} images taken in and encrypted")
+        tina.reads("1 could not be taken in")
+        tina.reads(f"Waiting to be sealed: {SLICES}")
+        assert lost[0] > SLICES
+
+        # The same again is told once, and nothing is filed twice.
+        drop(tina, folder / "DICOM")
+        tina.page.get_by_role("button", name=f"Take in {SLICES} images").click()
+        tina.reads(f"{SLICES} were here already")
+        tina.reads(f"Waiting to be sealed: {SLICES}")
+
+
+def test_a_wrong_patient_is_named_and_stops_the_intake_until_a_person_says_why(
+    server: Server, tmp_path: Path
+) -> None:
+    folder = study(tmp_path / "wrong", 2, 2)
+    with chromium(server) as tina:
+        tina.sign_in("technician", PASSWORD, "/Upload")
+        sent: list[str] = []
+        tina.page.on("request", lambda r: sent.append(r.url) if "/files/" in r.url else None)
+        drop(tina, folder / "DICOM")
+        tina.reads("The files name another name and birth date than the record")
+        tina.page.get_by_role("button", name="Take in 2 images").click()
+        assert not sent
+        tina.page.get_by_placeholder("Why do these files belong").fill("name has changed")
+        tina.page.get_by_role("button", name="Take in 2 images").click()
+        tina.reads("2 images taken in and encrypted")
+        assert len(sent) == 2
+        looked(tina, 2)

@@ -1,0 +1,227 @@
+// Where studies are dropped: a folder, a ZIP, a CD or files. It shows whose they are before anything
+// is sent, and asks where a file names another patient than the record.
+
+const REASONS_OF_MISMATCH = ["Name has changed", "Typing error at the device", "Emergency number, patient known since"];
+
+class IntakeZone {
+  constructor(root, data, settled) {
+    this.root = root;
+    this.data = data;
+    this.settled = settled;
+    this.choices = new Map();
+    this.draw = this.draw.bind(this);
+    sender.listeners.add(this.draw);
+    this.left = sender.overview?.to_look || 0;
+    this.build();
+    this.draw();
+  }
+
+  build() {
+    const pick = (more) => make("input", { type: "file", multiple: true, hidden: true, ...more,
+      onchange: (event) => {
+        const files = [...event.target.files].map((file) => ({ file,
+          folder: file.webkitRelativePath.split("/").slice(0, -1).map((p) => `${p}/`).join("") }));
+        event.target.value = "";
+        if (files.length) this.take(files);
+      } });
+    this.filesInput = pick({ "aria-label": "Files" });
+    this.folderInput = pick({ "aria-label": "Folder", webkitdirectory: true });
+    this.zone = make("div", { class: "zone",
+      ondragover: (event) => { event.preventDefault(); this.zone.classList.add("over"); },
+      ondragleave: () => this.zone.classList.remove("over"),
+      ondrop: (event) => {
+        event.preventDefault();
+        this.zone.classList.remove("over");
+        const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+        if (entries.length) this.take(entries);
+      } });
+    this.profile = make("select", { "aria-label": "Specialty" }, ...this.data.profiles.map(([name, title]) =>
+      make("option", { value: name, selected: name === this.data.profile }, title)));
+    this.seal = make("input", { type: "checkbox", checked: this.data.seal, onchange: () => remember("seal", this.seal.checked) });
+    this.seal.checked = this.data.offers_seal && recall("seal", false);
+    this.plan = make("div", { class: "plan" });
+    this.root.replaceChildren(make("section", { class: "intake", "aria-label": "Studies" }, this.zone, this.plan));
+  }
+
+  take(sources) {
+    this.choices.clear();
+    sender.take(sources, { profile: this.profile.value, seal: this.data.offers_seal && this.seal.checked });
+  }
+
+  draw() {
+    const { phase } = sender;
+    const looked = sender.overview?.to_look || 0;
+    if (this.left && !looked) this.settled(); // the list below has changed
+    this.left = looked;
+    if (this.shown !== phase || ["reading", "sending"].includes(phase)) {
+      this.zone.replaceChildren(...this.invitation(phase));
+      if (phase !== "plan") this.plan.replaceChildren(...this.report(phase));
+    }
+    if (phase === "plan" && this.shown !== "plan") this.showPlan();
+    this.shown = phase;
+  }
+
+  invitation(phase) {
+    const button = (text, input) => make("button", { type: "button", onclick: () => input.click() }, text);
+    if (phase === "reading")
+      return [make("p", { class: "big" }, sender.note || `Reading: ${images(sender.items.length)} so far`)];
+    if (phase === "sending") {
+      const there = sender.files.length - sender.count("waiting");
+      return [make("p", { class: "big" }, `${there} of ${images(sender.files.length)} sent`),
+        make("progress", { value: there, max: sender.files.length, "aria-label": "Sent" }),
+        make("p", {}, sender.note || "You can go on working; leave this tab open until all are sent."),
+        make("button", { type: "button", onclick: () => sender.stop() }, "Stop")];
+    }
+    if (phase === "plan") return [];
+    return [make("p", { class: "big" }, "Drop a study here: a folder, a ZIP, a CD or files"),
+      make("p", {}, "Patients and studies are read from the files. Up to 2,000 files and 2 GB together."),
+      make("div", { class: "toolbar" }, button("Choose files", this.filesInput), button("Choose a folder", this.folderInput),
+        make("label", { class: "group" }, "Specialty ", this.profile),
+        this.data.offers_seal && make("label", { class: "group", title: "Images with uncertain boxes, or in which nothing was found, wait for you. The audit log marks each image that was sealed without a look." },
+          this.seal, " Seal images without doubt at once")),
+      this.filesInput, this.folderInput];
+  }
+
+  // --- before: whose they are ---------------------------------------------------------------
+
+  showPlan() {
+    const { patient } = this.data;
+    this.begin = make("button", { type: "button", class: "primary", onclick: () => this.confirm() });
+    const cancel = make("button", { type: "button", onclick: () => { sender.stop(); sender.forget(); sender.tell({}); } }, "Cancel");
+    const open = sender.groups.filter((group) => !group.ready);
+    open.forEach((group) => this.choices.set(group.group, this.choiceOf(group, patient)));
+    this.rows = make("ul", { class: "groups" }, ...open.map((group) => this.row(group)));
+    const count = open.reduce((sum, group) => sum + group.files, 0);
+    this.begin.textContent = open.length > 1 ? `Take in ${images(count)} of ${open.length} patients` : `Take in ${images(count)}`;
+    this.plan.replaceChildren(make("h3", {}, "Whose images are these?"), this.rows,
+      make("div", { class: "toolbar" }, this.begin, cancel), ...this.skippedList());
+    this.begin.focus({ preventScroll: true });
+  }
+
+  /** What happens with a group unless a person says otherwise. */
+  choiceOf(group, patient) {
+    if (group.record) return { patient_id: group.record.patient_id, reason: "", ask: group.differs.length > 0 };
+    if (group.number && group.name) return { patient_id: null, reason: "" };
+    return { patient_id: patient?.id || undefined, reason: "", ask: false };
+  }
+
+  row(group) {
+    const choice = this.choices.get(group.group);
+    const { patient } = this.data;
+    const named = [group.name || (group.number ? "Name not given" : "No patient named in the files"), group.number,
+      group.birth_date && `born ${isoDate(group.birth_date)}`].filter(Boolean).join(" · ");
+    const studies = group.studies.map((study) => [study.date, study.modality, study.description,
+      study.accession_number && `accession ${study.accession_number}`, images(study.files)].filter(Boolean).join(" · "));
+    const where = make("p", { class: "where" });
+    const problem = make("p", { class: "problem", role: "alert" });
+    const reason = make("input", { type: "text", class: "reason", maxlength: 2000, list: "mismatch-reasons",
+      placeholder: "Why do these files belong to this record?", "aria-label": `Reason for ${group.name || group.number}`,
+      oninput: () => { choice.reason = reason.value.trim(); } });
+    const others = make("span", { class: "group" });
+    const show = () => {
+      const record = choice.patient_id === patient?.id ? patient : group.record && { id: group.record.patient_id, title: `${group.record.id} · ${group.record.name}` };
+      where.textContent = choice.patient_id === null ? `No record has this number. A record is made: ${group.number} · ${group.name}`
+        : choice.patient_id ? `Record: ${record.title}` : "Choose the patient below first: the files do not say whose they are.";
+      row.classList.toggle("open", choice.ask || choice.patient_id === undefined);
+      problem.hidden = reason.hidden = !choice.ask;
+      if (choice.ask && !problem.textContent)
+        problem.textContent = `The files name another ${group.differs.join(" and ")} than the record. Cancel, or say why they belong there.`;
+    };
+    if (patient && group.record?.patient_id !== patient.id && (group.record || group.number))
+      others.append(make("button", { type: "button", onclick: () => {
+        Object.assign(choice, { patient_id: patient.id, ask: true });
+        problem.textContent = "The files name another patient than this record. Say why they belong there.";
+        show();
+        reason.focus();
+      } }, `File under ${patient.title} instead`));
+    const row = make("li", {}, make("p", { class: "who" }, named), ...studies.map((text) => make("p", {}, text)), where, problem, reason, others);
+    Object.assign(choice, { show, problem, input: reason });
+    show();
+    return row;
+  }
+
+  async confirm() {
+    const open = [...this.choices].filter(([group]) => !sender.groups[group].ready);
+    const missing = open.find(([, choice]) => choice.patient_id === undefined || (choice.ask && !choice.reason));
+    if (missing) {
+      missing[1].show();
+      missing[1].input.focus();
+      return;
+    }
+    this.begin.disabled = true;
+    const wrong = await sender.confirm(open.map(([group, { patient_id, reason }]) => ({ group, patient_id, reason })));
+    this.begin.disabled = false;
+    for (const [group, error] of wrong) {
+      const choice = this.choices.get(group);
+      choice.ask = true;
+      choice.problem.textContent = error.message;
+      choice.show();
+    }
+    if (wrong.size) this.choices.get([...wrong.keys()][0]).input.focus();
+  }
+
+  // --- after --------------------------------------------------------------------------------
+
+  skippedList() {
+    if (!sender.skipped.length) return [];
+    return [make("details", {}, make("summary", {}, `${sender.skipped.length} files are no images and are left out`),
+      make("ul", {}, ...sender.skipped.slice(0, 200).map(({ name, why }) => make("li", {}, `${name}: ${why}`))))];
+  }
+
+  report(phase) {
+    if (!["done", "stopped"].includes(phase)) return [];
+    const list = (state, text) => {
+      const files = sender.files.filter((file) => file.state === state);
+      return files.length ? [make("details", { open: state === "other-patient" }, make("summary", {}, `${files.length} ${text}`),
+        make("ul", {}, ...files.slice(0, 200).map((file) => make("li", {}, `${sender.items[file.place].name}: ${file.message}`))))] : [];
+    };
+    const taken = sender.count("taken");
+    return [sender.error && make("p", { class: "problem", role: "alert" }, sender.error),
+      taken && make("p", { class: "taken", role: "status" }, `${images(taken)} taken in and encrypted. They are looked at now; you can close this page.`),
+      ...list("other-patient", "name another patient"), ...list("refused", "could not be taken in"),
+      ...list("duplicate", "were here already"), ...this.skippedList()].filter(Boolean);
+  }
+
+  close() {
+    sender.listeners.delete(this.draw);
+  }
+}
+
+function isoDate(text) {
+  return /^\d{8}$/.test(text) ? `${text.slice(0, 4)}-${text.slice(4, 6)}-${text.slice(6)}` : text;
+}
+
+/** A choice that stays with this browser; never anything of a patient. */
+function remember(name, value) {
+  try {
+    localStorage.setItem(`medsec.${name}`, JSON.stringify(value));
+  } catch { /* a browser that keeps nothing */ }
+}
+
+function recall(name, otherwise) {
+  try {
+    return JSON.parse(localStorage.getItem(`medsec.${name}`)) ?? otherwise;
+  } catch {
+    return otherwise;
+  }
+}
+
+const zones = new WeakMap();
+
+export default function (component) {
+  const { data, parentElement, setTriggerValue } = component;
+  const root = parentElement.querySelector(".root");
+  const settled = () => setTriggerValue("settled", true);
+  const held = zones.get(root);
+  if (held) {
+    Object.assign(held, { data, settled });
+    held.owner = null;
+    if (sender.phase === "plan") held.showPlan();
+  } else zones.set(root, new IntakeZone(root, data, settled));
+  const zone = zones.get(root), owner = (zone.owner = {});
+  return () => {
+    if (zone.owner !== owner) return;
+    zone.close();
+    zones.delete(root);
+  };
+}

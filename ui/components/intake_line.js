@@ -1,0 +1,55 @@
+// How far one's uploads are, in the sidebar of every page. Nothing is shown where nothing goes on.
+
+class IntakeLine {
+  constructor(root) {
+    this.root = root;
+    this.draw = this.draw.bind(this);
+    sender.listeners.add(this.draw);
+    sender.wake();
+    this.draw();
+  }
+
+  draw() {
+    const { overview, phase } = sender;
+    const parts = [];
+    if (phase === "sending") {
+      const there = sender.files.length - sender.count("waiting");
+      parts.push(this.bar("Sending", there, sender.files.length, `${there} of ${images(sender.files.length)} sent`));
+      if (sender.note) parts.push(make("p", { class: "note" }, sender.note));
+    } else if (phase === "plan") parts.push(make("p", {}, "An upload waits for you on the page Upload."));
+    else if (phase === "stopped" && sender.error) parts.push(make("p", {}, sender.error));
+    else if (overview && overview.listed > overview.arrived)
+      parts.push(make("p", {}, `${images(overview.listed - overview.arrived)} of an upload did not arrive. Drop the same files again on the page Upload.`));
+    const looking = lookingLine(overview);
+    if (looking)
+      parts.push(this.bar("Looking", overview.looked, overview.looked + overview.to_look, looking));
+    else if (overview?.looked)
+      parts.push(make("p", {}, this.outcome(overview)));
+    this.root.replaceChildren(make("div", { class: "line", role: "status" }, ...parts));
+  }
+
+  outcome({ looked, sealed, ready, review, failed }) {
+    const parts = [sealed && `${sealed} sealed`, ready && `${ready} ready to seal`,
+      review && `${review} to look at`, failed && `${failed} failed`].filter(Boolean);
+    return `${images(looked)} looked at${parts.length ? `: ${parts.join(", ")}` : ""}`;
+  }
+
+  bar(name, value, max, text) {
+    return make("div", { class: "step" },
+      make("progress", { value, max: Math.max(1, max), "aria-label": name }), make("span", {}, text));
+  }
+
+  close() {
+    sender.listeners.delete(this.draw);
+  }
+}
+
+const lines = new WeakMap();
+
+export default function (component) {
+  const root = component.parentElement.querySelector(".root");
+  lines.get(root)?.close();
+  const line = new IntakeLine(root);
+  lines.set(root, line);
+  return () => line.close();
+}
