@@ -21,6 +21,7 @@ from api import (
     openapi_docs,
     patients,
     problems,
+    releases,
     studies,
     system,
     telemetry,
@@ -72,6 +73,7 @@ for routes in (
     browser,
     exports,
     telemetry,
+    releases,
     openapi_docs,
 ):
     app.include_router(routes.router)

@@ -13,12 +13,14 @@ from commands import (
     profiles,
     recover_data,
     recovery,
+    release,
     restore,
     rotate,
     seal,
     serve,
     training,
     verify,
+    verify_release,
 )
 from commands.options import Commands
 from engine import version
@@ -29,7 +31,7 @@ DESCRIPTION = (
 #: In the order of the help text.
 MODULES = (
     seal, restore, carry, detect, profiles, verify, accept_roster, rotate, backup, checkpoint,
-    recover_data, recovery, training, serve,
+    recover_data, recovery, training, release, verify_release, serve,
 )  # fmt: skip
 
 

@@ -54,6 +54,8 @@ from engine.records import (
     Study,
     TextVerdict,
 )
+from engine.seal.release_statement import Checked as CheckedRelease
+from engine.seal.release_statement import check as check_release
 from engine.service.batches import FEW_FILES, Source
 from engine.service.drafts import DraftView
 from engine.service.engine import Engine
@@ -61,6 +63,7 @@ from engine.service.images import Display
 from engine.service.intakes import Header, TakeOptions
 from engine.service.models import Evaluation
 from engine.service.randomness import Randomness
+from engine.service.releases import Cohort, CohortOrder
 from engine.service.runtime_settings import SettingEntry
 from engine.service.search import Found, ImageQuery
 from engine.settings import Settings
@@ -86,6 +89,9 @@ __all__ = [
     "BatchItem",
     "BatchOptions",
     "CareRelation",
+    "CheckedRelease",
+    "Cohort",
+    "CohortOrder",
     "Comparison",
     "CustomNetworkRecord",
     "Detection",
@@ -138,6 +144,7 @@ __all__ = [
     "begin_request",
     "carried",
     "carry",
+    "check_release",
     "come_from",
     "count_request",
     "errors",

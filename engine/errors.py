@@ -217,6 +217,12 @@ class ForwardingFailed(EngineError):
     status = 502
 
 
+class ReleaseBroken(EngineError):
+    """A cohort is not what was signed: something is missing, was added or changed."""
+
+    status = 422
+
+
 class DetectorError(EngineError):
     """A detector could not run; images need review until it can."""
 

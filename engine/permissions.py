@@ -22,6 +22,7 @@ class Permission(StrEnum):
     RESTORE = "image.restore"  # see the content of sealed regions
     VIEW_METRICS = "image.metrics"  # numbers of one image computed from hidden pixels
     EXPORT = "image.export"  # download a masked file
+    RELEASE_COHORT = "cohort.release"  # hand masked studies over to another institution
     FLAG = "image.flag"  # report a missed identifier
     DELETE_IMAGE = "image.erase"
     LIST_PATIENTS = "patient.list"
@@ -62,7 +63,8 @@ GRANTS: dict[Role, frozenset[Permission]] = {
     Role.DOCTOR: frozenset(
         {
             P.VIEW_MASKED, P.RESTORE, P.VIEW_METRICS, P.EXPORT, P.FLAG, P.LIST_PATIENTS,
-            P.READ_PATIENT_NOTE, P.READ_HISTORY, P.WRITE_NOTES, P.READ_NOTES, P.STATISTICS,
+            P.RELEASE_COHORT, P.READ_PATIENT_NOTE, P.READ_HISTORY, P.WRITE_NOTES, P.READ_NOTES,
+            P.STATISTICS,
             # To add a colleague; the engine allows this to treating doctors only.
             P.ASSIGN_CARE, P.BREAK_GLASS,
         }

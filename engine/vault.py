@@ -40,6 +40,8 @@ from engine.crypto.vault import (
     open_field,
     pack,
     pad_length,
+    public_key_pem,
+    raw_public_key,
     seal_field,
     without_header,
 )
@@ -63,7 +65,9 @@ __all__ = [
     "open_field",
     "pack",
     "pad_length",
+    "public_key_pem",
     "random_text",
+    "raw_public_key",
     "recover",
     "root_keys",
     "seal_field",

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, modes
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
@@ -27,6 +27,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.padding import PKCS7
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
 
 from engine.errors import SealBroken
 from engine.records import Region
@@ -289,6 +294,28 @@ class Signer:
                 "A signature does not match: this was not signed by the expected key,"
                 " or was changed since."
             ) from None
+
+
+def public_key_pem(raw: bytes) -> bytes:
+    """An Ed25519 public key of 32 bytes as PEM (SubjectPublicKeyInfo, RFC 8410)."""
+    return Ed25519PublicKey.from_public_bytes(raw).public_bytes(
+        Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def raw_public_key(pem: bytes) -> tuple[bytes, bytes]:
+    """An Ed25519 public key from PEM: its 32 bytes, and its SubjectPublicKeyInfo in DER.
+
+    Raises:
+        SealBroken: Not such a key.
+    """
+    try:
+        key = load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise SealBroken("This is not an Ed25519 public key in PEM.")
+    return key.public_bytes_raw(), key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _header(scheme: Scheme, kind: _Kind, key_id: str) -> bytes:

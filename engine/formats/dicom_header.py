@@ -253,7 +253,7 @@ def _clean_element(element: DataElement, names: Pseudonyms, traces: Traces) -> D
     if action == "X":
         return None
     if vr == "UI":
-        if int(tag) in _CLASS_UIDS and traces.is_class(element.value):
+        if names_a_class(tag) and traces.is_class(element.value):
             return deepcopy(element)
         return _mapped(element, names.uid)
     if action == "Z":
@@ -273,6 +273,11 @@ def _clean_element(element: DataElement, names: Pseudonyms, traces: Traces) -> D
     if int(tag) != _PROFILE and traces.in_element(element):
         return DataElement(tag, vr, None)
     return deepcopy(element)
+
+
+def names_a_class(tag: int) -> bool:
+    """Does this UID say what an object is, not which one? Such UIDs are never mapped."""
+    return int(tag) in _CLASS_UIDS
 
 
 def _unwelcome(tag: BaseTag) -> bool:

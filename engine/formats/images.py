@@ -36,6 +36,7 @@ from engine.formats import (
     dicom_head,
     dicom_header,
     dicom_native,
+    dicom_renamed,
     dicom_study,
     raster,
     raster_view,
@@ -98,6 +99,7 @@ __all__ = [
     "patient_hints",
     "pixel_digest",
     "prove",
+    "renamed",
     "render",
     "restore",
     "showings",
@@ -835,6 +837,18 @@ def carried(data: bytes) -> tuple[bytes, bytes] | None:
     return found
 
 
+def renamed(masked: bytes, key: bytes) -> bytes:
+    """A masked file under identifiers of one recipient; other formats than DICOM have none.
+
+    Args:
+        key: 32 bytes, the recipient's.
+    """
+    if sniff(masked) is not Format.DICOM:
+        return masked
+    fresh: bytes = _SANDBOX.call("renamed", masked, key)
+    return fresh
+
+
 def confinement() -> Confinement:
     """What holds the processes that read files.
 
@@ -884,6 +898,7 @@ OPERATIONS = {
     "came_back": _came_back,
     "carry": dicom_carrier.carry,
     "carried": dicom_carrier.carried,
+    "renamed": dicom_renamed.renamed,
 }
 _SANDBOX = Sandbox(
     "engine.formats.images", workers=min(4, os.cpu_count() or 1), idle_bytes=_IDLE_BYTES

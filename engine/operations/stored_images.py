@@ -14,7 +14,7 @@ from engine.formats.needs import Need
 from engine.operations.admission import Work
 from engine.operations.context import Context
 from engine.records import Caller, Image, ImageRecord, ImageState, SealedRegion
-from engine.seal import pipeline
+from engine.seal import package, pipeline
 from engine.seal.pipeline import Original, SealedFiles, Subject
 from engine.store.catalog import ImageRow
 from engine.store.database import Cursor
@@ -138,6 +138,22 @@ class StoredImages:
             key = self._hierarchy.image_key(self._database.read(), image_id)
             context = f"image/{image_id}/{row.version}/{part}"
             return open_field(key, context, self._host.read_blob(getattr(row, f"{part}_blob")))
+
+        return self.steady(image_id, read)
+
+    def package(self, image_id: str) -> tuple[ImageRow, bytes]:
+        """The sealed package of a released image, and its row."""
+
+        def read() -> tuple[ImageRow, bytes]:
+            row = self.verified(image_id)
+            content = package.Package(
+                image_id,
+                row.version,
+                row.facts,
+                tuple(self._catalog.regions(self._database.read(), image_id)),
+                self._host.read_blob(row.sealed_blob or ""),
+            )
+            return row, package.write(content)
 
         return self.steady(image_id, read)
 

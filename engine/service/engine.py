@@ -60,6 +60,7 @@ from engine.service.patients import Patients
 from engine.service.people import People
 from engine.service.profiles import SpecialtyProfiles
 from engine.service.randomness import RandomnessTests
+from engine.service.releases import Releases
 from engine.service.runtime_settings import RuntimeSettings
 from engine.service.search import Search
 from engine.service.sessions import Sessions
@@ -123,6 +124,7 @@ class Engine:
         self.images = Images(context, guard, stored, masked, restorations, erasures)
         self.withdrawals = Withdrawals(context, guard, stored)
         self.packages = Packages(context, guard, stored, restorations)
+        self.releases = Releases(context, guard, stored, places)
         self.search = Search(context, guard)
         self.batches = Batches(context, guard, examiner, stored, intake)
         self.exchange = Exchange(context, guard, stored, restorations)

@@ -37,20 +37,7 @@ class Packages:
     @needs(Permission.EXPORT)
     def export(self, caller: Caller, image_id: str) -> File:
         """The sealed package of a released image; opens only with this system's keys."""
-        tx = self._database.read()
-
-        def read() -> tuple[ImageRow, bytes]:
-            row = self._stored.verified(image_id)
-            content = package.Package(
-                image_id,
-                row.version,
-                row.facts,
-                tuple(self._catalog.regions(tx, image_id)),
-                self._host.read_blob(row.sealed_blob or ""),
-            )
-            return row, package.write(content)
-
-        row, content = self._stored.steady(image_id, read)
+        row, content = self._stored.package(image_id)
         self._audit.record(
             caller, Event("package.export", patient_id=row.patient_id, image_id=image_id)
         )

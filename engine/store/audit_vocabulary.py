@@ -96,6 +96,8 @@ MEANINGS: dict[str, Meaning] = {
         {
             "image.export": "R Downloaded the masked image",
             "image.download": "R Downloaded the original image",
+            "cohort.release": "R Handed a cohort of masked images over",
+            "image.release": "R Handed the masked image over in a cohort",
             "package.export": "R Downloaded the sealed package",
             "statistics.export": "R Downloaded statistics",
             "training.export": "R Exported missed cases for training",

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from engine.errors import UnknownKey
 from engine.host import Host
 from engine.store.database import Cursor, Database, Row
-from engine.vault import Keyring, Signer, new_key, unwrap_key, wrap_key
+from engine.vault import Keyring, Signer, derive, new_key, unwrap_key, wrap_key
 
 #: Keys of the installation: keyed hashes for search and duplicates, audit reasons, signatures.
 SYSTEM_KEYS = ("index", "audit", "signature", "tokens", "models", "factors")
@@ -89,6 +89,10 @@ class KeyHierarchy:
     def signer(self) -> Signer:
         """The installation's Ed25519 key, for audit checkpoints and key exchange."""
         return Signer(self.system_key("signature"))
+
+    def release_signer(self) -> Signer:
+        """The installation's Ed25519 key for statements of cohorts, and for nothing else."""
+        return Signer(derive(self.system_key("signature"), "release"))
 
     def new_patient_key(self, patient_id: str) -> tuple[bytes, str, bytes]:
         """A fresh key and how it is stored: (key, root key id, wrapped)."""

@@ -144,6 +144,11 @@ MAY: dict[str, Row] = {
     "PUT /intakes/{intake_id}/files/{place}/": row(T, status=404, **OCTETS),
     "GET /statistics/": row(D, R, A),
     "GET /statistics/{table}/": row(D, R, A),
+    "POST /releases/": row(
+        D, status=404, json={"image_ids": ["im_nobody"], "reason": "a trial"}, fresh=True
+    ),
+    "GET /releases/public-key/": row(D),
+    "GET /releases/{release_id}/file/": row(D, status=404),
     "GET /audit/": row(A),
     "GET /audit/file/": row(A),
     "GET /patients/{patient_id}/access-report/": row(A),

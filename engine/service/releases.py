@@ -1,0 +1,291 @@
+"""A cohort leaves the hospital: masked images with a signed statement that anyone can verify.
+
+What leaves is masked and de-identified; who hands it over, to check that later, and which of it a
+person had looked at, is in the statement and in the audit log, per image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from engine.errors import EngineError, InputError, NotFound
+from engine.formats import images
+from engine.formats.dicom_header import METHODS
+from engine.installation import version
+from engine.operations.context import Context
+from engine.operations.guard import Guard, needs
+from engine.operations.stored_images import StoredImages
+from engine.operations.study_places import AT_ONCE, StudyPlaces
+from engine.permissions import Permission
+from engine.records import Caller, Format, ImageRecord, ImageState
+from engine.seal import package
+from engine.seal.release_statement import SUMS, closing_files, fingerprint
+from engine.store.audit import Event
+from engine.vault import public_key_pem
+
+#: How long what was prepared can be taken away.
+_KEPT = timedelta(minutes=30)
+#: Most images in one cohort.
+MOST_IMAGES = 100_000
+
+
+@dataclass(frozen=True)
+class CohortOrder:
+    """What shall leave, and how.
+
+    Args:
+        study_ids: Whole studies.
+        image_ids: Images besides.
+        reason: What for, and to whom.
+        new_identifiers: New UIDs and pseudonyms for this cohort alone, so that nobody can join it
+            with another by them.
+        packages: With the sealed packages, which only this installation opens.
+    """
+
+    study_ids: Sequence[str] = ()
+    image_ids: Sequence[str] = ()
+    reason: str = field(default="", repr=False)
+    new_identifiers: bool = False
+    packages: bool = False
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A cohort that is ready to be taken away.
+
+    Args:
+        files: Path without its ending, and the image, of each file.
+        fingerprint: SHA-256 of the key that will sign; the receiver needs it by another way.
+    """
+
+    release_id: str
+    order: CohortOrder
+    files: tuple[tuple[str, ImageRecord], ...]
+    fingerprint: str
+    expires_at: datetime
+    session_id: str = field(repr=False)
+
+    @property
+    def patients(self) -> int:
+        return len({image.patient_id for _, image in self.files})
+
+
+class Releases:
+    """Prepares cohorts and hands them over."""
+
+    def __init__(
+        self, context: Context, guard: Guard, stored: StoredImages, places: StudyPlaces
+    ) -> None:
+        self._audit = context.audit
+        self._catalog = context.catalog
+        self._database = context.database
+        self._detector = context.detector
+        self._hierarchy = context.hierarchy
+        self._host = context.host
+        self._live = context.live
+        self._studies = context.studies
+        self._guard = guard
+        self._places = places
+        self._stored = stored
+        self._ready: dict[str, Cohort] = {}
+
+    @needs(Permission.RELEASE_COHORT)
+    def public_key(self, caller: Caller) -> tuple[bytes, str]:
+        """The key that signs statements, as PEM, and its fingerprint."""
+        pem = self._pem()
+        return pem, fingerprint(pem)
+
+    @needs(Permission.RELEASE_COHORT, fresh=True)
+    def prepare(self, caller: Caller, order: CohortOrder) -> Cohort:
+        """Choose what leaves; nothing is read yet.
+
+        Raises:
+            InputError: No reason, nothing chosen, too much, or packages under new identifiers.
+            NotFound: A study or image that the caller may not know of, or that is not released.
+        """
+        if not order.reason.strip():
+            raise InputError("Say what the images are for, and who gets them.")
+        if order.new_identifiers and order.packages:
+            raise InputError(
+                "Sealed packages belong to files under their usual identifiers. Choose one of both."
+            )
+        placed = self._placed(caller, order)
+        if not placed:
+            raise InputError("Choose at least one sealed image.")
+        if len(placed) > MOST_IMAGES:
+            raise InputError(f"A cohort has at most {MOST_IMAGES:,} images. Make several.")
+        now = self._host.now()
+        for old in [c for c in self._ready.values() if c.expires_at <= now]:
+            self._ready.pop(old.release_id, None)
+        cohort = Cohort(
+            self._host.token("rl"),
+            order,
+            tuple(placed),
+            fingerprint(self._pem()),
+            now + _KEPT,
+            caller.session_id,
+        )
+        self._ready[cohort.release_id] = cohort
+        self._record(caller, cohort, "requested", reason=order.reason.strip())
+        return cohort
+
+    @needs(Permission.RELEASE_COHORT)
+    def files(self, caller: Caller, release_id: str) -> Iterator[tuple[str, bytes]]:
+        """The files of a cohort, once, with the signed statement last.
+
+        A cohort that breaks off has no statement, and so does not verify.
+
+        Yields:
+            Path, its parts joined by ``/``, and content.
+
+        Raises:
+            NotFound: It was taken away, is over, or belongs to another session; or one of its
+                images was withdrawn or erased meanwhile.
+            SealBroken: A stored file was altered.
+        """
+        cohort = self._ready.pop(release_id, None)
+        if (
+            cohort is None
+            or cohort.session_id != caller.session_id
+            or cohort.expires_at <= self._host.now()
+        ):
+            raise NotFound("There is no such cohort. Prepare it again.")
+        return self._files(caller, cohort)
+
+    def _files(self, caller: Caller, cohort: Cohort) -> Iterator[tuple[str, bytes]]:
+        key = self._host.random(32) if cohort.order.new_identifiers else None
+        digests: dict[str, str] = {}
+        listed: list[dict[str, Any]] = []
+        try:
+            for path, image in cohort.files:
+                for name, data, facts in self._of_image(caller, cohort, path, image, key):
+                    digests[name] = hashlib.sha256(data).hexdigest()
+                    listed.append({"path": name, "sha256": digests[name], **facts})
+                    yield name, data
+            manifest = json.dumps(listed, indent=1, ensure_ascii=False).encode() + b"\n"
+            digests["manifest.json"] = hashlib.sha256(manifest).hexdigest()
+            yield "manifest.json", manifest
+            facts = self._facts(caller, cohort, listed)
+            closing = closing_files(digests, facts, self._hierarchy.release_signer())
+        except EngineError as err:
+            self._record(caller, cohort, "failed", why=err.code)
+            raise
+        self._record(caller, cohort, "completed", list=hashlib.sha256(closing[SUMS]).hexdigest())
+        yield from closing.items()
+
+    def _pem(self) -> bytes:
+        return public_key_pem(self._hierarchy.release_signer().public_bytes)
+
+    def _placed(self, caller: Caller, order: CohortOrder) -> list[tuple[str, ImageRecord]]:
+        """Paths of all chosen images: patient, study, series, image, by number."""
+        tx = self._database.read()
+        patients: dict[str, None] = {}
+        for kind, names, of in (
+            ("study", order.study_ids, self._studies.patient_of),
+            ("image", order.image_ids, self._catalog.patient_of),
+        ):
+            for name in dict.fromkeys(names):
+                patient_id = of(tx, name)
+                if patient_id is None or not self._guard.sees(caller, patient_id):
+                    self._guard.refuse_unseen(caller, "releases.prepare", kind, name)
+                patients[str(patient_id)] = None
+        wanted_studies, wanted_images = set(order.study_ids), set(order.image_ids)
+        placed: list[tuple[str, ImageRecord]] = []
+        for number, patient_id in enumerate(sorted(patients), 1):
+            while self._places.complete(patient_id) == AT_ONCE:
+                pass
+            tx = self._database.read()
+            released = self._catalog.records_of_patient(tx, patient_id, [ImageState.RELEASED])
+            studies = self._studies.of_patient(tx, patient_id, released) if released else []
+            for s, study in enumerate(reversed(studies), 1):
+                for r, series in enumerate(study.series, 1):
+                    for i, image in enumerate(series.images, 1):
+                        if study.study_id in wanted_studies or image.image_id in wanted_images:
+                            place = f"patient-{number:05}/study-{s:03}/series-{r:03}/{i:05}"
+                            placed.append((place, image))
+        found = {image.image_id for _, image in placed}
+        if wanted_images - found:
+            raise NotFound("One of these images is not sealed. Choose sealed images only.")
+        return placed
+
+    def _of_image(
+        self, caller: Caller, cohort: Cohort, path: str, image: ImageRecord, key: bytes | None
+    ) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+        """The file of one image, and its package where that goes along."""
+        if not self._guard.sees(caller, image.patient_id):  # asked again: this takes a while
+            self._guard.refuse_unseen(caller, "releases.files", "image", image.image_id)
+        row = self._stored.verified(image.image_id)
+        data = images.from_storage(self._stored.part(image.image_id, "masked"))
+        if key is not None:
+            data = images.renamed(data, key)
+        looked = not self._sealed_unseen(image.image_id)
+        facts = {
+            "format": str(images.sniff(data)),
+            "modality": row.modality,
+            "frames": image.frames,
+            "hidden_regions": row.region_count,
+            "looked_at_by_a_person": looked,
+            "deidentification": [code for code, _ in METHODS]
+            if images.sniff(data) is Format.DICOM
+            else [],
+        }
+        handed = Event(
+            "image.release",
+            patient_id=row.patient_id,
+            image_id=image.image_id,
+            reason=cohort.order.reason.strip(),
+            detail={"cohort": cohort.release_id},
+        )
+        self._audit.record(caller, handed)
+        yield f"{path}.{images.sniff(data).suffix}", data, facts
+        if cohort.order.packages:
+            yield (
+                f"{path}{package.SUFFIX}",
+                self._stored.package(image.image_id)[1],
+                {"package": True},
+            )
+
+    def _sealed_unseen(self, image_id: str) -> bool:
+        """Did the newest sealing go without a person's look?"""
+        newest = self._audit.of_image(image_id, ("image.seal",), limit=1)
+        return bool(newest and newest[0].detail.get("automatic"))
+
+    def _facts(
+        self, caller: Caller, cohort: Cohort, listed: Sequence[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """What the statement says besides the digests."""
+        looks = Counter(f["looked_at_by_a_person"] for f in listed if "package" not in f)
+        return {
+            "release": cohort.release_id,
+            "made_at": self._host.now().replace(tzinfo=UTC).isoformat(timespec="seconds"),
+            "released_by": caller.username,
+            "role": str(caller.role),
+            "site": self._live.settings.site,
+            "product": f"MedSec {version()}",
+            "identifiers": "of this release alone"
+            if cohort.order.new_identifiers
+            else "of this installation",
+            "patients": cohort.patients,
+            "images": len(cohort.files),
+            "looked_at_by_a_person": looks[True],
+            "sealed_without_a_look": looks[False],
+            "deidentification": [
+                {"code": code, "scheme": "DCM", "meaning": meaning} for code, meaning in METHODS
+            ],
+            "networks": [
+                {"name": m.name, "version": m.version, "sha256": m.sha256}
+                for m in self._detector.models
+            ],
+        }
+
+    def _record(
+        self, caller: Caller, cohort: Cohort, outcome: str, reason: str = "", **detail: Any
+    ) -> None:
+        told = {"cohort": cohort.release_id, "images": len(cohort.files), **detail}
+        self._audit.record(caller, Event("cohort.release", outcome, reason=reason, detail=told))
