@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from engine import Found, ImageQuery, ImageState, Patient, Permission
-from ui import care, review, state, studies, study_page, widgets
+from ui import care, release, review, state, studies, study_page, widgets
 from ui.query_params import asked, asked_day, tell
 
 PAGE = 12
@@ -51,7 +51,8 @@ def search(token: str) -> None:
                 st.rerun()
             return
     page = _page({**wanted, "patient_id": patient_id})
-    found = engine.search.images(token, ImageQuery(**wanted), PAGE, (page - 1) * PAGE, patient_id)
+    asked_for = ImageQuery(**wanted)
+    found = engine.search.images(token, asked_for, PAGE, (page - 1) * PAGE, patient_id)
     if not found.images and page > 1:
         tell("page", None)
         st.rerun()
@@ -65,6 +66,8 @@ def search(token: str) -> None:
         return
     image_id = _shown(token, kind, found)
     _pager(page, found.total)
+    if asked_for.states == (ImageState.RELEASED,):
+        release.hand_over(token, asked_for, patient_id, found.total)
     if image_id:
         review.open_image(image_id)
         st.rerun()

@@ -510,6 +510,18 @@ def test_a_doctor_finds_restores_and_writes_a_note(
     assert "tumour board" in reasons
 
 
+def test_a_doctor_hands_over_what_a_search_found(
+    engine: Engine, visit: Visit, team: Team, sealed: ImageRecord
+) -> None:
+    app = visit(team.doctor, "2_Review")
+    click(app, "Prepare")
+    assert "Say what the images are for" in texts(app)
+    fill(app, **{"What for, and to whom": "Trial 7"})
+    click(app, "Prepare")
+    assert "1 image of 1 patient can be downloaded" in texts(app)
+    assert engine.releases.public_key(team.doctor)[1] in [c.value for c in app.code]
+
+
 def test_a_doctor_walks_through_a_study_image_by_image(
     engine: Engine, visit: Visit, team: Team, patient: str, detector: ScriptedDetector
 ) -> None:
