@@ -18,6 +18,7 @@ from streamlit import config
 from streamlit.runtime.pages_manager import PagesManager
 
 import api
+import dimse
 from api import telemetry
 from engine import Engine, Permission, Settings, begin_request, come_from, log_as_json
 from ui import (
@@ -52,15 +53,19 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
     engine = await to_thread.run_sync(Engine.open, settings)
     api.app.state.engine = engine
     engine.upkeep.start()
+    engine.reception.start()
+    receiver = dimse.Receiver(engine)
     try:
         if engine.people.setup_needed():
             print(f"\n  Code for the first administrator: {engine.people.setup_code()}\n")  # noqa: T201
+        receiver.start()
         background_jobs.begin(
             engine.statistics.warm
         )  # decrypting the metrics of many images takes seconds
         async with api.app.router.lifespan_context(api.app):
             yield
     finally:
+        await to_thread.run_sync(receiver.stop)
         await to_thread.run_sync(background_jobs.stop)
         await to_thread.run_sync(engine.close)
 

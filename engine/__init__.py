@@ -14,6 +14,7 @@ from engine.detection import (
     Profile,
     ProfileEntry,
 )
+from engine.formats.dicom_pixels import TRANSFER_SYNTAXES
 from engine.formats.images import carried, carry, from_upright, to_upright
 from engine.host import Host, write_durably
 from engine.installation import version
@@ -63,10 +64,12 @@ from engine.service.images import Display
 from engine.service.intakes import Header, TakeOptions
 from engine.service.models import Evaluation
 from engine.service.randomness import Randomness
+from engine.service.reception import Held, Instance, Received
 from engine.service.releases import Cohort, CohortOrder
 from engine.service.runtime_settings import SettingEntry
 from engine.service.search import Found, ImageQuery
 from engine.settings import Settings
+from engine.store.nodes import Node, NodeEntry
 from engine.store.outbox import Notice
 from engine.store.training_cases import OpenedCase, TrainingCase, open_case
 from engine.tracing import begin_request, come_from, log_as_json, log_as_text, trouble
@@ -81,6 +84,7 @@ __all__ = [
     "METRICS_MEDIA_TYPE",
     "REASONS",
     "REPORT_COLUMNS",
+    "TRANSFER_SYNTAXES",
     "AccessReport",
     "Account",
     "AccountRequest",
@@ -107,11 +111,15 @@ __all__ = [
     "Format",
     "Found",
     "Header",
+    "Held",
     "Host",
     "ImageQuery",
     "ImageRecord",
     "ImageState",
+    "Instance",
     "ModelInfo",
+    "Node",
+    "NodeEntry",
     "Note",
     "Notice",
     "OpenSession",
@@ -123,6 +131,7 @@ __all__ = [
     "Progress",
     "Proposal",
     "Randomness",
+    "Received",
     "Region",
     "Restoration",
     "Role",

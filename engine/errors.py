@@ -63,6 +63,10 @@ class NeedsTooMuchMemory(ImageTooLarge):
     """Reading, sealing and restoring it takes more memory than there is for one file."""
 
 
+class WrongInstance(InputError):
+    """A data set is not of the class, or not the instance, that its sender announced."""
+
+
 class DuplicateImage(InputError):
     """An image with the same pixels exists; ``facts['image_id']`` is its id."""
 

@@ -10,6 +10,7 @@ class Role(StrEnum):
     DOCTOR = "doctor"
     RESEARCHER = "researcher"
     ADMINISTRATOR = "administrator"
+    NODE = "node"  # a modality or archive of the network (DICOM); cannot sign in
     MONITOR = "monitor"  # a monitoring system with the metrics token; cannot sign in
     OPERATOR = "operator"  # the command line on this machine; cannot sign in
 
@@ -18,6 +19,7 @@ class Permission(StrEnum):
     """An action that can be granted to a role."""
 
     UPLOAD = "image.upload"  # upload, drafts, corrections, sealing
+    RECEIVE = "image.receive"  # hand an instance in over the network, and nothing else
     VIEW_MASKED = "image.view-masked"  # masked picture, grid, box list
     RESTORE = "image.restore"  # see the content of sealed regions
     VIEW_METRICS = "image.metrics"  # numbers of one image computed from hidden pixels
@@ -80,6 +82,7 @@ GRANTS: dict[Role, frozenset[Permission]] = {
             P.EVERY_PATIENT, P.ASSIGN_CARE, P.REVIEW_ACCESS, P.GRANT_CLASSES,
         }
     ),
+    Role.NODE: frozenset({P.RECEIVE}),
     Role.MONITOR: frozenset({P.VIEW_HEALTH}),
     # The operator has the root key anyway, so restrictions would protect nothing.
     Role.OPERATOR: frozenset(Permission),

@@ -249,6 +249,23 @@ class Settings:
     tls_certificate: Path | None = _setting(None, "TLS certificate with its chain, PEM")
     tls_key: Path | None = _setting(None, "Private key of the TLS certificate, PEM")
     port: int = _setting(8501, "Port that the server listens on", lambda v: 0 <= v < 65536)
+    dicom_port: int = _setting(
+        0, "Port that receives DICOM from the network; 0 turns it off", lambda v: 0 <= v < 65536
+    )
+    dicom_host: str = _setting("127.0.0.1", "Address on which DICOM is received")
+    dicom_title: str = _setting(
+        "MEDSEC",
+        "AE title of this system in the network",
+        lambda v: 0 < len(v.strip()) == len(v) <= 16 and v.isascii() and "\\" not in v,
+    )
+    dicom_ca: Path | None = _setting(
+        None,
+        "CA certificates of the network's systems, PEM; with it, DICOM is received over TLS and"
+        " needs a client certificate",
+    )
+    dicom_memory_mb: int = _setting(
+        1024, "Memory limit for all instances that are being received", _positive, "MB"
+    )
     demo: bool = _setting(False, "Show that this is a demo with fictitious patients")
 
     def __post_init__(self) -> None:

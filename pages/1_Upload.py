@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import ImageState, Permission
-from ui import box_editor, care, intake, patient_picker, queue, result, state, uploads
+from ui import box_editor, care, held, intake, patient_picker, queue, result, state, uploads
 
 token = state.page("Upload", Permission.UPLOAD)
 
@@ -28,6 +28,7 @@ else:
         uploads.upload_files(token, patient)
     uploads.outcomes(token)
 
+held.held(token)
 waiting = [d for d in state.engine().drafts.waiting(token) if d.image_id != state.recall("draft")]
 look = [d for d in waiting if d.state is ImageState.REVIEW]
 st.header(f"Waiting to be sealed: {len(waiting)}")

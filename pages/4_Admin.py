@@ -5,7 +5,16 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import Permission
-from ui import admin, admin_access, admin_accounts, admin_mail, admin_models, admin_settings, state
+from ui import (
+    admin,
+    admin_access,
+    admin_accounts,
+    admin_mail,
+    admin_models,
+    admin_network,
+    admin_settings,
+    state,
+)
 
 token = state.page("Admin", Permission.MANAGE_ACCOUNTS)
 
@@ -24,6 +33,7 @@ TABS = {
     "Health": health,
     "Profiles": admin_models.profiles,
     "Models": admin_models.models,
+    "Network": admin_network.network,
     "Settings": admin_settings.settings,
 }
 # Only the open tab is drawn, because some tabs read the whole catalog. The URL names it.

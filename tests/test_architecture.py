@@ -26,7 +26,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 #: Packages that others import through one module only: the names that the user fixed.
 FRONT_DOORS = {"vault": "crypto", "metrics": "measure", "detection": "detect"}
 #: What people and systems call; it imports the root of the engine and nothing deeper.
-CALLERS = ("Home.py", "api", "cli.py", "commands", "serve.py", "launch.py", "pages", "ui", "demo")
+CALLERS = (
+    "Home.py",
+    "api",
+    "cli.py",
+    "commands",
+    "dimse",
+    "serve.py",
+    "launch.py",
+    "pages",
+    "ui",
+    "demo",
+)
 #: The only places where an outside library may be imported.
 PLACES: dict[str, tuple[str, ...]] = {
     "streamlit": ("Home.py", "pages/", "ui/"),
@@ -36,7 +47,8 @@ PLACES: dict[str, tuple[str, ...]] = {
     "limits": ("api/",),
     "fastapi_offline": ("api/",),
     "duckdb": ("engine/store/database.py",),
-    "pydicom": ("engine/formats/", "demo/pictures.py"),
+    "pydicom": ("engine/formats/", "demo/pictures.py", "dimse/"),
+    "pynetdicom": ("dimse/",),
     "dicomanonymizer": ("engine/formats/",),
     "jpeglib": ("engine/formats/",),
     "cryptography": (

@@ -59,6 +59,9 @@ READABLE = (
     | CELLS
     | VIDEO
 )
+#: The same as text and in a fixed order, for who negotiates with peers. HEVC has no fragmentable
+#: form in the standard (PS3.6 table A-1).
+TRANSFER_SYNTAXES = tuple(sorted(str(s) for s in READABLE if not s.endswith((".107.1", ".108.1"))))
 _NAMES = {
     JXL_LOSSLESS: "JPEG XL Lossless",
     JXL_RECOMPRESSION: "JPEG XL JPEG Recompression",

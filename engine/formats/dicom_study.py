@@ -13,6 +13,8 @@ from engine.formats.dicom_file import number, text
 
 #: Texts that are taken, with the most characters kept of each.
 _TEXTS = {
+    "sop_class": ("SOPClassUID", 64),
+    "sop_instance": ("SOPInstanceUID", 64),
     "study_uid": ("StudyInstanceUID", 64),
     "study_description": ("StudyDescription", 64),
     "accession_number": ("AccessionNumber", 16),
@@ -31,7 +33,8 @@ def study_facts(header: Dataset) -> dict[str, Any]:
     """Study, series and place of an image. Sensitive: descriptions and dates identify.
 
     Returns:
-        What is there of ``study_uid``, ``study_date`` (``YYYY-MM-DD``), ``study_time`` (``HH:MM``),
+        What is there of ``sop_class``, ``sop_instance``, ``study_uid``,
+        ``study_date`` (``YYYY-MM-DD``), ``study_time`` (``HH:MM``),
         ``study_description``, ``accession_number``, ``patient_sex`` (F, M or O), ``series_uid``,
         ``series_number``, ``series_description``, ``modality``, ``body_part``, ``laterality`` (L,
         R, B or U), ``instance_number``, and ``position_mm``: along the normal of the slice.

@@ -26,6 +26,7 @@ from engine.store.catalog import Catalog
 from engine.store.database import Database
 from engine.store.figures import Figures
 from engine.store.key_hierarchy import KeyHierarchy
+from engine.store.nodes import HeldInstances, NodeRows
 from engine.store.open_images import OpenImages
 from engine.store.outbox import Outbox
 from engine.store.patient_merge import PatientMerge
@@ -78,6 +79,8 @@ class Context(WorkerContext):
     custom_networks: CustomNetworkStore
     evaluation_rows: AuditedRows
     setting_changes: SettingChanges
+    nodes: NodeRows
+    held_instances: HeldInstances
     open_images: OpenImages
     exchanges: Exchanges
 

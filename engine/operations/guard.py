@@ -48,6 +48,8 @@ class Guard:
         self._studies = context.studies
         self._tokens = context.tokens
         self._operator_token = context.host.token("operator") if operator else None
+        #: Nodes of the network that are associated now, by token.
+        self._nodes: dict[str, Caller] = {}
         #: Sessions of work that goes on while nobody is there, by its token.
         self._work: dict[str, str] = {}
 
@@ -71,6 +73,16 @@ class Guard:
         """The work is done: its token is worth nothing from here on."""
         self._work.pop(work, None)
 
+    def begin_node(self, caller: Caller) -> str:
+        """A token for a node of the network, as long as it is associated: see :meth:`end_node`."""
+        token = self._host.token("node")
+        self._nodes[token] = caller
+        return token
+
+    def end_node(self, token: str) -> None:
+        """The association is over: its token is worth nothing from here on."""
+        self._nodes.pop(token, None)
+
     def caller(self, token: object, *, activity: bool = True) -> Caller:
         """Resolve a token afresh. The log shows where a stolen token is used from.
 
@@ -91,6 +103,8 @@ class Guard:
             and hmac.compare_digest(monitor.encode(), token.encode(errors="replace"))
         ):
             return Caller("monitor", Role.MONITOR, "monitor", "monitoring")
+        if isinstance(token, str) and token in self._nodes:
+            return self._nodes[token]
         if isinstance(token, str) and token in self._work:
             return self._sessions.resolve_id(self._work[token])
         if isinstance(token, str) and token.count(".") == 2:  # a JWT of the API

@@ -24,7 +24,13 @@ from engine.vault import derive, seal_field
 
 @dataclass(frozen=True)
 class Entry:
-    """A file that is stored, encrypted whole, and that no catalog row knows of yet."""
+    """A file that is stored, encrypted whole, and that no catalog row knows of yet.
+
+    Args:
+        duplicate_index: Keyed hash of the file.
+        instance_index: Keyed hash of a DICOM instance that a node sent: the same instance in
+            another coding is the same.
+    """
 
     image_id: str
     patient_id: str
@@ -33,6 +39,7 @@ class Entry:
     duplicate_index: bytes = field(repr=False)
     blob: str
     stored_bytes: int
+    instance_index: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,8 @@ class Intake:
     ) -> None:
         """The draft's row and its entry in the log. Raises DuplicateImage, NotFound."""
         self.refuse_duplicate(tx, entry.duplicate_index)
+        if entry.instance_index is not None:
+            self.refuse_duplicate(tx, entry.instance_index)
         self._patients.refuse_erased(tx, entry.patient_id)
         now = self._host.now()
         tag = self._catalog.add(
@@ -111,6 +120,8 @@ class Intake:
                 **examined.columns,
             },
         )
+        if entry.instance_index is not None:
+            self._catalog.add_index(tx, entry.image_id, entry.instance_index)
         arrival = Arrival(
             entry.image_id, entry.patient_id, now, caller.username, examined.facts["study"]
         )

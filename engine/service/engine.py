@@ -55,11 +55,13 @@ from engine.service.images import Images
 from engine.service.intakes import Intakes
 from engine.service.keys import Keys
 from engine.service.models import Models
+from engine.service.nodes import Nodes
 from engine.service.packages import Packages
 from engine.service.patients import Patients
 from engine.service.people import People
 from engine.service.profiles import SpecialtyProfiles
 from engine.service.randomness import RandomnessTests
+from engine.service.reception import Reception
 from engine.service.releases import Releases
 from engine.service.runtime_settings import RuntimeSettings
 from engine.service.search import Search
@@ -79,6 +81,7 @@ from engine.store.catalog import Catalog
 from engine.store.database import Database
 from engine.store.figures import Figures
 from engine.store.key_hierarchy import KeyHierarchy
+from engine.store.nodes import HeldInstances, NodeRows
 from engine.store.open_images import OpenImages
 from engine.store.outbox import Outbox
 from engine.store.patient_merge import PatientMerge
@@ -127,6 +130,8 @@ class Engine:
         self.releases = Releases(context, guard, stored, places)
         self.search = Search(context, guard)
         self.batches = Batches(context, guard, examiner, stored, intake)
+        self.nodes = Nodes(context, guard, examiner)
+        self.reception = Reception(context, guard, examiner, intake, self.batches)
         self.exchange = Exchange(context, guard, stored, restorations)
         numbers = MeasuredNumbers(context, guard, stored)
         self.statistics = ImageStatistics(context, guard, numbers)
@@ -270,6 +275,7 @@ class Engine:
 
     def close(self) -> None:
         """Let the data folder go; opened pictures are forgotten."""
+        self.reception.stop()
         self.upkeep.stop()
         self.context.database.close()
 
@@ -309,7 +315,8 @@ def _opened(
     live = LiveSettings(settings)
     hierarchy = KeyHierarchy(database, keyring, host)
     hierarchy.open()
-    token_key, audit_key, model_key = map(hierarchy.system_key, ("tokens", "audit", "models"))
+    names = ("tokens", "audit", "models", "network")
+    token_key, audit_key, model_key, network_key = map(hierarchy.system_key, names)
 
     # who people are and what they reach
     lockout = Lockout(database, host)
@@ -375,6 +382,8 @@ def _opened(
         ),
         evaluation_rows=AuditedRows("evaluations", host, model_key),
         setting_changes=SettingChanges(database, host, model_key, settings),
+        nodes=NodeRows(database, host, network_key),
+        held_instances=HeldInstances(host, network_key),
         open_images=OpenImages(
             host,
             timedelta(minutes=settings.restore_minutes),

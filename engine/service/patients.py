@@ -10,6 +10,7 @@ from engine.errors import InputError, NotFound
 from engine.operations.context import Context
 from engine.operations.erasures import Erasures
 from engine.operations.guard import Guard, needs
+from engine.operations.patient_records import PatientRecords
 from engine.permissions import Permission, allowed
 from engine.records import Caller, Note, Patient
 from engine.store.audit import Event
@@ -26,6 +27,7 @@ class Patients:
         self._merging = context.merging
         self._open_images = context.open_images
         self._patients = context.patients
+        self._records = PatientRecords(context)
         self._erasures = erasures
         self._guard = guard
 
@@ -66,16 +68,7 @@ class Patients:
     ) -> Patient:
         """Add a patient. Raises InputError."""
         with self._database.write() as tx:
-            patient = self._patients.create(tx, id=id, name=name, age=age, note=note)
-            self._audit.append(
-                tx,
-                caller,
-                Event(
-                    "patient.create",
-                    patient_id=patient.patient_id,
-                    detail={"tag": self._patients.tag(tx, patient.patient_id)},
-                ),
-            )
+            patient = self._records.create(tx, caller, id=id, name=name, age=age, note=note)
         return self._shown(caller, patient)
 
     @needs(Permission.EDIT_PATIENTS)

@@ -299,6 +299,25 @@ class Catalog:
             raise NotFound("There is no such region.")
         return str(row["image_id"])
 
+    def add_index(self, tx: Cursor, image_id: str, index: bytes) -> None:
+        """Let an image be found by another keyed hash too."""
+        tx.run("INSERT INTO image_files VALUES ($1, $2)", index, image_id)
+
+    def waiting_for(self, tx: Cursor, reason: str, senders: str, limit: int) -> list[ImageRow]:
+        """Drafts that wait for this reason alone, oldest first.
+
+        Args:
+            senders: What the names of those who sent them begin with.
+        """
+        rows = tx.all(
+            "SELECT * FROM images WHERE state = 'review' AND reasons = $1"
+            " AND starts_with(uploaded_by, $2) ORDER BY uploaded_at, image_id LIMIT $3",
+            json.dumps([reason]),
+            senders,
+            limit,
+        )
+        return [_image_row(row) for row in rows]
+
     def find_duplicate(self, tx: Cursor, index: bytes) -> str | None:
         """The image with this keyed hash of its file, if any."""
         row = tx.one("SELECT image_id FROM image_files WHERE duplicate_index = $1", index)
@@ -387,6 +406,7 @@ class Catalog:
         rows = tx.all(f"SELECT {', '.join(_BLOBS)} FROM images")  # noqa: S608
         others = tx.all(
             "SELECT blob FROM guests WHERE blob IS NOT NULL UNION SELECT blob FROM training_cases"
+            " UNION SELECT blob FROM held_instances"
         )
         return {address for row in rows for address in _addresses(row)} | {
             row["blob"] for row in others

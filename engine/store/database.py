@@ -216,6 +216,16 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         DELETE FROM patient_tokens;
         """,
     ),
+    (
+        "network: nodes (DICOM application entities), and what they sent of unknown patients",
+        """
+        CREATE TABLE nodes (name VARCHAR PRIMARY KEY, sealed BLOB NOT NULL,
+            changed_at TIMESTAMP NOT NULL, changed_by VARCHAR NOT NULL);
+        CREATE TABLE held_instances (held_id VARCHAR PRIMARY KEY, node VARCHAR NOT NULL,
+            received_at TIMESTAMP NOT NULL, file_index BLOB NOT NULL, instance_index BLOB NOT NULL,
+            blob VARCHAR NOT NULL, facts BLOB NOT NULL);
+        """,
+    ),
 )
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {

@@ -142,6 +142,12 @@ MAY: dict[str, Row] = {
         T, status=404, json={"targets": [{"group": 0, "patient_id": "pt_0"}]}
     ),
     "PUT /intakes/{intake_id}/files/{place}/": row(T, status=404, **OCTETS),
+    "GET /network/nodes/": row(A),
+    "PUT /network/nodes/{title}/": row(A, json={"addresses": ["10.1.2.3"]}),
+    "DELETE /network/nodes/{title}/": row(A, status=204, fresh=True),
+    "GET /network/held/": row(T),
+    "POST /network/held/{held_id}/assign/": row(T, status=404, json={"patient": "nobody"}),
+    "DELETE /network/held/{held_id}/": row(T, status=404, headers=REASON),
     "GET /statistics/": row(D, R, A),
     "GET /statistics/{table}/": row(D, R, A),
     "POST /releases/": row(
@@ -180,6 +186,8 @@ NOWHERE = {
     "frame": "0",
     "table": "images",
     "glass_id": "gl_0",
+    "title": "CT1",
+    "held_id": "hd_0",
 }
 #: Routes whose subject is a patient or hangs on one, and which a doctor may ask.
 CARED_FOR = sorted(
@@ -278,6 +286,11 @@ class Subjects:
                 return "in_0"
             case "glass_id":
                 return "gl_0"
+            case "title":
+                engine.nodes.save(ward.team.administrator, "CT1", {"addresses": ["10.1.2.3"]})
+                return "CT1"
+            case "held_id":
+                return "hd_0"
             case "table":
                 return "images"
         return "0"

@@ -1,0 +1,251 @@
+"""Nodes of the network (DICOM application entities), and what they sent of unknown patients.
+
+A node is an audited row: sealed, and bound to the audit log by its tag. An instance whose patient
+is not known is held, encrypted whole under a key of the installation, until a person says whose it
+is.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
+from typing import Any
+
+from engine.errors import InputError, NotFound
+from engine.host import Host
+from engine.records import Caller
+from engine.store.audit import AuditLog
+from engine.store.audited_rows import AuditedRows
+from engine.store.database import Cursor, Database
+from engine.vault import derive, open_field, seal_field
+
+#: An AE title: printable ASCII without backslash, at most 16 characters (PS3.5 6.2).
+_TITLE = re.compile(r"[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOST_ADDRESSES = 20
+
+
+@dataclass(frozen=True)
+class Node:
+    """What an administrator allows an application entity.
+
+    Args:
+        title: AE title, 1 to 16 characters.
+        description: For people, at most 100 characters.
+        addresses: IP addresses or networks (``10.1.0.0/16``) from which it may call.
+        certificate: SHA-256 of its TLS certificate in hex; empty for any that the CA vouches for.
+        profile: Specialty profile of its images; empty for the setting's.
+        creates_patients: A patient whose number is not known gets a record; otherwise the instance
+            is held until a person says whose it is.
+        seals: Images without doubt are sealed at once, where the setting ``auto_seal`` allows it;
+            otherwise every image waits for a person.
+        sends: May hand instances in.
+    """
+
+    title: str
+    description: str = ""
+    addresses: tuple[str, ...] = ()
+    certificate: str = ""
+    profile: str = ""
+    creates_patients: bool = False
+    seals: bool = False
+    sends: bool = True
+
+    @classmethod
+    def checked(cls, title: str, values: Mapping[str, Any]) -> Node:
+        """A node of what was typed.
+
+        Raises:
+            InputError: Which value is not valid, and what it may be.
+        """
+        known = {f.name for f in fields(cls)} - {"title"}
+        if unknown := sorted(set(values) - known):
+            raise InputError(f"A node has no value named {unknown[0][:40]}.")
+        if not _TITLE.fullmatch(title):
+            raise InputError(
+                "The AE title is not valid. Use 1 to 16 visible ASCII characters without backslash."
+            )
+        node = cls(title, **{**values, "addresses": tuple(values.get("addresses", ()))})
+        texts = (node.description, node.certificate, node.profile, *node.addresses)
+        flags = (node.creates_patients, node.seals, node.sends)
+        if not all(isinstance(t, str) for t in texts) or not all(type(f) is bool for f in flags):
+            raise InputError("A value of the node is of the wrong type.")
+        if len(node.description) > 100 or not node.description.isprintable():
+            raise InputError("The description is not valid. Use at most 100 visible characters.")
+        if not 1 <= len(node.addresses) <= _MOST_ADDRESSES:
+            raise InputError(
+                f"Name 1 to {_MOST_ADDRESSES} IP addresses or networks from which it calls."
+            )
+        for address in node.addresses:
+            try:
+                ipaddress.ip_network(address)
+            except ValueError as err:
+                raise InputError(
+                    "An address is not valid. Use IP addresses such as 10.1.2.3, or networks such"
+                    " as 10.1.0.0/16."
+                ) from err
+        if node.certificate and not _DIGEST.fullmatch(node.certificate):
+            raise InputError(
+                "The fingerprint is not valid. Use the SHA-256 of the certificate, 64 hex digits in"
+                " lower case."
+            )
+        return node
+
+    def calls_from(self, address: str) -> bool:
+        """May it call from this IP address?"""
+        try:
+            here = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        if isinstance(here, ipaddress.IPv6Address) and here.ipv4_mapped is not None:
+            here = here.ipv4_mapped
+        return any(here in ipaddress.ip_network(network) for network in self.addresses)
+
+
+@dataclass(frozen=True)
+class NodeEntry:
+    """A node with who changed it last."""
+
+    node: Node
+    changed_at: datetime
+    changed_by: str
+
+
+class NodeRows:
+    """Nodes of one catalog, kept in memory: each instance that arrives asks for its sender."""
+
+    def __init__(self, database: Database, host: Host, key: bytes) -> None:
+        self._database = database
+        self._rows = AuditedRows("nodes", host, derive(key, "nodes"))
+        self._lock = threading.Lock()
+        self._kept: dict[str, NodeEntry] | None = None
+
+    def all(self) -> dict[str, NodeEntry]:
+        """Nodes by AE title.
+
+        Raises:
+            SealBroken: A row was altered, removed or replaced by an older one.
+        """
+        with self._lock:
+            if self._kept is None:
+                rows = self._rows.all(self._database.read())
+                self._kept = {
+                    name: NodeEntry(Node.checked(name, row.facts), row.changed_at, row.changed_by)
+                    for name, row in rows.items()
+                }
+            return dict(self._kept)
+
+    def get(self, title: str) -> Node | None:
+        """One node; None where there is none. Raises SealBroken."""
+        entry = self.all().get(title)
+        return entry.node if entry else None
+
+    def save(self, tx: Cursor, audit: AuditLog, caller: Caller, node: Node) -> None:
+        """Write a node, with its audit entry. Call :meth:`forget` after the transaction."""
+        before = self._rows.all(tx).get(node.title)
+        facts = {k: v for k, v in asdict(node).items() if k != "title"}
+        self._rows.put(tx, audit, caller, node.title, facts, before.facts if before else None)
+
+    def remove(self, tx: Cursor, audit: AuditLog, caller: Caller, title: str) -> None:
+        """Delete a node, with its audit entry. Raises NotFound."""
+        before = self._rows.all(tx).get(title)
+        if before is None:
+            raise NotFound("There is no such node.")
+        self._rows.drop(tx, audit, caller, title, before.facts)
+
+    def forget(self) -> None:
+        """Read the rows anew next time: they were changed."""
+        with self._lock:
+            self._kept = None
+
+
+@dataclass(frozen=True)
+class HeldInstance:
+    """An instance that waits for a person to say whose it is.
+
+    Args:
+        node: AE title of its sender.
+        hints: What its header says of the patient: see :func:`engine.formats.dicom.patient_hints`.
+        blob: Address of the encrypted file.
+        indexes: Keyed hashes of the file and of the instance.
+    """
+
+    held_id: str
+    node: str
+    received_at: datetime
+    hints: Mapping[str, Any] = field(repr=False)
+    blob: str = field(repr=False)
+    indexes: tuple[bytes, bytes] = field(repr=False)
+
+
+class HeldInstances:
+    """Rows of held instances. Callers hold the transaction."""
+
+    def __init__(self, host: Host, key: bytes) -> None:
+        self._host = host
+        self._key = derive(key, "held instances")
+
+    def seal(self, held_id: str, data: bytes) -> bytes:
+        """A file as it is stored."""
+        return seal_field(self._key, f"held/{held_id}/file", data, self._host.random)
+
+    def open(self, held: HeldInstance) -> bytes:
+        """The file of a held instance. Raises SealBroken, StorageError."""
+        return open_field(self._key, f"held/{held.held_id}/file", self._host.read_blob(held.blob))
+
+    def add(self, tx: Cursor, held: HeldInstance) -> None:
+        """Insert a row."""
+        file_index, instance_index = held.indexes
+        facts = json.dumps({"node": held.node, "blob": held.blob, "hints": dict(held.hints)})
+        tx.run(
+            "INSERT INTO held_instances VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            held.held_id, held.node, held.received_at, file_index, instance_index, held.blob,
+            seal_field(
+                self._key, f"held/{held.held_id}/facts", facts.encode(), self._host.random
+            ),
+        )  # fmt: skip
+
+    def all(self, tx: Cursor, limit: int, offset: int) -> list[HeldInstance]:
+        """Held instances, oldest first. Raises SealBroken."""
+        rows = tx.all(
+            "SELECT * FROM held_instances ORDER BY received_at, held_id LIMIT $1 OFFSET $2",
+            limit,
+            offset,
+        )
+        return [self._held(row) for row in rows]
+
+    def get(self, tx: Cursor, held_id: str) -> HeldInstance:
+        """One of them. Raises NotFound, SealBroken."""
+        row = tx.one("SELECT * FROM held_instances WHERE held_id = $1", held_id)
+        if row is None:
+            raise NotFound("There is no such held image. It may have been assigned already.")
+        return self._held(row)
+
+    def has(self, tx: Cursor, indexes: tuple[bytes, bytes]) -> bool:
+        """Is this file, or this instance, held?"""
+        sql = "SELECT count(*) FROM held_instances WHERE file_index = $1 OR instance_index = $2"
+        return tx.count(sql, *indexes) > 0
+
+    def count(self, tx: Cursor) -> int:
+        """How many are held."""
+        return tx.count("SELECT count(*) FROM held_instances")
+
+    def remove(self, tx: Cursor, held_id: str) -> None:
+        """Delete a row; its file is the caller's to delete after the transaction."""
+        tx.run("DELETE FROM held_instances WHERE held_id = $1", held_id)
+
+    def _held(self, row: Mapping[str, Any]) -> HeldInstance:
+        facts = json.loads(open_field(self._key, f"held/{row['held_id']}/facts", row["facts"]))
+        return HeldInstance(
+            row["held_id"],
+            facts["node"],
+            row["received_at"],
+            facts["hints"],
+            facts["blob"],
+            (row["file_index"], row["instance_index"]),
+        )

@@ -1,0 +1,55 @@
+"""The Network tab, and images of unknown patients on the Upload page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from engine import Engine, Instance
+from tests import builders
+from tests.conftest import Team
+from tests.ui.test_pages import Visit, click, texts
+from tests.ui.test_pages import visit as visit
+
+
+def field(app: AppTest, label: str) -> Any:
+    return next(t for t in [*app.text_input, *app.text_area] if t.label.startswith(label))
+
+
+def test_an_administrator_adds_a_node_and_takes_it_away(
+    engine: Engine, visit: Visit, team: Team
+) -> None:
+    app = visit(team.administrator, "4_Admin", tab="Network")
+    assert "DICOM is not received" in texts(app)
+    field(app, "AE title").input("CT1")
+    field(app, "IP addresses").input("not-an-address")
+    click(app, "Save the node")
+    assert "An address is not valid" in texts(app)
+    field(app, "IP addresses").input("10.1.2.3\n10.2.0.0/16")
+    click(app, "Save the node")
+    [node] = [e.node for e in engine.nodes.entries(team.administrator).values()]
+    assert (node.title, node.addresses) == ("CT1", ("10.1.2.3", "10.2.0.0/16"))
+    app = visit(team.administrator, "4_Admin", tab="Network")
+    assert [str(v) for f in app.dataframe for v in f.value.get("AE title", [])] == ["CT1"]
+    click(app, "Remove the node")
+    assert engine.nodes.entries(team.administrator) == {}
+
+
+@pytest.mark.parametrize("button", ["Assign to this patient", "Discard"])
+def test_a_technician_says_whose_a_held_image_is(
+    engine: Engine, visit: Visit, team: Team, button: str
+) -> None:
+    engine.nodes.save(team.administrator, "CT1", {"addresses": ["127.0.0.1"]})
+    data = builders.dicom(builders.labelled()[0])
+    sent = Instance("1.2.840.10008.5.1.4.1.1.7", builders.uid(1, 1, 1, 1), data)
+    engine.reception.receive(engine.reception.admit("CT1", "127.0.0.1"), sent)
+    engine.patients.create(team.technician, "P-17", "Jane Doe")
+    app = visit(team.technician, "1_Upload")
+    assert "Received for unknown patients" in texts(app)
+    label = "Whose image it is" if button.startswith("Assign") else "Reason for discarding"
+    field(app, label).input("P-17").run()
+    click(app, button)
+    assert engine.reception.held(team.technician) == []
+    assert len(engine.drafts.waiting(team.technician)) == button.startswith("Assign")

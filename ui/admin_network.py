@@ -1,0 +1,108 @@
+"""The Network tab: systems that may send images, each with what it is allowed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from engine import Node, NodeEntry
+from ui import state, widgets
+
+_NEW = "A new node"
+
+
+def network(token: str) -> None:
+    """Nodes of the hospital's network, and a form to add, change or remove one."""
+    engine = state.engine()
+    settings = engine.settings
+    if settings.dicom_port:
+        how = "TLS with client certificates" if settings.dicom_ca else "without TLS"
+        st.caption(
+            f"DICOM is received as `{settings.dicom_title}` on `{settings.dicom_host}`, port"
+            f" {settings.dicom_port}, {how}."
+        )
+    else:
+        st.info("DICOM is not received. Set `MEDSEC_DICOM_PORT` and start the server again.")
+    entries = engine.nodes.entries(token)
+    st.dataframe(
+        {
+            "AE title": list(entries),
+            "Description": [e.node.description for e in entries.values()],
+            "Calls from": [", ".join(e.node.addresses) for e in entries.values()],
+            "Profile": [e.node.profile or "the setting's" for e in entries.values()],
+            "Unknown patients": [
+                "are created" if e.node.creates_patients else "are held" for e in entries.values()
+            ],
+            "Images without doubt": [
+                "are sealed at once" if e.node.seals else "wait for a person"
+                for e in entries.values()
+            ],
+            "May send": [e.node.sends for e in entries.values()],
+            "Certificate, SHA-256": [e.node.certificate for e in entries.values()],
+            "Changed (UTC)": [e.changed_at for e in entries.values()],
+            "Changed by": [e.changed_by for e in entries.values()],
+        },
+        hide_index=True,
+    )
+    chosen = st.selectbox("Node to change", [*entries, _NEW])
+    _edit(token, entries.get(chosen))
+
+
+def _edit(token: str, entry: NodeEntry | None) -> None:
+    engine = state.engine()
+    held = entry.node if entry else Node("")
+    profiles = ["", *engine.profiles.by_name()]
+    turn = f"node-{held.title}-{state.turn('node')}"
+    with st.form(turn), widgets.banner():
+        title = held.title or st.text_input("AE title", help="1 to 16 characters.").strip()
+        description = st.text_input("Description", held.description)
+        addresses = st.text_area(
+            "IP addresses or networks from which it calls, one on each line",
+            "\n".join(held.addresses),
+        )
+        profile = st.selectbox(
+            "Profile",
+            profiles,
+            profiles.index(held.profile) if held.profile in profiles else 0,
+            format_func=lambda name: name or "the setting's",
+        )
+        creates = st.checkbox(
+            "Create a record for a patient who is not known",
+            held.creates_patients,
+            help="Otherwise such images are held on the Upload page until a person says whose they"
+            " are.",
+        )
+        seals = st.checkbox(
+            "Seal images without doubt at once",
+            held.seals,
+            help="Otherwise each waits for a person. MEDSEC_AUTO_SEAL must allow it.",
+        )
+        sends = st.checkbox("May send images", held.sends)
+        certificate = st.text_input(
+            "SHA-256 of its certificate, 64 hex digits; empty for any certificate of the CA",
+            held.certificate,
+        )
+        if st.form_submit_button("Save the node", type="primary"):
+            values: dict[str, Any] = {
+                "description": description,
+                "addresses": addresses.split(),
+                "profile": profile,
+                "creates_patients": creates,
+                "seals": seals,
+                "sends": sends,
+                "certificate": certificate.replace(":", "").strip().lower(),
+            }
+            engine.nodes.save(token, title, values)
+            _done("Node saved. It counts from the next image on.")
+    if entry:
+        with widgets.banner():
+            if st.button("Remove the node", key=f"remove-{turn}"):
+                engine.nodes.remove(token, held.title)
+                _done("Node removed. It is refused from now on.")
+
+
+def _done(sentence: str) -> None:
+    state.renew("node")
+    state.say(sentence)
+    st.rerun()
