@@ -58,6 +58,8 @@ MEANINGS: dict[str, Meaning] = {
         {
             "image.upload": "C Uploaded the image",
             "package.restore": "R Opened a sealed package",
+            "instance.hold": "C Received an image of a patient who is not known",
+            "instance.assign": "U Said whose a received image is",
         },
     ),
     **_all(
@@ -71,6 +73,8 @@ MEANINGS: dict[str, Meaning] = {
             "image.list": "R Saw the image or the patient in a list",
             "image.look": "R Looked at the image on a contact sheet before it was sealed",
             "image.seal": "U Sealed the image",
+            "image.look": "R Had a detector look at the image before sealing",
+            "instance.list": "R Saw received images of patients who are not known",
             "image.withdraw": "U Withdrew the image",
             "image.reopen": "U Took a withdrawn image up again",
             "image.history": "R Read what happened to the image",
@@ -90,6 +94,7 @@ MEANINGS: dict[str, Meaning] = {
         {
             "image.erase": "D Erased the image",
             "draft.discard": "D Discarded the image before it was sealed",
+            "instance.discard": "D Discarded a received image of a patient who is not known",
         },
     ),
     **_all(
@@ -145,6 +150,9 @@ MEANINGS: dict[str, Meaning] = {
             "study.access": "R Was refused: no relation to the patient",
             "image.access": "R Was refused: no relation to the patient",
             "region.access": "R Was refused: no relation to the patient",
+            "node.associate": "E Called from another system of the network",
+            "node.save": "U Changed what a system of the network may do",
+            "node.reset": "D Removed a system of the network",
             "class.grant": "U Changed which classes an account may restore",
             "account.approve": "C Approved a requested account",
             "account.change-password": "U Changed the own password",
