@@ -73,7 +73,6 @@ MEANINGS: dict[str, Meaning] = {
             "image.list": "R Saw the image or the patient in a list",
             "image.look": "R Looked at the image on a contact sheet before it was sealed",
             "image.seal": "U Sealed the image",
-            "image.look": "R Had a detector look at the image before sealing",
             "instance.list": "R Saw received images of patients who are not known",
             "image.withdraw": "U Withdrew the image",
             "image.reopen": "U Took a withdrawn image up again",
