@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from engine.detect.films import Eyes, search_film
 from engine.detect.frame_tracking import Tracks, Watch
 from engine.detect.looking import (
     FINDS,
+    GLANCED,
     NETWORKS,
     Ask,
     Looking,
@@ -38,7 +40,7 @@ PROFILES = MODEL / "profiles"
 
 STAGE = "looking for text, codes and faces"
 RING_PX = 3  # around a mask, whose tone is painted over it for the second look
-FILM_FRAMES = 5  # from here on the mean of all frames is looked at too
+FILM_FRAMES = 5  # from here on all frames are looked at together first
 
 Frame = Callable[[int], np.ndarray]
 Progress = Callable[[str, float], None]
@@ -367,26 +369,51 @@ class Detector:
                 self.looking.open(name)
         if frames < 1:
             raise ValueError(f"an image has at least one frame, not {frames}")
-        watch, tracks = Watch(), Tracks(profile.iou)
-        total: np.ndarray | None = None
-        for i in range(frames):
+
+        def tell(share: float) -> None:
             if progress:
-                progress(STAGE, i / frames)
-            picture = _checked(frame(i))
+                progress(STAGE, share)
+
+        def shown(i: int) -> np.ndarray:
+            return _checked(frame(i))
+
+        if frames >= FILM_FRAMES:
+            eyes = self._eyes(profile, again)
+            return search_film(shown, frames, eyes, profile.iou, tell)
+        watch, tracks = Watch(), Tracks(profile.iou)
+        for i in range(frames):
+            tell(i / frames)
+            picture = shown(i)
             areas = watch.news(picture, tracks.standing)
             found = [d for area in areas for d in self._look(picture, area, i, profile, again)]
             tracks.advance(i, areas, found)
-            if frames >= FILM_FRAMES:
-                total = picture.astype(np.float32) if total is None else total + picture
-        if total is not None:
-            # An overlay that stands still while anatomy moves behind it is plainest here.
-            mean = np.round(total / frames).astype(np.uint8)
-            everywhere = Region(0, 0, mean.shape[1], mean.shape[0])
-            for d in self._look(mean, everywhere, 0, profile, again):
-                tracks.add(replace(d, region=d.region.on_frames(0, frames)))
-        if progress:
-            progress(STAGE, 1.0)
+        tell(1.0)
         return tracks.close()
+
+    def _eyes(self, profile: Profile, again: bool) -> Eyes:
+        """How a film is looked at under a profile."""
+        ask = self._ask(profile, again)
+        # Nobody can glance for a network of the hospital's own.
+        blind = any(name in self.custom_networks for name in profile.networks)
+        sampled = tuple(name for name in profile.networks if name not in GLANCED)
+
+        def look(picture: np.ndarray, area: Region, i: int) -> list[Detection]:
+            return self._look(picture, area, i, profile, again)
+
+        def sample(picture: np.ndarray, area: Region, i: int) -> list[Detection]:
+            few = replace(profile, networks=sampled) if sampled else None
+            return self._look(picture, area, i, few, again) if few else []
+
+        def glance(picture: np.ndarray, area: Region) -> list[Region] | None:
+            part = np.ascontiguousarray(picture[area.slices[1:]])
+            seen = None if blind else self.looking.glance(ask, part)
+            if seen is None:
+                return None
+            height, width = picture.shape[:2]
+            boxes = (f.shifted(area.x1, area.y1).xyxy for f in seen)
+            return [r for box in boxes if (r := Region.around(box, width, height))]
+
+        return Eyes(look, sample, glance, profile.seals)
 
     def rescan(
         self, frame: Frame, frames: int, hidden: Sequence[Region], profile: Profile
@@ -433,14 +460,18 @@ class Detector:
         """
         return self.looking.judge(_checked(picture), regions, known)
 
+    def _ask(self, profile: Profile, again: bool) -> Ask:
+        own = tuple(name for name in profile.networks if name not in self.custom_networks)
+        return Ask(own, profile.proposal_confidence, "text" in profile.classes, again)
+
     def _look(
         self, picture: np.ndarray, area: Region, index: int, profile: Profile, again: bool
     ) -> list[Detection]:
         """What the networks see in one area of a frame, merged."""
         part = np.ascontiguousarray(picture[area.slices[1:]])
         floor = profile.proposal_confidence
-        own = tuple(name for name in profile.networks if name not in self.custom_networks)
-        ask = Ask(own, floor, "text" in profile.classes, again)
+        ask = self._ask(profile, again)
+        own = ask.networks
 
         def custom(name: str) -> list[tuple[str, Finding]]:
             network = self.custom_networks[name].open()

@@ -118,6 +118,11 @@ class Tracks:
         """Boxes on the previous frame."""
         return [d.region for d in self._standing]
 
+    @property
+    def found(self) -> list[Detection]:
+        """What was found on the previous frame, or before it and not looked for since."""
+        return list(self._standing)
+
     def advance(self, frame: int, areas: Sequence[Region], found: Iterable[Detection]) -> None:
         """Advance by one frame.
 

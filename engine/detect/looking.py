@@ -13,12 +13,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol
 
 import numpy as np
 
-from engine.detect.networks import Arbiter, Finding, ModelInfo, Network, Rescaled
+from engine.detect.networks import Arbiter, Finding, Glancing, ModelInfo, Network, Rescaled
 from engine.detect.text_verdict import Judge, Judgement, Known
 from engine.errors import CorruptImage, DetectorError, EngineError, ImageTooLarge, MachineOverloaded
 from engine.formats.sandbox import Sandbox
@@ -30,6 +30,8 @@ from engine.settings import Settings
 
 #: Networks whose text is weighed by the one that reads, where a profile names both.
 WITNESSES = ("yolov8n",)
+#: Networks that find nothing on a frame of a film where a glance sees nothing.
+GLANCED = ("ppocr", "yolov8n")
 SECONDS = 120.0  # for one picture; the first one loads the networks
 MEMORY_BYTES = 6 << 30  # address space of the process
 MOST_FOUND = 50_000  # boxes in one picture, before overlapping ones are merged
@@ -139,6 +141,20 @@ class Looking(Protocol):
         """
         ...
 
+    def glance(self, ask: Ask, picture: np.ndarray) -> list[Finding] | None:
+        """Where networks of ``GLANCED`` may find something, seen at one size and not judged.
+
+        Args:
+            picture: As for :meth:`look`.
+
+        Returns:
+            Boxes; None where none of the networks asked for can glance.
+
+        Raises:
+            DetectorError: A network failed.
+        """
+        ...
+
     def judge(
         self, picture: np.ndarray, regions: Sequence[Region], known: Known
     ) -> list[Judgement]:
@@ -197,6 +213,14 @@ class NetworksHere:
             for other in others:
                 found += other.result()
         return found
+
+    def glance(self, ask: Ask, picture: np.ndarray) -> list[Finding] | None:
+        for name in ask.networks:
+            network = self._network(name)
+            if isinstance(network, Glancing):
+                seen = partial(network.glance, picture, ask.again)
+                return [finding for _, finding in findings(name, seen)]
+        return None
 
     def judge(
         self, picture: np.ndarray, regions: Sequence[Region], known: Known
@@ -297,6 +321,10 @@ class NetworksApart:
     def look(self, ask: Ask, picture: np.ndarray) -> list[tuple[str, Finding]]:
         return _found(self._asked("look", astuple(ask), picture), ask.networks)
 
+    def glance(self, ask: Ask, picture: np.ndarray) -> list[Finding] | None:
+        said = self._asked("glance", astuple(ask), picture)
+        return None if said is None else [f for _, f in _found(said, ask.networks)]
+
     def judge(
         self, picture: np.ndarray, regions: Sequence[Region], known: Known
     ) -> list[Judgement]:
@@ -364,10 +392,18 @@ def _open(threads: int, name: str) -> tuple[Any, ...]:
 
 def _look(threads: int, ask: Sequence[Any], picture: np.ndarray) -> list[tuple[Any, ...]]:
     """Rows of network, label, x1, y1, x2, y2, confidence. A dataclass does not travel."""
-    return [
-        (name, f.label, *(float(v) for v in (*f.xyxy, f.confidence)))
-        for name, f in _here(threads).look(Ask(*ask), picture)
-    ]
+    return [_row(*found) for found in _here(threads).look(Ask(*ask), picture)]
+
+
+def _glance(threads: int, ask: Sequence[Any], picture: np.ndarray) -> list[tuple[Any, ...]] | None:
+    """Rows as of ``_look``."""
+    wanted = Ask(*ask)
+    seen = _here(threads).glance(wanted, picture)
+    return None if seen is None else [_row(wanted.networks[0], f) for f in seen]
+
+
+def _row(name: str, f: Finding) -> tuple[Any, ...]:
+    return (name, f.label, *(float(v) for v in (*f.xyxy, f.confidence)))
 
 
 def _judge(
@@ -379,7 +415,9 @@ def _judge(
     return [(str(j.verdict), j.side) for j in judged]
 
 
-OPERATIONS: Mapping[str, Callable[..., Any]] = {"open": _open, "look": _look, "judge": _judge}
+OPERATIONS: Mapping[str, Callable[..., Any]] = {
+    "open": _open, "look": _look, "glance": _glance, "judge": _judge,
+}  # fmt: skip
 _SANDBOX = Sandbox(
     "engine.detect.looking", 1, SECONDS, MEMORY_BYTES, reads=(str(MODEL), str(VENDOR))
 )

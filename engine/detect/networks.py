@@ -96,6 +96,20 @@ class Rescaled(Protocol):
         ...
 
 
+@runtime_checkable
+class Glancing(Protocol):
+    """A network that can say cheaply where it finds nothing."""
+
+    def glance(self, picture: np.ndarray, again: bool) -> list[Finding]:
+        """Boxes in which it may find something: many too many rather than one too few.
+
+        Args:
+            picture: Shape (H, W, 3), uint8, RGB.
+            again: At another size than the first time.
+        """
+        ...
+
+
 def version(package: str) -> str:
     """The installed version of a package."""
     import importlib.metadata

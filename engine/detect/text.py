@@ -30,6 +30,8 @@ UNCLIP = 1.6
 SHORTEST_CORE_PX = 3
 STRIP_PX = 32
 LARGEST_ZOOM = 4  # a thumbnail needs no more: letters of 7 px are 28 px then
+GLANCE_PX = 640  # side to which a small picture is enlarged for a glance
+AGAIN = 0.8  # of that size, at the second glance
 HUGE_PX = 2200  # longer side from which small letters drown at the usual sizes
 
 # What is believed. Chosen on drawn text and on real images of which a person said what is
@@ -204,6 +206,13 @@ class TextNetwork:
         again = copy(self)
         again._sides = sides_again
         return again
+
+    def glance(self, picture: np.ndarray, again: bool) -> list[Finding]:
+        """At one size, about that of the picture, and without reading."""
+        longer = max(picture.shape[:2])
+        side = min(max(longer, GLANCE_PX), LARGEST_ZOOM * longer, HUGE_PX)
+        found = self.finder.find(picture, round(side * AGAIN) if again else side)
+        return [_finding(np.array(line.box), line.confidence) for line in found]
 
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
         found = self._find(picture)

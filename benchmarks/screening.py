@@ -1,0 +1,215 @@
+"""What the detector costs and finds beside that of an older state, in the same run.
+
+    git worktree add --detach ../before 5dc9777
+    python -m benchmarks.screening --peer ../before [--images FOLDER ...] [--most 40] [--no-write]
+
+Each state runs in a process of its own, on one processor, under the profile ``general``:
+
+- *films*, made in code: anatomy that moves on every frame, noise on every pixel, and lines that
+  stand, one on a single frame in the middle and one on a single frame in the corner. Looked at,
+  masked, and looked at again;
+- *pictures* of the folders, in an order by hash: looked at once.
+
+*Lost* is a line that the older state seals and of which the boxes of this one, padded, hide less
+than 80 %. Time is that of the processor, with the networks loaded and run once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from engine.records import Region
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "RESULTS.md"
+HEADING = "## Films (`benchmarks/screening.py`)"
+HIDDEN = 0.8
+LINES = {"stands": "NOWAK JAN 1234", "once, middle": "KOWALSKA EWA", "once, corner": "EWA 1971"}
+
+
+def film(kind: str, frames: int, height: int = 480, width: int = 640) -> np.ndarray:
+    """A film with the three lines of ``LINES``.
+
+    Args:
+        kind: ``moving`` (anatomy that shifts), ``noise`` (every pixel of every frame) or ``still``.
+
+    Returns:
+        Shape (frames, height, width, 3), uint8.
+    """
+    rng = np.random.default_rng(7)
+    wide = rng.integers(0, 255, (height, width + 4 * frames), dtype=np.uint8)
+    smooth = cv2.GaussianBlur(wide, (0, 0), 9).astype(np.float32)
+    smooth = (smooth - smooth.min()) / (smooth.max() - smooth.min()) * 150 + 20
+    made = np.empty((frames, height, width, 3), np.uint8)
+    for i in range(frames):
+        start = 0 if kind == "still" else 4 * i
+        ground = smooth[:, start : start + width]
+        if kind == "noise":
+            ground = ground + rng.normal(0, 14, ground.shape)
+        made[i] = np.clip(ground, 0, 255).astype(np.uint8)[..., None]
+        for name, box in places(frames, height, width).items():
+            if box.frame <= i < box.frame_end:
+                cv2.putText(
+                    made[i], LINES[name], (box.x1, box.y2 - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.5,
+                    (235, 235, 235), 1, cv2.LINE_AA,
+                )  # fmt: skip
+    return made
+
+
+def places(frames: int, height: int = 480, width: int = 640) -> dict[str, Region]:
+    """Where the lines of a film are."""
+    once = frames // 2
+    return {
+        "stands": Region(12, 10, 140, 26, 0, frames),
+        "once, middle": Region(260, 230, 372, 246, once, once + 1),
+        "once, corner": Region(width - 78, height - 20, width - 2, height - 4, once, once + 1),
+    }
+
+
+# --- in a process of its own, under either state -------------------------------------------------
+
+
+def _run(jobs: list[dict[str, Any]]) -> None:
+    """Print for each job a line of JSON: boxes as (x1, y1, x2, y2, frame, end, label, confidence)
+    and seconds of processor time. Uses only what older states have too."""
+    import time
+
+    from engine.detect.detector import Detector
+    from engine.settings import Settings
+
+    settings = Settings(threads=1, device="cpu")
+    detector = Detector(settings, Detector.open(settings).profiles)
+    profile = detector.profiles["general"]
+    detector.detect(lambda _: np.full((480, 640, 3), 90, np.uint8), 1, profile)
+
+    def rows(found: list[Any]) -> list[list[Any]]:
+        return [
+            [*d.region.xyxy, d.region.frame, d.region.frame_end, d.label, d.confidence]
+            for d in found
+        ]
+
+    for job in jobs:
+        if "film" in job:
+            shown = film(job["film"], job["frames"])
+        else:
+            picture = cv2.imread(job["path"])
+            if picture is None:
+                continue
+            shown = np.ascontiguousarray(picture[None, ..., ::-1])
+        start = time.process_time()
+        found = detector.detect(lambda i, shown=shown: shown[i], len(shown), profile)
+        spent = [time.process_time() - start]
+        if "film" in job:
+            hidden = [d.region.padded(0.04, 4) for d in found if d.confidence >= 0.25]
+            masked = shown.copy()
+            for r in hidden:
+                masked[r.frame : r.frame_end, r.y1 : r.y2, r.x1 : r.x2] = 0
+            start = time.process_time()
+            detector.rescan(lambda i, masked=masked: masked[i], len(masked), hidden, profile)
+            spent.append(time.process_time() - start)
+        print(json.dumps({"job": job, "boxes": rows(found), "seconds": spent}), flush=True)
+
+
+def answers(root: Path, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the state in a folder says to jobs."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).resolve()), "--answer"],
+        input=json.dumps(jobs), capture_output=True, text=True, cwd=root, check=False,
+        env={**os.environ, "PYTHONPATH": str(root.resolve()), "YOLO_OFFLINE": "true"},
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def sealed(answer: dict[str, Any], label: str = "text") -> list[Region]:
+    """What is sealed without asking."""
+    return [Region(*row[:6]) for row in answer["boxes"] if row[6] == label and row[7] >= 0.25]
+
+
+def lost(before: dict[str, Any], now: dict[str, Any]) -> list[Region]:
+    """Lines that the older state seals and this one does not hide."""
+    masks = [r.padded(0.04, 4) for r in sealed(now)]
+    return [r for r in sealed(before) if r.hidden_share(masks) < HIDDEN]
+
+
+def table(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
+    """Rows on films, and one on all pictures."""
+    rows = []
+    for old, new in zip(before, now, strict=True):
+        if "film" not in old["job"]:
+            continue
+        masks = [r.padded(0.04, 4) for r in sealed(new)]
+        frames = old["job"]["frames"]
+        shares = [f"{r.hidden_share(masks):.2f}" for r in places(frames).values()]
+        spent = [f"{a:.1f} / {b:.1f}" for a, b in zip(old["seconds"], new["seconds"], strict=True)]
+        ratio = sum(new["seconds"]) / sum(old["seconds"])
+        rows.append(
+            f"| {old['job']['film']}, {frames} frames | {' / '.join(shares)}"
+            f" | {len(sealed(old))} / {len(lost(old, new))} | {' | '.join(spent)} | {ratio:.3f} |"
+        )
+    pairs = [(a, b) for a, b in zip(before, now, strict=True) if "path" in a["job"]]
+    if pairs:
+        lines = sum(len(sealed(old)) for old, _ in pairs)
+        missing = [(old["job"]["path"], r.xyxy) for old, new in pairs for r in lost(old, new)]
+        for path, box in missing:
+            print("lost:", Path(path).name, box)
+        seconds = [
+            sum(answer["seconds"][0] for answer in side) for side in zip(*pairs, strict=True)
+        ]
+        rows.append(
+            f"| {len(pairs)} pictures | | {lines} / {len(missing)}"
+            f" | {seconds[0]:.1f} / {seconds[1]:.1f} | | {seconds[1] / seconds[0]:.3f} |"
+        )
+    return rows
+
+
+def main() -> None:
+    if sys.argv[1:] == ["--answer"]:
+        _run(json.load(sys.stdin))
+        return
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.screening", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--peer", type=Path, required=True, help="worktree of an older state")
+    parser.add_argument("--images", type=Path, nargs="*", default=[], help="folders of pictures")
+    parser.add_argument("--most", type=int, default=40, help="pictures of each folder")
+    parser.add_argument("--frames", type=int, default=60)
+    parser.add_argument("--films", nargs="*", default=["noise", "moving", "still"])
+    parser.add_argument("--no-write", action="store_true", help="print only")
+    a = parser.parse_args()
+    jobs: list[dict[str, Any]] = [{"film": kind, "frames": a.frames} for kind in a.films]
+    for folder in a.images:
+        paths = sorted(folder.iterdir(), key=lambda p: hashlib.sha256(p.name.encode()).digest())
+        jobs += [{"path": str(path)} for path in paths[: a.most]]
+    before, now = answers(a.peer, jobs), answers(HERE.parent, jobs)
+    section = "\n".join([
+        HEADING, "",
+        f"{datetime.now(UTC):%Y-%m-%d}, one processor of {os.cpu_count()}, load"
+        f" {os.getloadavg()[0]:.0f}; processor seconds, before / now.", "",
+        "| | hidden share of a line that stands / once, middle / once, corner"
+        " | lines sealed before / lost | first look | second look | now over before |",
+        "|---|---|---|---|---|---|", *table(before, now), "",
+    ])  # fmt: skip
+    print(section)
+    if not a.no_write:
+        text = RESULTS.read_text(encoding="utf-8")
+        start = text.find(HEADING)
+        end = text.find("\n## ", start + 1) if start >= 0 else -1
+        kept = text if start < 0 else text[:start] + ("" if end < 0 else text[end + 1 :])
+        RESULTS.write_text(kept.rstrip("\n") + "\n\n" + section, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
