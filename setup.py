@@ -9,7 +9,9 @@ HERE = Path(__file__).parent
 PACKAGES = find_packages(str(HERE), exclude=("tests*", "benchmarks*", "model*"))
 #: Files that are read, not imported: ``pages`` are scripts of Streamlit.
 FOLDERS = (".streamlit", "pages", *(name for name in PACKAGES if "." not in name))
-MODEL = ("SHA256SUMS", "CARD.md", "best.*", "profiles/*", "evaluations/*", "vendor/*")
+MODEL = (
+    "SHA256SUMS", "CARD.md", "best.*", "verifier-*.onnx", "profiles/*", "evaluations/*", "vendor/*"
+)  # fmt: skip
 
 
 def data() -> list[str]:

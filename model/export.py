@@ -10,7 +10,6 @@ and is checked against PyTorch before anything is written.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ import onnx  # isort: skip
 import onnxruntime  # type: ignore[import-untyped]  # isort: skip
 import torch  # isort: skip
 from ultralytics.models import YOLO  # isort: skip
+
+from model.verifier import record  # isort: skip
 
 MODEL = Path(__file__).resolve().parent
 TOLERANCE = 1e-3  # of a confidence; boxes, in px, a hundred times as much
@@ -88,13 +89,7 @@ def ship(run: Path, folder: Path) -> dict[str, str]:
         if confidence > TOLERANCE or box > 100 * TOLERANCE:
             raise SystemExit(f"ONNX differs from PyTorch by {confidence:.2g} and {box:.2g} px.")
         files = {"best.pt": weights.read_bytes(), "best.onnx": network}
-    sums = {}
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-        sums[name] = hashlib.sha256(data).hexdigest()
-    lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
-    (folder / "SHA256SUMS").write_text(lines, encoding="ascii")
-    return sums
+    return record(files, folder)
 
 
 def main() -> None:

@@ -1,11 +1,14 @@
 """Barcodes and matrix codes: decoded by zxing-cpp, or located by OpenCV (both Apache-2.0).
 
-What is decoded is a code beyond doubt. What is too blurred for that is mostly still located;
-a blurred matrix code other than QR is missed. The content of a code never leaves this module.
+What is decoded is a code beyond doubt. What is too blurred for that is mostly still located, here
+or by MedSec's YOLOv8n; so are rows of teeth. A box without a decoded code in it therefore needs a
+verifier that sees a code there. The content of a code never leaves this module.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -13,12 +16,21 @@ import numpy as np
 
 from engine.detect.networks import Finding, ModelInfo, resized
 from engine.detect.networks import version as version_of
+from engine.detect.verifier import Verifier
+from engine.geometry import areas_px, intersections_px
 from engine.settings import Settings
 
 DECODED = 0.99
 LOCATED = 0.60
 SHARP_SIDE_PX = 1280  # smaller pictures are also read at twice their size, larger ones located
 SAME_BARS = 0.6  # correlation of a row with the decoded rows from which it shows the same bars
+
+
+# What the verifier says of a box; see model/CARD.md for how they were chosen.
+SHOWS_CODE = 0.5  # share from which it is one
+MAY_SHOW_CODE = 0.1  # share from which a person is asked, where the box is small
+SMALL_SHARE = 0.01  # of the picture's area
+DOUBTED = 0.24  # confidence of a doubted box at most: a proposal in every shipped profile
 
 
 class CodeReader:
@@ -68,8 +80,57 @@ class CodeReader:
         return found
 
 
+def settled_codes(
+    picture: np.ndarray,
+    found: Sequence[tuple[str, Finding]],
+    floor: float,
+    verifier: Callable[[], Verifier],
+) -> list[tuple[str, Finding]]:
+    """What was found, without boxes of codes that show none.
+
+    A box stays where a decoded code lies in it or covers it, or where the verifier sees a code.
+    Where the verifier is in doubt, a small box is a proposal; a large one is not a code.
+
+    Args:
+        picture: Shape (H, W, 3), uint8, RGB.
+        found: Everything, with the name of its network; what is no code stays as it is.
+        floor: Lowest confidence that is reported, 0 to 1.
+        verifier: Opens the verifier; called only where it has to decide.
+    """
+    decoded = np.array(
+        [f.xyxy for _, f in found if f.label == "barcode" and f.confidence == DECODED]
+    ).reshape(-1, 4)
+    open_ = [
+        i
+        for i, (_, f) in enumerate(found)
+        if f.label == "barcode" and not _holds(np.array(f.xyxy), decoded)
+    ]
+    if not open_:
+        return list(found)
+    shares = verifier().shares(picture, [found[i][1].xyxy for i in open_])
+    share_of = dict(zip(open_, shares.tolist(), strict=True))
+    kept = []
+    for i, (name, finding) in enumerate(found):
+        share = share_of.get(i, 1.0)
+        if share < SHOWS_CODE:
+            small = areas_px(finding.xyxy) <= SMALL_SHARE * picture.shape[0] * picture.shape[1]
+            doubted = min(finding.confidence, DOUBTED)
+            if share < MAY_SHOW_CODE or not small or doubted < floor:
+                continue
+            finding = replace(finding, confidence=doubted)
+        kept.append((name, finding))
+    return kept
+
+
+def _holds(box: np.ndarray, decoded: np.ndarray) -> bool:
+    """Does a decoded code cover half of a box, or lie in it and fill a quarter?"""
+    shared = intersections_px(box, decoded)
+    area, others = float(areas_px(box)), areas_px(decoded)
+    return bool(((shared > 0.5 * area) | ((shared > 0.5 * others) & (shared > 0.25 * area))).any())
+
+
 def _located(grey: np.ndarray) -> list[tuple[np.ndarray, bool]]:
-    """Codes that look like one, decodable or not. Neither locator fires on radiographs."""
+    """Codes that look like one, decodable or not."""
     found = []
     for detector, bars in ((cv2.barcode.BarcodeDetector(), True), (cv2.QRCodeDetector(), False)):
         there, quads = detector.detectMulti(grey)

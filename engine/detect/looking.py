@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from functools import cache, partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from engine.installation import MODEL, VENDOR
 from engine.records import TextVerdict
 from engine.settings import Settings
 
+if TYPE_CHECKING:  # opened when a network first needs it: importing it costs a second
+    from engine.detect.verifier import Verifier
+
 #: Networks whose text is weighed by the one that reads, where a profile names both.
 WITNESSES = ("yolov8n",)
 #: Networks that find nothing on a frame of a film where a glance sees nothing.
@@ -36,6 +39,7 @@ SECONDS = 120.0  # for one picture; the first one loads the networks
 MEMORY_BYTES = 6 << 30  # address space of the process
 MOST_FOUND = 50_000  # boxes in one picture, before overlapping ones are merged
 _READER = "ppocr"
+Loaded = TypeVar("Loaded")
 
 
 def _open_text(settings: Settings) -> Network:
@@ -94,6 +98,9 @@ FINDS: dict[str, tuple[str, ...]] = {
     "yolov8n-thorax": ("thorax",),
 }
 
+#: Second opinions, and the networks whose boxes of that class they are asked about.
+VERIFIERS = {"verifier-barcode": ("barcode", ("yolov8n", "zxing"))}
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -110,6 +117,10 @@ class Ask:
     floor: float
     weigh_text: bool
     again: bool = False
+
+
+def _verifiers_of(network: str) -> list[str]:
+    return [verifier for verifier, (_, asking) in VERIFIERS.items() if network in asking]
 
 
 class Looking(Protocol):
@@ -168,14 +179,21 @@ class NetworksHere:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._networks: dict[str, Network] = {}
+        self._verifiers: dict[str, Verifier] = {}
         self._opening = threading.Lock()
 
     @property
     def opened(self) -> dict[str, ModelInfo]:
-        return {name: network.info for name, network in sorted(self._networks.items())}
+        every: dict[str, Network | Verifier] = {**self._networks, **self._verifiers}
+        return {name: network.info for name, network in sorted(every.items())}
 
     def open(self, name: str) -> ModelInfo:
-        return self._network(name).info
+        if name in VERIFIERS:
+            return self._verifier(name).info
+        info = self._network(name).info
+        for verifier in _verifiers_of(name):
+            self.open(verifier)
+        return info
 
     def look(self, ask: Ask, picture: np.ndarray) -> list[tuple[str, Finding]]:
         networks = [(name, self._network(name)) for name in ask.networks]
@@ -212,7 +230,26 @@ class NetworksHere:
                 found += seen(*pair)
             for other in others:
                 found += other.result()
-        return found
+        return self._settled(ask, picture, found)
+
+    def _settled(
+        self, ask: Ask, picture: np.ndarray, found: list[tuple[str, Finding]]
+    ) -> list[tuple[str, Finding]]:
+        """What verifiers leave of what was found."""
+        if not any(f.label == "barcode" for _, f in found):
+            return found
+        from engine.detect.barcodes import settled_codes
+
+        try:
+            return settled_codes(
+                picture, found, ask.floor, lambda: self._verifier("verifier-barcode")
+            )
+        except EngineError:
+            raise
+        except Exception as err:
+            raise DetectorError(
+                "A verifier failed while looking at an image: it needs a person's look."
+            ) from err
 
     def glance(self, ask: Ask, picture: np.ndarray) -> list[Finding] | None:
         for name in ask.networks:
@@ -240,8 +277,19 @@ class NetworksHere:
     def _network(self, name: str) -> Network:
         with self._opening:
             if name not in self._networks:
-                self._networks[name] = _opened(name, self._settings)
+                if name not in NETWORKS:
+                    raise DetectorError(f"There is no network {name!r}.", network=name)
+                self._networks[name] = _opened(name, lambda: NETWORKS[name](self._settings))
             return self._networks[name]
+
+    def _verifier(self, name: str) -> Verifier:
+        with self._opening:
+            if name not in self._verifiers:
+                from engine.detect.verifier import Verifier
+
+                label, _ = VERIFIERS[name]
+                self._verifiers[name] = _opened(name, lambda: Verifier(self._settings, label))
+            return self._verifiers[name]
 
 
 def findings(name: str, look: Callable[[], list[Finding]]) -> list[tuple[str, Finding]]:
@@ -263,12 +311,10 @@ def findings(name: str, look: Callable[[], list[Finding]]) -> list[tuple[str, Fi
         ) from err
 
 
-def _opened(name: str, settings: Settings) -> Network:
+def _opened(name: str, load: Callable[[], Loaded]) -> Loaded:
     """Load a network; see :meth:`Looking.open`."""
-    if name not in NETWORKS:
-        raise DetectorError(f"There is no network {name!r}.", network=name)
     try:
-        return NETWORKS[name](settings)
+        return load()
     except Exception as err:
         if is_shortage(err):
             raise MachineOverloaded(
@@ -316,6 +362,8 @@ class NetworksApart:
                 case _:
                     raise _nonsense()
             self._opened[name] = ModelInfo(title, version, sha256, licence, classes, source)
+            for verifier in _verifiers_of(name):
+                self.open(verifier)
         return self._opened[name]
 
     def look(self, ask: Ask, picture: np.ndarray) -> list[tuple[str, Finding]]:

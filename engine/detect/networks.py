@@ -18,6 +18,8 @@ import numpy as np
 
 from engine.errors import DetectorError
 
+CHECKSUMS = "SHA256SUMS"  # lines of "digest  file name", as sha256sum writes them
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -138,6 +140,16 @@ def read_weights(path: Path, sha256: str) -> bytes:
             found=found,
         )
     return data
+
+
+def recorded(folder: Path) -> dict[str, str]:
+    """SHA-256 by file name, as ``SHA256SUMS`` of a folder records them; empty without one."""
+    try:
+        text = (folder / CHECKSUMS).read_text(encoding="ascii")
+    except OSError:
+        return {}
+    lines = [line.split() for line in text.splitlines()]
+    return {line[1].lstrip("*"): line[0] for line in lines if len(line) == 2}
 
 
 class CpuModel:

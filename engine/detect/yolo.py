@@ -18,13 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from engine.detect.networks import CpuModel, Finding, ModelInfo, read_weights, resized
+from engine.detect.networks import (
+    CpuModel,
+    Finding,
+    ModelInfo,
+    read_weights,
+    recorded,
+    resized,
+)
 from engine.errors import DetectorError, SettingsError
 from engine.installation import MODEL, VENDOR
 from engine.settings import Settings
 
 WEIGHTS = MODEL
-CHECKSUMS = "SHA256SUMS"  # lines of "digest  file name", as sha256sum writes them
 #: Longer side at which our network knows each class; see model/CARD.md. At other sizes it has
 #: seen none: a thorax is not found at 640 px, a line of text not at 320.
 THORAX_SIDES_PX = (320,)
@@ -161,13 +167,13 @@ def open_own(
         DetectorError: Not there, not recorded or altered.
         SettingsError: A GPU is asked for, and what runs on one is not installed.
     """
-    recorded = _checksums(folder / CHECKSUMS)
+    known = recorded(folder)
     name = "best.pt" if on_gpu(settings) else "best.onnx"
-    if name not in recorded:
+    if name not in known:
         raise DetectorError(
             "MedSec's YOLO network is not installed. Train it, or choose another profile."
         )
-    weights = read_weights(folder / name, recorded[name])
+    weights = read_weights(folder / name, known[name])
     model: Model
     if name == "best.pt":
         torch_model = TorchModel(weights, "cuda")
@@ -184,7 +190,7 @@ def open_own(
         ModelInfo(
             name="MedSec YOLOv8n",
             version=made,
-            sha256=recorded[name],
+            sha256=known[name],
             licence="AGPL-3.0",
             classes=classes,
             source="trained by this project, see model/CARD.md",
@@ -308,12 +314,3 @@ def _described(metadata: Mapping[str, str]) -> tuple[dict[int, str], str]:
         raise DetectorError(
             "The file of a network does not name its classes. Export it with names."
         ) from err
-
-
-def _checksums(path: Path) -> dict[str, str]:
-    try:
-        text = path.read_text(encoding="ascii")
-    except OSError:
-        return {}
-    lines = [line.split() for line in text.splitlines()]
-    return {line[1].lstrip("*"): line[0] for line in lines if len(line) == 2}

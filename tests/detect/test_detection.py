@@ -24,7 +24,7 @@ from engine.detect.detector import (
     merge,
 )
 from engine.detect.looking import NETWORKS
-from engine.detect.networks import CpuModel, Finding, ModelInfo, read_weights
+from engine.detect.networks import CpuModel, Finding, ModelInfo, read_weights, recorded
 from engine.errors import DetectorError, SettingsError
 from engine.records import Detection, Region
 from engine.settings import Settings
@@ -366,6 +366,19 @@ def test_what_hardly_looks_like_a_face_is_not_even_a_proposal() -> None:
     assert {f.confidence for f in found} == {0.3}
 
 
+def test_the_box_of_a_face_holds_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = NETWORKS["centerface"](Settings(threads=1))
+    heat, size = np.zeros((1, 1, 16, 16)), np.zeros((1, 2, 16, 16))
+    heat[0, 0, 8, 8] = 0.9
+    size[0, :, 8, 8] = np.log(5.0)  # cells of 4 px: brow to lip, and cheek to cheek
+    answer = [heat, size, np.zeros((1, 2, 16, 16)), np.zeros(1)]
+    monkeypatch.setattr(network, "_model", lambda _: answer)
+    (found,) = network.look(np.zeros((64, 64, 3), np.uint8), 0.10)
+    middle, reach = 34.0, 10 + 20 / 4
+    low, high = middle - reach, middle + reach
+    assert found.xyxy == pytest.approx((low, low, high, high))
+
+
 def bars(words: str, code: str) -> np.ndarray:
     import zxingcpp
 
@@ -606,8 +619,8 @@ def test_pytorch_and_openvino_find_the_same() -> None:
     for i in range(3):
         written(picture, f"NOWAK JAN {i} 1979-08-30", 40, 80 + 120 * i, 0.8)
     cpu = yolo.open_own(Settings(threads=2))
-    recorded = yolo._checksums(yolo.WEIGHTS / yolo.CHECKSUMS)
-    module = yolo.TorchModel(read_weights(yolo.WEIGHTS / "best.pt", recorded["best.pt"]), "cpu")
+    sums = recorded(yolo.WEIGHTS)
+    module = yolo.TorchModel(read_weights(yolo.WEIGHTS / "best.pt", sums["best.pt"]), "cpu")
     own = yolo.YoloNetwork(module, cpu._labels, cpu._sides, cpu.info)
     found = [
         merge(
