@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from api.dependencies import CookieToken, Frame, Place, TheEngine, Token, Window
-from api.files import FILE, PICTURE, attachment, picture
+from api.files import FILE, PICTURE, attachment, picture, png
 from api.problems import answers
 from api.sessions import COOKIE, tickets
 from engine import errors
@@ -91,6 +91,18 @@ def draft_frame(
 ) -> Response:
     """One frame of a draft that this session has opened."""
     return picture(engine.drafts.frame(token, handle, frame, window=window))
+
+
+@router.get("/drafts/{image_id}/preview/", response_class=Response,
+            responses={**_REFUSALS, **PICTURE})  # fmt: skip
+def draft_preview(
+    image_id: str,
+    token: Token,
+    engine: TheEngine,
+    side: Annotated[int, Query(ge=64, le=1600, description="Longest side in px.")] = 256,
+) -> Response:
+    """A draft with its boxes drawn, for contact sheets. The look is logged."""
+    return png(engine.worklist.preview(token, image_id, side))
 
 
 @router.get("/restorations/{handle}/frames/{frame}/", response_class=Response,

@@ -71,8 +71,15 @@ class Looking:
         self._stopped = False
         self._thread: threading.Thread | None = None
 
-    def add(self, token: str, image_ids: Sequence[str]) -> None:
-        """Queue drafts of whoever holds this token. Raises AccessError."""
+    def add(self, token: str, image_ids: Sequence[str], again: bool = False) -> None:
+        """Queue drafts for whoever holds this token.
+
+        Args:
+            again: They were looked at before, and a person has confirmed them since.
+
+        Raises:
+            AccessError: The session has ended.
+        """
         caller = self._engine.caller(token, activity=False)
         with self._changed:
             queue = self._queues.get(caller.username)
@@ -83,7 +90,7 @@ class Looking:
                 else:  # an earlier session may have ended: the newest one goes on
                     self._engine.batches.end_work(queue.work)
                     queue.work, queue.session = work, caller.session_id
-            new = [i for i in image_ids if i not in self._known]
+            new = [i for i in image_ids if again or i not in self._known]
             self._known.update(new)
             queue.waiting.extend(new)
             queue.progress.total += len(new)

@@ -21,6 +21,7 @@ from engine.installation import version
 from engine.operations.access_report import COLUMNS as REPORT_COLUMNS
 from engine.operations.access_report import AccessReport
 from engine.operations.batch_report import CSV_HEAD, BatchItem, Progress
+from engine.operations.draft_boxes import DraftBox
 from engine.operations.examination import REASONS, Suggestion
 from engine.operations.file_detection import Finder
 from engine.operations.measured_numbers import Statistics
@@ -68,6 +69,7 @@ from engine.service.reception import Held, Instance, Received
 from engine.service.releases import Cohort, CohortOrder
 from engine.service.runtime_settings import SettingEntry
 from engine.service.search import Found, ImageQuery
+from engine.service.worklist import Look, WorkGroup, WorkItem
 from engine.settings import Settings
 from engine.store.nodes import Node, NodeEntry
 from engine.store.outbox import Notice
@@ -100,6 +102,7 @@ __all__ = [
     "CustomNetworkRecord",
     "Detection",
     "Display",
+    "DraftBox",
     "DraftView",
     "Drift",
     "EmergencyAccess",
@@ -117,6 +120,7 @@ __all__ = [
     "ImageRecord",
     "ImageState",
     "Instance",
+    "Look",
     "ModelInfo",
     "Node",
     "NodeEntry",
@@ -150,6 +154,8 @@ __all__ = [
     "TextVerdict",
     "TrainingCase",
     "Verdict",
+    "WorkGroup",
+    "WorkItem",
     "begin_request",
     "carried",
     "carry",

@@ -5,7 +5,18 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import ImageState, Permission
-from ui import box_editor, care, held, intake, patient_picker, queue, result, state, uploads
+from ui import (
+    box_editor,
+    care,
+    contact_sheet,
+    held,
+    intake,
+    patient_picker,
+    queue,
+    result,
+    state,
+    uploads,
+)
 
 token = state.page("Upload", Permission.UPLOAD)
 
@@ -13,6 +24,9 @@ done = state.recall("sealed")
 draft = state.recall("draft")
 if draft:
     box_editor.correct(token, draft)
+elif state.recall("sheet"):
+    contact_sheet.show(token)
+    st.stop()
 elif done:
     result.show_sealed(token, done)
 else:
@@ -34,4 +48,5 @@ look = [d for d in waiting if d.state is ImageState.REVIEW]
 st.header(f"Waiting to be sealed: {len(waiting)}")
 if waiting:
     st.caption(f"{len(look)} of them must be reviewed before they can be sealed.")
+    contact_sheet.offer(token)
     queue.queue(token, look + [d for d in waiting if d.state is not ImageState.REVIEW])

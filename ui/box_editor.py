@@ -6,7 +6,16 @@ from typing import Any
 
 import streamlit as st
 
-from engine import REASONS, Detection, DraftView, ImageRecord, Region, Suggestion, errors
+from engine import (
+    REASONS,
+    Detection,
+    DraftBox,
+    DraftView,
+    ImageRecord,
+    Region,
+    Suggestion,
+    errors,
+)
 from ui import patient_picker, series, state, turned, widgets
 from ui.background_jobs import Job
 
@@ -28,6 +37,9 @@ def correct(token: str, image_id: str) -> None:
         )
         st.rerun()
     record = view.record
+    patients = state.engine().patients.search(token, only=[record.patient_id], limit=1)
+    for patient in patients:  # always in sight, whatever is corrected
+        st.subheader(f":material/person: {widgets.plain(patient_picker.title(patient))}")
     st.header("3. Correct the boxes, then seal")
     st.caption(
         f"{view.name} · {record.modality or record.format} {record.width}×{record.height}"
@@ -55,10 +67,11 @@ def _hints(token: str, view: DraftView) -> None:
         return
     patient = state.engine().patients.get(token, view.record.patient_id)
     named = str(view.hints.get("id", ""))
-    if named and named.casefold() != patient.id.casefold():
+    differs = state.engine().intakes.differs(token, patient.patient_id, view.hints)
+    if differs:
+        what = "The patient number" if "number" in differs else f"The {' and '.join(differs)}"
         st.warning(
-            "The patient number in the file differs from the patient you chose. Compare them"
-            " before you seal.",
+            f"{what} in the file differs from the patient you chose. Compare them before you seal.",
             icon=":material/person_alert:",
         )
     with st.expander("Patient data in the file", icon=":material/badge:"):
@@ -84,6 +97,7 @@ def _work(token: str, view: DraftView) -> None:
         # Fragments run without Home.py, so the session is checked here.
         view = state.engine().drafts.open(token, view.record.image_id)
         turn = state.turn("editor")
+        given = series.added(view, _kept(token, view))
         boxes = widgets.editor(
             {
                 "id": f"{view.record.image_id}-{turn}",
@@ -94,10 +108,11 @@ def _work(token: str, view: DraftView) -> None:
                 "window": widgets.windows(view.record),
                 "labels": list(view.labels),
                 "grid": turned.blocks(view.grid, view.record, view.orientation),
-                "boxes": state.recall("boxes") or series.added(view, _boxes(view)),
+                "boxes": given,
             },
             key=f"editor-{view.record.image_id}-{turn}",
         )
+        _keep(token, view, boxes, given)
         kept = [b for b in boxes if b["removed"] is None]
         unexplained = [b for b in boxes if _reason(b) == ""]
         confirm: str | None = ""
@@ -108,7 +123,7 @@ def _work(token: str, view: DraftView) -> None:
                 index=None,
                 accept_new_options=True,
                 placeholder="Choose or write your own",
-                key=f"confirm-{view.record.image_id}-{turn}",
+                key=f"confirm-{view.record.image_id}",
             )
         if unexplained:
             st.info(
@@ -135,36 +150,62 @@ def _seal(token: str, view: DraftView, boxes: list[dict[str, Any]], confirm: str
         image_id,
         lambda tell: engine.drafts.seal(token, image_id, kept, removed, confirm, progress=tell),
     )
-    state.keep("sealing", (job, boxes, len(view.detections)))
+    state.keep("sealing-one", job)
 
 
 def _watch_sealing(token: str, image_id: str) -> None:
     """Wait for the sealing job and handle its result."""
-    job, boxes, known = state.recall("sealing", (None, [], 0))
+    job: Job[ImageRecord] | None = state.recall("sealing-one")
     if job is None or job.name != image_id:
         return
     try:
-        record: ImageRecord = job.watch()
+        record = job.watch()
     except errors.ReviewNeeded as err:
-        state.take("sealing")
+        state.take("sealing-one")
         if not err.facts.get("found"):
             st.warning(err.message, icon=":material/visibility:")
             return
-        # The check after masking found more boxes: add them to the corrected ones.
-        again = state.engine().drafts.open(token, image_id)
-        state.keep("boxes", boxes + _boxes(again)[known:])
-        state.renew("editor")
+        state.renew("editor")  # with what the check after masking found, beside what was drawn
         st.rerun()
     except errors.EngineError:
-        state.take("sealing")
+        state.take("sealing-one")
         raise
-    state.take("sealing")
+    state.take("sealing-one")
     state.take("draft")
-    state.take("boxes")
     state.keep("sealed", record.image_id)
     what = "1 region" if record.region_count == 1 else f"{record.region_count} regions"
     state.say(f"Sealed: {what} encrypted, each with its own IV.")
     st.rerun()
+
+
+def _kept(token: str, view: DraftView) -> list[dict[str, Any]]:
+    """The draft's boxes as they were left, on whatever page or machine."""
+    found = _boxes(view)
+    boxes = []
+    for kept in state.engine().worklist.boxes(token, view.record.image_id):
+        region = turned.shown(kept.detection.region, view.record, view.orientation)
+        base = series.OWN if kept.found is None else found[kept.found]
+        now = {
+            **base,
+            **region.to_json(),
+            "label": kept.detection.label,
+            "removed": kept.removed,
+            "left": kept.left,
+            "strayed": bool(kept.left),
+        }
+        changed = any(now[name] != base.get(name) for name in (*region.to_json(), "label"))
+        boxes.append({**now, "from": base} if kept.found is not None and changed else now)
+    return boxes
+
+
+def _keep(
+    token: str, view: DraftView, boxes: list[dict[str, Any]], given: list[dict[str, Any]]
+) -> None:
+    """Keep the boxes with the draft once a person changed them."""
+    if boxes == given:
+        return
+    kept = [DraftBox(_detection(b, view), b["found"], b["removed"], str(b["left"])) for b in boxes]
+    state.engine().worklist.keep_boxes(token, view.record.image_id, kept)
 
 
 def _boxes(view: DraftView) -> list[dict[str, Any]]:
@@ -205,6 +246,7 @@ def _detection(box: dict[str, Any], view: DraftView) -> Detection:
 def _discard(token: str, image_id: str) -> None:
     with st.container(horizontal=True):
         if st.button("Back to the queue"):
+            state.engine().worklist.leave(token, image_id)
             state.take("draft")
             st.rerun()
         with st.popover("Discard draft", icon=":material/delete:"), widgets.banner():

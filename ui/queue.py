@@ -17,7 +17,6 @@ from ui.background_jobs import Job
 def open_draft(image_id: str) -> None:
     """Open a draft in a fresh editor."""
     state.take("sealed")
-    state.take("boxes")
     state.renew("editor")
     state.keep("draft", image_id)
 

@@ -16,7 +16,7 @@ from engine import DraftView, ImageRecord, Region
 from ui import state, turned
 
 #: A copied box counts as drawn by the person, whatever it was in the first picture.
-_OWN = {"found": None, "confidence": 1.0, "proposed": False, "verdict": None}
+OWN = {"found": None, "confidence": 1.0, "proposed": False, "verdict": None}
 _SAME = 0.5  # overlap, of the smaller box, at which a copied box duplicates a detected one
 
 
@@ -54,7 +54,7 @@ def offer(token: str, view: DraftView, boxes: Sequence[dict[str, Any]]) -> None:
                 "from": view.record.image_id,
                 # In stored pixels: the others may be stored turned otherwise.
                 "boxes": [
-                    {**turned.box(b, turned.stored, view.record, view.orientation), **_OWN}
+                    {**turned.box(b, turned.stored, view.record, view.orientation), **OWN}
                     for b in boxes
                 ],
             },

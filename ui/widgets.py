@@ -61,6 +61,7 @@ _PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         ("stage.js", "zip.js", "intake_sender.js", "intake_line.js"),
         _ROOT,
     ),
+    "sheet": (("stage.css", "sheet.css"), ("stage.js", "sheet.js"), _ROOT),
     "download": (
         ("stage.css",),
         ("download.js",),
@@ -132,6 +133,23 @@ def intake(data: Mapping[str, Any]) -> None:
 def intake_line() -> None:
     """How far one's uploads are."""
     _component("intake_line")(key="intake-line")
+
+
+def contact_sheet(data: Mapping[str, Any]) -> Any:
+    """Many drafts at once; data as in ``sheet.js``.
+
+    Returns:
+        ``confirmed`` (a list of looks), ``carried``, ``opened`` and ``left``: what the person did
+        in this run, else None.
+    """
+
+    def nothing() -> None:
+        pass
+
+    return _component("sheet")(
+        data=dict(data), key="sheet", on_confirmed_change=nothing, on_carried_change=nothing,
+        on_opened_change=nothing, on_left_change=nothing,
+    )  # fmt: skip
 
 
 def picture(address: str, description: str, small: bool = False) -> None:

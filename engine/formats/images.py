@@ -50,6 +50,7 @@ from engine.formats.notes import notes_of
 from engine.formats.patches import pack, unpack
 from engine.formats.pictures import (
     as_png,
+    boxed_picture,
     encode_jpeg,
     encode_png,
     enhance,
@@ -72,6 +73,7 @@ __all__ = [
     "alike",
     "as_png",
     "assemble",
+    "boxed_picture",
     "came_back",
     "carried",
     "carry",

@@ -151,6 +151,30 @@ def grid_picture(masked_rgb: np.ndarray, detections: Sequence[Detection]) -> byt
     return buffer.getvalue()
 
 
+def boxed_picture(
+    rgb: np.ndarray, found: Sequence[Region], own: Sequence[Region], max_side: int
+) -> bytes:
+    """PNG of a picture with its boxes drawn around what they hide, for contact sheets.
+
+    Args:
+        rgb: Shape (height, width, 3), uint8.
+        found, own: What was found and what a person drew, in pixels of that picture.
+    """
+    picture, scale = _shrunk(rgb, max_side)
+    draw = ImageDraw.Draw(picture)
+    for regions, colour in ((found, _FOUND), (own, _OWN)):
+        for region in regions:
+            x1, y1, x2, y2 = (round(v * scale) for v in region.xyxy)
+            # Outside the box, so that even a small one stays visible and its content too.
+            draw.rectangle((x1 - 2, y1 - 2, max(x1, x2) + 1, max(y1, y2) + 1), None, colour, 2)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+_FOUND, _OWN = "#ffd166", "#4cc9f0"
+
+
 def _at_least(detection: Detection) -> str:
     if detection.source == "person":
         return "person"

@@ -23,6 +23,7 @@ from engine.store.audit_forwarding import AuditForwarding
 from engine.store.audited_rows import AuditedRows
 from engine.store.backup import Backups
 from engine.store.catalog import Catalog
+from engine.store.claims import Claims
 from engine.store.database import Database
 from engine.store.figures import Figures
 from engine.store.key_hierarchy import KeyHierarchy
@@ -75,6 +76,7 @@ class Context(WorkerContext):
     training_cases: Training
     merging: PatientMerge
     read_log: ReadLog
+    claims: Claims
     profile_store: Profiles
     custom_networks: CustomNetworkStore
     evaluation_rows: AuditedRows

@@ -31,6 +31,7 @@ REASONS: Mapping[str, str] = {
     "nothing-found": "Nothing was detected. Check that there is nothing to hide.",
     "proposals": "Some boxes are uncertain. Keep, correct or remove them.",
     "not-looked-at": "Nothing has been looked for in this image yet: it waits for its turn.",
+    "confirmed": "A person has confirmed this image; it is being sealed.",
     "detector-failed": "The detector could not run. Draw all boxes yourself.",
     "flagged": "A user reported visible private content. Box it and seal the image again.",
     "still-visible": "Text is still readable after masking. Box it, or give a reason to leave it.",
@@ -41,6 +42,8 @@ REASONS: Mapping[str, str] = {
 
 #: Why a person must look at a draft that workers have not come to yet.
 NOT_LOOKED_AT = "not-looked-at"
+#: Of a draft that a person has confirmed and that workers have not sealed yet.
+CONFIRMED = "confirmed"
 #: Why a box of harmless text is left out where the profile lets it be seen.
 HARMLESS = "harmless text, which the profile leaves visible"
 #: Boxes that are read at most, the most certain first: films can have thousands.

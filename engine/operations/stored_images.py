@@ -251,7 +251,7 @@ class StoredImages:
     ) -> bytes:
         """What :meth:`open_facts` opens."""
         text = json.dumps(facts, ensure_ascii=False).encode()
-        boxes = max(len(facts.get(name, ())) for name in ("detections", "confidences"))
+        boxes = max(len(facts.get(name, ())) for name in ("detections", "confidences", "boxes"))
         floor = _FACTS_BYTES + boxes * _FACTS_BYTES_OF_BOX
         context = f"image/{image_id}/{version}/facts"
         return seal_field(key, context, text, self._host.random, floor_bytes=floor)

@@ -64,6 +64,18 @@ class BatchOptions:
 
 
 @dataclass(frozen=True)
+class Decided:
+    """A draft on which a person has decided: it is sealed, and nothing is looked for before.
+
+    Args:
+        examined: What was found in it.
+    """
+
+    examined: Examined = field(repr=False)
+    decision: Decision = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Job:
     """What a worker knows of one image. The repr shows no key and no name.
 
@@ -72,6 +84,7 @@ class Job:
         key: Data key of that file.
         subject: Which image is sealed, and under what.
         names: The patient's number and name in the record, to tell a name from a side marker.
+        decided: What a person decided; None where a network looks first.
     """
 
     image_id: str
@@ -82,6 +95,7 @@ class Job:
     names: tuple[str, ...] = field(repr=False)
     profile: str
     options: BatchOptions
+    decided: Decided | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -199,13 +213,18 @@ class Worker:
             profile = self._examiner.profile(job.profile)
             with watch.stage("decode"):
                 image = images.decode("", data, self._live.limits)
-            examined = self._examiner.examine(image, profile, job.names, watch, _tell_nobody)
+            if job.decided:
+                examined = job.decided.examined
+            else:
+                examined = self._examiner.examine(image, profile, job.names, watch, _tell_nobody)
             if not job.options.seal:
                 return Outcome(examined, None, watch.times_ms)
             draft = OpenedDraft(
                 _row(job, examined, watch.times_ms), examined.facts, image, job.names
             )
-            decision = _decision(job.options, examined, profile)
+            decision = (
+                job.decided.decision if job.decided else _decision(job.options, examined, profile)
+            )
             prepared = self._preparer.prepare(draft, job.subject, decision, _tell_nobody)
             return Outcome(examined, prepared, watch.times_ms)
         except ReviewNeeded as err:

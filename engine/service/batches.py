@@ -14,6 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from engine.detection import PackedModel
 from engine.errors import (
@@ -32,15 +33,15 @@ from engine.formats.notes import notes_of
 from engine.operations.admission import Work
 from engine.operations.batch_report import BatchItem
 from engine.operations.context import Context
-from engine.operations.examination import NOT_LOOKED_AT, Examined, Examiner
+from engine.operations.examination import CONFIRMED, NOT_LOOKED_AT, Examined, Examiner
 from engine.operations.guard import Guard, log, needs
 from engine.operations.intake import Entry, FreshKey, Intake, clean_folder, clean_name
-from engine.operations.preparation import event
+from engine.operations.preparation import Decision, event
 from engine.operations.stored_images import StoredImages, need_of
-from engine.operations.worker import BatchOptions, Job, Outcome, Worker, WorkerSetup, work
+from engine.operations.worker import BatchOptions, Decided, Job, Outcome, Worker, WorkerSetup, work
 from engine.operations.worker_pool import WorkerPool
 from engine.permissions import Permission, Role, allowed
-from engine.records import Caller, ImageState, Patient
+from engine.records import Caller, Detection, ImageState, Patient
 from engine.seal.pipeline import Stopwatch
 from engine.store.audit import Event
 from engine.store.catalog import ImageRow
@@ -143,9 +144,10 @@ class Batches:
     def look(
         self, caller: Caller, image_ids: Iterable[str], few: bool = False
     ) -> Generator[BatchItem, None, None]:
-        """Look at drafts that came in without a look, on all processors; yields each as it is done.
+        """Look at drafts that came in without a look, and seal those that a person confirmed.
 
-        Where who sent them chose that, and the settings offer it, those without doubt are sealed.
+        On all processors; yields each as it is done. Where who sent them chose that, and the
+        settings offer it, those without doubt are sealed too.
         One that somebody has looked at, sealed or discarded meanwhile is left as it is.
 
         Args:
@@ -177,7 +179,8 @@ class Batches:
         tx = self._database.read()
         draft = self._stored.draft(tx, image_id)
         row, facts = draft.row, draft.facts
-        if NOT_LOOKED_AT not in row.reasons:
+        confirmed = CONFIRMED in row.reasons
+        if not confirmed and NOT_LOOKED_AT not in row.reasons:
             return _here_already(place, row, seal=False)
         patient_key = self._hierarchy.patient_key(tx, row.patient_id)
         patient = self._intake.patient(row.patient_id)
@@ -187,7 +190,10 @@ class Batches:
         )  # fmt: skip
         seal = self._live.settings.auto_seal and bool(facts.get("seal_undoubted"))
         fresh = self._intake.fresh_key(image_id, row.version + 1, patient_key)
-        job = _job(entry, fresh, patient, row.profile, BatchOptions(seal=seal))
+        options = BatchOptions(seal=seal or confirmed)
+        job = _job(entry, fresh, patient, row.profile, options)
+        if confirmed:
+            job = replace(job, decided=_decided(row, facts))
         name, folder = facts["name"], facts.get("folder", "")
         return _Task(place, name, folder, entry, fresh, job, need_of(row, facts), row.tag)
 
@@ -364,8 +370,20 @@ class Batches:
     ) -> BatchItem:
         if task.known_row is None:
             self._host.delete_blob(task.entry.blob)
+        if task.job.decided:
+            self._ask_again(caller, task)
         self._log_failure(caller, task.entry.patient_id, code)
         return BatchItem(task.place, "failed", error=(code, message), error_id=error_id)
+
+    def _ask_again(self, caller: Caller, task: _Task) -> None:
+        """A confirmed draft that could not be sealed waits for a person again."""
+        assert task.job.decided is not None
+        with self._database.write() as tx:
+            row = self._catalog.row(tx, task.entry.image_id)
+            if row.tag == task.known_row:
+                tag = self._looked_again(tx, task.entry, row, task.job.decided.examined)
+                failed = event("image.seal", row, outcome="failed")
+                self._audit.append(tx, caller, replace(failed, detail={"tag": tag}))
 
     def _entered(self, caller: Caller, task: _Task, outcome: Outcome) -> BatchItem:
         assert outcome.examined is not None
@@ -455,6 +473,24 @@ def _job(
         entry.image_id, entry.patient_id, entry.blob, entry.key, fresh.subject, names, profile,
         options,
     )  # fmt: skip
+
+
+def _decided(row: ImageRow, facts: Mapping[str, Any]) -> Decided:
+    """A confirmed draft, as it was before it was confirmed, with the decision."""
+    reasons = [r for r in row.reasons if r != CONFIRMED]
+    columns = {
+        **{name: getattr(row, name) for name in (*_LOOKED, "width", "height", "frames")},
+        "state": str(ImageState.REVIEW if reasons else ImageState.DRAFT),
+        "reasons": json.dumps(reasons),
+    }
+    said = facts["decision"]
+    decision = Decision(
+        [Detection.from_json(box) for box in said["boxes"]],
+        dict(said["removed"]),
+        said["confirm"],
+        adopt=True,
+    )
+    return Decided(Examined(columns, {**facts, "decision": None}), decision)
 
 
 def _goes_on(row: ImageRow, profile: str, options: BatchOptions) -> bool:

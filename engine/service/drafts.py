@@ -108,6 +108,7 @@ class Drafts:
         self._admission = context.admission
         self._audit = context.audit
         self._catalog = context.catalog
+        self._claims = context.claims
         self._database = context.database
         self._hierarchy = context.hierarchy
         self._host = context.host
@@ -233,9 +234,12 @@ class Drafts:
     def open(self, caller: Caller, image_id: str) -> DraftView:
         """Open a draft for correction. Audited each time it is opened anew.
 
+        Until it is left, or some minutes pass, nobody else can open it.
+
         Raises:
-            NotFound: No such draft; a sealed image is none any more.
+            NotFound: No such draft, a sealed image is none any more, or somebody else has it open.
         """
+        self._claims.claim(caller, image_id)
         opened = self._open_images.find(caller.session_id, image_id, DraftView)
         if opened is not None:
             view: DraftView = opened.about
@@ -329,6 +333,7 @@ class Drafts:
             RestoreMismatch: The way back could not be proven. The draft stays.
             InputError: A removed box without a reason.
         """
+        self._claims.claim(caller, image_id)
         draft = self._stored.draft(self._database.read(), image_id)
         decision = Decision(detections, removed or {}, confirm, adopt)
         return self._seal(caller, draft, decision, progress)
@@ -389,6 +394,7 @@ class Drafts:
                 kept = event("training.keep", row)
                 self._audit.append(tx, caller, replace(kept, detail={"case": case["case_id"]}))
         self._open_images.close_subject(image_id)
+        self._claims.leave(caller, image_id)
         self._host.delete_blob(row.draft_blob or "")
         tell("sealed", 1.0)
         return self._stored.record(image_id)

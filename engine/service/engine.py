@@ -71,6 +71,7 @@ from engine.service.studies import Studies
 from engine.service.training import Training
 from engine.service.upkeep import Upkeep
 from engine.service.withdrawals import Withdrawals
+from engine.service.worklist import Worklist
 from engine.settings import Settings
 from engine.store.audit import AuditLog, Event
 from engine.store.audit_forwarding import AuditForwarding
@@ -78,6 +79,7 @@ from engine.store.audited_rows import AuditedRows
 from engine.store.backup import PENDING_ERASURES, bring_salt_record
 from engine.store.backup import Backups as BackupFolder
 from engine.store.catalog import Catalog
+from engine.store.claims import Claims
 from engine.store.database import Database
 from engine.store.figures import Figures
 from engine.store.key_hierarchy import KeyHierarchy
@@ -123,6 +125,7 @@ class Engine:
         reading = StudyRestorations(context, restorations)
         self.studies = Studies(context, guard, places, reading)
         self.drafts = Drafts(context, guard, preparer, stored, intake, erasures)
+        self.worklist = Worklist(context, guard, examiner, stored)
         self.intakes = Intakes(context, guard, examiner, stored, intake)
         self.images = Images(context, guard, stored, masked, restorations, erasures)
         self.withdrawals = Withdrawals(context, guard, stored)
@@ -376,6 +379,7 @@ def _opened(
         training_cases=training_cases,
         merging=PatientMerge(patients, catalog, training_cases, studies, hierarchy, host),
         read_log=ReadLog(host),
+        claims=Claims(host),
         profile_store=profile_store,
         custom_networks=CustomNetworkStore(
             database, host, model_key, model_bytes, settings.threads

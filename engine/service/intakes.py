@@ -15,7 +15,7 @@ from engine.errors import DuplicateImage, InputError, OtherPatient
 from engine.formats import images
 from engine.operations.admission import Work
 from engine.operations.context import Context
-from engine.operations.examination import NOT_LOOKED_AT, Examined, Examiner
+from engine.operations.examination import CONFIRMED, NOT_LOOKED_AT, Examined, Examiner
 from engine.operations.guard import Guard, needs
 from engine.operations.header_identity import differences
 from engine.operations.intake import Intake, clean_folder, clean_name
@@ -184,8 +184,10 @@ class Intakes:
 
     @needs(Permission.UPLOAD)
     def unseen(self, caller: Caller) -> list[str]:
-        """Ids of the caller's drafts that have not been looked at yet, the oldest first."""
-        found = self._catalog.search(
-            states=OPEN_STATES, uploaded_by=caller.username, reason=NOT_LOOKED_AT, limit=_MOST
-        )
+        """Ids of the caller's drafts that wait for workers, to be looked at or to be sealed."""
+        own = {"states": OPEN_STATES, "uploaded_by": caller.username}
+        found = [
+            *self._catalog.search(**own, reason=NOT_LOOKED_AT, limit=_MOST),
+            *self._catalog.search(**own, reason=CONFIRMED, limit=_MOST),
+        ]
         return [record.image_id for record in reversed(found)]

@@ -130,6 +130,7 @@ MAY: dict[str, Row] = {
     "POST /drafts/{image_id}/seal/": row(T, json={"boxes": [BOX]}, fresh=True),
     "DELETE /drafts/{image_id}/": row(T, status=204, headers=REASON, fresh=True),
     "GET /drafts/{handle}/frames/{frame}/": row(T),
+    "GET /drafts/{image_id}/preview/": row(T),
     "POST /batches/": row(T, status=202, files={"files": ("a.png", b"")}, fresh=True),
     "GET /batches/{batch_id}/": row(*EVERYBODY, status=404),
     "GET /batches/{batch_id}/report/": row(*EVERYBODY, status=404),

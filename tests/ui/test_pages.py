@@ -325,7 +325,7 @@ def test_a_page_that_was_left_while_sealing_shows_the_sealed_image(
         draft.image_id, lambda tell: engine.drafts.seal(team.technician, draft.image_id, [BOX])
     )
     assert job.result().region_count == 1
-    app.session_state["medsec.sealing"] = (job, [], 1)
+    app.session_state["medsec.sealing-one"] = job
     app.run()
     assert "1 region encrypted" in texts(app)
     assert component(app, "viewer")["masked"].startswith(f"/api/images/{draft.image_id}/")

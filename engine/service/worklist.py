@@ -1,0 +1,313 @@
+"""What waits for a technician, study by study; pictures of it, and many confirmed at once.
+
+What is confirmed is noted with the draft and in the log, with what was on the screen and for how
+long. Workers seal it then (:meth:`engine.service.batches.Batches.look`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.errors import InputError, NotFound
+from engine.formats import images
+from engine.operations.admission import Work
+from engine.operations.context import Context
+from engine.operations.draft_boxes import DraftBox, boxes_of, carried, decided
+from engine.operations.examination import CONFIRMED, NOT_LOOKED_AT, Examiner
+from engine.operations.guard import Guard, needs
+from engine.operations.preparation import MOST_BOXES
+from engine.operations.stored_images import OPEN_STATES, Draft, StoredImages, need_of
+from engine.permissions import Permission
+from engine.records import Caller, ImageRecord, ImageState, Study
+from engine.store.audit import Event
+from engine.store.database import Cursor
+from engine.vault import blind_index
+
+#: Drafts that a work list holds at most.
+_MOST = 3000
+#: Why a person must look that a look at a contact sheet answers.
+_ON_A_SHEET = frozenset(("nothing-found", "proposals", "still-visible", "small-doubt"))
+#: Shortest time on the screen that counts as a look, seconds.
+LEAST_SECONDS = 1.0
+MOST_AT_ONCE = 60
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """A draft of the work list.
+
+    Args:
+        version: Changes with every change of the draft, its boxes too.
+        on_a_sheet: Can it be confirmed on a contact sheet, or must it be opened?
+        worked_on_by: Who has it open; empty where nobody has.
+    """
+
+    record: ImageRecord
+    version: str
+    on_a_sheet: bool
+    worked_on_by: str = ""
+
+
+@dataclass(frozen=True)
+class WorkGroup:
+    """The drafts of one series.
+
+    Args:
+        study: With all its images; None where a draft has no study yet.
+        series: Number, description and body part, as people write them.
+    """
+
+    patient_id: str
+    study: Study | None = field(repr=False)
+    series_id: str
+    series: str = field(repr=False)
+    items: tuple[WorkItem, ...]
+
+
+@dataclass(frozen=True)
+class Look:
+    """A draft that a person has looked at on a contact sheet.
+
+    Args:
+        version: What was shown.
+        seconds: How long it was on the screen.
+        shown_px: Longest side of its picture there.
+        enlarged: Was it enlarged too?
+    """
+
+    image_id: str
+    version: str
+    seconds: float
+    shown_px: int
+    enlarged: bool = False
+
+
+class Worklist:
+    """What waits, and what is done with many at once."""
+
+    def __init__(
+        self, context: Context, guard: Guard, examiner: Examiner, stored: StoredImages
+    ) -> None:
+        self._admission = context.admission
+        self._audit = context.audit
+        self._catalog = context.catalog
+        self._claims = context.claims
+        self._database = context.database
+        self._hierarchy = context.hierarchy
+        self._studies = context.studies
+        self._examiner = examiner
+        self._guard = guard
+        self._stored = stored
+
+    @needs(Permission.UPLOAD)
+    def groups(self, caller: Caller) -> list[WorkGroup]:
+        """What waits, by series in a radiologist's order; what needs a look most comes first.
+
+        Left out is what workers still have to do: drafts not looked at yet, and confirmed ones.
+        """
+        self._guard.record_read(caller, Event("image.list", detail={"states": [*OPEN_STATES]}))
+        waiting = self._catalog.search(states=OPEN_STATES, limit=_MOST)
+        waiting = [r for r in waiting if not {NOT_LOOKED_AT, CONFIRMED} & set(r.reasons)]
+        tx = self._database.read()
+        versions = self._versions(tx, [r.image_id for r in waiting])
+        of_patient: dict[str, list[ImageRecord]] = defaultdict(list)
+        for record in waiting:
+            if record.image_id in versions:
+                of_patient[record.patient_id].append(record)
+        busy = self._claims.others(caller)
+
+        def item(record: ImageRecord) -> WorkItem:
+            fits = record.frames == 1 and set(record.reasons) <= _ON_A_SHEET
+            image_id = record.image_id
+            return WorkItem(record, versions[image_id], fits, busy.get(image_id, ""))
+
+        groups = []
+        for patient_id, records in of_patient.items():
+            placed = set()
+            for study in self._studies.of_patient(tx, patient_id, records):
+                for series in study.series:
+                    placed |= {r.image_id for r in series.images}
+                    parts = (
+                        "" if series.number is None else f"Series {series.number}",
+                        series.description,
+                        series.body_part.lower(),
+                    )
+                    name = " · ".join(part for part in parts if part)
+                    items = tuple(map(item, series.images))
+                    groups.append(WorkGroup(patient_id, study, series.series_id, name, items))
+            left = tuple(item(r) for r in records if r.image_id not in placed)
+            if left:
+                groups.append(WorkGroup(patient_id, None, f"none-{patient_id}", "", left))
+        return sorted(groups, key=lambda group: _need(group, caller.username))
+
+    def _versions(self, tx: Cursor, image_ids: Sequence[str]) -> dict[str, str]:
+        return {
+            row.image_id: self._version(row.tag) for row, _ in self._catalog.many(tx, image_ids)
+        }
+
+    def _version(self, tag: bytes) -> str:
+        return blind_index(self._hierarchy.system_key("index"), "draft/version", tag).hex()[:16]
+
+    @needs(Permission.UPLOAD)
+    def preview(self, caller: Caller, image_id: str, side_px: int = 256) -> bytes:
+        """A draft's picture with its boxes, as PNG, at most ``side_px`` a side.
+
+        Of several frames the middle one. Audited as a look at the draft. Raises NotFound.
+        """
+        draft = self._stored.draft(self._database.read(), image_id)
+        row = draft.row
+        seen = Event("draft.preview", patient_id=row.patient_id, image_id=image_id)
+        self._guard.record_read(caller, seen)
+        with self._admission.room(Work.PAGE, caller.username, need_of(row, draft.facts)):
+            image = self._stored.draft_image(draft)
+        turn = images.orientation(image)
+        middle = image.frames // 2
+        shown = [
+            (images.to_upright(b.detection.region, turn, image.width, image.height), b)
+            for b in self._boxes(draft)
+            if b.removed is None
+            and b.detection.region.frame <= middle < b.detection.region.frame_end
+        ]
+        found = [region for region, b in shown if b.found is not None]
+        own = [region for region, b in shown if b.found is None]
+        return images.boxed_picture(images.displayed(image, middle), found, own, side_px)
+
+    @needs(Permission.UPLOAD)
+    def confirm(self, caller: Caller, looks: Sequence[Look]) -> list[str]:
+        """Confirm what was seen on one contact sheet; workers seal it.
+
+        Returns:
+            Ids of those that are confirmed. One that changed after it was shown, that is no draft
+            any more, or that somebody else works on, is left out.
+
+        Raises:
+            InputError: Too many at once, or shown too briefly to be seen.
+        """
+        if not 0 < len(looks) <= MOST_AT_ONCE:
+            raise InputError(f"Confirm between 1 and {MOST_AT_ONCE} images at once.")
+        if min(look.seconds for look in looks) < LEAST_SECONDS:
+            raise InputError("Some images were not on the screen long enough. Look at them first.")
+        busy, confirmed = self._claims.others(caller), []
+        for look in looks:
+            if look.image_id in busy:
+                continue
+            try:
+                self._confirm(caller, look, len(looks))
+            except NotFound:
+                continue
+            confirmed.append(look.image_id)
+        return confirmed
+
+    def _confirm(self, caller: Caller, look: Look, together: int) -> None:
+        """Raises NotFound where what was shown is no more."""
+        draft = self._stored.draft(self._database.read(), look.image_id)
+        row = draft.row
+        if self._version(row.tag) != look.version or not set(row.reasons) <= _ON_A_SHEET:
+            raise NotFound("Another user changed this draft.")
+        if row.frames > 1:
+            raise InputError("An image with several frames must be opened before it is sealed.")
+        boxes, removed = decided(self._boxes(draft))
+        decision = {
+            "boxes": [d.to_json() for d in boxes],
+            "removed": [[place, reason] for place, reason in removed.items()],
+            "confirm": "seen on a contact sheet: all identifying content is boxed",
+        }
+        reasons = [*row.reasons, CONFIRMED]
+        what = {
+            "seconds": round(look.seconds, 1), "shown_px": look.shown_px,
+            "enlarged": look.enlarged, "together": together, "boxes": len(boxes),
+        }  # fmt: skip
+        self._change(caller, draft, "draft.confirm", what, decision=decision, reasons=reasons)
+
+    @needs(Permission.UPLOAD)
+    def boxes(self, caller: Caller, image_id: str) -> list[DraftBox]:
+        """A draft's boxes as a person left them, else as proposed. Raises NotFound."""
+        return self._boxes(self._stored.draft(self._database.read(), image_id))
+
+    @needs(Permission.UPLOAD)
+    def keep_boxes(self, caller: Caller, image_id: str, boxes: Sequence[DraftBox]) -> None:
+        """Keep a draft's boxes as a person left them, until it is sealed.
+
+        Raises:
+            InputError: Too many.
+            NotFound: No such draft, or somebody else works on it.
+        """
+        if len(boxes) > MOST_BOXES:
+            raise InputError(f"Too many boxes. The limit is {MOST_BOXES} per image.")
+        self._claims.claim(caller, image_id)
+        draft = self._stored.draft(self._database.read(), image_id)
+        if boxes != self._boxes(draft):
+            self._keep(caller, draft, boxes)
+
+    @needs(Permission.UPLOAD)
+    def carry(self, caller: Caller, image_id: str, others: Sequence[str]) -> int:
+        """Add one draft's boxes to others of the same size, as a person's own.
+
+        They are drafts still: each is shown with these boxes before anybody confirms it.
+
+        Returns:
+            To how many something was added.
+        """
+        draft = self._stored.draft(self._database.read(), image_id)
+        size = (draft.row.patient_id, draft.row.width, draft.row.height, draft.row.frames)
+        boxes = [b for b in self._boxes(draft) if b.removed is None]
+        busy, count = self._claims.others(caller), 0
+        for other_id in others:
+            other = self._stored.draft(self._database.read(), other_id)
+            row = other.row
+            same = (row.patient_id, row.width, row.height, row.frames) == size
+            if other_id == image_id or not same or other_id in busy:
+                continue
+            before = self._boxes(other)
+            after = carried(boxes, before)
+            if after != before:
+                self._keep(caller, other, after)
+                count += 1
+        return count
+
+    @needs(Permission.UPLOAD)
+    def leave(self, caller: Caller, image_id: str) -> None:
+        """Let others work on a draft."""
+        self._claims.leave(caller, image_id)
+
+    def _boxes(self, draft: Draft) -> list[DraftBox]:
+        profile = self._examiner.profile(draft.row.profile)
+        return boxes_of(draft.facts, profile, draft.row.reasons)
+
+    def _keep(self, caller: Caller, draft: Draft, boxes: Sequence[DraftBox]) -> None:
+        found = len(draft.facts["detections"]) + len(draft.facts["still_visible"])
+        kept = [box.to_json() for box in boxes]
+        self._change(
+            caller, draft, "draft.boxes", {"boxes": len(boxes)}, boxes=kept, boxes_found=found
+        )
+
+    def _change(
+        self, caller: Caller, draft: Draft, action: str, detail: dict[str, Any], **facts: Any
+    ) -> None:
+        """Write facts of a draft, and why a person must look, with a row in the log."""
+        row, image_id = draft.row, draft.row.image_id
+        reasons = facts.pop("reasons", None)
+        columns: dict[str, Any] = {}
+        if reasons is not None:
+            columns = {"reasons": json.dumps(reasons), "state": str(ImageState.REVIEW)}
+        whole = {**draft.facts, **facts}
+        sealed = self._stored.seal_facts(draft.key, image_id, row.version, whole)
+        with self._database.write() as tx:
+            if self._catalog.row(tx, image_id).tag != row.tag:
+                raise NotFound("Another user changed this draft. Open it again.")
+            tag = self._catalog.change(tx, draft.key, image_id, facts=sealed, **columns)
+            event = Event(
+                action, patient_id=row.patient_id, image_id=image_id, detail={**detail, "tag": tag}
+            )
+            self._audit.append(tx, caller, event)
+
+
+def _need(group: WorkGroup, own: str) -> tuple[bool, bool, str]:
+    """One's own come first, among these what a person must look at, then the newest study."""
+    mine = any(i.record.uploaded_by == own for i in group.items)
+    look = any(i.record.state is ImageState.REVIEW for i in group.items)
+    return (not mine, not look, group.series_id if group.study is None else group.study.study_id)

@@ -1,0 +1,143 @@
+"""The work list: contact sheets, boxes that stay with a draft, and who works on what."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from engine import Detection, DraftBox, ImageState, Look, Region, Role, WorkItem, errors
+from tests import builders
+from tests.conftest import PASSWORD, Ward
+
+BOX = Detection(Region(8, 8, 120, 40), "text", 0.9, "net")
+PROPOSAL = Detection(Region(20, 100, 90, 130), "text", 0.15, "net")
+
+
+def upload(ward: Ward, number: int, found: list[Detection], **attributes: Any) -> str:
+    pixels = builders.labelled(f"DOE {number}", seed=number)[0]
+    data = builders.dicom(pixels, instance=number, modality="US", **attributes)
+    return ward.upload(data, f"{number}.dcm", found)
+
+
+def items(ward: Ward, token: str = "") -> list[WorkItem]:
+    groups = ward.engine.worklist.groups(token or ward.team.technician)
+    return [item for group in groups for item in group.items]
+
+
+def look(item: WorkItem, seconds: float = 3.0) -> Look:
+    return Look(item.record.image_id, item.version, seconds, 180)
+
+
+def sealed(ward: Ward, ids: list[str]) -> list[str]:
+    return [i.state for i in ward.engine.batches.look(ward.team.technician, ids, few=True)]
+
+
+def test_what_was_seen_on_a_sheet_is_confirmed_and_sealed_with_what_the_log_says(
+    ward: Ward,
+) -> None:
+    ids = [upload(ward, n, found) for n, found in enumerate(([BOX], [PROPOSAL], []), 1)]
+    shown = items(ward)
+    assert [i.record.image_id for i in shown] == ids  # in the order of the series
+    assert all(i.on_a_sheet for i in shown)
+    confirmed = ward.engine.worklist.confirm(ward.team.technician, [look(i) for i in shown])
+    assert confirmed == ids
+    assert items(ward) == []  # workers have them now
+    assert set(ward.engine.intakes.unseen(ward.team.technician)) == set(ids)
+    assert sealed(ward, ids) == ["sealed"] * 3
+    for image_id, boxes in zip(ids, (1, 1, 0), strict=True):
+        assert ward.engine.images.get(ward.team.doctor, image_id).region_count == boxes
+        log = ward.engine.context.audit.of_image(image_id)
+        [said] = [e for e in log if e.action == "draft.confirm"]
+        assert said.detail["seconds"] == 3.0
+        assert (said.detail["shown_px"], said.detail["together"]) == (180, 3)
+        [seal] = [e for e in log if e.action == "image.seal"]
+        assert "contact sheet" in seal.reason
+        assert not seal.detail["automatic"]
+
+
+def test_a_look_that_was_too_short_or_at_something_else_confirms_nothing(ward: Ward) -> None:
+    image_id = upload(ward, 1, [BOX])
+    [item] = items(ward)
+    with pytest.raises(errors.InputError, match="not on the screen long enough"):
+        ward.engine.worklist.confirm(ward.team.technician, [look(item, 0.2)])
+    moved = DraftBox(Detection(Region(40, 40, 60, 60), "text", 1.0))
+    boxes = [*ward.engine.worklist.boxes(ward.team.technician, image_id), moved]
+    ward.engine.worklist.keep_boxes(ward.team.technician, image_id, boxes)
+    assert ward.engine.worklist.confirm(ward.team.technician, [look(item)]) == []
+    [now] = items(ward)
+    assert ward.engine.worklist.confirm(ward.team.technician, [look(now)]) == [image_id]
+    assert sealed(ward, [image_id]) == ["sealed"]
+    assert ward.engine.images.get(ward.team.doctor, image_id).region_count == 2
+
+
+def test_what_must_be_opened_is_on_no_sheet(ward: Ward) -> None:
+    ward.detector.found = errors.DetectorError
+    upload_failed = ward.upload(builders.png(builders.labelled("DOE")[0]))
+    [item] = items(ward)
+    assert item.record.image_id == upload_failed
+    assert not item.on_a_sheet
+    assert ward.engine.worklist.confirm(ward.team.technician, [look(item)]) == []
+
+
+def test_a_confirmed_draft_in_which_text_is_still_readable_waits_for_a_person_again(
+    ward: Ward,
+) -> None:
+    image_id = upload(ward, 1, [BOX])
+    [item] = items(ward)
+    ward.engine.worklist.confirm(ward.team.technician, [look(item)])
+    again = Detection(Region(20, 150, 90, 170), "text", 0.8, "net")
+    ward.detector.left = [[again]] * 3
+    assert sealed(ward, [image_id]) == ["review"]
+    [waiting] = items(ward)
+    assert waiting.record.reasons == ("still-visible",)
+
+
+def test_boxes_stay_with_a_draft_and_are_drawn_on_its_picture(ward: Ward) -> None:
+    image_id = upload(ward, 1, [BOX])
+    token, worklist = ward.team.technician, ward.engine.worklist
+    plain = np.asarray(Pillow.open(io.BytesIO(worklist.preview(token, image_id))))
+    own = DraftBox(Detection(Region(100, 100, 160, 140), "text", 1.0))
+    worklist.keep_boxes(token, image_id, [DraftBox(BOX, 0, "no name"), own])
+    kept = worklist.boxes(token, image_id)
+    assert [(b.found, b.removed) for b in kept] == [(0, "no name"), (None, None)]
+    assert kept[1].detection.region == own.detection.region
+    drawn = np.asarray(Pillow.open(io.BytesIO(worklist.preview(token, image_id))))
+    assert (plain != drawn).any()
+    assert drawn.shape[:2] == (192, 256)
+
+
+def test_boxes_are_carried_to_the_series_and_shown_before_anybody_confirms(ward: Ward) -> None:
+    first, second = upload(ward, 1, [BOX, PROPOSAL]), upload(ward, 2, [BOX])
+    before = {i.record.image_id: i.version for i in items(ward)}
+    assert ward.engine.worklist.carry(ward.team.technician, first, [first, second]) == 1
+    boxes = ward.engine.worklist.boxes(ward.team.technician, second)
+    assert [b.found for b in boxes] == [0, None]  # the other one is there already
+    after = {i.record.image_id: i.version for i in items(ward)}
+    assert after[first] == before[first]
+    assert after[second] != before[second]
+    assert ward.engine.worklist.carry(ward.team.technician, first, [second]) == 0
+
+
+def test_two_people_never_work_on_the_same_draft(ward: Ward) -> None:
+    image_id = upload(ward, 1, [BOX])
+    ward.engine.people.create(ward.team.administrator, "tom", "Tom", Role.TECHNICIAN, PASSWORD)
+    tom = ward.engine.sessions.sign_in("tom", PASSWORD).token
+    ward.engine.drafts.open(ward.team.technician, image_id)
+    [item] = items(ward, tom)
+    assert item.worked_on_by == "technician"
+    for work in (
+        lambda: ward.engine.drafts.open(tom, image_id),
+        lambda: ward.engine.drafts.seal(tom, image_id, [BOX]),
+        lambda: ward.engine.worklist.keep_boxes(tom, image_id, []),
+    ):
+        with pytest.raises(errors.NotFound, match="technician is working on this image"):
+            work()
+    assert ward.engine.worklist.confirm(tom, [look(item)]) == []
+    ward.engine.worklist.leave(ward.team.technician, image_id)
+    assert ward.engine.drafts.open(tom, image_id).record.state is ImageState.DRAFT
+    ward.engine.context.host.advance(minutes=11)  # type: ignore[attr-defined]
+    ward.engine.drafts.seal(ward.team.technician, image_id, [BOX])

@@ -1,0 +1,129 @@
+"""Contact sheets of what waits: many drafts seen at once, confirmed together, study by study."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+import api
+from engine import REASONS, Look, WorkGroup, WorkItem
+from ui import queue, search, state, widgets
+
+#: Pictures on a sheet.
+_MOST = 50
+
+
+def offer(token: str) -> None:
+    """The way to the sheets, where something fits on one."""
+    fit = sum(len(_fit(group)) for group in state.engine().worklist.groups(token))
+    if not fit:
+        return
+    images = "1 image" if fit == 1 else f"{fit} images"
+    if st.button(
+        f"Look at {images} on contact sheets",
+        type="primary",
+        icon=":material/grid_view:",
+        help="Many pictures at once with their boxes, study by study. You confirm them together.",
+    ):
+        state.keep("sheet", True)
+        st.rerun()
+
+
+def show(token: str) -> None:
+    """The next sheet; the one after it comes by itself."""
+    groups = state.engine().worklist.groups(token)
+    parts = _next(groups)
+    if not parts:
+        state.take("sheet")
+        st.rerun()
+    names = search.names(token, [group.patient_id for group, _ in parts])
+    shown = [item for _, items in parts for item in items]
+    waiting = sum(len(_fit(group)) for group in groups)
+    versions = "".join(item.version for item in shown)
+    answer = widgets.contact_sheet(
+        {
+            "id": hashlib.sha256(versions.encode()).hexdigest()[:16],
+            "left": waiting - len(shown),
+            "groups": [
+                {
+                    "title": _title(group, names.get(group.patient_id, "")),
+                    "items": [_item(item, n) for n, item in enumerate(items, 1)],
+                }
+                for group, items in parts
+            ],
+        }
+    )
+    with widgets.banner():
+        _answered(token, answer)
+
+
+def _answered(token: str, answer: Any) -> None:
+    worklist = state.engine().worklist
+    if answer.confirmed:
+        looks = [
+            Look(look["id"], look["version"], look["seconds"], look["px"], look["enlarged"])
+            for look in answer.confirmed
+        ]
+        confirmed = worklist.confirm(token, looks)
+        api.app.state.intakes.looking.add(token, confirmed, again=True)
+        changed = len(looks) - len(confirmed)
+        images = "1 image" if len(confirmed) == 1 else f"{len(confirmed)} images"
+        state.say(
+            f"{images} confirmed; they are being sealed."
+            + (f" {changed} changed meanwhile and wait for you again." if changed else "")
+        )
+        st.rerun()
+    if answer.carried:
+        added = worklist.carry(token, answer.carried["from"], answer.carried["to"])
+        state.say(f"Boxes added to {added} images. Look at them before you confirm.")
+        st.rerun()
+    if answer.opened:
+        queue.open_draft(answer.opened)
+        st.rerun()
+    if answer.left:
+        state.take("sheet")
+        st.rerun()
+
+
+def _fit(group: WorkGroup) -> list[WorkItem]:
+    return [item for item in group.items if item.on_a_sheet and not item.worked_on_by]
+
+
+def _next(groups: Sequence[WorkGroup]) -> list[tuple[WorkGroup, list[WorkItem]]]:
+    """What comes on the next sheet: whole series as far as they fit, in the order of the list."""
+    parts: list[tuple[WorkGroup, list[WorkItem]]] = []
+    room = _MOST
+    for group in groups:
+        items = _fit(group)
+        if not items:
+            continue
+        if parts and len(items) > room:
+            break
+        parts.append((group, items[:room]))
+        room -= min(room, len(items))
+        if not room:
+            break
+    return parts
+
+
+def _title(group: WorkGroup, patient: str) -> str:
+    study = group.study
+    parts = [patient, group.series]
+    if study is not None:
+        what = study.description or " and ".join(study.modalities)
+        parts[1:1] = [f"{study.date} {study.time}".strip(), what]
+    return " · ".join(part for part in parts if part)
+
+
+def _item(item: WorkItem, number: int) -> dict[str, Any]:
+    record = item.record
+    return {
+        "id": record.image_id,
+        "version": item.version,
+        "name": f"{record.modality or record.format} {number}",
+        "boxes": record.region_count,
+        "why": " ".join(REASONS.get(r, r) for r in record.reasons) or "Nothing is in doubt.",
+    }
