@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import unicodedata
+from datetime import UTC
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
 from fastapi import Depends, Header, Path, Query, Request, Security
 from fastapi.security import APIKeyCookie, HTTPBearer
+from pydantic import AwareDatetime
 from starlette.requests import HTTPConnection
 
 from api.sessions import COOKIE
-from engine import Engine, errors
+from engine import AuditFilter, Engine, errors
 
 #: Methods that change nothing. The session cookie is accepted for these; others need the
 #: Authorization header, which another site's form or image cannot send (CSRF), but for below.
@@ -161,3 +163,17 @@ def needed_reason(reason: Reason) -> str:
     if not reason.strip():
         raise errors.InputError("A reason is required. Send it in the header X-Reason.")
     return reason
+
+
+def audit_filter(
+    since: Annotated[AwareDatetime | None, Query(description="First moment")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="First moment after")] = None,
+    actor: Annotated[str, Query(max_length=100, pattern=r"^[^\x00]*$")] = "",
+    outcome: Annotated[str, Query(max_length=20, pattern=r"^[a-z]*$")] = "",
+) -> AuditFilter:
+    """Entries of the audit log of a time, a person and an outcome."""
+    days = [at and at.astimezone(UTC).replace(tzinfo=None) for at in (since, until)]
+    return AuditFilter(*days, actor=actor, outcome=outcome)
+
+
+Only = Annotated[AuditFilter, Depends(audit_filter)]

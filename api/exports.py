@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import Field, NaiveDatetime
 
 from api import schemas
-from api.dependencies import TheEngine, Token
+from api.dependencies import Only, TheEngine, Token
 from api.files import BINARY, Answers, attachment
 from api.problems import answers
 
@@ -77,12 +77,13 @@ def statistics_table(
 def audit_file(
     token: Token,
     engine: TheEngine,
+    only: Only,
     q: Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")] = "",
     format: Literal["csv", "fhir"] = "csv",
 ) -> Response:
     """All matching entries of the audit log, as CSV or as AuditEvent resources of FHIR R4."""
     export = engine.audit.export_fhir if format == "fhir" else engine.audit.export
-    return attachment(export(token, q))
+    return attachment(export(token, q, only))
 
 
 @router.get("/patients/{patient_id}/access-report/", response_class=Response,

@@ -20,17 +20,17 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>MedSec REST API</title>
-<link rel="stylesheet" href="swagger-ui.css">
+<link rel="stylesheet" href="ROOT/docs/swagger-ui.css">
 </head>
 <body>
 <div id="swagger"></div>
-<script src="swagger-ui-bundle.js"></script>
-<script src="start.js"></script>
+<script src="ROOT/docs/swagger-ui-bundle.js"></script>
+<script src="ROOT/docs/start.js"></script>
 </body>
 </html>
 """
 _START = """SwaggerUIBundle({
-  url: "../openapi.json",
+  url: new URL("../openapi.json", document.currentScript.src).href,
   dom_id: "#swagger",
   deepLinking: true,
   persistAuthorization: false,
@@ -67,9 +67,10 @@ def document(request: Request) -> JSONResponse:
 
 
 @router.get("/docs/")
-def page() -> HTMLResponse:
-    """The documentation page."""
-    return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _POLICY, **_KEPT})
+def page(request: Request) -> HTMLResponse:
+    """The documentation page; its parts have whole addresses, with and without a last slash."""
+    page = _PAGE.replace("ROOT", request.scope.get("root_path", ""))
+    return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY, **_KEPT})
 
 
 @router.get("/docs/start.js/")

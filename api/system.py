@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from api import schemas
-from api.dependencies import Limit, Offset, TheEngine, Token
+from api.dependencies import Limit, Offset, Only, TheEngine, Token
 from api.problems import answers
 
 router = APIRouter()
@@ -141,12 +141,14 @@ def statistics(token: Token, engine: TheEngine) -> Statistics:
 def audit(
     token: Token,
     engine: TheEngine,
+    only: Only,
     q: Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")] = "",
     limit: Limit = 50,
     offset: Offset = 0,
 ) -> schemas.Page[schemas.AuditEntry]:
     """The audit log, newest first."""
-    return schemas.Page.of(engine.audit.entries(token, q, limit + 1, offset), limit, offset)
+    found = engine.audit.entries(token, q, limit + 1, offset, only)
+    return schemas.Page.of(found, limit, offset)
 
 
 @router.post("/audit/verify/", tags=["audit"], responses=answers(401, 403, 429, 500, 503))

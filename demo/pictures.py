@@ -1,4 +1,4 @@
-"""A dozen files as a department would send them, with fictitious names burned in.
+"""Two dozen files as a department would send them, with fictitious names burned in.
 
 The pictures are real (see ``samples/ATTRIBUTION.md`` and the test files of pydicom and
 scikit-image); the text on them is drawn here, so that nobody's data is shown.
@@ -59,14 +59,15 @@ def files() -> Iterator[DemoFile]:
     yield DemoFile("thorax_pa.jpg", _jpeg(_labelled(chest, erika, "THORAX PA")), erika)
     yield DemoFile("thorax_ap.png", _png(_labelled(_read("chest-2.jpg"), jan, "THORAX AP")), jan)
     yield DemoFile("thorax.dcm", _radiograph(chest, erika), erika)
-    yield DemoFile("ct_abdomen.dcm", _dicom("CT_small.dcm", jan, "CT ABDOMEN", 4), jan)
-    yield DemoFile("mr_head.dcm", _dicom("MR_small.dcm", aisha, "MR HEAD", 6), aisha)
+    for place, name in enumerate(sorted(SAMPLES.glob("ct_ge_head_*.dcm")), 1):
+        yield DemoFile(f"ct_head_{place}.dcm", _slice(name, jan, "CT HEAD"), jan)
+    for place, name in enumerate(sorted(SAMPLES.glob("mr_uih_t1sag_*.dcm")), 1):
+        yield DemoFile(f"mr_head_{place}.dcm", _slice(name, aisha, "MR HEAD T1"), aisha)
     yield DemoFile("echo.dcm", _dicom("examples_ybr_color.dcm", odin, "ECHO", 1), odin)
     eye = _read("ultrasound.png")
     yield DemoFile("eye_ultrasound.png", _png(_labelled(eye, giulia, "OCULAR")), giulia)
     yield DemoFile("ecg.jpg", _jpeg(_labelled(_read("ecg.jpg"), odin, "ECG 12", ink=0)), odin)
-    face = _read("astronaut.png")
-    yield DemoFile("clinical_photo.jpg", _jpeg(face), giulia)
+    yield DemoFile("face_frontal.jpg", _jpeg(_read("face.jpg")), giulia)
     retina = cv2.resize(_read("retina.jpg"), (900, 900), interpolation=cv2.INTER_AREA)
     yield DemoFile("fundus.png", _png(_labelled(retina, aisha, "FUNDUS OD")), aisha)
     tissue = cv2.resize(_read("ihc.png"), (1024, 1024))
@@ -147,6 +148,20 @@ def _radiograph(rgb: np.ndarray, patient: DemoPatient) -> bytes:
     return _named(ds, patient)
 
 
+def _slice(path: Path, patient: DemoPatient, title: str) -> bytes:
+    """A slice of a real head, of a volunteer, with text burned in as scanners do."""
+    ds = pydicom.dcmread(path)
+    ds.decompress()
+    pixels = ds.pixel_array.copy()
+    black = np.zeros((*pixels.shape, 3), np.uint8)
+    stamp = _labelled(black, patient, title, ink=255, size=0.42)[..., 0] > 96
+    pixels[stamp] = int(np.percentile(pixels, 99.9))
+    ds.PixelData = pixels.tobytes()
+    ds.StudyDate, ds.StudyTime, ds.StudyDescription = "20261102", "094100", title
+    ds.SeriesDescription = title.title()
+    return _named(ds, patient)
+
+
 def _dicom(name: str, patient: DemoPatient, title: str, enlarge: int) -> bytes:
     """One of pydicom's test files, enlarged so that text fits, with text burned in."""
     ds = pydicom.dcmread(str(get_testdata_file(name)))
@@ -169,7 +184,7 @@ def _named(ds: Dataset, patient: DemoPatient) -> bytes:
     ds.PatientName, ds.PatientID = f"{family}^{given}", patient.id
     ds.PatientBirthDate = patient.born.replace("-", "")
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid(
-        entropy_srcs=[patient.id, ds.Modality]
+        entropy_srcs=[patient.id, ds.Modality, str(ds.get("InstanceNumber", ""))]
     )
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds["PixelData"].VR = "OW" if ds.BitsAllocated > 8 else "OB"

@@ -10,7 +10,7 @@ from engine import ACCOUNT_ROLES, Engine, ImageState, Role, Suggestion, errors
 
 
 def fill(engine: Engine, tell: Callable[[str], None]) -> None:
-    """Create accounts, patients and a dozen sealed images; continues an interrupted run.
+    """Create accounts, patients and two dozen sealed images; continues an interrupted run.
 
     Does nothing if the demo is complete, or if the accounts are not those of the demo.
 
@@ -43,8 +43,9 @@ def fill(engine: Engine, tell: Callable[[str], None]) -> None:
         or engine.patients.create(token, p.id, p.name, p.age, p.note).patient_id
         for p in PATIENTS
     }
-    for number, file in enumerate(files(), 1):
-        tell(f"image {number} of 12: {file.name}: {_take_in(engine, token, ids, file)}")
+    every = list(files())
+    for number, file in enumerate(every, 1):
+        tell(f"image {number} of {len(every)}: {file.name}: {_take_in(engine, token, ids, file)}")
     engine.sessions.sign_out(token)
     finished.touch(mode=0o600)
 

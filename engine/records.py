@@ -238,6 +238,21 @@ class ImageRecord:
 
 
 @dataclass(frozen=True)
+class AuditFilter:
+    """Which entries of the audit log are asked for; what is None or empty is not asked for.
+
+    Args:
+        since, until: The first moment, and the first one after.
+        outcome: ``ok``, ``refused``, ``failed``, ``requested`` or ``completed``.
+    """
+
+    since: datetime | None = None
+    until: datetime | None = None
+    actor: str = ""
+    outcome: str = ""
+
+
+@dataclass(frozen=True)
 class Series:
     """Images of a study that were made as one (PS3.3 A.1.2), as far as the caller may see them.
 

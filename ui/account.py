@@ -66,7 +66,7 @@ def _factor(token: str) -> None:
     if now.enabled_at is not None:
         state.take("enrolment")
         st.write(
-            f"On since {widgets.when(now.enabled_at)} UTC. {now.codes_left} of 10 recovery codes"
+            f"On since {widgets.when(now.enabled_at)}. {now.codes_left} of 10 recovery codes"
             " are left."
         )
         with st.expander("Change the second factor", icon=":material/phonelink_setup:"):
@@ -155,7 +155,7 @@ def _sessions(token: str) -> None:
             where = session.door + (" (this session)" if session.current else "")
             st.markdown(
                 f"**{where}**  \nStarted {widgets.when(session.started_at)}, last seen"
-                f" {widgets.when(session.seen_at)} UTC"
+                f" {widgets.when(session.seen_at)}"
             )
             if not session.current and st.button("End session", key=f"end-{session.session_id}"):
                 with widgets.banner():

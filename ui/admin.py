@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
 import streamlit as st
 
-from engine import ImageState
+from engine import AuditFilter, ImageState
 from ui import state, widgets
 
 
@@ -24,17 +24,48 @@ def audit(token: str) -> None:
             st.success(
                 f"Verified: {count} entries form one unbroken chain.", icon=":material/verified:"
             )
+    only = _chosen(token)
     _checkpoint(token)
-    widgets.history(state.engine().audit.entries(token, query=query, limit=500))
+    widgets.history(state.engine().audit.entries(token, query=query, limit=500, only=only))
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(
             "Shows the newest 500 matches. The log never contains names of files or patients."
         )
         st.link_button(
             "Download all matches, CSV",
-            f"/api/audit/file/?{urlencode({'q': query or ''})}",
+            f"/api/audit/file/?{urlencode({'q': query or '', **_asked(only)})}",
             icon=":material/download:",
         )
+
+
+#: How what was tried can have ended.
+_OUTCOMES = ("ok", "completed", "requested", "refused", "failed")
+
+
+def _chosen(token: str) -> AuditFilter:
+    """Entries of some days in the viewer's time zone, of a person, with an outcome."""
+    with st.container(horizontal=True):
+        days = [
+            st.date_input(name, None, format="YYYY-MM-DD", key=f"audit-{name}", width=170)
+            for name in ("From", "To")
+        ]
+        people = sorted(account.username for account in state.engine().people.accounts(token))
+        actor = st.selectbox("User", people, index=None, placeholder="Anybody", width=220)
+        outcome = st.selectbox("Outcome", _OUTCOMES, index=None, placeholder="Any", width=170)
+    first, last = (day if isinstance(day, date) else None for day in days)
+    return AuditFilter(
+        first and widgets.begins(first),
+        last and widgets.begins(last + timedelta(days=1)),
+        actor or "",
+        outcome or "",
+    )
+
+
+def _asked(only: AuditFilter) -> dict[str, str]:
+    """The filter as parameters of the download."""
+    times = {"since": only.since, "until": only.until}
+    asked = {name: f"{at.isoformat()}Z" for name, at in times.items() if at}
+    return asked | {n: v for n, v in (("actor", only.actor), ("outcome", only.outcome)) if v}
 
 
 def _checkpoint(token: str) -> None:
@@ -53,7 +84,7 @@ def _checkpoint(token: str) -> None:
 
 
 def _moment(at: datetime | None) -> str:
-    return "never" if at is None else f"{at:%Y-%m-%d %H:%M}"
+    return "never" if at is None else widgets.when(at)
 
 
 def health(token: str) -> None:

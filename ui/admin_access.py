@@ -52,8 +52,8 @@ def _glass(token: str) -> None:
                 {
                     "Doctor": [g.username for g in past],
                     "Patient": [g.number for g in past],
-                    "From (UTC)": [g.opened_at for g in past],
-                    "To (UTC)": [g.ended_at for g in past],
+                    **widgets.times("From", [g.opened_at for g in past]),
+                    **widgets.times("To", [g.ended_at for g in past]),
                     "Reason": [g.reason for g in past],
                     "Verdict": [str(g.verdict) for g in past],
                     "Remark": [g.remark for g in past],
@@ -65,14 +65,14 @@ def _glass(token: str) -> None:
 
 def _told(glass: EmergencyAccess) -> None:
     until = (
-        f"open until {glass.expires_at:%H:%M} UTC"
+        f"open until {widgets.when(glass.expires_at)}"
         if glass.open
-        else f"ended {widgets.when(glass.ended_at)} UTC"
+        else f"ended {widgets.when(glass.ended_at)}"
         + (f" by {widgets.plain(glass.ended_by)}" if glass.ended_by else " by timeout")
     )
     st.markdown(
         f"**{widgets.plain(glass.username)}** opened patient **{widgets.plain(glass.number)}** on"
-        f" {widgets.when(glass.opened_at)} UTC, {until}"
+        f" {widgets.when(glass.opened_at)}, {until}"
     )
     st.text(glass.reason)
 
@@ -111,7 +111,7 @@ def _relations(token: str) -> None:
         {
             "Patient": [r.number for r in relations],
             "Doctor": [r.username for r in relations],
-            "Since (UTC)": [r.since for r in relations],
+            **widgets.times("Since", [r.since for r in relations]),
             "Added by": [r.assigned_by for r in relations],
         },
         hide_index=True,

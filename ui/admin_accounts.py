@@ -20,8 +20,8 @@ def accounts(token: str) -> None:
             "Role": [str(a.role) for a in everybody],
             "Active": [a.enabled for a in everybody],
             "Second factor": [a.second_factor for a in everybody],
-            "Created (UTC)": [a.created_at for a in everybody],
-            "Last sign-in (UTC)": [a.last_sign_in_at for a in everybody],
+            **widgets.times("Created", [a.created_at for a in everybody]),
+            **widgets.times("Last sign-in", [a.last_sign_in_at for a in everybody]),
         },
         hide_index=True,
     )
@@ -44,7 +44,7 @@ def _requests(token: str) -> None:
             st.markdown(
                 f"**{widgets.plain(request.name)}** ({widgets.plain(request.username)})"
                 f" requests the role {request.role}  \nReference `{key}`,"
-                f" {widgets.when(request.requested_at)} UTC"
+                f" {widgets.when(request.requested_at)}"
             )
             if request.taken:
                 st.warning("This user name is taken. Decline the request and tell the person.")
@@ -94,7 +94,7 @@ def _proposals(token: str) -> None:
             st.markdown(
                 f"**{widgets.plain(proposal.proposed_by)}** wants to"
                 f" {_CHANGES[proposal.action]} **{widgets.plain(proposal.username)}**{role}  \n"
-                f"Until {widgets.when(proposal.expires_at)} UTC"
+                f"Until {widgets.when(proposal.expires_at)}"
             )
             code = ""
             if proposal.by_console:
@@ -141,10 +141,10 @@ def _change(token: str, by_name: dict[str, Account]) -> None:
                 state.engine().people.set_role(token, chosen, role)
                 state.say("Role changed. It takes effect immediately.")
                 st.rerun()
-            if st.button("Disable account" if account.enabled else "Enable account"):
-                state.engine().people.set_enabled(token, chosen, not account.enabled)
-                state.say("Account changed. It takes effect immediately.")
-                st.rerun()
+            if account.enabled:
+                _disable(token, chosen)
+            elif st.button("Enable account"):
+                _set_enabled(token, chosen, True)
         password = st.text_input(
             "New password",
             type="password",
@@ -159,6 +159,20 @@ def _change(token: str, by_name: dict[str, Account]) -> None:
         if state.engine().settings.single_sign_on is not None:
             _identity(token, account)
         _sessions(token, account)
+
+
+def _disable(token: str, username: str) -> None:
+    """Ask before an account is closed: its sessions end and its work stops."""
+    with st.popover("Disable account …"):
+        st.write(f"{widgets.plain(username)} is signed out at once and cannot sign in again.")
+        if st.button("Disable account", type="primary", key=f"disable-{username}"):
+            _set_enabled(token, username, False)
+
+
+def _set_enabled(token: str, username: str, enabled: bool) -> None:
+    state.engine().people.set_enabled(token, username, enabled)
+    state.say("Account changed. It takes effect immediately.")
+    st.rerun()
 
 
 def _identity(token: str, account: Account) -> None:
@@ -178,7 +192,7 @@ def _sessions(token: str, account: Account) -> None:
     held = state.engine().people.sessions(token, account.username)
     if held:
         clients = ", ".join(sorted(s.door for s in held))
-        st.caption(f"Signed in: {clients}; last seen {widgets.when(held[0].seen_at)} UTC.")
+        st.caption(f"Signed in: {clients}; last seen {widgets.when(held[0].seen_at)}.")
     else:
         st.caption("Not signed in.")
     with st.container(horizontal=True):

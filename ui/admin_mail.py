@@ -26,9 +26,9 @@ def mail(token: str) -> None:
     notices = engine.health.notices(token)
     st.dataframe(
         {
-            "When (UTC)": [n.created_at for n in notices],
+            **widgets.times("When", [n.created_at for n in notices]),
             "Subject": [n.subject for n in notices],
-            "Sent (UTC)": [n.sent_at for n in notices],
+            **widgets.times("Sent", [n.sent_at for n in notices]),
             "Attempts": [n.attempts for n in notices],
             "Given up": [n.gave_up for n in notices],
         },

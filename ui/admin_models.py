@@ -123,7 +123,7 @@ def _edit(token: str, name: str, entry: ProfileEntry | None) -> None:
                 state.renew("profile")
                 state.say("Profile reset.")
                 st.rerun()
-        st.caption(f"Changed {widgets.when(entry.changed_at)} UTC by {entry.changed_by}.")
+        st.caption(f"Changed {widgets.when(entry.changed_at)} by {entry.changed_by}.")
 
 
 def _padding(held: Profile) -> dict[str, float | int]:
@@ -193,9 +193,7 @@ def _evaluations(token: str) -> None:
 
 
 def _measured(found: Evaluation) -> str:
-    added = (
-        f"Added {widgets.when(found.added_at)} UTC by {found.added_by}. " if found.added_by else ""
-    )
+    added = f"Added {widgets.when(found.added_at)} by {found.added_by}. " if found.added_by else ""
     now = {
         True: "Measured with the weights in use.",
         False: "Measured with other weights than those in use.",
@@ -309,7 +307,7 @@ def _guests(token: str) -> None:
                     ("File", widgets.size(record.size_bytes)),
                     ("SHA-256", record.sha256),
                     ("Run time at the check", f"{record.check_ms:.0f} ms"),
-                    ("Added (UTC)", f"{widgets.when(record.added_at)} by {record.added_by}"),
+                    ("Added", f"{widgets.when(record.added_at)} by {record.added_by}"),
                 ]
             )
             if st.button("Remove network", key=f"remove-guest-{name}"):

@@ -14,14 +14,14 @@ def settings(token: str) -> None:
     _change(token, [e for e in entries if e.changeable])
     st.dataframe(
         {
-            "Setting": [e.variable for e in entries],
+            "What it is for": [e.help for e in entries],
             "Value": [e.value for e in entries],
             "Unit": [e.unit for e in entries],
             "At server start": [e.started for e in entries],
-            "Takes effect": [e.effect or "after a restart, from the environment" for e in entries],
+            "Takes effect": [e.effect or "at the next start of the server" for e in entries],
             "Changed by": [e.changed_by for e in entries],
-            "Changed (UTC)": [e.changed_at for e in entries],
-            "Meaning": [e.help for e in entries],
+            **widgets.times("Changed", [e.changed_at for e in entries]),
+            "Name in the environment": [e.variable for e in entries],
         },
         hide_index=True,
     )
@@ -37,7 +37,7 @@ def settings(token: str) -> None:
         changes.sort(key=lambda e: e.sequence, reverse=True)
         st.dataframe(
             {
-                "When (UTC)": [e.occurred_at for e in changes],
+                **widgets.times("When", [e.occurred_at for e in changes]),
                 "Who": [e.actor for e in changes],
                 "Setting": [str(e.detail["name"]) for e in changes],
                 "Before": [(e.detail["before"] or {}).get("value", "") for e in changes],

@@ -47,7 +47,7 @@ def page(token: str) -> None:
     if whole.images.empty:
         st.info(
             "No data yet: no image has been sealed, or the images belong to so few patients that"
-            " they could be recognised.",
+            " they could be recognised." + _withheld(whole),
             icon=":material/monitoring:",
         )
         return
@@ -55,13 +55,23 @@ def page(token: str) -> None:
         st.caption(
             "Months and modalities are shown in groups of at least five patients; smaller groups"
             " stay hidden until they have grown. Values are shuffled within each column, so that"
-            " no row describes one image."
+            " no row describes one image." + _withheld(whole)
         )
     choice = _choose(whole)
     shown = choice.of(whole)
     totals(shown)
     charts(token, shown)
     _take_away(choice)
+
+
+def _withheld(whole: Statistics) -> str:
+    """How many images are not shown, and why."""
+    if not whole.withheld:
+        return ""
+    return (
+        f" {len(whole.images)} images are shown; up to {whole.withheld} more are withheld, because"
+        " fewer than five patients have images of their month and modality so far."
+    )
 
 
 def totals(statistics: Statistics) -> None:

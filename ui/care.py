@@ -17,8 +17,8 @@ def open_emergencies(token: str) -> None:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             st.warning(
                 f"Emergency access to patient {widgets.plain(glass.number)} until"
-                f" {glass.expires_at:%H:%M} UTC. Everything you do with this patient is logged as"
-                " emergency access and will be reviewed.",
+                f" {widgets.when(glass.expires_at)}. Everything you do with this patient is logged"
+                " as emergency access and will be reviewed.",
                 icon=":material/emergency_home:",
             )
             if st.button("End access now", key=f"end-{glass.glass_id}"):
@@ -127,7 +127,7 @@ def record(token: str, patient: Patient) -> None:
         versions = state.engine().patients.history(token, patient.patient_id)
         st.dataframe(
             {
-                "Until (UTC)": [v["changed_at"] for v in versions],
+                **widgets.times("Until", [v["changed_at"] for v in versions]),
                 "Changed by": [v["changed_by"] for v in versions],
                 "Changed": [
                     "merged from another record" if v["merged"] else ", ".join(v["changed"])

@@ -350,6 +350,14 @@ def volumes(images: pd.DataFrame, by: str = "modality", dark: bool = False) -> g
     figure.update_layout(barmode="stack", bargap=0.25)
     figure.update_yaxes(rangemode="tozero", title=f"images per {unit}")
     figure.update_xaxes(title="uploaded (UTC)")
+    if len(counts.index) <= _FEW_PERIODS:  # an axis of one month would show its milliseconds
+        ends = counts.index.to_period(period).end_time
+        figure.update_xaxes(
+            tickvals=counts.index + (ends - counts.index) / 2,
+            ticktext=[
+                f"{start:%Y-%m}" if period == "M" else f"{start:%Y-%m-%d}" for start in counts.index
+            ],
+        )
     described = ", ".join(f"{column} {counts[column].sum()}" for column in counts.columns)
     return finish(
         figure,
@@ -359,6 +367,10 @@ def volumes(images: pd.DataFrame, by: str = "modality", dark: bool = False) -> g
         380,
         dark,
     )
+
+
+#: Up to so many bars each gets its own mark on the axis.
+_FEW_PERIODS = 6
 
 
 def storage(images: pd.DataFrame, dark: bool = False) -> go.Figure:

@@ -17,10 +17,10 @@ STEPS: Mapping[Role, Sequence[str]] = {
         "On **Upload**, drop an image file: you see the progress, then the boxes.",
     ),
     Role.DOCTOR: (
-        "On **Review**, search for *Musterfrau*, open an image. Names are hidden, anatomy is not.",
-        "Enter why you need the original and click *Restore the original*.",
-        "Move the slider, click a number in the table to go to its box, measure in a DICOM image.",
-        "Read the proof above the image, add a note, open *What happened to this image*.",
+        "On **Review**, search for *2042* and view the CT. Names are hidden, anatomy is not.",
+        "Press *Restore: clinical reading*. Turn slices with the wheel, drag to set the window.",
+        "Press *Compare* for two series side by side, *Measure* for a length, *?* for all keys.",
+        "Press *Details* to read the proof, add a note, and see *What happened to this image*.",
     ),
     Role.RESEARCHER: (
         "On **Analytics**, read *Privacy*: is sealed data as unpredictable as random bytes?",

@@ -35,7 +35,7 @@ def queue(token: str, drafts: Sequence[ImageRecord]) -> None:
             st.markdown(
                 f"**{widgets.plain(names.get(draft.patient_id, ''))}**"
                 f" · {draft.modality or draft.format} {draft.width}×{draft.height}"
-                f" · {draft.region_count} {boxes} · {widgets.when(draft.uploaded_at)} UTC"
+                f" · {draft.region_count} {boxes} · {widgets.when(draft.uploaded_at)}"
                 + (f"  \n:material/visibility: {why}" if why else ""),
                 width="stretch",
             )

@@ -281,7 +281,7 @@ def _notes(token: str, record: ImageRecord) -> None:
     st.header("Notes")
     for note in state.engine().patients.notes(token, image_id=record.image_id):
         with st.container(border=True):
-            st.caption(f"{note.author}, {widgets.when(note.written_at)} UTC")
+            st.caption(f"{note.author}, {widgets.when(note.written_at)}")
             st.text(note.text)
     with st.form("note", clear_on_submit=True), widgets.banner():
         text = st.text_area("New note", max_chars=10_000)

@@ -10,6 +10,7 @@ import streamlit as st
 
 from engine import Found, ImageQuery, ImageState, Patient, Permission
 from ui import care, release, review, state, studies, study_page, widgets
+from ui.patient_banner import person
 from ui.query_params import asked, asked_day, tell
 
 PAGE = 12
@@ -82,7 +83,7 @@ def names(token: str, patient_ids: Sequence[str]) -> dict[str, str]:
 
 def name(patient: Patient) -> str:
     """Number and name."""
-    return f"{patient.id} · {patient.name}"
+    return f"{patient.id} · {person(patient.name)}"
 
 
 # --- filters -------------------------------------------------------------------------
@@ -206,7 +207,7 @@ def _page(wanted: dict[str, Any]) -> int:
 def _shown(token: str, kind: str, found: Found) -> str:
     called = names(token, [r.patient_id for r in found.images])
     if kind in ("sealed", "doubt"):
-        return widgets.cards(found.images, "review", called)
+        return widgets.cards(found.images, "review", called, found.dates)
     st.caption(
         "Not sealed yet. Open these images on the Upload page."
         if kind == "waiting"
@@ -217,7 +218,7 @@ def _shown(token: str, kind: str, found: Found) -> str:
             st.markdown(
                 f"**{widgets.plain(called.get(record.patient_id, ''))}**"
                 f" · {record.modality or record.format} {record.width}×{record.height}"
-                f" · uploaded {widgets.when(record.uploaded_at)} UTC"
+                f" · uploaded {widgets.when(record.uploaded_at)}"
                 f" by {widgets.plain(record.uploaded_by)}"
             )
     return ""

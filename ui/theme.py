@@ -6,12 +6,16 @@ import streamlit as st
 
 _CSS = """
 <style>
-  .stMainBlockContainer { padding-top: 3.2rem; padding-bottom: 4rem; max-width: 82rem; }
+  .stMainBlockContainer { padding-top: 3.2rem; padding-bottom: 4rem; max-width: 110rem; }
   @media (max-width: 640px) {
     .stMainBlockContainer { padding: 3.4rem 1rem 3rem; }
     h1 { font-size: 1.5rem !important; }
   }
   :focus-visible { outline: 3px solid var(--st-link-color, #0b6780); outline-offset: 2px; }
+  /* These show the focus on their frame; a ring inside of it appears as two bars. */
+  input:not([type="checkbox"], [type="radio"], [type="range"]):focus-visible,
+  textarea:focus-visible, [data-testid="stSelectbox"] button:focus-visible { outline: none; }
+  [role="tab"]:focus-visible { outline-offset: -3px; }
   [data-testid="stMetric"] { padding: 0.6rem 0.9rem; }
   [data-testid="stMetricValue"] { font-size: 1.5rem; }
   [data-testid="stCaptionContainer"] p { color: inherit; }

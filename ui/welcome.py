@@ -61,6 +61,11 @@ def sign_in() -> None:
             " the original, pixel for pixel, for doctors with permission."
         )
         demo_banner(accounts=True)
+        if state.engine().settings.demo:
+            with st.container(horizontal=True):
+                for role in ACCOUNT_ROLES:
+                    if st.button(f"Enter as {role}", key=f"demo-{role}"):
+                        check(str(role), PASSWORD)
         SignInForm(check).show()
         if oidc.offered():
             oidc.button()
@@ -156,7 +161,7 @@ def _doctor(token: str) -> None:
         return
     st.header("Recently sealed")
     called = search.names(token, [r.patient_id for r in newest.images])
-    chosen = widgets.cards(newest.images, "home", called)
+    chosen = widgets.cards(newest.images, "home", called, newest.dates)
     if chosen:
         st.switch_page("pages/2_Review.py", query_params={"image": chosen})
 

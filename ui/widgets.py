@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, date, datetime, time, tzinfo
 from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
 
@@ -168,19 +169,29 @@ def story() -> None:
     _component("story")(key="story")
 
 
-def cards(records: Sequence[ImageRecord], key: str, names: Mapping[str, str] | None = None) -> str:
-    """Thumbnails of sealed images.
+def cards(
+    records: Sequence[ImageRecord],
+    key: str,
+    names: Mapping[str, str] | None = None,
+    dates: Mapping[str, str] | None = None,
+) -> str:
+    """Thumbnails of sealed images, as many in a row as there is room for.
+
+    Args:
+        names: Labels of patients, by their keys.
+        dates: Days of the studies, by image; without one the day of the upload is shown as such.
 
     Returns:
         The id of the image chosen in this run, or an empty string.
     """
     chosen = ""
-    for start in range(0, len(records), 4):
-        cells = st.columns(4)
-        for cell, record in zip(cells, records[start : start + 4], strict=False):
-            with cell, st.container(border=True):
+    with st.container(horizontal=True):
+        for record in records:
+            with st.container(border=True, width=250, key=f"card-{key}-{record.image_id}"):
                 title = (names or {}).get(record.patient_id, "")
-                what = f"{record.modality or record.format} of {when(record.uploaded_at)}"
+                day = (dates or {}).get(record.image_id)
+                at = f"of {day}" if day else f"uploaded {when(record.uploaded_at)}"
+                what = f"{record.modality or record.format} {at}"
                 picture(f"/api/images/{record.image_id}/thumbnail", f"Sealed {what}", small=True)
                 st.markdown(f"**{plain(title)}**  \n{what}" if title else what)
                 regions = "region" if record.region_count == 1 else "regions"
@@ -218,9 +229,41 @@ def plain(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!|<>~$:" else c for c in text)
 
 
+def zone() -> tzinfo:
+    """The time zone of the viewer's browser; UTC where it names none that is known here."""
+    name = st.context.timezone
+    try:
+        return ZoneInfo(name) if isinstance(name, str) else UTC
+    except (ZoneInfoNotFoundError, ValueError):
+        return UTC
+
+
+def local(moment: datetime) -> datetime:
+    """A time of the catalog (UTC) in the viewer's time zone."""
+    return moment.replace(tzinfo=UTC).astimezone(zone())
+
+
+def begins(day: date) -> datetime:
+    """When a day begins for the viewer, in UTC as the catalog has it."""
+    return datetime.combine(day, time(), zone()).astimezone(UTC).replace(tzinfo=None)
+
+
 def when(moment: datetime | None) -> str:
-    """A time of the catalog (UTC) as text."""
-    return "–" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
+    """A time of the catalog (UTC) as text, in the viewer's time zone, which is named."""
+    return "–" if moment is None else f"{local(moment):%Y-%m-%d %H:%M} {_named(local(moment))}"
+
+
+def _named(moment: datetime) -> str:
+    name = moment.tzname() or "UTC"
+    return f"UTC{name}" if name[0] in "+-" else name
+
+
+def times(title: str, moments: Sequence[datetime | None]) -> dict[str, list[datetime | None]]:
+    """A column of a table, whose title names the viewer's time zone."""
+    here = zone()
+    name = here.key if isinstance(here, ZoneInfo) else "UTC"
+    shown = [None if moment is None else local(moment).replace(tzinfo=None) for moment in moments]
+    return {f"{title} ({name})": shown}
 
 
 def size(count: float) -> str:
@@ -259,7 +302,7 @@ def history(entries: Sequence[AuditEntry]) -> None:
     """Audit log entries as a sortable, searchable table."""
     st.dataframe(
         {
-            "When (UTC)": [e.occurred_at for e in entries],
+            **times("When", [e.occurred_at for e in entries]),
             "User": [e.actor for e in entries],
             "Role": [e.role for e in entries],
             "Action": [e.action for e in entries],
@@ -271,6 +314,14 @@ def history(entries: Sequence[AuditEntry]) -> None:
             "No.": [e.sequence for e in entries],
         },
         hide_index=True,
+        column_config={
+            "Role": st.column_config.Column(width="small"),
+            "Outcome": st.column_config.Column(width="small"),
+            "Reason": st.column_config.Column(width="medium"),
+            "Image": st.column_config.Column(width="small"),
+            "Patient": st.column_config.Column(width="small"),
+            "No.": st.column_config.Column(width="small"),
+        },
     )
 
 

@@ -15,7 +15,8 @@ Why that holds through every filter, every combination of filters, and over time
 - A filter names streams, so what it shows is a union of whole batches. The difference of two
   such unions is again a union of whole batches, and each of those stands for enough patients.
   Complementary suppression has nothing left to do: no total covers what was withheld, since
-  totals are sums over the same published batches.
+  totals are sums over the same published batches. How many images are withheld is told in tens,
+  of all months and kinds together: it says that there are some, and nothing of them.
 - The order of first release and the streams never change, so a new image only ever lengthens
   the open tail. What two tables of different days differ in is whole batches too: closed since,
   or taken back whole.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -32,6 +32,8 @@ _CHUNK = 500
 _OF_REGIONS = ("region_count", "confidence")
 
 
+#: How many images are withheld is told in such steps.
+_WITHHELD_STEP = 10
 _OF_IMAGES = ("area_px", "frames", "sealed_bytes", "encrypt_ms")
 
 
@@ -44,11 +46,14 @@ class Statistics:
         regions: One row a sealed region.
         single: Rows belong together: the caller may see the numbers of single images. Where
             not, every column is shuffled by itself within its month and kind of image.
+        withheld: Images that are not told of because their group is too small, rounded up to tens;
+            of no month and kind, so that nothing but how many there are can be known of them.
     """
 
     images: pd.DataFrame
     regions: pd.DataFrame
     single: bool
+    withheld: int = 0
 
     @property
     def totals(self) -> dict[str, float]:
@@ -97,7 +102,7 @@ class Statistics:
                 chosen &= table["label"].isin(labels)
             return table[chosen]
 
-        return Statistics(keep(self.images), keep(self.regions), self.single)
+        return Statistics(keep(self.images), keep(self.regions), self.single, self.withheld)
 
 
 class Measured:
@@ -137,7 +142,8 @@ class MeasuredNumbers:
         kept = self.all()
         narrowed = self._access.classes(self._database.read(), caller.username) is not None
         if narrowed or not allowed(caller.role, Permission.VIEW_METRICS):
-            return kept.public
+            hidden = len(kept.rows) - len(kept.public.images)
+            return replace(kept.public, withheld=-(-hidden // _WITHHELD_STEP) * _WITHHELD_STEP)
         only = self._guard.open_patients(caller)
         return kept.full if only is None else self._of_patients(kept, only)
 

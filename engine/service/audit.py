@@ -15,7 +15,7 @@ from engine.operations.checkpoints import Checkpoints
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
 from engine.permissions import Permission
-from engine.records import AuditEntry, Caller, File
+from engine.records import AuditEntry, AuditFilter, Caller, File
 from engine.store.audit import Event
 from engine.store.audit_messages import fhir_audit_event
 
@@ -36,10 +36,15 @@ class Audit:
 
     @needs(Permission.READ_AUDIT)
     def entries(
-        self, caller: Caller, query: str = "", limit: int = 200, offset: int = 0
+        self,
+        caller: Caller,
+        query: str = "",
+        limit: int = 200,
+        offset: int = 0,
+        only: AuditFilter | None = None,
     ) -> list[AuditEntry]:
         """The audit log, newest first."""
-        entries = self._audit.entries(query=query, limit=limit, offset=offset)
+        entries = self._audit.entries(query=query, limit=limit, offset=offset, only=only)
         # Reasons may name a patient. What was searched for may, too, and is not in the log.
         self._guard.record_read(caller, Event("audit.read"))
         return entries
@@ -72,7 +77,7 @@ class Audit:
         return report
 
     @needs(Permission.READ_AUDIT)
-    def export_fhir(self, caller: Caller, query: str = "") -> File:
+    def export_fhir(self, caller: Caller, query: str = "", only: AuditFilter | None = None) -> File:
         """Every entry that matches, oldest first, as FHIR R4 AuditEvent resources; audited.
 
         A resource a line (NDJSON), as FHIR's bulk data does.
@@ -81,25 +86,28 @@ class Audit:
         site = self._live.settings.site
         lines = [
             json.dumps(fhir_audit_event(entry, site), ensure_ascii=False)
-            for entry in reversed(self._audit.entries(query=query, limit=count))
+            for entry in reversed(self._audit.entries(query=query, limit=count, only=only))
         ]
-        told = {"all": not query, "form": "fhir"}
+        told = {"all": not query and only in (None, AuditFilter()), "form": "fhir"}
         self._audit.record(caller, Event("audit.export", detail=told))
         text = "".join(f"{line}\n" for line in lines)
         return File("medsec-audit.ndjson", "application/fhir+ndjson", text.encode())
 
     @needs(Permission.READ_AUDIT)
-    def export(self, caller: Caller, query: str = "") -> File:
+    def export(self, caller: Caller, query: str = "", only: AuditFilter | None = None) -> File:
         """Every entry of the log that matches, oldest first, as CSV with its digests; audited."""
         out = io.StringIO()
         table = csv.writer(out)
         names = [f.name for f in fields(AuditEntry)]
         table.writerow(names)
         count = self._audit.count()
-        for entry in reversed(self._audit.entries(query=query, limit=count)):
+        for entry in reversed(self._audit.entries(query=query, limit=count, only=only)):
             row = [getattr(entry, name) for name in names]
             table.writerow([_cell(value) for value in row])
-        self._audit.record(caller, Event("audit.export", detail={"all": not query}))
+        self._audit.record(
+            caller,
+            Event("audit.export", detail={"all": not query and only in (None, AuditFilter())}),
+        )
         return File("medsec-audit.csv", "text/csv", out.getvalue().encode())
 
     @needs(Permission.READ_AUDIT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -54,10 +54,12 @@ class Found:
     Args:
         images: Newest first.
         total: How many there are on all pages.
+        dates: Day of the study by image, ``YYYY-MM-DD``, where the header says it.
     """
 
     images: tuple[ImageRecord, ...]
     total: int
+    dates: Mapping[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Search:
         self._catalog = context.catalog
         self._database = context.database
         self._patients = context.patients
+        self._studies = context.studies
         self._guard = guard
 
     @needs(Permission.VIEW_MASKED)
@@ -129,7 +132,8 @@ class Search:
         if named or patient_id is not None:
             read = Event("patient.search", detail={"by": "image", "found": total})
         self._guard.record_read(caller, read)
-        return Found(tuple(images), total)
+        ids = [image.image_id for image in images]
+        return Found(tuple(images), total, self._studies.dates(self._database.read(), ids))
 
     @needs(Permission.VIEW_MASKED)
     def choices(self, caller: Caller) -> Choices:

@@ -19,7 +19,7 @@ from typing import Any
 from engine import tracing
 from engine.errors import AuditBroken, SealBroken
 from engine.host import Host
-from engine.records import AuditEntry, Caller
+from engine.records import AuditEntry, AuditFilter, Caller
 from engine.store.database import Cursor, Database, Row
 from engine.vault import Signer, open_field, seal_field
 
@@ -82,7 +82,7 @@ class AuditLog:
                 detail["request"] = tracing.request_id()
             row = {
                 "sequence": sequence,
-                "occurred_at": self._host.now().isoformat(timespec="microseconds"),
+                "occurred_at": _text(self._host.now()),
                 "actor": caller.username,
                 "role": str(caller.role),
                 "action": event.action,
@@ -118,15 +118,30 @@ class AuditLog:
         )
         return None if last is None else datetime.fromisoformat(last["occurred_at"])
 
-    def entries(self, *, query: str = "", limit: int = 200, offset: int = 0) -> list[AuditEntry]:
+    def entries(
+        self,
+        *,
+        query: str = "",
+        limit: int = 200,
+        offset: int = 0,
+        only: AuditFilter | None = None,
+    ) -> list[AuditEntry]:
         """Entries, newest first. The query matches actor, action, outcome and ids, not reasons."""
+        wanted = only or AuditFilter()
         rows = self._database.read().all(
             "SELECT * FROM audit WHERE ($1 = '' OR"
             " contains(lower(concat_ws(' ', actor, role, action, outcome, patient_id, image_id,"
-            " region_id, origin)), lower($1))) ORDER BY sequence DESC LIMIT $2 OFFSET $3",
+            " region_id, origin)), lower($1)))"
+            " AND ($4 = '' OR occurred_at >= $4) AND ($5 = '' OR occurred_at < $5)"
+            " AND ($6 = '' OR actor = $6) AND ($7 = '' OR outcome = $7)"
+            " ORDER BY sequence DESC LIMIT $2 OFFSET $3",
             query,
             limit,
             offset,
+            _text(wanted.since),
+            _text(wanted.until),
+            wanted.actor,
+            wanted.outcome,
         )
         return [self._entry(row) for row in rows]
 
@@ -306,3 +321,8 @@ def _digest(before: str, row: Mapping[str, Any]) -> str:
     values = (str(row["sequence"]), before, *(row[c] for c in _COVERED))
     text = "".join(f"{len(v.encode())}:{v}" for v in values)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _text(moment: datetime | None) -> str:
+    """A time as entries have it: all of one form, so that texts compare as times do."""
+    return "" if moment is None else moment.isoformat(timespec="microseconds")

@@ -150,6 +150,25 @@ class Studies:
         row = tx.one("SELECT study_id FROM image_places WHERE image_id = $1", image_id)
         return None if row is None else str(row["study_id"])
 
+    def dates(self, tx: Cursor, image_ids: Sequence[str]) -> dict[str, str]:
+        """Day of the study of each of these images whose header says one, as ``YYYY-MM-DD``.
+
+        Raises:
+            SealBroken: A row was altered.
+        """
+        rows = tx.all(
+            "SELECT * FROM image_places JOIN studies USING (study_id)"
+            " WHERE image_id IN (SELECT unnest($1::VARCHAR[]))",
+            list(image_ids),
+        )
+        found = {}
+        for row in rows:
+            key = self._hierarchy.patient_key(tx, row["patient_id"])
+            self._place(key, row)
+            said = self._opened(key, f"study/{row['study_id']}", row["record"])
+            found[row["image_id"]] = said["study_date"] or ""
+        return {image_id: day for image_id, day in found.items() if day}
+
     def unplaced(self, tx: Cursor, patient_id: str | None, limit: int) -> list[str]:
         """Images that have no place yet: those that an earlier release took in."""
         rows = tx.all(

@@ -6,7 +6,9 @@ import json
 import runpy
 import threading
 from collections.abc import Callable
+from datetime import date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from engine import Detection, Engine, ImageRecord, Region, Role, errors, version
 from tests import builders
 from tests.conftest import PASSWORD, Team
 from tests.fakes import ScriptedDetector
-from ui import state
+from ui import state, widgets
 from ui.background_jobs import Job
 from ui.patient_banner import person
 
@@ -737,7 +739,7 @@ def test_names_are_shown_as_text_and_not_as_markup(
     assert "[x](" not in shown
     assert "<b>" not in shown
     click(app, "View")
-    shown = app.get("html")[-1].proto.body
+    shown = next(h.proto.body for h in app.get("html") if "Eve" in h.proto.body)
     assert "&lt;b&gt;Eve&lt;/b&gt;" in shown
 
 
@@ -767,6 +769,7 @@ def test_one_patients_numbers_are_not_shown_to_a_researcher(
     app = visit(team.researcher, "3_Analytics")
     assert not app.get("plotly_chart")
     assert "so few patients" in texts(app)
+    assert "up to 10 more are withheld" in texts(app)
     assert not app.metric
 
 
@@ -841,6 +844,52 @@ def test_the_audit_log_is_searched_and_verified(
     logs = [frame.value for frame in app.dataframe if "Outcome" in frame.value]
     actions = {action for log in logs for action in log["Action"]}
     assert actions == {"image.seal"}
+
+
+def test_the_audit_log_is_filtered_by_day_person_and_outcome(
+    engine: Engine, visit: Visit, team: Team, host: Any
+) -> None:
+    with pytest.raises(errors.PermissionDenied):
+        engine.patients.create(team.doctor, "P-1", "Nobody")
+    app = visit(team.administrator, "4_Admin", "Audit log")
+
+    def told() -> set[tuple[str, str]]:
+        table = app.dataframe[0].value
+        return set(zip(table["User"], table["Outcome"], strict=True))
+
+    assert len(told()) > 3
+    next(s for s in app.selectbox if s.label == "User").select("doctor").run()
+    assert {user for user, _ in told()} == {"doctor"}
+    next(s for s in app.selectbox if s.label == "Outcome").select("refused").run()
+    assert told() == {("doctor", "refused")}
+    link = next(b.proto.url for b in app.get("link_button") if "audit/file" in b.proto.url)
+    assert "actor=doctor" in link
+    assert "outcome=refused" in link
+    tomorrow = (host.now() + timedelta(days=1)).date()
+    assert not app.error, [e.value for e in app.error]
+    next(d for d in app.date_input if d.label == "From").set_value(tomorrow).run()
+    assert not app.exception, [e.value for e in app.exception]
+    assert not app.error, [e.value for e in app.error]
+    assert told() == set()
+    next(d for d in app.date_input if d.label == "From").set_value(tomorrow - timedelta(1)).run()
+    assert told() == {("doctor", "refused")}
+
+
+def test_times_are_in_the_viewers_zone_which_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    summer, winter = datetime(2026, 7, 1, 22, 30), datetime(2026, 1, 1, 22, 30)  # noqa: DTZ001
+    for name, shown in (
+        ("Europe/Warsaw", ("2026-07-02 00:30 CEST", "2026-01-01 23:30 CET")),
+        ("America/Sao_Paulo", ("2026-07-01 19:30 UTC-03", "2026-01-01 19:30 UTC-03")),
+        ("Nowhere/Land", ("2026-07-01 22:30 UTC", "2026-01-01 22:30 UTC")),
+        (None, ("2026-07-01 22:30 UTC", "2026-01-01 22:30 UTC")),
+    ):
+        monkeypatch.setattr(widgets.st, "context", SimpleNamespace(timezone=name))
+        assert (widgets.when(summer), widgets.when(winter)) == shown
+    monkeypatch.setattr(widgets.st, "context", SimpleNamespace(timezone="Europe/Warsaw"))
+    assert widgets.times("When", [winter, None]) == {
+        "When (Europe/Warsaw)": [datetime(2026, 1, 1, 23, 30), None]  # noqa: DTZ001
+    }
+    assert widgets.begins(date(2026, 7, 1)) == datetime(2026, 6, 30, 22)  # noqa: DTZ001
 
 
 def test_an_administrator_writes_a_checkpoint_or_is_told_what_to_set(

@@ -177,7 +177,7 @@ class Stack {
     this.ruler.know(facts.spacing_mm, facts.spacing_from);
     this.draw();
     this.say();
-    this.viewer.tell();
+    this.viewer.state();
   }
 
   say() {

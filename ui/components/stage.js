@@ -320,6 +320,7 @@ function windowControl(given, onwindow) {
   } }, make("option", {}, "as in the file"), ...presets.map((preset) => make("option", {}, preset.name)));
   const element = make("span", { class: "group", role: "group", "aria-label": "Window" },
     "Window ", select, ...numbers);
+  element.refuse = (why) => element.replaceChildren(why);
   element.add = (more) => {
     for (const preset of more.filter((m) => !presets.some((p) => p.name === m.name))) {
       presets.push(preset);

@@ -34,6 +34,7 @@ class Viewer {
     this.element = make("div", { class: "viewer" },
       make("p", { class: "warning" }, "Not for primary diagnosis"),
       this.toolbar(), this.captions, this.stage.element, this.sides(), this.note, this.table());
+    this.bar.append(roomSwitch(this.element));
     root.replaceChildren(this.element);
     this.mode(this.original ? "slider" : "masked");
     this.draw();
@@ -57,7 +58,18 @@ class Viewer {
         "aria-label": `Sealed left of here, ${this.data.opened.toLowerCase()} right of here`,
         oninput: () => this.stage.element.style.setProperty("--split", `${this.split.value}%`),
       });
-      this.stage.element.append(make("span", { class: "divider" }), this.split);
+      const divider = make("span", { class: "divider" });
+      divider.addEventListener("pointerdown", (event) => {
+        event.stopPropagation(); // the picture stays where it is
+        divider.setPointerCapture(event.pointerId);
+      });
+      divider.addEventListener("pointermove", (event) => {
+        if (!divider.hasPointerCapture(event.pointerId)) return;
+        const { left, width } = this.stage.element.getBoundingClientRect();
+        this.split.value = (100 * (event.clientX - left)) / width;
+        this.split.dispatchEvent(new Event("input"));
+      });
+      this.stage.element.append(divider, this.split);
     }
     bar.append(this.stage.zoomButtons());
     if (this.frames) bar.append(this.frames);
@@ -79,6 +91,7 @@ class Viewer {
       this.say();
     } });
     bar.append(make("label", { class: "group" }, this.invert, " Invert"), this.ruler.element);
+    this.bar = bar;
     return bar;
   }
 
@@ -88,8 +101,9 @@ class Viewer {
     const answer = await fetch(this.data.display, { credentials: "same-origin", cache: "no-store" })
       .catch(() => null);
     if (!answer?.ok) return;
-    const { spacing_mm, spacing_from, windows } = await answer.json();
+    const { spacing_mm, spacing_from, windows, window } = await answer.json();
     this.ruler.know(spacing_mm, spacing_from);
+    if (!window) return this.windows?.refuse("No window: the values of this picture are colours.");
     this.windows?.add(windows.map(([center, width], place) =>
       ({ name: `file ${place + 1}: ${center} / ${width}`, center, width })));
   }
@@ -168,7 +182,9 @@ class Viewer {
     const selected = region.id === this.selected;
     return make("svg:g", {
       class: selected ? "box selected" : "box", "data-id": region.id,
-      style: `--colour: ${colour}`, onclick: () => this.select(region.id),
+      style: `--colour: ${colour}; --x1: ${region.x1}px; --y1: ${region.y1}px; ` +
+        `--w: ${region.x2 - region.x1}px; --h: ${region.y2 - region.y1}px`,
+      onclick: () => this.select(region.id),
     },
       make("svg:rect", { x: region.x1, y: region.y1,
         width: region.x2 - region.x1, height: region.y2 - region.y1 }),
@@ -206,7 +222,10 @@ class Viewer {
     const region = this.data.regions.find((r) => r.id === id);
     if (!(region.frame <= this.frame && this.frame < region.frame_end))
       this.frames?.set(region.frame);
-    if (travel) this.stage.focusOn(region);
+    if (travel) {
+      this.stage.element.scrollIntoView({ block: "nearest" });
+      this.stage.focusOn(region);
+    }
     this.draw();
     this.rows.forEach((row, key) => row.classList.toggle("selected", key === id));
     if (!travel) this.rows.get(id)?.scrollIntoView({ block: "nearest" });

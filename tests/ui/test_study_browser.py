@@ -1,0 +1,157 @@
+"""The study page in a real Chromium: few actions to a restored slice, and what the viewer does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from playwright.sync_api import Locator, expect
+
+from engine import Detection, Engine, Region
+from tests import builders
+from tests.browsing import Visitor, chromium
+from tests.conftest import PASSWORD
+from tests.fakes import ScriptedDetector
+from tests.serving import Server, people, serve, settings
+
+pytestmark = pytest.mark.browser
+
+FOUND = [Detection(Region(8, 8, 60, 24), "text", 0.9, "scripted")]
+
+
+def ct(instance: int) -> bytes:
+    pixels = np.full((96, 128), 1000 + 40 * instance, np.uint16)
+    pixels[30:60, 40:90] = 1400
+    return builders.dicom(
+        pixels, modality="CT", instance=instance, series=2, StudyDescription="CT thorax",
+        SeriesDescription="Thorax 5.0", PatientSex="F", RescaleIntercept=-1024, RescaleSlope=1,
+        WindowCenter=40, WindowWidth=400, PixelSpacing=[0.5, 0.5],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A patient with a CT series of six slices and a colour picture, all sealed."""
+    folder = tmp_path_factory.mktemp("study")
+    chosen = settings(folder)
+    detector = ScriptedDetector(chosen)
+    engine = Engine.open(chosen, detector=detector)
+    team = people(engine)
+    patient_id = engine.patients.create(team.technician, "P-4711", "Doe^John", 47).patient_id
+    detector.found = FOUND
+    colour = np.random.default_rng(1).integers(0, 255, (96, 128, 3), np.uint8)
+    files = [ct(number) for number in range(1, 7)]
+    files.append(builders.dicom(colour, modality="US", series=5, SeriesDescription="Doppler"))
+    for data in files:
+        image_id = engine.drafts.upload(team.technician, patient_id, "x.dcm", data).image_id
+        engine.drafts.seal(team.technician, image_id, FOUND, confirm="looked at")
+    engine.close()
+    with serve(folder, patience=300) as running:
+        yield running
+
+
+class Counted:
+    """What a person does, counted: a click, a field that is filled, a key, a notch of the wheel."""
+
+    def __init__(self, visitor: Visitor) -> None:
+        self.visitor = visitor
+        self.actions = 0
+
+    def click(self, name: str) -> None:
+        self.actions += 1
+        self.visitor.click(name)
+
+    def follow(self, name: str) -> None:
+        self.actions += 1
+        self.visitor.page.get_by_role("link", name=name).click()
+        self.visitor.settle()
+
+    def fill(self, field: Locator, text: str) -> None:
+        """Type and go on with Enter: one thing for a person."""
+        self.actions += 1
+        field.fill(text)
+        field.press("Enter")
+        self.visitor.settle()
+
+    def wheel(self, stage: Locator) -> None:
+        self.actions += 1
+        place = stage.bounding_box()
+        assert place is not None
+        page = self.visitor.page
+        page.mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+        page.mouse.wheel(0, 100)
+
+
+def picture(dora: Visitor, number: int = 0) -> Locator:
+    return dora.page.locator(".stack .picture").nth(number)
+
+
+def shows(dora: Visitor, place: str, number: int = 0) -> None:
+    """The corner says so, and the picture is there."""
+    expect(dora.page.locator(".stack .corner.place").nth(number)).to_have_text(place)
+    dora.page.wait_for_function(
+        "i => i.complete && i.naturalWidth > 0 && !i.closest('.pane').hasAttribute('aria-busy')",
+        arg=picture(dora, number).element_handle(),
+    )
+
+
+def test_a_doctor_sees_the_third_slice_of_a_restored_series_in_six_actions(server: Server) -> None:
+    with chromium(server) as dora:
+        dora.sign_in("doctor", PASSWORD)
+        counted = Counted(dora)
+        counted.follow("Review")
+        counted.fill(dora.page.get_by_placeholder("Number or name"), "P-4711")
+        counted.click("View")
+        counted.click("Restore: clinical reading")
+        expect(dora.page.locator(".corner.tone")).to_have_text("Original")
+        for notch in (2, 3):
+            counted.wheel(dora.page.locator(".stack .stage"))
+            shows(dora, f"Image {notch} of 6")
+        expect(picture(dora)).to_have_attribute("alt", "Original, Image 3 of 6")
+        assert counted.actions <= 6
+
+
+@pytest.fixture
+def dora(server: Server) -> Iterator[Visitor]:
+    """A doctor who has the CT series open, sealed."""
+    with chromium(server) as visitor:
+        visitor.sign_in("doctor", PASSWORD, "/Review")
+        search = visitor.page.get_by_placeholder("Number or name")
+        search.fill("P-4711")
+        search.press("Enter")
+        visitor.settle()
+        visitor.click("View")
+        shows(visitor, "Image 1 of 6")
+        yield visitor
+
+
+def test_the_patient_stays_in_sight_and_has_a_name_without_carets(dora: Visitor) -> None:
+    banner = dora.page.get_by_role("region", name="Patient")
+    expect(banner).to_contain_text("Doe, John")
+    for fact in ("P-4711", "47 years", "female", "2024-02-29"):
+        expect(banner).to_contain_text(fact)
+    dora.page.mouse.wheel(0, 3000)
+    dora.page.wait_for_timeout(500)
+    expect(banner).to_be_in_viewport()
+    assert "^" not in dora.page.inner_text("body")
+
+
+def test_keys_turn_pictures_and_cine_goes_round(dora: Visitor) -> None:
+    page = dora.page
+    page.locator(".stack .stage").focus()
+    page.keyboard.press("ArrowDown")
+    shows(dora, "Image 2 of 6")
+    page.keyboard.press("End")
+    shows(dora, "Image 6 of 6")
+    page.keyboard.press("ArrowDown")  # there is none behind the last
+    shows(dora, "Image 6 of 6")
+    page.keyboard.press("Home")
+    seen = set()
+    page.keyboard.press("Space")
+    for _ in range(100):
+        seen.add(page.locator(".corner.place").inner_text())
+        page.wait_for_timeout(60)
+    page.keyboard.press("Space")
+    assert seen == {f"Image {n} of 6" for n in range(1, 7)}
+    expect(page.get_by_role("button", name="Cine")).to_have_attribute("aria-pressed", "false")
