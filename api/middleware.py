@@ -33,7 +33,9 @@ _MB: Final = 1024 * 1024
 _AT_ONCE: Final = 2
 #: Overhead of a multipart form around its files.
 _FORM_BYTES: Final = 1 << 20
-_UPLOADS: Final = re.compile("/batches/|/patients/|/patients/[^/]+/images/")
+_UPLOADS: Final = re.compile(
+    "/batches/|/patients/|/patients/[^/]+/images/|/dicomweb/studies/(?:[^/]+/)?"
+)
 #: Files of studies come in pieces of limited size.
 _PIECES: Final = re.compile("/intakes/[^/]+/(files/[0-9]+|headers)/")
 PIECE_BYTES: Final = 8 << 20
@@ -155,7 +157,7 @@ class RequestLimits:
             return account, SMALL_BYTES
         if pieces:
             return account, PIECE_BYTES
-        return account, _largest(engine, batch=path == "/batches/")
+        return account, _largest(engine, batch=not path.startswith("/patients/"))
 
     def _wait(self, engine: Engine, account: str, connection: HTTPConnection, cost: int) -> int:
         """Seconds to wait; 0 if the request is within the rate limit."""

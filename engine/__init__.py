@@ -65,6 +65,7 @@ from engine.service.engine import Engine
 from engine.service.images import Display
 from engine.service.intakes import Header, TakeOptions
 from engine.service.models import Evaluation
+from engine.service.objects import MaskedObject
 from engine.service.randomness import Randomness
 from engine.service.reception import Held, Instance, Received
 from engine.service.releases import Cohort, CohortOrder
@@ -123,6 +124,7 @@ __all__ = [
     "ImageState",
     "Instance",
     "Look",
+    "MaskedObject",
     "ModelInfo",
     "Node",
     "NodeEntry",

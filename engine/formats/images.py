@@ -38,6 +38,7 @@ from engine.formats import (
     dicom_native,
     dicom_renamed,
     dicom_study,
+    dicom_web,
     raster,
     raster_view,
 )
@@ -113,7 +114,11 @@ __all__ = [
     "taken",
     "thumbnail",
     "to_upright",
+    "uncompressed",
     "upright",
+    "web_bulk",
+    "web_frames",
+    "web_header",
     "whole_blocks",
 ]
 
@@ -880,6 +885,52 @@ def _came_back(stored: bytes, data: bytes, max_side_px: int, max_decoded_bytes: 
     return dicom_archive.unchanged(_unpacked(stored), data, max_side_px, max_decoded_bytes)
 
 
+def web_header(stored: bytes) -> tuple[dict[str, dict[str, Any]], str]:
+    """Attributes of a masked DICOM in JSON, and its transfer syntax; decodes no pixel.
+
+    Args:
+        stored: In the form of :func:`for_storage`.
+    """
+    match _SANDBOX.call("web_header", stored):
+        case (dict() as header, str() as syntax):
+            return header, syntax
+    raise CorruptImage(_NO_READING)
+
+
+def _web_header(stored: bytes) -> tuple[dict[str, dict[str, Any]], str]:
+    return dicom_web.header(_unpacked(stored))
+
+
+def web_frames(stored: bytes, numbers: Sequence[int], native: bool) -> tuple[list[bytes], str]:
+    """Frames of a masked DICOM: see :func:`engine.formats.dicom_web.frames`."""
+    match _SANDBOX.call("web_frames", stored, list(numbers), native):
+        case ((list() | tuple()) as parts, str() as syntax) if all(
+            isinstance(part, bytes) for part in parts
+        ):
+            return list(parts), syntax
+    raise CorruptImage(_NO_READING)
+
+
+def _web_frames(stored: bytes, numbers: Sequence[int], native: bool) -> tuple[list[bytes], str]:
+    return dicom_web.frames(_unpacked(stored), numbers, native)
+
+
+def web_bulk(stored: bytes, tag: str) -> bytes:
+    """A bulk value of a masked DICOM: see :func:`engine.formats.dicom_web.bulk`."""
+    value: bytes = _SANDBOX.call("web_bulk", stored, tag)
+    return value
+
+
+def _web_bulk(stored: bytes, tag: str) -> bytes:
+    return dicom_web.bulk(_unpacked(stored), tag)
+
+
+def uncompressed(masked: bytes) -> bytes:
+    """A masked DICOM in Explicit VR Little Endian. Raises UnsupportedFormat."""
+    whole: bytes = _SANDBOX.call("web_uncompressed", masked)
+    return whole
+
+
 #: Of a decoder that waits for the next file: what it holds when it has read a small one, and as
 #: much again.
 _IDLE_BYTES = 200 << 20
@@ -901,6 +952,10 @@ OPERATIONS = {
     "carry": dicom_carrier.carry,
     "carried": dicom_carrier.carried,
     "renamed": dicom_renamed.renamed,
+    "web_header": _web_header,
+    "web_frames": _web_frames,
+    "web_bulk": _web_bulk,
+    "web_uncompressed": dicom_web.uncompressed,
 }
 _SANDBOX = Sandbox(
     "engine.formats.images", workers=min(4, os.cpu_count() or 1), idle_bytes=_IDLE_BYTES

@@ -56,6 +56,7 @@ from engine.service.intakes import Intakes
 from engine.service.keys import Keys
 from engine.service.models import Models
 from engine.service.nodes import Nodes
+from engine.service.objects import Objects
 from engine.service.packages import Packages
 from engine.service.patients import Patients
 from engine.service.people import People
@@ -128,6 +129,7 @@ class Engine:
         self.worklist = Worklist(context, guard, examiner, stored)
         self.intakes = Intakes(context, guard, examiner, stored, intake)
         self.images = Images(context, guard, stored, masked, restorations, erasures)
+        self.objects = Objects(context, guard, stored)
         self.withdrawals = Withdrawals(context, guard, stored)
         self.packages = Packages(context, guard, stored, restorations)
         self.releases = Releases(context, guard, stored, places)

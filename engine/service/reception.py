@@ -66,13 +66,22 @@ class Instance:
     """A DICOM file as a node sent it.
 
     Args:
-        sop_class, sop_instance: UIDs that the sender announced.
+        sop_class, sop_instance: UIDs that the sender announced; empty where it announced none.
         data: File with meta information.
     """
 
     sop_class: str
     sop_instance: str
     data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An instance that was taken in: its UIDs, and what became of it."""
+
+    sop_class: str
+    sop_instance: str
+    state: Received
 
 
 @dataclass(frozen=True)
@@ -182,21 +191,23 @@ class Reception:
         if self._catalog.find_duplicate(self._database.read(), file_index) is not None:
             return Received.PRESENT
         with self._decoding:
-            name = f"{instance.sop_instance}.dcm"
+            name = f"{instance.sop_instance or 'instance'}.dcm"
             image = images.decode(name, instance.data, self._live.limits)
             said = images.study_facts(image)
             for key, announced in (
                 ("sop_class", instance.sop_class),
                 ("sop_instance", instance.sop_instance),
             ):
-                if said.get(key) != announced:
+                if announced and said.get(key) != announced:
                     raise WrongInstance(
                         "The data set is not the instance that was announced. Send it again.",
                         attribute=key,
                     )
             # The same instance in another coding has other bytes and the same pixels; another
             # picture under a UID that was used before is a fault of its sender, and is kept.
-            same = pack(instance.sop_instance.encode(), images.pixel_digest(image.pixels))
+            same = pack(
+                str(said.get("sop_instance", "")).encode(), images.pixel_digest(image.pixels)
+            )
             indexes = file_index, self._index("image/instance", same)
             if self._here(self._database.read(), indexes):
                 return Received.PRESENT
@@ -274,6 +285,29 @@ class Reception:
         if present:
             self._host.delete_blob(blob)
         return Received.PRESENT if present else Received.HELD
+
+    @needs(Permission.UPLOAD)
+    def store(self, caller: Caller, instance: Instance, study_uid: str = "") -> Stored:
+        """Take an instance in that a person's program sends, as :meth:`receive` does.
+
+        Its patient is found by the number in the header; of an unknown one it is held.
+
+        Args:
+            study_uid: Of the study to which it must belong; empty for any.
+
+        Raises:
+            WrongInstance: It is of another study.
+            InputError, StorageError, MachineOverloaded: As :meth:`receive`.
+        """
+        try:
+            facts = images.study_facts_of(images.stored_plain(instance.data))
+            if study_uid and facts.get("study_uid") != study_uid:
+                raise WrongInstance("The instance belongs to another study.", attribute="study_uid")
+            state = self._received(caller, Node(caller.username), instance)
+        except InputError as err:
+            self._audit.record(caller, Event("image.upload", "failed", detail={"why": err.code}))
+            raise
+        return Stored(str(facts.get("sop_class", "")), str(facts.get("sop_instance", "")), state)
 
     # --- people -----------------------------------------------------------------------------------
 

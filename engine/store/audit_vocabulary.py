@@ -89,6 +89,7 @@ MEANINGS: dict[str, Meaning] = {
             "box.leave": "U Left harmless text visible",
             "box.remove": "U Took a box away before sealing",
             "study.list": "R Read the list of studies",
+            "study.read": "R Read what a study's masked images are",
         },
     ),
     **_all(
@@ -135,6 +136,7 @@ MEANINGS: dict[str, Meaning] = {
         {
             "patient.search": "E Searched for patients",
             "image.find": "E Searched for images",
+            "study.search": "E Searched for studies from another program",
             "care.list": "E Listed care relations",
             "statistics.read": "R Read statistics",
             "statistics.randomness": "E Measured the randomness of encrypted data",

@@ -47,6 +47,16 @@ class Arrival:
     masked: bool = False
 
 
+@dataclass(frozen=True)
+class Placed:
+    """Where a released image is."""
+
+    image_id: str
+    series_id: str
+    study_id: str
+    patient_id: str
+
+
 class Studies:
     """Studies of one catalog. Callers hold the transaction."""
 
@@ -169,6 +179,27 @@ class Studies:
             found[row["image_id"]] = said["study_date"] or ""
         return {image_id: day for image_id, day in found.items() if day}
 
+    def released(
+        self, tx: Cursor, patients: Sequence[str] | None, study_id: str | None = None
+    ) -> list[Placed]:
+        """Places of released DICOM images, newest study first.
+
+        Args:
+            patients: Whose; None for everybody's.
+            study_id: Only of this study.
+        """
+        rows = tx.all(
+            "SELECT p.image_id, p.series_id, p.study_id, s.patient_id FROM image_places p"
+            " JOIN studies s USING (study_id) JOIN images i USING (image_id)"
+            " WHERE i.state = 'released' AND i.format = 'DICOM'"
+            " AND ($1::VARCHAR[] IS NULL OR s.patient_id IN (SELECT unnest($1::VARCHAR[])))"
+            " AND ($2::VARCHAR IS NULL OR p.study_id = $2)"
+            " ORDER BY s.created_at DESC, p.study_id, p.series_id, i.uploaded_at, p.image_id",
+            None if patients is None else list(patients),
+            study_id,
+        )
+        return [Placed(**row) for row in rows]
+
     def unplaced(self, tx: Cursor, patient_id: str | None, limit: int) -> list[str]:
         """Images that have no place yet: those that an earlier release took in."""
         rows = tx.all(
@@ -253,6 +284,11 @@ class Studies:
     def _opened(self, key: bytes, context: str, sealed: bytes) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(open_field(key, context, sealed))
         return value
+
+
+def study_id_of(study_uid: str) -> str:
+    """The id of a study, by the UID that its masked files have."""
+    return _id("st", study_uid)
 
 
 def _id(prefix: str, *uids: str) -> str:

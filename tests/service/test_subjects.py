@@ -30,6 +30,7 @@ LISTS = {
     "statistics.tables",
     "statistics.export",
     "search.choices",
+    "objects.search",
     "randomness.measure",
 }
 #: Methods a doctor may call in which no patient of others can be named, and why.
