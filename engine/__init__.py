@@ -18,6 +18,7 @@ from engine.formats.dicom_pixels import TRANSFER_SYNTAXES
 from engine.formats.images import carried, carry, from_upright, to_upright
 from engine.host import Host, write_durably
 from engine.installation import version
+from engine.metrics import Place, Standing, Trust
 from engine.operations.access_report import COLUMNS as REPORT_COLUMNS
 from engine.operations.access_report import AccessReport
 from engine.operations.batch_report import CSV_HEAD, BatchItem, Progress
@@ -68,6 +69,7 @@ from engine.service.models import Evaluation
 from engine.service.objects import MaskedObject
 from engine.service.randomness import Randomness
 from engine.service.reception import Held, Instance, Received
+from engine.service.release import LooksSaved
 from engine.service.releases import Cohort, CohortOrder
 from engine.service.runtime_settings import SettingEntry
 from engine.service.search import Found, ImageQuery
@@ -124,6 +126,7 @@ __all__ = [
     "ImageState",
     "Instance",
     "Look",
+    "LooksSaved",
     "MaskedObject",
     "ModelInfo",
     "Node",
@@ -134,6 +137,7 @@ __all__ = [
     "OpenedCase",
     "Patient",
     "Permission",
+    "Place",
     "Profile",
     "ProfileEntry",
     "Progress",
@@ -150,6 +154,7 @@ __all__ = [
     "SettingEntry",
     "Settings",
     "Source",
+    "Standing",
     "Statistics",
     "Study",
     "StudyRestoration",
@@ -157,6 +162,7 @@ __all__ = [
     "TakeOptions",
     "TextVerdict",
     "TrainingCase",
+    "Trust",
     "Verdict",
     "WorkGroup",
     "WorkItem",

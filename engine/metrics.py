@@ -31,10 +31,32 @@ from engine.measure.coarse import (
     coarse_ms,
     coarse_times,
 )
+from engine.measure.device_memory import (
+    LATEST,
+    REMEMBERED,
+    Memories,
+    Memory,
+    Place,
+    device_id,
+    recurring,
+    remembered,
+)
 from engine.measure.disclosure import (
     SMALLEST_GROUP,
     kind_of_image,
     published,
+)
+from engine.measure.earned_release import (
+    Ledger,
+    LedgerKind,
+    LedgerLine,
+    Look,
+    Parts,
+    Route,
+    Standing,
+    Stream,
+    StreamName,
+    Trust,
 )
 from engine.measure.randomness_tests import (
     CHI_SQUARE_MIN_BYTES,
@@ -53,6 +75,7 @@ from engine.measure.randomness_tests import (
     plaintext_sensitivity,
     uaci_band_percent,
 )
+from engine.measure.release_bound import CONFIDENCE, upper_bound
 from engine.measure.similarity import (
     average_hash,
     colour_histogram,
@@ -66,14 +89,30 @@ from engine.measure.similarity import (
 
 __all__ = [
     "CHI_SQUARE_MIN_BYTES",
+    "CONFIDENCE",
+    "LATEST",
     "NPCR_IDEAL_PERCENT",
+    "REMEMBERED",
     "SMALLEST_GROUP",
     "UACI_IDEAL_PERCENT",
     "ChiSquare",
     "Difference",
+    "Ledger",
+    "LedgerKind",
+    "LedgerLine",
+    "Look",
+    "Memories",
+    "Memory",
+    "Parts",
     "Percentiles",
+    "Place",
     "PrecisionRecall",
+    "Route",
+    "Standing",
+    "Stream",
+    "StreamName",
     "Throughput",
+    "Trust",
     "assess",
     "average_hash",
     "average_precision",
@@ -88,6 +127,7 @@ __all__ = [
     "coarse_times",
     "colour_histogram",
     "coverage",
+    "device_id",
     "difference",
     "entropy_bits",
     "expected_byte_entropy_bits",
@@ -107,8 +147,11 @@ __all__ = [
     "precision_recall",
     "psnr_db",
     "published",
+    "recurring",
+    "remembered",
     "ssim",
     "throughput",
     "uaci_band_percent",
     "union_area_px",
+    "upper_bound",
 ]

@@ -139,8 +139,8 @@ class Image:
             ``modality``, ``spacing_mm`` (row, column), ``lossy``, ``transfer_syntax`` ...
             and ``overlays``, which are pixels themselves and as sensitive as these.
         people: What the header says of people: ``hints``, to fill in a record, and
-            ``identifiers``, to compare with burned-in text; and ``study``, where the image
-            belongs. Sensitive; empty but for DICOM.
+            ``identifiers``, to compare with burned-in text; ``study``, where the image belongs; and
+            ``device``, which made it. Sensitive; empty but for DICOM.
     """
 
     name: str

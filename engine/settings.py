@@ -158,6 +158,17 @@ class Settings:
     auto_seal: bool = _setting(
         True, "Offer uploaders to seal images without doubt at once, without a person's look"
     )
+    release_sample: float = _setting(
+        0.05,
+        "Share of the images that earned their release by themselves which a person sees all the"
+        " same, drawn at random",
+        lambda v: 0.01 <= v <= 1.0,
+    )
+    release_withdraw: bool = _setting(
+        False,
+        "After a miss, withdraw every image that was released without a look since the last clean"
+        " one",
+    )
     reason_required: bool = _setting(True, "Whether a restoration requires a reason")
     session_idle_minutes: float = _setting(
         15.0, "Idle time after which a session ends", _positive, "min"

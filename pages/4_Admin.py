@@ -12,6 +12,7 @@ from ui import (
     admin_mail,
     admin_models,
     admin_network,
+    admin_release,
     admin_settings,
     state,
 )
@@ -33,6 +34,7 @@ TABS = {
     "Health": health,
     "Profiles": admin_models.profiles,
     "Models": admin_models.models,
+    "Release": admin_release.release,
     "Network": admin_network.network,
     "Settings": admin_settings.settings,
 }

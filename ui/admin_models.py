@@ -108,6 +108,15 @@ def _edit(token: str, name: str, entry: ProfileEntry | None) -> None:
             0.005,
             format="%.3f",
         )
+        table["release_at_most"] = st.number_input(
+            "Earned release: the share of images with a miss that a device may at most have, for"
+            " its images to leave without a person's look; 0 switches it off",
+            0.0,
+            0.05,
+            held.release_at_most,
+            0.005,
+            format="%.3f",
+        )
         if st.form_submit_button("Save the profile", type="primary"):
             engine.profiles.save(token, name, table)
             state.renew("profile")

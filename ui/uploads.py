@@ -50,8 +50,9 @@ def _seal_at_once() -> bool:
     return state.engine().settings.auto_seal and st.toggle(
         "Seal images without doubt at once",
         key="seal-at-once",
-        help="Images with uncertain boxes, or in which nothing was found, wait for you. The audit"
-        " log marks each image that was sealed without a look.",
+        help="Images with uncertain boxes, or in which nothing was found, wait for you; so do all"
+        " whose profile says that they must earn their release. The audit log marks each image"
+        " that was sealed without a look.",
     )
 
 
@@ -65,7 +66,8 @@ def _upload(
         record = engine.drafts.upload(
             token, patient_id, name, data, profile, lambda stage, done: tell(stage, done * share)
         )
-        if not seal or record.reasons:
+        # Where nothing was found, the profile's rule may still allow it.
+        if not seal or record.reasons not in ((), ("nothing-found",)):
             return record
         return _sealed_or_waiting(token, record, lambda stage, done: tell(stage, 0.5 + done / 2))
 
@@ -77,7 +79,8 @@ def _sealed_or_waiting(token: str, record: ImageRecord, tell: Progress) -> Image
     try:
         return state.engine().drafts.seal_undoubted(token, record.image_id, tell)
     except errors.ReviewNeeded as err:
-        return replace(record, state=ImageState.REVIEW, reasons=tuple(err.facts["reasons"]))
+        reasons = tuple(err.facts["reasons"])
+        return replace(record, state=ImageState.REVIEW, reasons=reasons) if reasons else record
 
 
 def watch_uploads() -> None:

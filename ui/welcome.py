@@ -6,7 +6,18 @@ import streamlit as st
 
 from demo import PASSWORD
 from engine import ACCOUNT_ROLES, Account, ImageState, Role, errors, version
-from ui import account_request, care, oidc, queue, search, second_factor, state, step_up, widgets
+from ui import (
+    account_request,
+    admin_release,
+    care,
+    oidc,
+    queue,
+    search,
+    second_factor,
+    state,
+    step_up,
+    widgets,
+)
 
 
 def demo_banner(accounts: bool = False) -> None:
@@ -216,6 +227,7 @@ def _administrator(token: str) -> None:
             f"Emergency access: {held} open now, {due} to review. See Admin, tab Access.",
             icon=":material/emergency_home:",
         )
+    admin_release.saved(token)
     if st.button("Open Admin", type="primary", icon=":material/settings:"):
         st.switch_page("pages/4_Admin.py")
 

@@ -69,6 +69,8 @@ class Profile:
             something was found with certainty are sealed without asking; 0 asks always.
         diagnostic_regions: Parts of a picture, as shares of its width and height (x1, y1, x2,
             y2), in which a person is asked about every proposal.
+        release_at_most: Images without doubt leave without a person once their stream has shown
+            that at most this share of its images has a miss; 0 leaves it to the uploader.
     """
 
     name: str
@@ -86,11 +88,13 @@ class Profile:
     harmless_text: str = "sealed"
     small_doubt: float = 0.01
     diagnostic_regions: tuple[tuple[float, float, float, float], ...] = ()
+    release_at_most: float = 0.0
 
     def __post_init__(self) -> None:
         own = tuple(self.class_confidence.values())
         shares = (self.confidence, self.proposal_confidence, self.iou, self.padding or 0.0, *own)
-        shares += (self.small_doubt, *(side for part in self.diagnostic_regions for side in part))
+        shares += (self.small_doubt, self.release_at_most)
+        shares += tuple(side for part in self.diagnostic_regions for side in part)
         if not all(0.0 <= share <= 1.0 for share in shares) or (self.padding_min_px or 0) < 0:
             raise SettingsError(f"The profile {self.name!r} has a number that is out of range.")
         if self.proposal_confidence > min(self.confidence, *own, 1.0):
@@ -142,7 +146,7 @@ class Profile:
             "confidence": (int, float), "proposal_confidence": (int, float),
             "iou": (int, float), "padding": (int, float), "padding_min_px": int, "rescan": bool,
             "class_confidence": dict, "harmless_text": str, "small_doubt": (int, float),
-            "diagnostic_regions": list,
+            "diagnostic_regions": list, "release_at_most": (int, float),
         }  # fmt: skip
         values: dict[str, Any] = {
             key: getattr(settings, key) for key in ("confidence", "proposal_confidence", "iou")

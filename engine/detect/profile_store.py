@@ -29,12 +29,14 @@ from engine.store.database import Cursor, Database
 EDITABLE = (
     "title", "description", "classes", "networks", "confidence", "class_confidence", "iou",
     "padding", "padding_min_px", "harmless_text", "small_doubt", "diagnostic_regions",
+    "release_at_most",
 )  # fmt: skip
 #: Classes that directly identify a person.
 IDENTIFIERS = ("text", "barcode", "face")
 CONFIDENCE = (0.05, 0.90)
 IDENTIFIER_CONFIDENCE = (0.05, 0.60)  # above it, names would only be proposed
 SMALL_DOUBT = (0.0, 0.10)  # above it, whole parts of the anatomy would be sealed unasked
+RELEASE_AT_MOST = (0.0, 0.05)  # share of images in which something is missed
 IOU = (0.20, 0.80)  # below it, lines of text beside each other swallow one another
 PADDING = (0.0, 0.5)
 PADDING_PX = (2, 200)  # blurred edges of letters reach that far
@@ -216,6 +218,7 @@ def check(profile: Profile, networks: Mapping[str, Sequence[str]]) -> None:
         _within(profile.sealed_from(label), bounds, f"confidence of {label}")
     _within(profile.iou, IOU, "overlap (IoU)")
     _within(profile.small_doubt, SMALL_DOUBT, "small doubt")
+    _within(profile.release_at_most, RELEASE_AT_MOST, "share of images with a miss")
     if profile.padding is not None:
         _within(profile.padding, PADDING, "padding")
     if profile.padding_min_px is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
 from engine.formats.dicom_file import number, text
 
@@ -60,6 +61,43 @@ def study_facts(header: Dataset) -> dict[str, Any]:
             facts[name] = int(value)
     facts["position_mm"] = _position_mm(header)
     return {name: value for name, value in facts.items() if value not in ("", None)}
+
+
+#: What names a device and the kind of image it makes, by the names that people read.
+_DEVICE = {
+    "SOP class": "SOPClassUID",
+    "manufacturer": "Manufacturer",
+    "model": "ManufacturerModelName",
+    "software version": "SoftwareVersions",
+    "image type": "ImageType",
+}
+
+
+def device_facts(header: Dataset) -> dict[str, str]:
+    """Which device made an image, and what kind of image: at most 64 characters each.
+
+    Returns:
+        ``SOP class``, ``manufacturer``, ``model``, ``software version``, ``image type``, empty
+        where the header says nothing; and ``layout`` of an ultrasound image: where its regions are.
+    """
+    facts = {
+        name: "".join(c for c in text(header, keyword)[:64] if c.isprintable())
+        for name, keyword in _DEVICE.items()
+    }
+    return {**facts, "layout": _layout(header)}
+
+
+def _layout(header: Dataset) -> str:
+    """Corners of the regions of an ultrasound image, ``x0 y0 x1 y1`` each (PS3.3 C.8.5.5)."""
+    regions = header.get("SequenceOfUltrasoundRegions")
+    if not isinstance(regions, Sequence):
+        return ""
+    corners = ("MinX0", "MinY0", "MaxX1", "MaxY1")
+    places = [[number(r, f"RegionLocation{c}") for c in corners] for r in regions[:8]]
+    return "; ".join(
+        " ".join(f"{side:.0f}" for side in place if side is not None)
+        for place in sorted(places, key=str)
+    )[:128]
 
 
 def _position_mm(header: Dataset) -> float | None:

@@ -249,6 +249,7 @@ def _decode(kind: str, data: bytes, max_side_px: int, max_decoded_bytes: int) ->
         "hints": dicom.patient_hints(file.header),
         "identifiers": dicom_header.identifiers(file.header),
         "study": dicom_study.study_facts(file.header),
+        "device": dicom_study.device_facts(file.header),
     }
     return *dicom.decode(file, max_side_px, max_decoded_bytes), people
 
@@ -274,6 +275,7 @@ def _image(name: str, kind: Format, data: bytes, reading: Any, *, alone: bool = 
             pixels.ndim in (3, 4)
             and isinstance(people.get("hints", {}), dict)
             and isinstance(people.get("study", {}), dict)
+            and _is_texts(people.get("device", {}))
             and isinstance(people.get("identifiers", ()), tuple)
             and all(isinstance(said, str) for said in people.get("identifiers", ()))
         ):
@@ -281,6 +283,10 @@ def _image(name: str, kind: Format, data: bytes, reading: Any, *, alone: bool = 
                 pixels, facts, people = pixels.copy(), _copied(facts), _copied(people)
             return Image(name[-255:], kind, data, pixels, grid, facts, people)
     raise CorruptImage(_NO_READING)
+
+
+def _is_texts(said: object) -> bool:
+    return isinstance(said, dict) and all(isinstance(v, str) for v in said.values())
 
 
 def _copied(value: Any) -> Any:
@@ -305,6 +311,11 @@ def patient_hints(image: Image) -> dict[str, Any]:
 def study_facts(image: Image) -> dict[str, Any]:
     """Study, series and place that the file says; empty but for DICOM. Sensitive."""
     return dict(image.people.get("study", {}))
+
+
+def device_facts(image: Image) -> dict[str, str]:
+    """Which device made an image, as the file says; empty but for DICOM."""
+    return dict(image.people.get("device", {}))
 
 
 def study_facts_of(stored: bytes) -> dict[str, Any]:

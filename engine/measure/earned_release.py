@@ -41,7 +41,7 @@ COARSER = ("size", "image type")
 Parts = tuple[tuple[str, str], ...]
 
 
-class State(StrEnum):
+class Trust(StrEnum):
     LEARNING = "learning"
     TRUSTED = "trusted"
     SUSPENDED = "suspended"
@@ -55,14 +55,23 @@ class Route(StrEnum):
     ITSELF = "itself"
 
 
-class Kind(StrEnum):
+class Look(StrEnum):
+    """What is known of the detector's first answer once a draft is sealed."""
+
+    NOBODY = "nobody"  # sealed by itself
+    UNSEEN = "unseen"  # decided by somebody who was not shown the picture
+    CLEAN = "clean"
+    MISSED = "missed"  # boxes were added that it would not have hidden
+
+
+class LedgerKind(StrEnum):
     """What a line of the ledger says."""
 
     ARRIVE = "arrive"
     LOOK = "look"  # a person decided it
     RELEASE = "release"  # nobody looked
     FLAG = "flag"  # a miss that somebody saw after the release
-    GONE = "gone"  # thrown away undecided
+    GONE = "gone"  # thrown away, or decided by somebody who was not shown the picture
     SUSPEND = "suspend"
 
 
@@ -96,7 +105,7 @@ class StreamName:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LedgerLine:
     """One line of the ledger.
 
     Args:
@@ -107,9 +116,10 @@ class Entry:
         empty: Nothing was found, of ``ARRIVE``.
         missed: Of ``LOOK``.
         why: Of ``SUSPEND``.
+        doubted: Of ``SUSPEND``: released images that it puts in doubt, in the order of risk.
     """
 
-    kind: Kind
+    kind: LedgerKind
     image_id: str = ""
     at: datetime | None = None
     stream: StreamName | None = None
@@ -118,6 +128,7 @@ class Entry:
     empty: bool = False
     missed: bool = False
     why: str = ""
+    doubted: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -132,6 +143,7 @@ class _Image:
     gone: bool = False
     counted: bool = False
     released: bool = False
+    released_at: datetime | None = None
 
 
 @dataclass
@@ -160,7 +172,7 @@ class Standing:
     """
 
     name: StreamName
-    state: State
+    state: Trust
     images: int
     looks: int
     misses: int
@@ -176,7 +188,8 @@ class Stream:
     def __init__(self, name: StreamName) -> None:
         self.name = name
         self.images: list[_Image] = []
-        self.why = ""
+        #: Why it was suspended, each time.
+        self.whys: list[str] = []
         #: Looks and misses after each change, for the curve of the bound.
         self.history: list[tuple[int, int]] = []
         self._all = _Tally()
@@ -191,7 +204,7 @@ class Stream:
         """Do so many samples wait that nothing more may be released?"""
         return self._samples_waiting > MOST_SAMPLES_WAITING
 
-    def state(self, share: float, confidence: float = CONFIDENCE) -> State:
+    def state(self, share: float, confidence: float = CONFIDENCE) -> Trust:
         """Where the stream stands.
 
         Args:
@@ -201,8 +214,8 @@ class Stream:
             at_most(t.looks, t.misses, share, confidence) for t in (self._all, self._fresh)
         )
         if earned:
-            return State.TRUSTED
-        return State.SUSPENDED if self._epoch else State.LEARNING
+            return Trust.TRUSTED
+        return Trust.SUSPENDED if self._epoch else Trust.LEARNING
 
     def standing(self, share: float, confidence: float = CONFIDENCE) -> Standing:
         """The stream's numbers under a profile's rule."""
@@ -216,7 +229,7 @@ class Stream:
             sum(i.route is not Route.ITSELF and _undecided(i) for i in self.images),
             sum(i.released for i in self.images),
             upper_bound(self._all.looks, self._all.misses, confidence),
-            self.why if state is State.SUSPENDED else "",
+            self.whys[-1] if state is Trust.SUSPENDED else "",
         )
 
     def released_since(self, image: _Image) -> list[str]:
@@ -232,9 +245,14 @@ class Stream:
         named = [
             (not i.empty, abs(n - place), i.image_id)
             for n, i in enumerate(self.images[first:], first)
-            if i.released and i.clean is None
+            if i.released and _undecided(i)
         ]
         return [image_id for *_, image_id in sorted(named)]
+
+    def saved_since(self, moment: datetime) -> int:
+        """Images released without a look since then, as the clock said."""
+        times = (i.released_at for i in self.images if i.released)
+        return sum(at is not None and at >= moment for at in times)
 
     def add(self, image: _Image) -> None:
         """An image came in."""
@@ -284,16 +302,17 @@ class Stream:
         """From here on, trust needs looks at images that come in later."""
         self._epoch += 1
         self._fresh = _Tally()
-        self.why = why
+        self.whys.append(why)
 
 
 class Ledger:
     """All streams, after any number of lines."""
 
-    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+    def __init__(self, entries: Iterable[LedgerLine] = ()) -> None:
         self.streams: dict[StreamName, Stream] = {}
         self._images: dict[str, tuple[Stream, _Image]] = {}
         self._seen: Counter[StreamName] = Counter()
+        self._doubted: dict[str, None] = {}
         for entry in entries:
             self.add(entry)
 
@@ -317,6 +336,12 @@ class Ledger:
         known = self._images.get(image_id)
         return known is not None and _undecided(known[1])
 
+    @property
+    def doubted(self) -> list[str]:
+        """Released images that a suspension put in doubt and nobody has decided since, in the order
+        of risk."""
+        return [image_id for image_id in self._doubted if self.undecided(image_id)]
+
     def decide(self, name: StreamName, share: float, sample: float, drawn: float) -> Route:
         """What becomes of an image without doubt.
 
@@ -326,7 +351,7 @@ class Ledger:
             drawn: By chance, from 0 up to 1.
         """
         stream = self.streams.get(name)
-        if stream is None or stream.overdue or stream.state(share) is not State.TRUSTED:
+        if stream is None or stream.overdue or stream.state(share) is not Trust.TRUSTED:
             return Route.PERSON
         return Route.SAMPLE if drawn < sample else Route.ITSELF
 
@@ -335,23 +360,24 @@ class Ledger:
         stream, image = self._images[image_id]
         return stream.released_since(image)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: LedgerLine) -> None:
         """One line more. Lines about images that no stream knows say nothing here."""
-        if entry.kind is Kind.ARRIVE:
+        if entry.kind is LedgerKind.ARRIVE:
             self._arrive(entry)
-        elif entry.kind is Kind.SUSPEND:
+        elif entry.kind is LedgerKind.SUSPEND:
             assert entry.stream is not None
             if entry.stream in self.streams:
                 self.streams[entry.stream].suspend(entry.why)
+                self._doubted |= dict.fromkeys(entry.doubted)
         elif entry.image_id in self._images:
             stream, image = self._images[entry.image_id]
-            if entry.kind is Kind.RELEASE:
-                image.released = True
+            if entry.kind is LedgerKind.RELEASE:
+                image.released, image.released_at = True, entry.at
             else:
-                missed = entry.missed or entry.kind is Kind.FLAG
-                stream.decided(image, missed=missed, gone=entry.kind is Kind.GONE)
+                missed = entry.missed or entry.kind is LedgerKind.FLAG
+                stream.decided(image, missed=missed, gone=entry.kind is LedgerKind.GONE)
 
-    def _arrive(self, entry: Entry) -> None:
+    def _arrive(self, entry: LedgerLine) -> None:
         assert entry.stream is not None
         assert entry.whole is not None
         if entry.image_id in self._images:

@@ -25,6 +25,7 @@ from engine.store.backup import Backups
 from engine.store.catalog import Catalog
 from engine.store.claims import Claims
 from engine.store.database import Database
+from engine.store.device_boxes import DeviceBoxes
 from engine.store.figures import Figures
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.nodes import HeldInstances, NodeRows
@@ -33,6 +34,7 @@ from engine.store.outbox import Outbox
 from engine.store.patient_merge import PatientMerge
 from engine.store.patients import Patients
 from engine.store.read_log import ReadLog
+from engine.store.release_ledger import ReleaseLedger
 from engine.store.runtime_settings import SettingChanges
 from engine.store.studies import Studies
 from engine.store.training_cases import Training
@@ -77,8 +79,10 @@ class Context(WorkerContext):
     merging: PatientMerge
     read_log: ReadLog
     claims: Claims
+    release_ledger: ReleaseLedger
     profile_store: Profiles
     custom_networks: CustomNetworkStore
+    device_boxes: DeviceBoxes
     evaluation_rows: AuditedRows
     setting_changes: SettingChanges
     nodes: NodeRows

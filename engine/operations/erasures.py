@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from engine.errors import EngineError, InputError, NotFound
 from engine.operations.context import Context
 from engine.operations.guard import log
+from engine.operations.release_decisions import ReleaseDecisions
 from engine.operations.stored_images import OPEN_STATES
 from engine.permissions import Role
 from engine.records import Caller
@@ -30,6 +31,7 @@ class Erasures:
         self._patients = context.patients
         self._sessions = context.sessions
         self._studies = context.studies
+        self._decisions = ReleaseDecisions(context)
         self._backup_folder = context.backup_folder
         #: Two erasures at once must not write the older list last.
         self._lock = threading.Lock()
@@ -91,6 +93,7 @@ class Erasures:
                 action, patient_id=row.patient_id, image_id=image_id, reason=reason.strip()
             )
             self._audit.append(tx, caller, gone)
+            self._decisions.gone(tx, caller, image_id)
         self._open_images.close_subject(image_id)
         for blob in blobs:
             self._host.delete_blob(blob)
@@ -112,6 +115,8 @@ class Erasures:
                 Event("patient.erase", patient_id=patient_id, reason=reason.strip()),
                 *(Event("image.erase", patient_id=patient_id, image_id=i) for i in images),
             )
+            for image_id in images:
+                self._decisions.gone(tx, caller, image_id)
         for image_id in images:
             self._open_images.close_subject(image_id)
         for blob in blobs:

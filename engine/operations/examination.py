@@ -15,7 +15,7 @@ from engine.errors import DetectorError, InputError
 from engine.formats import images
 from engine.formats.views import View, views_of
 from engine.geometry import CORNERS, union_area_px
-from engine.metrics import coarse_confidence
+from engine.metrics import Memories, coarse_confidence, device_id, remembered
 from engine.operations.context import WorkerContext
 from engine.operations.guard import log
 from engine.records import Detection, Image, ImageState, Region, TextVerdict
@@ -36,6 +36,7 @@ REASONS: Mapping[str, str] = {
     "flagged": "A user reported visible private content. Box it and seal the image again.",
     "still-visible": "Text is still readable after masking. Box it, or give a reason to leave it.",
     "box-questioned": "A user needs what a box hides. Keep the box, make it smaller or remove it.",
+    "remembered": "Earlier images of this device were sealed here. Keep or remove the boxes.",
     "small-doubt": "Small uncertain boxes were sealed without asking.",
 }
 
@@ -56,6 +57,19 @@ class Suggestion(StrEnum):
     SEAL = "seal"
     ASK = "ask"  # too uncertain: a person says
     LEAVE = "leave"  # harmless text, where the profile lets it be seen
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What is known of devices when an image of one of them comes in.
+
+    Args:
+        source: Who sends the file.
+        memories: What people sealed again and again, by device.
+    """
+
+    source: str
+    memories: Memories = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,11 +123,13 @@ class Examiner:
         names: Sequence[str],
         watch: Stopwatch,
         tell: Progress,
+        devices: Devices,
     ) -> Examined:
         """Look for what must be hidden in a decoded file; nothing is kept.
 
         Args:
             names: The patient's number and name in the record, to tell a name from a side marker.
+            devices: What their images had, to be added to what is found.
         """
         tell("looking for what must be hidden", 0.2)
         with watch.stage("detect"):
@@ -121,11 +137,19 @@ class Examiner:
             detections, reasons = self.find(
                 image, views, profile, lambda stage, share: tell(stage, 0.2 + 0.6 * share)
             )
+        device = device_parts(devices.source, image, images.device_facts(image))
+        memory = devices.memories.get(device_id(device))
+        if memory is not None:
+            size = (image.width, image.height, image.frames)
+            more, asked = remembered(memory, detections, size, profile.proposal_confidence)
+            detections = [*detections, *more]
+            reasons = [*reasons, "remembered"] if asked else reasons
         tell("reading text", 0.8)
         with watch.stage("read"):
             known = [*names, *images.identifiers(image)]
             judged = self.judged(views, detections, known)
-        return self._examined(image, profile, detections, reasons, judged)
+        found = self._examined(image, profile, detections, reasons, judged)
+        return replace(found, facts={**found.facts, "device": device})
 
     def unseen(self, image: Image, profile: Profile) -> Examined:
         """A decoded file in which nothing has been looked for yet, so that a person must look."""
@@ -257,6 +281,22 @@ class Examiner:
             UNKNOWN if j.verdict is TextVerdict.HARMLESS and r.frame_count > 1 else j
             for j, r in zip(judged, regions, strict=True)
         ]
+
+
+def device_parts(
+    source: str, image: Image, device: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
+    """What names the device of an image, the kind of its images and their layout, with the values.
+
+    Args:
+        source: Who sends the file, where it does not say which device made it.
+        device: What the file says of it.
+    """
+    size = ("size", f"{image.width} x {image.height}")
+    if not device:
+        return ("source", source), ("kind", str(image.format)), size
+    modality = str(image.properties.get("modality", ""))
+    return ("modality", modality), *device.items(), size
 
 
 def with_verdicts(facts: Mapping[str, Any]) -> tuple[Detection, ...]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from engine.errors import DuplicateImage, ReviewNeeded
 from engine.metrics import coarse_times
 from engine.operations.context import Context
-from engine.operations.examination import Examined
+from engine.operations.examination import Devices, Examined
 from engine.operations.preparation import Prepared
+from engine.operations.release_decisions import ReleaseDecisions
 from engine.operations.stored_images import StoredImages
 from engine.records import Caller, ImageState, Patient
 from engine.seal.pipeline import Stopwatch, Subject
@@ -57,11 +58,14 @@ class Intake:
         self._audit = context.audit
         self._catalog = context.catalog
         self._database = context.database
+        self._device_boxes = context.device_boxes
         self._hierarchy = context.hierarchy
         self._host = context.host
         self._patients = context.patients
         self._studies = context.studies
         self._stored = stored
+        #: May an image be released without a person?
+        self.decisions = ReleaseDecisions(context)
         #: Files of batches under way that no row knows of yet, by batch: not to be swept.
         self.at_work: dict[str, set[str]] = {}
 
@@ -142,6 +146,7 @@ class Intake:
                 },
             ),
         )
+        self.decisions.arrive(tx, caller, entry.image_id, examined)
 
     def refuse_duplicate(self, tx: Cursor, index: bytes) -> None:
         """Raises DuplicateImage where a file with this keyed hash is here already."""
@@ -151,6 +156,10 @@ class Intake:
             raise DuplicateImage(
                 "This image has already been uploaded.", image_id=image_id, patient_id=patient_id
             )
+
+    def devices(self, caller: Caller) -> Devices:
+        """What is known of devices, for a file that this caller sends. Raises SealBroken."""
+        return Devices(caller.username, self._device_boxes.memories(self._database.read()))
 
     def fresh_key(self, image_id: str, version: int, patient_key: bytes) -> FreshKey:
         """A key for the version of an image that is about to be sealed."""
@@ -167,7 +176,11 @@ class Intake:
         fresh: FreshKey,
         prepared: Prepared,
     ) -> None:
-        """Rows, tag and log of a sealed image; the draft's key is gone from here on."""
+        """Rows, tag and log of a sealed image; the draft's key is gone from here on.
+
+        Raises:
+            ReviewNeeded: Somebody changed the draft, or a person has to look at it.
+        """
         subject, image_id = fresh.subject, row.image_id
         # Anything that happened to the draft meanwhile, a review above all, comes first.
         if self._catalog.row(tx, image_id).tag != row.tag:
@@ -177,6 +190,7 @@ class Intake:
                 reasons=list(row.reasons),
             )
         self._catalog.verify(tx, draft_key, image_id)
+        self.decisions.sealed(tx, caller, row, prepared.look)
         tag = self._catalog.seal(
             tx,
             subject.key,
@@ -208,6 +222,8 @@ class Intake:
                     "labels": dict(labels),
                     "reviewed": prepared.facts["reasons"],
                     "automatic": prepared.facts["automatic"],
+                    # A draft of a later version says nothing of the detector's first answer.
+                    "device": prepared.facts["device"] if row.version == 0 else [],
                     "tag": tag,
                 },
             ),

@@ -13,8 +13,15 @@ from engine.detection import Profile
 from engine.errors import DetectorError, InputError, ReviewNeeded
 from engine.formats import images
 from engine.formats.views import views_of
+from engine.metrics import Look
 from engine.operations.context import WorkerContext
-from engine.operations.examination import HARMLESS, Examiner, Progress
+from engine.operations.examination import (
+    HARMLESS,
+    Examiner,
+    Progress,
+    sorted_out,
+    with_verdicts,
+)
 from engine.operations.guard import log
 from engine.records import Detection, Image, SealedRegion, TextVerdict
 from engine.seal import pipeline
@@ -39,12 +46,19 @@ class Prepared:
         columns: Of the image's row; coarse where they tell of hidden pixels.
         facts: To be sealed with it; they tell of hidden pixels.
         corrections: What was done with the boxes, for the log.
+        look: What it says of the first answer.
     """
 
     regions: tuple[tuple[SealedRegion, int], ...]
     columns: Mapping[str, Any]
     facts: Mapping[str, Any] = field(repr=False)
     corrections: tuple[Event, ...]
+    look: Look = Look.NOBODY
+
+    @property
+    def addresses(self) -> list[str]:
+        """Files that were written for it."""
+        return [at for name, at in self.columns.items() if name.endswith("_blob")]
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,7 @@ class Decision:
         confirm: The reason to go on although the draft says that a person must look.
         adopt: Seal too what the second look finds, and look again, instead of asking a person.
         automatic: Nobody has looked: the boxes are those that the profile proposes.
+        shown: Who decided was shown the picture.
     """
 
     boxes: Sequence[Detection]
@@ -82,6 +97,7 @@ class Decision:
     confirm: str = ""
     adopt: bool = False
     automatic: bool = False
+    shown: bool = False
 
 
 class SentBack(Exception):
@@ -132,6 +148,7 @@ class Preparer:
                 image_id=row.image_id,
                 reasons=reasons,
             )
+        look = self._look(draft, profile, wanted, decision)
         corrections, left_out = _corrections(row, found, wanted, decision.removed)
         tell("sealing", 0.1)
         for rounds_left in reversed(range(_ROUNDS if decision.adopt else 1)):
@@ -162,7 +179,28 @@ class Preparer:
             "automatic": decision.automatic,
             "sides": facts.get("sides", []),
         }
-        return self._written(draft, subject, sealed, review, corrections, watch)
+        written = self._written(draft, subject, sealed, review, corrections, watch)
+        return replace(written, look=look)
+
+    def _look(
+        self,
+        draft: OpenedDraft,
+        profile: Profile,
+        final: Sequence[Detection],
+        decision: Decision,
+    ) -> Look:
+        """Would anything that a person hides be visible, had nobody looked?"""
+        if decision.automatic:
+            return Look.NOBODY
+        found = with_verdicts(draft.facts)
+        sealed, _, _ = sorted_out(found, profile, draft.row.reasons)
+        # What the second look finds is sealed too where nobody is asked.
+        seen = {Detection.from_json(d) for d in draft.facts["still_visible"]}
+        planned = pipeline.plan(draft.image, [*sealed, *seen], *self.examiner.padding(profile))
+        hidden = [mask.region for mask in planned]
+        if any(d.region.hidden_share(hidden) < COVERED for d in final):
+            return Look.MISSED
+        return Look.CLEAN if decision.shown else Look.UNSEEN
 
     def _still_visible(
         self, row: DraftRow, left_out: Sequence[Detection], profile: Profile, sealed: Sealed
@@ -249,6 +287,7 @@ class Preparer:
         facts = {
             "name": draft.facts["name"],
             "folder": draft.facts.get("folder", ""),
+            "device": draft.facts.get("device", []),
             "size_bytes": len(image.data),
             "decoded_bytes": image.pixels.nbytes,
             "masked_digest": hashlib.sha256(sealed.masked).hexdigest(),

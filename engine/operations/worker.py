@@ -29,6 +29,7 @@ from engine.formats import images
 from engine.host import Host
 from engine.operations.context import WorkerContext
 from engine.operations.examination import (
+    Devices,
     Examined,
     Examiner,
     sorted_out,
@@ -36,6 +37,7 @@ from engine.operations.examination import (
 )
 from engine.operations.live_settings import LiveSettings
 from engine.operations.preparation import Decision, OpenedDraft, Prepared, Preparer, SentBack
+from engine.operations.release_decisions import ANSWERED, RELEASED_EMPTY, ReleaseRule
 from engine.records import Detection, ImageState
 from engine.seal.pipeline import Stopwatch, Subject
 from engine.settings import Settings
@@ -85,6 +87,8 @@ class Job:
         subject: Which image is sealed, and under what.
         names: The patient's number and name in the record, to tell a name from a side marker.
         decided: What a person decided; None where a network looks first.
+        rule: Of the profile, where it has one: what may be sealed to be released.
+        devices: What is known of devices.
     """
 
     image_id: str
@@ -96,6 +100,8 @@ class Job:
     profile: str
     options: BatchOptions
     decided: Decided | None = field(default=None, repr=False)
+    rule: ReleaseRule | None = None
+    devices: Devices = field(default_factory=lambda: Devices(""))
 
 
 @dataclass(frozen=True)
@@ -216,15 +222,17 @@ class Worker:
             if job.decided:
                 examined = job.decided.examined
             else:
-                examined = self._examiner.examine(image, profile, job.names, watch, _tell_nobody)
+                examined = self._examiner.examine(
+                    image, profile, job.names, watch, _tell_nobody, job.devices
+                )
             if not job.options.seal:
                 return Outcome(examined, None, watch.times_ms)
             draft = OpenedDraft(
                 _row(job, examined, watch.times_ms), examined.facts, image, job.names
             )
-            decision = (
-                job.decided.decision if job.decided else _decision(job.options, examined, profile)
-            )
+            if not job.decided and not _may_be_sealed(job.rule, examined):
+                return Outcome(examined, None, watch.times_ms)
+            decision = job.decided.decision if job.decided else _decision(job, examined, profile)
             prepared = self._preparer.prepare(draft, job.subject, decision, _tell_nobody)
             return Outcome(examined, prepared, watch.times_ms)
         except ReviewNeeded as err:
@@ -263,16 +271,23 @@ def _row(job: Job, examined: Examined, times_ms: Mapping[str, float]) -> DraftRo
     )
 
 
-def _decision(options: BatchOptions, examined: Examined, profile: Profile) -> Decision:
+def _may_be_sealed(rule: ReleaseRule | None, examined: Examined) -> bool:
+    """Is it no matter of the profile's rule, or does the rule allow it?"""
+    return rule is None or examined.reasons not in ANSWERED or rule.allows(examined)
+
+
+def _decision(job: Job, examined: Examined, profile: Profile) -> Decision:
     """What a batch decides where nobody is asked.
 
     Raises:
         ReviewNeeded: A person must look.
     """
-    found = with_verdicts(examined.facts)
+    options, found = job.options, with_verdicts(examined.facts)
     wanted, unsure, left = sorted_out(found, profile, examined.reasons)
     confirm = ""
-    if examined.reasons == ("nothing-found",) and options.accept_empty:
+    if examined.reasons == ("nothing-found",) and job.rule is not None:
+        confirm = RELEASED_EMPTY
+    elif examined.reasons == ("nothing-found",) and options.accept_empty:
         confirm = "nothing found; released without review (--accept-empty)"
     elif examined.reasons == ("proposals",) and options.seal_proposals:
         wanted += unsure

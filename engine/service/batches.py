@@ -30,6 +30,7 @@ from engine.errors import (
 from engine.formats import images
 from engine.formats.needs import Need
 from engine.formats.notes import notes_of
+from engine.metrics import Look
 from engine.operations.admission import Work
 from engine.operations.batch_report import BatchItem
 from engine.operations.context import Context
@@ -170,11 +171,11 @@ class Batches:
         for place, image_id in enumerate(image_ids):
             try:
                 self._refuse_ended(caller)
-                yield self._draft_task(place, image_id)
+                yield self._draft_task(caller, place, image_id)
             except EngineError as err:
                 yield BatchItem(place, "failed", image_id, error=(err.code, err.message))
 
-    def _draft_task(self, place: int, image_id: str) -> _Task | BatchItem:
+    def _draft_task(self, caller: Caller, place: int, image_id: str) -> _Task | BatchItem:
         """Raises NotFound where it is no draft any more."""
         tx = self._database.read()
         draft = self._stored.draft(tx, image_id)
@@ -192,6 +193,7 @@ class Batches:
         fresh = self._intake.fresh_key(image_id, row.version + 1, patient_key)
         options = BatchOptions(seal=seal or confirmed)
         job = _job(entry, fresh, patient, row.profile, options)
+        job = self._told(caller, job)
         if confirmed:
             job = replace(job, decided=_decided(row, facts))
         name, folder = facts["name"], facts.get("folder", "")
@@ -336,9 +338,14 @@ class Batches:
                 index, row.draft_blob or "", row.stored_bytes,
             )  # fmt: skip
         fresh = self._intake.fresh_key(entry.image_id, 1, patient_key)
-        job = _job(entry, fresh, patient, profile, options)
+        job = self._told(caller, _job(entry, fresh, patient, profile, options))
         name, folder = clean_name(source.name), clean_folder(source.folder)
         return _Task(place, name, folder, entry, fresh, job, need, tag)
+
+    def _told(self, caller: Caller, job: Job) -> Job:
+        """What the worker has to know of the profile's rule and of devices."""
+        rule = self._intake.decisions.rule(self._examiner.profile(job.profile))
+        return replace(job, rule=rule, devices=self._intake.devices(caller))
 
     def _taken(
         self, caller: Caller, task: _Task, outcome: Outcome | WorkerLost | None
@@ -387,7 +394,7 @@ class Batches:
 
     def _entered(self, caller: Caller, task: _Task, outcome: Outcome) -> BatchItem:
         assert outcome.examined is not None
-        entry, prepared = task.entry, outcome.prepared
+        entry, prepared, unused = task.entry, outcome.prepared, None
         own = {"name": task.name, "folder": task.folder}
         examined = replace(outcome.examined, facts={**outcome.examined.facts, **own})
         with self._database.write() as tx:
@@ -407,16 +414,22 @@ class Batches:
                     found = {"found": examined.columns["region_count"]}
                     looked = {**found, "why": list(examined.reasons), "tag": tag}
                     self._audit.append(tx, caller, replace(event("image.look", row), detail=looked))
+                    self._intake.decisions.arrive(tx, caller, entry.image_id, examined)
                 elif prepared is None:
                     why = {"why": list(examined.reasons), "tag": tag}
                     self._audit.append(
                         tx, caller, replace(event("image.seal", row, outcome="refused"), detail=why)
                     )
+            alone = prepared is not None and prepared.look is Look.NOBODY
+            if alone and not self._intake.decisions.may_go(tx, row):
+                unused, prepared = prepared, None  # decided here, whatever a worker was told
             if prepared is not None:
                 facts = {**prepared.facts, **own}
                 whole = replace(prepared, facts=facts)
                 self._intake.release(tx, caller, row, entry.key, task.fresh, whole)
         self._open_images.close_subject(entry.image_id)
+        for address in unused.addresses if unused else ():
+            self._host.delete_blob(address)
         if prepared is None:
             reasons = list(examined.reasons)
             if not reasons:

@@ -35,6 +35,7 @@ from engine.operations.preparation import (
     SentBack,
     event,
 )
+from engine.operations.release_decisions import RELEASED_EMPTY
 from engine.operations.stored_images import OPEN_STATES, Draft, StoredImages, need_of
 from engine.permissions import Permission
 from engine.records import Caller, Detection, Image, ImageRecord, ImageState, Patient, Region
@@ -45,6 +46,7 @@ from engine.vault import blind_index
 
 #: Marks a file in memory that was checked and not taken in yet.
 _CHECKED = "checked"
+_MOST_SHOWN = 10_000
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ class Drafts:
         self._intake = intake
         self._preparer = preparer
         self._stored = stored
+        #: Handles of drafts of which a frame was shown: only who saw one has looked.
+        self._shown: set[str] = set()
 
     @needs(Permission.UPLOAD)
     def upload(
@@ -176,7 +180,9 @@ class Drafts:
             with watch.stage("decode"):
                 image = checked or images.decode("", data, self._live.limits, need.seconds)
             image = replace(image, name=clean_name(name))
-            examined = self._examiner.examine(image, chosen, names, watch, tell)
+            examined = self._examiner.examine(
+                image, chosen, names, watch, tell, self._intake.devices(caller)
+            )
             tell("encrypting the original", 0.85)
             entry = self._intake.keep(patient_key, patient.patient_id, data, duplicate_index, watch)
             # Before there is a row: whoever erases the image afterwards closes this too.
@@ -293,6 +299,9 @@ class Drafts:
         if not isinstance(viewing.about, DraftView) or row.draft_blob != viewing.about.blob:
             self._open_images.close(caller.session_id, handle)
             raise NotFound("This image is no longer open. Open it again.")
+        if len(self._shown) >= _MOST_SHOWN:  # opened and never sealed
+            self._shown.clear()
+        self._shown.add(handle)
         return images.displayed(viewing.image, frame, window)
 
     @needs(Permission.UPLOAD)
@@ -335,7 +344,9 @@ class Drafts:
         """
         self._claims.claim(caller, image_id)
         draft = self._stored.draft(self._database.read(), image_id)
-        decision = Decision(detections, removed or {}, confirm, adopt)
+        opened = self._open_images.find(caller.session_id, image_id, DraftView)
+        shown = opened is not None and opened.about.handle in self._shown
+        decision = Decision(detections, removed or {}, confirm, adopt, shown=shown)
         return self._seal(caller, draft, decision, progress)
 
     @needs(Permission.UPLOAD)
@@ -347,7 +358,8 @@ class Drafts:
         What the second look finds is sealed too, as in a batch.
 
         Raises:
-            ReviewNeeded: There is doubt, or text is readable after three looks. The draft stays.
+            ReviewNeeded: There is doubt, the profile's rule asks for a person, or text is readable
+                after three looks. The draft stays.
             InputError: The settings do not offer it.
             RestoreMismatch: The way back could not be proven. The draft stays.
         """
@@ -357,16 +369,20 @@ class Drafts:
                 " administrator."
             )
         draft = self._stored.draft(self._database.read(), image_id)
-        if draft.row.reasons:
+        decisions, confirm = self._intake.decisions, ""
+        if draft.row.reasons and not decisions.answered(draft.row):
             raise ReviewNeeded(
                 "This image must be reviewed before it is sealed.",
                 image_id=image_id,
                 reasons=list(draft.row.reasons),
             )
+        decisions.refuse(self._database.read(), draft.row)
+        if draft.row.reasons:
+            confirm = RELEASED_EMPTY
         profile = self._examiner.profile(draft.row.profile)
         found = with_verdicts(draft.facts)
         boxes, _, left = sorted_out(found, profile, draft.row.reasons)
-        decision = Decision(boxes, left, adopt=True, automatic=True)
+        decision = Decision(boxes, left, confirm, adopt=True, automatic=True)
         return self._seal(caller, draft, decision, progress)
 
     def _seal(

@@ -48,6 +48,7 @@ from engine.service.backups import Backups
 from engine.service.batches import Batches
 from engine.service.care import Care
 from engine.service.custom_networks import CustomNetworks
+from engine.service.devices import Devices
 from engine.service.drafts import Drafts
 from engine.service.exchange import Exchange
 from engine.service.health import Health
@@ -63,6 +64,7 @@ from engine.service.people import People
 from engine.service.profiles import SpecialtyProfiles
 from engine.service.randomness import RandomnessTests
 from engine.service.reception import Reception
+from engine.service.release import Release
 from engine.service.releases import Releases
 from engine.service.runtime_settings import RuntimeSettings
 from engine.service.search import Search
@@ -82,6 +84,7 @@ from engine.store.backup import Backups as BackupFolder
 from engine.store.catalog import Catalog
 from engine.store.claims import Claims
 from engine.store.database import Database
+from engine.store.device_boxes import DeviceBoxes
 from engine.store.figures import Figures
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.nodes import HeldInstances, NodeRows
@@ -90,6 +93,7 @@ from engine.store.outbox import Outbox
 from engine.store.patient_merge import PatientMerge
 from engine.store.patients import Patients as PatientRows
 from engine.store.read_log import ReadLog
+from engine.store.release_ledger import ReleaseLedger
 from engine.store.runtime_settings import SettingChanges
 from engine.store.studies import Studies as StudyRows
 from engine.store.training_cases import Training as TrainingCases
@@ -145,6 +149,8 @@ class Engine:
         self.custom_networks = CustomNetworks(context, guard)
         self.models = Models(context, guard, examiner, stored)
         self.training = Training(context, guard)
+        self.release = Release(context, guard, intake.decisions)
+        self.devices = Devices(context, guard, intake.decisions)
         self.audit = Audit(context, guard, checkpoints)
         self.keys = Keys(context, guard)
         self.backups = Backups(context, guard, erasures, scrub, checkpoints)
@@ -382,10 +388,12 @@ def _opened(
         merging=PatientMerge(patients, catalog, training_cases, studies, hierarchy, host),
         read_log=ReadLog(host),
         claims=Claims(host),
+        release_ledger=ReleaseLedger(host, hierarchy.system_key("release")),
         profile_store=profile_store,
         custom_networks=CustomNetworkStore(
             database, host, model_key, model_bytes, settings.threads
         ),
+        device_boxes=DeviceBoxes(host, model_key),
         evaluation_rows=AuditedRows("evaluations", host, model_key),
         setting_changes=SettingChanges(database, host, model_key, settings),
         nodes=NodeRows(database, host, network_key),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,10 +13,8 @@ from engine.detection import (
     Comparison,
     Drift,
     ModelInfo,
-    Month,
     Profile,
     Side,
-    compared,
     merge,
 )
 from engine.errors import DetectorError, EngineError, InputError
@@ -27,18 +24,16 @@ from engine.installation import MODEL
 from engine.operations.context import Context
 from engine.operations.examination import Examiner
 from engine.operations.guard import Guard, log, needs
+from engine.operations.monthly_drift import monthly_drift
 from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission
 from engine.records import Caller, Detection, Image, ImageState
 from engine.seal import pipeline
 from engine.store.audit import Event
 
-#: Fewest patients that a row of the drift table stands for.
-SMALLEST_GROUP = 5
 MOST_COMPARED = 200
 EVALUATIONS = MODEL / "evaluations"
 EVALUATION_BYTES = 100_000
-_CORRECTIONS = {"box.add": "added", "box.remove": "removed", "box.change": "changed"}
 
 
 @dataclass(frozen=True)
@@ -162,35 +157,7 @@ class Models:
 
         Months of fewer than ``SMALLEST_GROUP`` patients are left out.
         """
-        months: dict[tuple[str, str], Month] = {}
-        people: dict[tuple[str, str], set[str]] = defaultdict(set)
-        of: dict[str, tuple[str, str]] = {}
-        for upload in self._figures.uploads():
-            key = (f"{upload.uploaded_at:%Y-%m}", upload.profile)
-            of[upload.image_id] = key
-            people[key].add(upload.patient_id)
-        enough = {key for key, patients in people.items() if len(patients) >= SMALLEST_GROUP}
-        for key in enough:
-            months[key] = Month(*key)
-        corrected: set[str] = set()
-        for entry in self._figures.corrections():
-            month = months.get(of.get(entry.image_id, ("", "")))
-            if month is None:
-                continue
-            if entry.action == "image.upload":
-                month.boxes.append(entry.found)
-            elif entry.action == "image.withdraw":
-                month.flagged += 1
-            else:
-                kind = _CORRECTIONS[entry.action]
-                setattr(month, kind, getattr(month, kind) + 1)
-                month.corrected += entry.image_id not in corrected
-                corrected.add(entry.image_id)
-        for image_id, confidence in self._figures.confidences():
-            month = months.get(of.get(image_id, ("", "")))
-            if month is not None:
-                month.confidences.append(confidence)
-        return compared(list(months.values()))
+        return monthly_drift(self._figures)
 
     @needs(Permission.MANAGE_SETTINGS)
     def compare(self, caller: Caller, first: str, second: str, limit: int = 20) -> Comparison:

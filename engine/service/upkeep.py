@@ -17,6 +17,7 @@ from engine.operations.context import Context
 from engine.operations.erasures import Erasures
 from engine.operations.guard import log
 from engine.operations.intake import Intake
+from engine.operations.monthly_drift import monthly_drift
 from engine.operations.scrub import Scrub
 from engine.operations.study_places import StudyPlaces
 from engine.permissions import Role
@@ -60,6 +61,7 @@ class Upkeep:
         self._audit = context.audit
         self._catalog = context.catalog
         self._database = context.database
+        self._figures = context.figures
         self._host = context.host
         self._live = context.live
         self._outbox = context.outbox
@@ -130,6 +132,7 @@ class Upkeep:
             ("training", self._training_due),
             ("studies", self._places_due),
             ("roster", self._roster_due),
+            ("drift", self._drift_due),
             ("backup", self._backup_due),
             ("checkpoint", self._checkpoint_due),
         ):
@@ -158,6 +161,17 @@ class Upkeep:
                 self._watch.broken = True
                 log.error("upkeep: %s", err.code)
                 self._audit.record(_SYSTEM, Event("roster.verify", "failed"))
+
+    def _drift_due(self) -> None:
+        """What changed since the detector was trusted is looked at again."""
+        if not self._due("drift", SWEEP_MS):
+            return
+        month = f"{self._host.now():%Y-%m}"
+        for drift in monthly_drift(self._figures):
+            moved = any(shift.moved for shift in drift.shifts)
+            if moved and drift.month.month == month:
+                with self._database.write() as tx:
+                    self._intake.decisions.drifted(tx, _SYSTEM, drift.month.profile, month)
 
     def _training_due(self) -> None:
         if self._due("training", SWEEP_MS):

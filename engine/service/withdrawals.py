@@ -10,6 +10,7 @@ from engine.errors import InputError, NotFound
 from engine.formats import images
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
+from engine.operations.release_decisions import ReleaseDecisions
 from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission, allowed
 from engine.records import Caller, Detection, ImageRecord, ImageState
@@ -29,6 +30,7 @@ class Withdrawals:
         self._hierarchy = context.hierarchy
         self._host = context.host
         self._open_images = context.open_images
+        self._decisions = ReleaseDecisions(context)
         self._guard = guard
         self._stored = stored
 
@@ -62,6 +64,7 @@ class Withdrawals:
                     detail={"tag": tag},
                 ),
             )
+            self._decisions.flagged(tx, caller, image_id)
         self._open_images.close_subject(image_id)
         if allowed(caller.role, Permission.RESTORE):
             self._reopen(caller, image_id)
@@ -83,16 +86,19 @@ class Withdrawals:
 
     @needs(Permission.RESTORE)
     def waiting(self, caller: Caller, limit: int = 200, offset: int = 0) -> list[ImageRecord]:
-        """Images that were flagged and wait for :meth:`reopen`, newest first."""
+        """Images that were flagged and wait for :meth:`reopen`, newest first. Those of a suspended
+        stream come before, in the order of risk."""
         self._guard.record_read(
             caller, Event("image.list", detail={"states": [ImageState.WITHDRAWN]})
         )
-        return self._catalog.search(
+        waiting = self._catalog.search(
             states=[ImageState.WITHDRAWN],
             patient_ids=self._guard.open_patients(caller),
             limit=limit,
             offset=offset,
         )
+        risk = self._decisions.doubted(self._database.read())
+        return sorted(waiting, key=lambda r: risk.get(r.image_id, len(risk)))
 
     @needs(Permission.RESTORE, fresh=True)
     def reopen(self, caller: Caller, image_id: str) -> None:

@@ -226,6 +226,13 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             blob VARCHAR NOT NULL, facts BLOB NOT NULL);
         """,
     ),
+    (
+        "device rules: places that are sealed on every image of a device",
+        """
+        CREATE TABLE device_rules (name VARCHAR PRIMARY KEY, sealed BLOB NOT NULL,
+            changed_at TIMESTAMP NOT NULL, changed_by VARCHAR NOT NULL);
+        """,
+    ),
 )
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {

@@ -112,6 +112,7 @@ class Figures:
             " AND action IN ('image.upload', 'image.look', 'image.withdraw', 'box.add',"
             " 'box.remove', 'box.change')"
             " AND NOT (action = 'image.upload' AND contains(detail, 'not-looked-at'))"
+            " AND coalesce(detail ->> 'why', '') <> 'release-suspended'"
             " ORDER BY sequence"
         )
         return [Correction(r["image_id"], r["action"], int(r["found"] or 0)) for r in rows]

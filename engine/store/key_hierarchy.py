@@ -15,7 +15,7 @@ from engine.store.database import Cursor, Database, Row
 from engine.vault import Keyring, Signer, derive, new_key, unwrap_key, wrap_key
 
 #: Keys of the installation: keyed hashes for search and duplicates, audit reasons, signatures.
-SYSTEM_KEYS = ("index", "audit", "signature", "tokens", "models", "factors", "network")
+SYSTEM_KEYS = ("index", "audit", "signature", "tokens", "models", "factors", "network", "release")
 ROTATION_BATCH = 500
 
 

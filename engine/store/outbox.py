@@ -74,6 +74,11 @@ NOTICES: dict[tuple[str, str, str], tuple[str, str]] = {
         "A refresh token was used twice, so somebody may have stolen a copy. The session was ended."
         " The log shows where the token was used from.",
     ),
+    ("release.suspend", "ok", ""): (
+        "Release without a look suspended",
+        "Images of a device no longer leave without a person's look, because something was missed,"
+        " the images changed, or an administrator said so. See Admin, tab Release.",
+    ),
     ("glass.break", "ok", ""): (
         "Emergency access to a patient",
         "A doctor used emergency access to a patient they do not treat. Please review it.",

@@ -21,6 +21,8 @@ from engine.store.database import Cursor, Database
 CHANGEABLE: Mapping[str, str] = {
     "profile": "with the next upload",
     "auto_seal": "with the next upload",
+    "release_sample": "with the next upload",
+    "release_withdraw": "with the next miss",
     "padding": "with the next image that is sealed",
     "padding_min_px": "with the next image that is sealed",
     "picture_limit_mb": "with the next upload",

@@ -164,6 +164,8 @@ MAY: dict[str, Row] = {
     "GET /system/": row(A),
     "GET /metrics/": row(A),
     "GET /models/": row(*EVERYBODY),
+    "GET /release/streams/": row(A),
+    "POST /release/streams/{stream_id}/suspend/": row(A, status=404, json={"reason": WHY}),
     "GET /profiles/": row(*EVERYBODY),
     "GET /health/": OPEN,
     "GET /ready/": OPEN,
@@ -189,6 +191,7 @@ NOWHERE = {
     "glass_id": "gl_0",
     "title": "CT1",
     "held_id": "hd_0",
+    "stream_id": "0",
 }
 #: Routes whose subject is a patient or hangs on one, and which a doctor may ask.
 CARED_FOR = sorted(

@@ -30,6 +30,7 @@ OWN: Mapping[str, Any] = {
     "harmless_text": "visible",
     "small_doubt": 0.02,
     "diagnostic_regions": [[0.1, 0.2, 0.9, 0.8]],
+    "release_at_most": 0.01,
 }
 
 

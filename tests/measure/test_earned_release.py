@@ -11,12 +11,12 @@ import pytest
 from engine.measure.earned_release import (
     FEWEST_IMAGES,
     MOST_SAMPLES_WAITING,
-    Entry,
-    Kind,
     Ledger,
+    LedgerKind,
+    LedgerLine,
     Route,
-    State,
     StreamName,
+    Trust,
 )
 from engine.measure.release_bound import looks_needed, upper_bound
 
@@ -50,21 +50,21 @@ class Department:
         image_id = f"im_{self.count}"
         self.count += 1
         missed = bool(self.rng.random() < rate)
-        self.note(Kind.ARRIVE, image_id, stream=stream, whole=whole, route=route, empty=empty)
+        self.note(LedgerKind.ARRIVE, image_id, stream=stream, whole=whole, route=route, empty=empty)
         if route is Route.ITSELF:
-            self.note(Kind.RELEASE, image_id)
+            self.note(LedgerKind.RELEASE, image_id)
             self.released.append((image_id, missed))
         else:
             self.waiting.append((image_id, missed))
         return image_id
 
-    def note(self, kind: Kind, image_id: str = "", **facts: object) -> None:
-        self.ledger.add(Entry(kind, image_id, self.clock(), **facts))  # type: ignore[arg-type]
+    def note(self, kind: LedgerKind, image_id: str = "", **facts: object) -> None:
+        self.ledger.add(LedgerLine(kind, image_id, self.clock(), **facts))  # type: ignore[arg-type]
 
     def look(self, place: int = 0) -> list[str]:
         """A person decides one that waits. Returns what a miss puts in doubt."""
         image_id, missed = self.waiting.pop(place)
-        self.note(Kind.LOOK, image_id, missed=missed)
+        self.note(LedgerKind.LOOK, image_id, missed=missed)
         return self.after_miss(image_id) if missed else []
 
     def after_miss(self, image_id: str) -> list[str]:
@@ -72,21 +72,21 @@ class Department:
         stream = self.ledger.stream_of(image_id)
         assert stream is not None
         doubted = list(self.ledger.named_by(image_id))
-        self.note(Kind.SUSPEND, stream=stream.name, why="missed")
+        self.note(LedgerKind.SUSPEND, stream=stream.name, why="missed")
         return doubted
 
     def flag(self, image_id: str) -> list[str]:
-        self.note(Kind.FLAG, image_id)
+        self.note(LedgerKind.FLAG, image_id)
         return self.after_miss(image_id)
 
-    def state(self, name: StreamName | None = None) -> State:
+    def state(self, name: StreamName | None = None) -> Trust:
         return self.ledger.streams[name or named()].state(SHARE)
 
     def trusted(self) -> Department:
         for _ in range(CLEAN):
             self.arrive(0.0)
             self.look()
-        assert self.state() is State.TRUSTED
+        assert self.state() is Trust.TRUSTED
         return self
 
 
@@ -96,7 +96,7 @@ def test_trust_comes_with_the_look_that_the_bound_asks_for() -> None:
         assert ward.ledger.decide(named(), SHARE, SAMPLE, 0.99) is Route.PERSON
         ward.arrive(0.0)
         ward.look()
-        assert ward.state() is (State.TRUSTED if n + 1 == CLEAN else State.LEARNING)
+        assert ward.state() is (Trust.TRUSTED if n + 1 == CLEAN else Trust.LEARNING)
     standing = ward.ledger.streams[named()].standing(SHARE)
     assert (standing.images, standing.looks, standing.misses) == (CLEAN, CLEAN, 0)
     assert standing.bound == upper_bound(CLEAN, 0) <= SHARE
@@ -117,7 +117,7 @@ def test_of_two_thousand_streams_that_miss_too_much_one_in_twenty_is_ever_truste
                 continue  # heaps of ten, oldest first or newest first
             while ward.waiting:
                 ward.look(-1 if habit == 2 else 0)
-            if ward.state() is State.TRUSTED:
+            if ward.state() is Trust.TRUSTED:
                 ever += 1
                 break
     assert ever <= 2000 * 0.05
@@ -133,7 +133,7 @@ def test_leaving_difficult_images_for_later_gains_nothing() -> None:
         if not ward.waiting[place][1]:
             ward.look(place)
     assert len(ward.waiting) > CLEAN  # those with a miss are left
-    assert ward.state() is State.LEARNING
+    assert ward.state() is Trust.LEARNING
     standing = ward.ledger.streams[named()].standing(SHARE)
     assert standing.looks < CLEAN
     assert standing.waiting == len(ward.waiting)
@@ -144,9 +144,9 @@ def test_only_images_without_doubt_that_a_person_had_to_see_count_as_clean() -> 
     while not ward.released:
         ward.arrive(0.0)
     before = ward.ledger.streams[named()].standing(SHARE).looks
-    ward.note(Kind.LOOK, ward.released[0][0])  # chosen, not drawn
+    ward.note(LedgerKind.LOOK, ward.released[0][0])  # chosen, not drawn
     assert ward.ledger.streams[named()].standing(SHARE).looks == before
-    ward.note(Kind.FLAG, ward.released[0][0])
+    ward.note(LedgerKind.FLAG, ward.released[0][0])
     standing = ward.ledger.streams[named()].standing(SHARE)
     assert (standing.looks, standing.misses) == (before + 1, 1)
 
@@ -162,11 +162,11 @@ def test_a_flag_counts_at_the_place_of_its_image_however_late() -> None:
             ward.look()
             if n % 20 == 0:
                 if ward is early:
-                    ward.note(Kind.FLAG, image_id)
+                    ward.note(LedgerKind.FLAG, image_id)
                 else:
                     flags.append(image_id)
-    assert early.state() is State.LEARNING
-    assert late.state() is State.TRUSTED
+    assert early.state() is Trust.LEARNING
+    assert late.state() is Trust.TRUSTED
     for _ in range(100):
         late.arrive(0.0)
     out = {image_id for image_id, _ in late.released}
@@ -174,7 +174,7 @@ def test_a_flag_counts_at_the_place_of_its_image_however_late() -> None:
     named_in_doubt: set[str] = set()
     for image_id in flags:
         named_in_doubt |= set(late.flag(image_id))
-    assert late.state() is State.SUSPENDED
+    assert late.state() is Trust.SUSPENDED
     first, second = (w.ledger.streams[named()].standing(SHARE) for w in (early, late))
     assert (second.looks, second.misses) == (first.looks, first.misses) == (CLEAN, len(flags))
     assert named_in_doubt <= out
@@ -191,7 +191,7 @@ def test_a_miss_suspends_at_once_and_names_what_was_released_since_the_last_clea
         since.append(ward.arrive(1.0, empty=len(since) % 2 == 0))
     sampled = since.pop()
     doubted = ward.look()
-    assert ward.state() is State.SUSPENDED
+    assert ward.state() is Trust.SUSPENDED
     assert set(doubted) == set(since)
     assert not before & set(doubted)
     assert sampled not in doubted
@@ -211,10 +211,10 @@ def test_after_a_suspension_old_looks_alone_bring_no_trust() -> None:
     ward.flag(image_id)
     assert upper_bound(ward.ledger.streams[named()].standing(SHARE).looks, 1) < SHARE
     for _ in range(CLEAN):
-        assert ward.state() is State.SUSPENDED
+        assert ward.state() is Trust.SUSPENDED
         ward.arrive(0.0)
         ward.look()
-    assert ward.state() is State.TRUSTED
+    assert ward.state() is Trust.TRUSTED
 
 
 def test_a_changed_device_under_the_same_name_begins_anew() -> None:
@@ -230,7 +230,7 @@ def test_a_device_that_changes_without_a_word_is_found_by_samples() -> None:
     for seed in range(200):
         ward = Department(seed).trusted()
         doubted: set[str] = set()
-        while ward.state() is State.TRUSTED:
+        while ward.state() is Trust.TRUSTED:
             ward.arrive(0.2)
             while ward.waiting:
                 doubted |= set(ward.look())
@@ -280,20 +280,20 @@ def test_an_image_that_was_thrown_away_holds_nothing_back() -> None:
         ward.arrive(0.0)
         ward.look(1)
     assert ward.ledger.streams[named()].standing(SHARE).looks == 0
-    ward.note(Kind.GONE, first)
-    assert ward.state() is State.TRUSTED
+    ward.note(LedgerKind.GONE, first)
+    assert ward.state() is Trust.TRUSTED
 
 
 def test_an_administrator_can_suspend_a_stream_that_learns() -> None:
     ward = Department()
     ward.arrive(0.0)
-    ward.note(Kind.SUSPEND, stream=named(), why="administrator")
+    ward.note(LedgerKind.SUSPEND, stream=named(), why="administrator")
     standing = ward.ledger.streams[named()].standing(SHARE)
-    assert (standing.state, standing.why) == (State.SUSPENDED, "administrator")
+    assert (standing.state, standing.why) == (Trust.SUSPENDED, "administrator")
 
 
 def test_a_share_of_zero_trusts_nothing() -> None:
-    assert Department().trusted().ledger.streams[named()].state(0.0) is State.LEARNING
+    assert Department().trusted().ledger.streams[named()].state(0.0) is Trust.LEARNING
 
 
 def test_streams_with_few_images_share_a_coarser_one() -> None:

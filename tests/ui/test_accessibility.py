@@ -28,7 +28,8 @@ pytestmark = pytest.mark.browser
 AXE = "axe-core@4.14.1"
 BOX = Detection(Region(8, 8, 200, 40), "text", 0.9, "net")
 TABS = (
-    "Access", "Audit log", "Keys and backups", "Health", "Profiles", "Models", "Settings",
+    "Access", "Audit log", "Keys and backups", "Health", "Profiles", "Models", "Release",
+    "Settings",
 )  # fmt: skip
 CHARTS = ("Detection", "Work", "Randomness")
 Scheme = Literal["light", "dark"]
