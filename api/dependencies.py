@@ -172,8 +172,8 @@ def audit_filter(
     outcome: Annotated[str, Query(max_length=20, pattern=r"^[a-z]*$")] = "",
 ) -> AuditFilter:
     """Entries of the audit log of a time, a person and an outcome."""
-    days = [at and at.astimezone(UTC).replace(tzinfo=None) for at in (since, until)]
-    return AuditFilter(*days, actor=actor, outcome=outcome)
+    first, last = (at and at.astimezone(UTC).replace(tzinfo=None) for at in (since, until))
+    return AuditFilter(first, last, actor, outcome)
 
 
 Only = Annotated[AuditFilter, Depends(audit_filter)]

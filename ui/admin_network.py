@@ -40,7 +40,7 @@ def network(token: str) -> None:
             ],
             "May send": [e.node.sends for e in entries.values()],
             "Certificate, SHA-256": [e.node.certificate for e in entries.values()],
-            "Changed (UTC)": [e.changed_at for e in entries.values()],
+            **widgets.times("Changed", [e.changed_at for e in entries.values()]),
             "Changed by": [e.changed_by for e in entries.values()],
         },
         hide_index=True,

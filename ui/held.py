@@ -23,7 +23,7 @@ def held(token: str) -> None:
                     ("Number in the header", str(said.get("id", ""))),
                     ("Name in the header", str(said.get("name", ""))),
                     ("Date of birth", str(said.get("birth_date", ""))),
-                    ("Received (UTC)", widgets.when(one.received_at)),
+                    ("Received", widgets.when(one.received_at)),
                 ]
             )
             number = st.text_input(

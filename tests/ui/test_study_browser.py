@@ -155,3 +155,140 @@ def test_keys_turn_pictures_and_cine_goes_round(dora: Visitor) -> None:
     page.keyboard.press("Space")
     assert seen == {f"Image {n} of 6" for n in range(1, 7)}
     expect(page.get_by_role("button", name="Cine")).to_have_attribute("aria-pressed", "false")
+
+
+def test_dragging_windows_the_values_and_colours_say_why_not(dora: Visitor) -> None:
+    page = dora.page
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    expect(page.get_by_label("Window preset")).to_be_enabled()
+    before = picture(dora).get_attribute("src")
+    drag(dora, 120, -40)
+    expect(page.locator(".corner.tone")).to_contain_text("Sealed · C ")
+    page.wait_for_function("([i, b]) => i.src !== b", arg=[picture(dora).element_handle(), before])
+    assert any("center=" in url and "width=" in url for url in asked)
+    dora.reads("Changed for this view only: window")
+    page.locator(".tile", has_text="Doppler").click()
+    shows(dora, "Image 1 of 1")
+    expect(page.get_by_label("Window preset")).to_be_disabled()
+    drag(dora, 80, 80)
+    dora.reads("Colours have no window")
+    expect(page.locator(".corner.tone")).to_have_text("Sealed")
+
+
+def drag(dora: Visitor, dx: int, dy: int) -> None:
+    place = dora.page.locator(".stack .stage").first.bounding_box()
+    assert place is not None
+    x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
+    dora.page.mouse.move(x, y)
+    dora.page.mouse.down()
+    dora.page.mouse.move(x + dx, y + dy, steps=5)
+    dora.page.mouse.up()
+
+
+def test_two_series_side_by_side_turn_together_until_unlinked(dora: Visitor) -> None:
+    page = dora.page
+    page.get_by_role("button", name="Compare", exact=True).click()
+    page.locator(".stack .stage").nth(1).click()
+    page.locator(".tile", has_text="Thorax").click()
+    shows(dora, "Image 1 of 6", 1)
+    page.locator(".stack .stage").first.click()
+    page.keyboard.press("PageDown")
+    shows(dora, "Image 2 of 6", 0)
+    shows(dora, "Image 2 of 6", 1)
+    page.keyboard.press("+")
+    scales = page.locator(".stack .stage").evaluate_all(
+        "all => all.map(s => Number(s.style.getPropertyValue('--z')))"
+    )
+    assert scales[0] == pytest.approx(scales[1], rel=0.01)
+    page.get_by_role("button", name="Linked", exact=True).click()
+    page.locator(".stack .stage").first.focus()
+    page.keyboard.press("PageDown")
+    shows(dora, "Image 3 of 6", 0)
+    shows(dora, "Image 2 of 6", 1)
+
+
+def test_a_measured_line_is_there_again_when_its_picture_is(dora: Visitor) -> None:
+    page = dora.page
+    page.get_by_role("button", name="Measure").click()
+    line = page.locator(".ruler")
+    expect(line).to_have_count(1)
+    length = page.locator(".length").inner_text()
+    assert " mm by PixelSpacing" in length
+    page.locator(".stack .stage").focus()
+    page.keyboard.press("PageDown")
+    shows(dora, "Image 2 of 6")
+    expect(line).to_have_count(0)
+    dora.click("Restore: clinical reading")
+    expect(page.locator(".corner.tone")).to_have_text("Original")
+    page.locator(".stack .stage").focus()
+    page.keyboard.press("PageUp")
+    shows(dora, "Image 1 of 6")
+    expect(line).to_have_count(1)
+    expect(page.locator(".length")).to_have_text(length)
+
+
+def test_originals_leave_the_screen_when_the_restoration_is_over(server: Server) -> None:
+    with chromium(server) as dora:
+        page = dora.page
+        page.clock.install()
+        dora.sign_in("doctor", PASSWORD, "/Review")
+        search = page.get_by_placeholder("Number or name")
+        search.fill("P-4711")
+        search.press("Enter")
+        dora.settle()
+        dora.click("View")
+        dora.click("Restore: clinical reading")
+        expect(page.locator(".corner.tone")).to_have_text("Original")
+        page.clock.fast_forward("30:01")
+        expect(page.locator(".corner.tone")).to_have_text("Sealed")
+        dora.reads("The restoration has ended. Restore the study again")
+
+
+def test_no_picture_of_a_study_is_kept_on_disk_or_served_by_streamlit(dora: Visitor) -> None:
+    answers = []
+    dora.page.on("response", lambda answer: answers.append(answer))
+    dora.click("Restore: clinical reading")
+    dora.page.locator(".stack .stage").focus()
+    dora.page.keyboard.press("PageDown")
+    shows(dora, "Image 2 of 6")
+    pictures = [a for a in answers if "/api/" in a.url and "png" in a.headers["content-type"]]
+    assert any("/study-restorations/" in a.url for a in pictures)
+    assert all(a.headers["cache-control"] == "no-store" for a in pictures)
+    assert not [a.url for a in answers if "/media/" in a.url]
+
+
+def test_a_stack_on_a_phone_is_turned_by_a_finger(server: Server) -> None:
+    phone: dict[str, object] = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
+    with chromium(server, **phone, is_mobile=True) as dora:
+        page = dora.page
+        dora.sign_in("doctor", PASSWORD, "/Review")
+        search = page.get_by_placeholder("Number or name")
+        search.fill("P-4711")
+        search.press("Enter")
+        dora.settle()
+        dora.click("View")
+        shows(dora, "Image 1 of 6")
+        wide = page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
+        assert wide <= 0
+        stage = page.locator(".stack .stage")
+        stage.scroll_into_view_if_needed()
+        swipe(stage, -90)
+        shows(dora, "Image 3 of 6")
+
+
+def swipe(stage: Locator, dy: int) -> None:
+    """A finger's way over the stage, as the events of a pointer."""
+    stage.evaluate(
+        """(stage, dy) => {
+          const box = stage.getBoundingClientRect();
+          const at = (type, y) => stage.dispatchEvent(new PointerEvent(type, {
+            pointerId: 7, pointerType: 'touch', isPrimary: true, bubbles: true, button: 0,
+            clientX: box.x + 50, clientY: box.y + 200 + y }));
+          stage.setPointerCapture = () => {};
+          at('pointerdown', 0);
+          for (let i = 1; i <= 10; i += 1) at('pointermove', (dy * i) / 10);
+          at('pointerup', dy);
+        }""",
+        dy,
+    )
