@@ -136,7 +136,7 @@ class Looking:
             )
 
     def stop(self) -> None:
-        """Complete what workers are at, and drop the queues."""
+        """Complete the drafts that are being looked at, and drop the queues."""
         with self._changed:
             self._stopped = True
             for queue in self._queues.values():
@@ -167,6 +167,8 @@ class Looking:
                 for item in items:
                     del drawn[item.place]
                     self._keep(queue, item)
+                    if self._stopped:  # the rest is queued again after the next start
+                        return
         except errors.EngineError as err:  # the session ended, or there are no workers
             log.warning("%d drafts wait to be looked at: %s", self._give_up(queue, drawn), err.code)
         except Exception as err:  # noqa: BLE001 - others wait behind it

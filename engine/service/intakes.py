@@ -185,9 +185,11 @@ class Intakes:
     @needs(Permission.UPLOAD)
     def unseen(self, caller: Caller) -> list[str]:
         """Ids of the caller's drafts that wait for workers, to be looked at or to be sealed."""
-        own = {"states": OPEN_STATES, "uploaded_by": caller.username}
         found = [
-            *self._catalog.search(**own, reason=NOT_LOOKED_AT, limit=_MOST),
-            *self._catalog.search(**own, reason=CONFIRMED, limit=_MOST),
+            record
+            for reason in (NOT_LOOKED_AT, CONFIRMED)
+            for record in self._catalog.search(
+                states=OPEN_STATES, uploaded_by=caller.username, reason=reason, limit=_MOST
+            )
         ]
         return [record.image_id for record in reversed(found)]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from engine import Detection, Engine, ImageQuery, Permission, Role, Settings, errors
+from engine import Detection, Engine, ImageQuery, Permission, Role, Settings, TakeOptions, errors
 from engine.operations.guard import GUARDED, SUBJECTS
 from engine.permissions import allowed
 from tests import builders
@@ -139,6 +139,7 @@ def _verdict(clinic: Clinic, method: str, role: Role, case: Case) -> str:
     given: dict[str, Any] = {
         **vars(case), "exchange_id": clinic.exchange_id, "reason": WHY, "text": "seen",
         "username": "researcher", "name": "scan.png", "data": text_png()[0], "detections": [],
+        "options": TakeOptions(), "hints": {}, "boxes": [], "others": [],
     }  # fmt: skip
     call: Callable = attrgetter(method)(clinic.engine)
     parameters = list(inspect.signature(call).parameters.values())[1:]
