@@ -28,6 +28,7 @@ from ui import (
     demo_guide,
     intake,
     oidc,
+    shutdown,
     state,
     theme,
     welcome,
@@ -55,6 +56,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
     engine.upkeep.start()
     engine.reception.start()
     receiver = dimse.Receiver(engine)
+    shutdown.heed_signals()
     try:
         if engine.people.setup_needed():
             print(f"\n  Code for the first administrator: {engine.people.setup_code()}\n")  # noqa: T201

@@ -43,7 +43,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.test
-	for b in $(filter-out crash crash_server load many presidio_peer scripted,$(basename $(notdir $(wildcard benchmarks/*.py)))); \
+	for b in $(filter-out crash crash_server fairness load many presidio_peer scripted,$(basename $(notdir $(wildcard benchmarks/*.py)))); \
 		do nice $(BIN)/python -m benchmarks.$$b || exit 1; done
 
 train: $(VENV)/.train
@@ -54,6 +54,7 @@ soak: $(VENV)/.test
 	$(BIN)/python -m benchmarks.crash --kills 110
 	$(BIN)/python -m benchmarks.crash_server --kills 25
 	$(BIN)/python -m benchmarks.load --minutes 10
+	$(BIN)/python -m benchmarks.fairness
 	$(BIN)/python -m benchmarks.many
 
 audit: $(VENV)/.test

@@ -12,6 +12,7 @@ from api.dependencies import CookieToken, Frame, Place, TheEngine, Token, Window
 from api.files import FILE, PICTURE, attachment, picture, png
 from api.problems import answers
 from api.sessions import COOKIE, tickets
+from api.turns import PAGE_TURN
 from engine import errors
 
 router = APIRouter(tags=["browser"])
@@ -68,7 +69,7 @@ def _forget_identity(request: Request, response: Response) -> None:
 _REFUSALS = answers(401, 403, 404, 409, 422, 429, 503)
 
 
-@router.get("/images/{image_id}/frames/{frame}/", response_class=Response,
+@router.get("/images/{image_id}/frames/{frame}/", dependencies=PAGE_TURN, response_class=Response,
             responses={**_REFUSALS, **PICTURE})  # fmt: skip
 def masked_frame(
     image_id: str,
@@ -84,7 +85,7 @@ def masked_frame(
     )
 
 
-@router.get("/drafts/{handle}/frames/{frame}/", response_class=Response,
+@router.get("/drafts/{handle}/frames/{frame}/", dependencies=PAGE_TURN, response_class=Response,
             responses={**_REFUSALS, **PICTURE})  # fmt: skip
 def draft_frame(
     handle: str, frame: Place, window: Window, token: Token, engine: TheEngine
@@ -105,8 +106,8 @@ def draft_preview(
     return png(engine.worklist.preview(token, image_id, side))
 
 
-@router.get("/restorations/{handle}/frames/{frame}/", response_class=Response,
-            responses={**_REFUSALS, **PICTURE})  # fmt: skip
+@router.get("/restorations/{handle}/frames/{frame}/", dependencies=PAGE_TURN,
+            response_class=Response, responses={**_REFUSALS, **PICTURE})  # fmt: skip
 def restored_frame(
     handle: str,
     frame: Place,

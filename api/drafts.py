@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from api import schemas
 from api.dependencies import Limit, Offset, TheEngine, Token, needed_reason
 from api.problems import answers
+from api.turns import INTAKE_TURN, PAGE_TURN
 from engine import Suggestion
 
 router = APIRouter(prefix="/drafts", tags=["drafts"])
@@ -69,7 +70,7 @@ def list_drafts(
     return schemas.Page.of(engine.drafts.waiting(token, limit + 1, offset), limit, offset)
 
 
-@router.get("/{image_id}/", responses=answers(*_READING))
+@router.get("/{image_id}/", dependencies=PAGE_TURN, responses=answers(*_READING))
 def open_draft(image_id: str, token: Token, engine: TheEngine) -> Draft:
     """Open a draft. It is plaintext, so the access is logged."""
     view = engine.drafts.open(token, image_id)
@@ -85,7 +86,7 @@ def open_draft(image_id: str, token: Token, engine: TheEngine) -> Draft:
     )
 
 
-@router.post("/{image_id}/seal/", responses=answers(*_WRITING))
+@router.post("/{image_id}/seal/", dependencies=INTAKE_TURN, responses=answers(*_WRITING))
 def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> schemas.Image:
     """Seal a draft. The content of the boxes is then visible only with permission.
 

@@ -13,6 +13,7 @@ from api import schemas
 from api.dependencies import Exchange, Frame, Limit, Offset, Reason, TheEngine, Token, needed_reason
 from api.files import FILE, FILE_OR_SEALED, PICTURE, REGION, SEALED, attachment, png
 from api.problems import answers
+from api.turns import PAGE_TURN
 from engine import ImageQuery, Restoration
 
 router = APIRouter(tags=["images"])
@@ -103,7 +104,7 @@ def thumbnail(image_id: str, token: Token, engine: TheEngine) -> Response:
     return png(engine.images.thumbnail(token, image_id))
 
 
-@router.get("/images/{image_id}/grid/", response_class=Response,
+@router.get("/images/{image_id}/grid/", dependencies=PAGE_TURN, response_class=Response,
             responses={**answers(*_READING), **PICTURE})  # fmt: skip
 def grid(image_id: str, token: Token, engine: TheEngine, frame: Frame = 0) -> Response:
     """The masked image with numbered, labelled boxes."""
@@ -130,7 +131,7 @@ def list_regions(image_id: str, token: Token, engine: TheEngine) -> list[schemas
     return [schemas.SealedBox.of(image_id, r) for r in engine.images.regions(token, image_id)]
 
 
-@router.get("/regions/{region_id}/", response_model=schemas.SealedBox,
+@router.get("/regions/{region_id}/", dependencies=PAGE_TURN, response_model=schemas.SealedBox,
             responses={**answers(*_READING), **REGION})  # fmt: skip
 def read_region(
     region_id: str,
@@ -154,7 +155,7 @@ def read_region(
     )
 
 
-@router.get("/images/{image_id}/restore/", response_class=Response,
+@router.get("/images/{image_id}/restore/", dependencies=PAGE_TURN, response_class=Response,
             responses={**answers(*_READING), **FILE_OR_SEALED})  # fmt: skip
 def restore(
     image_id: str,
@@ -190,7 +191,12 @@ def restore(
         engine.images.close(token, opened.handle)
 
 
-@router.post("/images/{image_id}/restorations/", status_code=201, responses=answers(*_WRITING))
+@router.post(
+    "/images/{image_id}/restorations/",
+    dependencies=PAGE_TURN,
+    status_code=201,
+    responses=answers(*_WRITING),
+)
 def open_image(
     image_id: str, token: Token, engine: TheEngine, reason: Reason, response: Response
 ) -> Opened:

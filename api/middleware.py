@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.dependencies import presented
 from api.problems import TOO_LARGE, of, problem
+from api.turns import ACCOUNT
 from engine import Engine, Permission, come_from, errors
 
 #: Limit for bodies without a file.
@@ -115,6 +116,7 @@ class RequestLimits:
         except errors.StorageError as err:
             await of(err)(scope, receive, send_with_headers)
             return
+        scope[ACCOUNT] = account
         if path not in _UNCOUNTED:
             wait = self._wait(engine, account, connection, _COSTS.get(path, 1))
             if wait:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, File, Form, Query, Response, UploadFile
 from api import schemas
 from api.dependencies import Limit, Offset, TheEngine, Token, needed_reason
 from api.problems import answers
+from api.turns import INTAKE_TURN
 from engine import FORMATS_TAKEN
 
 router = APIRouter(prefix="/patients", tags=["patients"])
@@ -27,7 +28,7 @@ _READING = (401, 403, 404, 409, 422, 429, 503)
 _WRITING = (400, *_READING, 413)
 
 
-@router.post("/", status_code=201, responses=answers(*_WRITING))
+@router.post("/", dependencies=INTAKE_TURN, status_code=201, responses=answers(*_WRITING))
 def create_patient(
     token: Token,
     engine: TheEngine,
@@ -106,7 +107,9 @@ def list_images_of_patient(
     return schemas.Page.of(found.images, limit, offset)
 
 
-@router.post("/{patient_id}/images/", status_code=201, responses=answers(*_WRITING))
+@router.post(
+    "/{patient_id}/images/", dependencies=INTAKE_TURN, status_code=201, responses=answers(*_WRITING)
+)
 def add_image(
     patient_id: str,
     token: Token,

@@ -12,6 +12,7 @@ from api.dependencies import Place, Reason, TheEngine, Token, Window
 from api.files import PICTURE, picture
 from api.images import Opened
 from api.problems import answers
+from api.turns import PAGE_TURN
 from engine import StudyRestoration
 
 router = APIRouter(tags=["studies"])
@@ -51,7 +52,7 @@ def read_study(study_id: str, token: Token, engine: TheEngine) -> schemas.Study:
     return schemas.Study.model_validate(engine.studies.get(token, study_id))
 
 
-@router.post("/studies/{study_id}/restorations/", status_code=201,
+@router.post("/studies/{study_id}/restorations/", dependencies=PAGE_TURN, status_code=201,
              responses=answers(400, *_READING, 413))  # fmt: skip
 def open_study(
     study_id: str,
@@ -84,14 +85,19 @@ def close_study_restoration(handle: str, token: Token, engine: TheEngine) -> Non
     engine.studies.close(token, handle)
 
 
-@router.get("/study-restorations/{handle}/images/{image_id}/", responses=answers(*_READING))
+@router.get(
+    "/study-restorations/{handle}/images/{image_id}/",
+    dependencies=PAGE_TURN,
+    responses=answers(*_READING),
+)
 def open_image_of_study(handle: str, image_id: str, token: Token, engine: TheEngine) -> Opened:
     """Open one image of an opened study; its handle is that of a single restoration."""
     return Opened.of(engine.studies.open_image(token, handle, image_id))
 
 
 @router.get("/study-restorations/{handle}/images/{image_id}/frames/{frame}/",
-            response_class=Response, responses={**answers(*_READING), **PICTURE})  # fmt: skip
+            dependencies=PAGE_TURN, response_class=Response,
+            responses={**answers(*_READING), **PICTURE})  # fmt: skip
 def restored_frame_of_study(
     handle: str,
     image_id: str,

@@ -6,6 +6,7 @@ Doors import from here and from nowhere deeper.
 from __future__ import annotations
 
 import engine.errors as errors
+from engine.cancellation import ends_with, stop_all
 from engine.detection import (
     Comparison,
     CustomNetworkRecord,
@@ -172,6 +173,7 @@ __all__ = [
     "check_release",
     "come_from",
     "count_request",
+    "ends_with",
     "errors",
     "from_upright",
     "log_as_json",
@@ -179,6 +181,7 @@ __all__ = [
     "open_case",
     "recover_key_file",
     "server_certificate",
+    "stop_all",
     "to_upright",
     "trouble",
     "version",

@@ -209,6 +209,12 @@ class MachineOverloaded(EngineError):
     status = 503
 
 
+class Cancelled(EngineError):
+    """Nobody waits for the result any more, or the server stops."""
+
+    status = 503
+
+
 class MailFailed(EngineError):
     """The mail server is unavailable or refused a message; the message stays queued."""
 

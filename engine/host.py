@@ -25,6 +25,8 @@ log = logging.getLogger("medsec")
 #: What the kernel answers when memory, processes or open files have run out.
 _SHORT = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 _CV_NO_MEMORY = -4  # cv2.error's code, StsNoMem
+#: Of what is done in the background: a third of the weight of what somebody waits for.
+_NICE = 5
 #: Of a container: what it may have at most is said here, as seen from inside.
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 #: How Python, the loader of libraries and OpenVINO say it: sentences of programs, not of files.
@@ -64,6 +66,19 @@ def memory_bytes() -> int:
         with contextlib.suppress(OSError, ValueError):  # not there, or "max"
             sizes.append(int((_CONTROL_GROUP / name).read_text()))
     return min(sizes)
+
+
+def give_way(process: int) -> None:
+    """Let a process have the processors where nothing else wants them.
+
+    The kernel shares a processor among sessions first (``sched_autogroup_enabled``), where each
+    has a niceness of its own, and only then among the processes of one.
+    """
+    with contextlib.suppress(OSError):  # it has ended
+        os.setpriority(os.PRIO_PROCESS, process, _NICE)
+        os.sched_setscheduler(process, os.SCHED_BATCH, os.sched_param(0))
+    with contextlib.suppress(OSError):  # a kernel that makes no such groups
+        Path(f"/proc/{process}/autogroup").write_text(str(_NICE))
 
 
 class Host:

@@ -16,13 +16,16 @@ ROOT = Path(__file__).parent.parent
 
 #: From the ground up. A package imports packages of its own layer or below.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "permissions", "settings", "records", "geometry", "host", "tracing", "installation"),
+    (
+        "errors", "permissions", "settings", "records", "geometry", "host", "tracing",
+        "installation", "cancellation",
+    ),
     ("crypto", "formats", "measure"),
     ("detect", "seal", "store"),
     ("people",),
     ("operations",),
     ("service",),
-)
+)  # fmt: skip
 #: Packages that others import through one module only: the names that the user fixed.
 FRONT_DOORS = {"vault": "crypto", "metrics": "measure", "detection": "detect"}
 #: What people and systems call; it imports the root of the engine and nothing deeper.

@@ -61,7 +61,7 @@ from engine.formats.pictures import (
     to_upright,
     upright,
 )
-from engine.formats.sandbox import Sandbox
+from engine.formats.sandbox import Manner, Sandbox
 from engine.formats.tones import Showing
 from engine.host import is_shortage
 from engine.records import Dissection, Format, Image, Region
@@ -81,6 +81,7 @@ __all__ = [
     "confinement",
     "content_window",
     "decode",
+    "decode_opened",
     "decode_stored",
     "displayed",
     "dissect",
@@ -190,6 +191,13 @@ def decode(name: str, data: bytes, limits: Limits, seconds: float | None = None)
     """
     kind = taken(data, limits)
     reading = _SANDBOX.call("decode", str(kind), data, *_bounds(limits), seconds=seconds)
+    return _image(name, kind, data, reading)
+
+
+def decode_opened(name: str, data: bytes, limits: Limits) -> Image:
+    """As :func:`decode`, of a file that is here and that somebody waits to look at."""
+    kind = taken(data, limits)
+    reading = _PAGES.call("decode", str(kind), data, *_bounds(limits))
     return _image(name, kind, data, reading)
 
 
@@ -729,7 +737,7 @@ def restore(
         CorruptImage, UnsupportedFormat, ImageTooLarge: As :func:`decode`.
     """
     part = None if chosen is None else sorted(chosen)
-    answer = _SANDBOX.call("restore", stored, covered.plain, part, *_bounds(limits))
+    answer = _PAGES.call("restore", stored, covered.plain, part, *_bounds(limits))
     match answer:
         case ((bytes() as data, reading), None) if part is None:
             return _image(name, taken(data, limits), data, reading, alone=False), None
@@ -793,7 +801,7 @@ def from_storage(stored: bytes) -> bytes:
     """
     if stored[:1] == b"\x00":
         return stored[1:]
-    masked: bytes = _SANDBOX.call("from_storage", stored)
+    masked: bytes = _PAGES.call("from_storage", stored)
     return masked
 
 
@@ -804,8 +812,8 @@ def decode_stored(name: str, stored: bytes, limits: Limits) -> Image:
         SealBroken: Not something that it made.
     """
     if stored[:1] == b"\x00":
-        return decode(name, stored[1:], limits)
-    match _SANDBOX.call("decode_stored", stored, *_bounds(limits)):
+        return decode_opened(name, stored[1:], limits)
+    match _PAGES.call("decode_stored", stored, *_bounds(limits)):
         case (bytes() as masked, reading):
             return _image(name, taken(masked, limits), masked, reading, alone=False)
     raise CorruptImage(_NO_READING)
@@ -839,7 +847,7 @@ def carry(masked: bytes, package: bytes) -> bytes:
         raise InputError(
             "Only DICOM files can contain their package. Send image and package as two files."
         )
-    whole: bytes = _SANDBOX.call("carry", masked, package)
+    whole: bytes = _PAGES.call("carry", masked, package)
     return whole
 
 
@@ -851,7 +859,7 @@ def carried(data: bytes) -> tuple[bytes, bytes] | None:
     """
     if sniff(data) is not Format.DICOM:
         return None
-    found: tuple[bytes, bytes] | None = _SANDBOX.call("carried", data)
+    found: tuple[bytes, bytes] | None = _PAGES.call("carried", data)
     return found
 
 
@@ -868,12 +876,12 @@ def renamed(masked: bytes, key: bytes) -> bytes:
 
 
 def confinement() -> Confinement:
-    """What holds the processes that read files.
+    """What holds the processes that read files; one is then ready for who looks at one.
 
     Raises:
         EngineError: None can be started here.
     """
-    return _SANDBOX.held()
+    return _PAGES.held()
 
 
 def came_back(stored: bytes, data: bytes, limits: Limits) -> bool:
@@ -888,7 +896,7 @@ def came_back(stored: bytes, data: bytes, limits: Limits) -> bool:
             return False
     except InputError:
         return False
-    answer = _SANDBOX.call("came_back", stored, data, *_bounds(limits))
+    answer = _PAGES.call("came_back", stored, data, *_bounds(limits))
     return answer is True
 
 
@@ -968,6 +976,8 @@ OPERATIONS = {
     "web_bulk": _web_bulk,
     "web_uncompressed": dicom_web.uncompressed,
 }
-_SANDBOX = Sandbox(
-    "engine.formats.images", workers=min(4, os.cpu_count() or 1), idle_bytes=_IDLE_BYTES
-)
+_AT_ONCE = max(2, min(4, os.cpu_count() or 1))
+_SANDBOX = Sandbox(__name__, workers=_AT_ONCE, manner=Manner(idle_bytes=_IDLE_BYTES))
+#: For what somebody looks at: neither places nor processors of these are taken by files that come
+#: in.
+_PAGES = Sandbox(__name__, workers=_AT_ONCE, manner=Manner(False, _IDLE_BYTES))

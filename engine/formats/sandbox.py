@@ -18,9 +18,11 @@ import importlib
 import importlib.util
 import json
 import logging
+import math
 import mmap
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -28,7 +30,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,14 +38,15 @@ from typing import Any
 import numpy as np
 
 from engine import errors, tracing
+from engine.cancellation import LOOK_SECONDS, refuse_cancelled
 from engine.errors import CorruptImage, EngineError, MachineOverloaded, OverBudget
 from engine.formats.confine import Confinement
-from engine.host import is_shortage
+from engine.host import give_way, is_shortage
 
 SECONDS = 30.0  # for one call, and as much again per 8 MB of arguments
 #: On a machine that is busy with other things a call may take so many times as long, as long as
 #: the worker itself has not used its time: the limit is against hostile files, which use it.
-_BUSY_FACTOR = 10.0
+_BUSY_FACTOR = 30.0
 _SECONDS_BYTES = 8 << 20
 MEMORY_BYTES = 6 << 30  # address space of a worker
 _ALIGN = 64
@@ -69,10 +72,11 @@ _NO_MESSAGE = (
 )  # fmt: skip
 #: Runs in the worker. It keeps ``engine/__init__.py`` out, and with it vault and catalog.
 _BOOT = """
-import json, sys, types
+import fcntl, json, os, sys, types
 package = sys.modules["engine"] = types.ModuleType("engine")
 package.__path__ = [sys.argv[2]]
 sys.path[:] = sys.argv[6:]
+fcntl.fcntl(int(sys.argv[1]), fcntl.F_SETOWN, os.getpid())
 from engine.formats.confine import confine
 held = confine(sys.argv[2], *json.loads(sys.argv[5]))
 from engine.formats import sandbox
@@ -216,6 +220,7 @@ def serve(descriptor: int, module: str, memory_bytes: int, held: Confinement) ->
             name, arguments = _receive(channel)
         except EOFError:
             return
+        _end_with_peer(channel, True)
         try:
             answer: Any = ("done", operations[name](*arguments))
         except EngineError as err:
@@ -228,6 +233,7 @@ def serve(descriptor: int, module: str, memory_bytes: int, held: Confinement) ->
             else:
                 answer = ("failed", *tracing.for_elsewhere(err))
         del arguments
+        _end_with_peer(channel, False)
         try:
             _send(channel, answer)
         except MemoryError:
@@ -237,6 +243,17 @@ def serve(descriptor: int, module: str, memory_bytes: int, held: Confinement) ->
                 raise
             _send(channel, ("refused", "MachineOverloaded", _OVERLOADED, {}))
         del answer
+
+
+def _end_with_peer(channel: socket.socket, wanted: bool) -> None:
+    """Let the kernel end this process, in the middle of anything, when the other side is gone.
+
+    It then sends SIGIO, which nobody handles, to the owner of the socket (F_SETOWN). A signal of
+    the parent's death would come with the end of the thread that started the worker.
+    """
+    flags = fcntl.fcntl(channel, fcntl.F_GETFL)
+    chosen = flags | os.O_ASYNC if wanted else flags & ~os.O_ASYNC
+    fcntl.fcntl(channel, fcntl.F_SETFL, chosen)
 
 
 def _volume(value: Any) -> int:
@@ -274,22 +291,32 @@ class _Worker:
         Raises:
             TimeoutError: The worker used up its time, or waits for nothing.
             MachineOverloaded: It did not get it within ``_BUSY_FACTOR`` times as long.
+            Cancelled: Nobody waits for it any more.
         """
         began, before = time.monotonic(), _Spent.of(self.process.pid)
         used = 0.0
-        while True:
-            self.channel.settimeout(max(0.5, seconds - used))
-            try:
-                return _receive(self.channel)
-            except TimeoutError as err:
-                now = _Spent.of(self.process.pid)
-                waited = time.monotonic() - began
-                used = now.processor_s - before.processor_s
-                kept_waiting = now.waiting or now.queued_s - before.queued_s > waited / 4
-                if used >= seconds or not kept_waiting:
-                    raise
-                if waited >= _BUSY_FACTOR * seconds:
-                    raise MachineOverloaded(_OVERLOADED) from err
+        while not self._answers(max(0.5, seconds - used)):
+            now = _Spent.of(self.process.pid)
+            waited = time.monotonic() - began
+            used = now.processor_s - before.processor_s
+            kept_waiting = now.waiting or now.queued_s - before.queued_s > waited / 4
+            if used >= seconds or not kept_waiting:
+                raise TimeoutError
+            if waited >= _BUSY_FACTOR * seconds:
+                raise MachineOverloaded(_OVERLOADED)
+        self.channel.settimeout(SECONDS)  # it comes in one piece
+        return _receive(self.channel)
+
+    def _answers(self, seconds: float) -> bool:
+        """Does it say something within this time? Raises Cancelled where nobody waits for it."""
+        deadline = time.monotonic() + seconds
+        ready = select.poll()
+        ready.register(self.channel, select.POLLIN)
+        while not ready.poll(1000 * max(0.0, min(LOOK_SECONDS, deadline - time.monotonic()))):
+            refuse_cancelled()
+            if time.monotonic() >= deadline:
+                return False
+        return True
 
     def held_bytes(self) -> int:
         """Memory that is its own; 0 where the kernel does not say."""
@@ -335,6 +362,19 @@ class _Spent:
         return cls(ran / 1e9, queued / 1e9, waiting)
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How workers live beside others.
+
+    Args:
+        gives_way: Let everything else have the processors first; not where somebody looks.
+        idle_bytes: One that holds more after a call is ended.
+    """
+
+    gives_way: bool = True
+    idle_bytes: float = math.inf
+
+
 class Sandbox:
     """A few workers that run the ``OPERATIONS`` of one module of the engine.
 
@@ -344,7 +384,7 @@ class Sandbox:
         seconds: Time for one call, and as much again per 8 MB of bytes among the arguments.
         memory_bytes: Address space of a worker.
         reads: Folders that it may read, besides Python and its libraries.
-        idle_bytes: A worker that holds more after a call is ended; None keeps all of them.
+        manner: How the workers live.
     """
 
     def __init__(
@@ -354,11 +394,11 @@ class Sandbox:
         seconds: float = SECONDS,
         memory_bytes: int = MEMORY_BYTES,
         reads: Sequence[str] = (),
-        idle_bytes: int | None = None,
+        manner: Manner | None = None,
     ) -> None:
         self._module, self._workers, self._seconds = module, workers, seconds
         self._memory_bytes, self._reads = memory_bytes, tuple(reads)
-        self._idle_bytes = idle_bytes
+        self._manner = manner or Manner()
         #: What holds the workers; None before the first has started.
         self.confinement: Confinement | None = None
         self._reset()
@@ -381,10 +421,11 @@ class Sandbox:
             OverBudget: It took more time.
             CorruptImage: It raised anything else, crashed, or used too much memory.
             MachineOverloaded: Memory, processes or processor time of this machine did not suffice.
+            Cancelled: Nobody waits for the answer any more; the worker has ended.
         """
         if os.getpid() != self._owner:  # a fork must not share its parent's workers
             self._reset()
-        with self._slots:
+        with self._slot():
             with self._lock:
                 worker = self._idle.pop() if self._idle else None
             if worker is not None and worker.process.poll() is not None:
@@ -415,7 +456,7 @@ class Sandbox:
             except BaseException:
                 worker.stop()
                 raise
-            if self._idle_bytes is not None and worker.held_bytes() > self._idle_bytes:
+            if worker.held_bytes() > self._manner.idle_bytes:
                 worker.stop()  # a new one is small
             else:
                 with self._lock:
@@ -429,12 +470,23 @@ class Sandbox:
             EngineError: None can be started here.
         """
         if self.confinement is None:
-            with self._slots:
+            with self._slot():
                 worker = self._start()
                 with self._lock:
                     self._idle.append(worker)
         assert self.confinement is not None
         return self.confinement
+
+    @contextlib.contextmanager
+    def _slot(self) -> Iterator[None]:
+        """One of the calls that run at once. Raises Cancelled where nobody waits for it."""
+        slots = self._slots
+        while not slots.acquire(timeout=LOOK_SECONDS):
+            refuse_cancelled()
+        try:
+            yield
+        finally:
+            slots.release()
 
     def _allowance(self, arguments: tuple[Any, ...]) -> float:
         return self._seconds * (1 + _volume(arguments) / _SECONDS_BYTES)
@@ -476,6 +528,8 @@ class Sandbox:
                 ours.close()
                 raise _short_of(err, failed) from err
         worker = _Worker(process, ours)
+        if self._manner.gives_way:
+            give_way(process.pid)
         try:
             self.confinement = _told(worker.receive(self._seconds))
         except (EOFError, OSError, MemoryError) as err:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
+from engine.cancellation import LOOK_SECONDS, refuse_cancelled
 from engine.errors import MachineOverloaded, NeedsTooMuchMemory
 from engine.formats import images
 from engine.formats.images import Limits
@@ -138,6 +139,7 @@ class Admission:
 
         Raises:
             MachineOverloaded: There was none for ``patience_seconds``.
+            Cancelled: Nobody waits for the job any more.
         """
         if getattr(self._own, "held", False):
             yield
@@ -198,7 +200,9 @@ class Admission:
                     left = deadline - time.monotonic()
                     if left <= 0:
                         raise MachineOverloaded(_BUSY)
-                    self._changed.wait(left)
+                    refuse_cancelled()
+                    self._changed.wait(min(left, LOOK_SECONDS))
+                refuse_cancelled()
                 self._at_work.append(job)
                 self._grants += 1
                 self._served[job.work, job.account] = self._grants

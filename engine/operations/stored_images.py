@@ -233,8 +233,8 @@ class StoredImages:
             raise
 
     def draft_image(self, draft: Draft) -> Image:
-        """The decoded original of a draft."""
-        return images.decode(draft.facts["name"], self.draft_file(draft), self._live.limits)
+        """The decoded original of a draft, for who opens it."""
+        return images.decode_opened(draft.facts["name"], self.draft_file(draft), self._live.limits)
 
     def record(self, image_id: str) -> ImageRecord:
         """What may be known of an image without opening anything. Raises NotFound."""

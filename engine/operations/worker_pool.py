@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from engine.cancellation import refuse_cancelled
 from engine.errors import EngineError, SettingsError, WorkerLost
-from engine.host import is_shortage, memory_bytes
+from engine.host import give_way, is_shortage, memory_bytes
 from engine.installation import ROOT
 from engine.operations.worker_watchdog import FOLDER
 from engine.settings import Settings
@@ -204,6 +205,7 @@ class WorkerPool:
         seen = looked = time.monotonic()
         while not done.has_ready():
             time.sleep(0.05)
+            refuse_cancelled()
             now = time.monotonic()
             if now - looked < LOOK_SECONDS:
                 continue
@@ -323,6 +325,7 @@ def _start(workers: int, cleanup: contextlib.ExitStack) -> tuple[Any, Any, _Here
             start_new_session=True,  # Ctrl-C is for us, who then let them go
         )  # fmt: skip
         assert process.stdin is not None
+        give_way(process.pid)
         with contextlib.suppress(BrokenPipeError):  # it ended at once; others are begun for it
             process.stdin.write(json.dumps(tls).encode() + b"\n")
             process.stdin.flush()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from engine.errors import EngineError, RosterBroken
+from engine.formats import images
 from engine.host import sweep_unfinished
 from engine.operations.context import Context
 from engine.operations.erasures import Erasures
@@ -89,7 +90,7 @@ class Upkeep:
 
     def start(self) -> None:
         """Begin to work in the background until :meth:`Engine.close`."""
-        loops = [self._tend_forever, self._scrub_forever]
+        loops = [self._warm_up, self._tend_forever, self._scrub_forever]
         if self._outbox.on:
             loops.append(self._send_forever)
         if self._forwarding.on:
@@ -104,6 +105,11 @@ class Upkeep:
         self._stopped.set()
         for thread in self._threads:
             thread.join()
+
+    def _warm_up(self) -> None:
+        """Have a decoder ready for the first one who looks at an image."""
+        with _and_goes_on("upkeep: warm up"):
+            images.confinement()
 
     def _tend_forever(self) -> None:
         while True:

@@ -1,0 +1,97 @@
+"""Requests that wait for decoders take turns, so that they never take the threads of all others.
+
+A request that waits for its turn holds no thread. Turns are fair among accounts, and files that
+come in have other ones than what somebody looks at. Where the client is gone, its work is cancelled
+and ends the decoder that is at it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from fastapi import Depends, Request
+
+from engine import ends_with, errors
+
+#: Requests of a class that hold a thread at once. The server has 40 for all.
+_AT_ONCE: Final = 12
+#: Key of the scope under which the account of a request is known.
+ACCOUNT: Final = "medsec.account"
+_LOOK_SECONDS: Final = 0.5
+
+
+class Turns:
+    """Of one class of requests; used by the event loop only."""
+
+    def __init__(self, at_once: int = _AT_ONCE) -> None:
+        self._at_once = at_once
+        self._busy: Counter[str] = Counter()
+        self._waiting: list[tuple[str, asyncio.Future[None]]] = []
+
+    @asynccontextmanager
+    async def turn(self, account: str) -> AsyncIterator[None]:
+        """Wait for a turn and keep it until the block ends."""
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((account, ready))
+        self._call()
+        try:
+            await ready
+            yield
+        finally:
+            if ready.done() and not ready.cancelled():
+                self._busy[account] -= 1
+            else:
+                self._waiting.remove((account, ready))
+            self._call()
+
+    def _call(self) -> None:
+        """Let those begin whose turn it is: first whose account has the fewest at work."""
+        while self._waiting and self._busy.total() < self._at_once:
+            first = min(self._waiting, key=lambda waiting: self._busy[waiting[0]])
+            self._waiting.remove(first)
+            self._busy[first[0]] += 1
+            first[1].set_result(None)
+
+
+_intake, _pages = Turns(), Turns()
+
+
+async def _of_intake(request: Request) -> AsyncIterator[None]:
+    async with _waited_for(request, _intake):
+        yield
+
+
+async def _of_page(request: Request) -> AsyncIterator[None]:
+    async with _waited_for(request, _pages):
+        yield
+
+
+@asynccontextmanager
+async def _waited_for(request: Request, turns: Turns) -> AsyncIterator[None]:
+    """A turn of this request, whose body is here. Raises Cancelled where its client is gone."""
+    gone = threading.Event()
+
+    async def watch() -> None:
+        while not await request.is_disconnected():
+            await asyncio.sleep(_LOOK_SECONDS)
+        gone.set()
+
+    watching = asyncio.create_task(watch())
+    try:
+        async with turns.turn(request.scope.get(ACCOUNT, "")):
+            if gone.is_set():
+                raise errors.Cancelled("The client is gone.")
+            with ends_with(gone):
+                yield
+    finally:
+        watching.cancel()
+
+
+#: Dependencies of routes by which files come in or are sealed, and by which somebody looks at one.
+INTAKE_TURN: Final = (Depends(_of_intake, scope="function"),)
+PAGE_TURN: Final = (Depends(_of_page, scope="function"),)
