@@ -31,6 +31,8 @@ class Turns:
     def __init__(self, at_once: int = _AT_ONCE) -> None:
         self._at_once = at_once
         self._busy: Counter[str] = Counter()
+        #: When an account was served last, as a count of turns.
+        self._served: dict[str, int] = {}
         self._waiting: list[tuple[str, asyncio.Future[None]]] = []
 
     @asynccontextmanager
@@ -50,11 +52,13 @@ class Turns:
             self._call()
 
     def _call(self) -> None:
-        """Let those begin whose turn it is: first whose account has the fewest at work."""
+        """Let those begin whose turn it is: first the account that has the fewest at work, and was
+        served the longest ago."""
         while self._waiting and self._busy.total() < self._at_once:
-            first = min(self._waiting, key=lambda waiting: self._busy[waiting[0]])
+            first = min(self._waiting, key=lambda w: (self._busy[w[0]], self._served.get(w[0], 0)))
             self._waiting.remove(first)
             self._busy[first[0]] += 1
+            self._served[first[0]] = max(self._served.values(), default=0) + 1
             first[1].set_result(None)
 
 

@@ -70,7 +70,8 @@ Sandbox({!r}, 1).call("spin", seconds=100000.0)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_decoder_at_work_ends_with_its_server_however_that_ended(number: int) -> None:
     code = [sys.executable, "-c", _SERVER.format(OPERATIONS)]
-    with subprocess.Popen(code, cwd=Path(__file__).parents[2]) as server:
+    places = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(code, env=places) as server:
         try:
             below = psutil.Process(server.pid)
             while not (children := below.children()) or not busy(children[0].pid):
