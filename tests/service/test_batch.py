@@ -328,10 +328,9 @@ def test_no_root_key_and_no_name_travels_to_a_worker(
     seen: list[Job] = []
     real = batches.Batches._here
 
-    def spy(self: batches.Batches, job: Job | None) -> object:
-        assert job is not None
-        seen.append(job)
-        return real(self, job)
+    def spy(self: batches.Batches, caller: Caller, task: batches._Task) -> object:
+        seen.append(task.job)
+        return real(self, caller, task)
 
     monkeypatch.setattr(batches.Batches, "_here", spy)
     sealed(ward, source("Erika Musterfrau.png", data))
@@ -392,7 +391,7 @@ def test_a_worker_looks_with_the_hospitals_own_network(
     equipment = equipped(guest)
     monkeypatch.setattr(worker, "_HERE", None)
     equipment()  # as in a worker
-    monkeypatch.setattr(batches.Batches, "_here", lambda self, job: worker.work(job))
+    monkeypatch.setattr(batches.Batches, "_here", lambda self, caller, task: worker.work(task.job))
     items = guest.engine.batches.seal(
         guest.team.technician, guest.patient_id, [source("a.png", blank())], "ours", few=True
     )
@@ -419,7 +418,7 @@ def test_a_network_that_was_altered_on_its_way_or_at_rest_sends_the_image_to_a_p
     [luggage] = engine.batches._packed_models(engine.detector.profiles["ours"].networks)
     altered = replace(luggage, model=luggage.model[:-1] + b"x")
     monkeypatch.setattr(worker, "_HERE", None)
-    monkeypatch.setattr(batches.Batches, "_here", lambda self, job: worker.work(job))
+    monkeypatch.setattr(batches.Batches, "_here", lambda self, caller, task: worker.work(task.job))
 
     def state(equipment: WorkerSetup, data: bytes) -> list[tuple[str, list[str]]]:
         equipment()

@@ -205,10 +205,8 @@ def test_what_a_worker_logs_comes_home_with_its_answer(
     monkeypatch.setattr(worker, "_HERE", engine.context)
     outcomes = []
 
-    def here(job: Any) -> Any:
-        if job is None:
-            return None
-        outcomes.append(worker.work(job))
+    def here(caller: Any, task: Any) -> Any:
+        outcomes.append(worker.work(task.job))
         assert log.records == []  # nothing was written here
         return outcomes[-1]
 
