@@ -54,8 +54,8 @@ def _chosen(token: str) -> AuditFilter:
         outcome = st.selectbox("Outcome", _OUTCOMES, index=None, placeholder="Any", width=170)
     first, last = (day if isinstance(day, date) else None for day in days)
     return AuditFilter(
-        first and widgets.begins(first),
-        last and widgets.begins(last + timedelta(days=1)),
+        None if first is None else widgets.begins(first),
+        None if last is None else widgets.begins(last + timedelta(days=1)),
         actor or "",
         outcome or "",
     )

@@ -223,6 +223,7 @@ MEANINGS: dict[str, Meaning] = {
             "backup.verify": "R Verified a backup",
             "files.sweep": "D Removed files that belong to nothing",
             "mail.test": "E Sent a test mail",
+            "release.trust": "E Found that images of a stream may be released without a look",
             "profile.save": "U Changed a profile",
             "profile.reset": "U Set a profile back",
             "guest.save": "C Added a network of the hospital",
