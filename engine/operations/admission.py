@@ -215,10 +215,8 @@ class Admission:
         job = self._first(work)
         if job is None or not self._fits(job):
             return None
-        if work is Work.INTAKE:
-            page = self._first(Work.PAGE)
-            if page is not None and not self._fits(page):
-                return None  # what becomes free is for whoever looks
+        if work is Work.INTAKE and self._first(Work.PAGE) is not None:
+            return None  # what is free, or becomes free, is for whoever looks
         return job
 
     def _first(self, work: Work) -> _Job | None:
