@@ -14,6 +14,7 @@ from api import (
     batches,
     browser,
     care,
+    cohorts,
     dicomweb,
     drafts,
     exports,
@@ -24,7 +25,6 @@ from api import (
     patients,
     problems,
     release,
-    releases,
     studies,
     system,
     telemetry,
@@ -79,7 +79,7 @@ for routes in (
     browser,
     exports,
     telemetry,
-    releases,
+    cohorts,
     openapi_docs,
 ):
     app.include_router(routes.router)

@@ -47,10 +47,10 @@ def release(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
             new_identifiers=arguments.new_identifiers,
             packages=arguments.packages,
         )
-        cohort = engine.releases.prepare(token, order)
+        cohort = engine.cohorts.prepare(token, order)
         files.make_folder(arguments.out)
         with terminal.working("handing over", len(cohort.files), "images") as work:
-            for path, data in engine.releases.files(token, cohort.release_id):
+            for path, data in engine.cohorts.files(token, cohort.release_id):
                 files.make_folder((arguments.out / path).parent)
                 files.write_new(arguments.out / path, data)
                 work.advance()

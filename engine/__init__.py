@@ -62,6 +62,7 @@ from engine.records import (
 from engine.seal.release_statement import Checked as CheckedRelease
 from engine.seal.release_statement import check as check_release
 from engine.service.batches import FEW_FILES, Source
+from engine.service.cohorts import Cohort, CohortOrder
 from engine.service.drafts import DraftView
 from engine.service.engine import Engine
 from engine.service.images import Display
@@ -71,7 +72,6 @@ from engine.service.objects import MaskedObject
 from engine.service.randomness import Randomness
 from engine.service.reception import Held, Instance, Received
 from engine.service.release import LooksSaved
-from engine.service.releases import Cohort, CohortOrder
 from engine.service.runtime_settings import SettingEntry
 from engine.service.search import Found, ImageQuery
 from engine.service.worklist import Look, WorkGroup, WorkItem

@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from engine import Found, ImageQuery, ImageState, Patient, Permission
-from ui import care, release, review, state, studies, study_page, widgets
+from ui import care, cohort, review, state, studies, study_page, widgets
 from ui.patient_banner import person
 from ui.query_params import asked, asked_day, tell
 
@@ -68,7 +68,7 @@ def search(token: str) -> None:
     image_id = _shown(token, kind, found)
     _pager(page, found.total)
     if asked_for.states == (ImageState.RELEASED,):
-        release.hand_over(token, asked_for, patient_id, found.total)
+        cohort.hand_over(token, asked_for, patient_id, found.total)
     if image_id:
         review.open_image(image_id)
         st.rerun()

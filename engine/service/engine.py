@@ -47,6 +47,7 @@ from engine.service.audit import Audit
 from engine.service.backups import Backups
 from engine.service.batches import Batches
 from engine.service.care import Care
+from engine.service.cohorts import Cohorts
 from engine.service.custom_networks import CustomNetworks
 from engine.service.devices import Devices
 from engine.service.drafts import Drafts
@@ -65,7 +66,6 @@ from engine.service.profiles import SpecialtyProfiles
 from engine.service.randomness import RandomnessTests
 from engine.service.reception import Reception
 from engine.service.release import Release
-from engine.service.releases import Releases
 from engine.service.runtime_settings import RuntimeSettings
 from engine.service.search import Search
 from engine.service.sessions import Sessions
@@ -136,7 +136,7 @@ class Engine:
         self.objects = Objects(context, guard, stored)
         self.withdrawals = Withdrawals(context, guard, stored)
         self.packages = Packages(context, guard, stored, restorations)
-        self.releases = Releases(context, guard, stored, places)
+        self.cohorts = Cohorts(context, guard, stored, places)
         self.search = Search(context, guard)
         self.batches = Batches(context, guard, examiner, stored, intake)
         self.nodes = Nodes(context, guard, examiner)

@@ -151,11 +151,11 @@ MAY: dict[str, Row] = {
     "DELETE /network/held/{held_id}/": row(T, status=404, headers=REASON),
     "GET /statistics/": row(D, R, A),
     "GET /statistics/{table}/": row(D, R, A),
-    "POST /releases/": row(
+    "POST /cohorts/": row(
         D, status=404, json={"image_ids": ["im_nobody"], "reason": "a trial"}, fresh=True
     ),
-    "GET /releases/public-key/": row(D),
-    "GET /releases/{release_id}/file/": row(D, status=404),
+    "GET /cohorts/public-key/": row(D),
+    "GET /cohorts/{release_id}/file/": row(D, status=404),
     "GET /audit/": row(A),
     "GET /audit/file/": row(A),
     "GET /patients/{patient_id}/access-report/": row(A),

@@ -64,9 +64,10 @@ NOBODYS = {
     "care.end_emergency_access": "one's own emergency access",
     "care.break_glass": "how the patient of others is opened; see test_care",
     "packages.restore": "names the image in a file; see below",
-    "releases.public_key": "a key that everybody may know",
-    "releases.prepare": "names many; see below",
-    "releases.files": "what this session prepared",
+    "release.saved_this_week": "counts of looks",
+    "cohorts.public_key": "a key that everybody may know",
+    "cohorts.prepare": "names many; see below",
+    "cohorts.files": "what this session prepared",
 }
 #: What a call does that others still need, so these come last.
 _LAST = ("care.end", "withdrawals.flag", "withdrawals.question", "images.erase", "patients.erase")
@@ -234,10 +235,10 @@ def test_what_is_others_answers_like_what_does_not_exist(clinic: Clinic) -> None
             *engine.search.images(doctor, patient_id=c.patient_id).images
         ],
         "team": lambda c: engine.care.team(doctor, c.patient_id),
-        "hand an image over": lambda c: engine.releases.prepare(
+        "hand an image over": lambda c: engine.cohorts.prepare(
             doctor, CohortOrder(image_ids=[clinic.own.image_id, c.image_id], reason=WHY)
         ),
-        "hand a study over": lambda c: engine.releases.prepare(
+        "hand a study over": lambda c: engine.cohorts.prepare(
             doctor, CohortOrder(study_ids=[c.study_id], reason=WHY)
         ),
     }

@@ -521,7 +521,7 @@ def test_a_doctor_hands_over_what_a_search_found(
     fill(app, **{"What for, and to whom": "Trial 7"})
     click(app, "Prepare")
     assert "1 image of 1 patient can be downloaded" in texts(app)
-    assert engine.releases.public_key(team.doctor)[1] in [c.value for c in app.code]
+    assert engine.cohorts.public_key(team.doctor)[1] in [c.value for c in app.code]
 
 
 def test_a_doctor_walks_through_a_study_image_by_image(

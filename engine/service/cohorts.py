@@ -76,7 +76,7 @@ class Cohort:
         return len({image.patient_id for _, image in self.files})
 
 
-class Releases:
+class Cohorts:
     """Prepares cohorts and hands them over."""
 
     def __init__(
@@ -193,7 +193,7 @@ class Releases:
             for name in dict.fromkeys(names):
                 patient_id = of(tx, name)
                 if patient_id is None or not self._guard.sees(caller, patient_id):
-                    self._guard.refuse_unseen(caller, "releases.prepare", kind, name)
+                    self._guard.refuse_unseen(caller, "cohorts.prepare", kind, name)
                 patients[str(patient_id)] = None
         wanted_studies, wanted_images = set(order.study_ids), set(order.image_ids)
         placed: list[tuple[str, ImageRecord]] = []
@@ -219,7 +219,7 @@ class Releases:
     ) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
         """The file of one image, and its package where that goes along."""
         if not self._guard.sees(caller, image.patient_id):  # asked again: this takes a while
-            self._guard.refuse_unseen(caller, "releases.files", "image", image.image_id)
+            self._guard.refuse_unseen(caller, "cohorts.files", "image", image.image_id)
         row = self._stored.verified(image.image_id)
         data = images.from_storage(self._stored.part(image.image_id, "masked"))
         if key is not None:

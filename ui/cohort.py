@@ -35,7 +35,7 @@ def hand_over(token: str, query: ImageQuery, patient_id: str | None, total: int)
             asked = st.form_submit_button("Prepare", type="primary")
         if asked:
             order = CohortOrder((), _matching(token, query, patient_id), reason, fresh, packages)
-            prepared = state.engine().releases.prepare(token, order)
+            prepared = state.engine().cohorts.prepare(token, order)
             state.keep("cohort", prepared)
         if prepared is not None:
             _take_away(prepared)
@@ -51,7 +51,7 @@ def _take_away(prepared: Cohort) -> None:
     st.code(prepared.fingerprint, language=None)
     st.link_button(
         "Download the ZIP",
-        f"/api/releases/{prepared.release_id}/file/",
+        f"/api/cohorts/{prepared.release_id}/file/",
         icon=":material/download:",
     )
 

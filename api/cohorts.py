@@ -14,7 +14,7 @@ from api.files import BINARY, Answers, zipped
 from api.problems import answers
 from engine import CohortOrder
 
-router = APIRouter(prefix="/releases", tags=["releases"])
+router = APIRouter(prefix="/cohorts", tags=["cohorts"])
 
 _ZIP: Answers = {200: {"description": "A ZIP", "content": {"application/zip": BINARY}}}
 _PEM: Answers = {200: {"description": "PEM", "content": {"application/x-pem-file": BINARY}}}
@@ -51,7 +51,7 @@ class Prepared(schemas.Schema):
 @router.post("/", status_code=201, responses=answers(400, *_READING))
 def prepare(order: Order, token: Token, engine: TheEngine) -> Prepared:
     """Prepare a cohort of masked images, by study or by image."""
-    cohort = engine.releases.prepare(token, CohortOrder(**order.model_dump()))
+    cohort = engine.cohorts.prepare(token, CohortOrder(**order.model_dump()))
     return Prepared(
         release_id=cohort.release_id,
         images=len(cohort.files),
@@ -64,7 +64,7 @@ def prepare(order: Order, token: Token, engine: TheEngine) -> Prepared:
 @router.get("/public-key/", response_class=Response, responses={**answers(401, 403, 429), **_PEM})
 def public_key(token: Token, engine: TheEngine) -> Response:
     """The key that signs statements of cohorts, as PEM."""
-    pem, fingerprint = engine.releases.public_key(token)
+    pem, fingerprint = engine.cohorts.public_key(token)
     return Response(
         pem, media_type="application/x-pem-file", headers={"X-Key-Fingerprint": fingerprint}
     )
@@ -74,7 +74,7 @@ def public_key(token: Token, engine: TheEngine) -> Response:
             responses={**answers(*_READING), **_ZIP})  # fmt: skip
 def take(release_id: str, token: Token, engine: TheEngine) -> Response:
     """The cohort as a ZIP, once: masked files, manifest, and the signed statement."""
-    files = engine.releases.files(token, release_id)
+    files = engine.cohorts.files(token, release_id)
     return StreamingResponse(
         zipped(files),
         media_type="application/zip",

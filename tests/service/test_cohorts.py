@@ -42,12 +42,12 @@ def _dicom(ward: Ward, instance: int) -> str:
 
 def _taken(ward: Ward, **order: object) -> dict[str, bytes]:
     doctor = ward.team.doctor
-    cohort = ward.engine.releases.prepare(doctor, CohortOrder(reason=FOR, **order))  # type: ignore[arg-type]
-    return dict(ward.engine.releases.files(doctor, cohort.release_id))
+    cohort = ward.engine.cohorts.prepare(doctor, CohortOrder(reason=FOR, **order))  # type: ignore[arg-type]
+    return dict(ward.engine.cohorts.files(doctor, cohort.release_id))
 
 
 def _fingerprint(ward: Ward) -> str:
-    return ward.engine.releases.public_key(ward.team.doctor)[1]
+    return ward.engine.cohorts.public_key(ward.team.doctor)[1]
 
 
 def test_the_receiver_verifies_every_file_and_who_signed(ward: Ward) -> None:
@@ -154,28 +154,28 @@ def test_packages_travel_beside_and_restore_here(ward: Ward) -> None:
 
 def test_it_is_taken_once_and_in_time_and_by_its_session(ward: Ward) -> None:
     image_id = _seal(ward, "a.png", *text_png())
-    releases, order = ward.engine.releases, CohortOrder(image_ids=[image_id], reason=FOR)
-    once = releases.prepare(ward.team.doctor, order)
-    list(releases.files(ward.team.doctor, once.release_id))
+    cohorts, order = ward.engine.cohorts, CohortOrder(image_ids=[image_id], reason=FOR)
+    once = cohorts.prepare(ward.team.doctor, order)
+    list(cohorts.files(ward.team.doctor, once.release_id))
     with pytest.raises(errors.NotFound):
-        releases.files(ward.team.doctor, once.release_id)
-    late = releases.prepare(ward.team.doctor, order)
-    releases._ready[late.release_id] = replace(late, expires_at=late.expires_at - timedelta(days=1))
+        cohorts.files(ward.team.doctor, once.release_id)
+    late = cohorts.prepare(ward.team.doctor, order)
+    cohorts._ready[late.release_id] = replace(late, expires_at=late.expires_at - timedelta(days=1))
     with pytest.raises(errors.NotFound):
-        releases.files(ward.team.doctor, late.release_id)
-    other = releases.prepare(ward.team.doctor, order)
-    releases._ready[other.release_id] = replace(other, session_id="se_other")
+        cohorts.files(ward.team.doctor, late.release_id)
+    other = cohorts.prepare(ward.team.doctor, order)
+    cohorts._ready[other.release_id] = replace(other, session_id="se_other")
     with pytest.raises(errors.NotFound):
-        releases.files(ward.team.doctor, other.release_id)
+        cohorts.files(ward.team.doctor, other.release_id)
 
 
 def test_what_was_withdrawn_meanwhile_ends_it_without_a_statement(ward: Ward) -> None:
     image_id = _seal(ward, "a.png", *text_png())
     order = CohortOrder(image_ids=[image_id], reason=FOR)
-    cohort = ward.engine.releases.prepare(ward.team.doctor, order)
+    cohort = ward.engine.cohorts.prepare(ward.team.doctor, order)
     ward.engine.withdrawals.flag(ward.team.doctor, image_id, "a name is visible")
     got = io.BytesIO()
-    parts = zipped(ward.engine.releases.files(ward.team.doctor, cohort.release_id))
+    parts = zipped(ward.engine.cohorts.files(ward.team.doctor, cohort.release_id))
     with pytest.raises(errors.NotFound):
         got.writelines(parts)
     with pytest.raises(zipfile.BadZipFile):
