@@ -240,7 +240,7 @@ def test_the_sweep_spares_a_file_that_waits_for_its_second_try(
     ward.detector.found = [found]
     crew = LosesTheFirst(None, contextlib.ExitStack(), None)
     monkeypatch.setattr(batches.WorkerPool, "open", lambda *_: crew)
-    monkeypatch.setattr(batches, "work", lambda job: engine.batches._here(job))
+    monkeypatch.setattr(batches, "work", lambda job: engine.batches._worker.work(job))
     swept: list[int] = []
 
     def last() -> bytes:  # more than an hour later
