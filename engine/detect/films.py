@@ -24,7 +24,7 @@ from engine.detect.frame_tracking import CONTEXT_PX, Tracks, Watch, grouped
 from engine.geometry import Region
 from engine.records import Detection
 
-SAMPLE = 12  # frames, half a second of most films
+SAMPLE = 3  # frames, an eighth of a second of most films
 SCENE_PX = 24  # side to which a frame is shrunk to compare scenes
 OTHER_SCENE = 12  # grey levels of 255 by which another scene differs from this one on average
 STANDS = 0.5  # share of its contrast that what is there on most frames has in their mean

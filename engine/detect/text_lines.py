@@ -137,7 +137,7 @@ def united(boxes: np.ndarray) -> list[list[int]]:
     Returns:
         Groups of indices; a line in one piece is a group of its own.
     """
-    sizes = boxes[:, 2:] - boxes[:, :2]
+    sizes = np.maximum(boxes[:, 2:] - boxes[:, :2], 1)  # a rounded box can be empty
     group = list(range(len(boxes)))
 
     def root(i: int) -> int:

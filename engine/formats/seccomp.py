@@ -119,6 +119,8 @@ def _guarded(process: int) -> dict[str, tuple[_Numbers, Guard]]:
         # PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME, PR_GET_SECCOMP, PR_CAPBSET_READ,
         # PR_GET_NO_NEW_PRIVS, PR_SET_VMA; PR_SET_PDEATHSIG to SIGKILL, never to nothing
         "prctl": ((157, 167), Guard(0, (3, 15, 16, 21, 23, 39, 0x53564D41), paired=((1, 9),))),
+        # ARCH_GET_XCOMP_SUPP, ARCH_GET_XCOMP_PERM, ARCH_REQ_XCOMP_PERM: the processor's tiles (AMX)
+        "arch_prctl": ((158, None), Guard(0, (0x1021, 0x1022, 0x1023))),
         "prlimit64": ((302, 261), Guard(0, (0, process))),
         "kill": ((62, 129), Guard(0, itself)),
         "tgkill": ((234, 131), Guard(0, itself)),

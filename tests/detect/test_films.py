@@ -142,8 +142,10 @@ def test_faces_are_looked_for_at_samples_and_in_each_scene(reader: Reader, faces
         drawn(frame, NAME, (0, 0, 255))
     [face] = found(frames)
     # From the sample before the cut on, to be sure.
-    assert face.region == NAME.on_frames(SAMPLE + 1, FRAMES)
-    assert faces.looks == 3 + 3  # all frames together; frames 0, 12 and 20
+    before = (20 - 1) // SAMPLE * SAMPLE
+    assert face.region == NAME.on_frames(before + 1, FRAMES)
+    # All frames together; samples before the cut, at it, and after it.
+    assert faces.looks == 3 + len(range(0, 20, SAMPLE)) + len(range(20, FRAMES, SAMPLE))
 
 
 def test_where_nobody_can_glance_all_networks_look_at_each_frame(

@@ -121,3 +121,11 @@ def test_every_call_ends_in_one_of_the_known_answers() -> None:
 
 def test_another_machine_has_no_filter() -> None:
     assert seccomp.program("riscv64", ME) is None
+
+
+def test_the_processors_tiles_can_be_asked_for_and_nothing_else_of_that_call() -> None:
+    """Without them, networks compute otherwise in the process without keys than beside it."""
+    for code in (0x1021, 0x1022, 0x1023):
+        assert verdict("x86_64", 158, code, 18) == ALLOW
+    for code in (0x1001, 0x1002, 0x1003, 0x1012):  # ARCH_SET_GS, ARCH_SET_FS, ..., ARCH_SET_CPUID
+        assert verdict("x86_64", 158, code, 0) == REFUSE | errno.EPERM
