@@ -218,14 +218,19 @@ class CpuModel:
             All outputs in the model's order, float32.
 
         Raises:
-            DetectorError: The runtime failed, for instance for lack of memory.
+            DetectorError: The runtime failed, for instance for lack of memory, or computed
+                something that is no number.
         """
         with self._lock:
             try:
                 self._request.infer([batch], share_inputs=True)
             except RuntimeError as err:
                 raise DetectorError("A network failed on this image. Review the image.") from err
-            return [np.array(t.data) for t in self._request.output_tensors]
+            outputs = [np.array(t.data) for t in self._request.output_tensors]
+        if not all(np.isfinite(output).all() for output in outputs):
+            # Such a number compares with nothing: a name could go unseen.
+            raise DetectorError("A network computed no number for this image. Review the image.")
+        return outputs
 
 
 def _metadata(model: Any) -> dict[str, str]:

@@ -28,6 +28,7 @@ VERSION = "3.10.0"  # of RapidOCR, which converted both
 PIXEL_FLOOR = 0.2
 UNCLIP = 1.6
 SHORTEST_CORE_PX = 3
+SMALLEST_LETTER_PX = 5  # height; no font is legible below
 STRIP_PX = 32
 LARGEST_ZOOM = 4  # a thumbnail needs no more: letters of 7 px are 28 px then
 GLANCE_PX = 640  # side to which a small picture is enlarged for a glance
@@ -81,6 +82,8 @@ class TextFinder:
         markers are lost among them. Beside real text, in the picture's own tone, it does not.
         """
         height, width = picture.shape[:2]
+        if min(height, width) < SMALLEST_LETTER_PX:  # stretched to the network's least, noise
+            return []
         scale = side / max(height, width)
         w, h = (max(32, round(v * scale / 32) * 32) for v in (width, height))
         shown = resized(picture, w, h)

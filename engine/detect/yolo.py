@@ -38,6 +38,9 @@ TEXT_SIDES_PX = (640, 1280)
 TEXT_SIDES_AGAIN_PX = (960,)  # for the second look
 SAME_IOU = 0.6  # boxes of one look that overlap more are the same thing
 GREY = 114  # what the training fills borders with
+#: Least side of what a network is shown. At 32 px, OpenVINO 2026.4 computes NaN in bf16 on
+#: processors with AMX.
+LEAST_PX = 64
 
 NUDENET = VENDOR / "nudenet-320n.onnx"
 NUDENET_SHA256 = "c15d8273adad2d0a92f014cc69ab2d6c311a06777a55545f2c4eb46f51911f0f"
@@ -98,7 +101,8 @@ class YoloNetwork:
         height, width = picture.shape[:2]
         scale = side / max(height, width)
         w, h = max(1, round(width * scale)), max(1, round(height * scale))
-        canvas = np.full((-(-h // 32) * 32, -(-w // 32) * 32, 3), GREY, dtype=np.uint8)
+        rows, columns = (max(LEAST_PX, -(-side // 32) * 32) for side in (h, w))
+        canvas = np.full((rows, columns, 3), GREY, dtype=np.uint8)
         canvas[:h, :w] = resized(picture, w, h)
         batch = np.ascontiguousarray(canvas.transpose(2, 0, 1)[None], dtype=np.float32) / 255
         output = self._model(batch)[0]

@@ -224,7 +224,7 @@ def test_what_is_no_network_is_refused(
     [
         (np.zeros((1, 9, 3), np.float32), "shape"),
         (np.zeros((6, 3), np.float32), "shape"),
-        (np.full((1, 6, 3), np.nan, np.float32), "scores"),
+        (np.full((1, 6, 3), np.nan, np.float32), "no number"),
         (np.full((1, 6, 3), 7.0, np.float32), "scores"),
         (np.full((1, 6, 3), -1.0, np.float32), "scores"),
     ],
