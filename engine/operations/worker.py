@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.detection import (
     CustomNetworkSource,
@@ -44,6 +44,8 @@ from engine.settings import Settings
 from engine.store.catalog import DraftRow
 from engine.tracing import LogEntry, collected, trouble, unexpected
 from engine.vault import open_field, self_test
+
+R = TypeVar("R")
 
 #: Before a file that failed for lack of memory or processes is tried again: other programs, and
 #: the other workers' files, come to an end meanwhile.
@@ -249,6 +251,19 @@ class Worker:
         except Exception as err:  # noqa: BLE001 - one of thousands must not end them all
             wrong = trouble("a file of a batch failed", err, level)
             return Outcome(None, None, watch.times_ms, (wrong.code, wrong.message), wrong.error_id)
+
+
+def with_patience(do: Callable[[], R]) -> R:
+    """Do something, and once more after a pause where memory or processes did not suffice.
+
+    Raises:
+        MachineOverloaded: Nor did they then.
+    """
+    try:
+        return do()
+    except MachineOverloaded:
+        time.sleep(PAUSE_SECONDS)
+        return do()
 
 
 def _tell_nobody(stage: str, share: float) -> None:

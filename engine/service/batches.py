@@ -39,7 +39,16 @@ from engine.operations.guard import Guard, log, needs
 from engine.operations.intake import Entry, FreshKey, Intake, clean_folder, clean_name
 from engine.operations.preparation import Decision, event
 from engine.operations.stored_images import StoredImages, need_of
-from engine.operations.worker import BatchOptions, Decided, Job, Outcome, Worker, WorkerSetup, work
+from engine.operations.worker import (
+    BatchOptions,
+    Decided,
+    Job,
+    Outcome,
+    Worker,
+    WorkerSetup,
+    with_patience,
+    work,
+)
 from engine.operations.worker_pool import WorkerPool
 from engine.permissions import Permission, Role, allowed
 from engine.records import Caller, Detection, ImageState, Patient
@@ -320,7 +329,8 @@ class Batches:
         tx, patient_id = self._database.read(), patient.patient_id
         patient_key = self._hierarchy.patient_key(tx, patient_id)
         tag = None
-        need = self._admission.need_of(caller.username, data, self._live.limits)
+        limits = self._live.limits
+        need = with_patience(lambda: self._admission.need_of(caller.username, data, limits))
         try:
             self._intake.refuse_duplicate(tx, index)
             entry = self._intake.keep(patient_key, patient_id, data, index, Stopwatch(self._host))
