@@ -16,13 +16,13 @@ from tests.conftest import Ward, text_png
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that were decoded, in order."""
     names: list[str] = []
-    real = images.decode
+    real = images.decode_opened
 
     def counted(name: str, *rest: object) -> Image:
         names.append(name)
         return real(name, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(masked_images.images, "decode", counted)
+    monkeypatch.setattr(masked_images.images, "decode_opened", counted)
     return names
 
 
@@ -38,7 +38,7 @@ def three(ward: Ward) -> list[str]:
 def room_for(ward: Ward, count: float, image_id: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """Set so much memory aside; says how many bytes."""
     cache = ward.engine.images._masked
-    room = int(size_bytes(cache.get(image_id)) * count)
+    room = int(size_bytes(cache.get(ward.engine.caller(ward.team.doctor), image_id)) * count)
     cache._images.clear()
     monkeypatch.setattr(masked_images, "MASKED_CACHE_BYTES", room)
     return room
