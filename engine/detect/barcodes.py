@@ -29,7 +29,6 @@ SAME_BARS = 0.6  # correlation of a row with the decoded rows from which it show
 # What the verifier says of a box; see model/CARD.md for how they were chosen.
 SHOWS_CODE = 0.5  # share from which it is one
 MAY_SHOW_CODE = 0.1  # share from which a person is asked, where the box is small
-SMALL_SHARE = 0.01  # of the picture's area
 DOUBTED = 0.24  # confidence of a doubted box at most: a proposal in every shipped profile
 
 
@@ -89,7 +88,7 @@ def settled_codes(
     """What was found, without boxes of codes that show none.
 
     A box stays where a decoded code lies in it or covers it, or where the verifier sees a code.
-    Where the verifier is in doubt, a small box is a proposal; a large one is not a code.
+    Where the verifier is in doubt, a box is a proposal: a person decides.
 
     Args:
         picture: Shape (H, W, 3), uint8, RGB.
@@ -113,9 +112,8 @@ def settled_codes(
     for i, (name, finding) in enumerate(found):
         share = share_of.get(i, 1.0)
         if share < SHOWS_CODE:
-            small = areas_px(finding.xyxy) <= SMALL_SHARE * picture.shape[0] * picture.shape[1]
             doubted = min(finding.confidence, DOUBTED)
-            if share < MAY_SHOW_CODE or not small or doubted < floor:
+            if share < MAY_SHOW_CODE or doubted < floor:
                 continue
             finding = replace(finding, confidence=doubted)
         kept.append((name, finding))

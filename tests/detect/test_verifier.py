@@ -63,8 +63,8 @@ def test_a_decoded_code_does_not_vouch_for_a_box_far_larger_than_itself() -> Non
     ("share", "side", "kept"),
     [
         (barcodes.SHOWS_CODE, 200, 0.9),  # shows a code: as it was
-        (barcodes.MAY_SHOW_CODE, 40, barcodes.DOUBTED),  # doubt, 0.7 % of the picture: a proposal
-        (barcodes.MAY_SHOW_CODE, 200, None),  # doubt about a large part of the picture: no code
+        (barcodes.MAY_SHOW_CODE, 40, barcodes.DOUBTED),  # doubt: a proposal
+        (barcodes.MAY_SHOW_CODE, 200, barcodes.DOUBTED),  # large doubt goes to a person as well
         (barcodes.MAY_SHOW_CODE / 2, 40, None),  # shows none
     ],
 )
