@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -272,6 +272,18 @@ class ReleaseDecisions:
             counts = [(s.saved_since(since), s) for s in ledger.streams.values()]
         bounds = [s.standing(self._share(s)).bound for n, s in counts if n]
         return sum(n for n, _ in counts), max(bounds, default=None)
+
+    def earned(self, tx: Cursor, image_ids: Collection[str]) -> tuple[int, float | None]:
+        """How many of these images a rule released, and the largest bound of their streams now.
+
+        Raises:
+            SealBroken: A line of the ledger was altered.
+        """
+        with self._ledger.reading(tx) as ledger:
+            own = [i for i in image_ids if ledger.route_of(i) is Route.ITSELF]
+            streams = {s.name: s for s in map(ledger.stream_of, own) if s is not None}
+        bounds = [s.standing(self._share(s)).bound for s in streams.values()]
+        return len(own), max(bounds, default=None)
 
     def changed_device(self, tx: Cursor, caller: Caller, parts: Parts) -> None:
         """Less is sealed on a device's images from now on: what it earned is suspended.

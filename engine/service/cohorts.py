@@ -18,8 +18,10 @@ from engine.errors import EngineError, InputError, NotFound
 from engine.formats import images
 from engine.formats.dicom_header import METHODS
 from engine.installation import version
+from engine.metrics import CONFIDENCE
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
+from engine.operations.release_decisions import ReleaseDecisions
 from engine.operations.stored_images import StoredImages
 from engine.operations.study_places import AT_ONCE, StudyPlaces
 from engine.permissions import Permission
@@ -80,7 +82,12 @@ class Cohorts:
     """Prepares cohorts and hands them over."""
 
     def __init__(
-        self, context: Context, guard: Guard, stored: StoredImages, places: StudyPlaces
+        self,
+        context: Context,
+        guard: Guard,
+        stored: StoredImages,
+        places: StudyPlaces,
+        decisions: ReleaseDecisions,
     ) -> None:
         self._audit = context.audit
         self._catalog = context.catalog
@@ -90,6 +97,7 @@ class Cohorts:
         self._host = context.host
         self._live = context.live
         self._studies = context.studies
+        self._decisions = decisions
         self._guard = guard
         self._places = places
         self._stored = stored
@@ -260,6 +268,8 @@ class Cohorts:
         self, caller: Caller, cohort: Cohort, listed: Sequence[dict[str, Any]]
     ) -> dict[str, Any]:
         """What the statement says besides the digests."""
+        ids = [image.image_id for _, image in cohort.files]
+        earned, bound = self._decisions.earned(self._database.read(), ids)
         looks = Counter(f["looked_at_by_a_person"] for f in listed if "package" not in f)
         return {
             "release": cohort.release_id,
@@ -275,6 +285,12 @@ class Cohorts:
             "images": len(cohort.files),
             "looked_at_by_a_person": looks[True],
             "sealed_without_a_look": looks[False],
+            # Of those without a look: what people's looks at others of their kind bound.
+            "released_by_evidence": {
+                "images": earned,
+                "share_with_a_miss_at_most": bound,
+                "confidence": CONFIDENCE,
+            },
             "deidentification": [
                 {"code": code, "scheme": "DCM", "meaning": meaning} for code, meaning in METHODS
             ],

@@ -136,7 +136,7 @@ class Engine:
         self.objects = Objects(context, guard, stored)
         self.withdrawals = Withdrawals(context, guard, stored)
         self.packages = Packages(context, guard, stored, restorations)
-        self.cohorts = Cohorts(context, guard, stored, places)
+        self.cohorts = Cohorts(context, guard, stored, places, intake.decisions)
         self.search = Search(context, guard)
         self.batches = Batches(context, guard, examiner, stored, intake)
         self.nodes = Nodes(context, guard, examiner)

@@ -58,6 +58,8 @@ def test_the_receiver_verifies_every_file_and_who_signed(ward: Ward) -> None:
     said = checked.statement
     assert (said["images"], said["patients"], said["looked_at_by_a_person"]) == (1, 1, 1)
     assert said["released_by"] == "doctor"
+    none = {"images": 0, "share_with_a_miss_at_most": None, "confidence": 0.95}
+    assert said["released_by_evidence"] == none
     [line] = json.loads(files["manifest.json"])
     masked = ward.engine.images.masked_file(ward.team.doctor, image_id).data
     assert files[line["path"]] == masked

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from engine import BatchOptions, Detection, ImageRecord, ImageState, Source, errors
+from engine import BatchOptions, CohortOrder, Detection, ImageRecord, ImageState, Source, errors
 from engine.metrics import LedgerKind, LedgerLine, Route, Standing, StreamName, Trust
 from engine.operations.release_decisions import ReleaseRule
 from engine.permissions import Role
@@ -170,6 +170,21 @@ def test_the_look_that_earns_trust_is_in_the_log_with_its_numbers(ruled: Ward) -
     [said] = log(ruled, "release.trust")
     assert (said["looks"], said["misses"], said["at_most"]) == (CLEAN, 0, SHARE)
     assert 0 < float(str(said["bound"])) <= SHARE
+
+
+def test_a_cohort_says_under_which_bound_its_images_left(
+    ruled: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_samples(ruled, monkeypatch)
+    learned(ruled)
+    image_id = ruled.upload(picture("DOE"))
+    ruled.engine.drafts.seal_undoubted(ruled.team.technician, image_id)
+    doctor, cohorts = ruled.team.doctor, ruled.engine.cohorts
+    cohort = cohorts.prepare(doctor, CohortOrder(image_ids=[image_id], reason="a trial"))
+    files = dict(cohorts.files(doctor, cohort.release_id))
+    said = json.loads(files["statement.json"])["released_by_evidence"]
+    assert said["images"] == 1
+    assert 0 < said["share_with_a_miss_at_most"] <= SHARE
 
 
 @pytest.mark.parametrize("empty", [False, True])
