@@ -61,7 +61,7 @@ class State(StrEnum):
 class ListedFile(schemas.Request):
     """A file that is to come."""
 
-    name: Annotated[str, Field(min_length=1, max_length=1024)]
+    name: Annotated[str, Field(min_length=1, max_length=1024, examples=["IM0001"])]
     folder: Annotated[str, Field(max_length=1024)] = ""
     size: Annotated[int, Field(ge=0, le=MOST_BYTES)]
 
@@ -77,7 +77,7 @@ class Listing(schemas.Request):
 class Target(schemas.Request):
     """Under which record a group of files belongs."""
 
-    group: int = Field(ge=0)
+    group: int = Field(ge=0, examples=[0])
     patient_id: schemas.Line | None = Field(
         None, description="An existing record; null makes one of what the files say."
     )
@@ -130,7 +130,7 @@ class Group(schemas.Schema):
 class FileState(schemas.Schema):
     """Where one file is."""
 
-    place: int
+    place: int = Field(examples=[0])
     state: State
     received: int = Field(description="Bytes that are here; the next piece begins there.")
     message: str = ""
@@ -140,7 +140,7 @@ class FileState(schemas.Schema):
 class IntakeState(schemas.Schema):
     """One upload."""
 
-    intake_id: str
+    intake_id: str = Field(examples=["in_1a2b3c4d5e6f708192a3b4c5"])
     files: list[FileState]
     groups: list[Group]
 
@@ -148,7 +148,9 @@ class IntakeState(schemas.Schema):
 class Overview(schemas.Schema):
     """How far the uploads of this account are."""
 
-    listed: int = Field(description="Files of uploads that have not been completed.")
+    listed: int = Field(
+        description="Files of uploads that have not been completed.", examples=[200]
+    )
     arrived: int
     to_look: int = Field(description="Drafts that nothing has looked at yet.")
     looked: int

@@ -84,7 +84,9 @@ class HeldImage(schemas.Schema):
 class Assignment(schemas.Request):
     """The patient whom a held image shows."""
 
-    patient: Annotated[schemas.Line, Field(description="Hospital number or patient id.")]
+    patient: Annotated[
+        schemas.Line, Field(description="Hospital number or patient id.", examples=["P-1042"])
+    ]
 
 
 class Assigned(schemas.Schema):

@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import io
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -200,16 +201,19 @@ def report(net: Net, folder: Path) -> str:
 def export(net: Net) -> bytes:
     """As ONNX with any number of boxes."""
     target = io.BytesIO()
-    torch.onnx.export(
-        Shares(net).eval(),
-        (torch.zeros(2, 2, SIDE_PX, SIDE_PX),),
-        target,
-        input_names=["views"],
-        output_names=["shares"],
-        dynamic_axes={"views": {0: "boxes"}, "shares": {0: "boxes"}},
-        opset_version=17,
-        dynamo=False,
-    )
+    with warnings.catch_warnings():
+        # The newer exporter needs a package more, and says no more than this one.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            Shares(net).eval(),
+            (torch.zeros(2, 2, SIDE_PX, SIDE_PX),),
+            target,
+            input_names=["views"],
+            output_names=["shares"],
+            dynamic_axes={"views": {0: "boxes"}, "shares": {0: "boxes"}},
+            opset_version=17,
+            dynamo=False,
+        )
     network = onnx.load_model_from_string(target.getvalue())
     for node in network.graph.node:  # names of source files
         node.doc_string = ""

@@ -121,6 +121,7 @@ class AccessReport:
         rows = self.table(zone)
         page = _Page()
         page.set_title("Who had access")
+        page.set_creation_date(self.made_at.replace(tzinfo=UTC))
         page.add_page()
         page.set_font_size(15)
         page.cell(text="Who had access to your data", new_x="LMARGIN", new_y="NEXT", h=9)

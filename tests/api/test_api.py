@@ -485,7 +485,8 @@ def test_the_page_of_the_document_loads_nothing_from_elsewhere(ward: Hospital) -
     assert not re.search(r"<script[^>]*>[^<]", page.text)  # nothing inline
     for name in named:
         assert "//" not in name
-        assert ask("GET", f"/docs/{name}").status_code == 200
+        assert name.startswith("/api/docs/")  # the page is also there without its last slash
+        assert ask("GET", name.removeprefix("/api")).status_code == 200
     assert ask("GET", "/docs/redoc.standalone.js").status_code == 422
 
 

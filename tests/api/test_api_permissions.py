@@ -191,6 +191,7 @@ NOWHERE = {
     "glass_id": "gl_0",
     "title": "CT1",
     "held_id": "hd_0",
+    "release_id": "rl_0",
     "stream_id": "0",
 }
 #: Routes whose subject is a patient or hangs on one, and which a doctor may ask.
@@ -295,6 +296,8 @@ class Subjects:
                 return "CT1"
             case "held_id":
                 return "hd_0"
+            case "release_id":
+                return "rl_0"
             case "table":
                 return "images"
         return "0"

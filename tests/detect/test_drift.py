@@ -121,8 +121,9 @@ def picture(seed: int) -> bytes:
 
 def test_drift_counts_what_happened_and_leaves_small_groups_out(ward: Ward) -> None:
     engine, token = ward.engine, ward.team.technician
-    drawn = Detection(Region(60, 40, 80, 60), "text", 1.0)
     for k in range(5):
+        # Each elsewhere: what is drawn at one place of a device again and again is proposed.
+        drawn = Detection(Region(60 + 40 * k, 40, 80 + 40 * k, 60), "text", 1.0)
         assert not engine.models.drift(ward.team.administrator)
         patient = engine.patients.create(token, f"D-{k}", f"Somebody {k}", 50).patient_id
         ward.detector.found = [box(0), box(30)]

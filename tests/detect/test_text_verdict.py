@@ -120,7 +120,7 @@ def test_lines_are_read_and_judged(judge: Judge) -> None:
 
 @pytest.mark.parametrize("turns", [1, 3])
 def test_a_line_that_stands_upright_is_read_too(judge: Judge, turns: int) -> None:
-    picture, [box] = drawn(("120 kV 5 mAs", 100, 150))
+    picture, [box] = drawn(("Depth 120 mm", 100, 150))
     turned = np.ascontiguousarray(np.rot90(picture, turns))
     height, width = picture.shape[:2]
     where = {

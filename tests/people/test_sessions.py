@@ -231,10 +231,14 @@ def test_every_method_that_needs_the_right_to_restore_asks_again_or_opens_nothin
         # What a restoration has opened already, in its own session and for its minutes:
         "images.restoration", "images.open_restoration", "images.restored_frame",
         "images.restored_file", "exchange.deliver_file",
+        # The same of a study: what is opened with it was asked for by ``studies.restore``.
+        "studies.restoration", "studies.restorations", "studies.restored_frame",
+        "studies.open_image",
     }  # fmt: skip
     restoring = {name for name, needed in GUARDED.items() if needed is Permission.RESTORE}
     assert restoring - FRESH == opens_nothing
-    assert FRESH - restoring == {"care.break_glass"}  # opens a patient, as much as a picture
+    # What opens a patient, as much as a picture, and what leaves the hospital.
+    assert FRESH - restoring == {"care.break_glass", "cohorts.prepare"}
 
 
 def test_without_the_setting_nobody_is_asked_again(ward: Ward, host: FakeHost) -> None:

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine import Detection, Engine, ImageState, Region, Settings, errors
 from engine.errors import DetectorError
 from engine.metrics import coarse_column
-from engine.records import Image
 from tests import builders
 from tests.conftest import PASSWORD, WHY, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
@@ -149,7 +149,7 @@ def test_a_picture_that_was_being_opened_does_not_outlive_its_image(
     )
     real = engine.context.open_images.add
 
-    def late(session: str, handle: str, subject: str, image: Image, about: object) -> object:
+    def late(*given: Any) -> object:
         monkeypatch.setattr(engine.context.open_images, "add", real)
         if over == "seal":
             engine.drafts.seal(team.technician, image_id, [found])
@@ -157,7 +157,7 @@ def test_a_picture_that_was_being_opened_does_not_outlive_its_image(
             engine.withdrawals.flag(team.doctor, image_id, "a name")
         else:
             engine.patients.erase(team.administrator, "P-1", "asked for it")
-        return real(session, handle, subject, image, about)
+        return real(*given)
 
     monkeypatch.setattr(engine.context.open_images, "add", late)
     if over == "seal":

@@ -75,6 +75,10 @@ class Repository:
                     continue
 
     def _take(self, connection: ssl.SSLSocket) -> None:
+        with connection:
+            self._read(connection)
+
+    def _read(self, connection: ssl.SSLSocket) -> None:
         read = bytearray()
         while True:
             if self.stops_after and len(read) >= self.stops_after:
@@ -89,8 +93,7 @@ class Repository:
             read += part
         self.got.append(bytes(read))
         if self._farewell:
-            connection.unwrap()
-        connection.close()
+            connection.unwrap().close()
 
 
 @pytest.fixture
