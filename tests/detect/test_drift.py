@@ -123,7 +123,8 @@ def test_drift_counts_what_happened_and_leaves_small_groups_out(ward: Ward) -> N
     engine, token = ward.engine, ward.team.technician
     for k in range(5):
         # Each elsewhere: what is drawn at one place of a device again and again is proposed.
-        drawn = Detection(Region(60 + 40 * k, 40, 80 + 40 * k, 60), "text", 1.0)
+        x, y = 12 + 28 * (k % 3), 16 + 24 * (k // 3)
+        drawn = Detection(Region(x, y, x + 20, y + 20), "text", 1.0)
         assert not engine.models.drift(ward.team.administrator)
         patient = engine.patients.create(token, f"D-{k}", f"Somebody {k}", 50).patient_id
         ward.detector.found = [box(0), box(30)]
