@@ -111,6 +111,12 @@ class AsgiGuard:
                 message = {**message, "headers": headers}
             await send(message)
 
+        if _has_two_lengths(scope):
+            refusal = api.problem(
+                400, "input-error", "Send either a length or chunks.", {"Connection": "close"}
+            )
+            await refusal(scope, receive, send_with_headers)
+            return
         path: str = scope["path"]
         if path.startswith(GUARDED) and not path.startswith(OPEN):
             # The body has not been read yet, so a refused upload is never stored.
@@ -130,6 +136,16 @@ class AsgiGuard:
             raise errors.PermissionDenied(
                 "This account has no permission to upload. Ask an administrator for another role."
             )
+
+
+def _has_two_lengths(scope: Scope) -> bool:
+    """Does a request say twice how long it is (RFC 9112 6.1)?
+
+    A proxy may believe one and this server the other; what lies between would be somebody else's
+    next request.
+    """
+    names = [name for name, _ in scope["headers"]]
+    return b"transfer-encoding" in names and b"content-length" in names
 
 
 def _from_own_page(connection: HTTPConnection) -> bool:

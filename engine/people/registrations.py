@@ -7,6 +7,7 @@ request is kept. The reference lets the administrator tell a genuine request fro
 
 from __future__ import annotations
 
+import ipaddress
 from datetime import timedelta
 
 from engine.errors import NotFound, TooManyRequests
@@ -17,8 +18,21 @@ from engine.store.database import Cursor, Database
 
 MOST_WAITING = 200
 MOST_PER_ORIGIN = 10
+#: Of them from one address, so that one cannot fill the list for all.
+MOST_WAITING_PER_ORIGIN = 20
 PER = timedelta(hours=1)
 KEPT = timedelta(days=30)
+
+
+def source(origin: str) -> str:
+    """Who is behind an address: of IPv6 the network of 64 bits, which one household gets whole."""
+    try:
+        address = ipaddress.ip_address(origin)
+    except ValueError:
+        return origin
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.ip_network(f"{address}/64", strict=False))
 
 
 class Registrations:
@@ -32,18 +46,26 @@ class Registrations:
         """Request an account without a session; the number of requests is limited.
 
         Raises:
-            TooManyRequests: From this origin within an hour, or altogether.
+            TooManyRequests: From this origin within an hour or waiting, or altogether.
         """
+        origin = source(origin)
         now = self._host.now()
         recent = tx.count(
             "SELECT count(*) FROM account_requests WHERE origin = $1 AND requested_at > $2",
             origin,
             now - PER,
         )
-        waiting = tx.count(
-            "SELECT count(*) FROM account_requests WHERE requested_at > $1", now - KEPT
+        waiting = tx.all(
+            "SELECT origin = $2 AS own FROM account_requests WHERE requested_at > $1",
+            now - KEPT,
+            origin,
         )
-        if recent >= MOST_PER_ORIGIN or waiting >= MOST_WAITING:
+        own = sum(bool(row["own"]) for row in waiting)
+        if (
+            recent >= MOST_PER_ORIGIN
+            or own >= MOST_WAITING_PER_ORIGIN
+            or len(waiting) >= MOST_WAITING
+        ):
             raise TooManyRequests(
                 "Too many account requests. Try again later, or ask an administrator.",
                 seconds=int(PER.total_seconds()),
@@ -69,7 +91,7 @@ class Registrations:
             str(role),
             password_hash,
             now,
-            origin,
+            source(origin),
         )
         return request_id
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from engine import Engine, Role, errors
-from engine.people.registrations import MOST_PER_ORIGIN, MOST_WAITING
+from engine.people.registrations import (
+    MOST_PER_ORIGIN,
+    MOST_WAITING,
+    MOST_WAITING_PER_ORIGIN,
+)
 from tests.conftest import PASSWORD, Team
 from tests.fakes import FakeHost
 
@@ -123,6 +127,19 @@ def test_strangers_cannot_ask_without_end(engine: Engine, team: Team, host: Fake
             )
     with pytest.raises(errors.TooManyRequests):
         ask(engine, "another", origin="10.0.0.3")
+
+
+def test_one_address_does_not_fill_the_list_for_all(
+    engine: Engine, team: Team, host: FakeHost
+) -> None:
+    for number in range(MOST_WAITING_PER_ORIGIN):
+        host.advance(minutes=7)
+        ask(engine, f"u{number}", origin=f"2001:db8:1:2::{number:x}")  # one household's
+    host.advance(minutes=61)
+    with pytest.raises(errors.TooManyRequests):
+        ask(engine, "more", origin="2001:db8:1:2:ffff::1")
+    ask(engine, "neighbour", origin="2001:db8:1:3::1")
+    ask(engine, "elsewhere", origin="10.0.0.1")
 
 
 def test_a_waiting_password_is_kept_as_a_hash(engine: Engine, team: Team) -> None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import numpy as np
@@ -269,6 +269,20 @@ def test_every_answer_carries_the_security_headers(world: World) -> None:
 
 
 # --- signed in --------------------------------------------------------------------------------
+
+
+def test_a_request_with_two_lengths_is_refused_and_its_connection_closed(world: World) -> None:
+    where = urlsplit(world.server.url)
+    assert where.hostname
+    hidden = b"GET /api/health/ HTTP/1.1\r\nHost: a\r\n\r\n"
+    with socket.create_connection((where.hostname, where.port or 0), 60) as line:
+        line.sendall(
+            b"POST /api/auth/token/ HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden
+        )
+        answer = b"".join(iter(lambda: line.recv(1 << 16), b""))
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1") == 1  # what came behind it was nobody's request
 
 
 def test_the_sealed_file_is_what_a_download_carries(world: World) -> None:
