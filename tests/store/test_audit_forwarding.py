@@ -137,12 +137,13 @@ def test_the_repository_gets_every_entry_once_and_in_order(
         assert f'ParticipantObjectID="im_{i}"'.encode() in message
 
 
-def test_a_receiver_that_only_closes_its_socket_is_believed(tmp_path: Path) -> None:
+def test_a_receiver_that_ends_without_the_farewell_is_not_believed(tmp_path: Path) -> None:
     repository = Repository(tmp_path, farewell=False)
     sending, audit = forwarding(tmp_path, repository)
     fill(audit, 2)
-    assert sending.deliver() == 2
-    assert len(repository.messages()) == 2
+    with pytest.raises(ForwardingFailed):
+        sending.deliver()
+    assert sending.waiting() == 2
     repository.close()
 
 
