@@ -255,7 +255,7 @@ def _clean_element(element: DataElement, names: Pseudonyms, traces: Traces) -> D
     if vr == "UI":
         if names_a_class(tag) and traces.is_class(element.value):
             return deepcopy(element)
-        return _mapped(element, names.uid)
+        return mapped(element, names.uid)
     if action == "Z":
         return DataElement(tag, vr, Sequence() if vr == "SQ" else None)
     if vr == "SQ":
@@ -295,7 +295,8 @@ def _unwelcome(tag: BaseTag) -> bool:
     )
 
 
-def _mapped(element: DataElement, change: Callable[[str], UID]) -> DataElement:
+def mapped(element: DataElement, change: Callable[[str], UID]) -> DataElement:
+    """An element of one or several UIDs with each of them changed."""
     value = element.value
     if value is None or value == "":
         return DataElement(element.tag, "UI", None)

@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.uid import UID
 
 from engine.formats.dicom_file import quiet, text
-from engine.formats.dicom_header import Pseudonyms, names_a_class
+from engine.formats.dicom_header import Pseudonyms, mapped, names_a_class
 
 
 def renamed(masked: bytes, key: bytes) -> bytes:
@@ -27,12 +27,7 @@ def renamed(masked: bytes, key: bytes) -> bytes:
         data = dcmread(io.BytesIO(masked))
         for element in data.iterall():
             if element.VR == "UI" and element.value and not names_a_class(element.tag):
-                many = not isinstance(element.value, str)
-                element.value = (
-                    [names.uid(str(one)) for one in element.value]
-                    if many
-                    else names.uid(element.value)
-                )
+                element.value = mapped(element, names.uid).value
         person = text(data, "PatientID")
         if person:
             data.PatientID = data.PatientName = names.person(person)
