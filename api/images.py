@@ -120,9 +120,15 @@ def masked_file(image_id: str, token: Token, engine: TheEngine) -> Response:
 
 @router.get("/images/{image_id}/package/", response_class=Response,
             responses={**answers(*_READING), **SEALED})  # fmt: skip
-def sealed_package(image_id: str, token: Token, engine: TheEngine) -> Response:
+def sealed_package(
+    image_id: str,
+    token: Token,
+    engine: TheEngine,
+    inside: Annotated[bool, Query(description="Inside the masked file; DICOM only.")] = False,
+) -> Response:
     """The encrypted regions of the masked file; only this system's keys decrypt them."""
-    return attachment(engine.packages.export(token, image_id))
+    take = engine.packages.whole if inside else engine.packages.export
+    return attachment(take(token, image_id))
 
 
 @router.get("/images/{image_id}/regions/", responses=answers(*_READING))

@@ -56,6 +56,9 @@ class Health(schemas.Schema):
     audit_forwarding: bool = Field(description="The log is sent to an audit repository.")
     audit_waiting: int = Field(description="Entries that the repository does not have yet.")
     audit_trouble: str = Field(description="Why the last try to send failed; empty if it did not.")
+    recipients_ending: list[str] = Field(
+        description="Certificates for original attributes that are not valid, or not in a month."
+    )
 
 
 class Statistics(BaseModel):

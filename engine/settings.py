@@ -277,6 +277,11 @@ class Settings:
     dicom_memory_mb: int = _setting(
         1024, "Memory limit for all instances that are being received", _positive, "MB"
     )
+    recipient_certificates: str = _setting(
+        "",
+        "Certificates (PEM, RSA, one behind the other) whose holders can read the original"
+        " attributes in masked DICOM files; leave empty to encrypt them for nobody",
+    )
     demo: bool = _setting(False, "Show that this is a demo with fictitious patients")
 
     def __post_init__(self) -> None:

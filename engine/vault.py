@@ -6,6 +6,7 @@ Sealing and opening, keys and their recovery, key exchange, and certificates.
 from __future__ import annotations
 
 from engine.crypto import root_keys
+from engine.crypto.envelopes import Recipient, envelope, recipients_of
 from engine.crypto.key_exchange import (
     Exchanges,
     Group,
@@ -52,6 +53,7 @@ __all__ = [
     "Group",
     "Keyring",
     "Randomness",
+    "Recipient",
     "RegionIdentity",
     "Sealing",
     "Signer",
@@ -60,6 +62,7 @@ __all__ = [
     "decrypt",
     "derive",
     "encrypt",
+    "envelope",
     "key_id_of",
     "new_key",
     "open_field",
@@ -68,6 +71,7 @@ __all__ = [
     "public_key_pem",
     "random_text",
     "raw_public_key",
+    "recipients_of",
     "recover",
     "root_keys",
     "seal_field",

@@ -57,7 +57,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "cryptography": (
         "engine/crypto/vault.py", "engine/crypto/keyring.py", "engine/crypto/key_exchange.py",
         "engine/crypto/root_keys.py", "engine/crypto/self_tests.py",
-        "engine/crypto/tls_certificate.py",
+        "engine/crypto/tls_certificate.py", "engine/crypto/envelopes.py",
     ),
     "Crypto": ("engine/crypto/recovery_shares.py",),
     "jwt": ("engine/people/tokens.py",),

@@ -111,6 +111,10 @@ def health(token: str) -> None:
             ("Processes that read files", _held(now["confinement"])),
             ("Audit log elsewhere", _forwarding(now)),
             (
+                "Certificates of recipients that end within a month",
+                "; ".join(now["recipients_ending"]) or "none",
+            ),
+            (
                 "Networks run in",
                 "such a process" if now["networks_apart"] else "the server's process, for its GPU",
             ),

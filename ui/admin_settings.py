@@ -12,12 +12,13 @@ def settings(token: str) -> None:
     """A form for settings that can change while the server runs, and a table of all settings."""
     entries = state.engine().runtime_settings.entries(token)
     _change(token, [e for e in entries if e.changeable])
+    _recipients(token)
     st.dataframe(
         {
             "What it is for": [e.help for e in entries],
-            "Value": [e.value for e in entries],
+            "Value": [_short(e.value) for e in entries],
             "Unit": [e.unit for e in entries],
-            "At server start": [e.started for e in entries],
+            "At server start": [_short(e.started) for e in entries],
             "Takes effect": [e.effect or "at the next start of the server" for e in entries],
             "Changed by": [e.changed_by for e in entries],
             **widgets.times("Changed", [e.changed_at for e in entries]),
@@ -40,8 +41,8 @@ def settings(token: str) -> None:
                 **widgets.times("When", [e.occurred_at for e in changes]),
                 "Who": [e.actor for e in changes],
                 "Setting": [str(e.detail["name"]) for e in changes],
-                "Before": [(e.detail["before"] or {}).get("value", "") for e in changes],
-                "After": [(e.detail["after"] or {}).get("value", "") for e in changes],
+                "Before": [_short((e.detail["before"] or {}).get("value", "")) for e in changes],
+                "After": [_short((e.detail["after"] or {}).get("value", "")) for e in changes],
             },
             hide_index=True,
         )
@@ -54,15 +55,15 @@ def _change(token: str, entries: list[SettingEntry]) -> None:
         name = st.selectbox(
             "Setting",
             list(by_name),
-            format_func=lambda n: f"{by_name[n].help}: {_with_unit(by_name[n], by_name[n].value)}",
+            format_func=lambda n: f"{by_name[n].help}: {_with_unit(by_name[n])}",
             key="setting-name",
         )
         entry = by_name[name]
         turn = state.turn("setting")
         value = _value(entry, f"setting-{name}-{turn}")
         st.caption(
-            f"Current value: {_with_unit(entry, entry.value)}. At server start:"
-            f" {_with_unit(entry, entry.started)}. A change takes effect {entry.effect}."
+            f"Current value: {_with_unit(entry)}. At server start:"
+            f" {_short(entry.started)} {entry.unit}. A change takes effect {entry.effect}."
         )
         with st.container(horizontal=True):
             if st.button("Save", type="primary", disabled=value == entry.value):
@@ -73,8 +74,36 @@ def _change(token: str, entries: list[SettingEntry]) -> None:
                 _done("Reset to the value at server start.")
 
 
-def _with_unit(entry: SettingEntry, value: str) -> str:
-    return f"{value} {entry.unit}".strip()
+def _with_unit(entry: SettingEntry) -> str:
+    return f"{_short(entry.value)} {entry.unit}".strip()
+
+
+def _short(value: str) -> str:
+    """A value for one line: of certificates, how many they are."""
+    count = value.count("-----BEGIN CERTIFICATE-----")
+    return f"{count} certificate{'s' * (count > 1)}" if count else value or "none"
+
+
+def _recipients(token: str) -> None:
+    """Who can read the original attributes in masked DICOM files."""
+    named = state.engine().runtime_settings.recipients(token)
+    with st.expander("Who can read original attributes", icon=":material/key:", key="recipients"):
+        if not named:
+            st.write(
+                "Nobody is named. With certificates above, every masked DICOM file also carries its"
+                " original attributes, encrypted for their holders (PS3.15 annex E.1)."
+            )
+            return
+        st.dataframe(
+            {
+                "Holder": [r.subject for r in named],
+                "RSA key, bits": [r.bits for r in named],
+                **widgets.times("Valid until", [r.ends_at for r in named]),
+                "SHA-256 of the certificate": [r.fingerprint for r in named],
+            },
+            hide_index=True,
+        )
+        st.caption("Images keep those that were named when they were sealed.")
 
 
 def _value(entry: SettingEntry, key: str) -> str:
@@ -85,6 +114,8 @@ def _value(entry: SettingEntry, key: str) -> str:
         names = list(state.engine().profiles.by_name())
         at = names.index(entry.value) if entry.value in names else 0
         return str(st.selectbox("New value", names, index=at, key=key))
+    if entry.name == "recipient_certificates":
+        return str(st.text_area("Certificates (PEM)", entry.value, key=key, height=200)).strip()
     return str(st.text_input("New value", entry.value, key=key)).strip()
 
 

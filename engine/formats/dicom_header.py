@@ -46,7 +46,7 @@ _DUMMIES: dict[str, object] = {
     "US": 0, "SV": 0, "UV": 0, "OB": b"\0\0", "OW": b"\0\0", "UN": b"\0\0",
 }  # fmt: skip
 #: Made from the pixels, or pictures themselves; (0028,0106/0107) are computed anew elsewhere.
-_FROM_PIXELS = frozenset(
+FROM_PIXELS = frozenset(
     (
         0x00280106, 0x00280107, 0x00280108, 0x00280109, 0x00280110, 0x00280111, 0x00603000,
         0x00880200, 0x7FE00001, 0x7FE00002, 0x7FE00003, 0x7FE00008, 0x7FE00009, 0x7FE00010,
@@ -285,7 +285,7 @@ def _unwelcome(tag: BaseTag) -> bool:
     return (
         tag.is_private
         or tag.element == 0
-        or int(tag) in _FROM_PIXELS
+        or int(tag) in FROM_PIXELS
         or 0x5000 <= tag.group <= 0x501E
         or 0x6000 <= tag.group <= 0x601E
         or tag.group in (0x5400, 0x4008, 0x4010)  # waves, interpretations, luggage

@@ -11,6 +11,7 @@ import io
 from pydicom import dcmread
 from pydicom.uid import UID
 
+from engine.formats.dicom_attributes import detach
 from engine.formats.dicom_file import quiet, text
 from engine.formats.dicom_header import Pseudonyms, mapped, names_a_class
 
@@ -25,6 +26,7 @@ def renamed(masked: bytes, key: bytes) -> bytes:
     names = Pseudonyms(key)
     with quiet():
         data = dcmread(io.BytesIO(masked))
+        detach(data)  # the same envelope in two recipients' files would join them
         for element in data.iterall():
             if element.VR == "UI" and element.value and not names_a_class(element.tag):
                 element.value = mapped(element, names.uid).value

@@ -31,6 +31,7 @@ from engine.errors import (
 from engine.formats import (
     dicom,
     dicom_archive,
+    dicom_attributes,
     dicom_carrier,
     dicom_file,
     dicom_head,
@@ -100,6 +101,7 @@ __all__ = [
     "looked_at",
     "notes",
     "orientation",
+    "original_attributes",
     "patient_hints",
     "pixel_digest",
     "prove",
@@ -121,6 +123,7 @@ __all__ = [
     "web_frames",
     "web_header",
     "whole_blocks",
+    "with_envelope",
 ]
 
 
@@ -837,6 +840,28 @@ def _unpacked(stored: bytes) -> bytes:
         raise SealBroken("A stored picture was changed. Restore the image from a backup.") from err
 
 
+def original_attributes(data: bytes, masked: bytes) -> bytes:
+    """What of a DICOM original's attributes its masked file changed, as a data set to be encrypted.
+
+    Sensitive. See :func:`engine.formats.dicom_attributes.changed`.
+    """
+    found: bytes = _SANDBOX.call("original_attributes", data, masked)
+    return found
+
+
+def with_envelope(dissection: Dissection, envelope: bytes) -> Dissection:
+    """A dissection whose masked DICOM has an envelope in its Encrypted Attributes Sequence."""
+    match _SANDBOX.call("with_envelope", dissection.masked, envelope):
+        case (bytes() as masked, compact) if compact is None or isinstance(compact, bytes):
+            return dataclasses.replace(dissection, masked=masked, compact=compact)
+    raise CorruptImage(_NO_READING)
+
+
+def _with_envelope(masked: bytes, envelope: bytes) -> tuple[bytes, bytes | None]:
+    whole = dicom_attributes.attach(masked, envelope)
+    return whole, _if_smaller(dicom_native.compress(whole), whole)
+
+
 def carry(masked: bytes, package: bytes) -> bytes:
     """A masked DICOM with its sealed package inside, for archives that keep single files.
 
@@ -968,6 +993,8 @@ OPERATIONS = {
     "study": _study,
     "heads": dicom_head.read,
     "came_back": _came_back,
+    "original_attributes": dicom_attributes.changed,
+    "with_envelope": _with_envelope,
     "carry": dicom_carrier.carry,
     "carried": dicom_carrier.carried,
     "renamed": dicom_renamed.renamed,

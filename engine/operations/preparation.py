@@ -151,11 +151,14 @@ class Preparer:
         look = self._look(draft, profile, wanted, decision)
         corrections, left_out = _corrections(row, found, wanted, decision.removed)
         tell("sealing", 0.1)
+        recipients = self._live.recipients(self._host.now())
         for rounds_left in reversed(range(_ROUNDS if decision.adopt else 1)):
             # Whoever takes such a box away takes it away for nothing.
             boxes = [*wanted, *pipeline.sealed_whole(draft.image)]
             planned = pipeline.plan(draft.image, boxes, *self.examiner.padding(profile))
-            sealed = pipeline.seal(draft.image, planned, subject, self._host, self._live.limits)
+            sealed = pipeline.seal(
+                draft.image, planned, subject, self._host, self._live.limits, recipients
+            )
             tell("looking again", 0.5)
             with watch.stage("rescan"):
                 new = self._still_visible(row, left_out, profile, sealed)

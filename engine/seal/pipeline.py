@@ -15,18 +15,29 @@ from typing import Any
 import numpy as np
 
 from engine.errors import RestoreMismatch
-from engine.formats import images, mask
+from engine.formats import dicom_attributes, images, mask
 from engine.formats.images import Limits
 from engine.formats.views import View
 from engine.geometry import line_steps
 from engine.host import Host
-from engine.records import Assessment, Detection, Fingerprint, Image, Region, SealedRegion
+from engine.records import (
+    Assessment,
+    Detection,
+    Dissection,
+    Fingerprint,
+    Format,
+    Image,
+    Region,
+    SealedRegion,
+)
 from engine.seal import length_hiding
 from engine.vault import (
+    Recipient,
     RegionIdentity,
     Sealing,
     decrypt,
     encrypt,
+    envelope,
     open_field,
     seal_field,
     without_header,
@@ -37,6 +48,8 @@ from engine.vault import (
 _IDENTIFIERS = ("text", "barcode", "face")
 
 REMAINDER = "remainder"
+#: To which attributes are padded at least: few headers have more of them.
+_ATTRIBUTES_BYTES = 8192
 _OTHER = "The restored picture is not the original: keep it closed and tell the administrator."
 
 
@@ -207,12 +220,19 @@ def _with_residue(image: Image, region: Region) -> Region:
 
 
 def seal(
-    image: Image, planned: Sequence[Detection], subject: Subject, host: Host, limits: Limits
+    image: Image,
+    planned: Sequence[Detection],
+    subject: Subject,
+    host: Host,
+    limits: Limits,
+    recipients: Sequence[Recipient] = (),
 ) -> Sealed:
     """Split an image, encrypt every region with its own IV, and verify the restoration.
 
     Args:
         planned: From :func:`plan`.
+        recipients: For whom the original attributes of a DICOM file are encrypted in its masked
+            file besides (PS3.15 annex E.1).
 
     Raises:
         RestoreMismatch: The way back does not give the original's pixels; nothing is sealed.
@@ -221,6 +241,8 @@ def seal(
     regions = [d.region for d in planned]
     with watch.stage("mask"):
         dissection = images.dissect(image, regions, subject.identity_key)
+        if recipients and image.format is Format.DICOM:
+            dissection = _for_recipients(image, dissection, recipients)
     sealed: list[tuple[SealedRegion, int]] = []
     pieces = [length_hiding.MAGIC]
     start = len(length_hiding.MAGIC)
@@ -283,6 +305,16 @@ def seal(
         masked_image=masked_image,
         times_ms=watch.times_ms,
     )
+
+
+def _for_recipients(
+    image: Image, dissection: Dissection, recipients: Sequence[Recipient]
+) -> Dissection:
+    """With the original attributes in the masked file, encrypted; their length is a class."""
+    attributes = images.original_attributes(image.data, dissection.masked)
+    length = length_hiding.length_class(len(attributes) + 12, _ATTRIBUTES_BYTES)
+    content = dicom_attributes.padded(attributes, length)
+    return images.with_envelope(dissection, envelope(content, recipients))
 
 
 @dataclass(frozen=True)

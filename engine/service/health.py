@@ -22,6 +22,9 @@ from engine.service.upkeep import Upkeep
 from engine.store.audit import Event
 from engine.store.outbox import TEST, Notice
 
+#: So long before a certificate of a recipient ends, somebody is told.
+_RENEWAL = timedelta(days=30)
+
 
 class Health:
     """What an administrator and a monitoring system see of the system."""
@@ -91,6 +94,11 @@ class Health:
             "audit_forwarding": self._forwarding.on,
             "audit_waiting": self._forwarding.waiting() if self._forwarding.on else 0,
             "audit_trouble": self._forwarding.trouble,
+            "recipients_ending": [
+                recipient.subject
+                for recipient in self._live.named_recipients
+                if not recipient.valid(self._host.now() + _RENEWAL)
+            ],
         }
 
     @needs(Permission.VIEW_HEALTH)

@@ -12,6 +12,7 @@ from engine.permissions import Permission
 from engine.records import Caller
 from engine.settings import PREFIX, Settings
 from engine.store.runtime_settings import CHANGEABLE
+from engine.vault import Recipient, recipients_of
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class RuntimeSettings:
         self._audit = context.audit
         self._database = context.database
         self._detector = context.detector
+        self._host = context.host
         self._live = context.live
         self._open_images = context.open_images
         self._sessions = context.sessions
@@ -88,11 +90,22 @@ class RuntimeSettings:
         """
         if name == "profile" and value.strip() not in self._detector.profiles:
             raise InputError("There is no such specialty profile.")
+        if name == "recipient_certificates":
+            for recipient in recipients_of(value):
+                if not recipient.valid(self._host.now()):
+                    raise InputError(
+                        f"The certificate {recipient.subject} is not valid now. Enter a valid one."
+                    )
         with self._database.write() as tx:
             after = self._setting_changes.save(
                 tx, self._audit, caller, self._live.settings, name, value
             )
         self.apply(after)
+
+    @needs(Permission.MANAGE_SETTINGS)
+    def recipients(self, caller: Caller) -> tuple[Recipient, ...]:
+        """Whose certificates are named to read original attributes in masked DICOM files."""
+        return self._live.named_recipients
 
     @needs(Permission.MANAGE_SETTINGS)
     def reset(self, caller: Caller, name: str) -> None:

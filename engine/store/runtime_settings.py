@@ -25,6 +25,7 @@ CHANGEABLE: Mapping[str, str] = {
     "release_withdraw": "with the next miss",
     "padding": "with the next image that is sealed",
     "padding_min_px": "with the next image that is sealed",
+    "recipient_certificates": "with the next image that is sealed",
     "picture_limit_mb": "with the next upload",
     "restore_minutes": "with the next restoration",
     "study_restore_minutes": "with the next restoration",
