@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, Depends, Path
 from pydantic import Field
@@ -43,6 +43,17 @@ class NodeValues(schemas.Request):
         False, description="Seal images without doubt at once; otherwise each waits for a person."
     )
     sends: bool = Field(True, description="May hand images in.")
+    queries: Literal["", "own", "all"] = Field(
+        "",
+        description="Which masked images it may find and fetch: none, its own, or all of them.",
+    )
+    host: Annotated[schemas.Text, Field(max_length=253)] = Field(
+        "", description="Name or IP address under which it takes images; empty for none."
+    )
+    port: int = Field(0, ge=0, le=65_535, description="Its port there; 0 for none.")
+    tls: bool = Field(False, description="It is called over TLS.")
+    receives: bool = Field(False, description="Masked images may be sent to it.")
+    originals: bool = Field(False, description="A person who may restore may send originals to it.")
 
 
 class Node(NodeValues):

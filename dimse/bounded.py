@@ -12,13 +12,16 @@ import queue
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 from pynetdicom import _config
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.dimse_primitives import C_GET, C_MOVE
 from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 #: Longest PDU that is read: requests for an association with very many contexts take some 100 kB,
@@ -124,6 +127,25 @@ class BoundedDimse(DIMSEServiceProvider):
         super().receive_primitive(primitive)
 
 
+class BoundedAssociation(Association):
+    """Has retrievals served by the server's own code, and the rest by pynetdicom."""
+
+    def _serve_request(self, msg: Any, context_id: int) -> None:
+        context = self._accepted_cx.get(context_id)
+        mine = isinstance(msg, C_GET | C_MOVE) and msg.is_valid_request
+        if not mine or context is None or self._sent_release:
+            super()._serve_request(msg, context_id)
+            return
+        server = cast("BoundedServer", self._server)
+        self.dimse.cancel_req = {}
+        self._is_paused = True
+        try:
+            server.retrieve(self, msg, context)
+        finally:
+            self._is_paused = False
+            self.dimse.cancel_req = {}
+
+
 class BoundedSocket(AssociationSocket):
     """Reads no PDU that is too long or takes too long."""
 
@@ -159,6 +181,7 @@ class _Handler(RequestHandler):
         server = cast(BoundedServer, self.server)
         # Not made anew: each socket that is made tells the state machine of a new connection.
         cast(Any, assoc.dul.socket).__class__ = BoundedSocket
+        cast(Any, assoc).__class__ = BoundedAssociation
         assoc.dimse = BoundedDimse(assoc, server.budget)
         return assoc
 
@@ -168,9 +191,16 @@ class BoundedServer(ThreadedAssociationServer):
 
     daemon_threads = True
 
-    def __init__(self, *args: Any, budget: Budget, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        budget: Budget,
+        retrieve: Callable[[Association, Any, PresentationContext], None],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **{**kwargs, "request_handler": _Handler})
         self.budget = budget
+        self.retrieve = retrieve
 
     def get_request(self) -> Any:
         client, address = cast(Any, self.socket).accept()

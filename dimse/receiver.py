@@ -1,4 +1,6 @@
-"""C-ECHO and C-STORE as a provider (PS3.4 annexes A and B): instances go to the engine's reception.
+"""The server of associations: C-ECHO, and C-STORE into the engine's reception (PS3.4 A and B).
+
+Queries and retrievals go to :mod:`dimse.retrieving`.
 
 A success is answered when the engine has stored the draft, never before. Refusals have the statuses
 of PS3.4 table B.2-1 and PS3.7 annex C, with the name of the error as comment.
@@ -10,16 +12,20 @@ import hashlib
 import logging
 import ssl
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.association import Association
 from pynetdicom.dsutils import encode_file_meta
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import register_uid
 
+from dimse import retrieving
 from dimse.bounded import MOST_CONNECTIONS, Body, BoundedServer, Budget
+from dimse.identifiers import PATIENT_ROOT, STUDY_ROOT
 from engine import (
     TRANSFER_SYNTAXES,
     Engine,
@@ -33,6 +39,7 @@ from engine import (
 )
 
 ASSOCIATIONS = 20
+QUERYING = {**STUDY_ROOT, **PATIENT_ROOT}
 VERIFICATION = "1.2.840.10008.1.1"
 SUCCESS = 0x0000
 NOT_AUTHORISED = 0x0124
@@ -43,6 +50,10 @@ CANNOT_UNDERSTAND = 0xC000
 _MAXIMUM_PDU = 131_072
 _REJECTED, _REJECTED_FOR_NOW = 1, 2
 _MB = 1024 * 1024
+#: Of those that a peer offers for one context, the first is taken: with explicit VR, elements that
+#: one of both does not know keep their type.
+_EXPLICIT = "1.2.840.10008.1.2.1"
+_PREFERRED = sorted(TRANSFER_SYNTAXES, key=lambda syntax: (syntax != _EXPLICIT, syntax))
 #: Classes with pixels whose names do not say "image".
 _WITH_PIXELS = ("Segmentation Storage", "Parametric Map Storage", "RT Dose Storage")
 #: Retired classes that old devices still send: ultrasound and nuclear medicine.
@@ -98,8 +109,10 @@ class Receiver:
         ae.maximum_pdu_size = _MAXIMUM_PDU
         ae.require_called_aet = True
         ae.add_supported_context(VERIFICATION)
-        for uid in storage_classes():
-            ae.add_supported_context(uid, list(TRANSFER_SYNTAXES))
+        for uid in storage_classes():  # of a C-GET, the peer is the provider
+            ae.add_supported_context(uid, _PREFERRED, scu_role=True, scp_role=True)
+        for uid in QUERYING:
+            ae.add_supported_context(uid)
         try:
             server: Any = ae.make_server(
                 (settings.dicom_host, settings.dicom_port),
@@ -107,6 +120,7 @@ class Receiver:
                 evt_handlers=[
                     (evt.EVT_REQUESTED, self._requested),
                     (evt.EVT_C_STORE, self._stored),
+                    (evt.EVT_C_FIND, self._found),
                     (evt.EVT_RELEASED, self._over),
                     (evt.EVT_ABORTED, self._over),
                     (evt.EVT_REJECTED, self._over),
@@ -114,6 +128,7 @@ class Receiver:
                 ],
                 server_class=BoundedServer,
                 budget=Budget(settings.dicom_memory_mb * _MB, self._engine.limits.dicom_bytes),
+                retrieve=self._retrieve,
             )
         except OSError as err:
             raise errors.SettingsError(
@@ -167,6 +182,11 @@ class Receiver:
         else:
             with self._lock:
                 self._tokens[assoc] = token
+            if not self._engine.queries.allowed(token):
+                offered = assoc.acceptor.supported_contexts
+                assoc.acceptor.supported_contexts = [
+                    c for c in offered if c.abstract_syntax not in QUERYING
+                ]
 
     def _reject(self, assoc: Association, result: int, source: int, reason: int) -> None:
         """Reject an association as PS3.8 table 9-21 says."""
@@ -179,6 +199,15 @@ class Receiver:
             token = self._tokens.pop(event.assoc, "")
         self._engine.reception.leave(token)
 
+    def _found(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        return retrieving.find(self._engine, self._token(event.assoc), event)
+
+    def _retrieve(self, assoc: Association, request: Any, context: PresentationContext) -> None:
+        retrieving.Retrieval(self._engine, self._token(assoc), assoc, request, context).run()
+
+    def _token(self, assoc: Association) -> str:
+        return self._tokens.get(assoc, "")
+
     def _stored(self, event: evt.Event) -> Dataset:
         """One instance: its status, when it is stored durably or refused."""
         begin_request()
@@ -190,9 +219,7 @@ class Receiver:
                 return _status(OUT_OF_RESOURCES, "out-of-resources")
             if body.too_large:
                 return _status(CANNOT_UNDERSTAND, errors.ImageTooLarge.code)
-            self._engine.reception.receive(
-                self._tokens.get(event.assoc, ""), _instance(event, body)
-            )
+            self._engine.reception.receive(self._token(event.assoc), _instance(event, body))
             return _status(SUCCESS)
         except errors.WrongInstance as err:
             return _status(DOES_NOT_MATCH, err.code)

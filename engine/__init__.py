@@ -26,6 +26,7 @@ from engine.operations.batch_report import CSV_HEAD, BatchItem, Progress
 from engine.operations.draft_boxes import DraftBox
 from engine.operations.examination import REASONS, Suggestion
 from engine.operations.file_detection import Finder
+from engine.operations.masked_objects import MaskedObject
 from engine.operations.measured_numbers import Statistics
 from engine.operations.prometheus import MEDIA_TYPE as METRICS_MEDIA_TYPE
 from engine.operations.prometheus import count_request
@@ -68,7 +69,6 @@ from engine.service.engine import Engine
 from engine.service.images import Display
 from engine.service.intakes import Header, TakeOptions
 from engine.service.models import Evaluation
-from engine.service.objects import MaskedObject
 from engine.service.randomness import Randomness
 from engine.service.reception import Held, Instance, Received
 from engine.service.release import LooksSaved

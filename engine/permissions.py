@@ -20,6 +20,7 @@ class Permission(StrEnum):
 
     UPLOAD = "image.upload"  # upload, drafts, corrections, sealing
     RECEIVE = "image.receive"  # hand an instance in over the network, and nothing else
+    QUERY = "object.query"  # find and fetch masked objects over the network, as its node allows
     VIEW_MASKED = "image.view-masked"  # masked picture, grid, box list
     RESTORE = "image.restore"  # see the content of sealed regions
     VIEW_METRICS = "image.metrics"  # numbers of one image computed from hidden pixels
@@ -82,7 +83,7 @@ GRANTS: dict[Role, frozenset[Permission]] = {
             P.EVERY_PATIENT, P.ASSIGN_CARE, P.REVIEW_ACCESS, P.GRANT_CLASSES,
         }
     ),
-    Role.NODE: frozenset({P.RECEIVE}),
+    Role.NODE: frozenset({P.RECEIVE, P.QUERY}),
     Role.MONITOR: frozenset({P.VIEW_HEALTH}),
     # The operator has the root key anyway, so restrictions would protect nothing.
     Role.OPERATOR: frozenset(Permission),

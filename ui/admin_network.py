@@ -10,6 +10,7 @@ from engine import Node, NodeEntry
 from ui import state, widgets
 
 _NEW = "A new node"
+_QUERIES = {"": "nothing", "own": "masked images that it sent", "all": "all masked images"}
 
 
 def network(token: str) -> None:
@@ -39,6 +40,11 @@ def network(token: str) -> None:
                 for e in entries.values()
             ],
             "May send": [e.node.sends for e in entries.values()],
+            "May find and fetch": [_QUERIES[e.node.queries] for e in entries.values()],
+            "Receives at": [
+                f"{e.node.host}:{e.node.port}" if e.node.receives else "" for e in entries.values()
+            ],
+            "May have originals": [e.node.originals for e in entries.values()],
             "Certificate, SHA-256": [e.node.certificate for e in entries.values()],
             **widgets.times("Changed", [e.changed_at for e in entries.values()]),
             "Changed by": [e.changed_by for e in entries.values()],
@@ -79,6 +85,13 @@ def _edit(token: str, entry: NodeEntry | None) -> None:
             help="Otherwise each waits for a person. MEDSEC_AUTO_SEAL must allow it.",
         )
         sends = st.checkbox("May send images", held.sends)
+        queries = st.selectbox(
+            "May find and fetch",
+            list(_QUERIES),
+            list(_QUERIES).index(held.queries),
+            format_func=lambda name: _QUERIES[name],
+        )
+        place = _place(held)
         certificate = st.text_input(
             "SHA-256 of its certificate, 64 hex digits; empty for any certificate of the CA",
             held.certificate,
@@ -92,6 +105,8 @@ def _edit(token: str, entry: NodeEntry | None) -> None:
                 "seals": seals,
                 "sends": sends,
                 "certificate": certificate.replace(":", "").strip().lower(),
+                "queries": queries,
+                **place,
             }
             engine.nodes.save(token, title, values)
             _done("Node saved. It counts from the next image on.")
@@ -100,6 +115,23 @@ def _edit(token: str, entry: NodeEntry | None) -> None:
             if st.button("Remove the node", key=f"remove-{turn}"):
                 engine.nodes.remove(token, held.title)
                 _done("Node removed. It is refused from now on.")
+
+
+def _place(held: Node) -> dict[str, Any]:
+    """Where the node takes images, and which."""
+    host = st.text_input("Host under which it takes images; empty for none", held.host)
+    port = st.number_input("Its port", 0, 65_535, held.port)
+    return {
+        "host": host.strip(),
+        "port": int(port),
+        "tls": st.checkbox("It is called over TLS", held.tls),
+        "receives": st.checkbox("Masked images may be sent to it", held.receives),
+        "originals": st.checkbox(
+            "A person who may restore may send originals to it",
+            held.originals,
+            help="Under a reason, and logged like a restoration.",
+        ),
+    }
 
 
 def _done(sentence: str) -> None:

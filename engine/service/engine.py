@@ -24,6 +24,7 @@ from engine.operations.guard import Guard
 from engine.operations.intake import Intake
 from engine.operations.live_settings import LiveSettings
 from engine.operations.masked_images import MaskedImages
+from engine.operations.masked_objects import MaskedObjects
 from engine.operations.measured_numbers import MeasuredNumbers
 from engine.operations.preparation import Preparer
 from engine.operations.restorations import Restorations
@@ -63,6 +64,7 @@ from engine.service.packages import Packages
 from engine.service.patients import Patients
 from engine.service.people import People
 from engine.service.profiles import SpecialtyProfiles
+from engine.service.queries import Queries
 from engine.service.randomness import RandomnessTests
 from engine.service.reception import Reception
 from engine.service.release import Release
@@ -133,7 +135,9 @@ class Engine:
         self.worklist = Worklist(context, guard, examiner, stored)
         self.intakes = Intakes(context, guard, examiner, stored, intake)
         self.images = Images(context, guard, stored, masked, restorations, erasures)
-        self.objects = Objects(context, guard, stored)
+        objects = MaskedObjects(context, stored)
+        self.objects = Objects(context, guard, stored, objects)
+        self.queries = Queries(context, guard, objects)
         self.withdrawals = Withdrawals(context, guard, stored)
         self.packages = Packages(context, guard, stored, restorations)
         self.cohorts = Cohorts(context, guard, stored, places, intake.decisions)

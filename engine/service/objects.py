@@ -2,62 +2,33 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
-from engine.errors import EngineError, NotFound
+from engine.errors import NotFound
 from engine.formats import dicom_web, images
 from engine.operations.context import Context
-from engine.operations.guard import Guard, log, needs
+from engine.operations.guard import Guard, needs
+from engine.operations.masked_objects import PATIENT_ID, MaskedObject, MaskedObjects, summary
 from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission
 from engine.records import Caller
 from engine.store.audit import Event
-from engine.store.studies import Placed, study_id_of
-
-#: Headers kept in memory; one is some 10 kB.
-_KEPT = 5000
-#: Objects whose headers a search reads at most: what is older is not found without its study's UID.
-_MOST_READ = 20_000
-PATIENT_ID, STUDY_UID = "00100020", "0020000D"
-SERIES_UID, INSTANCE_UID = "0020000E", "00080018"
-_MODALITY, _MODALITIES = "00080060", "00080061"
-_STUDY_SERIES, _STUDY_INSTANCES, _SERIES_INSTANCES = "00201206", "00201208", "00201209"
-
-
-@dataclass(frozen=True)
-class MaskedObject:
-    """A masked object without its pixels.
-
-    Args:
-        header: Attributes in JSON by tag (PS3.18 annex F); bulk values by reference.
-        syntax: Its transfer syntax.
-    """
-
-    image_id: str
-    patient_id: str
-    header: Mapping[str, Mapping[str, Any]] = field(repr=False)
-    syntax: str = ""
-
-    def uid(self, tag: str) -> str:
-        """A UID of it; empty where it has none."""
-        return str(next(iter(self.header.get(tag, {}).get("Value", ())), ""))
+from engine.store.studies import study_id_of
 
 
 class Objects:
     """Query and retrieval of masked DICOM objects; nothing hidden is in them."""
 
-    def __init__(self, context: Context, guard: Guard, stored: StoredImages) -> None:
+    def __init__(
+        self, context: Context, guard: Guard, stored: StoredImages, masked: MaskedObjects
+    ) -> None:
         self._database = context.database
         self._patients = context.patients
-        self._studies = context.studies
         self._guard = guard
+        self._masked_objects = masked
         self._stored = stored
-        self._headers: OrderedDict[str, tuple[Mapping[str, Any], str]] = OrderedDict()
-        self._lock = threading.Lock()
 
     @needs(Permission.VIEW_MASKED)
     def search(
@@ -74,13 +45,9 @@ class Objects:
             InputError: An attribute is not known.
         """
         wanted = {dicom_web.tag_of(name): value for name, value in keys.items()}
-        found = []
-        groups = self._groups(caller, level, wanted)
-        for place, group in enumerate(groups):
-            if place >= offset + limit:
-                break
-            if place >= offset:
-                found.append(_summary(level, group))
+        among, wanted = self._among(caller, wanted)
+        groups = self._masked_objects.groups(level, wanted, among)
+        found = [summary(level, group) for group in islice(groups, offset, offset + limit)]
         read = Event("study.search", detail={"level": level, "found": len(found)})
         self._guard.record_read(caller, read)
         return found
@@ -88,7 +55,7 @@ class Objects:
     @needs(Permission.VIEW_MASKED)
     def of_study(self, caller: Caller, study_id: str) -> list[MaskedObject]:
         """Every masked object of a study. Raises NotFound."""
-        found = list(self._objects(None, study_id))
+        found = list(self._masked_objects.of(None, study_id))
         if not found:
             raise NotFound("There is no such study.")
         read = Event("study.read", patient_id=found[0].patient_id, detail={"objects": len(found)})
@@ -137,26 +104,6 @@ class Objects:
         self._guard.record_read(caller, event)
         return stored
 
-    def _groups(
-        self, caller: Caller, level: str, keys: Mapping[str, str]
-    ) -> Iterator[list[MaskedObject]]:
-        """Objects that match, those of one study, series or instance together."""
-        among, keys = self._among(caller, dict(keys))
-        modalities = keys.pop(_MODALITIES, "")
-        study_uid = keys.get(STUDY_UID, "")
-        single = bool(study_uid) and not set("*?,\\") & set(study_uid)
-        study_id = study_id_of(study_uid) if single else None
-        tag = {"study": STUDY_UID, "series": SERIES_UID}.get(level, INSTANCE_UID)
-        group: list[MaskedObject] = []
-        for found in self._objects(among, study_id):
-            if group and group[0].uid(tag) != found.uid(tag):
-                if _fits(group, keys, modalities):
-                    yield group
-                group = []
-            group.append(found)
-        if group and _fits(group, keys, modalities):
-            yield group
-
     def _among(
         self, caller: Caller, keys: dict[str, str]
     ) -> tuple[list[str] | None, dict[str, str]]:
@@ -168,49 +115,3 @@ class Objects:
             return among, keys
         del keys[PATIENT_ID]
         return [p for p in [known] if among is None or p in among], keys
-
-    def _objects(
-        self, patients: Sequence[str] | None, study_id: str | None
-    ) -> Iterator[MaskedObject]:
-        places = self._studies.released(self._database.read(), patients, study_id)
-        for placed in places[:_MOST_READ]:
-            try:
-                yield self._object(placed)
-            except EngineError as err:  # withdrawn or erased meanwhile, or damaged
-                log.warning("a masked object is left out: %s", err.code)
-
-    def _object(self, placed: Placed) -> MaskedObject:
-        row = self._stored.released(self._database.read(), placed.image_id)
-        address = row.masked_blob or ""
-        with self._lock:
-            kept = self._headers.get(address)
-            if kept is not None:
-                self._headers.move_to_end(address)
-        if kept is None:
-            kept = images.web_header(self._stored.part(placed.image_id, "masked"))
-            with self._lock:
-                self._headers[address] = kept
-                while len(self._headers) > _KEPT:
-                    self._headers.popitem(last=False)
-        return MaskedObject(placed.image_id, placed.patient_id, *kept)
-
-
-def _fits(group: Sequence[MaskedObject], keys: Mapping[str, str], modalities: str) -> bool:
-    any_of = {_MODALITY: modalities}
-    return any(dicom_web.matches(o.header, keys) for o in group) and any(
-        dicom_web.matches(o.header, any_of) for o in group
-    )
-
-
-def _summary(level: str, group: Sequence[MaskedObject]) -> dict[str, Any]:
-    """What is answered of a study, series or instance: its first object, with counts."""
-    said: dict[str, Any] = dict(group[0].header)
-    if level == "study":
-        series = {o.uid(SERIES_UID) for o in group}
-        modalities = sorted({o.uid(_MODALITY) for o in group} - {""})
-        said[_MODALITIES] = {"vr": "CS", "Value": modalities}
-        said[_STUDY_SERIES] = {"vr": "IS", "Value": [len(series)]}
-        said[_STUDY_INSTANCES] = {"vr": "IS", "Value": [len(group)]}
-    if level == "series":
-        said[_SERIES_INSTANCES] = {"vr": "IS", "Value": [len(group)]}
-    return said

@@ -27,7 +27,10 @@ from engine.vault import derive, open_field, seal_field
 #: An AE title: printable ASCII without backslash, at most 16 characters (PS3.5 6.2).
 _TITLE = re.compile(r"[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
 _MOST_ADDRESSES = 20
+#: What a node may find and fetch.
+QUERIES = ("", "own", "all")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,13 @@ class Node:
         seals: Images without doubt are sealed at once, where the setting ``auto_seal`` allows it;
             otherwise every image waits for a person.
         sends: May hand instances in.
+        queries: Which masked objects it may find and fetch: none (empty), ``own``, those of images
+            that it sent itself, or ``all``.
+        host: Name or IP address under which it takes objects; empty where nothing is sent to it.
+        port: Its port there, 1 to 65535.
+        tls: It is called over TLS, with this server's certificate.
+        receives: Masked objects may be sent to it.
+        originals: A person with the right may send originals to it.
     """
 
     title: str
@@ -55,6 +65,12 @@ class Node:
     creates_patients: bool = False
     seals: bool = False
     sends: bool = True
+    queries: str = ""
+    host: str = ""
+    port: int = 0
+    tls: bool = False
+    receives: bool = False
+    originals: bool = False
 
     @classmethod
     def checked(cls, title: str, values: Mapping[str, Any]) -> Node:
@@ -71,8 +87,13 @@ class Node:
                 "The AE title is not valid. Use 1 to 16 visible ASCII characters without backslash."
             )
         node = cls(title, **{**values, "addresses": tuple(values.get("addresses", ()))})
-        texts = (node.description, node.certificate, node.profile, *node.addresses)
-        flags = (node.creates_patients, node.seals, node.sends)
+        texts = (
+            node.description, node.certificate, node.profile, node.queries, node.host,
+            *node.addresses,
+        )  # fmt: skip
+        flags = (
+            node.creates_patients, node.seals, node.sends, node.tls, node.receives, node.originals
+        )  # fmt: skip
         if not all(isinstance(t, str) for t in texts) or not all(type(f) is bool for f in flags):
             raise InputError("A value of the node is of the wrong type.")
         if len(node.description) > 100 or not node.description.isprintable():
@@ -94,7 +115,23 @@ class Node:
                 "The fingerprint is not valid. Use the SHA-256 of the certificate, 64 hex digits in"
                 " lower case."
             )
+        node._check_place()
         return node
+
+    def _check_place(self) -> None:
+        """What it may ask for, and where it takes objects. Raises InputError."""
+        if self.queries not in QUERIES:
+            raise InputError("A node may find nothing, its own images (own) or all of them (all).")
+        if type(self.port) is not int or not 0 <= self.port <= 65_535:
+            raise InputError("The port is not valid. Use 1 to 65535, or 0 for none.")
+        if self.host and not _HOST.fullmatch(self.host):
+            raise InputError(
+                "The host is not valid. Use a name such as pacs.example, or an IP address."
+            )
+        if (self.receives or self.originals) and not (self.host and self.port):
+            raise InputError("Name the host and the port under which the node takes images.")
+        if self.originals and not self.receives:
+            raise InputError("A node that may have originals has to receive images.")
 
     def calls_from(self, address: str) -> bool:
         """May it call from this IP address?"""

@@ -180,13 +180,18 @@ class Studies:
         return {image_id: day for image_id, day in found.items() if day}
 
     def released(
-        self, tx: Cursor, patients: Sequence[str] | None, study_id: str | None = None
+        self,
+        tx: Cursor,
+        patients: Sequence[str] | None,
+        study_id: str | None = None,
+        sender: str | None = None,
     ) -> list[Placed]:
         """Places of released DICOM images, newest study first.
 
         Args:
             patients: Whose; None for everybody's.
             study_id: Only of this study.
+            sender: Only what this caller sent.
         """
         rows = tx.all(
             "SELECT p.image_id, p.series_id, p.study_id, s.patient_id FROM image_places p"
@@ -194,9 +199,11 @@ class Studies:
             " WHERE i.state = 'released' AND i.format = 'DICOM'"
             " AND ($1::VARCHAR[] IS NULL OR s.patient_id IN (SELECT unnest($1::VARCHAR[])))"
             " AND ($2::VARCHAR IS NULL OR p.study_id = $2)"
+            " AND ($3::VARCHAR IS NULL OR i.uploaded_by = $3)"
             " ORDER BY s.created_at DESC, p.study_id, p.series_id, i.uploaded_at, p.image_id",
             None if patients is None else list(patients),
             study_id,
+            sender,
         )
         return [Placed(**row) for row in rows]
 

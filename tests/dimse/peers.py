@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import struct
 import threading
@@ -10,6 +11,7 @@ from contextlib import contextmanager, suppress
 from io import BytesIO
 
 import pydicom
+import pytest
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
@@ -19,6 +21,14 @@ from engine import Engine
 
 SINGLE = "1.2.840.10008.5.1.4.1.1.7"
 MULTI = "1.2.840.10008.5.1.4.1.1.3.1"
+
+
+def program(name: str) -> str:
+    """A program of dcmtk; skips where it is not installed."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed: dcmtk of Debian has it")
+    return path
 
 
 def free_port() -> int:
