@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -48,6 +50,19 @@ def receiving(engine: Engine) -> Iterator[dimse.Receiver]:
         yield receiver
     finally:
         receiver.stop()
+        _let_go()
+
+
+def _let_go() -> None:
+    """Wait for the threads of associations, and have their sockets collected in this test.
+
+    pynetdicom leaves them to the garbage collector; in a later test they would be its warnings.
+    """
+    until = time.monotonic() + 1
+    for thread in threading.enumerate():
+        if isinstance(thread, Association):
+            thread.join(max(0.0, until - time.monotonic()))
+    gc.collect()
 
 
 @contextmanager

@@ -266,8 +266,8 @@ def test_a_query_is_cancelled(archive: Ward, port: int, monkeypatch: pytest.Monk
 
     def endless(*args: Any) -> Iterator[dict[str, Any]]:
         [one] = list(real(*args))[:1]
-        for _ in range(200):
-            time.sleep(0.05)
+        for _ in range(100):
+            time.sleep(0.02)
             yield one
 
     monkeypatch.setattr(archive.engine.queries, "find", endless)
