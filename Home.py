@@ -25,6 +25,7 @@ from ui import (
     account,
     asgi_guard,
     background_jobs,
+    connections,
     demo_guide,
     intake,
     oidc,
@@ -74,12 +75,15 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
 
 if __name__ != "__main__":
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would contain plaintext
+    settings = Settings.load(os.environ)
+    connections.allow_many()
+    connections.install(connections.Watch(settings.request_patience_seconds))
     asgi_guard.keep_bodies_in_memory()
     log_as_json()
     # Otherwise Streamlit writes a hundred lines for each error of a page, with its text, where the
     # package rich is installed; a stranger's widget of the wrong type is one.
     config.set_option("logger.enableRich", False)
-    oidc.configure(Settings.load(os.environ))
+    oidc.configure(settings)
     # Otherwise the first request of a new process could run any page without this file.
     PagesManager.uses_pages_directory = False
     names = telemetry.words(api.app.openapi()["paths"])

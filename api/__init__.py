@@ -6,7 +6,21 @@ patient data require a session and are sent with ``no-store``. Request bodies st
 """
 
 from api.app import app
+from api.bodies import announced, bodies
+from api.middleware import room_for_bodies, stranger
 from api.problems import problem, unexpected
 from api.sessions import COOKIE, TICKET_SECONDS, Tickets, tickets
 
-__all__ = ["COOKIE", "TICKET_SECONDS", "Tickets", "app", "problem", "tickets", "unexpected"]
+__all__ = [
+    "COOKIE",
+    "TICKET_SECONDS",
+    "Tickets",
+    "announced",
+    "app",
+    "bodies",
+    "problem",
+    "room_for_bodies",
+    "stranger",
+    "tickets",
+    "unexpected",
+]

@@ -94,7 +94,7 @@ def draft_frame(
     return picture(engine.drafts.frame(token, handle, frame, window=window))
 
 
-@router.get("/drafts/{image_id}/preview/", response_class=Response,
+@router.get("/drafts/{image_id}/preview/", dependencies=PAGE_TURN, response_class=Response,
             responses={**_REFUSALS, **PICTURE})  # fmt: skip
 def draft_preview(
     image_id: str,

@@ -32,6 +32,7 @@ from api.dependencies import TheEngine, Token
 from api.looking import Looking
 from api.middleware import PIECE_BYTES
 from api.problems import answers
+from api.turns import INTAKE_TURN
 from engine import Engine, Header, Patient, Permission, TakeOptions, errors
 
 router = APIRouter(prefix="/intakes", tags=["intakes"])
@@ -346,7 +347,7 @@ class Intakes:
             group = None if file.group is None else list(intake.groups.values())[file.group]
             if group is None or group.patient_id is None:
                 raise errors.InputError("Say first under which record this file belongs.")
-            whole = self._joined(file, offset, data)
+            whole = self._joined(account, file, offset, data)
             if whole is None:
                 return _file_state(place, file)
             file.busy = True
@@ -358,7 +359,7 @@ class Intakes:
             file.busy = False
         return _file_state(place, file)
 
-    def _joined(self, file: _File, offset: int, data: bytes) -> bytes | None:
+    def _joined(self, account: str, file: _File, offset: int, data: bytes) -> bytes | None:
         """The whole file, once this piece completes it. Raises InputError, StorageBusy."""
         size = file.listed.size
         if offset + len(data) > size:
@@ -369,7 +370,7 @@ class Intakes:
         if offset != len(file.pieces):  # sent again, or one before it was lost
             return None
         if offset == 0:
-            self._make_room(size)
+            self._make_room(account, size)
         file.pieces += data
         file.touched_s = time.monotonic()
         if len(file.pieces) < size:
@@ -378,15 +379,17 @@ class Intakes:
         file.pieces = bytearray()
         return whole
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self, account: str, size: int) -> None:
         """Drop pieces that nobody goes on with. Raises StorageBusy where that is not enough."""
-        now, held = time.monotonic(), 0
+        now, held = time.monotonic(), Counter[str]()
         for intake in self._held.values():
             for file in intake.files:
                 if file.pieces and now - file.touched_s > _IDLE_SECONDS:
                     file.pieces = bytearray()
-                held += file.listed.size if file.pieces else 0
-        if held + size > self._engine.settings.batch_limit_mb << 20:
+                held[intake.account] += file.listed.size if file.pieces else 0
+        most = self._engine.settings.batch_limit_mb << 20
+        # Half of it for one account: whoever drops large files and leaves stops nobody else.
+        if held.total() + size > most or (held[account] and held[account] + size > most // 2):
             raise errors.StorageBusy("The server is receiving other large files. It goes on soon.")
 
     def _take(
@@ -559,7 +562,7 @@ def drop_intake(intake_id: str, token: Token, engine: TheEngine, intakes: TheInt
     intakes.drop(engine.caller(token).username, intake_id)
 
 
-@router.post("/{intake_id}/headers/", responses=answers(*_WRITING))
+@router.post("/{intake_id}/headers/", dependencies=INTAKE_TURN, responses=answers(*_WRITING))
 def send_headers(
     intake_id: str,
     body: Octets,
@@ -580,7 +583,7 @@ def set_targets(intake_id: str, body: Targets, token: Uploader, intakes: TheInta
     return intakes.target(token, intake_id, body.targets)
 
 
-@router.put("/{intake_id}/files/{place}/", responses=answers(*_WRITING))
+@router.put("/{intake_id}/files/{place}/", dependencies=INTAKE_TURN, responses=answers(*_WRITING))
 def send_piece(
     intake_id: str,
     place: Annotated[int, Path(ge=0, lt=MOST_FILES)],

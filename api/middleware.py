@@ -2,7 +2,7 @@
 
 Body limits apply before a body is read. Clients without a session or without upload permission
 get a small limit. Large bodies stay in memory while they are processed, so their total size is
-limited. Requests are counted per account, and per IP address without a session.
+limited (:mod:`api.bodies`). Requests are counted per account, and per IP address without a session.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ from anyio import to_thread
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.bodies import announced, bodies
 from api.dependencies import presented
 from api.problems import TOO_LARGE, of, problem
 from api.turns import ACCOUNT
-from engine import Engine, Permission, come_from, errors
+from engine import Engine, Permission, come_from, errors, source
 
 #: Limit for bodies without a file.
 SMALL_BYTES: Final = 1 << 20
 _MB: Final = 1024 * 1024
-#: How many of the largest possible bodies are held in memory at the same time.
-_AT_ONCE: Final = 2
 #: Overhead of a multipart form around its files.
 _FORM_BYTES: Final = 1 << 20
 _UPLOADS: Final = re.compile(
@@ -91,7 +90,6 @@ class RequestLimits:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._held_bytes = 0  # of large bodies; used by the event loop only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -128,23 +126,20 @@ class RequestLimits:
                 )
                 await refusal(scope, receive, send_with_headers)
                 return
-        if _announced(scope) > allowed_bytes:
+        if announced(scope) > allowed_bytes:
             await problem(413, "content-too-large", TOO_LARGE)(scope, receive, send_with_headers)
             return
-        # A body without Content-Length is counted while it arrives and reserves the maximum.
+        # A body without Content-Length is counted while it arrives.
         counted = RequestBodyLimitMiddleware(self.app, allowed_bytes)
-        unsaid = "transfer-encoding" in connection.headers
-        size = allowed_bytes if unsaid else _announced(scope)
-        size = size if size > SMALL_BYTES else 0
-        if self._held_bytes + size > _AT_ONCE * _largest(engine):
-            busy = errors.StorageBusy("The server is receiving other files. Try again in a moment.")
-            await of(busy)(scope, receive, send_with_headers)
-            return
-        self._held_bytes += size
-        try:
-            await counted(scope, receive, send_with_headers)
-        finally:
-            self._held_bytes -= size
+        await bodies.serve(
+            counted,
+            scope,
+            receive,
+            send_with_headers,
+            owner=account or stranger(connection),
+            most_bytes=room_for_bodies(engine),
+            patience_seconds=engine.settings.request_patience_seconds,
+        )
 
     def _who(self, engine: Engine, token: str, path: str) -> tuple[str, int]:
         """User name, empty without a session, and the body limit in bytes."""
@@ -167,8 +162,7 @@ class RequestLimits:
         if account:
             key, amount = f"account/{account}", settings.requests_per_minute
         else:
-            host = connection.client.host if connection.client else ""
-            key, amount = f"address/{host}", settings.anonymous_requests_per_minute
+            key, amount = stranger(connection), settings.anonymous_requests_per_minute
         limit = RateLimitItemPerMinute(amount)
         if self._limiter.hit(limit, key, cost=min(cost, amount)):
             return 0
@@ -176,15 +170,18 @@ class RequestLimits:
         return max(1, math.ceil(reset - time.time()))
 
 
+def room_for_bodies(engine: Engine) -> int:
+    """Bytes for all bodies that arrive; half of it is one account's, enough for any one body."""
+    return 2 * _largest(engine)
+
+
+def stranger(connection: HTTPConnection) -> str:
+    """A name for a stranger, which is no user name."""
+    return f"address/{source(connection.client.host) if connection.client else ''}"
+
+
 def _largest(engine: Engine, batch: bool = True) -> int:
     """Limit in bytes for a body with files: one image, or a batch if that limit is larger."""
     settings = engine.settings
     image = max(settings.picture_limit_mb, settings.dicom_limit_mb)
     return (max(image, settings.batch_limit_mb) if batch else image) * _MB + _FORM_BYTES
-
-
-def _announced(scope: Scope) -> int:
-    """The Content-Length; 0 if absent or invalid."""
-    length = Headers(scope=scope).get("content-length", "0")
-    # int() refuses thousands of digits; 20 are enough for any size.
-    return int(length[:20]) if length.isascii() and length.isdigit() else 0

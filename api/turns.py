@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
 from fastapi import Depends, Request
 
-from engine import ends_with, errors
+from engine import Shares, ends_with, errors, giving_way
 
-#: Requests of a class that hold a thread at once. The server has 40 for all.
+#: Requests by which somebody looks at a file that hold a thread at once. The server has 40 for all.
 _AT_ONCE: Final = 12
+#: Of those by which files come in. More than decoders work at once would only take processor time
+#: from who looks at something: reading bodies, refusing, writing down.
+_INTAKE_AT_ONCE: Final = 3
 #: Key of the scope under which the account of a request is known.
 ACCOUNT: Final = "medsec.account"
 _LOOK_SECONDS: Final = 0.5
@@ -30,9 +32,7 @@ class Turns:
 
     def __init__(self, at_once: int = _AT_ONCE) -> None:
         self._at_once = at_once
-        self._busy: Counter[str] = Counter()
-        #: When an account was served last, as a count of turns.
-        self._served: dict[str, int] = {}
+        self._shares = Shares()
         self._waiting: list[tuple[str, asyncio.Future[None]]] = []
 
     @asynccontextmanager
@@ -46,28 +46,29 @@ class Turns:
             yield
         finally:
             if ready.done() and not ready.cancelled():
-                self._busy[account] -= 1
+                self._shares.end(account)
             else:
                 self._waiting.remove((account, ready))
             self._call()
 
     def _call(self) -> None:
-        """Let those begin whose turn it is: first the account that has the fewest at work, and was
-        served the longest ago."""
-        while self._waiting and self._busy.total() < self._at_once:
-            first = min(self._waiting, key=lambda w: (self._busy[w[0]], self._served.get(w[0], 0)))
+        """Let those begin whose turn it is."""
+        while self._shares.at_work < self._at_once:
+            first = self._shares.first(self._waiting, lambda one: one[0])
+            if first is None:
+                return
             self._waiting.remove(first)
-            self._busy[first[0]] += 1
-            self._served[first[0]] = max(self._served.values(), default=0) + 1
+            self._shares.begin(first[0])
             first[1].set_result(None)
 
 
-_intake, _pages = Turns(), Turns()
+_intake, _pages = Turns(_INTAKE_AT_ONCE), Turns()
 
 
 async def _of_intake(request: Request) -> AsyncIterator[None]:
     async with _waited_for(request, _intake):
-        yield
+        with giving_way():
+            yield
 
 
 async def _of_page(request: Request) -> AsyncIterator[None]:

@@ -15,6 +15,7 @@ from engine.detection import (
     Profile,
     ProfileEntry,
 )
+from engine.fairness import Shares, giving_way, source
 from engine.formats.dicom_pixels import TRANSFER_SYNTAXES
 from engine.formats.images import carried, carry, from_upright, to_upright
 from engine.host import Host, write_durably
@@ -154,6 +155,7 @@ __all__ = [
     "Session",
     "SettingEntry",
     "Settings",
+    "Shares",
     "Source",
     "Standing",
     "Statistics",
@@ -176,11 +178,13 @@ __all__ = [
     "ends_with",
     "errors",
     "from_upright",
+    "giving_way",
     "log_as_json",
     "log_as_text",
     "open_case",
     "recover_key_file",
     "server_certificate",
+    "source",
     "stop_all",
     "to_upright",
     "trouble",

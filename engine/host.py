@@ -25,8 +25,8 @@ log = logging.getLogger("medsec")
 #: What the kernel answers when memory, processes or open files have run out.
 _SHORT = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 _CV_NO_MEMORY = -4  # cv2.error's code, StsNoMem
-#: Of what is done in the background: a third of the weight of what somebody waits for.
-_NICE = 5
+#: Of what is done in the background: a tenth of the weight of what somebody waits for.
+_NICE = 10
 #: Of a container: what it may have at most is said here, as seen from inside.
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 #: How Python, the loader of libraries and OpenVINO say it: sentences of programs, not of files.

@@ -205,6 +205,12 @@ class Settings:
     anonymous_requests_per_minute: int = _setting(
         60, "API requests per minute and IP address without a session", _positive
     )
+    request_patience_seconds: float = _setting(
+        20.0,
+        "How long the head of a request may take, and its body before its rate counts",
+        _positive,
+        "s",
+    )
     batch_limit_mb: int = _setting(512, "Memory limit for all waiting batches", _positive, "MB")
     cors_origins: str = _setting(
         "",

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "errors", "permissions", "settings", "records", "geometry", "host", "tracing",
-        "installation", "cancellation",
+        "installation", "cancellation", "fairness",
     ),
     ("crypto", "formats", "measure"),
     ("detect", "seal", "store"),

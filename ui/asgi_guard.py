@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,10 +29,15 @@ from streamlit import config
 
 import api
 from engine import Engine, Permission, errors
+from ui.upload_room import UploadRoom
 
 UPLOADS = "/_stcore/upload_file/"
 OPEN = ("/_stcore/health", "/_stcore/host-config", "/_stcore/stream", "/_stcore/bidi-components/")
 GUARDED = ("/_stcore", "/media", "/component")
+#: Pages that are open at once, of one account, and of strangers at one address, which may be that
+#: of a whole hospital.
+PAGES_OF_ACCOUNT = 64
+PAGES_OF_ADDRESS = 512
 #: Permissions of pages with a file uploader: images, or networks and their figures.
 _SENDERS = (Permission.UPLOAD, Permission.MANAGE_SETTINGS)
 
@@ -84,6 +90,8 @@ class AsgiGuard:
             )
         self.app = app
         self.engine = engine
+        self._pages = Counter[str]()
+        self._room = UploadRoom()
         policy = content_policy()
         self.headers = [
             (b"content-security-policy", policy.encode()),
@@ -96,8 +104,8 @@ class AsgiGuard:
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket" and not _from_own_page(HTTPConnection(scope)):
-            await send({"type": "websocket.close", "code": 1008})
+        if scope["type"] == "websocket":
+            await self._page(scope, receive, send)
             return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
@@ -118,24 +126,85 @@ class AsgiGuard:
             await refusal(scope, receive, send_with_headers)
             return
         path: str = scope["path"]
+        if path.startswith("/api/"):  # it knows its accounts and limits itself
+            await self.app(scope, receive, send_with_headers)
+            return
+        connection = HTTPConnection(scope)
+        owner = api.stranger(connection)
         if path.startswith(GUARDED) and not path.startswith(OPEN):
             # The body has not been read yet, so a refused upload is never stored.
-            cookie = HTTPConnection(scope).cookies.get(api.COOKIE, "")
+            cookie = connection.cookies.get(api.COOKIE, "")
             try:
-                await to_thread.run_sync(self._check, cookie, path)
+                owner = await to_thread.run_sync(self._check, cookie, path)
             except errors.AccessError as err:
                 refusal = api.problem(err.status, err.code, err.message)
                 await refusal(scope, receive, send_with_headers)
                 return
-        await self.app(scope, receive, send_with_headers)
+            if path.startswith(UPLOADS) and scope["method"] in ("PUT", "POST"):
+                await self._upload(scope, receive, send_with_headers, owner)
+                return
+        await self._serve(scope, receive, send_with_headers, owner)
 
-    def _check(self, token: str, path: str) -> None:
+    async def _upload(self, scope: Scope, receive: Receive, send: Send, account: str) -> None:
+        """A file of a page's uploader, once there is room for it."""
+        size = api.announced(scope)
+        if not size:
+            refusal = api.problem(411, "length-required", "Send a length, not chunks.")
+            await refusal(scope, receive, send)
+            return
+        session = scope["path"].removeprefix(UPLOADS).split("/")[0]
+        most_bytes = self.engine().settings.batch_limit_mb << 20
+        try:
+            async with self._room.take(account, session, size, most_bytes):
+                await self._serve(scope, receive, send, account)
+        except errors.StorageBusy as err:
+            await api.problem(err.status, err.code, err.message)(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, owner: str) -> None:
         engine = self.engine()
-        engine.sessions.whoami(token)
+        await api.bodies.serve(
+            self.app,
+            scope,
+            receive,
+            send,
+            owner=owner,
+            most_bytes=api.room_for_bodies(engine),
+            patience_seconds=engine.settings.request_patience_seconds,
+        )
+
+    async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A page's WebSocket: of MedSec's own origin, and not more than anybody needs."""
+        connection = HTTPConnection(scope)
+        if not _from_own_page(connection):
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        owner, most = await to_thread.run_sync(self._owner, connection)
+        if self._pages[owner] >= most:
+            await send({"type": "websocket.close", "code": 1013})
+            return
+        self._pages[owner] += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._pages[owner] -= 1
+
+    def _owner(self, connection: HTTPConnection) -> tuple[str, int]:
+        """Whose page it is, and how many of them there may be."""
+        try:
+            token = connection.cookies.get(api.COOKIE, "")
+            return self.engine().sessions.whoami(token).username, PAGES_OF_ACCOUNT
+        except errors.EngineError:
+            return api.stranger(connection), PAGES_OF_ADDRESS
+
+    def _check(self, token: str, path: str) -> str:
+        """The account that asks."""
+        engine = self.engine()
+        account = engine.sessions.whoami(token).username
         if path.startswith(UPLOADS) and not any(engine.sessions.may(token, p) for p in _SENDERS):
             raise errors.PermissionDenied(
                 "This account has no permission to upload. Ask an administrator for another role."
             )
+        return account
 
 
 def _has_two_lengths(scope: Scope) -> bool:

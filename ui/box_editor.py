@@ -148,6 +148,7 @@ def _seal(token: str, view: DraftView, boxes: list[dict[str, Any]], confirm: str
     removed = {b["found"]: reason for b in boxes if (reason := _reason(b)) is not None}
     job = Job(
         image_id,
+        engine.sessions.whoami(token).username,
         lambda tell: engine.drafts.seal(token, image_id, kept, removed, confirm, progress=tell),
     )
     state.keep("sealing-one", job)

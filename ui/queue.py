@@ -58,8 +58,10 @@ def _seal_undoubted(token: str, ready: Sequence[ImageRecord]) -> None:
             help="All boxes in them are certain. The audit log says that nobody looked.",
         ):
             seal = state.engine().drafts.seal_undoubted
+            account = state.engine().sessions.whoami(token).username
             for draft in ready:
-                jobs[draft.image_id] = Job(draft.image_id, partial(seal, token, draft.image_id))
+                work = partial(seal, token, draft.image_id)
+                jobs[draft.image_id] = Job(draft.image_id, account, work)
             state.keep("sealing", jobs)
     if jobs:
         _watch(jobs)

@@ -13,7 +13,7 @@ import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from engine import FORMATS_TAKEN, ImageRecord, ImageState, Patient, errors
-from ui import queue, state, widgets
+from ui import queue, state, upload_room, widgets
 from ui.background_jobs import Job, Progress
 
 
@@ -71,7 +71,9 @@ def _upload(
             return record
         return _sealed_or_waiting(token, record, lambda stage, done: tell(stage, 0.5 + done / 2))
 
-    return Job(name, work)
+    job = Job(name, engine.sessions.whoami(token).username, work, held_bytes=len(data))
+    upload_room.forget(file.file_id)
+    return job
 
 
 def _sealed_or_waiting(token: str, record: ImageRecord, tell: Progress) -> ImageRecord:

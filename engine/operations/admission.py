@@ -24,6 +24,7 @@ from typing import Self
 
 from engine.cancellation import LOOK_SECONDS, refuse_cancelled
 from engine.errors import MachineOverloaded, NeedsTooMuchMemory
+from engine.fairness import Shares
 from engine.formats import images
 from engine.formats.images import Limits
 from engine.formats.limits import Extent
@@ -121,9 +122,7 @@ class Admission:
         self._changed = threading.Condition()
         self._waiting: list[_Job] = []
         self._at_work: list[_Job] = []
-        #: When an account was served last, as a count of grants.
-        self._served: dict[tuple[Work, str], int] = {}
-        self._grants = 0
+        self._shares = {work: Shares() for work in Work}
         self._own = threading.local()
 
     @contextmanager
@@ -154,6 +153,7 @@ class Admission:
             self._own.held = False
             with self._changed:
                 self._at_work.remove(job)
+                self._shares[work].end(account)
                 self._changed.notify_all()
             if job.total_bytes > _MUCH_BYTES:
                 _give_back()
@@ -204,8 +204,7 @@ class Admission:
                     self._changed.wait(min(left, LOOK_SECONDS))
                 refuse_cancelled()
                 self._at_work.append(job)
-                self._grants += 1
-                self._served[job.work, job.account] = self._grants
+                self._shares[job.work].begin(job.account)
             finally:
                 self._waiting.remove(job)
                 self._changed.notify_all()
@@ -221,14 +220,10 @@ class Admission:
 
     def _first(self, work: Work) -> _Job | None:
         """The job of a class whose turn it is, if there is a slot for it."""
-        busy = [job.account for job in self._at_work if job.work is work]
-        if len(busy) >= self._slots[work]:
+        shares = self._shares[work]
+        if shares.at_work >= self._slots[work]:
             return None
-        return min(
-            (job for job in self._waiting if job.work is work),
-            key=lambda job: (busy.count(job.account), self._served.get((work, job.account), 0)),
-            default=None,
-        )
+        return shares.first((job for job in self._waiting if job.work is work), lambda j: j.account)
 
     def _fits(self, job: _Job) -> bool:
         """Is there memory for it, in all, and in what its class may have?"""

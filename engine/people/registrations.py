@@ -7,10 +7,10 @@ request is kept. The reference lets the administrator tell a genuine request fro
 
 from __future__ import annotations
 
-import ipaddress
 from datetime import timedelta
 
 from engine.errors import NotFound, TooManyRequests
+from engine.fairness import source
 from engine.host import Host
 from engine.permissions import Role
 from engine.records import AccountRequest
@@ -22,17 +22,6 @@ MOST_PER_ORIGIN = 10
 MOST_WAITING_PER_ORIGIN = 20
 PER = timedelta(hours=1)
 KEPT = timedelta(days=30)
-
-
-def source(origin: str) -> str:
-    """Who is behind an address: of IPv6 the network of 64 bits, which one household gets whole."""
-    try:
-        address = ipaddress.ip_address(origin)
-    except ValueError:
-        return origin
-    if address.version == 4:
-        return str(address)
-    return str(ipaddress.ip_network(f"{address}/64", strict=False))
 
 
 class Registrations:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import duckdb
 
 from engine.errors import StorageBusy, StorageError
+from engine.fairness import gives_way
 from engine.host import Host, sync_folder
 from engine.store.turns import Turns
 
@@ -402,7 +403,7 @@ class Database:
             StorageBusy: The turn did not come in time.
             StorageError: The database refused; nothing was changed.
         """
-        with self._turns.take(self._wait):
+        with self._turns.take(self._wait, gives_way()):
             cursor = self.read()
             cursor.run("BEGIN TRANSACTION")
             try:

@@ -1,4 +1,4 @@
-"""A fair lock for writers: first come, first served.
+"""A fair lock for writers: first come, first served, and work that gives way behind the others.
 
 A ``threading.Lock`` can be taken again immediately by the thread that releases it. Under load, a
 thread with many writes starved the others until they timed out, although each write was short.
@@ -10,8 +10,12 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Iterator
+from typing import Final
 
 from engine.errors import StorageBusy
+
+#: So often others go before what gives way; then it has a turn, so that it never waits for ever.
+PASSED_AT_MOST: Final = 8
 
 
 class Turns:
@@ -21,21 +25,25 @@ class Turns:
         self._guard = threading.Lock()
         self._held = False
         self._waiting: deque[threading.Event] = deque()
+        self._behind: deque[threading.Event] = deque()
+        self._passed = 0
 
     @contextlib.contextmanager
-    def take(self, wait_seconds: float | None) -> Iterator[None]:
+    def take(self, wait_seconds: float | None, gives_way: bool = False) -> Iterator[None]:
         """Wait for the turn, and give it to the next in the end.
 
         Args:
             wait_seconds: None waits for as long as it takes.
+            gives_way: Whether others that wait go first.
 
         Raises:
             StorageBusy: The turn did not come in time.
         """
         mine = threading.Event()
+        queue = self._behind if gives_way else self._waiting
         with self._guard:
             if self._held:
-                self._waiting.append(mine)
+                queue.append(mine)
             else:
                 self._held = True
                 mine.set()
@@ -48,14 +56,23 @@ class Turns:
                     )
             yield
         finally:
-            self._give(mine)
+            self._give(mine, queue)
 
-    def _give(self, mine: threading.Event) -> None:
+    def _give(self, mine: threading.Event, queue: deque[threading.Event]) -> None:
         """Pass the lock to the next waiter, or leave the queue after a timeout."""
         with self._guard:
             if not mine.is_set():
-                self._waiting.remove(mine)
-            elif self._waiting:
-                self._waiting.popleft().set()
-            else:
+                queue.remove(mine)
+                return
+            following = self._next()
+            if following is None:
                 self._held = False
+            else:
+                following.set()
+
+    def _next(self) -> threading.Event | None:
+        if self._waiting and not (self._behind and self._passed >= PASSED_AT_MOST):
+            self._passed += bool(self._behind)
+            return self._waiting.popleft()
+        self._passed = 0
+        return self._behind.popleft() if self._behind else None

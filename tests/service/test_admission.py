@@ -125,8 +125,7 @@ def test_no_intake_begins_while_a_page_waits_for_memory() -> None:
         assert jobs.began == ["file"]
         jobs.end("file")
         until(lambda: len(jobs.began) == 3)
-        served = jobs.admission._served
-        assert served[Work.PAGE, "b"] < served[Work.INTAKE, "c"]
+        assert [job.account for job in jobs.admission._at_work] == ["b", "c"]
 
 
 def test_intake_never_takes_what_is_kept_for_pages() -> None:

@@ -311,7 +311,10 @@ def test_a_page_that_was_left_finds_its_intake_again(
     def work(tell: Callable[[str, float], None]) -> ImageRecord:
         return engine.drafts.upload(team.technician, patient, "erika.png", PICTURE, progress=tell)
 
-    app.session_state["medsec.jobs"] = {"a": Job("erika.png", work), "b": Job("twin.png", work)}
+    app.session_state["medsec.jobs"] = {
+        "a": Job("erika.png", "t", work),
+        "b": Job("twin.png", "t", work),
+    }
     app.run()
     assert not app.exception
     assert "1 uploaded, 1 failed" in texts(app)
@@ -324,7 +327,9 @@ def test_a_page_that_was_left_while_sealing_shows_the_sealed_image(
     app = visit(team.technician, "1_Upload")
     click(app, "Correct")
     job = Job(
-        draft.image_id, lambda tell: engine.drafts.seal(team.technician, draft.image_id, [BOX])
+        draft.image_id,
+        "technician",
+        lambda tell: engine.drafts.seal(team.technician, draft.image_id, [BOX]),
     )
     assert job.result().region_count == 1
     app.session_state["medsec.sealing-one"] = job
@@ -441,11 +446,13 @@ def test_what_has_not_begun_can_be_stopped_and_the_batch_says_so(
     def work(tell: Callable[[str, float], None]) -> ImageRecord:
         return engine.drafts.upload(team.technician, patient, "=erika.png", PICTURE, progress=tell)
 
-    first = Job("=erika.png", work)
+    first = Job("=erika.png", "t", work)
     first.result()
     free = threading.Event()
-    busy = [Job("busy", lambda _tell: free.wait(30)) for _ in range(2)]  # every thread there is
-    second = Job("late.png", work)
+    busy = [
+        Job("busy", "t", lambda _tell: free.wait(30)) for _ in range(2)
+    ]  # every thread there is
+    second = Job("late.png", "t", work)
     second.cancel()
     free.set()
     for job in busy:

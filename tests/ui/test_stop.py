@@ -1,0 +1,82 @@
+"""A server that is told to stop while its decoders are at files made to cost much."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+
+from benchmarks import fairness
+from engine import Engine
+from tests.conftest import PASSWORD
+from tests.fakes import ScriptedDetector
+from tests.serving import Server, launch, people, settings, wait
+from ui.shutdown import PATIENCE_SECONDS
+
+
+def upload(server: Server, number: int, answers: list[int]) -> None:
+    with httpx.Client(base_url=server.url, timeout=120) as client:
+        body = {"username": "technician", "password": PASSWORD}
+        access = client.post("/api/auth/token/", json=body).json()["access"]
+        data = fairness.numbered(COSTLY, number)
+        try:
+            answer = client.post(
+                "/api/patients/P-1/images/",
+                headers={"Authorization": f"Bearer {access}"},
+                files={"image": ("a.jpg", data)},
+            )
+        except httpx.TransportError:
+            answers.append(0)
+        else:
+            answers.append(answer.status_code)
+
+
+COSTLY = fairness.of_scans(100, 4000)
+
+
+def test_a_server_that_is_told_to_stop_stops_and_leaves_no_process(tmp_path: Path) -> None:
+    chosen = settings(tmp_path)
+    engine = Engine.open(chosen, detector=ScriptedDetector(chosen, []))
+    technician = people(engine).technician
+    engine.patients.create(technician, "P-1", "Jan Nowak", 61)
+    engine.close()
+    server, process = launch(tmp_path)
+    answers: list[int] = []
+    threads = [threading.Thread(target=upload, args=(server, n, answers)) for n in range(6)]
+    try:
+        wait(server, process, 90)
+        for thread in threads:
+            thread.start()
+        while not busy(process.pid):
+            assert process.poll() is None
+            time.sleep(0.05)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        process.wait(PATIENCE_SECONDS + 20)  # a slow machine takes longer than a promise may
+    finally:
+        process.kill()
+        process.wait(30)
+    for thread in threads:
+        thread.join(60)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+    # What was not taken in was not acknowledged, and what was is there.
+    engine = Engine.open(chosen, detector=ScriptedDetector(chosen, []))
+    token = engine.sessions.sign_in("technician", PASSWORD).token
+    assert len(engine.drafts.waiting(token)) >= answers.count(201)
+    engine.close()
+
+
+def busy(pid: int) -> bool:
+    """Is a decoder of what comes in at work?"""
+    for child in psutil.Process(pid).children(recursive=True):
+        try:
+            if child.nice() > 0 and child.cpu_percent(0.1) > 20:
+                return True
+        except psutil.NoSuchProcess:
+            continue
+    return False
