@@ -24,6 +24,7 @@ from api import (
     openapi_docs,
     patients,
     problems,
+    recipients,
     release,
     studies,
     system,
@@ -80,6 +81,7 @@ for routes in (
     exports,
     telemetry,
     cohorts,
+    recipients,
     openapi_docs,
 ):
     app.include_router(routes.router)

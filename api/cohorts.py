@@ -34,6 +34,13 @@ class Order(BaseModel):
     packages: bool = Field(
         False, description="With the sealed packages, which only this installation opens."
     )
+    profile: Annotated[schemas.Text, Field(max_length=40)] = Field(
+        "",
+        description="De-identification profile of copies; empty for the masked files as they are.",
+    )
+    recipient: Annotated[schemas.Text, Field(max_length=64)] = Field(
+        "", description="Whose copies: the same name gets the same pseudonyms and dates again."
+    )
 
 
 class Prepared(schemas.Schema):

@@ -35,6 +35,21 @@ def add_to(commands: Commands) -> None:
         help="new UIDs and pseudonyms, for this cohort alone",
     )
     parser.add_argument("--packages", action="store_true", help="with the sealed packages")
+    parser.add_argument(
+        "--profile", default="", metavar="NAME", help="de-identification profile of copies"
+    )
+    parser.add_argument(
+        "--recipient",
+        default="",
+        metavar="NAME",
+        help="whose copies: the same name gets the same pseudonyms and dates",
+    )
+    parser.add_argument(
+        "--pseudonyms", type=Path, metavar="CSV", help="list of pseudonyms of this recipient"
+    )
+    parser.add_argument(
+        "--validate", action="store_true", help="with what dciodvfy says of each DICOM file"
+    )
     parser.set_defaults(run=release)
 
 
@@ -46,7 +61,13 @@ def release(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
             reason=arguments.reason,
             new_identifiers=arguments.new_identifiers,
             packages=arguments.packages,
+            profile=arguments.profile,
+            recipient=arguments.recipient,
+            validate=arguments.validate,
         )
+        if arguments.pseudonyms is not None:
+            text = files.read(arguments.pseudonyms).decode("utf-8-sig", "replace")
+            engine.recipients.save_pseudonyms(token, arguments.recipient, text)
         cohort = engine.cohorts.prepare(token, order)
         files.make_folder(arguments.out)
         with terminal.working("handing over", len(cohort.files), "images") as work:

@@ -79,6 +79,7 @@ from engine.service.worklist import Look, WorkGroup, WorkItem
 from engine.settings import Settings
 from engine.store.nodes import Node, NodeEntry
 from engine.store.outbox import Notice
+from engine.store.recipients import DeidProfile
 from engine.store.training_cases import OpenedCase, TrainingCase, open_case
 from engine.tracing import begin_request, come_from, log_as_json, log_as_text, trouble
 from engine.vault import recover as recover_key_file
@@ -107,6 +108,7 @@ __all__ = [
     "CohortOrder",
     "Comparison",
     "CustomNetworkRecord",
+    "DeidProfile",
     "Detection",
     "Display",
     "DraftBox",

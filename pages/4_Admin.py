@@ -9,6 +9,7 @@ from ui import (
     admin,
     admin_access,
     admin_accounts,
+    admin_deidentification,
     admin_mail,
     admin_models,
     admin_network,
@@ -35,6 +36,7 @@ TABS = {
     "Profiles": admin_models.profiles,
     "Models": admin_models.models,
     "Release": admin_release.release,
+    "De-identification": admin_deidentification.deidentification,
     "Network": admin_network.network,
     "Settings": admin_settings.settings,
 }

@@ -28,13 +28,33 @@ def hand_over(token: str, query: ImageQuery, patient_id: str | None, total: int)
             "Masked images leave as a ZIP with a signed statement, which the receiver can check"
             " without MedSec. Every image that leaves is in the audit log."
         )
+        profiles = state.engine().recipients.choices(token)
         with st.form("release", border=False):
             reason = st.text_input("What for, and to whom", placeholder="Trial 7, to Lyon")
             fresh = st.checkbox("New identifiers, so that nobody can join them with other images")
             packages = st.checkbox("With the sealed packages, which only MedSec here opens")
+            chosen = st.selectbox(
+                "De-identification",
+                ["", *profiles],
+                format_func=lambda name: (
+                    f"{name}: {profiles[name].description}" if name else "Masked files as they are"
+                ),
+                help="A profile makes copies for the recipient from the sealed headers.",
+            )
+            recipient = st.text_input(
+                "Recipient of copies",
+                help="The same name gets the same pseudonyms and shifted dates again.",
+            )
+            listed = st.file_uploader(
+                "Pseudonyms for this recipient (CSV: number, pseudonym)", type=["csv"]
+            )
             asked = st.form_submit_button("Prepare", type="primary")
         if asked:
-            order = CohortOrder((), _matching(token, query, patient_id), reason, fresh, packages)
+            if listed is not None:
+                text = listed.getvalue().decode("utf-8-sig", "replace")
+                state.engine().recipients.save_pseudonyms(token, recipient, text)
+            found = _matching(token, query, patient_id)
+            order = CohortOrder((), found, reason, fresh, packages, chosen, recipient)
             prepared = state.engine().cohorts.prepare(token, order)
             state.keep("cohort", prepared)
         if prepared is not None:

@@ -20,6 +20,7 @@ import hmac
 import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import dataclass, field
 
 from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as table
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
@@ -29,16 +30,14 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
+from engine.formats.dicom_dates import Shift, shifted
 from engine.formats.dicom_file import quiet, text
+from engine.formats.dicom_profile import BASIC, Options
 from engine.formats.dicom_traces import Traces, standard
+from engine.formats.dicom_words import cleaned
 
-#: CID 7050. 113102 (Clean Recognizable Visual Features) is never claimed.
-METHODS = (
-    ("113100", "Basic Application Confidentiality Profile"),
-    ("113101", "Clean Pixel Data Option"),
-)
 PRODUCT_UID = "2.25.198446743073709551609551615004729144"  # implementation class of MedSec
-_DUMMIES: dict[str, object] = {
+DUMMIES: dict[str, object] = {
     "AE": "REMOVED", "AS": "000Y", "CS": "REMOVED", "DA": "19000101", "DS": "0",
     "DT": "19000101000000", "IS": "0", "LO": "REMOVED", "LT": "REMOVED", "PN": "REMOVED",
     "SH": "REMOVED", "ST": "REMOVED", "TM": "000000", "UC": "REMOVED",
@@ -167,26 +166,56 @@ def identifiers(header: Dataset) -> tuple[str, ...]:
     return tuple(dict.fromkeys(v for v in found if v))
 
 
-def deidentify(header: Dataset, key: bytes) -> Dataset:
+@dataclass(frozen=True)
+class Subject:
+    """For whom, and under what, a header is de-identified.
+
+    Args:
+        options: Of PS3.15, beyond the Basic Profile.
+        pseudonym: The patient's; one is made of the key where it is empty.
+        record: What the hospital's own record calls the patient.
+    """
+
+    options: Options = BASIC
+    pseudonym: str = ""
+    record: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """How the elements of one header are judged."""
+
+    names: Pseudonyms
+    traces: Traces
+    options: Options
+    shift: Shift
+
+
+def deidentify(header: Dataset, key: bytes, whose: Subject = Subject()) -> Dataset:
     """A new data set without anything that names a person.
 
     Args:
         header: The original without its pixels; not changed.
-        key: Secret of the patient.
+        key: Secret of the patient, or of the patient and one recipient.
     """
     with quiet():
-        names = Pseudonyms(key)
-        traces = Traces(header, RULES)
+        names, options = Pseudonyms(key), whose.options
+        # What an option keeps is no quote of itself.
+        ruled = {t: a for t, a in RULES.items() if options.kept(t) != "K"}
+        traces = Traces(header, ruled, whose.record)
         subject = text(header, "PatientID") or text(header, "PatientName")
-        clean = _clean(header, names, traces)
+        clean = _clean(header, _Rules(names, traces, options, Shift.of(key)))
         if not traces.sure and "SpecificCharacterSet" in clean:
             clean.SpecificCharacterSet = "ISO_IR 192"  # what is left is ASCII
-        pseudonym = names.person(subject) if subject else ""
+        pseudonym = whose.pseudonym or (names.person(subject) if subject else "")
         clean.PatientName, clean.PatientID = pseudonym, pseudonym
         clean.PatientIdentityRemoved = "YES"
-        clean.DeidentificationMethod = "MedSec, PS3.15 2026c Basic Profile, Clean Pixel Data"
-        clean.DeidentificationMethodCodeSequence = Sequence([_code(*m) for m in METHODS])
-        clean.LongitudinalTemporalInformationModified = "REMOVED"
+        said = ["MedSec, PS3.15 2026c Basic Profile, Clean Pixel Data"]
+        said += [meaning for _, meaning in options.methods[2:]]
+        clean.DeidentificationMethod = said if len(said) > 1 else said[0]
+        codes = [_code(*method) for method in options.methods]
+        clean.DeidentificationMethodCodeSequence = Sequence(codes)
+        clean.LongitudinalTemporalInformationModified = options.temporal
         clean.BurnedInAnnotation = "NO"
         if shows_head(header):
             clean.RecognizableVisualFeatures = "YES"
@@ -234,22 +263,28 @@ def _elements(data_set: Dataset) -> Iterator[DataElement]:
             continue
 
 
-def _clean(data_set: Dataset, names: Pseudonyms, traces: Traces) -> Dataset:
+def _clean(data_set: Dataset, rules: _Rules) -> Dataset:
     fresh = Dataset()
     for element in _elements(data_set):
-        kept = _clean_element(element, names, traces)
+        kept = _clean_element(element, rules)
         if kept is not None:
             fresh.add(kept)
     return fresh
 
 
-def _clean_element(element: DataElement, names: Pseudonyms, traces: Traces) -> DataElement | None:
+def _clean_element(element: DataElement, rules: _Rules) -> DataElement | None:
     tag, vr = element.tag, element.VR
+    names, traces = rules.names, rules.traces
     if _unwelcome(tag) or vr == "UN":
         return None
     if vr.startswith("O") and int(tag) not in _SHOWN_BYTES:
         return None
     action = RULES.get(int(tag))
+    option = rules.options.kept(int(tag))
+    if option:
+        optional = _by_option(element, option, rules)
+        if optional is not None:
+            return optional
     if action == "X":
         return None
     if vr == "UI":
@@ -259,12 +294,14 @@ def _clean_element(element: DataElement, names: Pseudonyms, traces: Traces) -> D
     if action == "Z":
         return DataElement(tag, vr, Sequence() if vr == "SQ" else None)
     if vr == "SQ":
-        items = [_clean(item, names, traces) for item in element.value]
+        items = [_clean(item, rules) for item in element.value]
         if action == "D":
             items = [_dummied(item) for item in items]
         return DataElement(tag, vr, Sequence(items))
     if action == "D":
-        return DataElement(tag, vr, _DUMMIES.get(vr))
+        return DataElement(tag, vr, DUMMIES.get(vr))
+    if rules.options.descriptors and vr in _TEXTS:
+        return _in_words(element, rules) or DataElement(tag, vr, DUMMIES[vr])
     if vr in ("PN", "DA", "DT", "TM", "LT", "ST", "UT"):  # not in the table, and could say anything
         return DataElement(tag, vr, None)
     if vr == "UR" and int(tag) not in _CODE_ADDRESSES:
@@ -273,6 +310,50 @@ def _clean_element(element: DataElement, names: Pseudonyms, traces: Traces) -> D
     if int(tag) != _PROFILE and traces.in_element(element):
         return DataElement(tag, vr, None)
     return deepcopy(element)
+
+
+#: Texts that people type; they can be cleaned word by word.
+_TEXTS = frozenset(("LO", "SH", "LT", "ST", "UT", "UC"))
+_OLDEST = 89  # in years; who is older is one of few (45 CFR 164.514)
+
+
+def _by_option(element: DataElement, option: str, rules: _Rules) -> DataElement | None:
+    """An element as an option keeps it; None where the rule of the Basic Profile counts."""
+    tag, vr = element.tag, element.VR
+    if option == "S":
+        return shifted(element, rules.shift)
+    if vr == "SQ":
+        return DataElement(tag, vr, Sequence(_clean(item, rules) for item in element.value))
+    if vr in _TEXTS:
+        return _in_words(element, rules)
+    if option == "C" or element.value in (None, ""):
+        return None
+    if vr == "UI":
+        return None if rules.traces.in_element(element) else deepcopy(element)
+    if vr == "AS":
+        return _age(element)
+    return None if rules.traces.in_element(element) else deepcopy(element)
+
+
+def _in_words(element: DataElement, rules: _Rules) -> DataElement | None:
+    """A text without the words that name somebody; None where nothing else is left."""
+    value = element.value
+    if value is None or value == "":
+        return None
+    several = not isinstance(value, str)
+    left = [cleaned(str(v), rules.traces) for v in (value if several else [value])]
+    left = [v for v in left if v]
+    if not left or rules.traces.quoted(" ".join(left), element.VR):
+        return None
+    return DataElement(element.tag, element.VR, left if len(left) > 1 else left[0])
+
+
+def _age(element: DataElement) -> DataElement | None:
+    said = str(element.value).strip("\0 ")
+    if not re.fullmatch(r"\d{3}[DWMY]", said):
+        return None
+    old = said[3] == "Y" and int(said[:3]) > _OLDEST
+    return DataElement(element.tag, "AS", f"{_OLDEST + 1:03}Y" if old else said)
 
 
 def names_a_class(tag: int) -> bool:
@@ -315,5 +396,5 @@ def _dummied(item: Dataset) -> Dataset:
             fresh.add(element)
         else:
             known = dictionary_VR(element.tag)[:2]
-            fresh.add(DataElement(element.tag, known, _DUMMIES.get(known)))
+            fresh.add(DataElement(element.tag, known, DUMMIES.get(known)))
     return fresh

@@ -88,6 +88,13 @@ def settle(clean: Dataset, header: Dataset, layout: Layout, values: Occurring) -
                     found = dicom_view.modality_values(found, display)
 
 
+def settle_nested(clean: Dataset) -> None:
+    """Colour profiles without their words, and no table below the top, in place; the tables on top
+    are those of a masked file already."""
+    with quiet():
+        _profiles(clean, ())
+
+
 def pack(header: Dataset, syntax: UID) -> bytes:
     """The tables of an original's header, for the patches of its regions; empty where there is
     none. The masked file lacks what only a region shows."""

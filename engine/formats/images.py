@@ -37,6 +37,7 @@ from engine.formats import (
     dicom_head,
     dicom_header,
     dicom_native,
+    dicom_recipient,
     dicom_renamed,
     dicom_study,
     dicom_web,
@@ -45,6 +46,7 @@ from engine.formats import (
 )
 from engine.formats.confine import Confinement
 from engine.formats.dicom_pixels import JPEG_DCT
+from engine.formats.dicom_profile import Options
 from engine.formats.kinds import sniff
 from engine.formats.limits import Extent, measure
 from engine.formats.needs import Need
@@ -81,6 +83,7 @@ __all__ = [
     "carry",
     "confinement",
     "content_window",
+    "copy_for",
     "decode",
     "decode_opened",
     "decode_stored",
@@ -125,6 +128,10 @@ __all__ = [
     "whole_blocks",
     "with_envelope",
 ]
+
+
+#: Names of one person.
+Names = Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -900,6 +907,39 @@ def renamed(masked: bytes, key: bytes) -> bytes:
     return fresh
 
 
+def copy_for(
+    masked: bytes, remainder: bytes, key: bytes, options: Options, pseudonym: str, record: Names
+) -> tuple[bytes, dict[str, tuple[str, ...]]]:
+    """A masked DICOM with the header of one recipient, and what became of each attribute.
+
+    Args:
+        remainder: As it was sealed with the image.
+        record: What the hospital's own record calls the patient.
+
+    See :func:`engine.formats.dicom_recipient.copy_for`.
+    """
+    arguments = masked, remainder, key, dataclasses.astuple(options), pseudonym, tuple(record)
+    match _SANDBOX.call("copy_for", *arguments):
+        case (bytes() as data, dict() as outcomes) if all(
+            isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+            for names in outcomes.values()
+        ):
+            return data, outcomes
+    raise CorruptImage(_NO_READING)
+
+
+def _copy_for(
+    masked: bytes,
+    remainder: bytes,
+    key: bytes,
+    options: tuple[bool, ...],
+    pseudonym: str,
+    record: tuple[str, ...],
+) -> tuple[bytes, dict[str, tuple[str, ...]]]:
+    subject = dicom_header.Subject(Options(*options), pseudonym, record)
+    return dicom_recipient.copy_for(masked, unpack(remainder), key, subject)
+
+
 def confinement() -> Confinement:
     """What holds the processes that read files; one is then ready for who looks at one.
 
@@ -998,6 +1038,7 @@ OPERATIONS = {
     "carry": dicom_carrier.carry,
     "carried": dicom_carrier.carried,
     "renamed": dicom_renamed.renamed,
+    "copy_for": _copy_for,
     "web_header": _web_header,
     "web_frames": _web_frames,
     "web_bulk": _web_bulk,

@@ -34,6 +34,7 @@ from engine.store.outbox import Outbox
 from engine.store.patient_merge import PatientMerge
 from engine.store.patients import Patients
 from engine.store.read_log import ReadLog
+from engine.store.recipients import Recipients
 from engine.store.release_ledger import ReleaseLedger
 from engine.store.runtime_settings import SettingChanges
 from engine.store.studies import Studies
@@ -87,6 +88,7 @@ class Context(WorkerContext):
     setting_changes: SettingChanges
     nodes: NodeRows
     held_instances: HeldInstances
+    recipients: Recipients
     open_images: OpenImages
     exchanges: Exchanges
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from engine.errors import EngineError, InputError, NotFound
 from engine.formats import images
-from engine.formats.dicom_header import METHODS
+from engine.formats.dicom_profile import METHODS
 from engine.installation import version
 from engine.metrics import CONFIDENCE
+from engine.operations.conformance import Conformance
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
+from engine.operations.recipient_copies import Recipient, RecipientCopies
 from engine.operations.release_decisions import ReleaseDecisions
 from engine.operations.stored_images import StoredImages
 from engine.operations.study_places import AT_ONCE, StudyPlaces
@@ -29,6 +31,8 @@ from engine.records import Caller, Format, ImageRecord, ImageState
 from engine.seal import package
 from engine.seal.release_statement import SUMS, closing_files, fingerprint
 from engine.store.audit import Event
+from engine.store.catalog import ImageRow
+from engine.store.recipients import checked_recipient
 from engine.vault import public_key_pem
 
 #: How long what was prepared can be taken away.
@@ -48,6 +52,10 @@ class CohortOrder:
         new_identifiers: New UIDs and pseudonyms for this cohort alone, so that nobody can join it
             with another by them.
         packages: With the sealed packages, which only this installation opens.
+        profile: De-identification profile of copies that are made for the recipient; without one
+            the masked files leave as they are.
+        recipient: Whose copies: the same name gets the same pseudonyms and dates again.
+        validate: Ask ``dciodvfy`` about each file, where it is installed.
     """
 
     study_ids: Sequence[str] = ()
@@ -55,6 +63,9 @@ class CohortOrder:
     reason: str = field(default="", repr=False)
     new_identifiers: bool = False
     packages: bool = False
+    profile: str = ""
+    recipient: str = ""
+    validate: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,21 @@ class Cohort:
         return len({image.patient_id for _, image in self.files})
 
 
+@dataclass(frozen=True)
+class _Leaving:
+    """What is the same for all files of a cohort.
+
+    Args:
+        key: For identifiers of this cohort alone.
+        whom: For whom copies are made, if they are.
+    """
+
+    cohort: Cohort
+    key: bytes | None = field(repr=False)
+    whom: Recipient | None
+    conformance: Conformance
+
+
 class Cohorts:
     """Prepares cohorts and hands them over."""
 
@@ -88,7 +114,11 @@ class Cohorts:
         stored: StoredImages,
         places: StudyPlaces,
         decisions: ReleaseDecisions,
+        copies: RecipientCopies,
     ) -> None:
+        self._copies = copies
+        self._recipients = context.recipients
+        self._patients = context.patients
         self._audit = context.audit
         self._catalog = context.catalog
         self._database = context.database
@@ -119,15 +149,19 @@ class Cohorts:
         """
         if not order.reason.strip():
             raise InputError("Say what the images are for, and who gets them.")
-        if order.new_identifiers and order.packages:
+        if (order.new_identifiers or order.profile) and order.packages:
             raise InputError(
                 "Sealed packages belong to files under their usual identifiers. Choose one of both."
             )
+        whom = self._whom(order)
         placed = self._placed(caller, order)
         if not placed:
             raise InputError("Choose at least one sealed image.")
         if len(placed) > MOST_IMAGES:
             raise InputError(f"A cohort has at most {MOST_IMAGES:,} images. Make several.")
+        if whom is not None:
+            for patient_id in {image.patient_id for _, image in placed}:
+                self._copies.pseudonym(whom, self._patients.get(self._database.read(), patient_id))
         now = self._host.now()
         for old in [c for c in self._ready.values() if c.expires_at <= now]:
             self._ready.pop(old.release_id, None)
@@ -142,6 +176,24 @@ class Cohorts:
         self._ready[cohort.release_id] = cohort
         self._record(caller, cohort, "requested", reason=order.reason.strip())
         return cohort
+
+    def _whom(self, order: CohortOrder, once: bytes | None = None) -> Recipient | None:
+        """For whom copies are made; None where masked files leave as they are.
+
+        Raises:
+            InputError: A name or profile that cannot be.
+        """
+        name = checked_recipient(order.recipient)
+        if not order.profile:
+            if name:
+                raise InputError("Choose a de-identification profile for this recipient.")
+            return None
+        if name and order.new_identifiers:
+            raise InputError(
+                "A named recipient gets the same identifiers each time. Leave the name out, or the"
+                " new identifiers."
+            )
+        return Recipient(name, self._recipients.profile(order.profile), once)
 
     @needs(Permission.RELEASE_COHORT)
     def files(self, caller: Caller, release_id: str) -> Iterator[tuple[str, bytes]]:
@@ -170,15 +222,21 @@ class Cohorts:
         key = self._host.random(32) if cohort.order.new_identifiers else None
         digests: dict[str, str] = {}
         listed: list[dict[str, Any]] = []
+        conformance = Conformance(cohort.order.validate)
         try:
+            leaving = _Leaving(cohort, key, self._whom(cohort.order, key), conformance)
             for path, image in cohort.files:
-                for name, data, facts in self._of_image(caller, cohort, path, image, key):
+                for name, data, facts in self._of_image(caller, leaving, path, image):
                     digests[name] = hashlib.sha256(data).hexdigest()
                     listed.append({"path": name, "sha256": digests[name], **facts})
                     yield name, data
-            manifest = json.dumps(listed, indent=1, ensure_ascii=False).encode() + b"\n"
-            digests["manifest.json"] = hashlib.sha256(manifest).hexdigest()
-            yield "manifest.json", manifest
+            about = {"manifest.json": listed, "conformance.json": conformance.report()}
+            for name, content in about.items():
+                if not content:
+                    continue  # no DICOM, so nothing to report
+                data = json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
+                digests[name] = hashlib.sha256(data).hexdigest()
+                yield name, data
             facts = self._facts(caller, cohort, listed)
             closing = closing_files(digests, facts, self._hierarchy.release_signer())
         except EngineError as err:
@@ -223,23 +281,25 @@ class Cohorts:
         return placed
 
     def _of_image(
-        self, caller: Caller, cohort: Cohort, path: str, image: ImageRecord, key: bytes | None
+        self, caller: Caller, leaving: _Leaving, path: str, image: ImageRecord
     ) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
         """The file of one image, and its package where that goes along."""
+        cohort = leaving.cohort
         if not self._guard.sees(caller, image.patient_id):  # asked again: this takes a while
             self._guard.refuse_unseen(caller, "cohorts.files", "image", image.image_id)
         row = self._stored.verified(image.image_id)
-        data = images.from_storage(self._stored.part(image.image_id, "masked"))
-        if key is not None:
-            data = images.renamed(data, key)
+        data, outcomes = self._made(row, leaving)
+        if images.sniff(data) is Format.DICOM:
+            leaving.conformance.add(path.rsplit("/", 2)[0], data, outcomes)
         looked = not self._sealed_unseen(image.image_id)
+        methods = leaving.whom.profile.options.methods if leaving.whom else METHODS
         facts = {
             "format": str(images.sniff(data)),
             "modality": row.modality,
             "frames": image.frames,
             "hidden_regions": row.region_count,
             "looked_at_by_a_person": looked,
-            "deidentification": [code for code, _ in METHODS]
+            "deidentification": [code for code, _ in methods]
             if images.sniff(data) is Format.DICOM
             else [],
         }
@@ -248,7 +308,11 @@ class Cohorts:
             patient_id=row.patient_id,
             image_id=image.image_id,
             reason=cohort.order.reason.strip(),
-            detail={"cohort": cohort.release_id},
+            detail={
+                "cohort": cohort.release_id,
+                **({"profile": cohort.order.profile} if cohort.order.profile else {}),
+                **({"recipient": cohort.order.recipient} if cohort.order.recipient else {}),
+            },
         )
         self._audit.record(caller, handed)
         yield f"{path}.{images.sniff(data).suffix}", data, facts
@@ -259,6 +323,14 @@ class Cohorts:
                 {"package": True},
             )
 
+    def _made(self, row: ImageRow, leaving: _Leaving) -> tuple[bytes, Mapping[str, Any]]:
+        """The file that leaves, and what became of its attributes where that is known."""
+        if leaving.whom is not None:
+            made = self._copies.copy(row, leaving.whom)
+            return made.data, made.outcomes
+        data = images.from_storage(self._stored.part(row.image_id, "masked"))
+        return (data if leaving.key is None else images.renamed(data, leaving.key)), {}
+
     def _sealed_unseen(self, image_id: str) -> bool:
         """Did the newest sealing go without a person's look?"""
         newest = self._audit.of_image(image_id, ("image.seal",), limit=1)
@@ -268,6 +340,8 @@ class Cohorts:
         self, caller: Caller, cohort: Cohort, listed: Sequence[dict[str, Any]]
     ) -> dict[str, Any]:
         """What the statement says besides the digests."""
+        whom = self._whom(cohort.order)
+        methods = whom.profile.options.methods if whom else METHODS
         ids = [image.image_id for _, image in cohort.files]
         earned, bound = self._decisions.earned(self._database.read(), ids)
         looks = Counter(f["looked_at_by_a_person"] for f in listed if "package" not in f)
@@ -280,6 +354,8 @@ class Cohorts:
             "product": f"MedSec {version()}",
             "identifiers": "of this release alone"
             if cohort.order.new_identifiers
+            else "of this recipient"
+            if whom
             else "of this installation",
             "patients": cohort.patients,
             "images": len(cohort.files),
@@ -292,8 +368,9 @@ class Cohorts:
                 "confidence": CONFIDENCE,
             },
             "deidentification": [
-                {"code": code, "scheme": "DCM", "meaning": meaning} for code, meaning in METHODS
+                {"code": code, "scheme": "DCM", "meaning": meaning} for code, meaning in methods
             ],
+            "recipient": cohort.order.recipient,
             "networks": [
                 {"name": m.name, "version": m.version, "sha256": m.sha256}
                 for m in self._detector.models

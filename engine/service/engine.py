@@ -27,6 +27,7 @@ from engine.operations.masked_images import MaskedImages
 from engine.operations.masked_objects import MaskedObjects
 from engine.operations.measured_numbers import MeasuredNumbers
 from engine.operations.preparation import Preparer
+from engine.operations.recipient_copies import RecipientCopies
 from engine.operations.restorations import Restorations
 from engine.operations.scrub import Scrub
 from engine.operations.stored_images import StoredImages
@@ -67,6 +68,7 @@ from engine.service.profiles import SpecialtyProfiles
 from engine.service.queries import Queries
 from engine.service.randomness import RandomnessTests
 from engine.service.reception import Reception
+from engine.service.recipients import Recipients
 from engine.service.release import Release
 from engine.service.runtime_settings import RuntimeSettings
 from engine.service.search import Search
@@ -95,6 +97,7 @@ from engine.store.outbox import Outbox
 from engine.store.patient_merge import PatientMerge
 from engine.store.patients import Patients as PatientRows
 from engine.store.read_log import ReadLog
+from engine.store.recipients import Recipients as RecipientRows
 from engine.store.release_ledger import ReleaseLedger
 from engine.store.runtime_settings import SettingChanges
 from engine.store.studies import Studies as StudyRows
@@ -140,7 +143,9 @@ class Engine:
         self.queries = Queries(context, guard, objects)
         self.withdrawals = Withdrawals(context, guard, stored)
         self.packages = Packages(context, guard, stored, restorations)
-        self.cohorts = Cohorts(context, guard, stored, places, intake.decisions)
+        copies = RecipientCopies(context, stored)
+        self.recipients = Recipients(context, guard, copies)
+        self.cohorts = Cohorts(context, guard, stored, places, intake.decisions, copies)
         self.search = Search(context, guard)
         self.batches = Batches(context, guard, examiner, stored, intake)
         self.nodes = Nodes(context, guard, examiner)
@@ -402,6 +407,7 @@ def _opened(
         setting_changes=SettingChanges(database, host, model_key, settings),
         nodes=NodeRows(database, host, network_key),
         held_instances=HeldInstances(host, network_key),
+        recipients=RecipientRows(database, host, network_key),
         open_images=OpenImages(
             host,
             timedelta(minutes=settings.restore_minutes),

@@ -234,6 +234,15 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             changed_at TIMESTAMP NOT NULL, changed_by VARCHAR NOT NULL);
         """,
     ),
+    (
+        "recipients: de-identification profiles, and pseudonyms that the hospital gives",
+        """
+        CREATE TABLE deidentifications (name VARCHAR PRIMARY KEY, sealed BLOB NOT NULL,
+            changed_at TIMESTAMP NOT NULL, changed_by VARCHAR NOT NULL);
+        CREATE TABLE pseudonyms (recipient VARCHAR PRIMARY KEY, sealed BLOB NOT NULL,
+            changed_at TIMESTAMP NOT NULL, changed_by VARCHAR NOT NULL);
+        """,
+    ),
 )
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {

@@ -155,6 +155,17 @@ MAY: dict[str, Row] = {
         D, status=404, json={"image_ids": ["im_nobody"], "reason": "a trial"}, fresh=True
     ),
     "GET /cohorts/public-key/": row(D),
+    "GET /deidentification-profiles/": row(D),
+    "PUT /deidentification-profiles/{name}/": row(A, json={"options": {"dates": True}}),
+    "DELETE /deidentification-profiles/{name}/": row(A, status=404),
+    "GET /recipients/": row(D),
+    "PUT /recipients/{recipient}/pseudonyms/": row(
+        D, json={"csv": "number,pseudonym\nP-1,LYON-001\n"}, fresh=True
+    ),
+    "POST /recipients/{recipient}/patient/": row(
+        D, status=404, headers=REASON, json={"pseudonym": "LYON-009"}, fresh=True
+    ),
+    "GET /patients/{patient_id}/pseudonym/": row(D, headers=REASON, fresh=True),
     "GET /cohorts/{release_id}/file/": row(D, status=404),
     "GET /audit/": row(A),
     "GET /audit/file/": row(A),
@@ -192,6 +203,8 @@ NOWHERE = {
     "title": "CT1",
     "held_id": "hd_0",
     "release_id": "rl_0",
+    "recipient": "0",
+    "name": "0",
     "stream_id": "0",
 }
 #: Routes whose subject is a patient or hangs on one, and which a doctor may ask.

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 #: What the code makes of pieces.
 COMPOSED = {
     *(f"{kind}.access" for kind in ("patient", "study", "image", "region")),
-    *(f"{noun}.{verb}" for noun in ("profile", "guest", "evaluation", "setting", "node")
+    *(f"{noun}.{verb}"
+      for noun in ("profile", "guest", "evaluation", "setting", "node", "deidentification")
       for verb in ("save", "reset")),
 }  # fmt: skip
 _ACTION = re.compile(r"[a-z]+\.[a-z]+(-[a-z]+)*")

@@ -952,7 +952,7 @@ def test_no_patient_is_in_sight_of_an_administrator(
     visit: Visit, team: Team, sealed: ImageRecord
 ) -> None:
     tabs = ("Accounts", "Access", "Audit log", "Keys and backups", "Health", "Profiles", "Models",
-            "Release", "Network", "Settings")  # fmt: skip
+            "Release", "De-identification", "Network", "Settings")  # fmt: skip
     for page, tab in [("", ""), ("3_Analytics", ""), *(("4_Admin", tab) for tab in tabs)]:
         app = visit(team.administrator, page, tab=tab)
         everything = texts(app) + "".join(str(f.value) for f in app.dataframe)
