@@ -56,6 +56,8 @@ _EXPLICIT = "1.2.840.10008.1.2.1"
 _PREFERRED = sorted(TRANSFER_SYNTAXES, key=lambda syntax: (syntax != _EXPLICIT, syntax))
 #: Classes with pixels whose names do not say "image".
 _WITH_PIXELS = ("Segmentation Storage", "Parametric Map Storage", "RT Dose Storage")
+#: Reports and key objects, presentation states, encapsulated documents: they are sealed whole.
+_DOCUMENTS = tuple(f"1.2.840.10008.5.1.4.1.1.{root}." for root in ("11", "88", "104"))
 #: Retired classes that old devices still send: ultrasound and nuclear medicine.
 _RETIRED = {
     "1.2.840.10008.5.1.4.1.1.3": "UltrasoundMultiframeImageStorageRetired",
@@ -69,12 +71,13 @@ logging.getLogger("pynetdicom").propagate = False
 
 
 def storage_classes() -> list[str]:
-    """UIDs of the storage classes that are taken: those of images."""
+    """UIDs of the storage classes that are taken: those of images, and of documents of a study."""
     known = [context.abstract_syntax for context in AllStoragePresentationContexts]
     named = [
         str(uid)
         for uid in known
-        if uid is not None and ("Image" in uid.name or uid.name in _WITH_PIXELS)
+        if uid is not None
+        and ("Image" in uid.name or uid.name in _WITH_PIXELS or str(uid).startswith(_DOCUMENTS))
     ]
     return [*named, *_RETIRED]
 

@@ -95,6 +95,7 @@ class Format(StrEnum):
     JPEG_XL = "JPEG XL"
     JPEG_2000 = "JPEG 2000"
     GIF = "GIF"
+    DOCUMENT = "DICOM document"  # without a picture: a report, a presentation state, a PDF
 
     @property
     def suffix(self) -> str:
@@ -112,12 +113,14 @@ FORMATS_TAKEN = "JPEG, PNG, DICOM, TIFF, BMP, WebP, HEIC, AVIF, JPEG XL, JPEG 20
 _SUFFIXES = {
     Format.JPEG: "jpg",
     Format.DICOM: "dcm",
+    Format.DOCUMENT: "dcm",
     Format.TIFF: "tif",
     Format.JPEG_XL: "jxl",
     Format.JPEG_2000: "jp2",
 }
 _MEDIA_TYPES = {
     Format.DICOM: "application/dicom",
+    Format.DOCUMENT: "application/dicom",
     Format.JPEG_XL: "image/jxl",
     Format.JPEG_2000: "image/jp2",
 }

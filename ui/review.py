@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from engine import ImageRecord, Permission, Restoration, Study, StudyRestoration, errors
+from engine import Format, ImageRecord, Permission, Restoration, Study, StudyRestoration, errors
 from ui import care, state, step_up, studies, widgets
 from ui.patient_banner import patient_banner
 
@@ -213,10 +213,19 @@ def _comparison(restored: Restoration) -> dict[str, Any]:
 def _downloads(
     token: str, study: Study | None, record: ImageRecord, restored: Restoration | None
 ) -> None:
+    document = record.format == Format.DOCUMENT
+    if document:
+        st.info(
+            "This is a document of the study without a picture, sealed whole. Restore it, and"
+            " download the original.",
+            icon=":material/description:",
+        )
     with st.container(horizontal=True):
         if state.engine().sessions.may(token, Permission.EXPORT):
             st.link_button(
-                "Sealed file", f"/api/images/{record.image_id}/file", icon=":material/lock:"
+                "Neutral picture" if document else "Sealed file",
+                f"/api/images/{record.image_id}/file",
+                icon=":material/lock:",
             )
         st.link_button(
             "Grid picture", f"/api/images/{record.image_id}/grid", icon=":material/grid_on:"
@@ -228,6 +237,11 @@ def _downloads(
             st.link_button(
                 f"Original {record.format}", base + "original", icon=":material/download:"
             )
+        if document:
+            if st.button("Close the restoration", icon=":material/lock:"):
+                _close(token, record.image_id, study)
+                st.rerun()
+            return
         rendering = "A rendering of the stored pixels: 8 bits, window and colours applied"
         st.link_button("PNG", base + "png", icon=":material/download:", help=f"{rendering}.")
         st.link_button(

@@ -192,8 +192,8 @@ def _parse(data: bytes, max_decoded_bytes: int) -> DicomFile:
     pixel = _pixel_element(form.body, stream.tell(), form.implicit, order)
     if pixel is None:
         raise UnsupportedFormat(
-            "This DICOM file contains no image (it may be a report, a plan or a presentation"
-            " state). Choose another file."
+            "This DICOM file contains no image (it may be a plan, a waveform or raw data). Choose"
+            " another file."
         )
     syntax = _true_syntax(form, pixel)
     if not pixel.encapsulated and syntax not in NATIVE:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from pydicom.dataset import Dataset
 
 from engine.errors import (
     CorruptImage,
@@ -33,6 +34,7 @@ from engine.formats import (
     dicom_archive,
     dicom_attributes,
     dicom_carrier,
+    dicom_document,
     dicom_file,
     dicom_head,
     dicom_header,
@@ -50,7 +52,7 @@ from engine.formats.dicom_profile import Options
 from engine.formats.kinds import sniff
 from engine.formats.limits import Extent, measure
 from engine.formats.needs import Need
-from engine.formats.notes import notes_of
+from engine.formats.notes import DOCUMENTS, notes_of
 from engine.formats.patches import pack, unpack
 from engine.formats.pictures import (
     as_png,
@@ -260,16 +262,22 @@ _Reading = tuple[np.ndarray, tuple[int, int], dict[str, Any], dict[str, Any]]
 
 
 def _decode(kind: str, data: bytes, max_side_px: int, max_decoded_bytes: int) -> _Reading:
-    if kind != Format.DICOM:
+    if kind not in (Format.DICOM, Format.DOCUMENT):
         return *raster.decode(Format(kind), data, max_side_px, max_decoded_bytes), {}
+    if dicom_document.is_document(data, max_decoded_bytes):
+        people = _people(dicom_document.header(data, max_decoded_bytes))
+        return *raster.decode(Format.DOCUMENT, data, max_side_px, max_decoded_bytes), people
     file = dicom_file.parse(data, max_decoded_bytes)
-    people = {
-        "hints": dicom.patient_hints(file.header),
-        "identifiers": dicom_header.identifiers(file.header),
-        "study": dicom_study.study_facts(file.header),
-        "device": dicom_study.device_facts(file.header),
+    return *dicom.decode(file, max_side_px, max_decoded_bytes), _people(file.header)
+
+
+def _people(header: Dataset) -> dict[str, Any]:
+    return {
+        "hints": dicom.patient_hints(header),
+        "identifiers": dicom_header.identifiers(header),
+        "study": dicom_study.study_facts(header),
+        "device": dicom_study.device_facts(header),
     }
-    return *dicom.decode(file, max_side_px, max_decoded_bytes), people
 
 
 def _bounds(limits: Limits) -> tuple[int, int]:
@@ -297,6 +305,8 @@ def _image(name: str, kind: Format, data: bytes, reading: Any, *, alone: bool = 
             and isinstance(people.get("identifiers", ()), tuple)
             and all(isinstance(said, str) for said in people.get("identifiers", ()))
         ):
+            if kind is Format.DICOM and facts.get("whole") in DOCUMENTS:
+                kind = Format.DOCUMENT
             if not alone:
                 pixels, facts, people = pixels.copy(), _copied(facts), _copied(people)
             return Image(name[-255:], kind, data, pixels, grid, facts, people)
@@ -348,6 +358,8 @@ def _study(stored: bytes) -> dict[str, Any]:
     data = _unpacked(stored)
     if sniff(data) is not Format.DICOM:
         return {}
+    if dicom_document.is_document(data, 1 << 30):
+        return dicom_study.study_facts(dicom_document.header(data, 1 << 30))
     return dicom_study.study_facts(dicom_file.parse(data).header)
 
 

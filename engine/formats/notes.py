@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _NAMED = 20  # frames by their numbers; of more than that only how many
+#: What is sealed whole because it has no picture: see :mod:`engine.formats.dicom_document`.
+DOCUMENTS = ("report", "presentation state", "key objects", "encapsulated document")
 _WHOLE = {
     "label": (
         "This is the label of a slide, or the whole slide with its label, where the name stands."
@@ -19,6 +21,13 @@ _WHOLE = {
         "This video is sealed whole. Some of its frames are shown here; the masked file has neutral"
         " pictures in their place."
     ),
+    **{
+        kind: (
+            f"This is a DICOM document ({kind}) without a picture. It is sealed whole, and comes"
+            " back as it was when it is restored; nothing of it is in what leaves masked."
+        )
+        for kind in DOCUMENTS
+    },
     "unreadable video": (
         "This video cannot be shown here. It is sealed whole, and comes back as it was when the"
         " image is restored."

@@ -24,6 +24,7 @@ from PIL import UnidentifiedImageError
 from engine.errors import CorruptImage, ImageTooLarge, SealBroken, UnsupportedFormat
 from engine.formats import (
     animation,
+    dicom_document,
     exif,
     heif,
     jpeg,
@@ -73,6 +74,7 @@ def decode(kind: Format, data: bytes, max_side_px: int, max_decoded_bytes: int) 
         Format.JPEG_XL: jxl.decode,
         Format.JPEG_2000: jpeg2000.decode,
         Format.GIF: animation.decode,
+        Format.DOCUMENT: dicom_document.decode,
     }
     pixels, grid, properties = readers[kind](data, max_side_px, max_decoded_bytes)
     facts: dict[str, Any] = {

@@ -155,8 +155,8 @@ class Cohorts:
             )
         whom = self._whom(order)
         placed = self._placed(caller, order)
-        if not placed:
-            raise InputError("Choose at least one sealed image.")
+        if all(image.format is Format.DOCUMENT for _, image in placed):
+            raise InputError("Choose at least one sealed image. Documents stay here.")
         if len(placed) > MOST_IMAGES:
             raise InputError(f"A cohort has at most {MOST_IMAGES:,} images. Make several.")
         if whom is not None:
@@ -226,6 +226,9 @@ class Cohorts:
         try:
             leaving = _Leaving(cohort, key, self._whom(cohort.order, key), conformance)
             for path, image in cohort.files:
+                if image.format is Format.DOCUMENT:
+                    conformance.leave_out(_study_of(path))
+                    continue
                 for name, data, facts in self._of_image(caller, leaving, path, image):
                     digests[name] = hashlib.sha256(data).hexdigest()
                     listed.append({"path": name, "sha256": digests[name], **facts})
@@ -290,7 +293,7 @@ class Cohorts:
         row = self._stored.verified(image.image_id)
         data, outcomes = self._made(row, leaving)
         if images.sniff(data) is Format.DICOM:
-            leaving.conformance.add(path.rsplit("/", 2)[0], data, outcomes)
+            leaving.conformance.add(_study_of(path), data, outcomes)
         looked = not self._sealed_unseen(image.image_id)
         methods = leaving.whom.profile.options.methods if leaving.whom else METHODS
         facts = {
@@ -340,6 +343,7 @@ class Cohorts:
         self, caller: Caller, cohort: Cohort, listed: Sequence[dict[str, Any]]
     ) -> dict[str, Any]:
         """What the statement says besides the digests."""
+        left_out = sum(image.format is Format.DOCUMENT for _, image in cohort.files)
         whom = self._whom(cohort.order)
         methods = whom.profile.options.methods if whom else METHODS
         ids = [image.image_id for _, image in cohort.files]
@@ -358,7 +362,8 @@ class Cohorts:
             if whom
             else "of this installation",
             "patients": cohort.patients,
-            "images": len(cohort.files),
+            "images": len(cohort.files) - left_out,
+            "documents_left_out": left_out,
             "looked_at_by_a_person": looks[True],
             "sealed_without_a_look": looks[False],
             # Of those without a look: what people's looks at others of their kind bound.
@@ -382,3 +387,8 @@ class Cohorts:
     ) -> None:
         told = {"cohort": cohort.release_id, "images": len(cohort.files), **detail}
         self._audit.record(caller, Event("cohort.release", outcome, reason=reason, detail=told))
+
+
+def _study_of(path: str) -> str:
+    """The patient and study of a path."""
+    return path.rsplit("/", 2)[0]
