@@ -108,6 +108,8 @@ def main() -> None:
     theme.apply()
     who = state.account()
     if who is None:
+        if state.token():
+            widgets.look_for_cookie()
         # Every known URL shows the sign-in, so that a link still works after it.
         paths = [title for _, title, _, _ in PAGES] + [ACCOUNT]
         pages = [st.Page(welcome.sign_in, title="MedSec", default=True)]
@@ -132,6 +134,8 @@ def main() -> None:
         )
     )
     page = st.navigation(pages)
+    if renewal := state.recall("renewal"):
+        widgets.renew_cookie(renewal)
     welcome.sidebar(who)
     if state.engine().sessions.may(state.token(), Permission.UPLOAD):
         intake.line()

@@ -31,16 +31,18 @@ def begin_session(
     """Exchange a ticket for the session cookie; an earlier session of the browser ends."""
     response = Response(status_code=204)
     _forget_identity(request, response)
+    given = tickets.redeem(body.ticket)
     response.set_cookie(
         COOKIE,
-        tickets.redeem(body.ticket),
+        given,
         path="/",
         httponly=True,
         samesite="strict",
         secure=request.url.scheme == "https",
     )
-    if token:
-        with suppress(errors.NotSignedIn):
+    with suppress(errors.NotSignedIn):
+        # After a fresh proof it is the same session, with another token.
+        if token and engine.caller(token).session_id != engine.caller(given).session_id:
             engine.sessions.sign_out(token)
     return response
 

@@ -106,13 +106,15 @@ class CodeNeeded(AccessError):
 
     Args:
         challenge: To be sent with the code. It is a short-lived secret and so not in the facts.
+        passkey: Options for the account's passkeys, as JSON; empty where it has none.
     """
 
     status = 401
 
-    def __init__(self, message: str, challenge: str) -> None:
+    def __init__(self, message: str, challenge: str, passkey: str = "") -> None:
         super().__init__(message)
         self.challenge = challenge
+        self.passkey = passkey
 
 
 class SecondFactorNeeded(AccessError):

@@ -397,18 +397,39 @@ class OpenSession:
 
 
 @dataclass(frozen=True)
+class Passkey:
+    """A key in a device of somebody's, without what it answers with.
+
+    Args:
+        name: By which its owner knows the device.
+        used_at: None before it was used.
+    """
+
+    credential_id: str
+    name: str
+    added_at: datetime
+    used_at: datetime | None
+
+
+@dataclass(frozen=True)
 class SecondFactor:
     """State of an account's second factor.
 
     Args:
-        enabled_at: None where there is none.
+        enabled_at: Of the first one that is in force; None where there is none.
         codes_left: Recovery codes that were not used.
         required: The settings want one for this role.
+        has_app: An authenticator application is set up.
+        passkeys: The oldest first.
+        passkeys_offered: The installation can use passkeys.
     """
 
     enabled_at: datetime | None
     codes_left: int
     required: bool
+    has_app: bool = False
+    passkeys: tuple[Passkey, ...] = ()
+    passkeys_offered: bool = False
 
 
 @dataclass(frozen=True)

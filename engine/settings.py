@@ -42,6 +42,14 @@ def _is_origin(text: str) -> bool:
     return scheme in ("http", "https") and bool(rest) and not set(rest) & set("/*?#@")
 
 
+def _is_secure_origin(text: str) -> bool:
+    """May a browser use passkeys there: over TLS, or on this machine? An address has no domain."""
+    scheme, _, rest = text.partition("://")
+    host = rest.partition(":")[0]
+    named = bool(host.strip("0123456789.")) and not rest.startswith("[")
+    return _is_origin(text) and named and (scheme == "https" or host == "localhost")
+
+
 def _positive(value: float) -> bool:
     return value > 0
 
@@ -191,6 +199,11 @@ class Settings:
     )
     single_sign_on: Path | None = _setting(
         None, "TOML file, mode 0600, with Streamlit's [auth] section for OpenID Connect"
+    )
+    web_origin: str = _setting(
+        "",
+        "Address that people type, such as https://medsec.hospital.example; passkeys need it",
+        lambda v: not v or _is_secure_origin(v),
     )
     step_up_minutes: float = _setting(
         0.0,

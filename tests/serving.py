@@ -62,7 +62,7 @@ def serve(
 def launch(
     folder: Path, program: str = "serve.py", **environment: str
 ) -> tuple[Server, subprocess.Popen[bytes]]:
-    """Start the server on a data folder."""
+    """Start the server on a data folder; ``{port}`` in the environment becomes its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -77,11 +77,12 @@ def launch(
         "MEDSEC_ANONYMOUS_REQUESTS_PER_MINUTE": "100000",
         "PYTHONUNBUFFERED": "1",
     }
+    chosen = {name: value.replace("{port}", str(port)) for name, value in environment.items()}
     with log.open("w") as out:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / program)],
             cwd=folder,  # whatever the folder it is started from
-            env={**os.environ, **names, **environment},
+            env={**os.environ, **names, **chosen},
             stdout=out,
             stderr=subprocess.STDOUT,
         )

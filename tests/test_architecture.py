@@ -67,6 +67,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "distributed": ("engine/operations/worker_pool.py",),
     "dask": ("engine/operations/worker_pool.py",),
     "prometheus_client": ("engine/operations/prometheus.py",),
+    "webauthn": ("engine/people/passkeys.py",),
     "pyotp": ("engine/people/second_factor.py",),
     "segno": ("ui/", "model/codes.py"),
     "openvino": ("engine/detect/networks.py", "engine/detect/yolo.py", "model/"),

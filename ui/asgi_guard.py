@@ -26,6 +26,7 @@ from starlette.formparsers import MultiPartParser
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
+from streamlit.web.server.server_util import TOKENS_COOKIE_NAME
 
 import api
 from engine import Engine, Permission, errors
@@ -34,6 +35,7 @@ from ui.upload_room import UploadRoom
 UPLOADS = "/_stcore/upload_file/"
 OPEN = ("/_stcore/health", "/_stcore/host-config", "/_stcore/stream", "/_stcore/bidi-components/")
 GUARDED = ("/_stcore", "/media", "/component")
+_TOKENS = TOKENS_COOKIE_NAME.encode()
 #: Pages that are open at once, of one account, and of strangers at one address, which may be that
 #: of a whole hospital.
 PAGES_OF_ACCOUNT = 64
@@ -113,7 +115,8 @@ class AsgiGuard:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = [*message["headers"], *self.headers]
+                headers = [h for h in message["headers"] if not _carries_tokens(h)]
+                headers += self.headers
                 if scope["scheme"] == "https":
                     headers.append((b"strict-transport-security", b"max-age=31536000"))
                 message = {**message, "headers": headers}
@@ -205,6 +208,15 @@ class AsgiGuard:
                 "This account has no permission to upload. Ask an administrator for another role."
             )
         return account
+
+
+def _carries_tokens(header: tuple[bytes, bytes]) -> bool:
+    """Would it keep the identity provider's tokens in the browser, as Streamlit does?
+
+    Nothing here needs them once the ID token was checked.
+    """
+    name, value = header
+    return name.lower() == b"set-cookie" and value.startswith(_TOKENS)
 
 
 def _has_two_lengths(scope: Scope) -> bool:

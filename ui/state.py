@@ -24,7 +24,14 @@ def engine() -> Engine:
 
 
 def token() -> str:
-    """The session token from the cookie; empty without a session."""
+    """The session token from the cookie; empty without a session.
+
+    The cookies are those with which the page was opened. After a fresh proof the browser has
+    another one, which this page's session knows already.
+    """
+    renewed = recall("token")
+    if isinstance(renewed, str):
+        return renewed
     value = st.context.cookies.get(api.COOKIE)
     return value if isinstance(value, str) else ""
 
@@ -81,7 +88,7 @@ def sign_in(username: str, password: str) -> None:
     try:
         session = engine().sessions.sign_in(username, password, origin=origin())
     except errors.CodeNeeded as step:
-        keep("challenge", step.challenge)
+        _wait_for_code(step)
     else:
         keep("ticket", api.tickets.issue(session.token))
 
@@ -91,9 +98,22 @@ def sign_in_identity(claims: dict[str, Any], issuer: str) -> None:
     try:
         session = engine().sessions.sign_in_identity(claims, issuer, origin=origin())
     except errors.CodeNeeded as step:
-        keep("challenge", step.challenge)
+        _wait_for_code(step)
     else:
         keep("ticket", api.tickets.issue(session.token))
+
+
+def _wait_for_code(step: errors.CodeNeeded) -> None:
+    keep("challenge", step.challenge)
+    keep("passkey", step.passkey)
+
+
+def prove(password: str = "", code: str = "") -> None:
+    """Prove again who sits there; the browser gets another token. Raises PermissionDenied."""
+    engine().sessions.prove(token(), password, code)
+    fresh = engine().sessions.renew(token())
+    keep("token", fresh)
+    keep("renewal", api.tickets.issue(fresh))
 
 
 def waits_for_code() -> bool:
@@ -101,8 +121,13 @@ def waits_for_code() -> bool:
     return recall("challenge") is not None
 
 
+def passkey_options() -> str:
+    """What the account's passkeys are asked for in the second step; empty without any."""
+    return str(recall("passkey", ""))
+
+
 def finish_sign_in(code: str) -> None:
-    """Complete the sign-in with a code. Raises NotSignedIn, AccountLocked."""
+    """Complete the sign-in with a code or a passkey's answer. Raises NotSignedIn, AccountLocked."""
     session = engine().sessions.finish_sign_in(recall("challenge", ""), code, origin=origin())
     give_up_sign_in()
     keep("ticket", api.tickets.issue(session.token))
@@ -111,6 +136,7 @@ def finish_sign_in(code: str) -> None:
 def give_up_sign_in() -> None:
     """Return to the first step of the sign-in."""
     take("challenge")
+    take("passkey")
 
 
 def origin() -> str:

@@ -68,6 +68,11 @@ _PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         ("download.js",),
         '<div class="root"><button type="button"></button></div>',
     ),
+    "passkey": (
+        ("stage.css",),
+        ("passkey.js",),
+        '<div class="root"><button type="button"></button><p role="status"></p></div>',
+    ),
     "session": ((), ("session.js",), ""),
     "story": ((), (), theme.STORY),
 }
@@ -164,6 +169,21 @@ def download(label: str, name: str, text: str) -> None:
     _component("download")(data={"label": label, "name": name, "text": text}, key=f"file-{name}")
 
 
+def passkey(label: str, options: str) -> str:
+    """A button with which the browser makes a passkey, or answers with one.
+
+    Args:
+        options: What the engine asks for, as JSON.
+
+    Returns:
+        The answer as JSON, in the run after it came; else empty.
+    """
+    result = _component("passkey")(
+        data={"label": label, "options": options}, key="passkey", on_answer_change=lambda: None
+    )
+    return str(result.answer or "")
+
+
 def story() -> None:
     """A picture that shows what MedSec does."""
     _component("story")(key="story")
@@ -214,6 +234,16 @@ def trade_ticket(ticket: str) -> bool:
         data={"ticket": ticket}, key="session", on_failed_change=lambda: None
     )
     return bool(result.failed)
+
+
+def renew_cookie(ticket: str) -> None:
+    """Have the browser store another cookie of the same session; the page stays as it is."""
+    _component("session")(data={"ticket": ticket, "stay": True}, key=f"renew-{ticket}")
+
+
+def look_for_cookie() -> None:
+    """Have the browser open the page anew if its cookie, which another page renewed, is good."""
+    _component("session")(data={"check": True}, key="session-check")
 
 
 def end_session() -> None:

@@ -1,4 +1,4 @@
-"""The second factor: codes of an authenticator app (TOTP) and recovery codes.
+"""The second factor: codes of an authenticator app (TOTP), passkeys, and recovery codes.
 
 The secret is encrypted with a system key, because unlike a password it must be readable to check
 a code. Every code is valid once: the time step of the last code is stored, and no code at or before
@@ -20,6 +20,7 @@ from pyotp.exceptions import OTPVerificationError
 
 from engine.errors import InputError, NotSignedIn
 from engine.host import Host
+from engine.people.passkeys import Passkeys
 from engine.records import SecondFactor
 from engine.store.database import Cursor, Database
 from engine.vault import open_field, random_text, seal_field
@@ -37,15 +38,17 @@ class SecondFactors:
 
     Args:
         key: 32 bytes under which secrets are sealed.
+        origin: Address that people type, for passkeys; empty turns them off.
     """
 
-    def __init__(self, database: Database, host: Host, key: bytes) -> None:
+    def __init__(self, database: Database, host: Host, key: bytes, origin: str = "") -> None:
         self._database = database
         self._host = host
         self._key = key
+        self.passkeys = Passkeys(database, host, key, origin)
 
     def enabled(self, username: str) -> bool:
-        """Does this account require a code?"""
+        """Does this account require a second proof?"""
         return self.state(username, required=False).enabled_at is not None
 
     def state(self, username: str, required: bool) -> SecondFactor:
@@ -55,7 +58,17 @@ class SecondFactors:
         left = cursor.count(
             "SELECT count(*) FROM recovery_codes WHERE username = $1 AND used_at IS NULL", username
         )
-        return SecondFactor(row["confirmed_at"] if row else None, left, required)
+        app = row["confirmed_at"] if row else None
+        passkeys = self.passkeys.of(username)
+        since = [moment for moment in (app, *(p.added_at for p in passkeys)) if moment is not None]
+        return SecondFactor(
+            min(since, default=None),
+            left,
+            required,
+            app is not None,
+            passkeys,
+            self.passkeys.offered,
+        )
 
     def begin(self, tx: Cursor, username: str) -> str:
         """A new secret, without effect until :meth:`confirm`.
@@ -68,7 +81,7 @@ class SecondFactors:
         """
         row = tx.one("SELECT confirmed_at FROM second_factors WHERE username = $1", username)
         if row and row["confirmed_at"] is not None:
-            raise InputError("A second factor is already set up. Turn it off first.")
+            raise InputError("An authenticator app is already set up. Turn it off first.")
         secret = base64.b32encode(self._host.random(SECRET_BYTES)).decode()
         sealed = seal_field(self._key, _place(username), secret.encode(), self._host.random)
         tx.run("DELETE FROM second_factors WHERE username = $1", username)
@@ -79,7 +92,8 @@ class SecondFactors:
         """Turn the factor on, now that the application shows the right codes.
 
         Returns:
-            Recovery codes; they are shown once and stored as digests.
+            Recovery codes; they are shown once and stored as digests. Empty where there was a
+            factor before, whose codes stay.
 
         Raises:
             InputError: Nothing was begun, or the code is not right.
@@ -92,13 +106,29 @@ class SecondFactors:
             raise InputError(
                 "The code is not correct. Check the clock of your device and enter the next code."
             )
+        before = self.enabled(username)
         tx.run(
             "UPDATE second_factors SET confirmed_at = $2, last_step = $3 WHERE username = $1",
             username,
             self._host.now(),
             step,
         )
-        return self.renew_codes(tx, username)
+        return () if before else self.renew_codes(tx, username)
+
+    def confirm_passkey(
+        self, tx: Cursor, username: str, response: str, name: str
+    ) -> tuple[str, ...]:
+        """Keep a passkey, as :meth:`confirm` turns an application on."""
+        before = self.enabled(username)
+        self.passkeys.confirm(tx, username, response, name)
+        return () if before else self.renew_codes(tx, username)
+
+    def remove_passkey(self, tx: Cursor, username: str, credential_id: str) -> None:
+        """Forget one passkey; with the last factor go the recovery codes. Raises NotFound."""
+        now = self.state(username, required=False)
+        self.passkeys.remove(tx, username, credential_id)
+        if not now.has_app and len(now.passkeys) == 1:
+            self.remove(tx, username)
 
     def renew_codes(self, tx: Cursor, username: str) -> tuple[str, ...]:
         """Create new recovery codes; the old ones become invalid."""
@@ -113,18 +143,24 @@ class SecondFactors:
     def spend(self, tx: Cursor, username: str, code: str) -> str:
         """Use a code up.
 
+        Args:
+            code: Of the application, a recovery code, or a passkey's answer as JSON.
+
         Returns:
-            ``totp`` or ``recovery``; empty where the code is not right.
+            ``totp``, ``recovery`` or ``passkey``; empty where it is not right.
         """
+        if code.lstrip().startswith("{"):
+            return "passkey" if self.passkeys.spend(tx, username, code) else ""
         row = tx.one("SELECT * FROM second_factors WHERE username = $1", username)
-        if row is None or row["confirmed_at"] is None:
-            return ""
-        step = self._step(username, row["secret"], code)
-        if step is not None:
-            if step <= row["last_step"]:
-                return ""  # seen before, or older than one that was
-            tx.run("UPDATE second_factors SET last_step = $2 WHERE username = $1", username, step)
-            return "totp"
+        if row is not None and row["confirmed_at"] is not None:
+            step = self._step(username, row["secret"], code)
+            if step is not None:
+                if step <= row["last_step"]:
+                    return ""  # seen before, or older than one that was
+                tx.run(
+                    "UPDATE second_factors SET last_step = $2 WHERE username = $1", username, step
+                )
+                return "totp"
         digest = _digest(_plain(code))
         kept = tx.one(
             "SELECT 1 AS x FROM recovery_codes WHERE username = $1 AND code_digest = $2"
@@ -143,7 +179,8 @@ class SecondFactors:
         return "recovery"
 
     def remove(self, tx: Cursor, username: str) -> None:
-        """Delete the secret and the recovery codes."""
+        """Delete the secret, all passkeys and the recovery codes."""
+        self.passkeys.remove_all(tx, username)
         tx.run("DELETE FROM second_factors WHERE username = $1", username)
         tx.run("DELETE FROM recovery_codes WHERE username = $1", username)
 

@@ -3,12 +3,16 @@
 A session remembers when its holder last proved who they are, so that the engine can ask
 again before it decrypts. What a token is worth is read afresh on every call.
 
+A browser that has proven anew who sits there gets another token. The one before is good for some
+seconds more, until the browser has stored the new one.
+
 A token ends with a keyed tag over its owner: a row that an attacker wrote into the catalog's
 file for a token of their own making, or moved to another account, opens nothing.
 """
 
 from __future__ import annotations
 
+import threading
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -19,6 +23,8 @@ from engine.records import Caller, OpenSession
 from engine.store.database import Cursor, Database, Row
 from engine.vault import TaggedTokens, token_digest
 
+#: So long after a fresh proof the token before it is good: for pictures that are on their way.
+GRACE = timedelta(seconds=30)
 _ENDED = "Your session has ended: please sign in again."
 
 
@@ -47,6 +53,9 @@ class Sessions:
         self.absolute = absolute
         self._tokens = TaggedTokens(host, key, "session")
         self.factor_roles = factor_roles
+        #: Digests of tokens before the last proof, with the session's id and their end.
+        self._before: dict[str, tuple[str, datetime]] = {}
+        self._lock = threading.Lock()
 
     def begin(self, tx: Cursor, username: str, client: str, origin: str) -> tuple[str, datetime]:
         """Open a session for an authenticated account.
@@ -87,7 +96,12 @@ class Sessions:
         """
         if not isinstance(token, str) or not (16 <= len(token) <= 128):
             raise NotSignedIn("Please sign in.")
-        return self._live("token_digest", token_digest(token), activity, token)
+        digest = token_digest(token)
+        with self._lock:
+            before = self._before.get(digest)
+        if before is not None and self._host.now() < before[1]:
+            return self._live("session_id", before[0], activity, token)
+        return self._live("token_digest", digest, activity, token)
 
     def resolve_id(
         self, session_id: str, username: str | None = None, *, activity: bool = True
@@ -110,8 +124,8 @@ class Sessions:
         token: str | None = None,
     ) -> Caller:
         row = self._database.read().one(
-            "SELECT s.*, a.role, a.enabled, f.confirmed_at AS factor_since"  # noqa: S608
-            " FROM sessions s"
+            "SELECT s.*, a.role, a.enabled, coalesce(f.confirmed_at, (SELECT min(added_at) FROM"  # noqa: S608
+            " passkeys p WHERE p.username = s.username)) AS factor_since FROM sessions s"
             " JOIN accounts a USING (username) LEFT JOIN second_factors f USING (username)"
             f" WHERE s.{column} = $1",
             value,
@@ -176,6 +190,26 @@ class Sessions:
         tx.run(
             "UPDATE sessions SET proven_at = $2 WHERE session_id = $1", session_id, self._host.now()
         )
+
+    def renew(self, tx: Cursor, session_id: str, username: str) -> str:
+        """Another token for a session; the one before ends within seconds.
+
+        Returns:
+            The token, which is stored nowhere.
+        """
+        row = tx.one("SELECT token_digest FROM sessions WHERE session_id = $1", session_id)
+        if row is None:
+            raise NotSignedIn(_ENDED)
+        token, now = self._tokens.new(session_id, username), self._host.now()
+        tx.run(
+            "UPDATE sessions SET token_digest = $2 WHERE session_id = $1",
+            session_id,
+            token_digest(token),
+        )
+        with self._lock:
+            self._before = {d: kept for d, kept in self._before.items() if kept[1] > now}
+            self._before[row["token_digest"]] = (session_id, now + GRACE)
+        return token
 
     def end(self, tx: Cursor, session_id: str) -> None:
         """End a session: its tokens are worthless from now on."""

@@ -61,7 +61,8 @@ class OwnAccount:
         """Turn the second factor on with a code that the application shows; other sessions end.
 
         Returns:
-            Ten recovery codes, each good once. They are shown here and never again.
+            Ten recovery codes, each good once, if it is the first factor. They are shown here
+            and never again.
 
         Raises:
             InputError: Nothing was begun, or the code is not right.
@@ -72,6 +73,56 @@ class OwnAccount:
             self._audit.append(tx, caller, Event("account.second-factor-on"))
         self._guard.forget_sessions(ended)
         return codes
+
+    @needs(None, enrolling=True)
+    def begin_passkey(self, caller: Caller, password: str) -> str:
+        """Options with which a browser makes a passkey, as JSON; it counts once it is confirmed.
+
+        Raises:
+            PermissionDenied: The password is wrong.
+            InputError: Passkeys are turned off, or there are too many.
+        """
+        self._ask_password(caller, password, "account.passkey-add")
+        return self._factors.passkeys.begin(caller.username)
+
+    @needs(None, enrolling=True)
+    def confirm_passkey(self, caller: Caller, response: str, name: str) -> tuple[str, ...]:
+        """Keep a passkey that the browser has made; other sessions end.
+
+        Args:
+            response: The browser's answer as JSON.
+            name: By which its owner knows the device.
+
+        Returns:
+            Ten recovery codes, if it is the first factor; they are never shown again.
+
+        Raises:
+            InputError: Nothing was begun, or it is not what was asked for.
+        """
+        with self._database.write() as tx:
+            codes = self._factors.confirm_passkey(tx, caller.username, response, name)
+            ended = self._sessions.end_all(tx, caller.username, keep=caller.session_id)
+            self._audit.append(tx, caller, Event("account.passkey-add"))
+        self._guard.forget_sessions(ended)
+        return codes
+
+    @needs(None, enrolling=True)
+    def remove_passkey(self, caller: Caller, credential_id: str, password: str, code: str) -> None:
+        """Forget one of one's own passkeys; other sessions end.
+
+        Args:
+            code: Of the application, a recovery code, or the answer of any passkey.
+
+        Raises:
+            PermissionDenied: Password or code is wrong.
+            NotFound: There is no such passkey.
+        """
+        self._ask_both(caller, password, code, "account.passkey-remove")
+        with self._database.write() as tx:
+            self._factors.remove_passkey(tx, caller.username, credential_id)
+            ended = self._sessions.end_all(tx, caller.username, keep=caller.session_id)
+            self._audit.append(tx, caller, Event("account.passkey-remove"))
+        self._guard.forget_sessions(ended)
 
     @needs(None, enrolling=True)
     def renew_recovery_codes(self, caller: Caller, password: str, code: str) -> tuple[str, ...]:

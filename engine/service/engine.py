@@ -379,7 +379,7 @@ def _opened(
         lockout=lockout,
         accounts=accounts,
         sessions=sessions,
-        factors=SecondFactors(database, host, hierarchy.system_key("factors")),
+        factors=SecondFactors(database, host, hierarchy.system_key("factors"), settings.web_origin),
         challenges=Challenges(host),
         registrations=Registrations(database, host),
         identities=Identities(host),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from engine import tracing
@@ -26,6 +27,8 @@ from engine.store.audit import Event
 #: Who acts before anybody is known; the role is that which may least.
 NOBODY = "anonymous"
 _SINGLE = "single sign-on"
+#: So soon after a proof a session's token may be renewed.
+_FRESH = timedelta(minutes=1)
 
 
 class Sessions:
@@ -37,6 +40,7 @@ class Sessions:
         self._challenges = context.challenges
         self._database = context.database
         self._factors = context.factors
+        self._host = context.host
         self._identities = context.identities
         self._live = context.live
         self._lockout = context.lockout
@@ -61,6 +65,9 @@ class Sessions:
 
     def finish_sign_in(self, challenge: str, code: str, origin: str = "") -> Session:
         """The second step of :meth:`sign_in`.
+
+        Args:
+            code: Of the application, a recovery code, or a passkey's answer as JSON.
 
         Raises:
             NotSignedIn: The code is not right, or it took too long.
@@ -150,6 +157,7 @@ class Sessions:
             raise CodeNeeded(
                 "Enter the code from your authenticator app.",
                 self._challenges.issue(username, by, kept),
+                self._factors.passkeys.ask(username),
             )
         return self._spend_code(username, code)
 
@@ -240,8 +248,18 @@ class Sessions:
         return allowed(caller.role, permission) and not caller.factor_due
 
     @needs(None, enrolling=True)
+    def ask_passkey(self, caller: Caller) -> str:
+        """Options with which a browser asks one's own passkeys, as JSON; empty without any.
+
+        Their answer stands for a code wherever one is asked for.
+        """
+        return self._factors.passkeys.ask(caller.username)
+
+    @needs(None, enrolling=True)
     def prove(self, caller: Caller, password: str = "", code: str = "") -> None:
         """Prove again who holds this session, by the password or a code of the second factor.
+
+        A copy of the session's token that somebody made before gains nothing: see :meth:`renew`.
 
         Raises:
             InputError: Not exactly one of the two.
@@ -265,6 +283,21 @@ class Sessions:
         with self._database.write() as tx:
             self._sessions.prove(tx, caller.session_id)
             self._audit.append(tx, caller, Event("session.prove", detail={"by": how}))
+
+    @needs(None, enrolling=True)
+    def renew(self, caller: Caller) -> str:
+        """Another token for a browser's session, after a fresh proof; the one before ends.
+
+        Raises:
+            PermissionDenied: Nothing was proven just now.
+        """
+        now = self._host.now()
+        if caller.proven_at is None or now - caller.proven_at > _FRESH:
+            raise PermissionDenied("Confirm your identity first.")
+        with self._database.write() as tx:
+            token = self._sessions.renew(tx, caller.session_id, caller.username)
+            self._audit.append(tx, caller, Event("session.renew"))
+        return token
 
     @needs(None, enrolling=True)
     def sign_out(self, caller: Caller) -> None:

@@ -243,6 +243,13 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             changed_at TIMESTAMP NOT NULL, changed_by VARCHAR NOT NULL);
         """,
     ),
+    (
+        "passkeys",
+        """
+        CREATE TABLE passkeys (credential_id VARCHAR PRIMARY KEY, username VARCHAR NOT NULL,
+            added_at TIMESTAMP NOT NULL, used_at TIMESTAMP, sealed BLOB NOT NULL);
+        """,
+    ),
 )
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {

@@ -8,6 +8,7 @@ import pytest
 
 from engine import Engine, Permission, Role, Settings, errors
 from engine.operations.guard import FRESH, GUARDED
+from engine.people.sessions import GRACE
 from tests import builders
 from tests.conftest import PASSWORD, WHY, Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
@@ -262,3 +263,39 @@ def test_guessing_at_the_proof_locks_the_account(engine: Engine, team: Team) -> 
             engine.sessions.prove(team.doctor, password="wrong wrong wrong")
     with pytest.raises(errors.AccountLocked):
         engine.sessions.prove(team.doctor, password=PASSWORD)
+
+
+# --- another token after a fresh proof ----------------------------------------------------------
+
+
+def test_a_fresh_proof_gives_the_browser_another_token_and_ends_the_one_before(
+    engine: Engine, team: Team, host: FakeHost
+) -> None:
+    before = engine.caller(team.doctor)
+    engine.sessions.prove(team.doctor, PASSWORD)
+    token = engine.sessions.renew(team.doctor)
+    assert token != team.doctor
+    assert engine.caller(token).session_id == before.session_id
+    assert engine.sessions.whoami(team.doctor).username == "doctor"  # what is on its way arrives
+    host.advance(seconds=GRACE.total_seconds())
+    with pytest.raises(Ended):
+        engine.sessions.whoami(team.doctor)
+    assert engine.sessions.whoami(token).username == "doctor"
+    assert len(engine.sessions.mine(token)) == 1
+
+
+def test_without_a_fresh_proof_no_token_is_renewed(
+    engine: Engine, team: Team, host: FakeHost
+) -> None:
+    host.advance(minutes=2)
+    with pytest.raises(errors.PermissionDenied):
+        engine.sessions.renew(team.doctor)
+
+
+def test_a_token_of_before_ends_with_its_session(engine: Engine, team: Team) -> None:
+    engine.sessions.prove(team.doctor, PASSWORD)
+    token = engine.sessions.renew(team.doctor)
+    engine.sessions.sign_out(token)
+    for ended in (token, team.doctor):
+        with pytest.raises(Ended):
+            engine.sessions.whoami(ended)

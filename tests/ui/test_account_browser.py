@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import httpx
 import pyotp
 import pytest
 from playwright.sync_api import expect
 
+import api
 from engine import Detection, Engine, Region
+from engine.people.sessions import GRACE
 from tests import builders
 from tests.browsing import Visitor, chromium
 from tests.conftest import PASSWORD
@@ -61,7 +64,7 @@ def test_a_second_factor_from_the_request_to_the_restoration(server: Server) -> 
         nora.reads("Set it up below to use MedSec.")
         expect(nora.page.get_by_role("link", name="Review")).to_have_count(0)
         nora.page.get_by_label("Your password", exact=True).fill(PASSWORD)
-        nora.click("Set up a second factor")
+        nora.click("Set up an app")
         picture = nora.page.locator('img[alt^="QR code"]')
         expect(picture).to_be_visible()
         assert picture.evaluate("i => i.naturalWidth") > 100  # the policy lets it show
@@ -97,6 +100,10 @@ def restore(nora: Visitor, server: Server, code: str, signed_in: float) -> None:
     image_id = (server.log.parent / "image").read_text()
     nora.go(f"/Review?image={image_id}")
     nora.page.wait_for_timeout(1000 * max(0, signed_in + 12 - time.monotonic()))
+    other = nora.page.context.new_page()  # the same browser, at another picture
+    other.goto(f"{server.url}/Review?image={image_id}")
+    other.get_by_text("Why do you need to see the original?").wait_for()
+    before = cookie(nora)
     nora.fill("Why do you need to see the original?", "tumour board")
     nora.click("Restore the original")
     dialog = nora.page.get_by_role("dialog")
@@ -111,3 +118,19 @@ def restore(nora: Visitor, server: Server, code: str, signed_in: float) -> None:
     nora.settle()
     nora.click("Restore the original")
     nora.reads("The stored pixels are identical to those of the original")
+    # Whoever copied the cookie before has nothing soon; another page of the browser goes on.
+    assert cookie(nora) != before
+    headers = {"Cookie": f"{api.COOKIE}={before}"}
+    until = time.monotonic() + GRACE.total_seconds() + 30
+    while httpx.get(f"{server.url}/api/auth/me/", headers=headers).status_code != 401:
+        assert time.monotonic() < until
+        time.sleep(1)
+    other.get_by_role("link", name="Home").click()
+    other.get_by_text("Good day, Nora New").wait_for()
+    other.close()
+
+
+def cookie(visitor: Visitor) -> str:
+    """The session's token, which scripts cannot read."""
+    kept = visitor.page.context.cookies()
+    return next(c["value"] for c in kept if c["name"] == api.COOKIE)

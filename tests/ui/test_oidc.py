@@ -144,6 +144,7 @@ def test_a_linked_person_signs_in_and_only_the_engines_cookie_stays(
     dora.through_the_provider()
     left = dora.identity
     assert left
+    assert not [name for name in left if "tokens" in name]  # the provider's stay in the server
     answer = dora.client.post("/api/session", json={"ticket": ticket(dora.open())})
     assert answer.status_code == 204
     assert "httponly" in answer.headers["set-cookie"].lower()
