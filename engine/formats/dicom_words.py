@@ -30,24 +30,25 @@ _MONTH = r"(?:jan|feb|m[a\u00e4]r|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])[
 _PATTERNS = tuple(
     re.compile(pattern, flags)
     for pattern, flags in (
+        (r"\S{65,}", 0),  # a word that nobody types: coded bytes
         (r"https?://\S+|www\.\S+", re.I),  # addresses of pages and mailboxes
-        (r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", 0),
+        (r"[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+", 0),
         (r"[^\W\d_]+(?:\^+[^\W\d_]+)+\^*", 0),  # a name as DICOM writes it
         (rf"\b{_TITLES}\b\.?(?:\s+(?:med|dent|rer|nat|phil|h\.?c)\b\.?)*(?:\s+{_NAME}){{1,3}}", 0),
         (rf"\b(?i:{_ROLES})\s*[:=]\s*{_NAME}(?:,?\s+{_NAME}){{0,3}}", 0),
         (rf"\b(?i:{_SIGNED})\s+{_NAME}(?:\s+{_NAME})+", 0),
         (r"\b\d{3}-\d{2}-\d{4}\b", 0),  # social security number of the United States
+        (r"\b\d{4}[-/.]\d{1,2}[-/.]\d{1,2}\b", 0),  # dates
+        (r"\b\d{1,2}[-/.]\d{1,2}[-/.](?:\d{4}|\d{2})\b", 0),
+        (r"\b(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{4,6})?\b", 0),
+        (rf"\b\d{{1,2}}\.?(?:st|nd|rd|th)?[ -]{_MONTH}\.?,?[ -]\d{{2,4}}\b", re.I),
+        (rf"\b{_MONTH}\.? \d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}}\b", re.I),
         (r"(?i:\b(?:mrn|ssn|pid|pat\.? ?id|patient ?id|acc(?:ession)?|dob|born|geb|case|fall)\b)"
          r"\.?\s*(?:no|nr|number|#)?\.?\s*[:#=]?\s*[\w-]*\d[\w./-]*", 0),
         (r"\+\d[\d ()./-]{6,}\d", 0),  # telephone numbers
         (r"\(\d{2,5}\)\s?\d[\d ./-]{4,}\d", 0),
         (r"\b\d{3}[-. ]\d{3}[-. ]\d{4}\b", 0),
         (r"\b(?:tel|fax|phone|mobile|pager)\b\.?\s*[:#]?\s*[\d+(][\d ()./-]{3,}\d", re.I),
-        (r"\b\d{4}[-/.]\d{1,2}[-/.]\d{1,2}\b", 0),  # dates
-        (r"\b\d{1,2}[-/.]\d{1,2}[-/.](?:\d{4}|\d{2})\b", 0),
-        (r"\b(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{4,6})?\b", 0),
-        (rf"\b\d{{1,2}}\.?(?:st|nd|rd|th)?[ -]{_MONTH}\.?,?[ -]\d{{2,4}}\b", re.I),
-        (rf"\b{_MONTH}\.? \d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}}\b", re.I),
         (r"\b\d{1,5}[a-z]?\s+(?:[A-Z][\w.-]+\s+){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive"
          r"|Dr|Boulevard|Blvd|Way|Court|Ct|Place|Square)\b\.?(?:,?\s+[A-Z][\w-]+)?"
          r"(?:,?\s+[A-Z]{2})?(?:\s+\d{5}(?:-\d{4})?)?", 0),
