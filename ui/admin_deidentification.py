@@ -29,8 +29,8 @@ def deidentification(token: str) -> None:
             "Profile": list(entries),
             "Description": [e.description for e in entries.values()],
             **{
-                label: [getattr(e.options, name) for e in entries.values()]
-                for name, label in OPTIONS.items()
+                name.capitalize(): [getattr(e.options, name) for e in entries.values()]
+                for name in OPTIONS
             },
             "Comes with MedSec": [not e.own for e in entries.values()],
             **widgets.times("Changed", [e.changed_at for e in entries.values()]),

@@ -55,15 +55,15 @@ def _change(token: str, entries: list[SettingEntry]) -> None:
         name = st.selectbox(
             "Setting",
             list(by_name),
-            format_func=lambda n: f"{by_name[n].help}: {_with_unit(by_name[n])}",
+            format_func=lambda n: f"{by_name[n].help}: {_with_unit(by_name[n], by_name[n].value)}",
             key="setting-name",
         )
         entry = by_name[name]
         turn = state.turn("setting")
         value = _value(entry, f"setting-{name}-{turn}")
         st.caption(
-            f"Current value: {_with_unit(entry)}. At server start:"
-            f" {_short(entry.started)} {entry.unit}. A change takes effect {entry.effect}."
+            f"Current value: {_with_unit(entry, entry.value)}. At server start:"
+            f" {_with_unit(entry, entry.started)}. A change takes effect {entry.effect}."
         )
         with st.container(horizontal=True):
             if st.button("Save", type="primary", disabled=value == entry.value):
@@ -74,8 +74,8 @@ def _change(token: str, entries: list[SettingEntry]) -> None:
                 _done("Reset to the value at server start.")
 
 
-def _with_unit(entry: SettingEntry) -> str:
-    return f"{_short(entry.value)} {entry.unit}".strip()
+def _with_unit(entry: SettingEntry, value: str) -> str:
+    return f"{_short(value)} {entry.unit}".strip()
 
 
 def _short(value: str) -> str:

@@ -65,6 +65,12 @@ def show(token: str, image_id: str) -> None:
         + f" · uploaded {widgets.when(record.uploaded_at)}"
         + f" · sealed {widgets.when(record.sealed_at)} · version {record.version}"
     )
+    if record.format == Format.DOCUMENT:
+        st.info(
+            "This is a document of the study without a picture, sealed whole. Restore it, and"
+            " download the original.",
+            icon=":material/description:",
+        )
     step = studies.through_series(study, record)
     if step:
         if not _is_restored(token, study, step):
@@ -214,12 +220,6 @@ def _downloads(
     token: str, study: Study | None, record: ImageRecord, restored: Restoration | None
 ) -> None:
     document = record.format == Format.DOCUMENT
-    if document:
-        st.info(
-            "This is a document of the study without a picture, sealed whole. Restore it, and"
-            " download the original.",
-            icon=":material/description:",
-        )
     with st.container(horizontal=True):
         if state.engine().sessions.may(token, Permission.EXPORT):
             st.link_button(

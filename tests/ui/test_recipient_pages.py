@@ -7,10 +7,15 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import rsa
 from streamlit.testing.v1 import AppTest
 
-from engine import Engine
+from engine import Engine, ImageRecord
 from tests.conftest import Team
+from tests.fakes import ScriptedDetector
+from tests.formats.documents import BASIC_TEXT, FINDING, document
 from tests.formats.test_dicom_attributes import certificate
 from tests.ui.test_pages import Visit, click, texts
+from tests.ui.test_pages import draft as draft
+from tests.ui.test_pages import patient as patient
+from tests.ui.test_pages import sealed as sealed
 from tests.ui.test_pages import visit as visit
 
 
@@ -58,3 +63,36 @@ def test_an_administrator_names_who_can_read_original_attributes(
     assert list(holders["Holder"]) == ["CN=archive"]
     shown = [f.value for f in app.dataframe if "Value" in f.value]
     assert "1 certificate" in list(shown[0]["Value"])
+
+
+def test_a_doctor_hands_copies_over_by_a_profile_and_names_the_recipient(
+    engine: Engine, visit: Visit, team: Team, sealed: ImageRecord
+) -> None:
+    app = visit(team.doctor, "2_Review")
+    field(app, "What for, and to whom").input("Trial 7")
+    field(app, "Recipient of copies").input("Lyon")
+    click(app, "Prepare")
+    assert "Choose a de-identification profile" in texts(app)
+    field(app, "De-identification").select("research")
+    click(app, "Prepare")
+    assert "1 image of 1 patient can be downloaded" in texts(app)
+
+
+def test_a_document_says_what_it_is_and_gives_the_original_alone(
+    engine: Engine, visit: Visit, team: Team, patient: str, detector: ScriptedDetector
+) -> None:
+    detector.found = []
+    data = document(BASIC_TEXT)
+    image_id = engine.drafts.upload(team.technician, patient, "report.dcm", data).image_id
+    view = engine.drafts.open(team.technician, image_id)
+    engine.drafts.seal(team.technician, image_id, view.detections)
+    app = visit(team.doctor, "2_Review")
+    app.query_params["image"] = image_id
+    app.run()
+    assert "This is a document of the study without a picture" in texts(app)
+    assert FINDING not in texts(app)
+    field(app, "Why do you need").input("ward round")
+    click(app, "Restore the original")
+    links = [b.proto.label for b in app.get("link_button")]
+    assert "Original DICOM document" in links
+    assert "PNG" not in links
