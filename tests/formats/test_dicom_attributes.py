@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,7 @@ from engine.settings import Settings
 from engine.vault import envelope, recipients_of
 from tests import builders
 from tests.conftest import WHY, Ward, text_png
+from tests.dimse.peers import free_port
 
 LIMITS = images.Limits.of(Settings())
 #: GDCM 3.0 does not know HTJ2K.
@@ -300,6 +302,42 @@ def test_an_archive_trip_keeps_all_and_medsec_restores_from_that_file_alone(
             file.unlink()
     with pytest.raises(errors.NotFound):
         engine.images.masked_file(doctor, image_id)
+    taken = images.carried(back)
+    assert taken is not None
+    file, proof = engine.packages.restore(doctor, *taken, WHY)
+    assert (file.data, proof) == (data, "bytes")
+
+
+def test_what_an_archive_stored_over_the_network_restores(
+    ward: Ward, pem: str, key_file: Path
+) -> None:
+    """dcmtk's storescp writes what its storescu sends with lengths and a preamble of its own."""
+    data, image_id = _sealed_for(ward, pem)
+    doctor, engine = ward.team.doctor, ward.engine
+    there, archive, port = (
+        key_file.with_name("sent.dcm"),
+        key_file.with_name("archive"),
+        free_port(),
+    )
+    there.write_bytes(engine.packages.whole(doctor, image_id).data)
+    archive.mkdir()
+    peer = subprocess.Popen(
+        [program("storescp"), "+xe", "-u", "-aet", "ARCHIVE", "-od", str(archive), str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        send = [program("storescu"), "-xe", "-aec", "ARCHIVE", "127.0.0.1", str(port), str(there)]
+        for _ in range(100):  # until it listens
+            if subprocess.run(send, capture_output=True, check=False).returncode == 0:
+                break
+            time.sleep(0.1)
+    finally:
+        peer.terminate()
+        peer.wait()
+    [kept] = archive.iterdir()
+    back = kept.read_bytes()
+    assert back != there.read_bytes()
+    assert item_of(opened(back, key_file)).PatientName == builders.person()["PatientName"]
     taken = images.carried(back)
     assert taken is not None
     file, proof = engine.packages.restore(doctor, *taken, WHY)

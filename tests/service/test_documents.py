@@ -191,3 +191,21 @@ def test_a_sealed_package_gives_the_document_back(quiet: Ward) -> None:
     package = engine.packages.export(doctor, image_id).data
     file, proof = engine.packages.restore(doctor, masked, package, WHY)
     assert (file.data, proof) == (data, "bytes")
+
+
+def test_what_a_persons_program_stores_goes_the_same_way(quiet: Ward) -> None:
+    engine, team = quiet.engine, quiet.team
+    engine.patients.create(team.technician, "H-000001", "Doe, Jane", 31)
+    sent = Instance("", "", document(PRESENTATION))
+    stored = engine.reception.store(team.technician, sent, builders.uid(1, 1))
+    assert (stored.sop_class, str(stored.state)) == (PRESENTATION, "stored")
+    with pytest.raises(errors.WrongInstance):
+        engine.reception.store(team.technician, Instance("", "", document(PDF)), builders.uid(9, 9))
+    [waiting] = engine.drafts.waiting(team.technician)
+    assert waiting.format is Format.DOCUMENT
+
+
+def test_queries_of_the_network_do_not_find_documents(quiet: Ward) -> None:
+    engine, doctor = quiet.engine, quiet.team.doctor
+    sealed(quiet, document(BASIC_TEXT))
+    assert engine.objects.search(doctor, "instance", {}, 10, 0) == []
