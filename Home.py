@@ -56,7 +56,8 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
     api.app.state.engine = engine
     engine.upkeep.start()
     engine.reception.start()
-    receiver = dimse.Receiver(engine)
+    receiver, courier = dimse.Receiver(engine), dimse.Courier(engine)
+    engine.sendings.start(courier.deliver)
     shutdown.heed_signals()
     try:
         if engine.people.setup_needed():
@@ -68,6 +69,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
         async with api.app.router.lifespan_context(api.app):
             yield
     finally:
+        await to_thread.run_sync(courier.stop)
         await to_thread.run_sync(receiver.stop)
         await to_thread.run_sync(background_jobs.stop)
         await to_thread.run_sync(engine.close)

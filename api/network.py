@@ -54,6 +54,7 @@ class NodeValues(schemas.Request):
     tls: bool = Field(False, description="It is called over TLS.")
     receives: bool = Field(False, description="Masked images may be sent to it.")
     originals: bool = Field(False, description="A person who may restore may send originals to it.")
+    renames: bool = Field(False, description="It gets masked images under identifiers of its own.")
 
 
 class Node(NodeValues):

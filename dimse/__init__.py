@@ -5,6 +5,7 @@ server's process, because that process holds the catalog; what a peer sends reac
 in the decoders' own processes.
 """
 
+from dimse.courier import Courier
 from dimse.receiver import Receiver
 
-__all__ = ["Receiver"]
+__all__ = ["Courier", "Receiver"]

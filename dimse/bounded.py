@@ -7,8 +7,10 @@ these has a limit, and what is over it is refused or cut off.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import queue
+import socket
 import ssl
 import threading
 import time
@@ -35,6 +37,20 @@ MOST_CONNECTIONS = 64
 _MOST_MESSAGES = 16
 _LONGEST_COMMAND = 1 << 16
 _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom formats every PDU for a log that nobody keeps
+
+
+def _close(sockets: AssociationSocket) -> None:
+    """Shut a socket down and close it, whether or not there is anything to shut down."""
+    if sockets.socket is not None:
+        with contextlib.suppress(OSError):
+            sockets.socket.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            sockets.socket.close()
+
+
+# pynetdicom's own closes nothing where the shutdown fails, as after a refused connection: each
+# attempt to reach a peer that is down would leave a descriptor to the garbage collector.
+cast(Any, AssociationSocket)._shutdown_socket = _close
 
 
 class Budget:

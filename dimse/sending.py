@@ -28,7 +28,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 from pynetdicom.presentation import PresentationContext, build_context
 
-from engine import Engine, Host, Node, server_certificate
+from engine import TRANSFER_SYNTAXES, Engine, Host, Node, server_certificate
 
 _CONNECT_SECONDS = 15.0
 _ANSWER_SECONDS = 60.0
@@ -50,13 +50,19 @@ class NotTaken(Exception):
         why: For people, in plain words.
         status: DIMSE status of its answer; 0 where it gave none.
         lost: The association is over.
+        for_good: It would be refused again: not tried until a person says so.
     """
 
-    def __init__(self, why: str, status: int = 0, lost: bool = False) -> None:
+    def __init__(
+        self, why: str, status: int = 0, *, lost: bool = False, for_good: bool = False
+    ) -> None:
         super().__init__(why)
         self.why = why
         self.status = status
         self.lost = lost
+        self.for_good = for_good or (
+            status in (0x0122, 0x0117) or status >> 8 == 0xA9 or status >> 12 == 0xC
+        )
 
 
 @dataclass(frozen=True)
@@ -130,12 +136,19 @@ def associated(engine: Engine, node: Node, kinds: Iterable[tuple[str, str]]) -> 
 
 
 def contexts_for(kinds: Iterable[tuple[str, str]]) -> list[PresentationContext]:
-    """Presentation contexts for these classes: each as it is stored, and uncompressed."""
+    """Presentation contexts for these classes: uncompressed, and each as it is stored.
+
+    Args:
+        kinds: SOP class and transfer syntax; an empty syntax is not known yet, and stands for any.
+    """
+    wanted: dict[tuple[str, str], None] = {}
     kinds = sorted(set(kinds))
-    contexts = [build_context(sop_class, syntax) for sop_class, syntax in kinds]
-    for sop_class in sorted({sop_class for sop_class, _ in kinds}):
-        contexts.append(build_context(sop_class, list(_PLAIN[:2])))
-    return contexts[:_MOST_CONTEXTS]
+    for sop_class, _ in kinds:
+        wanted.update({(sop_class, str(syntax)): None for syntax in _PLAIN[:2]})
+    for sop_class, syntax in kinds:
+        syntaxes = [syntax] if syntax else TRANSFER_SYNTAXES
+        wanted.update({(sop_class, one): None for one in syntaxes})
+    return [build_context(*one) for one in list(wanted)[:_MOST_CONTEXTS]]
 
 
 def send(
@@ -150,7 +163,7 @@ def send(
 
     Args:
         fetch: Gives the file, native where it is asked for with True.
-        sop_class, syntax: Of the file as it is stored.
+        sop_class, syntax: Of the file as it is stored; the syntax empty where only the file says.
 
     Returns:
         The status of the answer: success or a warning.
@@ -158,11 +171,15 @@ def send(
     Raises:
         NotTaken: It was refused, or there was no answer.
     """
-    context = _context(assoc, sop_class, syntax)
+    if not any(c.abstract_syntax == sop_class and c.as_scu for c in assoc.accepted_contexts):
+        raise NotTaken("It takes no images of this kind (SOP class).", for_good=True)
+    context = _context(assoc, sop_class, syntax or Outgoing.of(fetch(False)).syntax)
     if context is None:
-        raise NotTaken("It takes no images of this kind (SOP class).")
+        raise NotTaken("It takes no coding that the image can be given in.", for_good=True)
     wanted = context.transfer_syntax[0]
-    out = Outgoing.of(fetch(wanted != syntax))
+    out = Outgoing.of(fetch(bool(syntax) and wanted != syntax))
+    if out.syntax != wanted and out.syntax not in _PLAIN:
+        out = Outgoing.of(fetch(True))
     body = _in_syntax(out, wanted)
     status = _exchanged(assoc, out, body, context, message_id, originator)
     if status == 0 or status >> 12 == 0xB:

@@ -76,11 +76,13 @@ from engine.service.reception import Held, Instance, Received
 from engine.service.release import LooksSaved
 from engine.service.runtime_settings import SettingEntry
 from engine.service.search import Found, ImageQuery
+from engine.service.sendings import Parcel, Report
 from engine.service.worklist import Look, WorkGroup, WorkItem
 from engine.settings import Settings
 from engine.store.nodes import Node, NodeEntry
 from engine.store.outbox import Notice
 from engine.store.recipients import DeidProfile
+from engine.store.sendings import ForwardRule, ForwardRuleEntry, Sending, SendingState
 from engine.store.training_cases import OpenedCase, TrainingCase, open_case
 from engine.tracing import begin_request, come_from, log_as_json, log_as_text, trouble
 from engine.vault import recover as recover_key_file
@@ -122,6 +124,8 @@ __all__ = [
     "File",
     "Finder",
     "Format",
+    "ForwardRule",
+    "ForwardRuleEntry",
     "Found",
     "Header",
     "Held",
@@ -140,6 +144,7 @@ __all__ = [
     "Notice",
     "OpenSession",
     "OpenedCase",
+    "Parcel",
     "Passkey",
     "Patient",
     "Permission",
@@ -151,10 +156,13 @@ __all__ = [
     "Randomness",
     "Received",
     "Region",
+    "Report",
     "Restoration",
     "Role",
     "SealedRegion",
     "SecondFactor",
+    "Sending",
+    "SendingState",
     "Series",
     "Session",
     "SettingEntry",

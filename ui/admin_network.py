@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from engine import Node, NodeEntry
-from ui import state, widgets
+from ui import admin_sendings, state, widgets
 
 _NEW = "A new node"
 _QUERIES = {"": "nothing", "own": "masked images that it sent", "all": "all masked images"}
@@ -53,6 +53,8 @@ def network(token: str) -> None:
     )
     chosen = st.selectbox("Node to change", [*entries, _NEW])
     _edit(token, entries.get(chosen))
+    with widgets.banner():
+        admin_sendings.sendings(token)
 
 
 def _edit(token: str, entry: NodeEntry | None) -> None:
@@ -124,6 +126,11 @@ def _place(held: Node) -> dict[str, Any]:
     return {
         "host": host.strip(),
         "port": int(port),
+        "renames": st.checkbox(
+            "It gets masked images under identifiers of its own",
+            held.renames,
+            help="They cannot be joined with those of other systems, nor restored from their file.",
+        ),
         "tls": st.checkbox("It is called over TLS", held.tls),
         "receives": st.checkbox("Masked images may be sent to it", held.receives),
         "originals": st.checkbox(

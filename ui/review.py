@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from engine import Format, ImageRecord, Permission, Restoration, Study, StudyRestoration, errors
-from ui import care, state, step_up, studies, widgets
+from ui import care, send, state, step_up, studies, widgets
 from ui.patient_banner import patient_banner
 
 
@@ -94,6 +94,7 @@ def show(token: str, image_id: str) -> None:
         widgets.viewer(view, f"viewer-{restored.handle}")
         _downloads(token, study, record, restored)
         _numbers(restored)
+    send.send(token, image_id)
     care.record(token, patient)
     _notes(token, record)
     care.team(token, patient)

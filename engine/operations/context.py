@@ -37,6 +37,7 @@ from engine.store.read_log import ReadLog
 from engine.store.recipients import Recipients
 from engine.store.release_ledger import ReleaseLedger
 from engine.store.runtime_settings import SettingChanges
+from engine.store.sendings import ForwardRules, SendingRows
 from engine.store.studies import Studies
 from engine.store.training_cases import Training
 from engine.vault import Exchanges, Keyring
@@ -89,6 +90,8 @@ class Context(WorkerContext):
     nodes: NodeRows
     held_instances: HeldInstances
     recipients: Recipients
+    forward_rules: ForwardRules
+    sendings: SendingRows
     open_images: OpenImages
     exchanges: Exchanges
 

@@ -11,6 +11,7 @@ from engine.errors import DuplicateImage, ReviewNeeded
 from engine.metrics import coarse_times
 from engine.operations.context import Context
 from engine.operations.examination import Devices, Examined
+from engine.operations.forwarding import Forwarding
 from engine.operations.preparation import Prepared
 from engine.operations.release_decisions import ReleaseDecisions
 from engine.operations.stored_images import StoredImages
@@ -66,6 +67,8 @@ class Intake:
         self._stored = stored
         #: May an image be released without a person?
         self.decisions = ReleaseDecisions(context)
+        #: What nodes of the network get when it is sealed.
+        self.forwarding = Forwarding(context)
         #: Files of batches under way that no row knows of yet, by batch: not to be swept.
         self.at_work: dict[str, set[str]] = {}
 
@@ -228,6 +231,7 @@ class Intake:
                 },
             ),
         )
+        self.forwarding.sealed(tx, row)
 
 
 def clean_folder(folder: str) -> str:

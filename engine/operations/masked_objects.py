@@ -114,6 +114,11 @@ class MaskedObjects:
             except EngineError as err:  # withdrawn or erased meanwhile, or damaged
                 log.warning("a masked object is left out: %s", err.code)
 
+    def one(self, image_id: str) -> MaskedObject:
+        """One object. Raises NotFound where it is not released."""
+        row = self._stored.released(self._database.read(), image_id)
+        return self._object(Placed(image_id, "", "", row.patient_id))
+
     def file(self, image_id: str, native: bool) -> bytes:
         """The file of a masked object, in Explicit VR Little Endian or as it is stored.
 

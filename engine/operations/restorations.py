@@ -142,6 +142,43 @@ class Restorations:
         )
         return restoration, image
 
+    def once(self, caller: Caller, image_id: str, cause: str) -> bytes:
+        """The original file of an image, all of it or nothing; no session keeps it.
+
+        The caller has logged the request. The log gets the rows of :meth:`open`.
+
+        Raises:
+            NotFound: No such released image.
+            PermissionDenied: Some of its classes are not granted.
+            SealError: Something does not open or is not the original.
+        """
+        row = self._catalog.row(self._database.read(), image_id)
+        where: dict[str, Any] = {"patient_id": row.patient_id, "image_id": image_id}
+        try:
+            data, opened = self._stored.steady(image_id, lambda: self._whole(caller, image_id))
+        except EngineError as err:
+            detail = {"why": err.code, "cause": cause}
+            self._audit.record(caller, Event("image.restore", "failed", detail=detail, **where))
+            raise
+        done = {"regions": len(opened), "withheld": [], "cause": cause}
+        self._audit.record(
+            caller,
+            *(Event("region.decrypt", region_id=r, **where) for r in opened),
+            Event("image.restore", "completed", detail=done, **where),
+        )
+        return data
+
+    def _whole(self, caller: Caller, image_id: str) -> tuple[bytes, tuple[str, ...]]:
+        tx = self._database.read()
+        self._stored.released(tx, image_id)
+        subject = self._stored.subject(tx, image_id)
+        row = self._catalog.verify(tx, subject.key, image_id)
+        granted = self._guard.granted(caller)
+        _, restored = self._stored.opened(caller, subject, row, granted)
+        if restored.partial:
+            raise PermissionDenied("The account cannot open some classes of this image.")
+        return restored.image.data, restored.opened
+
     def _read(
         self, caller: Caller, image_id: str, began: float, part: Part | None
     ) -> tuple[Restoration, Image]:

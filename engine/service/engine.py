@@ -72,6 +72,7 @@ from engine.service.recipients import Recipients
 from engine.service.release import Release
 from engine.service.runtime_settings import RuntimeSettings
 from engine.service.search import Search
+from engine.service.sendings import Sendings
 from engine.service.sessions import Sessions
 from engine.service.statistics import ImageStatistics
 from engine.service.studies import Studies
@@ -100,6 +101,7 @@ from engine.store.read_log import ReadLog
 from engine.store.recipients import Recipients as RecipientRows
 from engine.store.release_ledger import ReleaseLedger
 from engine.store.runtime_settings import SettingChanges
+from engine.store.sendings import ForwardRules, SendingRows
 from engine.store.studies import Studies as StudyRows
 from engine.store.training_cases import Training as TrainingCases
 from engine.vault import Exchanges, Keyring, derive, self_test
@@ -150,6 +152,7 @@ class Engine:
         self.batches = Batches(context, guard, examiner, stored, intake)
         self.nodes = Nodes(context, guard, examiner)
         self.reception = Reception(context, guard, examiner, intake, self.batches)
+        self.sendings = Sendings(context, guard, stored, restorations, objects, intake.forwarding)
         self.exchange = Exchange(context, guard, stored, restorations)
         numbers = MeasuredNumbers(context, guard, stored)
         self.statistics = ImageStatistics(context, guard, numbers)
@@ -295,6 +298,7 @@ class Engine:
 
     def close(self) -> None:
         """Let the data folder go; opened pictures are forgotten."""
+        self.sendings.stop()
         self.reception.stop()
         self.upkeep.stop()
         self.context.database.close()
@@ -408,6 +412,8 @@ def _opened(
         nodes=NodeRows(database, host, network_key),
         held_instances=HeldInstances(host, network_key),
         recipients=RecipientRows(database, host, network_key),
+        forward_rules=ForwardRules(database, host, network_key),
+        sendings=SendingRows(host),
         open_images=OpenImages(
             host,
             timedelta(minutes=settings.restore_minutes),

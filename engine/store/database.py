@@ -250,6 +250,18 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             added_at TIMESTAMP NOT NULL, used_at TIMESTAMP, sealed BLOB NOT NULL);
         """,
     ),
+    (
+        "sending: what goes to nodes of the network, and the rules by which masked images go",
+        """
+        CREATE TABLE forwardings (name VARCHAR PRIMARY KEY, sealed BLOB NOT NULL,
+            changed_at TIMESTAMP NOT NULL, changed_by VARCHAR NOT NULL);
+        CREATE TABLE sendings (sending_id VARCHAR PRIMARY KEY, image_id VARCHAR NOT NULL,
+            destination VARCHAR NOT NULL, original BOOLEAN NOT NULL, cause VARCHAR NOT NULL,
+            queued_by VARCHAR NOT NULL, queued_at TIMESTAMP NOT NULL, state VARCHAR NOT NULL,
+            attempts INTEGER NOT NULL, next_at TIMESTAMP NOT NULL, changed_at TIMESTAMP NOT NULL,
+            error VARCHAR NOT NULL);
+        """,
+    ),
 )
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {

@@ -55,6 +55,8 @@ class Node:
         tls: It is called over TLS, with this server's certificate.
         receives: Masked objects may be sent to it.
         originals: A person with the right may send originals to it.
+        renames: It gets masked objects under identifiers of its own, so that they cannot be joined
+            with those of others, nor restored from the file alone.
     """
 
     title: str
@@ -71,6 +73,7 @@ class Node:
     tls: bool = False
     receives: bool = False
     originals: bool = False
+    renames: bool = False
 
     @classmethod
     def checked(cls, title: str, values: Mapping[str, Any]) -> Node:
@@ -92,7 +95,8 @@ class Node:
             *node.addresses,
         )  # fmt: skip
         flags = (
-            node.creates_patients, node.seals, node.sends, node.tls, node.receives, node.originals
+            node.creates_patients, node.seals, node.sends, node.tls, node.receives,
+            node.originals, node.renames,
         )  # fmt: skip
         if not all(isinstance(t, str) for t in texts) or not all(type(f) is bool for f in flags):
             raise InputError("A value of the node is of the wrong type.")

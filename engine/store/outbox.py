@@ -83,6 +83,11 @@ NOTICES: dict[tuple[str, str, str], tuple[str, str]] = {
         "Emergency access to a patient",
         "A doctor used emergency access to a patient they do not treat. Please review it.",
     ),
+    ("image.send", "failed", "*"): (
+        "Image not sent",
+        "An image could not be sent to another system of the network and is not tried again. See"
+        " Admin, tab Network.",
+    ),
     ("backup.make", "failed", "*"): (
         "Backup failed",
         "A backup could not be made, or old backups could not be deleted. Check the backup folder"

@@ -43,6 +43,7 @@ def row(*may: Role, status: int = 200, fresh: bool = False, **options: Any) -> R
 
 
 OPEN = Row(None)
+SENT = {"image_id": "im_0", "destination": "ARCHIVE"}
 OCTETS = {"content": bytes(8), "headers": {"Content-Type": "application/octet-stream"}}
 FORM = {"id": "P-new", "name": "Max Mustermann", "age": "50"}
 
@@ -146,6 +147,18 @@ MAY: dict[str, Row] = {
     "GET /network/nodes/": row(A),
     "PUT /network/nodes/{title}/": row(A, json={"addresses": ["10.1.2.3"]}),
     "DELETE /network/nodes/{title}/": row(A, status=204, fresh=True),
+    "GET /network/rules/": row(A),
+    "PUT /network/rules/{name}/": row(A, json={"to": ["ARCHIVE"]}),
+    "DELETE /network/rules/{name}/": row(A, status=204, fresh=True),
+    "GET /network/sendings/": row(A),
+    "POST /network/sendings/": row(T, D, status=404, json=SENT),
+    "POST /network/sendings/{sending_id}/retry/": row(A, status=404),
+    "DELETE /network/sendings/{sending_id}/": row(A, status=404),
+    "GET /network/destinations/": row(T, D),
+    "POST /network/original-sendings/": row(D, status=404, json=SENT, headers=REASON),
+    "POST /network/original-sendings/of-study/": row(
+        D, status=404, json={"study_id": "st_0", "destination": "ARCHIVE"}, headers=REASON
+    ),
     "GET /network/held/": row(T),
     "POST /network/held/{held_id}/assign/": row(T, status=404, json={"patient": "nobody"}),
     "DELETE /network/held/{held_id}/": row(T, status=404, headers=REASON),
@@ -202,6 +215,8 @@ NOWHERE = {
     "glass_id": "gl_0",
     "title": "CT1",
     "held_id": "hd_0",
+    "name": "all",
+    "sending_id": "sd_0",
     "release_id": "rl_0",
     "recipient": "0",
     "name": "0",
@@ -307,6 +322,15 @@ class Subjects:
             case "title":
                 engine.nodes.save(ward.team.administrator, "CT1", {"addresses": ["10.1.2.3"]})
                 return "CT1"
+            case "name":
+                place = {"host": "10.1.2.3", "port": 104, "receives": True}
+                values = {"addresses": ["10.1.2.3"], **place}
+                admin = ward.team.administrator
+                engine.nodes.save(admin, "ARCHIVE", values)
+                engine.sendings.save_rule(admin, "all", {"to": ["ARCHIVE"]})
+                return "all"
+            case "sending_id":
+                return "sd_0"
             case "held_id":
                 return "hd_0"
             case "release_id":

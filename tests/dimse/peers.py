@@ -6,11 +6,13 @@ import gc
 import shutil
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
+from pathlib import Path
 
 import pydicom
 import pytest
@@ -144,3 +146,20 @@ def _exactly(source: socket.socket, count: int) -> bytes | None:
             return None
         data += part
     return data
+
+
+@contextmanager
+def storescp(folder: Path, *options: str) -> Iterator[int]:
+    """dcmtk's storage provider on a free port."""
+    port = free_port()
+    folder.mkdir(exist_ok=True)
+    running = subprocess.Popen(
+        [program("storescp"), "-od", str(folder), *options, str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    time.sleep(0.5)
+    try:
+        yield port
+    finally:
+        running.kill()
+        running.wait(30)

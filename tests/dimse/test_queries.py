@@ -24,7 +24,7 @@ from engine import Instance, Settings, errors
 from engine.formats import dicom_web
 from tests import builders
 from tests.conftest import Ward
-from tests.dimse.peers import SINGLE, free_port, program, receiving
+from tests.dimse.peers import SINGLE, free_port, program, receiving, storescp
 from tests.rest import BOX
 
 STUDY, PATIENT = "1.2.840.10008.5.1.4.1.2.2.", "1.2.840.10008.5.1.4.1.2.1."
@@ -478,23 +478,6 @@ def test_nothing_that_matches_is_a_success(archive: Ward, port: int) -> None:
 
 
 # --- C-MOVE -----------------------------------------------------------------------------------
-
-
-@contextmanager
-def storescp(folder: Path, *options: str) -> Iterator[int]:
-    """dcmtk's storage provider on a free port."""
-    port = free_port()
-    folder.mkdir(exist_ok=True)
-    running = subprocess.Popen(
-        [program("storescp"), "-od", str(folder), *options, str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    time.sleep(0.5)
-    try:
-        yield port
-    finally:
-        running.kill()
-        running.wait(30)
 
 
 def test_dcmtk_moves_a_study_to_a_third(archive: Ward, port: int, tmp_path: Path) -> None:

@@ -219,6 +219,8 @@ def test_every_way_to_the_original_asks_again(careful: Ward, host: FakeHost) -> 
         lambda: engine.images.restore(doctor, "im_x", WHY),
         lambda: engine.withdrawals.reopen(doctor, "im_x"),
         lambda: engine.packages.restore(doctor, b"", b"", WHY),
+        lambda: engine.sendings.send_original(doctor, "im_x", "ARCHIVE", WHY),
+        lambda: engine.sendings.send_original_study(doctor, "st_x", "ARCHIVE", WHY),
         lambda: engine.exchange.deliver_region(doctor, "im_x", "rg_x", WHY, "ex_x"),
     ):
         with pytest.raises(errors.StepUpNeeded):

@@ -68,6 +68,7 @@ NOBODYS = {
     "care.my_emergency_access": "one's own emergency access",
     "care.end_emergency_access": "one's own emergency access",
     "care.break_glass": "how the patient of others is opened; see test_care",
+    "sendings.destinations": "nodes of the network",
     "packages.restore": "names the image in a file; see below",
     "release.saved_this_week": "counts of looks",
     "recipients.choices": "names of profiles",

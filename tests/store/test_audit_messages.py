@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 COMPOSED = {
     *(f"{kind}.access" for kind in ("patient", "study", "image", "region")),
     *(f"{noun}.{verb}"
-      for noun in ("profile", "guest", "evaluation", "setting", "node", "deidentification")
+      for noun in ("profile", "guest", "evaluation", "setting", "node", "deidentification",
+                   "forwarding")
       for verb in ("save", "reset")),
 }  # fmt: skip
 _ACTION = re.compile(r"[a-z]+\.[a-z]+(-[a-z]+)*")

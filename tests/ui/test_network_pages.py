@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+import dimse
 from engine import Engine, Instance
 from tests import builders
-from tests.conftest import Team
+from tests.conftest import WHY, Team, Ward
+from tests.rest import BOX
 from tests.ui.test_pages import Visit, click, texts
 from tests.ui.test_pages import visit as visit
 
@@ -53,3 +55,51 @@ def test_a_technician_says_whose_a_held_image_is(
     click(app, button)
     assert engine.reception.held(team.technician) == []
     assert len(engine.drafts.waiting(team.technician)) == button.startswith("Assign")
+
+
+def test_an_administrator_makes_a_rule_and_sees_what_waits_and_why(
+    engine: Engine, visit: Visit, team: Team, ward: Ward
+) -> None:
+    place = {"host": "127.0.0.1", "port": 1, "receives": True}
+    engine.nodes.save(team.administrator, "ARCHIVE", {"addresses": ["127.0.0.1"], **place})
+    app = visit(team.administrator, "4_Admin", tab="Network")
+    field(app, "Name of the rule").input("everything")
+    app.multiselect[0].set_value(["ARCHIVE"])
+    click(app, "Save the rule")
+    assert list(engine.sendings.rules(team.administrator)) == ["everything"]
+    ward.seal(builders.dicom(builders.labelled()[0]), "a.dcm", [BOX])
+    engine.sendings.send_due("ARCHIVE", dimse.Courier(engine).deliver)
+    app = visit(team.administrator, "4_Admin", tab="Network")
+    [why] = [str(v) for f in app.dataframe for v in f.value.get("Why not sent", [])]
+    assert "cannot be reached" in why
+    click(app, "Try now")
+    [entry] = engine.sendings.entries(team.administrator)
+    assert (entry.state, entry.attempts) == ("waiting", 0)
+    app = visit(team.administrator, "4_Admin", tab="Network")
+    click(app, "Cancel")
+    [entry] = engine.sendings.entries(team.administrator)
+    assert entry.state == "cancelled"
+    app = visit(team.administrator, "4_Admin", tab="Network")
+    next(s for s in app.selectbox if s.label == "Rule to change").select("everything").run()
+    click(app, "Remove the rule")
+    assert engine.sendings.rules(team.administrator) == {}
+
+
+def test_a_doctor_sends_a_masked_image_and_an_original(
+    engine: Engine, visit: Visit, team: Team, ward: Ward
+) -> None:
+    place = {"host": "127.0.0.1", "port": 1, "receives": True, "originals": True}
+    engine.nodes.save(team.administrator, "ARCHIVE", {"addresses": ["127.0.0.1"], **place})
+    image_id = ward.seal(builders.dicom(builders.labelled()[0]), "a.dcm", [BOX])
+    app = visit(team.doctor, "2_Review")
+    app.query_params["image"] = image_id
+    click(app.run(), "Send the masked image")
+    app = visit(team.doctor, "2_Review")
+    app.query_params["image"] = image_id
+    app.run()
+    field(app, "Why does this system need").input(WHY)
+    click(app, "Send the original")
+    queued = engine.sendings.entries(team.administrator)
+    assert sorted((e.original, e.queued_by) for e in queued) == [
+        (False, "doctor"), (True, "doctor"),
+    ]  # fmt: skip
