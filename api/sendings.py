@@ -109,17 +109,17 @@ def read_rules(token: Token, engine: TheEngine) -> list[Rule]:
     return [Rule.of(entry) for entry in engine.sendings.rules(token).values()]
 
 
-@router.put("/rules/{name}/", responses=_WRITING)
-def save_rule(name: RuleName, values: RuleValues, token: Token, engine: TheEngine) -> Rule:
+@router.put("/rules/{rule}/", responses=_WRITING)
+def save_rule(rule: RuleName, values: RuleValues, token: Token, engine: TheEngine) -> Rule:
     """Add a rule, or replace what it says. It counts for what is sealed from now on."""
-    engine.sendings.save_rule(token, name, values.model_dump())
-    return Rule.of(engine.sendings.rules(token)[name])
+    engine.sendings.save_rule(token, rule, values.model_dump())
+    return Rule.of(engine.sendings.rules(token)[rule])
 
 
-@router.delete("/rules/{name}/", status_code=204, responses=_READING)
-def remove_rule(name: RuleName, token: Token, engine: TheEngine) -> None:
+@router.delete("/rules/{rule}/", status_code=204, responses=_READING)
+def remove_rule(rule: RuleName, token: Token, engine: TheEngine) -> None:
     """Take a rule away; what it has queued goes on."""
-    engine.sendings.remove_rule(token, name)
+    engine.sendings.remove_rule(token, rule)
 
 
 @router.get("/sendings/", responses=_READING)

@@ -148,8 +148,8 @@ MAY: dict[str, Row] = {
     "PUT /network/nodes/{title}/": row(A, json={"addresses": ["10.1.2.3"]}),
     "DELETE /network/nodes/{title}/": row(A, status=204, fresh=True),
     "GET /network/rules/": row(A),
-    "PUT /network/rules/{name}/": row(A, json={"to": ["ARCHIVE"]}),
-    "DELETE /network/rules/{name}/": row(A, status=204, fresh=True),
+    "PUT /network/rules/{rule}/": row(A, json={"to": ["ARCHIVE"]}),
+    "DELETE /network/rules/{rule}/": row(A, status=204, fresh=True),
     "GET /network/sendings/": row(A),
     "POST /network/sendings/": row(T, D, status=404, json=SENT),
     "POST /network/sendings/{sending_id}/retry/": row(A, status=404),
@@ -215,7 +215,7 @@ NOWHERE = {
     "glass_id": "gl_0",
     "title": "CT1",
     "held_id": "hd_0",
-    "name": "all",
+    "rule": "all",
     "sending_id": "sd_0",
     "release_id": "rl_0",
     "recipient": "0",
@@ -322,7 +322,7 @@ class Subjects:
             case "title":
                 engine.nodes.save(ward.team.administrator, "CT1", {"addresses": ["10.1.2.3"]})
                 return "CT1"
-            case "name":
+            case "rule":
                 place = {"host": "10.1.2.3", "port": 104, "receives": True}
                 values = {"addresses": ["10.1.2.3"], **place}
                 admin = ward.team.administrator
