@@ -19,8 +19,9 @@ _VALIDATOR = "dciodvfy"
 _SECONDS = 20
 _LIMITS = {resource.RLIMIT_AS: 1 << 30, resource.RLIMIT_CPU: _SECONDS, resource.RLIMIT_FSIZE: 0}
 _UNENDED = "the validator did not come to an end"
-#: Values in its messages: what is in angle or square brackets is not passed on.
-_VALUES = re.compile(r"<[^>]*>|\[[^\]]*\]| = .*$")
+#: Values in its messages are not passed on: what is in angle brackets, but for the names of
+#: elements and modules, or in square ones, or behind an equals sign.
+_VALUES = re.compile(r"(?<!Element=)(?<!Module=)<[^>]*>|\[[^\]]*\]| = .*$")
 
 
 class Conformance:

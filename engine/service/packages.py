@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from engine.errors import EngineError, InputError, NotFound, SealBroken, StorageError
 from engine.formats import images
+from engine.formats.dicom_pixels import NATIVE
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
 from engine.operations.restorations import Restorations
@@ -90,7 +92,7 @@ class Packages:
             subject = self._stored.subject(self._database.read(), image_id, taken.version)
             facts = self._stored.open_facts(subject.key, taken)
             files = SealedFiles(
-                self._masked(row, taken.version, masked, facts["masked_digest"]),
+                self._masked(row, taken.version, masked, facts),
                 taken.container,
                 taken.regions,
                 facts["remainder_start"],
@@ -110,7 +112,9 @@ class Packages:
         original = File(facts["name"], image.format.media_type, image.data, folder)
         return original, restored.proof
 
-    def _masked(self, row: ImageRow, version: int, masked: bytes, digest: str) -> bytes:
+    def _masked(
+        self, row: ImageRow, version: int, masked: bytes, facts: Mapping[str, Any]
+    ) -> bytes:
         """The masked file, in the form in which it is stored.
 
         One that an archive wrote anew is compared with the one that left, which is kept here. Where
@@ -119,11 +123,12 @@ class Packages:
 
         Args:
             version: Of the image that the package belongs to.
-            digest: SHA-256 of the masked file that left, in hex.
+            facts: Of the original: what was sealed with the package.
 
         Raises:
             SealBroken: It is another one, or was changed as no archive may change it.
         """
+        digest = facts["masked_digest"]  # SHA-256 of the masked file that left, in hex
         if hashlib.sha256(masked).hexdigest() == digest:
             return images.stored_plain(masked)
         broken = SealBroken("The masked file was changed.", image_id=row.image_id)
@@ -133,9 +138,16 @@ class Packages:
         try:
             left = self._stored.part(row.image_id, "masked")
         except (NotFound, SealBroken, StorageError):  # the row is sound, its file is lost
-            return images.stored_plain(masked)
+            return images.stored_plain(_as_sealed(masked, facts))
         if hashlib.sha256(images.from_storage(left)).hexdigest() != digest:
             raise broken
         if not images.came_back(left, masked, self._live.limits):
             raise broken
         return left
+
+
+def _as_sealed(masked: bytes, facts: Mapping[str, Any]) -> bytes:
+    """A file of an archive in the coding in which it was sealed, where that was without any."""
+    sealed = str(facts.get("properties", {}).get("transfer_syntax", ""))
+    _, now = images.web_header(images.stored_plain(masked))
+    return images.uncompressed(masked) if sealed in NATIVE and now not in NATIVE else masked

@@ -297,9 +297,7 @@ def test_an_archive_trip_keeps_all_and_medsec_restores_from_that_file_alone(
     back = there.read_bytes()
     assert back != left
     assert item_of(opened(back, key_file)).PatientName == builders.person()["PatientName"]
-    for file in (ward.engine.settings.data / "blobs").rglob("*"):
-        if file.is_file():
-            file.unlink()
+    _lose_every_file(ward)
     with pytest.raises(errors.NotFound):
         engine.images.masked_file(doctor, image_id)
     taken = images.carried(back)
@@ -344,15 +342,36 @@ def test_what_an_archive_stored_over_the_network_restores(
     assert (file.data, proof) == (data, "bytes")
 
 
+@pytest.mark.parametrize("coder", ["dcmcjpls", "dcmcrle", "dcmcjpeg"])
+def test_an_archive_that_compresses_without_loss_is_no_hindrance(
+    ward: Ward, pem: str, key_file: Path, coder: str
+) -> None:
+    data, image_id = _sealed_for(ward, pem)
+    doctor, engine = ward.team.doctor, ward.engine
+    there = key_file.with_name("archived.dcm")
+    there.write_bytes(engine.packages.whole(doctor, image_id).data)
+    command = [program(coder), str(there), str(there)]
+    subprocess.run(command, check=True, capture_output=True)
+    _lose_every_file(ward)
+    taken = images.carried(there.read_bytes())
+    assert taken is not None
+    file, proof = engine.packages.restore(doctor, *taken, WHY)
+    assert (file.data, proof) == (data, "bytes")
+
+
+def _lose_every_file(ward: Ward) -> None:
+    for file in (ward.engine.settings.data / "blobs").rglob("*"):
+        if file.is_file():
+            file.unlink()
+
+
 def test_a_file_from_an_archive_whose_pixels_changed_stays_closed_without_our_copy(
     ward: Ward, pem: str
 ) -> None:
     _, image_id = _sealed_for(ward, pem)
     whole = bytearray(ward.engine.packages.whole(ward.team.doctor, image_id).data)
     whole[-5] ^= 1
-    for file in (ward.engine.settings.data / "blobs").rglob("*"):
-        if file.is_file():
-            file.unlink()
+    _lose_every_file(ward)
     taken = images.carried(bytes(whole))
     assert taken is not None
     with pytest.raises(errors.SealError):

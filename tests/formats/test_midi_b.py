@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
+import pydicom.data
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from engine.formats import images
 from engine.formats.dicom_profile import BASIC, Options
+from engine.operations.conformance import findings
 from engine.records import Region
 from engine.settings import Settings
 from tests import builders
@@ -30,6 +34,7 @@ ALL = Options(dates=True, characteristics=True, device=True, descriptors=True)
 RECORD = ("Quastenberg, Ottilie", "QB5530917")
 ROOT = "1.2.826.0.1.99.7."
 TEXT = Region(12, 12, 212, 32)
+SAMPLES = Path(pydicom.data.__file__).parent / "test_files"
 
 
 @dataclass(frozen=True)
@@ -306,3 +311,15 @@ def test_a_copy_is_made_in_every_coding_and_shows_the_masked_pixels(syntax: str)
     seen, masked = (images.decode("a.dcm", d, LIMITS) for d in (data, parts.masked))
     assert (seen.pixels == masked.pixels).all()
     assert replace(seen, data=b"", pixels=masked.pixels).grid == masked.grid
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools is not installed")
+@pytest.mark.parametrize("name", ["CT_small", "MR_small", "examples_rgb_color"])
+def test_a_validator_finds_nothing_in_a_copy_that_was_not_in_the_original(name: str) -> None:
+    data = (SAMPLES / f"{name}.dcm").read_bytes()
+    parts = images.dissect(images.decode("a.dcm", data, LIMITS), [], bytes(32))
+    before = findings("dciodvfy", data)
+    assert not any("come to an end" in finding for finding in before)
+    for options in (BASIC, ALL):
+        made, _ = images.copy_for(parts.masked, parts.remainder, KEY, options, "P-1", ())
+        assert findings("dciodvfy", made) <= before
