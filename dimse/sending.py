@@ -32,6 +32,8 @@ from engine import TRANSFER_SYNTAXES, Engine, Host, Node, server_certificate
 
 _CONNECT_SECONDS = 15.0
 _ANSWER_SECONDS = 60.0
+#: For which an association may be silent: a large original is opened and proven meanwhile.
+_IDLE_SECONDS = 900.0
 _MAXIMUM_PDU = 131_072
 _MOST_CONTEXTS = 128
 #: Uncompressed syntaxes that every instance can be sent in, the best first.
@@ -113,7 +115,8 @@ def associated(engine: Engine, node: Node, kinds: Iterable[tuple[str, str]]) -> 
     contexts = contexts_for(kinds)
     ae = AE(engine.settings.dicom_title)
     ae.connection_timeout = _CONNECT_SECONDS
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = _ANSWER_SECONDS
+    ae.acse_timeout = ae.dimse_timeout = _ANSWER_SECONDS
+    ae.network_timeout = _IDLE_SECONDS
     ae.maximum_pdu_size = _MAXIMUM_PDU
     tls: Any = None
     if node.tls:

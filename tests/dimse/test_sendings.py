@@ -36,7 +36,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "_ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(sending, "_ANSWER_SECONDS", 3.0)
     monkeypatch.setattr(sending, "_CONNECT_SECONDS", 2.0)
 
 
