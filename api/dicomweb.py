@@ -1,4 +1,4 @@
-"""DICOMweb over masked objects (PS3.18): QIDO-RS, WADO-RS, and STOW-RS into the reception.
+"""DICOMweb over masked objects (PS3.18): QIDO-RS and WADO-RS; :mod:`api.stow` has STOW-RS.
 
 The addresses and answers are the standard's and not in the OpenAPI document; tokens, rights, care
 relations and the log are those of every route.
@@ -7,22 +7,20 @@ relations and the log are those of every route.
 from __future__ import annotations
 
 import io
-import re
-import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, HTTPException, Path, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from PIL import Image as Picture
 
 from api.dependencies import Reason, TheEngine, Token, needed_reason
-from engine import Engine, Instance, MaskedObject, Received, errors
+from api.rendering import rendering
+from api.web_media import JSON, as_stored, multipart, refuse_other, single
+from engine import Engine, MaskedObject, errors
 
 router = APIRouter(prefix="/dicomweb", include_in_schema=False)
 
-JSON = "application/dicom+json"
 Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
 _MOST = 1000
 _PIXELS = ("7FE00010", "7FE00008", "7FE00009")
@@ -90,7 +88,6 @@ _ANSWERED = {
     "series": _STUDY_LEVEL | _SERIES_LEVEL,
     "instance": _STUDY_LEVEL | _SERIES_LEVEL | _INSTANCE_LEVEL,
 }
-_CANNOT_UNDERSTAND, _OUT_OF_RESOURCES = 0xC000, 0xA700
 
 
 # --- QIDO-RS ----------------------------------------------------------------------------------
@@ -132,9 +129,10 @@ def _found(
     request: Request, token: str, engine: Engine, level: str, fixed: dict[str, str] | None = None
 ) -> Response:
     """The answer to a search. Raises InputError, HTTPException."""
-    _refuse_other(request, JSON, "application/json")
+    refuse_other(request, JSON, "application/json")
     keys: dict[str, str] = {}
     include: set[str] = set()
+    warnings: list[str] = []
     limit, offset = _MOST, 0
     for name, value in request.query_params.multi_items():
         if name == "includefield":
@@ -145,13 +143,20 @@ def _found(
             limit, offset = (
                 (min(int(value), _MOST), offset) if name == "limit" else (limit, int(value))
             )
-        elif name != "fuzzymatching":
+        elif name == "fuzzymatching":
+            if value.lower() == "true":
+                warnings.append("The fuzzymatching parameter is not supported.")
+        else:
             keys[name] = value[:1000]
     whole = "all" in include
     named = {engine.objects.tag(n) for n in (include | set(keys)) - {"all"}}
     answered = _ANSWERED[level] | named
     answers = []
-    for said in engine.objects.search(token, level, {**keys, **(fixed or {})}, limit, offset):
+    # One more than is answered, to know whether there is more.
+    found = engine.objects.search(token, level, {**keys, **(fixed or {})}, limit + 1, offset)
+    if len(found) > limit:
+        warnings.append("There are additional results that can be requested.")
+    for said in found[:limit]:
         uids = [_first(said, tag) for tag in (_STUDY, _SERIES, _INSTANCE)]
         depth = {"study": 1, "series": 2, "instance": 3}[level]
         shown = {
@@ -162,9 +167,10 @@ def _found(
         shown["00081190"] = {"vr": "UR", "Value": [_address(request, *uids[:depth])]}
         shown["00080056"] = {"vr": "CS", "Value": ["ONLINE"]}
         answers.append(dict(sorted(shown.items())))
+    headers = {"Warning": ", ".join(f'299 MedSec "{w}"' for w in warnings)} if warnings else {}
     if not answers:
-        return Response(status_code=204)
-    return JSONResponse(answers, media_type=JSON)
+        return Response(status_code=204, headers=headers)
+    return JSONResponse(answers, media_type=JSON, headers=headers)
 
 
 # --- WADO-RS ----------------------------------------------------------------------------------
@@ -210,15 +216,15 @@ def retrieve_instance(
     found = _objects(engine, token, study, series, instance)
     if not original:
         return _instances(request, token, engine, found)
-    kind = _refuse_other(request, "application/dicom", "multipart/related")
+    kind = refuse_other(request, "application/dicom", "multipart/related")
     handle = engine.images.restore(token, found[0].image_id, needed_reason(reason)).handle
     try:
         file = engine.images.restored_file(token, handle)
     finally:
         engine.images.close(token, handle)
     if kind == "application/dicom":
-        return Response(file.data, media_type=kind)
-    return _multipart("application/dicom", [("application/dicom", file.data)])
+        return single(request, kind, file.data)
+    return multipart("application/dicom", [("application/dicom", file.data)])
 
 
 @router.get("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}/")
@@ -227,14 +233,14 @@ def retrieve_frames(
     engine: TheEngine,
 ) -> Response:  # fmt: skip
     """Frames of a masked object, by numbers from 1 with commas between them."""
-    _refuse_other(request, "multipart/related", "application/octet-stream")
+    refuse_other(request, "multipart/related", "application/octet-stream")
     numbers = _numbers(frames)
     [found] = _objects(engine, token, study, series, instance)
     parts, syntax = engine.objects.frames(
-        token, found.image_id, numbers, native=not _as_stored(request, found.syntax)
+        token, found.image_id, numbers, native=not as_stored(request, found.syntax)
     )
     kind = f"application/octet-stream; transfer-syntax={syntax}"
-    return _multipart("application/octet-stream", [(kind, part) for part in parts])
+    return multipart("application/octet-stream", [(kind, part) for part in parts])
 
 
 @router.get("/studies/{study}/series/{series}/instances/{instance}/rendered/")
@@ -278,12 +284,12 @@ def bulk_data(
     study: Uid, series: Uid, instance: Uid, tag: str, request: Request, token: Token,
     engine: TheEngine,
 ) -> Response:  # fmt: skip
-    kind = _refuse_other(request, "application/octet-stream", "multipart/related")
+    kind = refuse_other(request, "application/octet-stream", "multipart/related")
     [found] = _objects(engine, token, study, series, instance)
     value = engine.objects.bulk(token, found.image_id, tag)
     if kind == "application/octet-stream":
-        return Response(value, media_type=kind)
-    return _multipart("application/octet-stream", [("application/octet-stream", value)])
+        return single(request, kind, value)
+    return multipart("application/octet-stream", [("application/octet-stream", value)])
 
 
 def _objects(
@@ -303,7 +309,7 @@ def _objects(
 
 
 def _metadata(request: Request, found: Sequence[MaskedObject]) -> Response:
-    _refuse_other(request, JSON, "application/json")
+    refuse_other(request, JSON, "application/json")
     answers = []
     for one in found:
         address = _address(request, *(one.uid(tag) for tag in (_STUDY, _SERIES, _INSTANCE)))
@@ -325,169 +331,50 @@ def _instances(
     request: Request, token: str, engine: Engine, found: Sequence[MaskedObject]
 ) -> Response:
     """Objects as they are drawn from the store, one after the other."""
-    kind = _refuse_other(request, "multipart/related", "application/dicom")
+    kind = refuse_other(request, "multipart/related", "application/dicom")
     if kind == "application/dicom" and len(found) > 1:
         raise HTTPException(406)
 
     def file(one: MaskedObject) -> bytes:
-        stored = _as_stored(request, one.syntax)
+        stored = as_stored(request, one.syntax)
         return engine.objects.file(token, one.image_id, native=not stored)
 
     first = file(found[0])
     if kind == "application/dicom":
-        return Response(first, media_type=kind)
+        return single(request, kind, first)
 
     def parts() -> Iterator[tuple[str, bytes]]:
         yield "application/dicom", first
         for one in found[1:]:
             yield "application/dicom", file(one)
 
-    return _multipart("application/dicom", parts())
+    return multipart("application/dicom", parts())
 
 
 def _rendered(
     request: Request, token: str, engine: Engine, found: Sequence[MaskedObject], number: int
 ) -> Response:
-    kind = _refuse_other(request, "image/jpeg", "image/png")
-    pixels = engine.images.masked_frame(token, found[0].image_id, number - 1)
-    return _picture(Picture.fromarray(pixels), kind)
+    kind = refuse_other(request, "image/jpeg", "image/png")
+    asked = rendering(request)
+    pixels = engine.images.masked_frame(token, found[0].image_id, number - 1, asked.window)
+    return _picture(asked.shown(Picture.fromarray(pixels)), kind, asked.quality)
 
 
 def _thumbnail(
     request: Request, token: str, engine: Engine, found: Sequence[MaskedObject]
 ) -> Response:
-    kind = _refuse_other(request, "image/jpeg", "image/png")
+    kind = refuse_other(request, "image/jpeg", "image/png")
     small = Picture.open(io.BytesIO(engine.images.thumbnail(token, found[0].image_id)))
     return _picture(small, kind)
 
 
-def _picture(picture: Picture.Image, kind: str) -> Response:
+def _picture(picture: Picture.Image, kind: str, quality: int = 90) -> Response:
     coded = io.BytesIO()
     if kind == "image/png":
         picture.save(coded, "PNG", compress_level=1)
     else:
-        picture.convert("RGB").save(coded, "JPEG", quality=90)
+        picture.convert("RGB").save(coded, "JPEG", quality=quality)
     return Response(coded.getvalue(), media_type=kind)
-
-
-# --- STOW-RS ----------------------------------------------------------------------------------
-
-
-@router.post("/studies/")
-async def store(request: Request, token: Token, engine: TheEngine) -> Response:
-    return await _stored(request, token, engine, "")
-
-
-@router.post("/studies/{study}/")
-async def store_in_study(study: Uid, request: Request, token: Token, engine: TheEngine) -> Response:
-    return await _stored(request, token, engine, study)
-
-
-async def _stored(request: Request, token: str, engine: Engine, study: str) -> Response:
-    kind, parameters = _media_type(request.headers.get("content-type", ""))
-    body = await request.body()
-    if kind == "application/dicom":
-        parts = [body]
-    elif kind == "multipart/related" and parameters.get("type") == "application/dicom":
-        parts = _parts(body, parameters.get("boundary", ""))
-    else:
-        raise HTTPException(415)
-    if not parts:
-        raise errors.InputError("The request has no instance. Send at least one.")
-    return await to_thread.run_sync(_answer, engine, token, parts, study)
-
-
-def _answer(engine: Engine, token: str, parts: Sequence[bytes], study: str) -> Response:
-    """Store each instance; the status and both sequences are those of PS3.18 10.5.3."""
-    stored: list[dict[str, Any]] = []
-    failed: list[dict[str, Any]] = []
-    for data in parts:
-        try:
-            received = engine.reception.store(token, Instance("", "", data), study)
-        except (errors.NotSignedIn, errors.PermissionDenied):
-            raise
-        except errors.EngineError as err:
-            busy = isinstance(err, errors.StorageError | errors.MachineOverloaded)
-            reason = _OUT_OF_RESOURCES if busy else _CANNOT_UNDERSTAND
-            failed.append({"00081197": {"vr": "US", "Value": [reason]}})
-            continue
-        item: dict[str, Any] = {
-            "00081150": {"vr": "UI", "Value": [received.sop_class]},
-            "00081155": {"vr": "UI", "Value": [received.sop_instance]},
-        }
-        if received.state is Received.PRESENT:
-            item["00081196"] = {"vr": "US", "Value": [0xB007]}  # it was there: nothing is changed
-        stored.append(item)
-    said: dict[str, Any] = {}
-    if failed:
-        said["00081198"] = {"vr": "SQ", "Value": failed}
-    if stored:
-        said["00081199"] = {"vr": "SQ", "Value": stored}
-    status = 200 if not failed else 202 if stored else 409
-    return JSONResponse(said, status_code=status, media_type=JSON)
-
-
-def _parts(body: bytes, boundary: str) -> list[bytes]:
-    """Contents of a multipart body (RFC 2046 5.1). Raises InputError."""
-    if not 1 <= len(boundary) <= 70:
-        raise errors.InputError("The request names no boundary between its parts.")
-    line = b"--" + boundary.encode("latin-1", "replace")
-    found = []
-    for piece in (b"\r\n" + body).split(b"\r\n" + line):
-        if piece.startswith(b"--"):
-            break
-        head, gap, content = piece.partition(b"\r\n\r\n")
-        if gap and b"application/dicom" in head.lower():
-            found.append(content)
-    return found
-
-
-# --- media types ------------------------------------------------------------------------------
-
-
-def _media_type(text: str) -> tuple[str, dict[str, str]]:
-    """A media type and its parameters, names in lower case."""
-    kind, *rest = re.split(r';(?=(?:[^"]*"[^"]*")*[^"]*$)', text)
-    parameters = {}
-    for part in rest:
-        name, _, value = part.partition("=")
-        parameters[name.strip().lower()] = value.strip().strip('"')
-    return kind.strip().lower(), parameters
-
-
-def _accepted(request: Request) -> list[tuple[str, dict[str, str]]]:
-    """Media types that a client accepts; the query's ``accept`` replaces the header."""
-    text = request.query_params.get("accept") or request.headers.get("accept") or "*/*"
-    return [_media_type(part) for part in re.split(r',(?=(?:[^"]*"[^"]*")*[^"]*$)', text)]
-
-
-def _refuse_other(request: Request, *kinds: str) -> str:
-    """The first of the accepted media types that can be answered. Raises HTTPException, 406."""
-    for kind, _ in _accepted(request):
-        for offered in kinds:
-            if kind in ("*/*", offered, offered.split("/")[0] + "/*"):
-                return offered
-    raise HTTPException(406)
-
-
-def _as_stored(request: Request, syntax: str) -> bool:
-    """Does the client take this transfer syntax? By default only Explicit VR Little Endian."""
-    wanted = {p["transfer-syntax"] for _, p in _accepted(request) if "transfer-syntax" in p}
-    return syntax == "1.2.840.10008.1.2.1" or bool({"*", syntax} & wanted)
-
-
-def _multipart(kind: str, parts: Iterable[tuple[str, bytes]]) -> StreamingResponse:
-    boundary = secrets.token_hex(16)
-
-    def body() -> Iterator[bytes]:
-        for part_kind, data in parts:
-            yield f"--{boundary}\r\nContent-Type: {part_kind}\r\n\r\n".encode()
-            yield data
-            yield b"\r\n"
-        yield f"--{boundary}--\r\n".encode()
-
-    media = f'multipart/related; type="{kind}"; boundary={boundary}'
-    return StreamingResponse(body(), media_type=media)
 
 
 def _numbers(text: str) -> list[int]:

@@ -55,6 +55,9 @@ class NodeValues(schemas.Request):
     receives: bool = Field(False, description="Masked images may be sent to it.")
     originals: bool = Field(False, description="A person who may restore may send originals to it.")
     renames: bool = Field(False, description="It gets masked images under identifiers of its own.")
+    packages: bool = Field(
+        False, description="It gets masked images with their sealed package inside."
+    )
 
 
 class Node(NodeValues):

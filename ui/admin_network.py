@@ -131,6 +131,11 @@ def _place(held: Node) -> dict[str, Any]:
             held.renames,
             help="They cannot be joined with those of other systems, nor restored from their file.",
         ),
+        "packages": st.checkbox(
+            "It gets masked images with their sealed package inside",
+            held.packages,
+            help="This installation restores the originals from the files that it kept.",
+        ),
         "tls": st.checkbox("It is called over TLS", held.tls),
         "receives": st.checkbox("Masked images may be sent to it", held.receives),
         "originals": st.checkbox(

@@ -362,10 +362,13 @@ class Sendings:
         return Parcel(sending, sop_class, "", self._opening(sending, caller))
 
     def _masked_file(self, image_id: str, node: Node, native: bool) -> bytes:
-        if not node.renames:
+        if not node.renames and not node.packages:
             return self._objects.file(image_id, native)
-        key = derive(self._renaming_key, node.title)
-        data = images.renamed(self._objects.file(image_id, False), key)
+        data = self._objects.file(image_id, False)
+        if node.packages:
+            data = images.carry(data, self._stored.package(image_id)[1])
+        else:
+            data = images.renamed(data, derive(self._renaming_key, node.title))
         return images.uncompressed(data) if native else data
 
     def _opening(self, sending: Sending, caller: Caller) -> Callable[[bool], bytes]:

@@ -57,6 +57,8 @@ class Node:
         originals: A person with the right may send originals to it.
         renames: It gets masked objects under identifiers of its own, so that they cannot be joined
             with those of others, nor restored from the file alone.
+        packages: It gets masked objects with their sealed package inside, from which this
+            installation restores them. Not together with ``renames``.
     """
 
     title: str
@@ -74,6 +76,7 @@ class Node:
     receives: bool = False
     originals: bool = False
     renames: bool = False
+    packages: bool = False
 
     @classmethod
     def checked(cls, title: str, values: Mapping[str, Any]) -> Node:
@@ -97,6 +100,7 @@ class Node:
         flags = (
             node.creates_patients, node.seals, node.sends, node.tls, node.receives,
             node.originals, node.renames,
+            node.packages,
         )  # fmt: skip
         if not all(isinstance(t, str) for t in texts) or not all(type(f) is bool for f in flags):
             raise InputError("A value of the node is of the wrong type.")
@@ -134,6 +138,11 @@ class Node:
             )
         if (self.receives or self.originals) and not (self.host and self.port):
             raise InputError("Name the host and the port under which the node takes images.")
+        if self.renames and self.packages:
+            raise InputError(
+                "A node gets either identifiers of its own, or sealed packages, which name the"
+                " image."
+            )
         if self.originals and not self.receives:
             raise InputError("A node that may have originals has to receive images.")
 

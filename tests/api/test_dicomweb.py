@@ -15,10 +15,12 @@ import pydicom
 import pytest
 import uvicorn
 from dicomweb_client.api import DICOMwebClient
+from PIL import Image as Picture
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 from requests import HTTPError, Session
 
-from engine import Role
+from api.stow import PartReader
+from engine import Role, errors
 from tests import builders
 from tests.conftest import WHY
 from tests.rest import BOX, Hospital, hospital, mounted_app
@@ -198,3 +200,154 @@ def test_instances_are_stored_into_the_reception(web: Web) -> None:
     damaged = pydicom.dcmread(io.BytesIO(builders.dicom(PIXELS, instance=8, Rows=9999)))
     with pytest.raises(HTTPError):
         client.store_instances([damaged])
+
+
+# --- parts of a request ------------------------------------------------------------------------
+
+
+def _body(boundary: str, *parts: bytes, kind: str = "application/dicom") -> bytes:
+    whole = b"a preamble that nobody reads"
+    for part in parts:
+        head = f"\r\n--{boundary}\r\nContent-Type: {kind}\r\nContent-Length: {len(part)}\r\n\r\n"
+        whole += head.encode() + part
+    return whole + f"\r\n--{boundary}--\r\n".encode()
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 64, 1 << 20])
+def test_parts_are_read_in_pieces_of_any_size(size: int) -> None:
+    parts = [b"first", b"--x\r\n--bound", bytes(range(256)) * 9, b"", b"\r\n--boundarx"]
+    body, reader = _body("boundary", *parts), PartReader("boundary", 1 << 20)
+    read = [p for i in range(0, len(body), size) for p in reader.feed(body[i : i + size])]
+    assert read == parts
+
+
+def test_a_part_that_is_too_large_is_read_over_and_holds_no_memory() -> None:
+    reader = PartReader("b", 1000)
+    body = _body("b", bytes(100), bytes(1 << 20), bytes(7))
+    read = []
+    for place in range(0, len(body), 4096):
+        read += list(reader.feed(body[place : place + 4096]))
+        assert len(reader._held) < 10_000
+    assert read == [bytes(100), None, bytes(7)]
+
+
+def test_parts_of_other_kinds_are_left_out_and_no_boundary_is_refused() -> None:
+    reader = PartReader("b", 1000)
+    assert list(reader.feed(_body("b", b"<xml/>", kind="application/xml"))) == []
+    for wrong in ("", "x" * 201):
+        with pytest.raises(errors.InputError):
+            PartReader(wrong, 1000)
+    with pytest.raises(errors.InputError):
+        list(PartReader("b", 1000).feed(b"--b\r\n" + b"x" * 20_000))
+
+
+# --- ranges and pictures -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "part"),
+    [
+        ("bytes=0-99", 206, slice(0, 100)),
+        ("bytes=100-", 206, slice(100, None)),
+        ("bytes=-50", 206, slice(-50, None)),
+        ("bytes=0-99999999", 206, slice(0, None)),
+        ("bytes=99999999-", 416, None),
+        ("bytes=-0", 416, None),
+        ("bytes=0-1,4-5", 200, slice(0, None)),  # several are answered whole
+        ("lines=1-2", 200, slice(0, None)),
+        ("bytes=9-3", 416, None),
+    ],
+)
+def test_ranges_of_an_instance_are_answered(
+    web: Web, asked: str, status: int, part: slice | None
+) -> None:
+    path = _instance(web)
+    whole = web.ask(path, Accept="application/dicom")
+    assert whole.headers["accept-ranges"] == "bytes"
+    answer = web.ask(path, Accept="application/dicom", Range=asked)
+    assert answer.status_code == status
+    if part is not None:
+        assert answer.content == whole.content[part]
+    if status == 206:
+        first, _, length = answer.headers["content-range"].removeprefix("bytes ").partition("-")
+        assert int(length.split("/")[1]) == len(whole.content)
+        assert whole.content[int(first) :].startswith(answer.content)
+
+
+def test_a_range_of_what_has_changed_is_answered_whole(web: Web) -> None:
+    path, kind = _instance(web), {"Accept": "application/dicom", "Range": "bytes=0-9"}
+    tag = web.ask(path, Accept="application/dicom").headers["etag"]
+    assert web.ask(path, **kind, **{"If-Range": tag}).status_code == 206
+    assert web.ask(path, **kind, **{"If-Range": '"another"'}).status_code == 200
+
+
+def test_ranges_of_bulk_data_are_answered(web: Web) -> None:
+    path, kind = f"{_instance(web)}/bulkdata/7FE00010", {"Accept": "application/octet-stream"}
+    whole = web.ask(path, **kind).content
+    answer = web.ask(path, **kind, Range="bytes=1000-1999")
+    assert (answer.status_code, answer.content) == (206, whole[1000:2000])
+
+
+def _instance(web: Web) -> str:
+    [first, *_] = sorted(
+        web.client(D).search_for_instances(web.study), key=lambda i: i["00200013"]["Value"]
+    )
+    uids = (web.study, first["0020000E"]["Value"][0], first["00080018"]["Value"][0])
+    return "/studies/{}/series/{}/instances/{}".format(*uids)
+
+
+def _shown(web: Web, query: str) -> np.ndarray:
+    answer = web.ask(f"{_instance(web)}/rendered?{query}", Accept="image/png")
+    assert answer.status_code == 200, answer.text
+    return np.asarray(Picture.open(io.BytesIO(answer.content)))
+
+
+def test_a_window_and_a_viewport_are_rendered(web: Web) -> None:
+    whole = _shown(web, "")
+    height, width = whole.shape[:2]
+    narrow = _shown(web, "window=128,10,linear")
+    assert narrow.shape == whole.shape
+    assert (narrow == 255).mean() > (whole == 255).mean()
+    assert _shown(web, f"viewport={width // 2},{height // 2}").shape[:2] == (
+        height // 2, width // 2,
+    )  # fmt: skip
+    part = _shown(web, "viewport=50,40,10,60,50,40")
+    assert np.array_equal(part, whole[60:100, 10:60])
+    turned = _shown(web, "viewport=50,40,10,60,-50,40")
+    assert np.array_equal(turned, part[:, ::-1])
+    wide = _shown(web, f"viewport={width * 4},50")  # the picture keeps its shape
+    assert wide.shape[0] == 50
+    assert wide.shape[1] == pytest.approx(width * 50 / height, abs=1)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "window=1", "window=a,b,linear", "window=1,0,linear", "window=1,2,sigmoid",
+        "viewport=0,5", "viewport=5", "viewport=5,5,1", "viewport=99999,5",
+        "viewport=5,5,9999,0,5,5", "quality=0", "quality=x",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_rendered_is_a_bad_request(web: Web, query: str) -> None:
+    assert web.ask(f"{_instance(web)}/rendered?{query}").status_code == 400
+
+
+def test_quality_and_the_most_wanted_media_type_count(web: Web) -> None:
+    path = f"{_instance(web)}/rendered"
+    sizes = [len(web.ask(f"{path}?quality={q}", Accept="image/jpeg").content) for q in (10, 95)]
+    assert sizes[0] < sizes[1]
+    kind = web.ask(path, Accept="image/jpeg;q=0.2, image/png;q=0.9").headers["content-type"]
+    assert kind == "image/png"
+    assert web.ask(path, Accept="image/png;q=0").status_code == 406
+
+
+# --- what is left out is said ------------------------------------------------------------------
+
+
+def test_a_search_says_that_there_is_more(web: Web) -> None:
+    few = web.ask("/instances?limit=1", T)
+    assert len(few.json()) == 1
+    assert "additional results" in few.headers["warning"]
+    assert "warning" not in web.ask("/instances?limit=3", T).headers
+    fuzzy = web.ask("/studies?fuzzymatching=true", T)
+    assert "fuzzymatching" in fuzzy.headers["warning"]
