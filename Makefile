@@ -43,7 +43,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.test
-	for b in $(filter-out crash crash_server fairness load many presidio_peer scripted,$(basename $(notdir $(wildcard benchmarks/*.py)))); \
+	for b in $(filter-out crash crash_server fairness load many network presidio_peer scripted,$(basename $(notdir $(wildcard benchmarks/*.py)))); \
 		do nice $(BIN)/python -m benchmarks.$$b || exit 1; done
 
 train: $(VENV)/.train
