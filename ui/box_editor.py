@@ -115,16 +115,6 @@ def _work(token: str, view: DraftView) -> None:
         _keep(token, view, boxes, given)
         kept = [b for b in boxes if b["removed"] is None]
         unexplained = [b for b in boxes if _reason(b) == ""]
-        confirm: str | None = ""
-        if view.reasons or not kept:
-            confirm = st.selectbox(
-                "Result of your check (logged with your name)",
-                _CONFIRM,
-                index=None,
-                accept_new_options=True,
-                placeholder="Choose or write your own",
-                key=f"confirm-{view.record.image_id}",
-            )
         if unexplained:
             st.info(
                 "Give a reason for each box that you removed or moved away.",
@@ -136,9 +126,38 @@ def _work(token: str, view: DraftView) -> None:
             icon=":material/lock:",
             disabled=bool(unexplained),
         ):
-            _seal(token, view, boxes, confirm or "")
+            if view.reasons or not kept:
+                state.keep("deciding", view.record.image_id)
+            else:
+                _seal(token, view, boxes, "")
+        if state.recall("deciding") == view.record.image_id:
+            _decide(token, view, boxes)
         series.offer(token, view, kept)
         _watch_sealing(token, view.record.image_id)
+
+
+def _not_decided() -> None:
+    state.take("deciding")
+
+
+@st.dialog("What did your check show?", icon=":material/lock:", on_dismiss=_not_decided)
+def _decide(token: str, view: DraftView, boxes: list[dict[str, Any]]) -> None:
+    """Ask for the result of the check where the engine wants one, and seal with it."""
+    st.write("The image is sealed with your answer, which is logged with your name.")
+    kept = any(b["removed"] is None for b in boxes)
+    likely, other = _CONFIRM if kept else _CONFIRM[::-1]
+    answer = ""
+    if st.button(likely, type="primary", width="stretch"):
+        answer = likely
+    if st.button(other, width="stretch"):
+        answer = other
+    own = st.text_input("Or in your own words", key=f"confirm-{view.record.image_id}").strip()
+    if st.button("Seal with my own words", disabled=not own):
+        answer = own
+    if answer:
+        _not_decided()
+        _seal(token, view, boxes, answer)
+        st.rerun()
 
 
 def _seal(token: str, view: DraftView, boxes: list[dict[str, Any]], confirm: str) -> None:

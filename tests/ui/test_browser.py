@@ -194,6 +194,38 @@ def correct_by_keyboard_and_mouse(tina: Visitor) -> None:
     page.keyboard.press("Delete")
     tina.settle()
     expect(page.locator(".list li")).to_have_count(found + 1)
+    # A box that was drawn over the one that has the focus is the one that Delete removes.
+    page.get_by_role("button", name="Draw boxes").click()
+    page.locator(".box").first.focus()
+    under = page.locator(".box").first.bounding_box()
+    assert under is not None
+    page.mouse.move(under["x"] + 4, under["y"] + 4)
+    page.mouse.down()
+    page.mouse.move(under["x"] + 44, under["y"] + 34, steps=4)
+    page.mouse.up()
+    tina.settle()
+    expect(page.locator(".list li")).to_have_count(found + 2)
+    page.keyboard.press("Delete")
+    tina.settle()
+    expect(page.locator(".list li")).to_have_count(found + 1)
+    expect(page.locator(".list li s")).to_have_count(0)  # no found one went
+    page.get_by_role("button", name="Draw boxes").click()
+    # Several go with one reason, in one step that can be undone.
+    stage.focus()
+    page.keyboard.press("?")
+    expect(page.get_by_text("choose all boxes, or none")).to_be_visible()
+    page.keyboard.press("?")
+    page.get_by_label("Choose box 1", exact=True).check()
+    page.get_by_label(f"Choose box {found + 1}", exact=True).check()
+    expect(page.get_by_text("2 boxes chosen")).to_be_visible()
+    page.get_by_role("button", name="Remove the chosen boxes").click()
+    tina.settle()
+    expect(page.locator(".list li s")).to_have_count(1)
+    expect(page.locator(".list li")).to_have_count(found)
+    expect(page.get_by_role("button", name=SEAL)).to_be_enabled()  # there is a reason
+    page.get_by_role("button", name="Undo").click()
+    tina.settle()
+    expect(page.locator(".list li s")).to_have_count(0)
     # A found one goes with a reason only, and comes back.
     page.get_by_role("button", name="Remove box 1", exact=True).click()
     tina.settle()
@@ -208,13 +240,14 @@ def correct_by_keyboard_and_mouse(tina: Visitor) -> None:
 def seal(tina: Visitor) -> None:
     """Seal; where the second look sees more, it is sealed too."""
     for _ in range(6):
-        decide = tina.page.get_by_label("Result of your check (logged with your name)")
-        if decide.count() and not decide.input_value():
-            decide.click()
-            tina.page.get_by_role("option").first.click()
-            tina.settle()
         tina.page.get_by_role("button", name=SEAL).click()
         tina.settle()
+        asked = tina.page.get_by_role("dialog")
+        if asked.count():
+            expect(asked).to_contain_text("What did your check show?")
+            asked.get_by_role("button", name="I checked the whole image").first.click()
+            expect(asked).to_have_count(0)
+            tina.settle()
         if tina.page.get_by_role("tab", name="Grid picture").count():
             return
     raise AssertionError("it never got sealed: " + tina.page.inner_text("body"))

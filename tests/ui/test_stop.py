@@ -18,10 +18,8 @@ from tests.serving import Server, launch, people, settings, wait
 from ui.shutdown import PATIENCE_SECONDS
 
 
-def upload(server: Server, number: int, answers: list[int]) -> None:
+def upload(server: Server, access: str, number: int, answers: list[int]) -> None:
     with httpx.Client(base_url=server.url, timeout=120) as client:
-        body = {"username": "technician", "password": PASSWORD}
-        access = client.post("/api/auth/token/", json=body).json()["access"]
         data = fairness.numbered(COSTLY, number)
         try:
             answer = client.post(
@@ -46,11 +44,15 @@ def test_a_server_that_is_told_to_stop_stops_and_leaves_no_process(tmp_path: Pat
     engine.close()
     server, process = launch(tmp_path)
     answers: list[int] = []
-    threads = [threading.Thread(target=upload, args=(server, n, answers)) for n in range(6)]
+    threads: list[threading.Thread] = []
     try:
         wait(server, process, 90)
-        for thread in threads:
+        body = {"username": "technician", "password": PASSWORD}
+        access = httpx.post(f"{server.url}/api/auth/token/", json=body).json()["access"]
+        for number in range(6):
+            thread = threading.Thread(target=upload, args=(server, access, number, answers))
             thread.start()
+            threads.append(thread)
         while not busy(process.pid):
             assert process.poll() is None
             time.sleep(0.05)

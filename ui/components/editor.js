@@ -2,7 +2,16 @@
 // Removing a detected box requires a reason; its row stays in the list until sealing.
 
 const EDGES = { nw: [1, 1, 0, 0], ne: [0, 1, 1, 0], sw: [1, 0, 0, 1], se: [0, 0, 1, 1] };
-const VERDICTS = { identifying: "identifies a person", harmless: "harmless", unknown: "cannot tell" };
+const VERDICTS = {
+  identifying: "identifies a person", harmless: "identifies nobody", unknown: "may identify somebody",
+};
+const KEYS = [
+  ["D", "draw boxes, or stop"], ["N", "add a box in the middle"], ["Tab", "the next box"],
+  ["← ↑ → ↓", "move the box; with Alt resize it, with Shift in larger steps"],
+  ["Space", "choose the box, or not any more"], ["A", "choose all boxes, or none"],
+  ["Delete", "remove the box, or all chosen ones with one reason"],
+  ["Ctrl Z", "undo"], ["Esc", "leave the box"], ["?", "these keys"],
+];
 const REASONS = ["No identifying content", "Duplicate of another box", "Wrong place, redrawn"];
 
 class Editor {
@@ -14,13 +23,15 @@ class Editor {
     this.boxes = data.boxes.map((box, index) => ({ ...box, key: index, from: box.from || { ...box } }));
     this.next = this.boxes.length;
     this.past = [];
+    this.chosen = new Set(); // of several boxes that get one reason
     this.pane = new Pane("Draft, not sealed yet");
     this.stage = new Stage([this.pane], data.width, data.height);
     const stage = this.stage.element;
     stage.setAttribute("role", "group");
     stage.setAttribute("aria-label",
       `${data.title}. D draws, N adds a box, Tab goes from box to box. On a box: arrow keys move,` +
-      " with Alt they resize, Shift makes larger steps, Delete removes.");
+      " with Alt they resize, Shift makes larger steps, Space chooses it, Delete removes." +
+      " A question mark shows all keys.");
     this.frames = frameControl(data.frames, (frame) => {
       this.frame = frame;
       this.load();
@@ -33,9 +44,13 @@ class Editor {
     stage.addEventListener("keydown", (event) => this.key(event), { capture: true });
     this.list = make("ol", { class: "list" });
     this.said = make("p", { class: "note", role: "status" });
+    this.several = make("div", { class: "toolbar several", role: "group", "aria-label": "Chosen boxes" });
+    this.keys = make("dl", { class: "keys", hidden: true },
+      ...KEYS.flatMap(([key, what]) => [make("dt", {}, make("kbd", {}, key)), make("dd", {}, what)]));
     root.replaceChildren(make("div", { class: "editor" },
       make("p", { class: "warning" }, "Not for primary diagnosis"),
-      this.toolbar(), this.said, make("div", { class: "work" }, stage, this.list)));
+      this.toolbar(), this.keys, this.said, this.several,
+      make("div", { class: "work" }, stage, this.list)));
     this.draw();
     this.rows();
     this.load();
@@ -52,7 +67,8 @@ class Editor {
       this.stage.element.classList.toggle("covered", this.covered.checked) });
     return make("div", { class: "toolbar" },
       make("span", { class: "group" }, this.pencil,
-        button("Add box", "Add a box in the middle (N)", () => this.add()), this.back),
+        button("Add box", "Add a box in the middle (N)", () => this.add()), this.back,
+        button("Keys (?)", "Show the keys", () => (this.keys.hidden = !this.keys.hidden))),
       this.stage.zoomButtons(), this.frames,
       make("label", { class: "group" }, this.covered, " Preview as masked"),
       this.data.window && windowControl(this.data.window, (window) => {
@@ -86,6 +102,7 @@ class Editor {
     if (!this.past.length) return;
     this.boxes = JSON.parse(this.past.pop());
     this.selected = null;
+    this.chosen.clear();
     this.done();
   }
 
@@ -140,6 +157,54 @@ class Editor {
     else this.stage.element.focus();
   }
 
+  // --- several at once --------------------------------------------------------------------
+
+  choose(box) {
+    if (!this.chosen.delete(box.key)) this.chosen.add(box.key);
+    this.draw();
+    this.rows();
+  }
+
+  chooseAll() {
+    const here = this.boxes.filter((box) => box.removed === null);
+    const all = here.every((box) => this.chosen.has(box.key));
+    this.chosen = new Set(all ? [] : here.map((box) => box.key));
+    this.draw();
+    this.rows();
+  }
+
+  /** Remove all chosen boxes; those that were found get the reason. One step for undo. */
+  removeChosen(reason) {
+    this.change(() => {
+      this.boxes = this.boxes.filter((box) => box.found !== null || !this.chosen.has(box.key));
+      for (const box of this.boxes) if (this.chosen.has(box.key)) box.removed = reason;
+      this.selected = null;
+      this.chosen.clear();
+    });
+    this.stage.element.focus();
+  }
+
+  offerSeveral() {
+    const chosen = this.boxes.filter((box) => box.removed === null && this.chosen.has(box.key));
+    this.several.hidden = !chosen.length;
+    if (!chosen.length) return;
+    const found = chosen.some((box) => box.found !== null);
+    const reason = make("select", { "aria-label": "Reason for removing the chosen boxes" },
+      ...REASONS.map((one) => make("option", {}, one)));
+    const own = make("input", { type: "text", class: "reason", maxlength: 200,
+      "aria-label": "Own reason for removing the chosen boxes", placeholder: "or in your own words" });
+    const remove = make("button", { type: "button", class: "remove-chosen", onclick: () =>
+      this.removeChosen(found ? own.value.trim() || reason.value : "") }, "Remove the chosen boxes");
+    this.several.replaceChildren(
+      make("span", {}, chosen.length === 1 ? "1 box chosen" : `${chosen.length} boxes chosen`),
+      ...(found ? [reason, own] : []), remove,
+      make("button", { type: "button", onclick: () => {
+        this.chosen.clear();
+        this.draw();
+        this.rows();
+      } }, "Choose none"));
+  }
+
   // --- mouse and touch --------------------------------------------------------------------
 
   pen(on) {
@@ -157,6 +222,10 @@ class Editor {
     const at = this.stage.toPixels(event);
     const box = this.find(event.target);
     this.before = JSON.stringify(this.boxes);
+    if (box && !this.drawing && event.shiftKey) {
+      this.choose(box);
+      return true;
+    }
     if (box && !this.drawing) {
       this.selected = box.key;
       this.held = { box, at, from: { ...box }, edge: event.target.dataset.edge, moved: false };
@@ -173,11 +242,15 @@ class Editor {
       return false;
     }
     this.held = { box: null, at, moved: false };
+    // Otherwise the box that has the focus would keep it, and Delete would remove that one.
+    this.selected = null;
+    this.stage.element.focus({ preventScroll: true });
     return true;
   }
 
   drag(event) {
     const held = this.held;
+    if (!held) return;
     const now = this.stage.toPixels(event);
     const dx = now.x - held.at.x, dy = now.y - held.at.y;
     if (!held.moved && Math.hypot(dx, dy) * this.stage.scale < 4) return; // a click, not a drag
@@ -231,8 +304,13 @@ class Editor {
     if (event.ctrlKey || event.metaKey) return;
     if (event.key === "d" || event.key === "D") return take(() => this.pen(!this.drawing));
     if (event.key === "n" || event.key === "N") return take(() => this.add());
+    if (event.key === "a" || event.key === "A") return take(() => this.chooseAll());
+    if (event.key === "?") return take(() => (this.keys.hidden = !this.keys.hidden));
+    const remove = event.key === "Delete" || event.key === "Backspace";
+    if (remove && this.chosen.size) return take(() => this.several.querySelector("select, button")?.focus());
     if (!box) return;
-    if (event.key === "Delete" || event.key === "Backspace") return take(() => this.remove(box));
+    if (remove) return take(() => this.remove(box));
+    if (event.key === " ") return take(() => this.choose(box));
     if (event.key === "Escape") return take(() => this.stage.element.focus());
     const by = moves[event.key];
     if (by) take(() => {
@@ -255,7 +333,7 @@ class Editor {
     this.pane.drawing.replaceChildren(...this.boxes
       .filter((box) => box.removed === null && box.frame <= this.frame && this.frame < box.frame_end)
       .map((box) => this.shape(box)));
-    if (focused) this.pane.drawing.querySelector(`[data-key="${focused}"]`)?.focus();
+    if (focused !== undefined && Number(focused) === this.selected) this.focusBox();
   }
 
   shape(box) {
@@ -263,7 +341,8 @@ class Editor {
     const selected = box.key === this.selected;
     const name = `${this.boxes.indexOf(box) + 1} ${box.label}`;
     const shape = make("svg:g", {
-      class: ["box", selected && "selected", this.proposed(box) && "proposed"].filter(Boolean).join(" "),
+      class: ["box", selected && "selected", this.chosen.has(box.key) && "chosen",
+        this.proposed(box) && "proposed"].filter(Boolean).join(" "),
       "data-key": box.key, tabindex: 0, role: "button", style: `--colour: ${this.colour(box)}`,
       "aria-label": `Box ${name}, ${this.sure(box)}, from ${x1}, ${y1} to ${x2}, ${y2}`,
       onfocus: () => {
@@ -307,7 +386,7 @@ class Editor {
 
   sure(box) {
     if (box.found === null) return "drawn by a person";
-    const share = `${(box.confidence * 100).toFixed(0)} %`;
+    const share = `${(box.confidence * 100).toFixed(0)} % sure`;
     const parts = [share, this.proposed(box) && "a proposal", VERDICTS[box.verdict]];
     return parts.filter(Boolean).join(", ");
   }
@@ -319,6 +398,7 @@ class Editor {
         (kept < this.boxes.length ? ` ${this.boxes.length - kept} removed.` : "")
       : "No boxes: nothing will be sealed.";
     this.list.replaceChildren(...this.boxes.map((box, index) => this.row(box, index + 1)));
+    this.offerSeveral();
   }
 
   row(box, number) {
@@ -333,7 +413,9 @@ class Editor {
         this.focusBox();
       } }, number);
     if (box.removed !== null) row.append(...this.removedRow(box, number, show));
-    else row.append(show, this.labelChoice(box, number), make("span", { class: "sure" }, this.sure(box)),
+    else row.append(make("input", { type: "checkbox", checked: this.chosen.has(box.key),
+      "aria-label": `Choose box ${number}`, onchange: () => this.choose(box) }),
+      show, this.labelChoice(box, number), make("span", { class: "sure" }, this.sure(box)),
       ...this.frameRange(box, number),
       make("button", { type: "button", "aria-label": `Remove box ${number}`,
         onclick: () => this.remove(box) }, "Remove"),
