@@ -58,6 +58,9 @@ class NodeValues(schemas.Request):
     packages: bool = Field(
         False, description="It gets masked images with their sealed package inside."
     )
+    deidentification: Annotated[schemas.Text, Field(max_length=40)] = Field(
+        "", description="De-identification profile of copies that are sent to it; empty for none."
+    )
 
 
 class Node(NodeValues):

@@ -93,7 +93,7 @@ def _edit(token: str, entry: NodeEntry | None) -> None:
             list(_QUERIES).index(held.queries),
             format_func=lambda name: _QUERIES[name],
         )
-        place = _place(held)
+        place = _place(held, ["", *engine.recipients.entries(token)])
         certificate = st.text_input(
             "SHA-256 of its certificate, 64 hex digits; empty for any certificate of the CA",
             held.certificate,
@@ -119,8 +119,12 @@ def _edit(token: str, entry: NodeEntry | None) -> None:
                 _done("Node removed. It is refused from now on.")
 
 
-def _place(held: Node) -> dict[str, Any]:
-    """Where the node takes images, and which."""
+def _place(held: Node, chosen: list[str]) -> dict[str, Any]:
+    """Where the node takes images, and which.
+
+    Args:
+        chosen: Names of de-identification profiles, an empty one for none.
+    """
     host = st.text_input("Host under which it takes images; empty for none", held.host)
     port = st.number_input("Its port", 0, 65_535, held.port)
     return {
@@ -135,6 +139,13 @@ def _place(held: Node) -> dict[str, Any]:
             "It gets masked images with their sealed package inside",
             held.packages,
             help="This installation restores the originals from the files that it kept.",
+        ),
+        "deidentification": st.selectbox(
+            "It gets copies by the de-identification profile",
+            chosen,
+            chosen.index(held.deidentification) if held.deidentification in chosen else 0,
+            format_func=lambda name: name or "none: masked images as they are",
+            help="Under pseudonyms and dates of its own; see the De-identification tab.",
         ),
         "tls": st.checkbox("It is called over TLS", held.tls),
         "receives": st.checkbox("Masked images may be sent to it", held.receives),

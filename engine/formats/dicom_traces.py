@@ -163,7 +163,8 @@ class Traces:
         for place, reading in enumerate(readings(said)):
             least = 4 if guessed or place > 1 or "\ufffd" in reading else 1
             for group in reading.split("="):
-                parts = [p for p in _parts(group) if folded(p) not in PARTICLES]
+                # As it is written: Doe is no "do", to which it folds.
+                parts = [p for p in _parts(group) if p.casefold() not in PARTICLES]
                 parts = [p for p in parts if len(p) >= least or (_CJK.search(p) and len(p) > 1)]
                 for part in parts:
                     self._word(part)
@@ -202,7 +203,7 @@ class Traces:
             self._plain_word(form, len(part))
 
     def _plain_word(self, form: str, length: int) -> None:
-        if form in PARTICLES:
+        if form in PARTICLES and length == len(form):
             return
         if length >= 6 and len(form) >= 5:
             self._long.add(form)

@@ -19,6 +19,7 @@ class Nodes:
         self._audit = context.audit
         self._database = context.database
         self._nodes = context.nodes
+        self._recipients = context.recipients
         self._examiner = examiner
         self._guard = guard
 
@@ -44,6 +45,8 @@ class Nodes:
         """
         node = Node.checked(title, values)
         self._examiner.profile(node.profile or None)
+        if node.deidentification:
+            self._recipients.profile(node.deidentification)
         with self._database.write() as tx:
             self._nodes.save(tx, self._audit, caller, node)
         self._nodes.forget()

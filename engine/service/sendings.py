@@ -19,6 +19,7 @@ from engine.operations.context import Context
 from engine.operations.forwarding import Forwarding
 from engine.operations.guard import Guard, log, needs
 from engine.operations.masked_objects import MaskedObjects
+from engine.operations.recipient_copies import Recipient, RecipientCopies
 from engine.operations.restorations import Restorations
 from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission, Role, allowed
@@ -85,6 +86,8 @@ class Sendings:
         self._rows = context.sendings
         self._rules = context.forward_rules
         self._studies = context.studies
+        self._copies = RecipientCopies(context, stored)
+        self._recipients = context.recipients
         self._renaming_key = derive(context.hierarchy.system_key("network"), "recipients")
         self._forwarding = forwarding
         self._guard = guard
@@ -362,6 +365,11 @@ class Sendings:
         return Parcel(sending, sop_class, "", self._opening(sending, caller))
 
     def _masked_file(self, image_id: str, node: Node, native: bool) -> bytes:
+        if node.deidentification:
+            profile = self._recipients.profile(node.deidentification)
+            row = self._stored.verified(image_id)
+            copy = self._copies.copy(row, Recipient(node.title, profile)).data
+            return images.uncompressed(copy) if native else copy
         if not node.renames and not node.packages:
             return self._objects.file(image_id, native)
         data = self._objects.file(image_id, False)

@@ -57,6 +57,7 @@ class Node:
         originals: A person with the right may send originals to it.
         renames: It gets masked objects under identifiers of its own, so that they cannot be joined
             with those of others, nor restored from the file alone.
+        deidentification: Profile by which copies are made for it; empty for masked objects.
         packages: It gets masked objects with their sealed package inside, from which this
             installation restores them. Not together with ``renames``.
     """
@@ -76,6 +77,7 @@ class Node:
     receives: bool = False
     originals: bool = False
     renames: bool = False
+    deidentification: str = ""
     packages: bool = False
 
     @classmethod
@@ -95,7 +97,7 @@ class Node:
         node = cls(title, **{**values, "addresses": tuple(values.get("addresses", ()))})
         texts = (
             node.description, node.certificate, node.profile, node.queries, node.host,
-            *node.addresses,
+            node.deidentification, *node.addresses,
         )  # fmt: skip
         flags = (
             node.creates_patients, node.seals, node.sends, node.tls, node.receives,
@@ -138,6 +140,11 @@ class Node:
             )
         if (self.receives or self.originals) and not (self.host and self.port):
             raise InputError("Name the host and the port under which the node takes images.")
+        if self.deidentification and (self.renames or self.packages):
+            raise InputError(
+                "Copies have identifiers of their own, and no package. Take these options away, or"
+                " the de-identification profile."
+            )
         if self.renames and self.packages:
             raise InputError(
                 "A node gets either identifiers of its own, or sealed packages, which name the"

@@ -116,7 +116,7 @@ class Recipients:
     def __init__(self, database: Database, host: Host, key: bytes) -> None:
         self._database = database
         self._host = host
-        self._key = derive(key, "recipients")
+        self._key = derive(key, "recipient copies")
         self._lists = derive(key, "pseudonyms")
         self._rows = AuditedRows("deidentifications", host, derive(key, "deidentifications"))
 

@@ -298,6 +298,36 @@ def test_a_node_may_get_identifiers_of_its_own(ward: Ward, tmp_path: Path) -> No
     assert not names[0] & names[1]
 
 
+def test_a_node_may_get_copies_by_a_de_identification_profile(ward: Ward, tmp_path: Path) -> None:
+    said = {**builders.person(), "StudyDate": "20210419", "SeriesDescription": "Axial of Doe"}
+    with storescp(tmp_path / "got") as port:
+        destination(ward, port, deidentification="research")
+        rule(ward)
+        seal(ward, **said)
+        assert send(ward) == 1
+    [got] = [pydicom.dcmread(p) for p in (tmp_path / "got").iterdir()]
+    codes = [item.CodeValue for item in got.DeidentificationMethodCodeSequence]
+    assert {"113105", "113107", "113108", "113109"} < set(codes)
+    assert (got.SeriesDescription, got.PatientAge) == ("Axial of", said["PatientAge"])
+    assert got.StudyDate not in ("", said["StudyDate"])
+    assert np.array_equal(got.pixel_array[60:], PIXELS[60:])
+
+
+def test_a_patient_who_is_not_in_the_nodes_list_is_not_sent(ward: Ward, tmp_path: Path) -> None:
+    text = "number,pseudonym\nP-none,LYON-1\n"
+    ward.engine.recipients.save_pseudonyms(ward.team.doctor, "ARCHIVE", text)
+    with storescp(tmp_path / "got") as port:
+        destination(ward, port, deidentification="basic")
+        rule(ward)
+        seal(ward)
+        assert send(ward) == 0
+    assert states(ward) == ["failed"]
+    assert not list((tmp_path / "got").iterdir())
+    for wrong in ({"deidentification": "none"}, {"deidentification": "basic", "renames": True}):
+        with pytest.raises(errors.InputError):
+            destination(ward, 104, **wrong)
+
+
 # --- what happens to entries ------------------------------------------------------------------
 
 

@@ -115,6 +115,7 @@ NAMES: dict[str, list[str]] = {
     "Quastenberg,Ottilie": ["Ottilie", "QUASTENBERG", "Ottilie Quastenberg, Kopie"],
     "Quastenberg/Ottilie": ["Ottilie", "QUASTENBERG"],
     "Quastenberg_Ottilie": ["Ottilie", "QUASTENBERG"],
+    "Doe^Jane": ["Doe", "DOE, J.", "Jane Doe"],
     "Vu^Yi": ["Yi Vu", "Vu Yi", "VuYi", "Vu", "vu yi", "Yi_Vu", "VU, YI"],
     "Li^Xu": ["Xu Li", "Li Xu", "LiXu", "Xu", "lixu"],
     "Ma^An": ["An Ma", "Ma, An"],
