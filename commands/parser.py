@@ -10,6 +10,7 @@ from commands import (
     carry,
     checkpoint,
     detect,
+    learn,
     profiles,
     recover_data,
     recovery,
@@ -31,7 +32,7 @@ DESCRIPTION = (
 #: In the order of the help text.
 MODULES = (
     seal, restore, carry, detect, profiles, verify, accept_roster, rotate, backup, checkpoint,
-    recover_data, recovery, training, release, verify_release, serve,
+    recover_data, recovery, training, learn, release, verify_release, serve,
 )  # fmt: skip
 
 

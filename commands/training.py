@@ -47,6 +47,9 @@ def export(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
                 terminal.tell(_line(case))
             return Outcome.DONE
         files.make_folder(arguments.out)
+        version = engine.training.in_force(token)
+        if version is not None:  # what is learned is learned on from it
+            write_durably(arguments.out / version[0], version[1])
         made = engine.training.export(token, arguments.to_key, arguments.again)
         total = sum(arguments.again or case.exported_at is None for case in cases)
         with terminal.working("exporting", total, "cases") as work:

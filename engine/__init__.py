@@ -12,6 +12,7 @@ from engine.detection import (
     CustomNetworkRecord,
     Drift,
     ModelInfo,
+    NetworkCard,
     Profile,
     ProfileEntry,
 )
@@ -77,6 +78,7 @@ from engine.service.release import LooksSaved
 from engine.service.runtime_settings import SettingEntry
 from engine.service.search import Found, ImageQuery
 from engine.service.sendings import Parcel, Report
+from engine.service.versions import Difference, VersionEntry
 from engine.service.worklist import Look, WorkGroup, WorkItem
 from engine.settings import Settings
 from engine.store.nodes import Node, NodeEntry
@@ -113,6 +115,7 @@ __all__ = [
     "CustomNetworkRecord",
     "DeidProfile",
     "Detection",
+    "Difference",
     "Display",
     "DraftBox",
     "DraftView",
@@ -138,6 +141,7 @@ __all__ = [
     "LooksSaved",
     "MaskedObject",
     "ModelInfo",
+    "NetworkCard",
     "Node",
     "NodeEntry",
     "Note",
@@ -179,6 +183,7 @@ __all__ = [
     "TrainingCase",
     "Trust",
     "Verdict",
+    "VersionEntry",
     "WorkGroup",
     "WorkItem",
     "begin_request",

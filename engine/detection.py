@@ -24,7 +24,29 @@ from engine.detect.drift import (
     Month,
     compared,
 )
+from engine.detect.learned_files import SUFFIX as NETWORK_SUFFIX
+from engine.detect.learned_files import (
+    LearnedFile,
+    NetworkCard,
+    SetFigures,
+    read_learned,
+)
+from engine.detect.network_versions import (
+    NetworkVersions,
+    SentVersion,
+    ShadowCounts,
+    VersionStanding,
+)
 from engine.detect.networks import ModelInfo
+from engine.detect.own_versions import (
+    LEARNING,
+    LEARNT,
+    LICENCE,
+    MissingVersion,
+    OwnVersion,
+    shipped_name,
+    version_name,
+)
 from engine.detect.profile_comparison import (
     Comparison,
     Side,
@@ -40,6 +62,10 @@ from engine.detect.text_verdict import (
 )
 
 __all__ = [
+    "LEARNING",
+    "LEARNT",
+    "LICENCE",
+    "NETWORK_SUFFIX",
     "UNKNOWN",
     "Comparison",
     "CustomNetworkRecord",
@@ -49,16 +75,28 @@ __all__ = [
     "Drift",
     "Judgement",
     "Known",
+    "LearnedFile",
+    "MissingVersion",
     "ModelInfo",
     "Month",
+    "NetworkCard",
+    "NetworkVersions",
+    "OwnVersion",
     "PackedModel",
     "Profile",
     "ProfileEntry",
     "Profiles",
     "SentNetwork",
+    "SentVersion",
+    "SetFigures",
+    "ShadowCounts",
     "Shape",
     "Side",
+    "VersionStanding",
     "compared",
     "custom_network_sandbox",
     "merge",
+    "read_learned",
+    "shipped_name",
+    "version_name",
 ]

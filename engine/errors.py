@@ -67,6 +67,11 @@ class WrongInstance(InputError):
     """A data set is not of the class, or not the instance, that its sender announced."""
 
 
+class CandidateWorse(InputError):
+    """A learned version hides less of what names a patient than the one in force; ``facts`` names
+    the shipped sets."""
+
+
 class DuplicateImage(InputError):
     """An image with the same pixels exists; ``facts['image_id']`` is its id."""
 

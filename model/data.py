@@ -30,6 +30,7 @@ from engine.geometry import CORNERS
 from model.backgrounds import Background, read_folder
 from model.codes import code
 from model.distractors import distract
+from model.evaluate import Whole
 from model.invented import INVENTED
 from model.layouts import overlay
 from model.phrases import Phrases
@@ -237,31 +238,53 @@ def samples(
     for _ in range(count * 2):
         if len(made) == count:
             break
-        shape = r.choice(SHAPES if split == "train" else SHAPES[:1])
-        zoom = r.uniform(1.2, 2.2) if split == "train" and r.random() < ENLARGED else 1.0
-        h, w = min(round(shape[0] / zoom), page.height), min(round(shape[1] / zoom), page.width)
-        texts = [b for b in page.boxes if b[0] != "thorax"]
-        if texts and r.random() < 0.85:
-            _, x1, y1, x2, y2 = r.choice(texts)
-            cx, cy = (
-                r.uniform(x1, x2) + r.uniform(-0.4, 0.4) * w,
-                (y1 + y2) / 2 + r.uniform(-0.45, 0.45) * h,
-            )
-        else:
-            cx, cy = r.uniform(0, page.width), r.uniform(0, page.height)
-        x = min(max(0, round(cx - w / 2)), page.width - w)
-        y = min(max(0, round(cy - h / 2)), page.height - h)
-        cut = crop(page, (x, y, x + w, y + h))
-        if cut is None:
-            continue
-        pixels, labels = cut
-        if zoom > 1:  # the damage is the picture's own, so it is enlarged with it
-            pixels, labels = enlarged(damaged(r, pixels, labels), labels, zoom)
-        pixels, labels = _padded(r, pixels, labels, shape)
-        if zoom == 1:
-            pixels = damaged(r, pixels, labels)
-        made.append(Sample(pixels, labels, kind, real))
+        sample = window(r, page, split, kind, real=real)
+        if sample is not None:
+            made.append(sample)
     return made
+
+
+def window(
+    r: Random,
+    page: Page,
+    split: str,
+    kind: str,
+    *,
+    real: bool,
+    shape: tuple[int, int] | None = None,
+) -> Sample | None:
+    """One window of a page at native scale or enlarged, mostly around a box.
+
+    Args:
+        shape: Height and width, px; by default one of ``SHAPES``.
+
+    Returns:
+        None where it would show half a thorax or half a code.
+    """
+    shape = shape or r.choice(SHAPES if split == "train" else SHAPES[:1])
+    zoom = r.uniform(1.2, 2.2) if split == "train" and r.random() < ENLARGED else 1.0
+    h, w = min(round(shape[0] / zoom), page.height), min(round(shape[1] / zoom), page.width)
+    texts = [b for b in page.boxes if b[0] != "thorax"]
+    if texts and r.random() < 0.85:
+        _, x1, y1, x2, y2 = r.choice(texts)
+        cx, cy = (
+            r.uniform(x1, x2) + r.uniform(-0.4, 0.4) * w,
+            (y1 + y2) / 2 + r.uniform(-0.45, 0.45) * h,
+        )
+    else:
+        cx, cy = r.uniform(0, page.width), r.uniform(0, page.height)
+    x = min(max(0, round(cx - w / 2)), page.width - w)
+    y = min(max(0, round(cy - h / 2)), page.height - h)
+    cut = crop(page, (x, y, x + w, y + h))
+    if cut is None:
+        return None
+    pixels, labels = cut
+    if zoom > 1:  # the damage is the picture's own, so it is enlarged with it
+        pixels, labels = enlarged(damaged(r, pixels, labels), labels, zoom)
+    pixels, labels = _padded(r, pixels, labels, shape)
+    if zoom == 1:
+        pixels = damaged(r, pixels, labels)
+    return Sample(pixels, labels, kind, real)
 
 
 def enlarged(
@@ -324,22 +347,6 @@ def _save_crops(job: tuple[int, int, str, list[Background], int, Path]) -> int:
         )
         (out / "labels" / split / f"{stem}.txt").write_text(yolo_rows(sample.labels, w, h))
     return len(made)
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A whole picture to evaluate on.
-
-    Args:
-        pixels: Shape (H, W, 3), uint8, RGB.
-        truth: As in ``gt.json``; lines that name a patient have ``"patient": true``.
-        classes: Those that are labelled completely.
-    """
-
-    name: str
-    pixels: np.ndarray
-    truth: list[dict[str, Any]]
-    classes: list[str]
 
 
 def whole_page(seed: int, number: int, split: str, reals: list[Background]) -> Whole:

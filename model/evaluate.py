@@ -20,9 +20,10 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -54,6 +55,22 @@ class Padding:
         """Shape (N, 4), float64: padded and clipped to the picture."""
         padded = [r.padded(self.share, self.min_px).clipped(width, height) for r in regions]
         return np.array([p.xyxy for p in padded if p is not None], np.float64).reshape(-1, 4)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole picture to evaluate on.
+
+    Args:
+        pixels: Shape (H, W, 3), uint8, RGB.
+        truth: As in ``gt.json``; lines that name a patient have ``"patient": true``.
+        classes: Those that are labelled completely.
+    """
+
+    name: str
+    pixels: np.ndarray
+    truth: list[dict[str, Any]]
+    classes: list[str]
 
 
 @dataclass
@@ -172,22 +189,43 @@ def look_at(images: Path, truth_file: Path, look: Look) -> list[Seen]:
     covered = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else None
     classes = sorted({box["class"] for boxes in truth.values() for box in boxes} | {"text"})
     limits = Limits.of(Settings())
+
+    def pictures() -> Iterator[Whole]:
+        for name in sorted(truth):
+            path = images / name
+            if not path.exists():
+                raise SystemExit(f"The truth names a picture that is not in {images}: {name}")
+            picture = render(decode(name, path.read_bytes(), limits))
+            scored = classes if covered is None else covered.get(name, [])
+            yield Whole(str(path), in_colour(picture), truth[name], scored)
+
+    return look_over(pictures(), look, classes)
+
+
+def look_over(pictures: Iterable[Whole], look: Look, classes: Sequence[str]) -> list[Seen]:
+    """Run a detector over pictures in memory.
+
+    Args:
+        classes: Those that are scored, where a picture's own are complete.
+    """
     seen = []
-    for name in sorted(truth):
-        path = images / name
-        if not path.exists():
-            raise SystemExit(f"The truth names a picture that is not in {images}: {name}")
-        picture = render(decode(name, path.read_bytes(), limits))
-        if picture.ndim == 2:
-            picture = np.repeat(picture[..., None], 3, 2)
-        scored = classes if covered is None else [c for c in covered.get(name, []) if c in classes]
-        boxes = {c: table([b for b in truth[name] if b["class"] == c]) for c in scored}
-        patient = table([b for b in truth[name] if b.get("patient") and b["class"] in scored])
+    for whole in pictures:
+        scored = [c for c in whole.classes if c in classes]
+        boxes = {c: table([b for b in whole.truth if b["class"] == c]) for c in scored}
+        patient = table([b for b in whole.truth if b.get("patient") and b["class"] in scored])
         start = time.perf_counter()
-        found = look(np.ascontiguousarray(picture))
+        found = look(whole.pixels)
         spent = (time.perf_counter() - start) * 1000
-        seen.append(Seen(path, picture.shape[1], picture.shape[0], boxes, found, spent, patient))
+        height, width = whole.pixels.shape[:2]
+        seen.append(Seen(Path(whole.name), width, height, boxes, found, spent, patient))
     return seen
+
+
+def in_colour(picture: np.ndarray) -> np.ndarray:
+    """Shape (H, W, 3), C-contiguous."""
+    return np.ascontiguousarray(
+        np.repeat(picture[..., None], 3, 2) if picture.ndim == 2 else picture
+    )
 
 
 def table(boxes: Sequence[Mapping[str, float]]) -> np.ndarray:

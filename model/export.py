@@ -72,11 +72,8 @@ def difference(weights: Path, network: bytes) -> tuple[float, float]:
     return float(apart[:, 4:].max()), float(apart[:, :4].max())
 
 
-def ship(run: Path, folder: Path) -> dict[str, str]:
-    """Write the three files.
-
-    Returns:
-        SHA-256 by file name.
+def exported(run: Path) -> dict[str, bytes]:
+    """``best.pt`` and ``best.onnx`` of a run.
 
     Raises:
         SystemExit: ONNX and PyTorch do not agree.
@@ -88,8 +85,19 @@ def ship(run: Path, folder: Path) -> dict[str, str]:
         confidence, box = difference(weights, network)
         if confidence > TOLERANCE or box > 100 * TOLERANCE:
             raise SystemExit(f"ONNX differs from PyTorch by {confidence:.2g} and {box:.2g} px.")
-        files = {"best.pt": weights.read_bytes(), "best.onnx": network}
-    return record(files, folder)
+        return {"best.pt": weights.read_bytes(), "best.onnx": network}
+
+
+def ship(run: Path, folder: Path) -> dict[str, str]:
+    """Write the three files.
+
+    Returns:
+        SHA-256 by file name.
+
+    Raises:
+        SystemExit: ONNX and PyTorch do not agree.
+    """
+    return record(exported(run), folder)
 
 
 def main() -> None:

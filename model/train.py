@@ -99,8 +99,12 @@ class Crops(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
+    def picture(self, index: int) -> np.ndarray:
+        """Shape (H, W, 3), uint8, BGR; the caller may change it."""
+        return read_picture(self.files[index])
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        picture = {"img": read_picture(self.files[index])}
+        picture = {"img": self.picture(index)}
         self.jitter(picture)
         pixels = np.ascontiguousarray(picture["img"][..., ::-1].transpose(2, 0, 1))
         label = self.labels[index]
@@ -204,14 +208,17 @@ def trainer_class(
     """
 
     class Trainer(DetectionTrainer):
+        def crops(self, dataset_path: str, jitter: RandomHSV) -> Crops:
+            """What is learnt from."""
+            return Crops(Path(dataset_path), jitter)
+
         def get_dataloader(
             self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train"
         ) -> Any:
             if mode != "train":
                 return super().get_dataloader(dataset_path, batch_size, rank, mode)
-            crops = Crops(
-                Path(dataset_path), RandomHSV(self.args.hsv_h, self.args.hsv_s, self.args.hsv_v)
-            )
+            jitter = RandomHSV(self.args.hsv_h, self.args.hsv_s, self.args.hsv_v)
+            crops = self.crops(dataset_path, jitter)
             order = SameShape(crops.shapes, batch_size, epoch_images, self.args.seed)
             return Loader(crops, batch_size, sampler=order, num_workers=self.args.workers,
                           collate_fn=Crops.collate, drop_last=True)  # fmt: skip
@@ -225,8 +232,7 @@ def trainer_class(
                     taken = take_weights(model, warm)
                 else:
                     taken = warm_start(model, warm)
-                    folder = Path(self.data["train"])
-                    recalibrate(model, Crops(folder, RandomHSV(0, 0, 0)))
+                    recalibrate(model, self.crops(self.data["train"], RandomHSV(0, 0, 0)))
                 print(f"Warm start: {taken} of {len(model.state_dict())} tensors carried over.")
             return model
 
@@ -344,7 +350,7 @@ def nudenet_weights() -> Path:
     return Path(__file__).resolve().parent / "vendor" / "nudenet-320n.onnx"
 
 
-def _stay_offline() -> None:
+def stay_offline() -> None:
     ultralytics_settings.update({"sync": False})  # type: ignore[no-untyped-call]
     font = Path(os.environ["YOLO_CONFIG_DIR"]) / "Ultralytics" / "Arial.ttf"
     if not font.exists():  # any TrueType font will do; without one the library goes looking online
@@ -358,7 +364,7 @@ def train(
     overrides: dict[str, Any], epoch_images: int, warm: Path | None, threads: int, bfloat16: bool
 ) -> Path:
     """Run the training and return ``best.pt`` of the run."""
-    _stay_offline()
+    stay_offline()
     trainer = trainer_class(epoch_images, warm, threads, bfloat16)(overrides=overrides)
     trainer.train()  # type: ignore[no-untyped-call]
     return Path(trainer.best)

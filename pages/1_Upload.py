@@ -14,6 +14,7 @@ from ui import (
     patient_picker,
     queue,
     result,
+    shadow_differences,
     state,
     uploads,
 )
@@ -43,6 +44,7 @@ else:
     uploads.outcomes(token)
 
 held.held(token)
+shadow_differences.differences(token)
 waiting = [d for d in state.engine().drafts.waiting(token) if d.image_id != state.recall("draft")]
 look = [d for d in waiting if d.state is ImageState.REVIEW]
 st.header(f"Waiting to be sealed: {len(waiting)}")

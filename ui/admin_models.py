@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from engine import Comparison, Evaluation, Profile, ProfileEntry
-from ui import state, widgets
+from ui import admin_versions, state, widgets
 
 _ORIGINS = {"shipped": "as shipped", "changed": "changed here", "own": "the hospital's own"}
 _NEW = "A new profile"
@@ -173,6 +173,8 @@ def models(token: str) -> None:
         },
         hide_index=True,
     )
+    admin_versions.versions(token)
+    _compare_version(token)
     _evaluations(token)
     _drift(token)
     _compare(token)
@@ -256,9 +258,7 @@ def _compare(token: str) -> None:
     st.header("Comparison")
     st.caption(
         "Runs two profiles on the newest drafts and on stored cases in which something was missed."
-        " The images are neither changed nor shown; the result is counts only. To train on these"
-        " cases, run `python cli.py training-export` here and `training-open` on the training"
-        " machine."
+        " The images are neither changed nor shown; the result is counts only."
     )
     names = list(engine.profiles.by_name())
     with st.form("compare"), widgets.banner():
@@ -269,6 +269,22 @@ def _compare(token: str) -> None:
         if st.form_submit_button("Compare"):
             with st.spinner("Running both profiles on each image …"):
                 _compared(engine.models.compare(token, first, second, int(limit)))
+
+
+def _compare_version(token: str) -> None:
+    """A learned version beside the one in force, on drafts and on cases it never learned from."""
+    engine = state.engine()
+    names = [e.name for e in engine.versions.entries(token) if e.card and e.state != "in force"]
+    if not names:
+        return
+    with st.form("compare-version"), widgets.banner():
+        left, middle, right = st.columns(3)
+        name = left.selectbox("Learned version", names)
+        profile = middle.selectbox("Profile of the comparison", list(engine.profiles.by_name()))
+        limit = right.number_input("Drafts and cases at most", 1, 200, 20)
+        if st.form_submit_button("Compare with the version in force"):
+            with st.spinner("Running both versions on each image …"):
+                _compared(engine.models.compare_version(token, name, profile, int(limit)))
 
 
 def _compared(result: Comparison) -> None:

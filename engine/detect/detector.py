@@ -10,9 +10,10 @@ import threading
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from engine.detect.looking import (
     findings,
 )
 from engine.detect.networks import Finding, ModelInfo, Network
+from engine.detect.own_versions import LEARNING, MissingVersion, OwnVersion, shipped_name
 from engine.detect.text_verdict import Judgement, Known
 from engine.errors import DetectorError, SettingsError
 from engine.geometry import Region, areas_px, intersections_px
@@ -40,6 +42,7 @@ PROFILES = MODEL / "profiles"
 
 STAGE = "looking for text, codes and faces"
 RING_PX = 3  # around a mask, whose tone is painted over it for the second look
+TRIAL_PX = 640  # of pictures that a learned version is tried on
 FILM_FRAMES = 5  # from here on all frames are looked at together first
 
 Frame = Callable[[int], np.ndarray]
@@ -274,9 +277,13 @@ class Detector:
         self._settings = settings
         self.profiles = dict(profiles)
         self._apart = apart
-        self._chosen: Looking | None = None
+        self._chosen: list[Looking] = []  # at most one; copies of this detector share it
         #: Networks of the hospital's own, by the name that profiles use.
         self.custom_networks: Mapping[str, CustomNetworkSource] = {}
+        #: The learned version of MedSec's own network that is in force; None is the shipped one.
+        self.own: OwnVersion | None = None
+        #: One that looks in the shadow: what it finds changes nothing.
+        self.candidate: OwnVersion | None = None
         self._choosing = threading.Lock()
 
     @classmethod
@@ -303,12 +310,23 @@ class Detector:
         from engine.detect.yolo import on_gpu
 
         with self._choosing:
-            if self._chosen is None:
+            if not self._chosen:
                 apart = self._apart and not on_gpu(self._settings)
-                self._chosen = (
+                self._chosen.append(
                     NetworksApart(self._settings.threads) if apart else NetworksHere(self._settings)
                 )
-            return self._chosen
+            return self._chosen[0]
+
+    @property
+    def version(self) -> str:
+        """The name of the version of MedSec's own network that is in force."""
+        return shipped_name() if self.own is None else self.own.name
+
+    def running(self, own: OwnVersion | None) -> Self:
+        """This detector with a version of MedSec's own network, whatever is in force later."""
+        other = copy(self)
+        other.own = own
+        return other
 
     @property
     def keyless(self) -> bool:
@@ -318,6 +336,13 @@ class Detector:
         except DetectorError:  # the settings ask for a GPU that is not there
             return False
 
+    def try_version(self, version: OwnVersion) -> None:
+        """Run a version on trial pictures, where the networks run. Raises DetectorError."""
+        noise = np.random.default_rng(0).integers(0, 256, (TRIAL_PX, TRIAL_PX, 3), np.uint8)
+        for picture in (np.full((TRIAL_PX, TRIAL_PX, 3), 114, np.uint8), noise, noise[:200]):
+            ask = Ask((LEARNING,), 0.05, weigh_text=False, own=version)
+            self.looking.look(ask, np.ascontiguousarray(picture))
+
     def finds(self) -> dict[str, tuple[str, ...]]:
         """Every network that a profile may name, with the classes that it finds."""
         return FINDS | {name: network.finds for name, network in self.custom_networks.items()}
@@ -325,7 +350,10 @@ class Detector:
     @property
     def opened(self) -> dict[str, ModelInfo]:
         """Networks that were opened so far, by the name that profiles use."""
-        return self.looking.opened
+        opened = self.looking.opened
+        if self.own is not None and LEARNING in opened:
+            opened[LEARNING] = self.own.info
+        return opened
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
@@ -368,6 +396,12 @@ class Detector:
         progress: Progress | None = None,
         again: bool = False,
     ) -> list[Detection]:
+        if isinstance(self.own, MissingVersion):
+            raise DetectorError(
+                "The version of MedSec's network that is in force is missing or altered. An"
+                " administrator has to roll back.",
+                version=self.own.name,
+            )
         for name in profile.networks:
             if name not in self.custom_networks:
                 self.looking.open(name)
@@ -466,7 +500,8 @@ class Detector:
 
     def _ask(self, profile: Profile, again: bool) -> Ask:
         own = tuple(name for name in profile.networks if name not in self.custom_networks)
-        return Ask(own, profile.proposal_confidence, "text" in profile.classes, again)
+        text = "text" in profile.classes
+        return Ask(own, profile.proposal_confidence, text, again, self.own)
 
     def _look(
         self, picture: np.ndarray, area: Region, index: int, profile: Profile, again: bool

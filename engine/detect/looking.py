@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from engine.detect.networks import Arbiter, Finding, Glancing, ModelInfo, Network, Rescaled
+from engine.detect.own_versions import LEARNING, OwnVersion
 from engine.detect.text_verdict import Judge, Judgement, Known
 from engine.errors import CorruptImage, DetectorError, EngineError, ImageTooLarge, MachineOverloaded
 from engine.formats.sandbox import Sandbox
@@ -37,6 +38,8 @@ WITNESSES = ("yolov8n",)
 GLANCED = ("ppocr", "yolov8n")
 SECONDS = 120.0  # for one picture; the first one loads the networks
 MEMORY_BYTES = 6 << 30  # address space of the process
+#: Learned versions in memory: one in force, one in the shadow, and one that was replaced.
+VERSIONS_KEPT = 3
 MOST_FOUND = 50_000  # boxes in one picture, before overlapping ones are merged
 _READER = "ppocr"
 Loaded = TypeVar("Loaded")
@@ -111,12 +114,14 @@ class Ask:
         floor: Lowest confidence that is reported, 0 to 1.
         weigh_text: Let the network that reads decide about what witnesses take for text.
         again: Look at other sizes than the first time, where a network can.
+        own: The version of MedSec's own network that looks; None is the shipped one.
     """
 
     networks: tuple[str, ...]
     floor: float
     weigh_text: bool
     again: bool = False
+    own: OwnVersion | None = None
 
 
 def _verifiers_of(network: str) -> list[str]:
@@ -180,6 +185,8 @@ class NetworksHere:
         self._settings = settings
         self._networks: dict[str, Network] = {}
         self._verifiers: dict[str, Verifier] = {}
+        #: Learned versions by their digest, the last used at the end.
+        self._versions: dict[str, Network] = {}
         self._opening = threading.Lock()
 
     @property
@@ -196,7 +203,7 @@ class NetworksHere:
         return info
 
     def look(self, ask: Ask, picture: np.ndarray) -> list[tuple[str, Finding]]:
-        networks = [(name, self._network(name)) for name in ask.networks]
+        networks = [(name, self._network(name, ask.own)) for name in ask.networks]
         if ask.again:
             networks = [
                 (name, network.rescaled() if isinstance(network, Rescaled) else network)
@@ -253,7 +260,7 @@ class NetworksHere:
 
     def glance(self, ask: Ask, picture: np.ndarray) -> list[Finding] | None:
         for name in ask.networks:
-            network = self._network(name)
+            network = self._network(name, ask.own)
             if isinstance(network, Glancing):
                 seen = partial(network.glance, picture, ask.again)
                 return [finding for _, finding in findings(name, seen)]
@@ -274,13 +281,27 @@ class NetworksHere:
         except Exception as err:
             raise DetectorError("Text could not be read.", network=_READER) from err
 
-    def _network(self, name: str) -> Network:
+    def _network(self, name: str, own: OwnVersion | None = None) -> Network:
+        if own is not None and name == LEARNING:
+            return self._version(own)
         with self._opening:
             if name not in self._networks:
                 if name not in NETWORKS:
                     raise DetectorError(f"There is no network {name!r}.", network=name)
                 self._networks[name] = _opened(name, lambda: NETWORKS[name](self._settings))
             return self._networks[name]
+
+    def _version(self, own: OwnVersion) -> Network:
+        from engine.detect.yolo import open_version
+
+        with self._opening:
+            network = self._versions.pop(own.sha256, None)
+            if network is None:
+                network = _opened(LEARNING, lambda: open_version(self._settings, own))
+            self._versions[own.sha256] = network
+            if len(self._versions) > VERSIONS_KEPT:
+                del self._versions[next(iter(self._versions))]
+            return network
 
     def _verifier(self, name: str) -> Verifier:
         with self._opening:
@@ -367,10 +388,10 @@ class NetworksApart:
         return self._opened[name]
 
     def look(self, ask: Ask, picture: np.ndarray) -> list[tuple[str, Finding]]:
-        return _found(self._asked("look", astuple(ask), picture), ask.networks)
+        return _found(self._asked("look", *_sent(ask), picture), ask.networks)
 
     def glance(self, ask: Ask, picture: np.ndarray) -> list[Finding] | None:
-        said = self._asked("glance", astuple(ask), picture)
+        said = self._asked("glance", *_sent(ask), picture)
         return None if said is None else [f for _, f in _found(said, ask.networks)]
 
     def judge(
@@ -386,6 +407,19 @@ class NetworksApart:
             raise DetectorError(
                 "A network failed while looking at an image: it needs a person's look.", **err.facts
             ) from err
+
+
+def _sent(ask: Ask) -> tuple[tuple[Any, ...], np.ndarray]:
+    """An ask as it travels: plain values, and the file of a learned version; empty without one.
+
+    The process may have been started anew, so the file goes along each time, as that of a custom
+    network does. As an array: the sandbox extends its time limit by the length of bytes.
+    """
+    own = ask.own
+    plain = (ask.networks, ask.floor, ask.weigh_text, ask.again)
+    if own is None:
+        return (*plain, "", ""), np.empty(0, np.uint8)
+    return (*plain, own.name, own.sha256), np.frombuffer(own.onnx, np.uint8)
 
 
 def _nonsense() -> DetectorError:
@@ -438,14 +472,25 @@ def _open(threads: int, name: str) -> tuple[Any, ...]:
     return astuple(_here(threads).open(name))
 
 
-def _look(threads: int, ask: Sequence[Any], picture: np.ndarray) -> list[tuple[Any, ...]]:
+def _look(
+    threads: int, ask: Sequence[Any], weights: np.ndarray, picture: np.ndarray
+) -> list[tuple[Any, ...]]:
     """Rows of network, label, x1, y1, x2, y2, confidence. A dataclass does not travel."""
-    return [_row(*found) for found in _here(threads).look(Ask(*ask), picture)]
+    return [_row(*found) for found in _here(threads).look(_received(ask, weights), picture)]
 
 
-def _glance(threads: int, ask: Sequence[Any], picture: np.ndarray) -> list[tuple[Any, ...]] | None:
+def _received(ask: Sequence[Any], weights: np.ndarray) -> Ask:
+    """What ``_sent`` sent."""
+    networks, floor, weigh_text, again, name, sha256 = ask
+    own = OwnVersion(name, sha256, weights.tobytes()) if sha256 else None
+    return Ask(tuple(networks), floor, weigh_text, again, own)
+
+
+def _glance(
+    threads: int, ask: Sequence[Any], weights: np.ndarray, picture: np.ndarray
+) -> list[tuple[Any, ...]] | None:
     """Rows as of ``_look``."""
-    wanted = Ask(*ask)
+    wanted = _received(ask, weights)
     seen = _here(threads).glance(wanted, picture)
     return None if seen is None else [_row(wanted.networks[0], f) for f in seen]
 

@@ -26,6 +26,7 @@ from engine.detect.networks import (
     recorded,
     resized,
 )
+from engine.detect.own_versions import LEARNT, OwnVersion
 from engine.errors import DetectorError, SettingsError
 from engine.installation import MODEL, VENDOR
 from engine.settings import Settings
@@ -185,11 +186,9 @@ def open_own(
     else:
         cpu = CpuModel(weights, settings.threads)
         model, names, made = _first_output(cpu), *_described(cpu.metadata)
-    every = tuple(names[i] for i in range(len(names)))
-    labels = tuple(name if name in classes else None for name in every)
     return YoloNetwork(
         model,
-        labels,
+        _asked_for(names, classes),
         sides,
         ModelInfo(
             name="MedSec YOLOv8n",
@@ -201,6 +200,27 @@ def open_own(
         ),
         again,
     )
+
+
+def open_version(settings: Settings, version: OwnVersion) -> YoloNetwork:
+    """A learned version of MedSec's own network; on the CPU, also where a GPU is used.
+
+    Raises:
+        DetectorError: Not a network with the classes of the shipped one.
+    """
+    cpu = CpuModel(version.onnx, settings.threads)
+    labels = _asked_for(_described(cpu.metadata)[0], LEARNT)
+    if not set(LEARNT) <= set(labels):
+        raise DetectorError(
+            "A learned version lacks classes of MedSec's network.", version=version.name
+        )
+    return YoloNetwork(_first_output(cpu), labels, TEXT_SIDES_PX, version.info, TEXT_SIDES_AGAIN_PX)
+
+
+def _asked_for(names: Mapping[int, str], classes: tuple[str, ...]) -> tuple[str | None, ...]:
+    """The label of each class of a head; None for those that nobody asks for."""
+    every = (names[i] for i in range(len(names)))
+    return tuple(name if name in classes else None for name in every)
 
 
 def open_nudenet(settings: Settings) -> YoloNetwork:

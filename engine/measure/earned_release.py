@@ -117,6 +117,7 @@ class LedgerLine:
         missed: Of ``LOOK``.
         why: Of ``SUSPEND``.
         doubted: Of ``SUSPEND``: released images that it puts in doubt, in the order of risk.
+        shadow: It is about a version of the detector that looked in the shadow.
     """
 
     kind: LedgerKind
@@ -129,6 +130,17 @@ class LedgerLine:
     missed: bool = False
     why: str = ""
     doubted: tuple[str, ...] = ()
+    shadow: bool = False
+
+    @property
+    def subject(self) -> str:
+        """The image, as one version looked at it."""
+        return shadow_of(self.image_id) if self.shadow else self.image_id
+
+
+def shadow_of(image_id: str) -> str:
+    """An image as the version in the shadow looked at it, in the ledger."""
+    return f"{image_id}/shadow"
 
 
 @dataclass(slots=True)
@@ -369,8 +381,8 @@ class Ledger:
             if entry.stream in self.streams:
                 self.streams[entry.stream].suspend(entry.why)
                 self._doubted |= dict.fromkeys(entry.doubted)
-        elif entry.image_id in self._images:
-            stream, image = self._images[entry.image_id]
+        elif entry.subject in self._images:
+            stream, image = self._images[entry.subject]
             if entry.kind is LedgerKind.RELEASE:
                 image.released, image.released_at = True, entry.at
             else:
@@ -380,12 +392,12 @@ class Ledger:
     def _arrive(self, entry: LedgerLine) -> None:
         assert entry.stream is not None
         assert entry.whole is not None
-        if entry.image_id in self._images:
+        if entry.subject in self._images:
             return
         stream = self.streams.setdefault(entry.stream, Stream(entry.stream))
-        image = _Image(entry.image_id, entry.route, entry.empty, 0)
+        image = _Image(entry.subject, entry.route, entry.empty, 0)
         stream.add(image)
-        self._images[entry.image_id] = stream, image
+        self._images[entry.subject] = stream, image
         self._seen.update(entry.whole.finer_to_coarser)
 
 

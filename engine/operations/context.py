@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.detection import CustomNetworkStore, Detector, Profiles
+from engine.detection import CustomNetworkStore, Detector, NetworkVersions, Profiles
 from engine.errors import SettingsError
 from engine.host import Host
 from engine.operations.access_watch import AccessWatch
@@ -84,6 +84,7 @@ class Context(WorkerContext):
     release_ledger: ReleaseLedger
     profile_store: Profiles
     custom_networks: CustomNetworkStore
+    network_versions: NetworkVersions
     device_boxes: DeviceBoxes
     evaluation_rows: AuditedRows
     setting_changes: SettingChanges

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from engine.detection import UNKNOWN, Judgement, Known, Profile, merge
+from engine.detection import UNKNOWN, Detector, Judgement, Known, Profile, merge
 from engine.errors import DetectorError, InputError
 from engine.formats import images
 from engine.formats.views import View, views_of
@@ -18,6 +18,7 @@ from engine.geometry import CORNERS, union_area_px
 from engine.metrics import Memories, coarse_confidence, device_id, remembered
 from engine.operations.context import WorkerContext
 from engine.operations.guard import log
+from engine.operations.shadow import looked
 from engine.records import Detection, Image, ImageState, Region, TextVerdict
 from engine.seal import pipeline
 from engine.seal.pipeline import Stopwatch
@@ -132,10 +133,15 @@ class Examiner:
             devices: What their images had, to be added to what is found.
         """
         tell("looking for what must be hidden", 0.2)
+        detector = self._detector.running(self._detector.own)  # the same to the end of this look
         with watch.stage("detect"):
             views = views_of(image)
             detections, reasons = self.find(
-                image, views, profile, lambda stage, share: tell(stage, 0.2 + 0.6 * share)
+                image, views, profile, lambda stage, share: tell(stage, 0.2 + 0.6 * share), detector
+            )
+        with watch.stage("shadow"):
+            shadow = looked(
+                detector, lambda other: self.find(image, views, profile, _silent, other)
             )
         device = device_parts(devices.source, image, images.device_facts(image))
         memory = devices.memories.get(device_id(device))
@@ -144,12 +150,22 @@ class Examiner:
             more, asked = remembered(memory, detections, size, profile.proposal_confidence)
             detections = [*detections, *more]
             reasons = [*reasons, "remembered"] if asked else reasons
+            if shadow is not None and not shadow.failed:
+                own = list(shadow.detections)
+                more, asked = remembered(memory, own, size, profile.proposal_confidence)
+                why = (*shadow.reasons, "remembered") if asked else shadow.reasons
+                shadow = replace(shadow, detections=(*own, *more), reasons=why)
         tell("reading text", 0.8)
         with watch.stage("read"):
             known = [*names, *images.identifiers(image)]
             judged = self.judged(views, detections, known)
         found = self._examined(image, profile, detections, reasons, judged)
-        return replace(found, facts={**found.facts, "device": device})
+        known_of_it = {
+            "device": device,
+            "detector": detector.version,
+            "shadow": shadow.to_json() if shadow else None,
+        }
+        return replace(found, facts={**found.facts, **known_of_it})
 
     def unseen(self, image: Image, profile: Profile) -> Examined:
         """A decoded file in which nothing has been looked for yet, so that a person must look."""
@@ -186,21 +202,25 @@ class Examiner:
             "size_bytes": len(image.data),
             "decoded_bytes": image.pixels.nbytes,
             "still_visible": [],
+            "detector": "",
             **verdict_facts(detections, judged),
         }
         return Examined(columns, facts)
 
     def find(
-        self, image: Image, views: Sequence[View], profile: Profile, progress: Progress
+        self,
+        image: Image,
+        views: Sequence[View],
+        profile: Profile,
+        progress: Progress,
+        detector: Detector,
     ) -> tuple[list[Detection], list[str]]:
         """Detections, and why a person must look."""
         try:
             detections = merge(
                 pipeline.look(
                     views,
-                    lambda view: self._detector.detect(
-                        view.picture, view.frames, profile, progress
-                    ),
+                    lambda view: detector.detect(view.picture, view.frames, profile, progress),
                 ),
                 profile.iou,
             )
@@ -281,6 +301,10 @@ class Examiner:
             UNKNOWN if j.verdict is TextVerdict.HARMLESS and r.frame_count > 1 else j
             for j, r in zip(judged, regions, strict=True)
         ]
+
+
+def _silent(stage: str, share: float) -> None:
+    pass
 
 
 def device_parts(

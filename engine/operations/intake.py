@@ -14,6 +14,7 @@ from engine.operations.examination import Devices, Examined
 from engine.operations.forwarding import Forwarding
 from engine.operations.preparation import Prepared
 from engine.operations.release_decisions import ReleaseDecisions
+from engine.operations.shadow import look_event
 from engine.operations.stored_images import StoredImages
 from engine.records import Caller, ImageState, Patient
 from engine.seal.pipeline import Stopwatch, Subject
@@ -145,11 +146,14 @@ class Intake:
                     "found": examined.columns["region_count"],
                     "why": list(examined.reasons),
                     "study": study_id,
+                    "detector": examined.facts["detector"],
                     "tag": tag,
                 },
             ),
+            *look_event(entry.patient_id, entry.image_id, examined.facts),
         )
         self.decisions.arrive(tx, caller, entry.image_id, examined)
+        self.decisions.arrive_in_shadow(tx, caller, entry.image_id, examined)
 
     def refuse_duplicate(self, tx: Cursor, index: bytes) -> None:
         """Raises DuplicateImage where a file with this keyed hash is here already."""
@@ -193,7 +197,7 @@ class Intake:
                 reasons=list(row.reasons),
             )
         self._catalog.verify(tx, draft_key, image_id)
-        self.decisions.sealed(tx, caller, row, prepared.look)
+        self.decisions.sealed(tx, caller, row, prepared.look, prepared.shadow_look)
         tag = self._catalog.seal(
             tx,
             subject.key,
@@ -209,10 +213,12 @@ class Intake:
             **prepared.columns,
         )
         labels = Counter(r.detection.label for r, _ in prepared.regions)
+        compared = (prepared.shadow,) if prepared.shadow and row.version == 0 else ()
         self._audit.append(
             tx,
             caller,
             *prepared.corrections,
+            *compared,
             Event(
                 "image.seal",
                 patient_id=row.patient_id,
@@ -227,6 +233,8 @@ class Intake:
                     "automatic": prepared.facts["automatic"],
                     # A draft of a later version says nothing of the detector's first answer.
                     "device": prepared.facts["device"] if row.version == 0 else [],
+                    "detector": prepared.facts["detector"],
+                    "rescanned_by": prepared.facts["rescanned_by"],
                     "tag": tag,
                 },
             ),

@@ -23,6 +23,7 @@ from engine.operations.examination import (
     with_verdicts,
 )
 from engine.operations.guard import log
+from engine.operations.shadow import Shadow
 from engine.records import Detection, Image, SealedRegion, TextVerdict
 from engine.seal import pipeline
 from engine.seal.pipeline import Sealed, Stopwatch, Subject
@@ -47,6 +48,9 @@ class Prepared:
         facts: To be sealed with it; they tell of hidden pixels.
         corrections: What was done with the boxes, for the log.
         look: What it says of the first answer.
+        shadow: For the log: a candidate beside what a person decided.
+        shadow_look: What it says of the candidate's answer; ``NOBODY`` where there is none, or who
+            decided was not shown the picture.
     """
 
     regions: tuple[tuple[SealedRegion, int], ...]
@@ -54,6 +58,8 @@ class Prepared:
     facts: Mapping[str, Any] = field(repr=False)
     corrections: tuple[Event, ...]
     look: Look = Look.NOBODY
+    shadow: Event | None = None
+    shadow_look: Look = Look.NOBODY
 
     @property
     def addresses(self) -> list[str]:
@@ -149,6 +155,8 @@ class Preparer:
                 reasons=reasons,
             )
         look = self._look(draft, profile, wanted, decision)
+        beside = self._beside(draft, profile, wanted, decision)
+        shadow = _compared(draft, beside, look)
         corrections, left_out = _corrections(row, found, wanted, decision.removed)
         tell("sealing", 0.1)
         recipients = self._live.recipients(self._host.now())
@@ -180,10 +188,11 @@ class Preparer:
             "reasons": reasons,
             "confirm": decision.confirm.strip(),
             "automatic": decision.automatic,
+            "rescanned_by": self._detector.version if profile.rescan else "",
             "sides": facts.get("sides", []),
         }
         written = self._written(draft, subject, sealed, review, corrections, watch)
-        return replace(written, look=look)
+        return replace(written, look=look, shadow=shadow, shadow_look=beside)
 
     def _look(
         self,
@@ -199,11 +208,37 @@ class Preparer:
         sealed, _, _ = sorted_out(found, profile, draft.row.reasons)
         # What the second look finds is sealed too where nobody is asked.
         seen = {Detection.from_json(d) for d in draft.facts["still_visible"]}
-        planned = pipeline.plan(draft.image, [*sealed, *seen], *self.examiner.padding(profile))
-        hidden = [mask.region for mask in planned]
-        if any(d.region.hidden_share(hidden) < COVERED for d in final):
+        if self._leaves(draft, profile, [*sealed, *seen], final):
             return Look.MISSED
         return Look.CLEAN if decision.shown else Look.UNSEEN
+
+    def _leaves(
+        self,
+        draft: OpenedDraft,
+        profile: Profile,
+        sealed: Sequence[Detection],
+        final: Sequence[Detection],
+    ) -> bool:
+        """Would these boxes leave anything visible that a person hides?"""
+        planned = pipeline.plan(draft.image, sealed, *self.examiner.padding(profile))
+        hidden = [mask.region for mask in planned]
+        return any(d.region.hidden_share(hidden) < COVERED for d in final)
+
+    def _beside(
+        self,
+        draft: OpenedDraft,
+        profile: Profile,
+        final: Sequence[Detection],
+        decision: Decision,
+    ) -> Look:
+        """As :meth:`_look`, of the answer of a version that looked in the shadow."""
+        shadow = Shadow.of(draft.facts)
+        if shadow is None or decision.automatic:
+            return Look.NOBODY
+        sealed, _, _ = sorted_out(shadow.detections, profile, shadow.reasons)
+        if shadow.failed or self._leaves(draft, profile, sealed, final):
+            return Look.MISSED
+        return Look.CLEAN if decision.shown else Look.NOBODY
 
     def _still_visible(
         self, row: DraftRow, left_out: Sequence[Detection], profile: Profile, sealed: Sealed
@@ -291,6 +326,7 @@ class Preparer:
             "name": draft.facts["name"],
             "folder": draft.facts.get("folder", ""),
             "device": draft.facts.get("device", []),
+            "detector": draft.facts.get("detector", ""),
             "size_bytes": len(image.data),
             "decoded_bytes": image.pixels.nbytes,
             "masked_digest": hashlib.sha256(sealed.masked).hexdigest(),
@@ -315,6 +351,20 @@ class Preparer:
         }
         coarse = tuple((_coarse(region), start) for region, start in sealed.regions)
         return Prepared(coarse, columns, facts, tuple(corrections))
+
+
+def _compared(draft: OpenedDraft, beside: Look, look: Look) -> Event | None:
+    """For the log: what a person decided, held against a candidate and the one in force."""
+    shadow = Shadow.of(draft.facts)
+    if shadow is None or beside is Look.NOBODY:
+        return None
+    detail = {
+        "version": shadow.version,
+        "in_force": draft.facts.get("detector", ""),
+        "missed": beside is Look.MISSED,
+        "missed_in_force": look is Look.MISSED,
+    }
+    return replace(event("shadow.decide", draft.row), detail=detail)
 
 
 def _coarse(region: SealedRegion) -> SealedRegion:

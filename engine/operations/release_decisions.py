@@ -34,6 +34,7 @@ from engine.metrics import (
 from engine.operations.context import Context
 from engine.operations.examination import Examined, Examiner
 from engine.operations.guard import log
+from engine.operations.shadow import Shadow
 from engine.records import Caller, ImageState
 from engine.store.audit import Event
 from engine.store.catalog import ImageRow
@@ -100,6 +101,7 @@ class ReleaseDecisions:
         self._catalog = context.catalog
         self._custom_networks = context.custom_networks
         self._database = context.database
+        self._detector = context.detector
         self._examiner = Examiner(context)
         self._hierarchy = context.hierarchy
         self._host = context.host
@@ -107,14 +109,19 @@ class ReleaseDecisions:
         self._live = context.live
         self._open_images = context.open_images
 
-    def rule_version(self, profile: Profile) -> str:
-        """Of everything that decides what is found and sealed, 16 hexadecimal digits."""
+    def rule_version(self, profile: Profile, detector: str = "") -> str:
+        """Of everything that decides what is found and sealed, 16 hexadecimal digits.
+
+        Args:
+            detector: The version of MedSec's own network that looked; by default the one in force.
+        """
         networks = self._custom_networks.records()
         weights = {n: networks[n].sha256 for n in profile.networks if n in networks}
         values = {k: v for k, v in asdict(profile).items() if k not in _WORDS}
         recorded = hashlib.sha256((MODEL / "SHA256SUMS").read_bytes()).hexdigest()
         padding = self._examiner.padding(profile)
-        text = json.dumps([version(), recorded, weights, values, padding], sort_keys=True)
+        own = detector or self._detector.version
+        text = json.dumps([version(), recorded, own, weights, values, padding], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def rule(self, profile: Profile) -> ReleaseRule | None:
@@ -138,7 +145,9 @@ class ReleaseDecisions:
         profile = self._examiner.profile(examined.columns["profile"])
         if not profile.release_at_most or examined.reasons not in ANSWERED:
             return
-        whole = stream_name(self.rule_version(profile), examined)
+        # The version that looked, also where another came in force since.
+        looked = self.rule_version(profile, examined.facts["detector"])
+        whole = stream_name(looked, examined)
         try:
             with self._ledger.reading(tx) as ledger:
                 name = ledger.stream_for(whole)
@@ -154,6 +163,43 @@ class ReleaseDecisions:
             whole=whole,
             route=route,
             empty=bool(examined.reasons),
+        )
+        self._ledger.append(tx, self._audit, caller, line, {"stream": name.stream_id})
+
+    def arrive_in_shadow(
+        self, tx: Cursor, caller: Caller, image_id: str, examined: Examined
+    ) -> None:
+        """An image came in at which a version looked in the shadow too.
+
+        It counts for that version where a person looks whatever either of them says: while the
+        device's stream of the version in force is not trusted. Afterwards those in doubt would be
+        looked at more often than others.
+        """
+        shadow = Shadow.of(examined.facts)
+        profile = self._examiner.profile(examined.columns["profile"])
+        share = profile.release_at_most
+        if shadow is None or shadow.failed or not share or shadow.reasons not in ANSWERED:
+            return
+        if profile.harmless_text != "sealed":  # nobody reads what a version in the shadow found
+            return
+        in_force = self.rule_version(profile, examined.facts["detector"])
+        whole = stream_name(self.rule_version(profile, shadow.version), examined)
+        try:
+            with self._ledger.reading(tx) as ledger:
+                known = ledger.streams.get(ledger.stream_for(stream_name(in_force, examined)))
+                if known is not None and known.state(share) is Trust.TRUSTED:
+                    return
+                name = ledger.stream_for(whole)
+        except SealBroken as err:
+            log.error("earned release: %s", err.code)
+            return
+        line = LedgerLine(
+            LedgerKind.ARRIVE,
+            image_id,
+            stream=name,
+            whole=whole,
+            empty=bool(shadow.reasons),
+            shadow=True,
         )
         self._ledger.append(tx, self._audit, caller, line, {"stream": name.stream_id})
 
@@ -197,8 +243,13 @@ class ReleaseDecisions:
         """Can the profile's rule answer this draft's doubt?"""
         return bool(self._examiner.profile(row.profile).release_at_most) and row.reasons in ANSWERED
 
-    def sealed(self, tx: Cursor, caller: Caller, row: ImageRow, look: Look) -> None:
+    def sealed(
+        self, tx: Cursor, caller: Caller, row: ImageRow, look: Look, shadow: Look = Look.NOBODY
+    ) -> None:
         """A draft was sealed.
+
+        Args:
+            shadow: What it says of a version that looked in the shadow.
 
         Raises:
             ReviewNeeded: Nobody looked, and the rule asks for it.
@@ -208,24 +259,29 @@ class ReleaseDecisions:
         if row.version == 0:  # later versions say nothing of the detector's first answer
             line = LedgerLine(_SAID[look], row.image_id, missed=look is Look.MISSED)
             self._note(tx, caller, line)
+            kind = LedgerKind.GONE if shadow is Look.NOBODY else _SAID[shadow]
+            missed = shadow is Look.MISSED
+            self._note(tx, caller, LedgerLine(kind, row.image_id, missed=missed, shadow=True))
 
     def flagged(self, tx: Cursor, caller: Caller, image_id: str) -> None:
         """Something is visible in a released image."""
         self._note(tx, caller, LedgerLine(LedgerKind.FLAG, image_id))
+        self._note(tx, caller, LedgerLine(LedgerKind.FLAG, image_id, shadow=True))
 
     def gone(self, tx: Cursor, caller: Caller, image_id: str) -> None:
         """An image was erased or thrown away; if undecided, it holds nobody back any more."""
         self._note(tx, caller, LedgerLine(LedgerKind.GONE, image_id))
+        self._note(tx, caller, LedgerLine(LedgerKind.GONE, image_id, shadow=True))
 
     def _note(self, tx: Cursor, caller: Caller, line: LedgerLine) -> None:
         """A line about an image that the ledger knows, and what follows from it."""
         try:
             with self._ledger.reading(tx) as ledger:
-                stream = ledger.stream_of(line.image_id)
+                stream = ledger.stream_of(line.subject)
                 if stream is None:
                     return
                 missed = line.missed or line.kind is LedgerKind.FLAG
-                doubted = tuple(ledger.named_by(line.image_id)) if missed else ()
+                doubted = tuple(ledger.named_by(line.subject)) if missed else ()
                 share = self._share(stream)
                 before = stream.state(share)
                 said = {"stream": stream.name.stream_id}

@@ -20,11 +20,13 @@ from typing import Any, TypeVar
 from engine.detection import (
     CustomNetworkSource,
     Detector,
+    OwnVersion,
     PackedModel,
     Profile,
+    SentVersion,
     custom_network_sandbox,
 )
-from engine.errors import EngineError, MachineOverloaded, ReviewNeeded
+from engine.errors import DetectorError, EngineError, MachineOverloaded, ReviewNeeded
 from engine.formats import images
 from engine.host import Host
 from engine.operations.context import WorkerContext
@@ -50,6 +52,9 @@ R = TypeVar("R")
 #: Before a file that failed for lack of memory or processes is tried again: other programs, and
 #: the other workers' files, come to an end meanwhile.
 PAUSE_SECONDS = 5.0
+#: Learned versions that a worker keeps open.
+VERSIONS_KEPT = 3
+log = logging.getLogger("medsec")
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ class Job:
         decided: What a person decided; None where a network looks first.
         rule: Of the profile, where it has one: what may be sealed to be released.
         devices: What is known of devices.
+        own: The learned version of MedSec's own network that is in force; None is the shipped one.
+        candidate: One that looks in the shadow.
     """
 
     image_id: str
@@ -104,6 +111,8 @@ class Job:
     decided: Decided | None = field(default=None, repr=False)
     rule: ReleaseRule | None = None
     devices: Devices = field(default_factory=lambda: Devices(""))
+    own: SentVersion | None = None
+    candidate: SentVersion | None = None
 
 
 @dataclass(frozen=True)
@@ -184,8 +193,40 @@ def work(job: Job) -> Outcome:
     if _HERE is None:
         raise RuntimeError("this worker was not set up")
     with collected() as told:
+        try:
+            _follow(_HERE, job)
+        except DetectorError as err:
+            return Outcome(None, None, {}, (err.code, err.message))
         outcome = Worker(_HERE).work(job)
     return replace(outcome, told=tuple(told))
+
+
+#: Learned versions that this process has opened, by their digest.
+_VERSIONS: dict[str, OwnVersion] = {}
+
+
+def _follow(context: WorkerContext, job: Job) -> None:
+    """Look with the versions that the server had in force when it gave the job.
+
+    Raises:
+        DetectorError: The file of the one in force is missing or altered.
+    """
+
+    def opened(sent: SentVersion | None) -> OwnVersion | None:
+        if sent is None:
+            return None
+        if sent.sha256 not in _VERSIONS:
+            if len(_VERSIONS) >= VERSIONS_KEPT:
+                _VERSIONS.clear()
+            _VERSIONS[sent.sha256] = sent.open(context.host)
+        return _VERSIONS[sent.sha256]
+
+    context.detector.own = opened(job.own)
+    try:
+        context.detector.candidate = opened(job.candidate)
+    except DetectorError as err:  # it changes nothing
+        context.detector.candidate = None
+        log.warning("the candidate does not open: %s", err.code)
 
 
 class Worker:

@@ -1,4 +1,4 @@
-"""Changes of accounts that a second administrator has to confirm (four eyes).
+"""Changes that a second administrator has to confirm (four eyes): of accounts, and of the network.
 
 Whoever resets a doctor's password and second factor, or makes a doctor, can sign in as that doctor.
 So such a change waits until another administrator confirms it. Where there is no other, the one
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from engine.errors import InputError, NotFound, PermissionDenied
 from engine.host import Host
@@ -30,16 +30,18 @@ MOST_WAITING = 100
 Said = Mapping[str, Any]
 #: The account after a change, and the sessions that the change ended.
 Changed = tuple[Account, Sequence[str]]
-Apply = Callable[[Cursor, Caller, Said], Changed]
+#: What a change gives back once it is made.
+Made = TypeVar("Made")
+Apply = Callable[[Cursor, Caller, Said], Made]
 
 
 @dataclass(frozen=True)
-class Proposal:
+class Proposal(Generic[Made]):
     """A change that waits.
 
     Args:
         action: As in the audit log, such as ``account.reset-password``.
-        username: Whose account.
+        username: Whose account, or which version of a network.
         role: The new one, where the change gives one.
         proposed_by: Who may not confirm it.
         by_console: There is no third administrator, besides who proposed it and whom it is about:
@@ -55,7 +57,7 @@ class Proposal:
     expires_at: datetime
     by_console: bool
     code: str = field(default="", repr=False)
-    apply: Apply | None = field(default=None, repr=False, compare=False)
+    apply: Apply[Made] | None = field(default=None, repr=False, compare=False)
 
 
 def weighty(*roles: Role | None) -> bool:
@@ -64,13 +66,13 @@ def weighty(*roles: Role | None) -> bool:
     return any(role is not None and allowed(role, p) for role in roles for p in opens)
 
 
-class Proposals:
+class Proposals(Generic[Made]):
     """What waits in this server."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._lock = threading.Lock()
-        self._waiting: dict[str, Proposal] = {}
+        self._waiting: dict[str, Proposal[Made]] = {}
 
     def add(
         self,
@@ -78,10 +80,10 @@ class Proposals:
         action: str,
         username: str,
         role: Role | None,
-        apply: Apply,
+        apply: Apply[Made],
         *,
         alone: bool,
-    ) -> Proposal:
+    ) -> Proposal[Made]:
         """Let a change wait; an earlier one of the same kind for the same account is dropped.
 
         Args:
@@ -107,13 +109,13 @@ class Proposals:
             self._waiting[made.proposal_id] = made
         return made
 
-    def waiting(self) -> list[Proposal]:
+    def waiting(self) -> list[Proposal[Made]]:
         """What waits, the oldest first."""
         with self._lock:
             self._drop_old()
             return sorted(self._waiting.values(), key=lambda p: (p.proposed_at, p.proposal_id))
 
-    def take(self, caller: Caller, proposal_id: str, code: str) -> Proposal:
+    def take(self, caller: Caller, proposal_id: str, code: str) -> Proposal[Made]:
         """A proposal that this caller may confirm; it no longer waits.
 
         Raises:
@@ -142,7 +144,7 @@ class Proposals:
                 )
             return self._waiting.pop(proposal_id)
 
-    def drop(self, proposal_id: str) -> Proposal:
+    def drop(self, proposal_id: str) -> Proposal[Made]:
         """End a proposal. Raises NotFound."""
         with self._lock:
             self._drop_old()

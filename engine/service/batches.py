@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from engine.detection import PackedModel
+from engine.detection import OwnVersion, PackedModel, SentVersion
 from engine.errors import (
     DetectorError,
     DuplicateImage,
@@ -38,6 +38,7 @@ from engine.operations.examination import CONFIRMED, NOT_LOOKED_AT, Examined, Ex
 from engine.operations.guard import Guard, log, needs
 from engine.operations.intake import Entry, FreshKey, Intake, clean_folder, clean_name
 from engine.operations.preparation import Decision, event
+from engine.operations.shadow import look_event
 from engine.operations.stored_images import StoredImages, need_of
 from engine.operations.worker import (
     BatchOptions,
@@ -113,6 +114,7 @@ class Batches:
         self._hierarchy = context.hierarchy
         self._host = context.host
         self._live = context.live
+        self._network_versions = context.network_versions
         self._open_images = context.open_images
         self._sessions = context.sessions
         self._examiner = examiner
@@ -355,7 +357,13 @@ class Batches:
     def _told(self, caller: Caller, job: Job) -> Job:
         """What the worker has to know of the profile's rule and of devices."""
         rule = self._intake.decisions.rule(self._examiner.profile(job.profile))
-        return replace(job, rule=rule, devices=self._intake.devices(caller))
+        own, candidate = self._sent(self._detector.own), self._sent(self._detector.candidate)
+        devices = self._intake.devices(caller)
+        return replace(job, rule=rule, devices=devices, own=own, candidate=candidate)
+
+    def _sent(self, version: OwnVersion | None) -> SentVersion | None:
+        """How a worker gets a learned version: with the job, so that a change needs no restart."""
+        return None if version is None else self._network_versions.sent(version.name)
 
     def _taken(
         self, caller: Caller, task: _Task, outcome: Outcome | WorkerLost | None
@@ -423,8 +431,12 @@ class Batches:
                 if first:
                     found = {"found": examined.columns["region_count"]}
                     looked = {**found, "why": list(examined.reasons), "tag": tag}
-                    self._audit.append(tx, caller, replace(event("image.look", row), detail=looked))
+                    looked["detector"] = examined.facts["detector"]
+                    beside = look_event(row.patient_id, row.image_id, examined.facts)
+                    seen = replace(event("image.look", row), detail=looked)
+                    self._audit.append(tx, caller, seen, *beside)
                     self._intake.decisions.arrive(tx, caller, entry.image_id, examined)
+                    self._intake.decisions.arrive_in_shadow(tx, caller, entry.image_id, examined)
                 elif prepared is None:
                     why = {"why": list(examined.reasons), "tag": tag}
                     self._audit.append(

@@ -13,6 +13,7 @@ import numpy as np
 from engine.errors import InputError, NotFound, ReviewNeeded
 from engine.formats import images
 from engine.formats.needs import Need
+from engine.metrics import Look
 from engine.operations.admission import Work
 from engine.operations.context import Context
 from engine.operations.erasures import Erasures
@@ -402,7 +403,7 @@ class Drafts:
         except SentBack as sent:
             self._back_to_review(caller, draft, sent)
         tell("storing", 0.9)
-        case = self._missed_case(draft, prepared)
+        case = self._missed_case(draft, decision, prepared)
         with self._database.write() as tx:
             self._intake.release(tx, caller, row, draft.key, fresh, prepared)
             if case is not None:
@@ -424,13 +425,20 @@ class Drafts:
         kept = self._open_images.kept(caller.session_id, image_id, blob)
         return kept or self._stored.draft_image(draft)
 
-    def _missed_case(self, draft: Draft, prepared: Prepared) -> dict[str, Any] | None:
-        """Material to learn from, where somebody flagged the image and the setting allows it."""
-        if not self._live.settings.keep_missed or "flagged" not in draft.row.reasons:
+    def _missed_case(
+        self, draft: Draft, decision: Decision, prepared: Prepared
+    ) -> dict[str, Any] | None:
+        """Material to learn from, where something was missed and the setting allows it: somebody
+        flagged the image, or a person drew what the first answer would not have hidden."""
+        missed = "flagged" in draft.row.reasons or prepared.look is Look.MISSED
+        if not self._live.settings.keep_missed or not missed:
             return None
         original = self._stored.draft_file(draft)
-        after = [r.detection.to_json() for r, _ in prepared.regions]
-        return self._training_cases.write(draft.row, original, draft.facts["detections"], after)
+        # As they were decided: what is sealed of a found box is larger by its padding.
+        after = [d.to_json() for d in decision.boxes]
+        device = [part for part in draft.facts.get("device", ()) if part[0] != "source"]
+        before = draft.facts["detections"]
+        return self._training_cases.write(draft.row, original, before, after, device)
 
     def _back_to_review(self, caller: Caller, draft: Draft, sent: SentBack) -> NoReturn:
         """Keep what was found with the draft and ask a person.

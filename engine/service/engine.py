@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
-from engine.detection import CustomNetworkStore, Detector, Profiles
+from engine.detection import CustomNetworkStore, Detector, NetworkVersions, Profiles
 from engine.errors import BackupInvalid, SettingsError, StorageError
 from engine.formats.images import Limits
 from engine.host import Host, forbid_core_dumps, sweep_unfinished
@@ -78,6 +78,7 @@ from engine.service.statistics import ImageStatistics
 from engine.service.studies import Studies
 from engine.service.training import Training
 from engine.service.upkeep import Upkeep
+from engine.service.versions import Versions
 from engine.service.withdrawals import Withdrawals
 from engine.service.worklist import Worklist
 from engine.settings import Settings
@@ -160,6 +161,7 @@ class Engine:
         self.profiles = SpecialtyProfiles(context, guard, examiner)
         self.custom_networks = CustomNetworks(context, guard)
         self.models = Models(context, guard, examiner, stored)
+        self.versions = Versions(context, guard, examiner, stored)
         self.training = Training(context, guard)
         self.release = Release(context, guard, intake.decisions)
         self.devices = Devices(context, guard, intake.decisions)
@@ -227,6 +229,7 @@ class Engine:
         """What comes before anybody works in the folder; a crash or a recovery may have left it."""
         context = self.context
         self.custom_networks.meet()
+        self.versions.meet()
         context.watch.meet(context.audit, _START, operator=operator)
         self._finish_recovery()
         context.patients.index()
@@ -406,6 +409,7 @@ def _opened(
         custom_networks=CustomNetworkStore(
             database, host, model_key, model_bytes, settings.threads
         ),
+        network_versions=NetworkVersions(database, host, model_key),
         device_boxes=DeviceBoxes(host, model_key),
         evaluation_rows=AuditedRows("evaluations", host, model_key),
         setting_changes=SettingChanges(database, host, model_key, settings),

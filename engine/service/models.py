@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.detection import (
     Comparison,
+    Detector,
     Drift,
     ModelInfo,
     Profile,
@@ -30,10 +31,13 @@ from engine.permissions import Permission
 from engine.records import Caller, Detection, Image, ImageState
 from engine.seal import pipeline
 from engine.store.audit import Event
+from engine.store.training_cases import held_out
 
 MOST_COMPARED = 200
 EVALUATIONS = MODEL / "evaluations"
 EVALUATION_BYTES = 100_000
+#: One side of a comparison: its name, the profile, and the detector.
+_Looks = tuple[str, Profile, Detector]
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Models:
         self._host = context.host
         self._live = context.live
         self._training_cases = context.training_cases
+        self._versions = context.network_versions
         self._examiner = examiner
         self._guard = guard
         self._stored = stored
@@ -173,23 +178,50 @@ class Models:
             InputError: No such profile, or there is nothing to compare on.
         """
         one, other = self._examiner.profile(first), self._examiner.profile(second)
-        comparison = Comparison(
-            Side(first, self._examiner.padding(one)), Side(second, self._examiner.padding(other))
-        )
-        looked_at = 0
-        for image, truth in self._material(min(limit, MOST_COMPARED)):
-            looked_at += 1
-            found = self._found_by(image, one, comparison.first)
-            seen = self._found_by(image, other, comparison.second)
-            if found is not None and seen is not None:
-                comparison.add(found, seen, truth)
-        if not looked_at:
-            raise InputError("There are no drafts to compare profiles on.")
+        now = self._detector.running(self._detector.own)
+        comparison, looked_at = self._compared((first, one, now), (second, other, now), limit)
         detail = {"first": first, "second": second, "images": looked_at}
         self._audit.record(caller, Event("profile.compare", detail=detail))
         return comparison
 
-    def _material(self, limit: int) -> Iterator[tuple[Image, list[Detection]]]:
+    @needs(Permission.MANAGE_SETTINGS)
+    def compare_version(
+        self, caller: Caller, name: str, profile: str, limit: int = 20
+    ) -> Comparison:
+        """The version of MedSec's own network that is in force beside a learned one, as
+        :meth:`compare` does with two profiles. Of kept cases, only those count from which no
+        version is learned.
+
+        Raises:
+            NotFound: No such version.
+            InputError: No such profile, or there is nothing to compare on.
+        """
+        looks = self._examiner.profile(profile)
+        now = self._detector.running(self._detector.own)
+        other = self._detector.running(self._versions.version(name))
+        sides = (now.version, looks, now), (name, looks, other)
+        comparison, looked_at = self._compared(*sides, limit, learned=True)
+        detail = {"first": now.version, "second": name, "profile": profile, "images": looked_at}
+        self._audit.record(caller, Event("network.compare", detail=detail))
+        return comparison
+
+    def _compared(
+        self, first: _Looks, second: _Looks, limit: int, *, learned: bool = False
+    ) -> tuple[Comparison, int]:
+        """Counts, and how many images there were. Raises InputError where there are none."""
+        one, other = (Side(name, self._examiner.padding(p)) for name, p, _ in (first, second))
+        comparison, looked_at = Comparison(one, other), 0
+        for image, truth in self._material(min(limit, MOST_COMPARED), learned=learned):
+            looked_at += 1
+            found = self._found_by(image, first[1], one, first[2])
+            seen = self._found_by(image, second[1], other, second[2])
+            if found is not None and seen is not None:
+                comparison.add(found, seen, truth)
+        if not looked_at:
+            raise InputError("There are no drafts to compare on.")
+        return comparison, looked_at
+
+    def _material(self, limit: int, *, learned: bool) -> Iterator[tuple[Image, list[Detection]]]:
         """Images to compare on, one at a time, each with the boxes that people made."""
         states = [ImageState.DRAFT, ImageState.REVIEW]
         for record in self._catalog.search(states=states, limit=limit):
@@ -204,20 +236,24 @@ class Models:
         for case in self._training_cases.cases()[-limit:]:
             try:
                 opened = self._training_cases.opened(case)
+                if learned and not held_out(opened.group):
+                    continue
                 image = images.decode(opened.name, opened.original, self._live.limits)
             except EngineError as err:
                 log.warning("not compared: %s", err.code)
                 continue
             yield image, [Detection.from_json(d) for d in opened.after]
 
-    def _found_by(self, image: Image, profile: Profile, side: Side) -> list[Detection] | None:
+    def _found_by(
+        self, image: Image, profile: Profile, side: Side, detector: Detector
+    ) -> list[Detection] | None:
         """What a profile would find; None where it fails."""
         began = self._host.ticks_ms()
         try:
             found = merge(
                 pipeline.look(
                     views_of(image),
-                    lambda view: self._detector.detect(view.picture, view.frames, profile),
+                    lambda view: detector.detect(view.picture, view.frames, profile),
                 ),
                 profile.iou,
             )

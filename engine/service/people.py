@@ -39,7 +39,7 @@ class People:
         self._identities = context.identities
         self._live = context.live
         self._lockout = context.lockout
-        self._proposals = Proposals(context.host)
+        self._proposals: Proposals[Changed] = Proposals(context.host)
         self._registrations = context.registrations
         self._sessions = context.sessions
         self._guard = guard
@@ -288,7 +288,7 @@ class People:
         return self._decided(caller, "account.link-identity", username, apply)
 
     @needs(Permission.MANAGE_ACCOUNTS)
-    def proposals(self, caller: Caller) -> list[Proposal]:
+    def proposals(self, caller: Caller) -> list[Proposal[Changed]]:
         """Changes of accounts that wait for a second administrator, the oldest first."""
         return [replace(p, code="", apply=None) for p in self._proposals.waiting()]
 
@@ -321,7 +321,12 @@ class People:
         self._audit.record(caller, Event("account.drop-proposal", detail=detail))
 
     def _decided(
-        self, caller: Caller, action: str, username: str, apply: Apply, role: Role | None = None
+        self,
+        caller: Caller,
+        action: str,
+        username: str,
+        apply: Apply[Changed],
+        role: Role | None = None,
     ) -> Account:
         """Make a change now, or let it wait for a second administrator.
 
@@ -351,7 +356,7 @@ class People:
             proposal_id=proposal.proposal_id,
         )
 
-    def _done(self, caller: Caller, apply: Apply, said: Said) -> Account:
+    def _done(self, caller: Caller, apply: Apply[Changed], said: Said) -> Account:
         """A change and its entry in the log, in one transaction; ended sessions are forgotten."""
         with self._database.write() as tx:
             account, ended = apply(tx, caller, said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.detection import NETWORK_SUFFIX, LearnedFile
 from engine.errors import EngineError
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
@@ -24,6 +25,7 @@ class Training:
         self._host = context.host
         self._live = context.live
         self._training_cases = context.training_cases
+        self._versions = context.network_versions
         self._guard = guard
 
     @needs(Permission.EXPORT_TRAINING)
@@ -31,6 +33,21 @@ class Training:
         """Cases that are kept, oldest first; nothing of what they show."""
         self._audit.record(caller, Event("training.list"))
         return self._training_cases.cases()
+
+    @needs(Permission.EXPORT_TRAINING)
+    def in_force(self, caller: Caller) -> tuple[str, bytes] | None:
+        """The learned version in force as a file, to learn on from; None for the shipped one.
+
+        Raises:
+            DetectorError: Its file is missing or altered.
+        """
+        tx = self._database.read()
+        name = self._versions.standing(tx).in_force
+        if not name:
+            return None
+        card = self._versions.records(tx)[name].card
+        file = LearnedFile(card, self._versions.version(name))
+        return name + NETWORK_SUFFIX, file.to_bytes()
 
     @needs(Permission.EXPORT_TRAINING)
     def export(

@@ -407,6 +407,7 @@ class Catalog:
         others = tx.all(
             "SELECT blob FROM guests WHERE blob IS NOT NULL UNION SELECT blob FROM training_cases"
             " UNION SELECT blob FROM held_instances"
+            " UNION SELECT blob FROM networks WHERE blob IS NOT NULL"
         )
         return {address for row in rows for address in _addresses(row)} | {
             row["blob"] for row in others

@@ -262,6 +262,13 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             error VARCHAR NOT NULL);
         """,
     ),
+    (
+        "networks: learned versions of MedSec's own network, and which is in force",
+        """
+        CREATE TABLE networks (name VARCHAR PRIMARY KEY, sealed BLOB NOT NULL,
+            changed_at TIMESTAMP NOT NULL, changed_by VARCHAR NOT NULL, blob VARCHAR);
+        """,
+    ),
 )
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {

@@ -135,6 +135,8 @@ def _packed(line: LedgerLine) -> bytes:
     facts: dict[str, Any] = {"kind": line.kind, "image": line.image_id}
     if line.kind is LedgerKind.ARRIVE:
         facts |= {"route": line.route, "empty": line.empty, "whole": _name(line.whole)}
+    if line.shadow:
+        facts["shadow"] = True
     if line.stream is not None:
         facts["stream"] = _name(line.stream)
     if line.kind is LedgerKind.LOOK:
@@ -167,4 +169,5 @@ def _unpacked(facts: Mapping[str, Any], at: datetime) -> LedgerLine:
         missed=bool(facts.get("missed", False)),
         why=facts.get("why", ""),
         doubted=tuple(facts.get("doubted", ())),
+        shadow=bool(facts.get("shadow", False)),
     )

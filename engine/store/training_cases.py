@@ -8,6 +8,7 @@ for a separate training machine.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from engine.store.database import Cursor, Database
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.vault import (
     Randomness,
+    blind_index,
     new_key,
     open_field,
     root_keys,
@@ -33,6 +35,8 @@ from engine.vault import (
 )
 
 SUFFIX = ".medsec-case"
+#: One group of patients in so many is measured on and never learnt from.
+HELD_OUT = 5
 _KEY_FILE_HEAD = """\
 # MedSec key for training cases: opens what was exported to it and nothing else.
 # Keep it on the machine that trains.
@@ -59,6 +63,9 @@ class OpenedCase:
     Args:
         name: Neutral file name with the original's suffix.
         before, after: Boxes as in ``gt.json``: class, x1, y1, x2, y2 (exclusive), frame, ...
+        group: Stands for the patient, alike in all their cases, and names nobody; for cases
+            exported by earlier releases, the case.
+        device: Names and values that the file has of what made it.
     """
 
     case_id: str
@@ -68,6 +75,14 @@ class OpenedCase:
     original: bytes = field(repr=False)
     before: tuple[Mapping[str, Any], ...]
     after: tuple[Mapping[str, Any], ...]
+    group: str = ""
+    device: tuple[tuple[str, str], ...] = ()
+
+
+def held_out(group: str) -> bool:
+    """Is this group of cases one to measure on? The same on every machine and in every year."""
+    digest = hashlib.sha256(f"medsec held out {group}".encode()).digest()
+    return int.from_bytes(digest[:4]) % HELD_OUT == 0
 
 
 class Training:
@@ -84,11 +99,13 @@ class Training:
         original: bytes,
         before: Sequence[Mapping[str, Any]],
         after: Sequence[Mapping[str, Any]],
+        device: Sequence[Sequence[str]] = (),
     ) -> dict[str, Any]:
         """Encrypt a case into a file; :meth:`add` makes it one that is kept.
 
         Args:
             row: The image's row.
+            device: Names and values that the file has of what made it.
         """
         case_id = self._host.token("tc")
         key = new_key(self._host.random)
@@ -98,6 +115,7 @@ class Training:
             "modality": row.modality,
             "before": list(before),
             "after": list(after),
+            "device": [list(part) for part in device],
         }
         content = pack({"facts": json.dumps(facts).encode(), "original": original})
         sealed = seal_field(key, f"training/{case_id}", content, self._host.random)
@@ -144,12 +162,23 @@ class Training:
             SealError: The case was altered, or its key was destroyed.
             NotFound: Its file is gone.
         """
-        named = pack({"case_id": case.case_id.encode(), "content": self._content(case)})
+        named = pack(
+            {
+                "case_id": case.case_id.encode(),
+                "group": self._group(case).encode(),
+                "content": self._content(case),
+            }
+        )
         return seal_field(key, "training export", named, self._host.random)
 
     def opened(self, case: TrainingCase) -> OpenedCase:
         """One case in memory, to measure networks on. Raises as :meth:`sealed_to`."""
-        return _opened(case.case_id, self._content(case))
+        return _opened(case.case_id, self._content(case), self._group(case))
+
+    def _group(self, case: TrainingCase) -> str:
+        """One name for all cases of a patient, from which the patient cannot be computed."""
+        key = self._hierarchy.system_key("index")
+        return blind_index(key, "training/patient", case.patient_id.encode()).hex()[:16]
 
     def _content(self, case: TrainingCase) -> bytes:
         tx = self._database.read()
@@ -207,10 +236,11 @@ def open_case(sealed: bytes, key_file: Path) -> OpenedCase:
         SealBroken: It was sealed to another key, or altered.
     """
     named = unpack(open_field(_read_key(root_keys.resolved(key_file)), "training export", sealed))
-    return _opened(named["case_id"].decode(), named["content"])
+    case_id = named["case_id"].decode()
+    return _opened(case_id, named["content"], named.get("group", b"").decode() or case_id)
 
 
-def _opened(case_id: str, content: bytes) -> OpenedCase:
+def _opened(case_id: str, content: bytes, group: str) -> OpenedCase:
     parts = unpack(content)
     facts = json.loads(parts["facts"])
     return OpenedCase(
@@ -221,6 +251,8 @@ def _opened(case_id: str, content: bytes) -> OpenedCase:
         parts["original"],
         tuple(facts["before"]),
         tuple(facts["after"]),
+        group,
+        tuple((str(name), str(value)) for name, value in facts.get("device", ())),
     )
 
 

@@ -16,7 +16,7 @@ ROOT = Path(commands.__file__).parent.parent
 NAMES = {
     "seal", "restore", "carry", "detect", "profiles", "verify", "accept-roster", "rotate", "backup",
     "checkpoint", "recover-data", "shares", "drill", "recover-key", "training-export",
-    "training-open", "release", "verify-release", "serve",
+    "training-open", "learn", "release", "verify-release", "serve",
 }  # fmt: skip
 #: Modules of the package that are no commands.
 SHARED = {"__init__", "files", "folder", "options", "outcome", "parser", "terminal"}

@@ -22,7 +22,7 @@ COMPOSED = {
     *(f"{kind}.access" for kind in ("patient", "study", "image", "region")),
     *(f"{noun}.{verb}"
       for noun in ("profile", "guest", "evaluation", "setting", "node", "deidentification",
-                   "forwarding")
+                   "forwarding", "network")
       for verb in ("save", "reset")),
 }  # fmt: skip
 _ACTION = re.compile(r"[a-z]+\.[a-z]+(-[a-z]+)*")

@@ -103,6 +103,48 @@ def test_nothing_is_kept_without_the_setting_or_without_a_flag(
     assert ward.engine.training.cases(operator) == []
 
 
+def test_a_correction_is_kept_where_a_person_drew_what_was_missed(
+    ward: Ward, tmp_path: Path
+) -> None:
+    data, found = text_png()
+    token, operator = ward.team.technician, ward.engine.operator_token()
+    image_id = ward.upload(data, found=[found])
+    view = ward.engine.drafts.open(token, image_id)
+    ward.engine.drafts.seal(token, image_id, [*view.detections, MISSED])
+    [case] = ward.engine.training.cases(operator)
+    assert (case.image_id, case.version) == (image_id, 0)
+    [sealed] = _files(ward, tmp_path / "training.key").values()
+    opened = open_case(sealed, tmp_path / "training.key")
+    assert [(b["x1"], b["source"]) for b in opened.before] == [(found.region.x1, "scripted")]
+    # As it was found and as it was drawn, without the padding of the seal.
+    boxes = [tuple(b[k] for k in ("x1", "y1", "x2", "y2")) for b in opened.after]
+    assert boxes == [found.region.xyxy, MISSED.region.xyxy]
+    smaller = builders.png(builders.labelled("OTHER")[0])
+    view = ward.engine.drafts.open(token, ward.upload(smaller, found=[found]))
+    ward.engine.drafts.seal(token, view.record.image_id, view.detections)
+    assert len(ward.engine.training.cases(operator)) == 1  # nothing was missed
+
+
+def test_cases_of_a_patient_leave_under_one_code_that_is_not_their_number(
+    ward: Ward, tmp_path: Path
+) -> None:
+    key, token = tmp_path / "training.key", ward.team.technician
+    other = ward.engine.patients.create(token, "P-2", "Jan Nowak", 40).patient_id
+    owners = [ward.patient_id, ward.patient_id, other]
+    for n, patient_id in enumerate(owners):
+        pixels = builders.png(builders.labelled(f"NUMBER {n}")[0])
+        ward.detector.found = []
+        record = ward.engine.drafts.upload(token, patient_id, "a.png", pixels)
+        ward.engine.drafts.seal(token, record.image_id, [MISSED], confirm="drew it")
+    opened = [open_case(sealed, key) for sealed in _files(ward, key).values()]
+    groups = [case.group for case in opened]
+    assert sorted(groups.count(group) for group in set(groups)) == [1, 2]
+    assert all(len(group) == 16 for group in groups)
+    for case in opened:
+        assert not {*owners, "P-1", "P-2", "technician"} & {case.group, *map(str, case.device)}
+        assert "source" not in dict(case.device)  # a technician's name
+
+
 def test_only_the_operator_lists_and_exports(ward: Ward, tmp_path: Path) -> None:
     for token in (ward.team.doctor, ward.team.technician, ward.team.administrator):
         with pytest.raises(errors.PermissionDenied):

@@ -6,10 +6,11 @@ from __future__ import annotations
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from engine import Engine, Suggestion, TextVerdict
-from tests.conftest import Team
+from engine import Engine, Role, Suggestion, TextVerdict
+from tests.conftest import PASSWORD, Team
 from tests.detect.test_custom_networks import box, hospital, network  # noqa: F401 - fixtures
 from tests.fakes import ScriptedDetector
+from tests.learned import learned
 from tests.ui.test_pages import BOX, PICTURE, click, component, patient, texts, visit  # noqa: F401
 from tests.ui.test_pages import Visit as Visitor
 
@@ -109,3 +110,51 @@ def test_the_technician_sees_what_was_read_of_each_box(
     assert shown["verdict"] == "harmless"
     assert shown["removed"].startswith("harmless text")
     assert not shown["proposed"]
+
+
+# --- learned versions ---------------------------------------------------------------------------
+
+
+def test_a_learned_version_is_taken_in_looks_in_the_shadow_and_comes_in_force(
+    engine: Engine, team: Team, visit: Visitor, patient: str, detector: ScriptedDetector
+) -> None:
+    file = learned()
+    name = file.card.name
+    engine.people.create(team.administrator, "ben", "Ben", Role.ADMINISTRATOR, PASSWORD)
+    app = admin_page(visit, team, "Models")
+    uploader = labelled(app.get("file_uploader"), "Learned version (.medsec-network)")
+    uploader.set_value((f"{name}.medsec-network", file.to_bytes(), "application/octet-stream"))
+    click(app, "Check and take in")
+    assert "It looks at nothing yet" in texts(app)
+    listed = next(d.value for d in app.dataframe if "Learned from" in d.value)
+    assert list(listed["State"]) == ["in force", "candidate"]
+    click(app, "Look in the shadow")
+    assert "in the shadow" in texts(app)
+    detector.found = [BOX]
+    engine.drafts.upload(team.technician, patient, "scan.png", PICTURE)
+    app = admin_page(visit, team, "Models")
+    assert engine.versions.entries(team.administrator)[1].shadow.images == 1
+    click(app, "Put in force")
+    assert "Another administrator has to confirm" in texts(app)
+    assert detector.own is None
+    other = engine.sessions.sign_in("ben", PASSWORD).token
+    app = visit(other, "4_Admin", tab="Models")
+    assert "wants to put" in texts(app)
+    click(app, "Confirm")
+    assert detector.version == name
+    app = admin_page(visit, team, "Models")
+    labelled(app.text_input, "Reason to go back to the version before").input("worse here")
+    click(app, "Roll back")
+    assert "is in force again" in texts(app)
+    assert detector.own is None
+
+
+def test_a_worse_version_is_refused_with_a_sentence(
+    engine: Engine, team: Team, visit: Visitor
+) -> None:
+    app = admin_page(visit, team, "Models")
+    uploader = labelled(app.get("file_uploader"), "Learned version (.medsec-network)")
+    uploader.set_value(("worse.medsec-network", learned(lost=2).to_bytes(), "x/y"))
+    click(app, "Check and take in")
+    assert "hides less of a line that names a patient" in texts(app)
+    assert len(engine.versions.entries(team.administrator)) == 1
