@@ -40,7 +40,9 @@ class Options(schemas.Request):
 class ProfileValues(schemas.Request):
     """How copies for a recipient are de-identified."""
 
-    description: Annotated[schemas.Text, Field(max_length=200)] = ""
+    description: Annotated[
+        schemas.Text, Field(max_length=200, examples=["Dates shifted, for the trial in Lyon"])
+    ] = ""
     options: Options = Field(default_factory=Options)
 
 
@@ -74,7 +76,7 @@ class Pseudonyms(schemas.Request):
 class Taken(schemas.Schema):
     """How many patients a list has."""
 
-    patients: int
+    patients: int = Field(examples=[120])
 
 
 class Pseudonym(schemas.Schema):
@@ -86,7 +88,7 @@ class Pseudonym(schemas.Schema):
 class Whom(schemas.Schema):
     """Whose a pseudonym is."""
 
-    patient_id: str
+    patient_id: str = Field(examples=["pt_5b0d6c1e7f8a9b0c1d2e3f40"])
 
 
 class Known(schemas.Request):

@@ -11,6 +11,7 @@ from ui import state, widgets
 def choose_patient(token: str) -> Patient | None:
     """Find or create a patient; the choice is kept until another one is made."""
     st.header("1. Patient")
+    st.caption("For images that name no patient, or single ones: choose whose record they go into.")
     query = st.text_input("Find a patient", type="search", placeholder="Number or name")
     found = state.engine().patients.search(token, query)
     by_id = {p.patient_id: p for p in found}

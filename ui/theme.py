@@ -6,6 +6,8 @@ import streamlit as st
 
 _CSS = """
 <style>
+  /* Streamlit names one limit for all files; the uploader's label says which holds for what. */
+  [data-testid="stFileUploaderDropzoneInstructions"] { display: none; }
   .stMainBlockContainer { padding-top: 3.2rem; padding-bottom: 4rem; max-width: 110rem; }
   @media (max-width: 640px) {
     .stMainBlockContainer { padding: 3.4rem 1rem 3rem; }

@@ -31,8 +31,10 @@ def upload_files(token: str, patient: Patient) -> None:
     )
     seal = _seal_at_once()
     folder = st.toggle("Upload a folder", key="whole-folder")
+    settings = state.engine().settings
+    limits = f"up to {settings.picture_limit_mb} MB, DICOM up to {settings.dicom_limit_mb} MB"
     files = st.file_uploader(
-        "A folder of images" if folder else f"{FORMATS_TAKEN} files",
+        f"A folder of images ({limits})" if folder else f"{FORMATS_TAKEN} files ({limits})",
         accept_multiple_files="directory" if folder else True,
         key=f"files-{folder}-{state.turn('files')}",
     )

@@ -207,7 +207,7 @@ def cards(
     chosen = ""
     with st.container(horizontal=True):
         for record in records:
-            with st.container(border=True, width=250, key=f"card-{key}-{record.image_id}"):
+            with st.container(border=True, width=230, key=f"card-{key}-{record.image_id}"):
                 title = (names or {}).get(record.patient_id, "")
                 day = (dates or {}).get(record.image_id)
                 at = f"of {day}" if day else f"uploaded {when(record.uploaded_at)}"
