@@ -90,7 +90,13 @@ def _make(path: Path, key: Path, settings: Settings, host: Host) -> None:
         .add_extension(x509.SubjectAlternativeName(_names(settings)), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(private.public_key()), False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        # As a client, where images are sent to other systems over TLS.
+        .add_extension(
+            x509.ExtendedKeyUsage(
+                [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+            ),
+            critical=False,
+        )
         .sign(private, hashes.SHA256())
     )
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -62,6 +62,7 @@ class Upkeep:
         self._audit = context.audit
         self._catalog = context.catalog
         self._database = context.database
+        self._sendings = context.sendings
         self._figures = context.figures
         self._host = context.host
         self._live = context.live
@@ -141,6 +142,7 @@ class Upkeep:
             ("drift", self._drift_due),
             ("backup", self._backup_due),
             ("checkpoint", self._checkpoint_due),
+            ("sendings", self._sendings_due),
         ):
             with _and_goes_on(f"upkeep: {name}"):
                 work()
@@ -157,6 +159,12 @@ class Upkeep:
             swept = self.sweep()
             if swept:
                 self._audit.record(_SYSTEM, Event("files.sweep", detail={"files": swept}))
+
+    def _sendings_due(self) -> None:
+        """What was sent or cancelled long ago leaves the queue; the log keeps it."""
+        if self._due("sendings", SWEEP_MS):
+            with self._database.write() as tx:
+                self._sendings.forget_old(tx)
 
     def _roster_due(self) -> None:
         """Somebody may have written to the catalog's file while it was open."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,12 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 
 import dimse
 from dimse import sending
-from engine import Sending, SendingState, errors
+from engine import Host, Sending, SendingState, errors, server_certificate
 from engine.store import sendings as store
 from tests import builders
 from tests.conftest import WHY, Ward
 from tests.dimse.peers import free_port, storescp
+from tests.dimse.test_receiver import openssl
 from tests.rest import BOX
 
 ROOT = Path(__file__).parents[2]
@@ -412,6 +416,48 @@ def wait_until(done: Callable[[], bool], seconds: float = 30) -> None:
     while not done():
         assert time.monotonic() < until, "it did not happen in time"
         time.sleep(0.1)
+
+
+def test_what_was_sent_long_ago_leaves_the_queue(ward: Ward) -> None:
+    destination(ward, 104)
+    rule(ward)
+    for number in (1, 2):
+        seal(ward, number)
+    old, _ = queue(ward)
+    ward.engine.sendings.cancel(ward.team.administrator, old.sending_id)
+    ward.engine.context.host.advance(days=31)  # type: ignore[attr-defined]
+    ward.engine.upkeep.tend()
+    assert states(ward) == ["waiting"]
+
+
+def test_over_tls_only_the_certificate_that_was_entered_gets_images(
+    ward: Ward, tmp_path: Path
+) -> None:
+    for name, issuer in (("ca", ""), ("peer", "ca"), ("stranger", "")):
+        openssl(tmp_path, name, issuer)
+    live = ward.engine.context.live
+    live.use(replace(live.settings, dicom_ca=tmp_path / "ca.pem"))
+    host = Host(ward.engine.settings.data / "blobs")
+    own = server_certificate(ward.engine.settings, host)
+    der = ssl.PEM_cert_to_DER_cert((tmp_path / "peer.pem").read_text())
+    right = hashlib.sha256(der).hexdigest()
+    image_id = seal(ward)
+    for name, fingerprint, sent in (
+        ("stranger", "", 0),  # not of the authority
+        ("peer", "0" * 64, 0),  # another one was entered
+        ("peer", right, 1),
+    ):
+        key, certificate = (str(tmp_path / f"{name}.{kind}") for kind in ("key", "pem"))
+        tls = ["+tls", key, certificate, "+cf", str(own.path)]
+        with storescp(tmp_path / f"got-{sent}", *tls) as port:
+            destination(ward, port, tls=True, certificate=fingerprint)
+            if not queue(ward):
+                ward.engine.sendings.forward(ward.team.doctor, image_id, "ARCHIVE")
+            else:
+                [entry] = queue(ward)
+                ward.engine.sendings.retry(ward.team.administrator, entry.sending_id)
+            assert send(ward) == sent, queue(ward)
+    assert states(ward) == ["sent"]
 
 
 # --- originals --------------------------------------------------------------------------------
