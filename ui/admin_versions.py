@@ -57,7 +57,7 @@ def _card(entry: VersionEntry) -> None:
     card = entry.card
     assert card is not None
     counts = [(name, f"{value:g}") for name, value in card.data.items()]
-    devices = ", ".join(f"{widgets.plain(n)} ({k} frames)" for n, k in card.devices.items())
+    devices = ", ".join(f"{name} ({frames} frames)" for name, frames in card.devices.items())
     widgets.facts(
         [
             *counts,
@@ -173,7 +173,8 @@ def _take_in(token: str) -> None:
         " of a line that names a patient, on the sets that come with MedSec."
     )
     with st.form(f"version-{state.turn('version')}"), widgets.banner():
-        file = st.file_uploader("Learned version (.medsec-network)", type="medsec-network")
+        # Without a type: Streamlit's browser side knows no file ending with a hyphen in it.
+        file = st.file_uploader("Learned version (.medsec-network)")
         if st.form_submit_button("Check and take in"):
             if file is None:
                 st.error("Choose the file first.", icon=":material/error:")
