@@ -30,7 +30,7 @@ class Courier:
             self._stopped = True
             under_way = list(self._open)
         for assoc in under_way:
-            assoc.abort(block=False)
+            sending.cut(assoc)
 
     def deliver(self, node: Node, parcels: Sequence[Parcel], report: Report) -> str:
         """Send parcels to a node; answers why those that were not reported could not be tried."""

@@ -23,7 +23,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import register_uid
 
-from dimse import retrieving
+from dimse import retrieving, sending
 from dimse.bounded import MOST_CONNECTIONS, Body, BoundedServer, Budget
 from dimse.identifiers import PATIENT_ROOT, STUDY_ROOT
 from engine import (
@@ -88,6 +88,7 @@ class Receiver:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._tokens: dict[Association, str] = {}
+        self._targets: set[Association] = set()
         self._lock = threading.Lock()
         self._server: BoundedServer | None = None
 
@@ -150,6 +151,8 @@ class Receiver:
         self._server.shutdown()
         for assoc in open_now:
             assoc.abort()
+        for target in list(self._targets):  # a retrieval waits for its answer
+            sending.cut(target)
         self._server = None
 
     def _tls(self) -> ssl.SSLContext | None:
@@ -206,7 +209,8 @@ class Receiver:
         return retrieving.find(self._engine, self._token(event.assoc), event)
 
     def _retrieve(self, assoc: Association, request: Any, context: PresentationContext) -> None:
-        retrieving.Retrieval(self._engine, self._token(assoc), assoc, request, context).run()
+        token = self._token(assoc)
+        retrieving.Retrieval(self._engine, token, assoc, request, context, self._targets).run()
 
     def _token(self, assoc: Association) -> str:
         return self._tokens.get(assoc, "")

@@ -72,9 +72,11 @@ class Retrieval:
 
     def __init__(
         self, engine: Engine, token: str, assoc: Association, request: Any,
-        context: PresentationContext,
+        context: PresentationContext, targets: set[Association],
     ) -> None:  # fmt: skip
         self._engine = engine
+        #: Associations with destinations, for who ends the server.
+        self._targets = targets
         self._token = token
         self._assoc = assoc
         self._request = request
@@ -113,9 +115,11 @@ class Retrieval:
             self._failed = [one.uid("00080018") for one in found]
             self._left = 0
             return NOTHING_SENT
+        self._targets.add(target)
         try:
             return self._sent(target, found, destination.title)
         finally:
+            self._targets.discard(target)
             if target.is_established:
                 target.release()
 

@@ -138,6 +138,12 @@ def associated(engine: Engine, node: Node, kinds: Iterable[tuple[str, str]]) -> 
     raise NotTaken("It cannot be reached: check host, port and TLS, and whether it runs.")
 
 
+def cut(assoc: Association) -> None:
+    """End an association at once; whoever waits for an answer over it waits no longer."""
+    assoc.abort(block=False)
+    assoc.dimse.msg_queue.put((None, None))
+
+
 def contexts_for(kinds: Iterable[tuple[str, str]]) -> list[PresentationContext]:
     """Presentation contexts for these classes: uncompressed, and each as it is stored.
 

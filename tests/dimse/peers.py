@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -44,8 +45,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def receiving(engine: Engine) -> Iterator[dimse.Receiver]:
-    """MedSec's receiver on an engine whose settings name a port."""
+def receiving(engine: Engine, port: int = 0) -> Iterator[dimse.Receiver]:
+    """MedSec's receiver on an engine whose settings name a port, or on another one."""
+    if port:
+        live = engine.context.live
+        live.use(replace(live.settings, dicom_port=port))
     receiver = dimse.Receiver(engine)
     receiver.start()
     try:

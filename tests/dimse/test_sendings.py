@@ -7,6 +7,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -408,6 +409,9 @@ def test_one_destination_that_stalls_keeps_no_other_waiting(
         courier.stop()
         ward.engine.sendings.stop()
         assert time.monotonic() - began < 7
+        wait_until(
+            lambda: not [t for t in threading.enumerate() if t.name.startswith("sending")], 5
+        )
     assert {e.destination for e in queue(ward) if e.state == "sent"} == {"OTHER"}
 
 
