@@ -141,6 +141,7 @@ def associated(engine: Engine, node: Node, kinds: Iterable[tuple[str, str]]) -> 
 def cut(assoc: Association) -> None:
     """End an association at once; whoever waits for an answer over it waits no longer."""
     assoc.abort(block=False)
+    assoc.is_established = False  # a peer that stalls does not confirm the end
     assoc.dimse.msg_queue.put((None, None))
 
 

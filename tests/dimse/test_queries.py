@@ -523,27 +523,6 @@ def test_a_destination_that_is_down_fails_every_suboperation(archive: Ward, port
     assert len(said.FailedSOPInstanceUIDList) == 3
 
 
-def test_a_destination_that_stalls_does_not_keep_the_server_from_ending(
-    archive: Ward, port: int, tmp_path: Path
-) -> None:
-    with storescp(tmp_path / "slow", "--sleep-during", "30") as there:
-        allow(archive, "THIRD", host="127.0.0.1", port=there, receives=True)
-        with asking(port) as assoc, receiving(archive.engine, free_port()) as second:
-            with asking(second.port) as other:
-                asked = wanted("STUDY", StudyInstanceUID=study_uid(archive))
-                other.send_c_move(asked, "THIRD", MOVE)
-                until = time.monotonic() + 20
-                while not second._targets:
-                    assert time.monotonic() < until
-                    time.sleep(0.05)
-                began = time.monotonic()
-                second.stop()
-                while second._targets:
-                    assert time.monotonic() - began < 20  # of 30 that it sleeps
-                    time.sleep(0.05)
-            assert assoc.is_established
-
-
 def test_an_error_has_a_status_of_the_standard() -> None:
     for error, status in (
         (errors.PermissionDenied("No."), 0x0124),
