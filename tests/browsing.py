@@ -113,6 +113,7 @@ class Visitor:
         self.settle()
 
     def fill(self, label: str, text: str) -> None:
+        self.settle()
         field = self.page.get_by_role("textbox", name=label, exact=True)
         expect(field).to_have_count(1)  # a form that was sent may still be leaving
         field.fill(text)

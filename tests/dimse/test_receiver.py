@@ -440,8 +440,10 @@ def test_a_port_that_is_taken_stops_the_start(ward: Ward, port: int) -> None:
         dimse.Receiver(ward.engine).start()
 
 
-def test_classes_without_pixels_are_not_offered() -> None:
+def test_classes_of_images_and_documents_are_offered_and_no_others() -> None:
     taken = receiver.storage_classes()
     assert "1.2.840.10008.5.1.4.1.1.2" in taken  # CT
-    assert "1.2.840.10008.5.1.4.1.1.88.11" not in taken  # Basic Text SR
-    assert "1.2.840.10008.5.1.4.1.1.104.1" not in taken  # Encapsulated PDF
+    assert "1.2.840.10008.5.1.4.1.1.88.11" in taken  # Basic Text SR
+    assert "1.2.840.10008.5.1.4.1.1.104.1" in taken  # Encapsulated PDF
+    assert "1.2.840.10008.5.1.4.1.1.66" not in taken  # Raw Data
+    assert "1.2.840.10008.5.1.4.1.1.481.5" not in taken  # RT Plan

@@ -90,7 +90,7 @@ def test_decoders_of_what_comes_in_give_way_and_those_of_pages_do_not() -> None:
     )
     images.from_storage(images.for_storage(builders.dicom(np.zeros((64, 64), np.uint16))))
     assert image.width == 8
-    for box, nice in ((images._SANDBOX, 5), (images._PAGES, 0)):
+    for box, nice in ((images._SANDBOX, 10), (images._PAGES, 0)):
         process = box._idle[0].process.pid
         assert os.getpriority(os.PRIO_PROCESS, process) >= nice
         group = Path(f"/proc/{process}/autogroup")
