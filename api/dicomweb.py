@@ -16,6 +16,7 @@ from PIL import Image as Picture
 
 from api.dependencies import Reason, TheEngine, Token, needed_reason
 from api.rendering import rendering
+from api.turns import PAGE_TURN
 from api.web_media import JSON, as_stored, multipart, refuse_other, single
 from engine import Engine, MaskedObject, errors
 
@@ -195,19 +196,19 @@ def instance_metadata(
     return _metadata(request, _objects(engine, token, study, series, instance))
 
 
-@router.get("/studies/{study}/")
+@router.get("/studies/{study}/", dependencies=PAGE_TURN)
 def retrieve_study(study: Uid, request: Request, token: Token, engine: TheEngine) -> Response:
     return _instances(request, token, engine, _objects(engine, token, study))
 
 
-@router.get("/studies/{study}/series/{series}/")
+@router.get("/studies/{study}/series/{series}/", dependencies=PAGE_TURN)
 def retrieve_series(
     study: Uid, series: Uid, request: Request, token: Token, engine: TheEngine
 ) -> Response:
     return _instances(request, token, engine, _objects(engine, token, study, series))
 
 
-@router.get("/studies/{study}/series/{series}/instances/{instance}/")
+@router.get("/studies/{study}/series/{series}/instances/{instance}/", dependencies=PAGE_TURN)
 def retrieve_instance(
     study: Uid, series: Uid, instance: Uid, request: Request, token: Token, engine: TheEngine,
     reason: Reason, original: bool = False,
@@ -227,7 +228,9 @@ def retrieve_instance(
     return multipart("application/dicom", [("application/dicom", file.data)])
 
 
-@router.get("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}/")
+@router.get(
+    "/studies/{study}/series/{series}/instances/{instance}/frames/{frames}/", dependencies=PAGE_TURN
+)
 def retrieve_frames(
     study: Uid, series: Uid, instance: Uid, frames: str, request: Request, token: Token,
     engine: TheEngine,
@@ -243,14 +246,19 @@ def retrieve_frames(
     return multipart("application/octet-stream", [(kind, part) for part in parts])
 
 
-@router.get("/studies/{study}/series/{series}/instances/{instance}/rendered/")
+@router.get(
+    "/studies/{study}/series/{series}/instances/{instance}/rendered/", dependencies=PAGE_TURN
+)
 def rendered(
     study: Uid, series: Uid, instance: Uid, request: Request, token: Token, engine: TheEngine
 ) -> Response:
     return _rendered(request, token, engine, _objects(engine, token, study, series, instance), 1)
 
 
-@router.get("/studies/{study}/series/{series}/instances/{instance}/frames/{frame}/rendered/")
+@router.get(
+    "/studies/{study}/series/{series}/instances/{instance}/frames/{frame}/rendered/",
+    dependencies=PAGE_TURN,
+)
 def rendered_frame(
     study: Uid, series: Uid, instance: Uid, frame: str, request: Request, token: Token,
     engine: TheEngine,
@@ -260,26 +268,30 @@ def rendered_frame(
     return _rendered(request, token, engine, found, number)
 
 
-@router.get("/studies/{study}/series/{series}/instances/{instance}/thumbnail/")
+@router.get(
+    "/studies/{study}/series/{series}/instances/{instance}/thumbnail/", dependencies=PAGE_TURN
+)
 def instance_thumbnail(
     study: Uid, series: Uid, instance: Uid, request: Request, token: Token, engine: TheEngine
 ) -> Response:
     return _thumbnail(request, token, engine, _objects(engine, token, study, series, instance))
 
 
-@router.get("/studies/{study}/series/{series}/thumbnail/")
+@router.get("/studies/{study}/series/{series}/thumbnail/", dependencies=PAGE_TURN)
 def series_thumbnail(
     study: Uid, series: Uid, request: Request, token: Token, engine: TheEngine
 ) -> Response:
     return _thumbnail(request, token, engine, _objects(engine, token, study, series))
 
 
-@router.get("/studies/{study}/thumbnail/")
+@router.get("/studies/{study}/thumbnail/", dependencies=PAGE_TURN)
 def study_thumbnail(study: Uid, request: Request, token: Token, engine: TheEngine) -> Response:
     return _thumbnail(request, token, engine, _objects(engine, token, study))
 
 
-@router.get("/studies/{study}/series/{series}/instances/{instance}/bulkdata/{tag}/")
+@router.get(
+    "/studies/{study}/series/{series}/instances/{instance}/bulkdata/{tag}/", dependencies=PAGE_TURN
+)
 def bulk_data(
     study: Uid, series: Uid, instance: Uid, tag: str, request: Request, token: Token,
     engine: TheEngine,

@@ -10,6 +10,7 @@ from fastapi import APIRouter, HTTPException, Path, Request, Response
 from fastapi.responses import JSONResponse
 
 from api.dependencies import TheEngine, Token
+from api.turns import intake_turn
 from api.web_media import JSON, media_type
 from engine import Engine, Instance, Received, errors
 
@@ -45,7 +46,8 @@ async def _stored(request: Request, token: str, engine: Engine, study: str) -> R
     stored: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     async for data in parts:
-        taken, item = await to_thread.run_sync(_one, engine, token, data, study)
+        async with intake_turn(request):
+            taken, item = await to_thread.run_sync(_one, engine, token, data, study)
         (stored if taken else failed).append(item)
     if not stored and not failed:
         raise errors.InputError("The request has no instance. Send at least one.")

@@ -71,6 +71,14 @@ async def _of_intake(request: Request) -> AsyncIterator[None]:
             yield
 
 
+@asynccontextmanager
+async def intake_turn(request: Request) -> AsyncIterator[None]:
+    """A turn for one file of a request whose others are still arriving."""
+    async with _intake.turn(request.scope.get(ACCOUNT, "")):
+        with giving_way():
+            yield
+
+
 async def _of_page(request: Request) -> AsyncIterator[None]:
     async with _waited_for(request, _pages):
         yield

@@ -24,7 +24,7 @@ from engine.store.database import Cursor, Database, Row
 from engine.vault import TaggedTokens, token_digest
 
 #: So long after a fresh proof the token before it is good: for pictures that are on their way.
-GRACE = timedelta(seconds=30)
+GRACE = timedelta(seconds=10)
 _ENDED = "Your session has ended: please sign in again."
 
 
