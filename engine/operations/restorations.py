@@ -111,7 +111,7 @@ class Restorations:
         row = self._catalog.row(self._database.read(), image_id)
         where: dict[str, Any] = {"patient_id": row.patient_id, "image_id": image_id}
         about = {**where, "reason": part.reason if part else ""}
-        whole = {"request": part.group.name} if part else {}
+        whole = {"study_request": part.group.name} if part else {}
         try:
             restoration, image = self._stored.steady(
                 image_id, lambda: self._read(caller, image_id, began, part)

@@ -105,7 +105,10 @@ class People:
                 self._audit.append(
                     tx,
                     nobody(origin),
-                    Event("account.request", detail={"request": request_id, "role": str(wished)}),
+                    Event(
+                        "account.request",
+                        detail={"account_request": request_id, "role": str(wished)},
+                    ),
                 )
         except TooManyRequests:
             self._audit.record(nobody(origin), Event("account.request", "refused"))
@@ -137,7 +140,12 @@ class People:
         def apply(tx: Cursor, by: Caller, said: Said) -> Changed:
             username, name, _, kept = self._registrations.take(tx, request_id)
             account = self._accounts.add(tx, username, name, given, kept)
-            detail = {"request": request_id, "username": username, "role": str(given), **said}
+            detail = {
+                "account_request": request_id,
+                "username": username,
+                "role": str(given),
+                **said,
+            }
             self._audit.append(tx, by, Event("account.approve", detail=detail))
             return account, ()
 
@@ -151,7 +159,9 @@ class People:
             self._audit.append(
                 tx,
                 caller,
-                Event("account.decline", detail={"request": request_id, "username": username}),
+                Event(
+                    "account.decline", detail={"account_request": request_id, "username": username}
+                ),
             )
 
     @staticmethod

@@ -108,7 +108,7 @@ class Studies:
             "study": study_id,
             "series": series_id,
             "images": len(released),
-            "request": opened.handle,
+            "study_request": opened.handle,
         }
         requested = Event(
             "study.restore",

@@ -9,7 +9,7 @@ from typing import Any
 import pydicom
 import pytest
 
-from engine import Detection, Engine, Source, Study, errors
+from engine import Detection, Engine, Source, Study, begin_request, errors
 from engine.records import Region
 from tests import builders
 from tests.conftest import PASSWORD, WHY, Ward, text_png
@@ -217,6 +217,22 @@ def test_a_study_is_requested_once_and_each_image_is_in_the_log(ward: Ward) -> N
     ]
     reasons = {e.reason for e in ward.engine.images.history(doctor, ids[0])}
     assert WHY in reasons
+
+
+def test_the_log_tells_which_images_were_opened_by_which_request(ward: Ward) -> None:
+    [image_id] = sealed_series(ward, 1)
+    doctor, [study] = ward.team.doctor, studies(ward)
+    begin_request()  # as each request of a browser does, which has an id of its own
+    opened = ward.engine.studies.restore(doctor, study.study_id, WHY)
+    call = begin_request()
+    ward.engine.studies.open_image(doctor, opened.handle, image_id)
+    entries = ward.engine.audit.entries(ward.team.administrator)
+    details = {
+        e.action: e.detail for e in entries if e.action in ("study.restore", "image.restore")
+    }
+    assert len(details) == 2
+    assert {d["study_request"] for d in details.values()} == {opened.handle}
+    assert details["image.restore"]["request"] == call
 
 
 def test_one_series_opens_no_other(ward: Ward) -> None:
