@@ -548,6 +548,7 @@ def test_an_original_is_not_sent_when_it_may_not_be_any_more(
 # --- a server that is killed ------------------------------------------------------------------
 
 
+@pytest.mark.slow  # a server of its own, twice
 def test_a_server_killed_amid_its_queue_loses_nothing_and_sends_nothing_twice(
     ward: Ward,
 ) -> None:
