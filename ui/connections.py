@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from collections import Counter
 from typing import Any, Final, Protocol
 
 import h11
@@ -46,21 +47,25 @@ class Watch:
         self._patience = patience_seconds
         #: Of those that have said no whole request; the one that has waited longest is the first.
         self._heads: dict[_Connection, asyncio.TimerHandle] = {}
+        #: How many of them an address has: asked for each new one, so it is counted, not searched.
+        self._crowds = Counter[str]()
         self._readers: dict[_Connection, asyncio.TimerHandle] = {}
 
     def heard(self, connection: _Connection) -> None:
         """A connection was made, or something came over it."""
         if not _owes_a_head(connection):
-            self._stop(self._heads, connection)
+            self._said(connection)
             return
         if connection in self._heads:
             return
+        address = _address(connection)
         self._heads[connection] = connection.loop.call_later(self._patience, self._end, connection)
-        own = [c for c in self._heads if _address(c) == _address(connection)]
-        if len(own) > MOST_OF_ONE:
-            self._end(own[0])
+        self._crowds[address] += 1
+        if self._crowds[address] > MOST_OF_ONE:
+            self._end(self._longest_of(address))
         elif len(self._heads) > MOST_OF_ALL:
-            self._end(self._of_the_largest_crowd())
+            [(largest, _)] = self._crowds.most_common(1)
+            self._end(self._longest_of(largest))
 
     def full(self, connection: _Connection) -> None:
         """The client reads more slowly than it is answered."""
@@ -75,8 +80,16 @@ class Watch:
 
     def lost(self, connection: _Connection) -> None:
         """It has ended."""
-        self._stop(self._heads, connection)
-        self._stop(self._readers, connection)
+        self._said(connection)
+        self.drained(connection)
+
+    def _said(self, connection: _Connection) -> None:
+        """It has said a whole request, or ended."""
+        if self._stop(self._heads, connection):
+            address = _address(connection)
+            self._crowds[address] -= 1
+            if not self._crowds[address]:
+                del self._crowds[address]
 
     def _look(self, connection: _Connection, before: int) -> None:
         if (
@@ -87,20 +100,20 @@ class Watch:
         else:
             self.full(connection)
 
-    def _of_the_largest_crowd(self) -> _Connection:
-        addresses = [_address(c) for c in self._heads]
-        largest = max(set(addresses), key=addresses.count)
-        return next(c for c in self._heads if _address(c) == largest)
+    def _longest_of(self, address: str) -> _Connection:
+        return next(c for c in self._heads if _address(c) == address)
 
     def _end(self, connection: _Connection) -> None:
         self.lost(connection)
         connection.transport.abort()
 
     @staticmethod
-    def _stop(timers: dict[_Connection, asyncio.TimerHandle], connection: _Connection) -> None:
+    def _stop(timers: dict[_Connection, asyncio.TimerHandle], connection: _Connection) -> bool:
+        """Was there a timer?"""
         timer = timers.pop(connection, None)
         if timer is not None:
             timer.cancel()
+        return timer is not None
 
 
 def install(watch: Watch) -> None:
