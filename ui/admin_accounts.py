@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from engine import ACCOUNT_ROLES, Account
-from ui import state, widgets
+from ui import proposals, state, widgets
 
 
 def accounts(token: str) -> None:
@@ -87,27 +89,17 @@ def _proposals(token: str) -> None:
         return
     st.header("Changes to confirm")
     st.caption("Ask the administrator who proposed a change before you confirm it.")
+    people = state.engine().people
     for proposal in waiting:
-        key = proposal.proposal_id
-        with st.container(border=True), widgets.banner():
-            role = f" with the role {proposal.role}" if proposal.role else ""
-            st.markdown(
-                f"**{widgets.plain(proposal.proposed_by)}** wants to"
-                f" {_CHANGES[proposal.action]} **{widgets.plain(proposal.username)}**{role}  \n"
-                f"Until {widgets.when(proposal.expires_at)}"
-            )
-            code = ""
-            if proposal.by_console:
-                code = st.text_input("Code on the server's console", key=f"code-{key}")
-            with st.container(horizontal=True):
-                if st.button("Confirm", key=f"confirm-{key}"):
-                    state.engine().people.confirm(token, key, code)
-                    state.say("Change confirmed. It takes effect immediately.")
-                    st.rerun()
-                if st.button("Drop", key=f"drop-{key}"):
-                    state.engine().people.drop_proposal(token, key)
-                    state.say("Change dropped.")
-                    st.rerun()
+        role = f" with the role {proposal.role}" if proposal.role else ""
+        proposals.card(
+            proposal,
+            f"{_CHANGES[proposal.action]} **{widgets.plain(proposal.username)}**{role}",
+            "Change confirmed. It takes effect immediately.",
+            "Change dropped.",
+            partial(people.confirm, token),
+            partial(people.drop_proposal, token),
+        )
 
 
 def _new(token: str) -> None:

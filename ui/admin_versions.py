@@ -6,10 +6,12 @@ may see the drafts (``shadow_differences``).
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from engine import VersionEntry
-from ui import state, widgets
+from ui import proposals, state, widgets
 
 _STATES = {
     "in force": "in force",
@@ -135,25 +137,14 @@ def _proposals(token: str) -> None:
     """Versions that a second administrator has to confirm."""
     versions = state.engine().versions
     for proposal in versions.proposals(token):
-        key = proposal.proposal_id
-        with st.container(border=True), widgets.banner():
-            st.markdown(
-                f"**{widgets.plain(proposal.proposed_by)}** wants to put"
-                f" **{widgets.plain(proposal.username)}** in force  \n"
-                f"Until {widgets.when(proposal.expires_at)}"
-            )
-            code = ""
-            if proposal.by_console:
-                code = st.text_input("Code on the server's console", key=f"version-code-{key}")
-            with st.container(horizontal=True):
-                if st.button("Confirm", key=f"version-confirm-{key}"):
-                    versions.confirm(token, key, code)
-                    state.say("This version is in force.")
-                    st.rerun()
-                if st.button("Drop", key=f"version-drop-{key}"):
-                    versions.drop_proposal(token, key)
-                    state.say("Proposal dropped.")
-                    st.rerun()
+        proposals.card(
+            proposal,
+            f"put **{widgets.plain(proposal.username)}** in force",
+            "This version is in force.",
+            "Proposal dropped.",
+            partial(versions.confirm, token),
+            partial(versions.drop_proposal, token),
+        )
 
 
 def _roll_back(token: str) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hmac
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
@@ -110,10 +110,11 @@ class Proposals(Generic[Made]):
         return made
 
     def waiting(self) -> list[Proposal[Made]]:
-        """What waits, the oldest first."""
+        """What waits, the oldest first, without codes and without what would make the change."""
         with self._lock:
             self._drop_old()
-            return sorted(self._waiting.values(), key=lambda p: (p.proposed_at, p.proposal_id))
+            found = sorted(self._waiting.values(), key=lambda p: (p.proposed_at, p.proposal_id))
+        return [replace(p, code="", apply=None) for p in found]
 
     def take(self, caller: Caller, proposal_id: str, code: str) -> Proposal[Made]:
         """A proposal that this caller may confirm; it no longer waits.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import replace
 
 from engine.errors import (
     ConfirmationNeeded,
@@ -300,7 +299,7 @@ class People:
     @needs(Permission.MANAGE_ACCOUNTS)
     def proposals(self, caller: Caller) -> list[Proposal[Changed]]:
         """Changes of accounts that wait for a second administrator, the oldest first."""
-        return [replace(p, code="", apply=None) for p in self._proposals.waiting()]
+        return self._proposals.waiting()
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def confirm(self, caller: Caller, proposal_id: str, code: str = "") -> Account:

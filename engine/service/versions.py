@@ -7,7 +7,7 @@ To go back is one step and waits for nobody. Every version stays.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -328,7 +328,7 @@ class Versions:
     @needs(Permission.MANAGE_SETTINGS)
     def proposals(self, caller: Caller) -> list[Proposal[VersionStanding]]:
         """Versions that wait for a second administrator."""
-        return [replace(p, code="", apply=None) for p in self._proposals.waiting()]
+        return self._proposals.waiting()
 
     @needs(Permission.MANAGE_SETTINGS)
     def confirm(self, caller: Caller, proposal_id: str, code: str = "") -> None:
