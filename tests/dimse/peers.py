@@ -24,6 +24,12 @@ from pynetdicom.sop_class import Verification
 import dimse
 from engine import Engine
 
+#: pynetdicom leaves sockets to the garbage collector, and its threads complain of cut lines.
+FORGIVES_PYNETDICOM = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 SINGLE = "1.2.840.10008.5.1.4.1.1.7"
 MULTI = "1.2.840.10008.5.1.4.1.1.3.1"
 

@@ -10,7 +10,6 @@ import pytest
 
 from tests.conftest import WHY, Ward
 from tests.dimse.test_receiver import port as port
-from tests.dimse.test_receiver import settings as settings
 from tests.dimse.test_receiver import ward as ward
 from tests.formats.documents import BASIC_TEXT, KEY_OBJECTS, PDF, PRESENTATION, document
 

@@ -17,16 +17,12 @@ import pytest
 from engine import Engine, Settings
 from tests import builders
 from tests.conftest import Team, Ward
-from tests.dimse.peers import associated, free_port, receiving, send
+from tests.dimse.peers import FORGIVES_PYNETDICOM, associated, free_port, receiving, send
 from tests.fakes import ScriptedDetector
 
 ROOT = Path(__file__).parents[2]
 PIXELS = builders.labelled()[0]
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
-]
+pytestmark = FORGIVES_PYNETDICOM
 
 
 def prepare(engine: Engine, team: Team) -> None:

@@ -23,7 +23,7 @@ from dicomweb_client.api import DICOMwebClient
 from pydicom.uid import JPEGLSLossless
 
 import dimse
-from engine import Role, Settings, carried
+from engine import Role, carried
 from tests import builders
 from tests.conftest import WHY, Ward
 from tests.dimse.peers import free_port, program, receiving
@@ -114,17 +114,6 @@ def running(
         client.close()
         process.terminate()
         process.wait(30)
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        data=tmp_path / "data",
-        key_file=tmp_path / "keys" / "root.key",
-        bcrypt_cost=4,
-        dicom_port=free_port(),
-        dicom_memory_mb=64,
-    )
 
 
 def allow(ward: Ward | Hospital, title: str, **values: Any) -> None:

@@ -20,32 +20,17 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.association import Association
 
 from dimse import identifiers, retrieving
-from engine import Instance, Settings, errors
+from engine import Instance, errors
 from engine.formats import dicom_web
 from tests import builders
 from tests.conftest import Ward
-from tests.dimse.peers import SINGLE, free_port, program, receiving, storescp
+from tests.dimse.peers import FORGIVES_PYNETDICOM, SINGLE, free_port, program, receiving, storescp
 from tests.rest import BOX
 
 STUDY, PATIENT = "1.2.840.10008.5.1.4.1.2.2.", "1.2.840.10008.5.1.4.1.2.1."
 FIND, MOVE, GET = STUDY + "1", STUDY + "2", STUDY + "3"
 PIXELS = builders.labelled()[0]
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
-]
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        data=tmp_path / "data",
-        key_file=tmp_path / "keys" / "root.key",
-        bcrypt_cost=4,
-        dicom_port=free_port(),
-        dicom_memory_mb=64,
-    )
+pytestmark = FORGIVES_PYNETDICOM
 
 
 @pytest.fixture

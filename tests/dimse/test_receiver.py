@@ -36,26 +36,10 @@ from engine import TRANSFER_SYNTAXES, Engine, Host, Settings, errors
 from engine.store.turns import Turns
 from tests import builders
 from tests.conftest import Team, Ward
-from tests.dimse.peers import Line, associated, free_port, receiving, send
+from tests.dimse.peers import FORGIVES_PYNETDICOM, Line, associated, receiving, send
 
 PIXELS = builders.labelled()[0]
-# pynetdicom leaves sockets to the garbage collector, and its threads complain of cut lines.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
-]
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        data=tmp_path / "data",
-        key_file=tmp_path / "keys" / "root.key",
-        bcrypt_cost=4,
-        dicom_port=free_port(),
-        dicom_memory_mb=64,
-    )
+pytestmark = FORGIVES_PYNETDICOM
 
 
 @pytest.fixture

@@ -26,17 +26,13 @@ from engine import Host, Sending, SendingState, errors, server_certificate
 from engine.store import sendings as store
 from tests import builders
 from tests.conftest import WHY, Ward
-from tests.dimse.peers import free_port, storescp
+from tests.dimse.peers import FORGIVES_PYNETDICOM, free_port, storescp
 from tests.dimse.test_receiver import openssl
 from tests.rest import BOX
 
 ROOT = Path(__file__).parents[2]
 PIXELS = builders.labelled()[0]
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
-]
+pytestmark = FORGIVES_PYNETDICOM
 
 
 @pytest.fixture(autouse=True)
