@@ -29,6 +29,7 @@ from ui import (
     demo_guide,
     intake,
     oidc,
+    queue,
     shutdown,
     state,
     theme,
@@ -140,7 +141,8 @@ def main() -> None:
         widgets.renew_cookie(renewal)
     welcome.sidebar(who)
     if state.engine().sessions.may(state.token(), Permission.UPLOAD):
-        intake.line()
+        listed = page.title == "Upload" and not queue.opened() and not state.recall("sheet")
+        intake.line(refresh=listed)
     demo_guide.show(who.role)
     with widgets.banner():
         page.run()

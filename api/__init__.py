@@ -5,21 +5,28 @@ One module turns engine errors into problem documents (RFC 9457). Responses that
 patient data require a session and are sent with ``no-store``. Request bodies stay in memory.
 """
 
-from api.app import app
+from api.app import app, seals
 from api.bodies import announced, bodies
+from api.fair_pool import FairPool, jobs
 from api.middleware import room_for_bodies, stranger
 from api.problems import problem, unexpected
+from api.sealing import Seal, Sealing
 from api.sessions import COOKIE, TICKET_SECONDS, Tickets, tickets
 
 __all__ = [
     "COOKIE",
     "TICKET_SECONDS",
+    "FairPool",
+    "Seal",
+    "Sealing",
     "Tickets",
     "announced",
     "app",
     "bodies",
+    "jobs",
     "problem",
     "room_for_bodies",
+    "seals",
     "stranger",
     "tickets",
     "unexpected",

@@ -33,6 +33,7 @@ from api import (
     telemetry,
 )
 from api.middleware import Cors, RequestLimits, Slash
+from api.sealing import Sealing, sealing_of
 
 _ABOUT = """
 Every URL works with and without a trailing slash. Sign in with `POST /auth/token/` and send
@@ -51,6 +52,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await to_thread.run_sync(app.state.intakes.stop)
         await to_thread.run_sync(app.state.batches.stop)
+
+
+def seals() -> Sealing:
+    """What is sealed beside the pages of this process."""
+    return sealing_of(app.state)
 
 
 app = FastAPI(

@@ -32,6 +32,7 @@ from api.dependencies import TheEngine, Token
 from api.looking import Looking
 from api.middleware import PIECE_BYTES
 from api.problems import answers
+from api.sealing import Sealing, sealing_of
 from api.turns import INTAKE_TURN
 from engine import Engine, Header, Patient, Permission, TakeOptions, errors
 
@@ -146,6 +147,14 @@ class IntakeState(schemas.Schema):
     groups: list[Group]
 
 
+class CameBack(schemas.Schema):
+    """An image that was not sealed after all."""
+
+    image_id: str = Field(examples=["im_1a2b3c4d5e6f708192a3b4c5"])
+    title: str = Field(description="Whose image it is, and what.")
+    message: str
+
+
 class Overview(schemas.Schema):
     """How far the uploads of this account are."""
 
@@ -161,6 +170,9 @@ class Overview(schemas.Schema):
     failed: int
     per_second: float
     seconds_left: float | None
+    sealing: int = Field(description="Sealed beside the page, and not done yet.")
+    sealed_beside: int
+    came_back: list[CameBack] = Field(description="Sealed beside the page, and need another look.")
 
 
 @dataclass
@@ -410,9 +422,10 @@ class Intakes:
             file.state, file.image_id = State.TAKEN, record.image_id
             self.looking.add(token, [record.image_id])
 
-    def overview(self, token: str) -> Overview:
+    def overview(self, token: str, sealing: Sealing) -> Overview:
         """How far the uploads and drafts of whoever holds this token are."""
         caller = self._engine.caller(token, activity=False)
+        seals = sealing.of(caller.username)
         if self._engine.sessions.may(token, Permission.UPLOAD):
             self.looking.resume(token)
         standing = self.looking.standing(caller.username)
@@ -433,6 +446,13 @@ class Intakes:
             failed=standing.outcomes["failed"],
             per_second=standing.per_second,
             seconds_left=standing.seconds_left,
+            sealing=sum(seal.at_work for seal in seals),
+            sealed_beside=sum(seal.sealed for seal in seals),
+            came_back=[
+                CameBack(image_id=seal.image_id, title=seal.title, message=seal.message)
+                for seal in seals
+                if seal.message
+            ],
         )
 
     def _own(self, account: str, intake_id: str) -> _Intake:
@@ -543,9 +563,9 @@ def open_intake(
 
 
 @router.get("/", responses=answers(401, 422, 429, 503))
-def overview(token: Token, intakes: TheIntakes) -> Overview:
+def overview(token: Token, request: Request, engine: TheEngine, intakes: TheIntakes) -> Overview:
     """How far one's own uploads are: what arrived, what was looked at, and how long it takes."""
-    return intakes.overview(token)
+    return intakes.overview(token, sealing_of(request.app.state))
 
 
 @router.get("/{intake_id}/", responses=answers(*_READING))

@@ -22,7 +22,7 @@ from ui import (
 token = state.page("Upload", Permission.UPLOAD)
 
 done = state.recall("sealed")
-draft = state.recall("draft")
+draft = queue.opened()
 if draft:
     box_editor.correct(token, draft)
 elif state.recall("sheet"):
@@ -42,10 +42,11 @@ else:
         care.merge(token, patient)
         uploads.upload_files(token, patient)
     uploads.outcomes(token)
+    queue.sealed_beside(token)
 
 held.held(token)
 shadow_differences.differences(token)
-waiting = [d for d in state.engine().drafts.waiting(token) if d.image_id != state.recall("draft")]
+waiting = [d for d in state.engine().drafts.waiting(token) if d.image_id != draft]
 look = [d for d in waiting if d.state is ImageState.REVIEW]
 st.header(f"Waiting to be sealed: {len(waiting)}")
 if waiting:

@@ -6,18 +6,9 @@ from typing import Any
 
 import streamlit as st
 
-from engine import (
-    REASONS,
-    Detection,
-    DraftBox,
-    DraftView,
-    ImageRecord,
-    Region,
-    Suggestion,
-    errors,
-)
-from ui import patient_picker, series, state, turned, widgets
-from ui.background_jobs import Job
+import api
+from engine import REASONS, Detection, DraftBox, DraftView, Region, Suggestion, errors
+from ui import patient_picker, queue, series, state, turned, widgets
 
 _CONFIRM = (
     "I checked the whole image: all identifying content is boxed",
@@ -27,13 +18,19 @@ _CONFIRM = (
 
 def correct(token: str, image_id: str) -> None:
     """The opened draft: why it needs review, its boxes in the editor, and the seal button."""
-    _watch_sealing(token, image_id)  # an earlier run of the page may have been interrupted
+    account = state.engine().sessions.whoami(token).username
+    if image_id in api.seals().at_work(account):
+        queue.close_draft()
+        state.say("This image is being sealed. Choose another one.")
+        st.rerun()
     try:
         view = state.engine().drafts.open(token, image_id)
-    except errors.NotFound:
-        state.take("draft")
+    except errors.NotFound as err:
+        queue.close_draft()
         state.say(
-            "This draft no longer exists: somebody sealed or discarded it. Choose another one."
+            err.message
+            if "is working on" in err.message
+            else "This draft no longer exists: somebody sealed or discarded it. Choose another one."
         )
         st.rerun()
     record = view.record
@@ -46,8 +43,10 @@ def correct(token: str, image_id: str) -> None:
         + (f" · {view.frames} frames" if view.frames > 1 else "")
         + " · opening of this draft was logged"
     )
-    for reason in view.reasons:
-        st.warning(REASONS.get(reason, reason), icon=":material/visibility:")
+    words = [REASONS.get(reason, reason) for reason in view.reasons]
+    words += [s.message for s in api.seals().of(account) if s.image_id == image_id and s.message]
+    for sentence in dict.fromkeys(words):
+        st.warning(sentence, icon=":material/visibility:")
     if view.recognizable_head:
         st.warning(
             "A face can be reconstructed from slices of a head, and no box prevents that. Share"
@@ -133,7 +132,6 @@ def _work(token: str, view: DraftView) -> None:
         if state.recall("deciding") == view.record.image_id:
             _decide(token, view, boxes)
         series.offer(token, view, kept)
-        _watch_sealing(token, view.record.image_id)
 
 
 def _not_decided() -> None:
@@ -146,55 +144,37 @@ def _decide(token: str, view: DraftView, boxes: list[dict[str, Any]]) -> None:
     st.write("The image is sealed with your answer, which is logged with your name.")
     kept = any(b["removed"] is None for b in boxes)
     likely, other = _CONFIRM if kept else _CONFIRM[::-1]
+    before = view.answer if view.answer not in _CONFIRM else ""
     answer = ""
     if st.button(likely, type="primary", width="stretch"):
         answer = likely
     if st.button(other, width="stretch"):
         answer = other
-    own = st.text_input("Or in your own words", key=f"confirm-{view.record.image_id}").strip()
+    own = st.text_input(
+        "Or in your own words", before, key=f"confirm-{view.record.image_id}"
+    ).strip()
     if st.button("Seal with my own words", disabled=not own):
         answer = own
     if answer:
-        _not_decided()
-        _seal(token, view, boxes, answer)
-        st.rerun()
+        with widgets.banner():
+            _seal(token, view, boxes, answer)
 
 
 def _seal(token: str, view: DraftView, boxes: list[dict[str, Any]], confirm: str) -> None:
-    """Start the sealing job; the page shows its progress."""
-    engine, image_id = state.engine(), view.record.image_id
+    """Have the draft sealed beside the page, and open what comes next."""
+    record = view.record
+    patient = state.engine().patients.get(token, record.patient_id)
+    title = f"{patient_picker.title(patient)} · {record.modality or record.format} {view.name}"
     kept = [_detection(b, view) for b in boxes if b["removed"] is None]
     removed = {b["found"]: reason for b in boxes if (reason := _reason(b)) is not None}
-    job = Job(
-        image_id,
-        engine.sessions.whoami(token).username,
-        lambda tell: engine.drafts.seal(token, image_id, kept, removed, confirm, progress=tell),
-    )
-    state.keep("sealing-one", job)
-
-
-def _watch_sealing(token: str, image_id: str) -> None:
-    """Wait for the sealing job and handle its result."""
-    job: Job[ImageRecord] | None = state.recall("sealing-one")
-    if job is None or job.name != image_id:
-        return
-    try:
-        record = job.watch()
-    except errors.ReviewNeeded as err:
-        state.take("sealing-one")
-        if not err.facts.get("found"):
-            st.warning(err.message, icon=":material/visibility:")
-            return
-        state.renew("editor")  # with what the check after masking found, beside what was drawn
-        st.rerun()
-    except errors.EngineError:
-        state.take("sealing-one")
-        raise
-    state.take("sealing-one")
-    state.take("draft")
-    state.keep("sealed", record.image_id)
-    what = "1 region" if record.region_count == 1 else f"{record.region_count} regions"
-    state.say(f"Sealed: {what} encrypted, each with its own IV.")
+    api.seals().add(token, record.image_id, title, kept, removed, confirm)
+    following = queue.next_after(token, record)
+    if following:
+        queue.open_draft(following)
+        state.say("The image is being sealed. This is the next one.")
+    else:
+        queue.close_draft()
+        state.say("The image is being sealed. It was the last one that waits for you.")
     st.rerun()
 
 
@@ -264,16 +244,19 @@ def _detection(box: dict[str, Any], view: DraftView) -> Detection:
 
 
 def _discard(token: str, image_id: str) -> None:
+    account = state.engine().sessions.whoami(token).username
     with st.container(horizontal=True):
         if st.button("Back to the queue"):
             state.engine().worklist.leave(token, image_id)
-            state.take("draft")
+            api.seals().seen(account, image_id)
+            queue.close_draft()
             st.rerun()
         with st.popover("Discard draft", icon=":material/delete:"), widgets.banner():
             reason = st.text_input("Reason for discarding", key=f"discard-{image_id}")
             st.caption("Its key is destroyed. This cannot be undone.")
             if st.button("Discard permanently"):
                 state.engine().drafts.discard(token, image_id, reason)
-                state.take("draft")
+                api.seals().seen(account, image_id)
+                queue.close_draft()
                 state.say("Draft discarded.")
                 st.rerun()

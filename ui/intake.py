@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
+import api
 from engine import Patient
-from ui import patient_picker, state, widgets
+from ui import patient_picker, queue, state, widgets
 
 
 def zone(patient: Patient | None) -> None:
@@ -28,7 +29,16 @@ def zone(patient: Patient | None) -> None:
     )
 
 
-def line() -> None:
-    """How far one's uploads are, in the sidebar."""
+def line(refresh: bool) -> None:
+    """How far one's uploads are, and what is sealed beside the page, in the sidebar.
+
+    Args:
+        refresh: Run the page anew once nothing is being sealed any more.
+    """
+    account = state.engine().sessions.whoami(state.token()).username
+    at_work = len(api.seals().at_work(account))
     with st.sidebar:
-        widgets.intake_line()
+        opened = widgets.intake_line({"sealing": at_work, "refresh": refresh})
+    if opened:
+        queue.open_draft(opened)
+        st.switch_page("pages/1_Upload.py")

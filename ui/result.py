@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import errors
-from ui import queue, series, state, widgets
+from ui import queue, state, widgets
 
 
 def show_sealed(token: str, image_id: str) -> None:
@@ -25,9 +25,9 @@ def show_sealed(token: str, image_id: str) -> None:
     with grid:
         widgets.picture(f"/api/images/{image_id}/grid", "Sealed image with numbered boxes")
     with st.container(horizontal=True):
-        waiting = state.engine().drafts.waiting(token)
-        if waiting and st.button("Next in the queue", type="primary"):
-            queue.open_draft(series.next_of(waiting).image_id)
+        following = queue.next_after(token, record)
+        if following and st.button("Next in the queue", type="primary"):
+            queue.open_draft(following)
             st.rerun()
         st.link_button("Download sealed file", f"/api/images/{image_id}/file")
         if st.button("Upload more images"):

@@ -73,13 +73,6 @@ def added(view: DraftView, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found + [b for b in own if not any(_same(b, f) for f in found)]
 
 
-def next_of(waiting: Sequence[ImageRecord]) -> ImageRecord:
-    """The next draft of the current series, or else the one that has waited longest."""
-    carried = state.recall("series")
-    same = [d for d in waiting if carried and kind(d) == carried["kind"]]
-    return (same or list(waiting))[-1]
-
-
 def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     if a["label"] != b["label"] or b.get("removed") is not None:
         return False

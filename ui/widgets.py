@@ -136,9 +136,20 @@ def intake(data: Mapping[str, Any]) -> None:
     _component("intake")(data=dict(data), key="intake", on_settled_change=lambda: None)
 
 
-def intake_line() -> None:
-    """How far one's uploads are."""
-    _component("intake_line")(key="intake-line")
+def intake_line(data: Mapping[str, Any]) -> str:
+    """How far one's uploads are, and what is sealed beside the page; data as in ``intake_line.js``.
+
+    Returns:
+        The id of a draft that came back and is opened in this run, or an empty string.
+    """
+
+    def nothing() -> None:
+        pass
+
+    result = _component("intake_line")(
+        data=dict(data), key="intake-line", on_opened_change=nothing, on_settled_change=nothing
+    )
+    return str(result.opened or "")
 
 
 def contact_sheet(data: Mapping[str, Any]) -> Any:

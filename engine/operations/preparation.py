@@ -142,22 +142,11 @@ class Preparer:
         """
         watch = Stopwatch(self._host)
         row, facts = draft.row, draft.facts
-        found = [Detection.from_json(d) for d in facts["detections"] + facts["still_visible"]]
         profile = self.examiner.profile(row.profile)
-        wanted = _believed(decision.boxes, found, profile, row)
-        reasons = list(row.reasons)
-        if not wanted and "nothing-found" not in reasons:
-            reasons.append("nothing-found")
-        if reasons and not decision.confirm.strip():
-            raise ReviewNeeded(
-                "This image must be reviewed before it is sealed.",
-                image_id=row.image_id,
-                reasons=reasons,
-            )
+        wanted, reasons, corrections, left_out = heeded(row, facts, profile, decision)
         look = self._look(draft, profile, wanted, decision)
         beside = self._beside(draft, profile, wanted, decision)
         shadow = _compared(draft, beside, look)
-        corrections, left_out = _corrections(row, found, wanted, decision.removed)
         tell("sealing", 0.1)
         recipients = self._live.recipients(self._host.now())
         for rounds_left in reversed(range(_ROUNDS if decision.adopt else 1)):
@@ -351,6 +340,34 @@ class Preparer:
         }
         coarse = tuple((_coarse(region), start) for region, start in sealed.regions)
         return Prepared(coarse, columns, facts, tuple(corrections))
+
+
+def heeded(
+    row: DraftRow, facts: Mapping[str, Any], profile: Profile, decision: Decision
+) -> tuple[list[Detection], list[str], list[Event], list[Detection]]:
+    """A decision held against its draft, as far as that needs no picture.
+
+    Returns:
+        Boxes to seal, why a person had to look, what was done with boxes for the log, and found
+        boxes that are left visible for a reason.
+
+    Raises:
+        ReviewNeeded: A person must look first, and nobody confirmed.
+        InputError: A box that cannot be, or a removed one without a reason.
+    """
+    found = [Detection.from_json(d) for d in facts["detections"] + facts["still_visible"]]
+    wanted = _believed(decision.boxes, found, profile, row)
+    reasons = list(row.reasons)
+    if not wanted and "nothing-found" not in reasons:
+        reasons.append("nothing-found")
+    if reasons and not decision.confirm.strip():
+        raise ReviewNeeded(
+            "This image must be reviewed before it is sealed.",
+            image_id=row.image_id,
+            reasons=reasons,
+        )
+    corrections, left_out = _corrections(row, found, wanted, decision.removed)
+    return wanted, reasons, corrections, left_out
 
 
 def _compared(draft: OpenedDraft, beside: Look, look: Look) -> Event | None:

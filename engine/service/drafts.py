@@ -65,6 +65,7 @@ class DraftView:
         recognizable_head: Slices of a head, from which a face could be rendered.
         orientation: Which way up it is stored, 1 to 8 as in EXIF; :meth:`Drafts.frame` is upright.
         notes: What is not shown or looked at as in other files, in sentences.
+        answer: A person's answer of an attempt to seal it that has not sealed it.
     """
 
     handle: str
@@ -83,6 +84,7 @@ class DraftView:
     recognizable_head: bool = False
     orientation: int = 1
     notes: tuple[str, ...] = ()
+    answer: str = field(default="", repr=False)
 
     def suggested(self, suggestion: Suggestion) -> list[Detection]:
         """The found boxes of which the profile makes this."""
@@ -280,6 +282,7 @@ class Drafts:
             recognizable_head=bool(image.properties.get("recognizable_head")),
             notes=images.notes(image),
             orientation=images.orientation(image),
+            answer=facts.get("answer", ""),
         )
         self._open_images.add(caller.session_id, view.handle, image_id, image, view)
         self._guard.forget_if_ended(caller)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +19,10 @@ from engine.operations.context import Context
 from engine.operations.draft_boxes import DraftBox, boxes_of, carried, decided
 from engine.operations.examination import CONFIRMED, NOT_LOOKED_AT, Examiner
 from engine.operations.guard import Guard, needs
-from engine.operations.preparation import MOST_BOXES
+from engine.operations.preparation import MOST_BOXES, Decision, heeded
 from engine.operations.stored_images import OPEN_STATES, Draft, StoredImages, need_of
 from engine.permissions import Permission
-from engine.records import Caller, ImageRecord, ImageState, Study
+from engine.records import Caller, Detection, ImageRecord, ImageState, Study
 from engine.store.audit import Event
 from engine.store.database import Cursor
 from engine.vault import blind_index
@@ -268,6 +268,35 @@ class Worklist:
                 self._keep(caller, other, after)
                 count += 1
         return count
+
+    @needs(Permission.UPLOAD)
+    def decide(
+        self,
+        caller: Caller,
+        image_id: str,
+        detections: Sequence[Detection],
+        removed: Mapping[int, str],
+        confirm: str = "",
+    ) -> None:
+        """Check a decision that is sealed later, and keep its answer with the draft until then.
+
+        The caller holds the draft from here on until :meth:`leave`; :meth:`Drafts.seal` seals it.
+
+        Args:
+            detections, removed, confirm: As of :meth:`Drafts.seal`.
+
+        Raises:
+            ReviewNeeded: A person must look, and there is no answer.
+            InputError: A box that cannot be, or a removed one without a reason.
+            NotFound: No such draft, or somebody else works on it.
+        """
+        self._claims.claim(caller, image_id)
+        draft = self._stored.draft(self._database.read(), image_id)
+        profile = self._examiner.profile(draft.row.profile)
+        heeded(draft.row, draft.facts, profile, Decision(detections, removed, confirm))
+        if confirm.strip() != draft.facts.get("answer", ""):
+            self._change(caller, draft, "draft.answer", {}, answer=confirm.strip())
+        self._claims.hold(caller, image_id)
 
     @needs(Permission.UPLOAD)
     def leave(self, caller: Caller, image_id: str) -> None:

@@ -75,6 +75,7 @@ MEANINGS: dict[str, Meaning] = {
             "draft.preview": "R Looked at the image on a contact sheet before it was sealed",
             "draft.confirm": "U Confirmed the image on a contact sheet before it was sealed",
             "draft.boxes": "U Changed boxes of the image before sealing",
+            "draft.answer": "U Said what a check of the image showed before sealing",
             "image.seal": "U Sealed the image",
             "instance.list": "R Saw received images of patients who are not known",
             "image.withdraw": "U Withdrew the image",

@@ -1,7 +1,8 @@
 """Who works on which draft now, so that two people never work on the same one.
 
 In memory, because one server holds a data folder. A claim ends when its holder leaves the draft, or
-some minutes after they last did something with it.
+some minutes after they last did something with it. A draft that is being sealed stays held until
+its sealing has ended, however long it waits for its turn.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from engine.host import Host
 from engine.records import Caller
 
 LIFETIME = timedelta(minutes=10)
+#: Longer than any server runs: whoever holds a draft leaves it.
+_HELD = timedelta(days=3650)
 
 
 class Claims:
@@ -35,7 +38,13 @@ class Claims:
             holder, until = self._held.get(image_id, ("", now))
             if until > now and holder != caller.username:
                 raise NotFound(f"{holder} is working on this image. Choose another one.")
-            self._held[image_id] = (caller.username, now + LIFETIME)
+            self._held[image_id] = (caller.username, max(until, now + LIFETIME))
+
+    def hold(self, caller: Caller, image_id: str) -> None:
+        """As :meth:`claim`, until it is left, however long that takes."""
+        self.claim(caller, image_id)
+        with self._lock:
+            self._held[image_id] = (caller.username, self._host.now() + _HELD)
 
     def leave(self, caller: Caller, image_id: str) -> None:
         """End a claim of this caller, if there is one."""

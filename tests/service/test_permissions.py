@@ -122,6 +122,7 @@ MAY: dict[str, set[Role]] = {
     "worklist.boxes": {T},
     "worklist.keep_boxes": {T},
     "worklist.carry": {T},
+    "worklist.decide": {T},
     "worklist.leave": {T},
     "intakes.unseen": {T},
     "drafts.check": {T},

@@ -7,8 +7,8 @@ from concurrent.futures import CancelledError
 
 import pytest
 
+from api import FairPool
 from engine.fairness import gives_way
-from ui.background_jobs import FairPool
 
 
 def test_many_files_of_one_person_delay_somebody_else_by_the_jobs_at_work_only() -> None:

@@ -109,8 +109,8 @@ def test_a_file_larger_than_the_share_of_an_account_comes_alone() -> None:
 def test_files_that_wait_to_be_taken_in_count_until_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pool = background_jobs.FairPool(at_once=1)
-    monkeypatch.setattr(background_jobs, "_jobs", pool)
+    pool = api.FairPool(at_once=1)
+    monkeypatch.setattr(api, "jobs", pool)
     monkeypatch.setattr("ui.upload_room._PATIENCE_SECONDS", 0.0)
 
     async def take() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import threading
+import time
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -321,21 +322,53 @@ def test_a_page_that_was_left_finds_its_intake_again(
     assert len(engine.drafts.waiting(team.technician)) == 1
 
 
-def test_a_page_that_was_left_while_sealing_shows_the_sealed_image(
-    engine: Engine, visit: Visit, team: Team, draft: ImageRecord
+def sealed_beside(app: AppTest) -> AppTest:
+    """The page, once nothing is being sealed beside it."""
+    until = time.monotonic() + 60
+    while api.seals().at_work("technician"):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return app.run()
+
+
+def test_the_next_image_opens_while_the_last_one_is_sealed(
+    engine: Engine, visit: Visit, team: Team, detector: ScriptedDetector, patient: str
+) -> None:
+    """Of the same series first, then of one's own upload, then what needs a look."""
+    detector.found = [BOX]
+    other = engine.patients.create(team.technician, "P-18", "Otto Muster", 40).patient_id
+    ids = []
+    for number, whose in ((1, patient), (1, other), (2, patient)):
+        pixels = builders.labelled(f"DOE {number}", seed=len(ids))[0]
+        data = builders.dicom(pixels, instance=number, modality="US", patient=len(whose))
+        ids.append(engine.drafts.upload(team.technician, whose, f"{len(ids)}.dcm", data).image_id)
+    first, elsewhere, second = ids
+    app = visit(team.technician, "1_Upload")
+    next(b for b in app.button if b.key == f"open-{first}").click().run()
+    for following in (second, elsewhere):
+        click(app, "Seal 1 region")
+        assert "The image is being sealed. This is the next one." in texts(app)
+        assert address(app)["draft"] == following
+        assert component(app, "editor")["id"].startswith(following)
+    click(app, "Seal 1 region")
+    assert "draft" not in address(app)
+    sealed_beside(app)
+    assert not engine.drafts.waiting(team.technician)
+    assert next(e for e in app.expander if "Sealed just now" in e.label).label.endswith("3")
+
+
+def test_an_address_opens_the_draft_that_was_open(
+    visit: Visit, team: Team, draft: ImageRecord
 ) -> None:
     app = visit(team.technician, "1_Upload")
-    click(app, "Correct")
-    job = Job(
-        draft.image_id,
-        "technician",
-        lambda tell: engine.drafts.seal(team.technician, draft.image_id, [BOX]),
-    )
-    assert job.result().region_count == 1
-    app.session_state["medsec.sealing-one"] = job
+    app.query_params["draft"] = draft.image_id
     app.run()
-    assert "1 region encrypted" in texts(app)
-    assert component(app, "viewer")["masked"].startswith(f"/api/images/{draft.image_id}/")
+    assert component(app, "editor")["id"].startswith(draft.image_id)
+    click(app, "Back to the queue")
+    assert "draft" not in address(app)
+    app.query_params["draft"] = "im_unknown"
+    app.run()
+    assert "no longer exists" in texts(app)
 
 
 def test_a_technician_seals_and_then_sees_the_sealed_image_only(
@@ -348,7 +381,8 @@ def test_a_technician_seals_and_then_sees_the_sealed_image_only(
     assert (data["width"], data["height"]) == (320, 240)
     assert data["picture"].startswith("/api/drafts/")  # fetched with the cookie, not sent along
     click(app, "Seal 1 region")
-    assert "1 region encrypted" in texts(app)
+    sealed_beside(app)
+    click(app, "Show")
     seen = component(app, "viewer")
     assert seen["original"] is None
     assert seen["masked"].startswith(f"/api/images/{draft.image_id}/")
@@ -369,6 +403,7 @@ def test_a_draft_with_proposals_is_not_sealed_before_a_person_decides(
     assert "logged with your name" in texts(app)
     assert len(engine.drafts.waiting(team.technician)) == 1
     click(app, "I checked the whole image: all identifying content is boxed")
+    sealed_beside(app)
     assert not engine.drafts.waiting(team.technician)
 
 
@@ -379,6 +414,8 @@ def test_what_the_second_look_sees_comes_back_to_the_editor(
     app = visit(team.technician, "1_Upload")
     click(app, "Correct")
     click(app, "Seal 1 region")
+    sealed_beside(app)
+    click(app, "Correct")
     data = component(app, "editor")
     assert [(b["x1"], b["found"]) for b in data["boxes"]] == [(8, 0), (30, 1)]
     assert "still readable after masking" in texts(app)

@@ -1,8 +1,10 @@
-// How far one's uploads are, in the sidebar of every page. Nothing is shown where nothing goes on.
+// How far one's uploads are, and what is sealed beside the page, in the sidebar of every page. Nothing is
+// shown where nothing goes on.
 
 class IntakeLine {
-  constructor(root) {
-    this.root = root;
+  constructor(root, data, tell) {
+    Object.assign(this, { root, data, tell });
+    this.before = data?.sealing || 0;
     this.draw = this.draw.bind(this);
     sender.listeners.add(this.draw);
     sender.wake();
@@ -25,6 +27,7 @@ class IntakeLine {
       parts.push(this.bar("Looking", overview.looked, overview.looked + overview.to_look, looking));
     else if (overview?.looked)
       parts.push(make("p", {}, this.outcome(overview)));
+    parts.push(...this.sealing(overview));
     this.root.replaceChildren(make("div", { class: "line", role: "status" }, ...parts));
   }
 
@@ -32,6 +35,23 @@ class IntakeLine {
     const parts = [sealed && `${sealed} sealed`, ready && `${ready} ready to seal`,
       review && `${review} to look at`, failed && `${failed} failed`].filter(Boolean);
     return `${images(looked)} looked at${parts.length ? `: ${parts.join(", ")}` : ""}`;
+  }
+
+  /** What is sealed beside the page; what came back is named, and opens. */
+  sealing(overview) {
+    if (!overview) return [];
+    const { sealing, sealed_beside: sealed, came_back: back } = overview;
+    if (this.before && !sealing && this.data?.refresh) this.tell("settled", true);
+    this.before = sealing;
+    const done = sealed + back.length, parts = [];
+    if (sealing)
+      parts.push(this.bar("Sealing", done, done + sealing, `${images(sealing)} being sealed; you can go on`));
+    else if (sealed) parts.push(make("p", {}, `${images(sealed)} sealed`));
+    for (const { image_id: id, title, message } of back)
+      parts.push(make("div", { class: "back", role: "alert" },
+        make("p", {}, make("strong", {}, title)), make("p", {}, `Not sealed: ${message}`),
+        make("button", { type: "button", onclick: () => this.tell("opened", id) }, "Open it again")));
+    return parts;
   }
 
   bar(name, value, max, text) {
@@ -49,7 +69,7 @@ const lines = new WeakMap();
 export default function (component) {
   const root = component.parentElement.querySelector(".root");
   lines.get(root)?.close();
-  const line = new IntakeLine(root);
+  const line = new IntakeLine(root, component.data, component.setTriggerValue);
   lines.set(root, line);
   return () => line.close();
 }

@@ -234,7 +234,7 @@ class IntakeSender {
     const own = (this.polling = {}); // a newer call has taken over
     await this.refresh();
     if (this.polling !== own) return;
-    const busy = this.phase === "sending" || this.overview?.to_look;
+    const busy = this.phase === "sending" || this.overview?.to_look || this.overview?.sealing;
     this.timer = setTimeout(() => this.poll(), busy && !document.hidden ? 1500 : 20_000);
   }
 
