@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from api import schemas
 from api.dependencies import TheEngine, Token
-from api.files import BINARY, Answers, zipped
+from api.files import BINARY, Answers
 from api.problems import answers
+from api.zips import ZIP, zip_answer
 from engine import CohortOrder
 
 router = APIRouter(prefix="/cohorts", tags=["cohorts"])
 
-_ZIP: Answers = {200: {"description": "A ZIP", "content": {"application/zip": BINARY}}}
 _PEM: Answers = {200: {"description": "PEM", "content": {"application/x-pem-file": BINARY}}}
 _READING = (401, 403, 404, 409, 422, 429, 503)
 Ids = Annotated[list[schemas.Line], Field(max_length=100_000)]
@@ -78,15 +77,7 @@ def public_key(token: Token, engine: TheEngine) -> Response:
 
 
 @router.get("/{release_id}/file/", response_class=Response,
-            responses={**answers(*_READING), **_ZIP})  # fmt: skip
-def take(release_id: str, token: Token, engine: TheEngine) -> Response:
+            responses={**answers(*_READING), **ZIP})  # fmt: skip
+def take(release_id: str, token: Token, engine: TheEngine, request: Request) -> Response:
     """The cohort as a ZIP, once: masked files, manifest, and the signed statement."""
-    files = engine.cohorts.files(token, release_id)
-    return StreamingResponse(
-        zipped(files),
-        media_type="application/zip",
-        headers={
-            "Cache-Control": "no-store",
-            "Content-Disposition": f'attachment; filename="{release_id}.zip"',
-        },
-    )
+    return zip_answer(request, engine.cohorts.files(token, release_id), release_id)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
-from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -65,38 +63,3 @@ def attachment(file: File, **headers: str) -> Response:
             **headers,
         },
     )
-
-
-class _Pipe(io.RawIOBase):
-    """What was written since it was last asked; a ZIP needs no way back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._parts: list[bytes] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self._parts.append(bytes(data))
-        return len(data)
-
-    def take(self) -> bytes:
-        """Empties it."""
-        found, self._parts = b"".join(self._parts), []
-        return found
-
-
-def zipped(files: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
-    """Files as a ZIP, made while it is sent: one file in memory at a time.
-
-    Stored without compression, which medical pictures do not repay. An error in between ends the
-    answer before the directory, so that what arrived opens nowhere.
-    """
-    pipe = _Pipe()
-    with zipfile.ZipFile(pipe, "w") as archive:
-        for path, data in files:
-            # A fixed date: when each was read says nothing that the receiver should know.
-            archive.writestr(zipfile.ZipInfo(path), data)
-            yield pipe.take()
-    yield pipe.take()

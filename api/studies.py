@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from api import schemas
@@ -13,6 +13,7 @@ from api.files import PICTURE, picture
 from api.images import Opened
 from api.problems import answers
 from api.turns import PAGE_TURN
+from api.zips import ZIP, zip_answer
 from engine import StudyRestoration
 
 router = APIRouter(tags=["studies"])
@@ -52,6 +53,22 @@ def read_study(study_id: str, token: Token, engine: TheEngine) -> schemas.Study:
     return schemas.Study.model_validate(engine.studies.get(token, study_id))
 
 
+SeriesId = Annotated[str, Query(max_length=100, description="Only this series")]
+
+
+@router.get("/studies/{study_id}/archive/", response_class=Response,
+            responses={**answers(*_READING), **ZIP})  # fmt: skip
+def masked_archive(
+    study_id: str, token: Token, engine: TheEngine, request: Request, series_id: SeriesId = ""
+) -> Response:
+    """Masked files of a study or a series as a ZIP with a DICOMDIR.
+
+    `README.TXT` in it says what is not in it, and why. A ZIP that breaks off opens nowhere.
+    """
+    files = engine.archives.masked(token, study_id, series_id)
+    return zip_answer(request, files, series_id or study_id)
+
+
 @router.post("/studies/{study_id}/restorations/", dependencies=PAGE_TURN, status_code=201,
              responses=answers(400, *_READING, 413))  # fmt: skip
 def open_study(
@@ -60,7 +77,7 @@ def open_study(
     engine: TheEngine,
     reason: Reason,
     response: Response,
-    series_id: Annotated[str, Query(max_length=100, description="Only this series")] = "",
+    series_id: SeriesId = "",
 ) -> OpenedStudy:
     """Open a study, or a series, for some minutes under one reason.
 
@@ -76,6 +93,20 @@ def open_study(
 def read_study_restoration(handle: str, token: Token, engine: TheEngine) -> OpenedStudy:
     """A study that this session has opened."""
     return OpenedStudy.of(engine.studies.restoration(token, handle))
+
+
+@router.get("/study-restorations/{handle}/archive/", response_class=Response,
+            responses={**answers(*_READING), **ZIP})  # fmt: skip
+def original_archive(handle: str, token: Token, engine: TheEngine, request: Request) -> Response:
+    """Originals of an opened study or series as a ZIP with a DICOMDIR.
+
+    Each image is opened, proven and logged when its turn comes. One that this account may not open
+    whole is left out; `README.TXT` says so.
+    """
+    opened = engine.studies.restoration(token, handle)
+    files = engine.archives.originals(token, handle)
+    name = f"{opened.series_id or opened.study_id}-originals"
+    return zip_answer(request, files, name)
 
 
 @router.delete("/study-restorations/{handle}/", status_code=204,

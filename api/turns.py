@@ -79,6 +79,13 @@ async def intake_turn(request: Request) -> AsyncIterator[None]:
             yield
 
 
+@asynccontextmanager
+async def page_turn(request: Request) -> AsyncIterator[None]:
+    """A turn for one part of an answer that goes on after its request was read."""
+    async with _pages.turn(request.scope.get(ACCOUNT, "")):
+        yield
+
+
 async def _of_page(request: Request) -> AsyncIterator[None]:
     async with _waited_for(request, _pages):
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC
 from typing import Any
+from urllib.parse import quote
 
 import streamlit as st
 
@@ -52,6 +53,8 @@ def show(token: str, study_id: str) -> None:
         st.markdown(f"**{studies.title(study)}**")
         if engine.sessions.may(token, Permission.RESTORE):
             _ask(token, study, start, restored)
+        if engine.sessions.may(token, Permission.EXPORT):
+            _downloads(study, start, restored)
     chosen = widgets.stack(_view(study, every, restored, start), f"study-{study.patient_id}")
     if chosen:
         st.query_params["image"] = chosen
@@ -141,6 +144,27 @@ def _scopes(study: Study, start: str) -> Mapping[str, str]:
     if len(sealed) > 1:
         found[""] = f"Whole study: {_count(sum(len(images) for _, images in sealed))}"
     return found
+
+
+def _downloads(study: Study, start: str, restored: list[StudyRestoration]) -> None:
+    """Links to ZIP files for a viewer or a disc: masked, and originals of what is restored."""
+    found = {
+        f"/api/studies/{study.study_id}/archive/?series_id={quote(series_id)}": f"Masked, {name}"
+        for series_id, name in _scopes(study, start).items()
+    }
+    for opened in restored:
+        if opened.study_id == study.study_id:
+            what = "series" if opened.series_id else "study"
+            found[f"/api/study-restorations/{opened.handle}/archive/"] = (
+                f"Originals, {what}: {_count(len(opened.images))}"
+            )
+    with st.popover("Download", icon=":material/download:"):
+        st.caption(
+            "A ZIP with a DICOMDIR, for a viewer or a disc. Each image is in the audit log."
+            + ("" if restored else " Restore the study to download its originals.")
+        )
+        for address, name in found.items():
+            st.link_button(widgets.plain(name), address, width="stretch")
 
 
 # --- what the viewer gets -------------------------------------------------------------------------

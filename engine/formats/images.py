@@ -34,6 +34,7 @@ from engine.formats import (
     dicom_archive,
     dicom_attributes,
     dicom_carrier,
+    dicom_directory,
     dicom_document,
     dicom_file,
     dicom_head,
@@ -1027,6 +1028,12 @@ def uncompressed(masked: bytes) -> bytes:
     return whole
 
 
+def directory_entry(data: bytes) -> str:
+    """What a DICOMDIR says of a DICOM file: see :func:`engine.formats.dicom_directory.entry`."""
+    told = _PAGES.call("directory_entry", data)
+    return told if isinstance(told, str) else ""
+
+
 #: Of a decoder that waits for the next file: what it holds when it has read a small one, and as
 #: much again.
 _IDLE_BYTES = 200 << 20
@@ -1049,6 +1056,7 @@ OPERATIONS = {
     "with_envelope": _with_envelope,
     "carry": dicom_carrier.carry,
     "carried": dicom_carrier.carried,
+    "directory_entry": dicom_directory.entry,
     "renamed": dicom_renamed.renamed,
     "copy_for": _copy_for,
     "web_header": _web_header,

@@ -15,7 +15,7 @@ from engine.operations.guard import Guard
 from engine.operations.stored_images import StoredImages
 from engine.permissions import Permission, allowed
 from engine.records import Assessment, Caller, File, Image, ImageRecord, ImageState, SealedRegion
-from engine.seal.pipeline import assessment_from_json
+from engine.seal.pipeline import Restored, assessment_from_json
 from engine.store.audit import Event
 from engine.store.catalog import ImageRow
 from engine.store.open_images import Group
@@ -142,50 +142,55 @@ class Restorations:
         )
         return restoration, image
 
-    def once(self, caller: Caller, image_id: str, cause: str) -> bytes:
-        """The original file of an image, all of it or nothing; no session keeps it.
+    def once(
+        self, caller: Caller, image_id: str, cause: str, part: Part | None = None
+    ) -> tuple[bytes, str]:
+        """The original file of an image, all of it or nothing, and its proof; no session keeps it.
 
         The caller has logged the request. The log gets the rows of :meth:`open`.
 
+        Args:
+            part: The request that it is a part of, where that was for several images.
+
         Raises:
-            NotFound: No such released image.
+            NotFound: No such released image, or another version of it.
             PermissionDenied: Some of its classes are not granted.
             SealError: Something does not open or is not the original.
         """
         row = self._catalog.row(self._database.read(), image_id)
         where: dict[str, Any] = {"patient_id": row.patient_id, "image_id": image_id}
+        about = {**where, "reason": part.reason if part else ""}
+        whole = {"cause": cause, **({"study_request": part.group.name} if part else {})}
         try:
-            data, opened = self._stored.steady(image_id, lambda: self._whole(caller, image_id))
+            restored = self._stored.steady(image_id, lambda: self._whole(caller, image_id, part))
         except EngineError as err:
-            detail = {"why": err.code, "cause": cause}
-            self._audit.record(caller, Event("image.restore", "failed", detail=detail, **where))
+            detail = {"why": err.code, **whole}
+            self._audit.record(caller, Event("image.restore", "failed", detail=detail, **about))
             raise
-        done = {"regions": len(opened), "withheld": [], "cause": cause}
+        done = {"regions": len(restored.opened), "withheld": [], **whole}
         self._audit.record(
             caller,
-            *(Event("region.decrypt", region_id=r, **where) for r in opened),
-            Event("image.restore", "completed", detail=done, **where),
+            *(Event("region.decrypt", region_id=r, **where) for r in restored.opened),
+            Event("image.restore", "completed", detail=done, **about),
         )
-        return data
+        return restored.image.data, restored.proof
 
-    def _whole(self, caller: Caller, image_id: str) -> tuple[bytes, tuple[str, ...]]:
+    def _whole(self, caller: Caller, image_id: str, part: Part | None) -> Restored:
         tx = self._database.read()
-        self._stored.released(tx, image_id)
+        _refuse_newer(self._stored.released(tx, image_id), part)
         subject = self._stored.subject(tx, image_id)
         row = self._catalog.verify(tx, subject.key, image_id)
         granted = self._guard.granted(caller)
         _, restored = self._stored.opened(caller, subject, row, granted)
         if restored.partial:
             raise PermissionDenied("The account cannot open some classes of this image.")
-        return restored.image.data, restored.opened
+        return restored
 
     def _read(
         self, caller: Caller, image_id: str, began: float, part: Part | None
     ) -> tuple[Restoration, Image]:
         tx = self._database.read()
-        version = self._stored.released(tx, image_id).version
-        if part and version != part.version:
-            raise NotFound("This image was sealed anew. Restore the study again.")
+        _refuse_newer(self._stored.released(tx, image_id), part)
         subject = self._stored.subject(tx, image_id)
         row = self._catalog.verify(tx, subject.key, image_id)
         granted = self._guard.granted(caller)
@@ -289,3 +294,8 @@ class Restorations:
             ),
         )
         return file
+
+
+def _refuse_newer(row: ImageRow, part: Part | None) -> None:
+    if part and row.version != part.version:
+        raise NotFound("This image was sealed anew. Restore the study again.")

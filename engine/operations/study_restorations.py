@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from engine.errors import NotFound
 from engine.host import Host
 from engine.operations.context import Context
+from engine.operations.guard import Guard
 from engine.operations.restorations import Part, Restoration, Restorations
 from engine.records import Caller, Image, ImageRecord, Study
 from engine.store.open_images import Group
@@ -54,7 +55,8 @@ class StudyRestorations:
     opened again when they are wanted; the log has each opening.
     """
 
-    def __init__(self, context: Context, restorations: Restorations) -> None:
+    def __init__(self, context: Context, guard: Guard, restorations: Restorations) -> None:
+        self._guard = guard
         self._host: Host = context.host
         self._live = context.live
         self._open_images = context.open_images
@@ -118,6 +120,21 @@ class StudyRestorations:
             held.handles[image_id] = restoration.handle
         return image, restoration
 
+    def original(self, caller: Caller, handle: str, image_id: str) -> tuple[bytes, str]:
+        """The original file of an image of a study restoration, and its proof; it is not kept.
+
+        Raises:
+            NotFound: It is over, is not about this image, or the image was changed since.
+            PermissionDenied: Some of the image's classes are not granted to this account.
+            SealError: Something does not open or is not the original.
+        """
+        held = self._get(caller, handle)
+        if image_id not in held.versions:
+            raise NotFound("There is no such image.")
+        group = Group(handle, held.about.expires_at)
+        part = Part(held.about.reason, held.versions[image_id], group)
+        return self._restorations.once(caller, image_id, "study.export", part)
+
     def close(self, caller: Caller, handle: str) -> None:
         """Forget a study restoration of this session, and every picture of it."""
         with self._lock:
@@ -131,7 +148,11 @@ class StudyRestorations:
         with self._lock:
             self._sweep()
             held = self._held.get(handle)
-        if held is None or held.session_id != caller.session_id:
+        if (
+            held is None
+            or held.session_id != caller.session_id
+            or not self._guard.sees(caller, held.about.patient_id)
+        ):
             raise NotFound("This restoration has ended. Restore the study again.")
         return held
 

@@ -45,6 +45,7 @@ from engine.people.tokens import Tokens
 from engine.permissions import Role
 from engine.records import Caller
 from engine.service.account import OwnAccount
+from engine.service.archives import Archives
 from engine.service.audit import Audit
 from engine.service.backups import Backups
 from engine.service.batches import Batches
@@ -135,8 +136,9 @@ class Engine:
         self.people = People(context, guard)
         self.patients = Patients(context, guard, erasures)
         self.care = Care(context, guard)
-        reading = StudyRestorations(context, restorations)
+        reading = StudyRestorations(context, guard, restorations)
         self.studies = Studies(context, guard, places, reading)
+        self.archives = Archives(context, guard, stored, places, reading)
         self.drafts = Drafts(context, guard, preparer, stored, intake, erasures)
         self.worklist = Worklist(context, guard, examiner, stored)
         self.intakes = Intakes(context, guard, examiner, stored, intake)

@@ -385,7 +385,7 @@ class Sendings:
 
         def fetch(native: bool) -> bytes:
             if not kept:
-                kept.append(self._restorations.once(caller, sending.image_id, sending.cause))
+                kept.append(self._restorations.once(caller, sending.image_id, sending.cause)[0])
             return images.uncompressed(kept[0]) if native else kept[0]
 
         return fetch

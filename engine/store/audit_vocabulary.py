@@ -106,6 +106,7 @@ MEANINGS: dict[str, Meaning] = {
         {
             "image.export": "R Downloaded the masked image",
             "image.download": "R Downloaded the original image",
+            "study.export": "R Downloaded a series or a study",
             "image.send": "R Sent the image to another system of the network",
             "cohort.release": "R Handed a cohort of masked images over",
             "image.release": "R Handed the masked image over in a cohort",

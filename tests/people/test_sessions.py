@@ -236,7 +236,7 @@ def test_every_method_that_needs_the_right_to_restore_asks_again_or_opens_nothin
         "images.restored_file", "exchange.deliver_file",
         # The same of a study: what is opened with it was asked for by ``studies.restore``.
         "studies.restoration", "studies.restorations", "studies.restored_frame",
-        "studies.open_image",
+        "studies.open_image", "archives.originals",
     }  # fmt: skip
     restoring = {name for name, needed in GUARDED.items() if needed is Permission.RESTORE}
     assert restoring - FRESH == opens_nothing

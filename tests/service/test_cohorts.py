@@ -17,7 +17,7 @@ import pytest
 from pydicom import dcmread
 
 import cli
-from api.files import zipped
+from api.zips import zipped
 from engine import CohortOrder, Detection, check_release, errors
 from tests import builders
 from tests.conftest import Ward, text_png

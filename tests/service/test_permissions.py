@@ -89,6 +89,8 @@ MAY: dict[str, set[Role]] = {
     "randomness.measure": {D, R, A},
     "patients.search": {T, D},
     "patients.get": {T, D},
+    "archives.masked": {T, D},
+    "archives.originals": {D},
     "studies.of_patient": {T, D},
     "studies.get": {T, D},
     "studies.study_of": {T, D},

@@ -230,6 +230,8 @@ def test_what_is_others_answers_like_what_does_not_exist(clinic: Clinic) -> None
         ),
         "studies": lambda c: engine.studies.of_patient(doctor, c.patient_id),
         "study": lambda c: engine.studies.get(doctor, c.study_id),
+        "masked files of a study": lambda c: engine.archives.masked(doctor, c.study_id),
+        "originals of a study": lambda c: engine.archives.originals(doctor, c.study_handle),
         "restore a study": lambda c: engine.studies.restore(doctor, c.study_id, WHY),
         "open studies": lambda c: engine.studies.restorations(doctor, c.study_id),
         "picture of an open study": lambda c: engine.studies.restored_frame(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -296,3 +297,21 @@ def swipe(stage: Locator, dy: int) -> None:
         }""",
         dy,
     )
+
+
+def test_a_study_is_downloaded_masked_and_what_is_restored_as_it_came_in(dora: Visitor) -> None:
+    def download(name: str) -> dict[str, bytes]:
+        dora.page.get_by_role("button", name="Download").click()
+        with dora.page.expect_download() as taken:
+            dora.page.get_by_role("link", name=name).click()
+        with zipfile.ZipFile(taken.value.path()) as archive:
+            return {path: archive.read(path) for path in archive.namelist()}
+
+    masked = download("Masked, Whole study")
+    assert len(masked) == 9
+    assert "DICOMDIR" in masked
+    dora.click("Restore: clinical reading")
+    expect(dora.page.locator(".corner.tone")).to_have_text("Original")
+    originals = download("Originals, series")
+    assert set(originals.values()) >= {ct(number) for number in range(1, 7)}
+    assert not set(originals.values()) & set(masked.values())

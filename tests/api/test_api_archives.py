@@ -1,0 +1,119 @@
+"""A study over REST as a ZIP: made while it is sent, ended when nobody reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import zipfile
+from collections.abc import Iterator
+
+import pytest
+from starlette.types import Message
+
+from api.zips import zipped
+from engine import Role, errors
+from tests import builders
+from tests.conftest import WHY
+from tests.rest import BOX, Hospital, ask, hospital, mounted_app
+
+SLICES = 6
+
+
+@pytest.fixture(scope="module")
+def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+    with hospital(tmp_path_factory.mktemp("archives")) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def originals(ward: Hospital) -> list[bytes]:
+    patient_id, token = ward.patient(), ward.team.technician
+    made = []
+    for instance in range(1, SLICES + 1):
+        pixels = builders.radiograph(256, 64, seed=instance)
+        made.append(builders.dicom(pixels, instance=instance, modality="CT"))
+        image_id = ward.engine.drafts.upload(token, patient_id, "a.dcm", made[-1]).image_id
+        ward.engine.drafts.seal(token, image_id, [BOX])
+    return made
+
+
+@pytest.fixture
+def study_id(ward: Hospital, originals: list[bytes]) -> str:
+    [found] = ask("GET", "/images/?limit=1", ward.tokens[Role.DOCTOR]).json()["items"]
+    study = ward.engine.studies.study_of(ward.team.doctor, found["image_id"])
+    assert study is not None
+    return study
+
+
+def outcomes(ward: Hospital) -> list[str]:
+    entries = ward.engine.context.audit.entries(limit=50)
+    return [e.outcome for e in reversed(entries) if e.action == "study.export"]
+
+
+def test_a_study_is_downloaded_masked_and_original(
+    ward: Hospital, originals: list[bytes], study_id: str
+) -> None:
+    token = ward.tokens[Role.DOCTOR]
+    answer = ask("GET", f"/studies/{study_id}/archive/", token)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zip")
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["content-disposition"] == f'attachment; filename="{study_id}.zip"'
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as masked:
+        assert len(masked.namelist()) == SLICES + 2
+        assert not {masked.read(name) for name in masked.namelist()} & set(originals)
+    opened = ask("POST", f"/studies/{study_id}/restorations/", token, headers={"X-Reason": WHY})
+    answer = ask("GET", f"/study-restorations/{opened.json()['handle']}/archive/", token)
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as whole:
+        given = [whole.read(name) for name in whole.namelist()]
+    assert given[:-2] == originals
+    assert outcomes(ward) == ["requested", "completed"] * 2
+
+
+def test_a_client_that_goes_away_ends_the_work(ward: Hospital, study_id: str) -> None:
+    before = len(outcomes(ward))
+    received: list[Message] = []
+    stalled = asyncio.Event()
+
+    async def receive() -> Message:
+        if not received:
+            received.append({"type": "http.request", "body": b"", "more_body": False})
+            return received[0]
+        await stalled.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message.get("body"):
+            stalled.set()
+            await asyncio.Event().wait()  # a client that reads no more
+
+    path = f"/api/studies/{study_id}/archive/"
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET",
+        "scheme": "https", "path": path, "raw_path": path.encode(), "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {ward.tokens[Role.DOCTOR]}".encode())],
+        "client": ("192.0.2.1", 50_000), "server": ("medsec.test", 443),
+    }  # fmt: skip
+
+    async def both() -> None:
+        await asyncio.wait_for(mounted_app(scope, receive, send), 30)
+
+    asyncio.run(both())
+    assert outcomes(ward)[before:] == ["requested", "failed"]
+    [failed, *_] = [
+        e for e in ward.engine.context.audit.entries(limit=50) if e.action == "study.export"
+    ]
+    assert (failed.detail["why"], failed.detail["given"]) == ("reader-gone", 1)
+
+
+def test_an_archive_that_breaks_off_is_no_zip(ward: Hospital, study_id: str) -> None:
+    files = ward.engine.archives.masked(ward.team.doctor, study_id)
+
+    def broken() -> Iterator[tuple[str, bytes]]:
+        yield next(files)
+        raise errors.StorageError("The disk is gone.")
+
+    received: list[bytes] = []
+    with pytest.raises(errors.StorageError):
+        received.extend(zipped(broken()))
+    with pytest.raises(zipfile.BadZipFile):
+        zipfile.ZipFile(io.BytesIO(b"".join(received)))
