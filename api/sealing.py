@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from api.fair_pool import jobs
 from engine import Detection, Engine, ImageRecord, errors, trouble
 
 #: Outcomes of one person that are remembered.
-_MOST: Final = 50
+_MOST: Final = 1000
 _STOPPED = "The server was stopped before it was sealed. Seal it again."
 
 
@@ -73,19 +73,38 @@ class Sealing:
             InputError: A box that cannot be, or a removed one without a reason.
             NotFound: No such draft, somebody else works on it, or it is being sealed.
         """
-        account = self.engine.caller(token).username
-        seal = Seal(image_id, title)
+        decide = partial(self.engine.worklist.decide, token, image_id, boxes, removed, confirm)
+        work = partial(
+            self.engine.drafts.seal, image_id=image_id, detections=boxes, removed=removed,
+            confirm=confirm,
+        )  # fmt: skip
+        self._add(token, Seal(image_id, title), decide, work)
+
+    def add_undoubted(self, token: str, image_id: str, title: str) -> None:
+        """As :meth:`add`, for a draft without doubt that nobody looks at; the log says so."""
+        work = partial(self.engine.drafts.seal_undoubted, image_id=image_id)
+        hold = partial(self.engine.worklist.hold, token, image_id)
+        self._add(token, Seal(image_id, title), hold, work)
+
+    def _add(
+        self,
+        token: str,
+        seal: Seal,
+        decide: Callable[[], None],
+        work: Callable[..., ImageRecord],
+    ) -> None:
+        account, image_id = self.engine.caller(token).username, seal.image_id
         with self._lock:
             own = self._of.setdefault(account, OrderedDict())
             if image_id in own and own[image_id].at_work:
                 raise errors.NotFound("This image is being sealed already.")
             before = own.pop(image_id, None)
             own[image_id] = seal
-            for old in [s for s in own.values() if not s.at_work][: max(0, len(own) - _MOST)]:
+            for old in [s for s in own.values() if s.sealed][: max(0, len(own) - _MOST)]:
                 del own[old.image_id]
         try:
-            self.engine.worklist.decide(token, image_id, boxes, removed, confirm)
-            work = self.engine.batches.work_token(token)  # the page's own may end meanwhile
+            decide()
+            own_token = self.engine.batches.work_token(token)  # the page's may end meanwhile
         except BaseException:
             with self._lock:
                 del own[image_id]
@@ -96,11 +115,8 @@ class Sealing:
         def tell(stage: str, share: float) -> None:
             seal.stage, seal.share = stage, share
 
-        job = partial(
-            self.engine.drafts.seal, work, image_id, boxes, removed, confirm, progress=tell
-        )
-        done = jobs.submit(account, job)
-        done.add_done_callback(partial(self._done, work, seal))
+        done = jobs.submit(account, lambda: work(own_token, progress=tell))
+        done.add_done_callback(partial(self._done, own_token, seal))
 
     def _done(self, work: str, seal: Seal, result: Future[ImageRecord]) -> None:
         try:

@@ -79,7 +79,7 @@ from engine.service.runtime_settings import SettingEntry
 from engine.service.search import Found, ImageQuery
 from engine.service.sendings import Parcel, Report
 from engine.service.versions import Difference, VersionEntry
-from engine.service.worklist import Look, WorkGroup, WorkItem
+from engine.service.worklist import NEEDS, Look, WorkGroup, WorkItem
 from engine.settings import Settings
 from engine.store.nodes import Node, NodeEntry
 from engine.store.outbox import Notice
@@ -96,6 +96,7 @@ __all__ = [
     "FEW_FILES",
     "FORMATS_TAKEN",
     "METRICS_MEDIA_TYPE",
+    "NEEDS",
     "REASONS",
     "REPORT_COLUMNS",
     "TRANSFER_SYNTAXES",

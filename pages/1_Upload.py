@@ -1,10 +1,10 @@
-"""Upload: choose the patient, add files, correct the boxes, seal."""
+"""Upload: drop studies, correct the boxes, seal."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from engine import ImageState, Permission
+from engine import Permission
 from ui import (
     box_editor,
     care,
@@ -17,18 +17,16 @@ from ui import (
     shadow_differences,
     state,
     uploads,
+    worklist,
 )
 
 token = state.page("Upload", Permission.UPLOAD)
 
-done = state.recall("sealed")
-draft = queue.opened()
-if draft:
+if draft := queue.opened():
     box_editor.correct(token, draft)
 elif state.recall("sheet"):
     contact_sheet.show(token)
-    st.stop()
-elif done:
+elif done := state.recall("sealed"):
     result.show_sealed(token, done)
 else:
     drop = st.container()
@@ -42,14 +40,7 @@ else:
         care.merge(token, patient)
         uploads.upload_files(token, patient)
     uploads.outcomes(token)
+    held.held(token)
+    shadow_differences.differences(token)
+    worklist.worklist(token)
     queue.sealed_beside(token)
-
-held.held(token)
-shadow_differences.differences(token)
-waiting = [d for d in state.engine().drafts.waiting(token) if d.image_id != draft]
-look = [d for d in waiting if d.state is ImageState.REVIEW]
-st.header(f"Waiting to be sealed: {len(waiting)}")
-if waiting:
-    st.caption(f"{len(look)} of them must be reviewed before they can be sealed.")
-    contact_sheet.offer(token)
-    queue.queue(token, look + [d for d in waiting if d.state is not ImageState.REVIEW])

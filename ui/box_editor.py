@@ -37,7 +37,7 @@ def correct(token: str, image_id: str) -> None:
     patients = state.engine().patients.search(token, only=[record.patient_id], limit=1)
     for patient in patients:  # always in sight, whatever is corrected
         st.subheader(f":material/person: {widgets.plain(patient_picker.title(patient))}")
-    st.header("3. Correct the boxes, then seal")
+    st.header("Correct the boxes, then seal")
     st.caption(
         f"{view.name} · {record.modality or record.format} {record.width}×{record.height}"
         + (f" · {view.frames} frames" if view.frames > 1 else "")

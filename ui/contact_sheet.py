@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -16,32 +17,45 @@ from ui import queue, search, state, widgets
 _MOST = 50
 
 
-def offer(token: str) -> None:
+def offer(groups: Sequence[WorkGroup]) -> None:
     """The way to the sheets, where something fits on one."""
-    fit = sum(len(_fit(group)) for group in state.engine().worklist.groups(token))
-    if not fit:
+    count = sum(len(fit(group)) for group in groups)
+    if not count:
         return
-    images = "1 image" if fit == 1 else f"{fit} images"
+    images = "1 image" if count == 1 else f"{count} images"
     if st.button(
         f"Look at {images} on contact sheets",
         type="primary",
         icon=":material/grid_view:",
         help="Many pictures at once with their boxes, study by study. You confirm them together.",
     ):
-        state.keep("sheet", True)
+        state.keep("sheet", "all")
         st.rerun()
 
 
 def show(token: str) -> None:
-    """The next sheet; the one after it comes by itself."""
-    groups = state.engine().worklist.groups(token)
+    """The next sheet; the one after it comes by itself.
+
+    It begins with the series that was chosen in the list, else with one's own uploads.
+    """
+    account = state.engine().sessions.whoami(token).username
+    first, busy = state.recall("sheet"), api.seals().at_work(account)
+
+    def later(group: WorkGroup) -> tuple[bool, bool]:
+        mine = any(item.record.uploaded_by == account for item in group.items)
+        return (group.series_id != first, not mine)
+
+    groups = sorted(state.engine().worklist.groups(token), key=later)
+    groups = [
+        replace(g, items=tuple(i for i in g.items if i.record.image_id not in busy)) for g in groups
+    ]
     parts = _next(groups)
     if not parts:
         state.take("sheet")
         st.rerun()
     names = search.names(token, [group.patient_id for group, _ in parts])
     shown = [item for _, items in parts for item in items]
-    waiting = sum(len(_fit(group)) for group in groups)
+    waiting = sum(len(fit(group)) for group in groups)
     versions = "".join(item.version for item in shown)
     answer = widgets.contact_sheet(
         {
@@ -49,7 +63,7 @@ def show(token: str) -> None:
             "left": waiting - len(shown),
             "groups": [
                 {
-                    "title": _title(group, names.get(group.patient_id, "")),
+                    "title": title(group, names.get(group.patient_id, "")),
                     "items": [_item(item, n) for n, item in enumerate(items, 1)],
                 }
                 for group, items in parts
@@ -88,7 +102,8 @@ def _answered(token: str, answer: Any) -> None:
         st.rerun()
 
 
-def _fit(group: WorkGroup) -> list[WorkItem]:
+def fit(group: WorkGroup) -> list[WorkItem]:
+    """What of a series can be confirmed on a sheet."""
     return [item for item in group.items if item.on_a_sheet and not item.worked_on_by]
 
 
@@ -97,7 +112,7 @@ def _next(groups: Sequence[WorkGroup]) -> list[tuple[WorkGroup, list[WorkItem]]]
     parts: list[tuple[WorkGroup, list[WorkItem]]] = []
     room = _MOST
     for group in groups:
-        items = _fit(group)
+        items = fit(group)
         if not items:
             continue
         if parts and len(items) > room:
@@ -109,7 +124,8 @@ def _next(groups: Sequence[WorkGroup]) -> list[tuple[WorkGroup, list[WorkItem]]]
     return parts
 
 
-def _title(group: WorkGroup, patient: str) -> str:
+def title(group: WorkGroup, patient: str) -> str:
+    """Patient, study and series in one line."""
     study = group.study
     parts = [patient, group.series]
     if study is not None:

@@ -6,12 +6,16 @@ import streamlit as st
 
 from engine import Patient
 from ui import state, widgets
+from ui.patient_banner import person
 
 
 def choose_patient(token: str) -> Patient | None:
     """Find or create a patient; the choice is kept until another one is made."""
-    st.header("1. Patient")
-    st.caption("For images that name no patient, or single ones: choose whose record they go into.")
+    st.header("For files that name nobody")
+    st.caption(
+        "Photographs and pictures without a header do not say whose they are. Choose or create the"
+        " record here, then drop them above."
+    )
     query = st.text_input("Find a patient", type="search", placeholder="Number or name")
     found = state.engine().patients.search(token, query)
     by_id = {p.patient_id: p for p in found}
@@ -40,7 +44,7 @@ def choose_patient(token: str) -> Patient | None:
 def title(patient: Patient) -> str:
     """Number, name and age in one line."""
     age = "" if patient.age is None else f", {patient.age} years"
-    return f"{patient.id} · {patient.name}{age}"
+    return f"{patient.id} · {person(patient.name)}{age}"
 
 
 def _new_patient(token: str) -> None:

@@ -1,23 +1,22 @@
-"""The queue of drafts waiting to be sealed; drafts that need review come first."""
+"""Which draft is open, which comes next, and what is sealed beside the page."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from concurrent.futures import CancelledError
 from datetime import timedelta
-from functools import partial
 
 import streamlit as st
 
 import api
-from engine import REASONS, ImageRecord, ImageState, WorkGroup, WorkItem, errors
+from engine import ImageRecord, WorkGroup, WorkItem, errors
 from ui import search, state, widgets
-from ui.background_jobs import Job
 from ui.query_params import asked, tell
 
 #: Drafts of one person that came in so close together are one upload.
 _BATCH = timedelta(hours=12)
+#: Sealed images that are listed.
+_SHOWN = 31
 
 
 def open_draft(image_id: str) -> None:
@@ -79,64 +78,24 @@ def next_after(token: str, record: ImageRecord) -> str:
     return min(free, key=lambda one: one[0])[1] if free else ""
 
 
-def queue(token: str, drafts: Sequence[ImageRecord]) -> None:
-    """Show the drafts with a button to open each; show more on request."""
-    own = state.engine().sessions.whoami(token).username
-    ready = [d for d in drafts if d.state is ImageState.DRAFT and d.uploaded_by == own]
-    _seal_undoubted(token, ready)
-    shown = drafts[: state.recall("shown", 10)]
-    names = search.names(token, [d.patient_id for d in shown])
-    for draft in shown:
-        with st.container(border=True, horizontal=True, vertical_alignment="center"):
-            why = " ".join(REASONS.get(r, r) for r in draft.reasons)
-            boxes = "box" if draft.region_count == 1 else "boxes"
-            st.markdown(
-                f"**{widgets.plain(names.get(draft.patient_id, ''))}**"
-                f" · {draft.modality or draft.format} {draft.width}×{draft.height}"
-                f" · {draft.region_count} {boxes} · {widgets.when(draft.uploaded_at)}"
-                + (f"  \n:material/visibility: {why}" if why else ""),
-                width="stretch",
-            )
-            if st.button("Correct", key=f"open-{draft.image_id}"):
-                open_draft(draft.image_id)
-                st.rerun()
-    if len(drafts) > state.recall("shown", 10) and st.button("Show more"):
-        state.keep("shown", state.recall("shown", 10) + 20)
-        st.rerun()
-
-
-def _seal_undoubted(token: str, ready: Sequence[ImageRecord]) -> None:
-    """Seal every draft of one's own without doubt in one step, in the background."""
-    jobs: dict[str, Job[ImageRecord]] = state.recall("sealing", {})
-    if not jobs and ready and state.engine().settings.auto_seal:
-        images = "1 image" if len(ready) == 1 else f"{len(ready)} images"
-        if st.button(
-            f"Seal {images} without doubt",
-            icon=":material/lock:",
-            help="All boxes in them are certain. The audit log says that nobody looked.",
-        ):
-            seal = state.engine().drafts.seal_undoubted
-            account = state.engine().sessions.whoami(token).username
-            for draft in ready:
-                work = partial(seal, token, draft.image_id)
-                jobs[draft.image_id] = Job(draft.image_id, account, work)
-            state.keep("sealing", jobs)
-    if jobs:
-        _watch(jobs)
-
-
-def _watch(jobs: dict[str, Job[ImageRecord]]) -> None:
-    """The progress of sealing, also after the page was left; then how many were sealed."""
-    whole = st.progress(0.0)
-    sealed = 0
-    for count, job in enumerate(jobs.values()):
-        whole.progress(count / len(jobs), f"{count} of {len(jobs)} images done")
-        with contextlib.suppress(errors.EngineError, CancelledError):
-            job.watch()
-            sealed += 1
-    state.take("sealing")
-    left = len(jobs) - sealed
-    state.say(f"{sealed} sealed." + (f" {left} need a look, or could not be sealed." * bool(left)))
+def seal_undoubted(token: str, ready: Sequence[ImageRecord]) -> None:
+    """Seal every draft of one's own without doubt in one step, beside the page."""
+    if not ready or not state.engine().settings.auto_seal:
+        return
+    images = "1 image" if len(ready) == 1 else f"{len(ready)} images"
+    if not st.button(
+        f"Seal {images} without doubt",
+        icon=":material/lock:",
+        help="All boxes in them are certain. The audit log says that nobody looked.",
+    ):
+        return
+    names = search.names(token, [draft.patient_id for draft in ready])
+    for draft in ready:
+        what = f"{draft.modality or draft.format} {draft.width}×{draft.height}"
+        title = f"{names.get(draft.patient_id, '')} · {what}"
+        with contextlib.suppress(errors.NotFound):  # somebody else has opened or sealed it
+            api.seals().add_undoubted(token, draft.image_id, title)
+    state.say(f"{images} are being sealed. Those that need a look come back.")
     st.rerun()
 
 
@@ -147,7 +106,7 @@ def sealed_beside(token: str) -> None:
     if not done:
         return
     with st.expander(f"Sealed just now: {len(done)}", icon=":material/lock:"):
-        for seal in reversed(done):
+        for seal in done[:-_SHOWN:-1]:
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.markdown(widgets.plain(seal.title), width="stretch")
                 if st.button("Show", key=f"sealed-{seal.image_id}"):

@@ -19,31 +19,36 @@ from ui.background_jobs import Job, Progress
 
 def upload_files(token: str, patient: Patient) -> None:
     """Upload the dropped files; a file with an error does not stop the others."""
-    st.header("2. Images")
-    profiles = state.engine().profiles.by_name()
-    default = state.engine().settings.profile
-    profile = st.selectbox(
-        "Specialty",
-        list(profiles),
-        index=list(profiles).index(default) if default in profiles else 0,
-        format_func=lambda name: profiles[name].title,
-        help="Determines which classes are detected.",
-    )
-    seal = _seal_at_once()
-    folder = st.toggle("Upload a folder", key="whole-folder")
-    settings = state.engine().settings
-    limits = f"up to {settings.picture_limit_mb} MB, DICOM up to {settings.dicom_limit_mb} MB"
-    files = st.file_uploader(
-        f"A folder of images ({limits})" if folder else f"{FORMATS_TAKEN} files ({limits})",
-        accept_multiple_files="directory" if folder else True,
-        key=f"files-{folder}-{state.turn('files')}",
-    )
-    jobs: dict[str, Job[ImageRecord]] = state.recall("jobs", {})
-    for file in files or []:
-        # Each file that arrives reruns the page; start only one job per file.
-        if file.file_id not in jobs:
-            jobs[file.file_id] = _upload(token, patient.patient_id, file, profile, seal)
-    state.keep("jobs", jobs)
+    with st.expander(
+        "Does dropping above not work? Send files from here, for this patient",
+        icon=":material/attach_file:",
+        key="plain-upload",
+        expanded=bool(state.recall("jobs")),
+    ):
+        profiles = state.engine().profiles.by_name()
+        default = state.engine().settings.profile
+        profile = st.selectbox(
+            "Specialty",
+            list(profiles),
+            index=list(profiles).index(default) if default in profiles else 0,
+            format_func=lambda name: profiles[name].title,
+            help="Determines which classes are detected.",
+        )
+        seal = _seal_at_once()
+        folder = st.toggle("Upload a folder", key="whole-folder")
+        settings = state.engine().settings
+        limits = f"up to {settings.picture_limit_mb} MB, DICOM up to {settings.dicom_limit_mb} MB"
+        files = st.file_uploader(
+            f"A folder of images ({limits})" if folder else f"{FORMATS_TAKEN} files ({limits})",
+            accept_multiple_files="directory" if folder else True,
+            key=f"files-{folder}-{state.turn('files')}",
+        )
+        jobs: dict[str, Job[ImageRecord]] = state.recall("jobs", {})
+        for file in files or []:
+            # Each file that arrives reruns the page; start only one job per file.
+            if file.file_id not in jobs:
+                jobs[file.file_id] = _upload(token, patient.patient_id, file, profile, seal)
+        state.keep("jobs", jobs)
     watch_uploads()
 
 

@@ -63,6 +63,11 @@ _PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         _ROOT,
     ),
     "sheet": (("stage.css", "sheet.css"), ("stage.js", "sheet.js"), _ROOT),
+    "worklist": (
+        ("stage.css", "worklist.css"),
+        ("stage.js", "thumbs.js", "worklist.js"),
+        _ROOT,
+    ),
     "download": (
         ("stage.css",),
         ("download.js",),
@@ -166,6 +171,23 @@ def contact_sheet(data: Mapping[str, Any]) -> Any:
     return _component("sheet")(
         data=dict(data), key="sheet", on_confirmed_change=nothing, on_carried_change=nothing,
         on_opened_change=nothing, on_left_change=nothing,
+    )  # fmt: skip
+
+
+def worklist(data: Mapping[str, Any]) -> Any:
+    """What waits, with pictures; data as in ``worklist.js``.
+
+    Returns:
+        ``opened`` (a draft), ``sheet`` and ``all`` (series): what the person chose in this run,
+        else None.
+    """
+
+    def nothing() -> None:
+        pass
+
+    return _component("worklist")(
+        data=dict(data), key="worklist", on_opened_change=nothing, on_sheet_change=nothing,
+        on_all_change=nothing,
     )  # fmt: skip
 
 

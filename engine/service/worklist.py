@@ -10,6 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from engine.errors import InputError, NotFound
@@ -31,6 +32,13 @@ from engine.vault import blind_index
 _MOST = 3000
 #: Why a person must look that a look at a contact sheet answers.
 _ON_A_SHEET = frozenset(("nothing-found", "proposals", "still-visible", "small-doubt"))
+#: Why a draft waits, what stops most first: a doctor or patient waits for what was reported or
+#: questioned; without a detector every box is still to be drawn; what can be read after masking is
+#: a name; boxes that are uncertain, that a device had before, and images without any come then.
+NEEDS = (
+    "flagged", "box-questioned", "detector-failed", "still-visible", "proposals", "remembered",
+    "nothing-found",
+)  # fmt: skip
 #: Shortest time on the screen that counts as a look, seconds.
 LEAST_SECONDS = 1.0
 MOST_AT_ONCE = 60
@@ -50,6 +58,11 @@ class WorkItem:
     version: str
     on_a_sheet: bool
     worked_on_by: str = ""
+
+    @property
+    def need(self) -> str:
+        """What stops it most, one of :data:`NEEDS`; empty where nothing does."""
+        return next((need for need in NEEDS if need in self.record.reasons), "")
 
 
 @dataclass(frozen=True)
@@ -105,7 +118,11 @@ class Worklist:
 
     @needs(Permission.UPLOAD)
     def groups(self, caller: Caller) -> list[WorkGroup]:
-        """What waits, by series in a radiologist's order; what needs a look most comes first.
+        """What waits, by patient, study and series; what stops most comes first.
+
+        Patients are sorted by the first of :data:`NEEDS` that any of their drafts has; among these
+        come one's own uploads, then what has waited longest. A patient's series are in a
+        radiologist's order.
 
         Left out is what workers still have to do: drafts not looked at yet, and confirmed ones.
         """
@@ -125,10 +142,10 @@ class Worklist:
             image_id = record.image_id
             return WorkItem(record, versions[image_id], fits, busy.get(image_id, ""))
 
-        groups = []
+        by_patient, studies = [], self._studies.of_patients(tx, waiting)
         for patient_id, records in of_patient.items():
-            placed = set()
-            for study in self._studies.of_patient(tx, patient_id, records):
+            groups, placed = [], set()
+            for study in studies.get(patient_id, []):
                 for series in study.series:
                     placed |= {r.image_id for r in series.images}
                     parts = (
@@ -142,12 +159,12 @@ class Worklist:
             left = tuple(item(r) for r in records if r.image_id not in placed)
             if left:
                 groups.append(WorkGroup(patient_id, None, f"none-{patient_id}", "", left))
-        return sorted(groups, key=lambda group: _need(group, caller.username))
+            by_patient.append(groups)
+        by_patient.sort(key=lambda groups: _need(groups, caller.username))
+        return [group for groups in by_patient for group in groups]
 
     def _versions(self, tx: Cursor, image_ids: Sequence[str]) -> dict[str, str]:
-        return {
-            row.image_id: self._version(row.tag) for row, _ in self._catalog.many(tx, image_ids)
-        }
+        return {i: self._version(tag) for i, tag in self._catalog.tags(tx, image_ids).items()}
 
     def _version(self, tag: bytes) -> str:
         return blind_index(self._hierarchy.system_key("index"), "draft/version", tag).hex()[:16]
@@ -299,6 +316,11 @@ class Worklist:
         self._claims.hold(caller, image_id)
 
     @needs(Permission.UPLOAD)
+    def hold(self, caller: Caller, image_id: str) -> None:
+        """Keep others off a draft until :meth:`leave`. Raises NotFound where somebody has it."""
+        self._claims.hold(caller, image_id)
+
+    @needs(Permission.UPLOAD)
     def leave(self, caller: Caller, image_id: str) -> None:
         """Let others work on a draft."""
         self._claims.leave(caller, image_id)
@@ -335,8 +357,9 @@ class Worklist:
             self._audit.append(tx, caller, event)
 
 
-def _need(group: WorkGroup, own: str) -> tuple[bool, bool, str]:
-    """One's own come first, among these what a person must look at, then the newest study."""
-    mine = any(i.record.uploaded_by == own for i in group.items)
-    look = any(i.record.state is ImageState.REVIEW for i in group.items)
-    return (not mine, not look, group.series_id if group.study is None else group.study.study_id)
+def _need(groups: Sequence[WorkGroup], own: str) -> tuple[int, bool, datetime]:
+    """What stops most, whether somebody else sent it, and since when it waits."""
+    items = [item for group in groups for item in group.items]
+    ranks = [NEEDS.index(item.need) if item.need else len(NEEDS) for item in items]
+    mine = any(item.record.uploaded_by == own for item in items)
+    return (min(ranks), not mine, min(item.record.uploaded_at for item in items))

@@ -288,6 +288,15 @@ class Catalog:
         )
         return [(_image_row(row), sealed[row["image_id"]]) for row in rows]
 
+    def tags(self, tx: Cursor, image_ids: Sequence[str]) -> dict[str, bytes]:
+        """Tags of those of these images that are not erased; they are not checked."""
+        rows = tx.all(
+            "SELECT image_id, tag FROM images WHERE state <> 'erased'"
+            " AND image_id IN (SELECT unnest($1::VARCHAR[]))",
+            list(image_ids),
+        )
+        return {row["image_id"]: bytes(row["tag"]) for row in rows}
+
     def _region_rows(self, tx: Cursor, image_id: str) -> list[Row]:
         rows = tx.all("SELECT * FROM regions WHERE image_id = $1", image_id)
         return sorted(rows, key=lambda r: int(r["place"]))

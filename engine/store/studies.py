@@ -243,31 +243,52 @@ class Studies:
         )
         if study_id is not None and not rows:
             raise NotFound("There is no such study.")
+        return self._built(tx, rows, images).get(patient_id, [])
+
+    def of_patients(self, tx: Cursor, images: Sequence[ImageRecord]) -> dict[str, list[Study]]:
+        """Studies in which these images are, by patient, newest first. Raises SealBroken."""
+        patients = list({image.patient_id for image in images})
+        rows = tx.all(
+            "SELECT * FROM studies WHERE patient_id IN (SELECT unnest($1::VARCHAR[]))", patients
+        )
+        return self._built(tx, rows, images)
+
+    def _built(
+        self, tx: Cursor, rows: Sequence[Row], images: Sequence[ImageRecord]
+    ) -> dict[str, list[Study]]:
+        """Studies of these rows that have some of the images, by patient."""
         if not rows:
-            return []
-        key = self._hierarchy.patient_key(tx, patient_id)
-        among = [row["study_id"] for row in rows]
+            return {}
+        patients = {row["study_id"]: row["patient_id"] for row in rows}
+        keys = {p: self._hierarchy.patient_key(tx, p) for p in set(patients.values())}
+        among = list(patients)
         records = {image.image_id: image for image in images}
         held: dict[str, list[tuple[tuple[Any, ...], ImageRecord]]] = defaultdict(list)
         for row in self._among(tx, "image_places", among):
             image = records.get(row["image_id"])
-            if image is not None:
-                place = self._place(key, row)
+            if image is not None and image.patient_id == patients[row["study_id"]]:
+                place = self._place(keys[image.patient_id], row)
                 held[row["series_id"]].append((_image_order(place, image), image))
         of_study: dict[str, list[tuple[tuple[Any, ...], Series]]] = defaultdict(list)
         for row in self._among(tx, "series", among):
             if row["series_id"] in held:
+                key = keys[patients[row["study_id"]]]
                 in_order = sorted(held[row["series_id"]], key=lambda one: one[0])
                 said = self._opened(key, f"series/{row['series_id']}", row["record"])
                 series = _series(row, said, [image for _, image in in_order])
                 of_study[row["study_id"]].append((_series_order(series, row), series))
-        found = [
-            _study(row, self._opened(key, f"study/{row['study_id']}", row["record"]),
-                   [one for _, one in sorted(of_study[row["study_id"]], key=lambda one: one[0])])
-            for row in rows
-            if row["study_id"] in of_study
-        ]  # fmt: skip
-        return sorted(found, key=lambda s: (s.date, s.time, s.study_id), reverse=True)
+        found: dict[str, list[Study]] = defaultdict(list)
+        for row in rows:
+            if row["study_id"] in of_study:
+                said = self._opened(
+                    keys[row["patient_id"]], f"study/{row['study_id']}", row["record"]
+                )
+                its_series = sorted(of_study[row["study_id"]], key=lambda one: one[0])
+                study = _study(row, said, [one for _, one in its_series])
+                found[row["patient_id"]].append(study)
+        for studies in found.values():
+            studies.sort(key=lambda s: (s.date, s.time, s.study_id), reverse=True)
+        return found
 
     def _among(self, tx: Cursor, table: str, study_ids: Sequence[str]) -> list[Row]:
         return tx.all(

@@ -125,6 +125,7 @@ MAY: dict[str, set[Role]] = {
     "worklist.keep_boxes": {T},
     "worklist.carry": {T},
     "worklist.decide": {T},
+    "worklist.hold": {T},
     "worklist.leave": {T},
     "intakes.unseen": {T},
     "drafts.check": {T},

@@ -187,8 +187,7 @@ def _others(visit: Visit, role: Role) -> None:
     if role is Role.TECHNICIAN:
         who.go("/Upload")
         visit.both("upload")
-        who.page.get_by_role("button", name="Correct", exact=True).first.click()
-        who.settle()
+        who.click("Correct the next image")
         expect(who.page.locator(".box").first).to_be_visible()
         visit.both("editor")
         who.go("/Review")

@@ -82,6 +82,7 @@ def sealed(server: Server, accounts: None, files: dict[str, Path]) -> str:
         tina.fill("Name", "Erika Musterfrau")
         tina.click("Add patient")
         tina.reads("Patient added.")
+        tina.page.locator("summary", has_text="Send files from here").click()
         tina.page.locator('[data-testid="stFileUploader"] input[type="file"]').set_input_files(
             list(files.values())
         )
@@ -136,8 +137,7 @@ def regions(tina: Visitor) -> np.ndarray:
 
 
 def open_draft(tina: Visitor, what: str) -> None:
-    row = tina.page.locator('[data-testid="stVerticalBlock"], [data-testid="stHorizontalBlock"]')
-    row.filter(has_text=what).last.get_by_role("button", name="Correct", exact=True).click()
+    tina.page.locator(".item", has_text=what).first.click()
     tina.settle()
     tina.reads("Correct the boxes, then seal")
     expect(tina.page.locator('.pane .picture[src^="blob:"]')).to_have_count(1)
@@ -426,8 +426,7 @@ def test_screenshots(demo: Server, width: str, view: dict[str, int]) -> None:
         keep(visitor, "home")
         visitor.go("/Upload")
         keep(visitor, "upload")
-        visitor.page.get_by_role("button", name="Correct", exact=True).first.click()
-        visitor.settle()
+        visitor.click("Correct the next image")
         visitor.page.locator(".stage").scroll_into_view_if_needed()
         keep(visitor, "editor")
     with chromium(demo, viewport=view) as visitor:

@@ -296,7 +296,8 @@ def test_all_drafts_without_doubt_are_sealed_in_one_step(
         engine.drafts.upload(team.technician, patient, f"{seed}.png", data)
     app = visit(team.technician, "1_Upload")
     click(app, "Seal 2 images without doubt")
-    assert "2 sealed." in texts(app)
+    assert "2 images are being sealed" in texts(app)
+    sealed_beside(app)
     assert {d.reasons for d in engine.drafts.waiting(team.technician)} == {
         ("proposals",), ("nothing-found",),
     }  # fmt: skip
@@ -322,6 +323,15 @@ def test_a_page_that_was_left_finds_its_intake_again(
     assert len(engine.drafts.waiting(team.technician)) == 1
 
 
+def open_draft(app: AppTest, image_id: str) -> None:
+    """As a click on its picture in the work list does."""
+    shown = component(app, "worklist")["patients"]
+    items = [i["id"] for p in shown for g in p["groups"] for i in g["items"]]
+    assert image_id in items
+    app.query_params["draft"] = image_id
+    app.run()
+
+
 def sealed_beside(app: AppTest) -> AppTest:
     """The page, once nothing is being sealed beside it."""
     until = time.monotonic() + 60
@@ -344,7 +354,7 @@ def test_the_next_image_opens_while_the_last_one_is_sealed(
         ids.append(engine.drafts.upload(team.technician, whose, f"{len(ids)}.dcm", data).image_id)
     first, elsewhere, second = ids
     app = visit(team.technician, "1_Upload")
-    next(b for b in app.button if b.key == f"open-{first}").click().run()
+    open_draft(app, first)
     for following in (second, elsewhere):
         click(app, "Seal 1 region")
         assert "The image is being sealed. This is the next one." in texts(app)
@@ -443,7 +453,7 @@ def test_boxes_are_carried_to_the_series_and_each_picture_is_still_looked_at(
             d for d in engine.drafts.waiting(team.technician)
             if engine.drafts.open(team.technician, d.image_id).name == button
         )  # fmt: skip
-        next(b for b in app.button if b.key == f"open-{draft.image_id}").click().run()
+        open_draft(app, draft.image_id)
         shown = component(app, "editor")["boxes"]
         assert len(shown) == boxes
         assert [b["found"] for b in shown] == [0, None][:boxes]
@@ -463,10 +473,10 @@ def test_a_file_that_names_another_patient_is_pointed_out(
         for n, header in enumerate(({"PatientID": "P-77", "PatientAge": "061Y"}, {}))
     ]
     app = visit(team.technician, "1_Upload")
-    app.button(key=f"open-{ids[1]}").click().run()
+    open_draft(app, ids[1])
     assert any("patient number in the file differs" in w.value for w in app.warning)
     click(app, "Back to the queue")
-    app.button(key=f"open-{ids[0]}").click().run()
+    open_draft(app, ids[0])
     assert not any("patient number in the file differs" in w.value for w in app.warning)
     click(app, "Save the age in the patient record")
     assert engine.patients.get(team.technician, mine).age == 61
@@ -1026,3 +1036,61 @@ def test_an_administrator_rotates_keys_and_erases_a_patient_by_number(
     app.checkbox(key="erase-sure").check()
     app.button(key="FormSubmitter:erase-Erase patient").click().run()
     assert [*engine.search.images(team.doctor).images] == []
+
+
+def test_the_work_list_is_grouped_sorted_by_need_filtered_and_counted(
+    engine: Engine, visit: Visit, team: Team, detector: ScriptedDetector, patient: str
+) -> None:
+    other = engine.patients.create(team.technician, "P-18", "Muster^Otto", 40).patient_id
+    plan = ((patient, "CT", [BOX]), (other, "US", [PROPOSAL]), (other, "US", []))
+    for number, (whose, modality, found) in enumerate(plan, 1):
+        detector.found = found
+        pixels = builders.labelled(f"DOE {number}", seed=number)[0]
+        data = builders.dicom(pixels, instance=number, modality=modality, patient=len(whose))
+        engine.drafts.upload(team.technician, whose, f"{number}.dcm", data)
+    app = visit(team.technician, "1_Upload")
+    shown = component(app, "worklist")["patients"]
+    assert [p["title"] for p in shown] == ["P-18 · Muster, Otto", "P-17 · Erika Musterfrau"]
+    [group] = shown[0]["groups"]
+    assert (group["count"], group["fit"]) == (2, 2)
+    assert group["needs"] == [["Uncertain boxes", 1], ["Nothing found", 1]]
+    assert [i["need"] for i in group["items"]] == ["proposals", "nothing-found"]
+    need = next(s for s in app.selectbox if s.key == "list-need")
+    assert need.options == ["Uncertain boxes (1)", "Nothing found (1)", "No doubt (1)"]
+    need.set_value("none").run()
+    assert address(app)["list-need"] == "none"
+    [left] = component(app, "worklist")["patients"]
+    assert left["title"].startswith("P-17")
+    assert "Waiting to be sealed: 3" in texts(app)
+    assert [b.label for b in app.button if "contact sheets" in b.label] == [
+        "Look at 1 image on contact sheets"
+    ]
+
+
+def test_a_long_work_list_has_pages_and_a_long_series_shows_its_first(
+    engine: Engine, visit: Visit, team: Team, detector: ScriptedDetector, patient: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("ui.worklist._PAGE", 4)
+    monkeypatch.setattr("ui.worklist._OF_SERIES", 2)
+    detector.found = [BOX]
+    for number in range(8):
+        pixels = builders.labelled(f"DOE {number}", seed=number)[0]
+        data = builders.dicom(pixels, instance=number, series=1 + number // 6, modality="CT")
+        engine.drafts.upload(team.technician, patient, f"{number}.dcm", data)
+    app = visit(team.technician, "1_Upload")
+    counts = [
+        (g["count"], len(g["items"]))
+        for p in component(app, "worklist")["patients"]
+        for g in p["groups"]
+    ]
+    assert counts == [(6, 2), (2, 2)]
+    app.session_state["medsec.whole-series"] = component(app, "worklist")["patients"][0]["groups"][
+        0
+    ]["id"]
+    app.run()
+    assert "Page 1 of 2" in texts(app)
+    click(app, "Next page")
+    [patient_] = component(app, "worklist")["patients"]
+    assert [(g["count"], len(g["items"])) for g in patient_["groups"]] == [(2, 2)]
+    assert address(app)["list-page"] == "2"

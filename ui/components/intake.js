@@ -57,8 +57,16 @@ class IntakeZone {
       this.zone.replaceChildren(...this.invitation(phase));
       if (phase !== "plan") this.plan.replaceChildren(...this.report(phase));
     }
+    else if (phase === "idle" || phase === "done" || phase === "stopped") this.renew(phase);
     if (phase === "plan" && this.shown !== "plan") this.showPlan();
     this.shown = phase;
+  }
+
+  /** Another patient was chosen below. */
+  renew(phase) {
+    const named = this.data.patient?.title || "";
+    if (this.named !== named) this.zone.replaceChildren(...this.invitation(phase));
+    this.named = named;
   }
 
   invitation(phase) {
@@ -75,6 +83,8 @@ class IntakeZone {
     if (phase === "plan") return [];
     return [make("p", { class: "big" }, "Drop a study here: a folder, a ZIP, a CD or files"),
       make("p", {}, "Patients and studies are read from the files. Up to 2,000 files and 2 GB together."),
+      make("p", {}, this.data.patient ? `Files that name nobody go into the record of ${this.data.patient.title}.`
+        : "Photographs and other files that name nobody: choose the patient below first, then drop them here."),
       make("div", { class: "toolbar" }, button("Choose files", this.filesInput), button("Choose a folder", this.folderInput),
         make("label", { class: "group" }, "Specialty ", this.profile),
         this.data.offers_seal && make("label", { class: "group", title: "Images with uncertain boxes, or in which nothing was found, wait for you. The audit log marks each image that was sealed without a look." },
@@ -217,6 +227,7 @@ export default function (component) {
     Object.assign(held, { data, settled });
     held.owner = null;
     if (sender.phase === "plan") held.showPlan();
+    else held.draw();
   } else zones.set(root, new IntakeZone(root, data, settled));
   const zone = zones.get(root), owner = (zone.owner = {});
   return () => {
