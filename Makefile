@@ -43,7 +43,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.test
-	for b in $(filter-out crash crash_server fairness load many network presidio_peer scripted,$(basename $(notdir $(wildcard benchmarks/*.py)))); \
+	for b in $(filter-out crash crash_intake crash_server fairness load many network presidio_peer scripted,$(basename $(notdir $(wildcard benchmarks/*.py)))); \
 		do nice $(BIN)/python -m benchmarks.$$b || exit 1; done
 
 train: $(VENV)/.train
@@ -53,6 +53,7 @@ soak: $(VENV)/.test
 	$(BIN)/python -m pytest
 	$(BIN)/python -m benchmarks.crash --kills 110
 	$(BIN)/python -m benchmarks.crash_server --kills 25
+	$(BIN)/python -m benchmarks.crash_intake --kills 25
 	$(BIN)/python -m benchmarks.load --minutes 10
 	$(BIN)/python -m benchmarks.fairness
 	$(BIN)/python -m benchmarks.many
