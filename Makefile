@@ -43,7 +43,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.test
-	for b in $(filter-out crash crash_intake crash_server fairness load many network presidio_peer scripted,$(basename $(notdir $(wildcard benchmarks/*.py)))); \
+	for b in $(filter-out crash crash_intake crash_server fairness intake_memory load many network presidio_peer scripted,$(basename $(notdir $(wildcard benchmarks/*.py)))); \
 		do nice $(BIN)/python -m benchmarks.$$b || exit 1; done
 
 train: $(VENV)/.train
@@ -57,6 +57,7 @@ soak: $(VENV)/.test
 	$(BIN)/python -m benchmarks.load --minutes 10
 	$(BIN)/python -m benchmarks.fairness
 	$(BIN)/python -m benchmarks.many
+	$(BIN)/python -m benchmarks.intake_memory
 
 audit: $(VENV)/.test
 	$(BIN)/python -m tests.known_vulnerabilities $(DATABASE)
