@@ -44,6 +44,7 @@ from engine.measure.device_memory import (
 from engine.measure.disclosure import (
     SMALLEST_GROUP,
     kind_of_image,
+    most_withheld,
     published,
 )
 from engine.measure.earned_release import (
@@ -139,6 +140,7 @@ __all__ = [
     "key_sensitivity",
     "kind_of_image",
     "masked_share",
+    "most_withheld",
     "neighbour_correlation",
     "npcr_lowest_percent",
     "percentiles",

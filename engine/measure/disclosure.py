@@ -15,14 +15,18 @@ Why that holds through every filter, every combination of filters, and over time
 - A filter names streams, so what it shows is a union of whole batches. The difference of two
   such unions is again a union of whole batches, and each of those stands for enough patients.
   Complementary suppression has nothing left to do: no total covers what was withheld, since
-  totals are sums over the same published batches. How many images are withheld is told in tens,
-  of all months and kinds together: it says that there are some, and nothing of them.
+  totals are sums over the same published batches.
 - The order of first release and the streams never change, so a new image only ever lengthens
   the open tail. What two tables of different days differ in is whole batches too: closed since,
   or taken back whole.
 - Images and regions are cut separately (an image has regions of several classes). No quantity
   may be published from both cuts, or their totals could be subtracted: counts and confidences of
   regions belong to the table of regions alone, areas, lengths and times to that of images.
+
+How many images are withheld is told as well (:func:`most_withheld`): of all months and kinds
+together, whatever the filter, in tens, at least ten, and counted from a cut of its own. That cut
+knows no streams and no withdrawals, so the number is made of two counts of whole batches and
+changes with these alone: neither a new image nor one that was withdrawn shows in it by itself.
 
 It does not protect against readers who know all but one patient of a batch, nor against guesses
 from a batch in which all values are equal. Source: k-anonymity, Sweeney 2002; differencing, Duncan
@@ -32,11 +36,14 @@ and Lambert 1986.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 #: Fewest patients that anything told stands for (G13).
 SMALLEST_GROUP = 5
+
+#: Steps in which it is told how many images are withheld; it is never told as less than one step.
+WITHHELD_STEP = 10
 
 M = TypeVar("M", bound=Hashable)
 
@@ -95,3 +102,24 @@ def published(
             if whole.issuperset(batch):
                 told.update(batch)
     return told
+
+
+def most_withheld(
+    members: Sequence[tuple[Hashable, M]], shown: int, minimum: int = SMALLEST_GROUP
+) -> int:
+    """At most so many images are not told of; it tells no more than batches do.
+
+    Args:
+        members: Everything ever released, as (patient, member), in the order of first release:
+            also what is gone since.
+        shown: How many are told of.
+        minimum: Fewest patients of a batch.
+
+    Returns:
+        A multiple of :data:`WITHHELD_STEP`, never 0: none and a few are told alike. Images of the
+        newest patients, whose batch is open, come on top.
+    """
+    counted = published((("all", patient, member) for patient, member in members),
+                        (member for _, member in members), minimum)  # fmt: skip
+    steps = -(-(len(counted) - shown) // WITHHELD_STEP)
+    return max(steps, 1) * WITHHELD_STEP

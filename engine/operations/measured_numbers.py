@@ -10,7 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from engine.metrics import Throughput, coarse_column, kind_of_image, published, throughput
+from engine.metrics import (
+    Throughput,
+    coarse_column,
+    kind_of_image,
+    most_withheld,
+    published,
+    throughput,
+)
 from engine.operations.context import Context
 from engine.operations.guard import Guard
 from engine.operations.stored_images import StoredImages
@@ -25,6 +32,8 @@ _CHANGES = (
 )  # fmt: skip
 
 
+#: Stream, patient, image and classes.
+_Release = tuple[tuple[str, str], str, str, Sequence[str]]
 _CHUNK = 500
 #: What an image's row and the rows of its regions both tell of, in one way or another: an
 #: image's confidence is that of its least certain region, its masked share is their area. Two
@@ -32,8 +41,6 @@ _CHUNK = 500
 _OF_REGIONS = ("region_count", "confidence")
 
 
-#: How many images are withheld is told in such steps.
-_WITHHELD_STEP = 10
 _OF_IMAGES = ("area_px", "frames", "sealed_bytes", "encrypt_ms")
 
 
@@ -46,8 +53,9 @@ class Statistics:
         regions: One row a sealed region.
         single: Rows belong together: the caller may see the numbers of single images. Where
             not, every column is shuffled by itself within its month and kind of image.
-        withheld: Images that are not told of because their group is too small, rounded up to tens;
-            of no month and kind, so that nothing but how many there are can be known of them.
+        withheld: At most so many images are not told of because their group is too small, besides
+            those of the newest patients: see :func:`engine.measure.disclosure.most_withheld`. The
+            same whatever the filter; 0 where nothing is withheld from this caller.
     """
 
     images: pd.DataFrame
@@ -118,7 +126,7 @@ class Measured:
         self.stamp: int | None = None
         self.rows: dict[str, tuple[bytes, dict[str, Any], list[dict[str, Any]]]] = {}
         self.full = Statistics(pd.DataFrame(), pd.DataFrame(), True)
-        self.public = Statistics(pd.DataFrame(), pd.DataFrame(), False)
+        self.public = Statistics(pd.DataFrame(), pd.DataFrame(), False, most_withheld((), 0))
         self.told: set[str] = set()  # images that the public tables hold
 
 
@@ -142,8 +150,7 @@ class MeasuredNumbers:
         kept = self.all()
         narrowed = self._access.classes(self._database.read(), caller.username) is not None
         if narrowed or not allowed(caller.role, Permission.VIEW_METRICS):
-            hidden = len(kept.rows) - len(kept.public.images)
-            return replace(kept.public, withheld=-(-hidden // _WITHHELD_STEP) * _WITHHELD_STEP)
+            return kept.public
         only = self._guard.open_patients(caller)
         return kept.full if only is None else self._of_patients(kept, only)
 
@@ -187,7 +194,10 @@ class MeasuredNumbers:
             _without(regions.sample(frac=1, random_state=seed), names) if len(regions) else regions,
             True,
         )  # fmt: skip
-        kept.public, kept.told = self._public(pictures, regions)
+        released = list(self._releases())
+        public, kept.told = self._public(pictures, regions, released)
+        ever = [(patient, image_id) for _, patient, image_id, _ in released]
+        kept.public = replace(public, withheld=most_withheld(ever, len(public.images)))
 
     def _opened_numbers(
         self, image_ids: Sequence[str]
@@ -203,14 +213,15 @@ class MeasuredNumbers:
                 opened[row.image_id] = (row.tag, *_table_rows(row, facts, sealed))
         return opened
 
-    def _public(self, pictures: pd.DataFrame, regions: pd.DataFrame) -> tuple[Statistics, set[str]]:
+    def _public(
+        self, pictures: pd.DataFrame, regions: pd.DataFrame, released: Sequence[_Release]
+    ) -> tuple[Statistics, set[str]]:
         """The tables for those who may not see single images, and whose images are in them."""
         if pictures.empty:
             return Statistics(pictures, regions, False), set()
         kinds = pictures["modality"].where(~pictures["picture"], "").map(kind_of_image)
         pictures = pictures.assign(modality=kinds)
         first = set(pictures.loc[pictures["version"] == 1, "image_id"])
-        released = list(self._releases())
         told = published(
             ((stream, patient, image_id) for stream, patient, image_id, _ in released), first
         )
@@ -237,8 +248,8 @@ class MeasuredNumbers:
         told_rows = _unlinked(chosen, ["uploaded_at", "modality", "label"], self._seed())
         return Statistics(images, told_rows, False), told
 
-    def _releases(self) -> Iterator[tuple[tuple[str, str], str, str, Sequence[str]]]:
-        """Every image ever released, by its first release: stream, patient, image, classes."""
+    def _releases(self) -> Iterator[_Release]:
+        """Every image ever released, by its first release."""
         for release in self._figures.releases():
             stream = (f"{release.uploaded_at:%Y-%m}", kind_of_image(release.modality))
             yield stream, release.patient_id, release.image_id, release.labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from datetime import datetime
 
@@ -10,9 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import Detection, Region, errors
-from engine.measure.disclosure import SMALLEST_GROUP, kind_of_image, published
+from engine.measure.disclosure import (
+    SMALLEST_GROUP,
+    WITHHELD_STEP,
+    kind_of_image,
+    most_withheld,
+    published,
+)
 from tests import builders
-from tests.conftest import Ward
+from tests.conftest import PASSWORD, Ward
 
 STREAMS = ("2026-01 CT", "2026-01 MR", "2026-02 CT")
 RELEASES = st.lists(st.tuples(st.sampled_from(STREAMS), st.integers(0, 8)), max_size=60)
@@ -58,6 +65,28 @@ def test_a_batch_that_lost_an_image_is_taken_back_whole_and_shifts_no_other() ->
     known = [("s", n % 5, n) for n in range(15)]
     assert published(known, set(range(15))) == set(range(15))
     assert published(known, set(range(15)) - {7}) == {*range(5), *range(10, 15)}
+
+
+@given(st.lists(st.integers(0, 8), max_size=120), st.integers(0, 60))
+@settings(max_examples=300, deadline=None)
+def test_how_many_are_withheld_changes_with_whole_batches_only(
+    patients: list[int], shown: int
+) -> None:
+    """Whoever looks after every single release learns of at least five patients at a time."""
+    ever = [(patient, place) for place, patient in enumerate(patients)]
+    told = [most_withheld(ever[:n], shown) for n in range(len(ever) + 1)]
+    last = 0
+    for n in range(1, len(told)):
+        if told[n] != told[n - 1]:
+            assert len({patient for patient, _ in ever[last:n]}) >= SMALLEST_GROUP
+            last = n
+    assert set(told) <= set(range(WITHHELD_STEP, 200, WITHHELD_STEP))
+
+
+def test_none_and_a_few_are_told_alike() -> None:
+    ever = [(n % 6, n) for n in range(30)]
+    assert {most_withheld(ever[:n], n) for n in range(31)} == {WITHHELD_STEP}
+    assert most_withheld(ever, 0) > most_withheld(ever, 20) == WITHHELD_STEP
 
 
 def test_a_minimum_under_one_is_a_mistake() -> None:
@@ -129,6 +158,30 @@ def test_the_next_image_alone_changes_nothing_that_a_researcher_sees(ward: Ward)
         old, new = getattr(before, table), getattr(after, table)
         for column in old:
             assert sorted(old[column]) == sorted(new[column])
+
+
+def test_one_patient_who_comes_or_goes_does_not_change_how_many_are_withheld(ward: Ward) -> None:
+    engine, team = ward.engine, copy.copy(ward.team)  # the same object serves every test
+    ward.team = team
+
+    def told() -> int:
+        return engine.statistics.tables(team.researcher).withheld
+
+    assert told() == 10
+    ids = [_seal(ward, number) for number in range(4)]
+    for number in range(9):  # a study of one of them: 13 images of four patients
+        ids.append(ward.seal(builders.png(builders.labelled(f"NEXT {number}", seed=number)[0])))
+        assert told() == 10
+    engine.withdrawals.flag(team.technician, ids[0], "a date")
+    assert told() == 10
+    ward.engine.context.host.advance(days=40)  # type: ignore[attr-defined]
+    team.technician = engine.sessions.sign_in("technician", PASSWORD).token
+    team.researcher = engine.sessions.sign_in("researcher", PASSWORD).token
+    _seal(ward, 5)  # the fifth patient, in another month: no group can be shown
+    seen = engine.statistics.tables(team.researcher)
+    assert (len(seen.images), seen.withheld) == (0, 20)
+    for chosen in (seen.only(["CT"]), seen.only(["picture"]), seen.only(labels=["face"])):
+        assert chosen.withheld == 20
 
 
 def test_an_image_that_was_withdrawn_takes_its_whole_batch_along(ward: Ward) -> None:
