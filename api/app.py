@@ -18,6 +18,7 @@ from api import (
     dicomweb,
     drafts,
     exports,
+    held_intakes,
     images,
     intakes,
     network,
@@ -46,7 +47,7 @@ not allowed to see answer 404, as if they did not exist.
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Process batches while the engine is open; stop them before it closes."""
     app.state.batches = batches.Batches(app.state.engine)
-    app.state.intakes = intakes.Intakes(app.state.engine)
+    app.state.intakes = held_intakes.Intakes(app.state.engine)
     try:
         yield
     finally:

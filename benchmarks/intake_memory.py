@@ -95,6 +95,7 @@ def by_browser(url_folder: Path, page: Page, report: Report) -> None:
     take = page.get_by_role("button", name=f"Take in {report.files}")
     take.or_(page.get_by_role("button", name=f"Take in {report.files:,}")).click(timeout=300_000)
     sent = page.get_by_label("Sent", exact=True)
+    sent.wait_for(timeout=300_000)
     for _ in itertools.count():
         if not sent.count():
             break

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 import api
 from api.batches import Batches
-from api.intakes import Intakes
+from api.held_intakes import Intakes
 from engine import Detection, Engine, Region, Role, Settings
 from tests import builders
 from tests.conftest import PASSWORD, Team

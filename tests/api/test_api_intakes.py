@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import api
-from api.intakes import HEAD_BYTES
+from api.held_intakes import HEAD_BYTES
 from engine import Detection, ImageState, Region, Role, TakeOptions
 from tests import builders
 from tests.rest import Hospital, ask, hospital
