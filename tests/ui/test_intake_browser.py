@@ -127,29 +127,3 @@ def test_a_wrong_patient_is_named_and_stops_the_intake_until_a_person_says_why(
         tina.reads("2 images taken in and encrypted")
         assert len(sent) == 2
         looked(tina, 2)
-
-
-def test_a_study_without_text_is_sealed_in_few_actions(server: Server, tmp_path: Path) -> None:
-    """Drop, take in, open the sheet, confirm: four actions a sheet of 50, seven for 200 slices."""
-    folder = study(tmp_path / "few", 3, SLICES)
-    with chromium(server) as tina:
-        tina.sign_in("technician", PASSWORD, "/Upload")
-        actions = 0
-
-        def act(name: str) -> None:
-            nonlocal actions
-            actions += 1
-            button = tina.page.get_by_role("button", name=name)
-            expect(button).to_be_enabled(timeout=60_000)
-            button.click()
-
-        drop(tina, folder / "DICOM")
-        actions += 1
-        act(f"Take in {SLICES} images")
-        looked(tina, SLICES)
-        act("on contact sheets")
-        # Of the other tests of this server there may be more on the same sheet.
-        expect(tina.page.locator(".tile.seen")).not_to_have_count(0, timeout=60_000)
-        act("Confirm and seal")
-        expect(tina.page.get_by_text("sealed").first).to_be_visible(timeout=180_000)
-        assert actions + 3 <= 8  # 200 slices are four sheets

@@ -20,6 +20,7 @@ class Sheet {
       grid.append(make("h3", {}, group.title));
       for (const item of group.items) grid.append(this.tile(item, group));
     }
+    this.grid = grid;
     const sheet = make("section", { class: "sheet", "aria-label": "Contact sheet" }, grid, this.keys,
       make("div", { class: "bar" }, this.begin, this.said,
         make("button", { type: "button", onclick: () => this.carry() }, "Add these boxes to the series (C)"),
@@ -27,6 +28,9 @@ class Sheet {
         make("button", { type: "button", onclick: () => tell("left", true) }, "Back to the list")), this.large);
     sheet.addEventListener("keydown", (event) => this.key(event));
     root.replaceChildren(sheet);
+    this.fit = this.fit.bind(this);
+    window.addEventListener("resize", this.fit);
+    requestAnimationFrame(this.fit);
     this.watch();
     this.draw();
     this.tiles[0]?.element.focus({ preventScroll: true });
@@ -43,6 +47,21 @@ class Sheet {
       onclick: () => this.toggle(index) },
       image, make("span", {}, `${item.name} · ${item.boxes === 1 ? "1 box" : `${item.boxes} boxes`}`));
     return tile.element;
+  }
+
+  /** Make the pictures as large as the window allows without scrolling, within limits. */
+  fit() {
+    const gap = 6, label = 22, bar = 64, most = 320, least = this.root.clientWidth < 600 ? 96 : 104;
+    const top = Math.min(this.grid.getBoundingClientRect().top, 260);
+    const titles = [...this.grid.querySelectorAll("h3")].reduce((sum, title) => sum + title.offsetHeight + 14, 0);
+    const high = window.innerHeight - Math.max(top, 60) - bar - titles, wide = this.grid.clientWidth;
+    let side = most;
+    const rows = (across) => this.data.groups.reduce((sum, group) => sum + Math.ceil(group.items.length / across), 0);
+    for (; side > least; side -= 4) {
+      const across = Math.max(1, Math.floor((wide + gap) / (side + gap)));
+      if (rows(across) * (side + label + gap) <= high) break;
+    }
+    this.grid.style.setProperty("--side", `${side}px`);
   }
 
   /** Count for each picture how long it is on the screen, drawn, in a window that is shown. */
@@ -130,6 +149,7 @@ class Sheet {
   close() {
     clearInterval(this.clock);
     clearTimeout(this.hover);
+    window.removeEventListener("resize", this.fit);
     this.observer.disconnect();
   }
 }
