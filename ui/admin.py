@@ -14,11 +14,12 @@ from ui import state, widgets
 
 def audit(token: str) -> None:
     """Search the audit log and verify its hash chain."""
-    left, right = st.columns([3, 1], vertical_alignment="bottom")
-    query = left.text_input(
-        "Search", type="search", placeholder="User, action, image id or patient id"
-    )
-    if right.button("Verify the chain", icon=":material/link:", width="stretch"):
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        query = st.text_input(
+            "Search", type="search", placeholder="User, action, image id or patient id"
+        )
+        verify = st.button("Verify the chain", icon=":material/link:")
+    if verify:
         with widgets.banner(), st.spinner("Checking every entry …"):
             count = state.engine().audit.verify(token)
             st.success(

@@ -9,6 +9,7 @@ import streamlit as st
 import api
 from engine import REASONS, Detection, DraftBox, DraftView, Region, Suggestion, errors
 from ui import patient_picker, queue, series, state, turned, widgets
+from ui.patient_banner import patient_banner
 
 _CONFIRM = (
     "I checked the whole image: all identifying content is boxed",
@@ -36,17 +37,17 @@ def correct(token: str, image_id: str) -> None:
     record = view.record
     patients = state.engine().patients.search(token, only=[record.patient_id], limit=1)
     for patient in patients:  # always in sight, whatever is corrected
-        st.subheader(f":material/person: {widgets.plain(patient_picker.title(patient))}")
-    st.header("Correct the boxes, then seal")
+        patient_banner(patient)
     st.caption(
-        f"{view.name} · {record.modality or record.format} {record.width}×{record.height}"
+        f"Correct the boxes, then seal · {view.name} · {record.modality or record.format}"
+        f" {record.width}×{record.height}"
         + (f" · {view.frames} frames" if view.frames > 1 else "")
         + " · opening of this draft was logged"
     )
     words = [REASONS.get(reason, reason) for reason in view.reasons]
     words += [s.message for s in api.seals().of(account) if s.image_id == image_id and s.message]
-    for sentence in dict.fromkeys(words):
-        st.warning(sentence, icon=":material/visibility:")
+    if words:
+        st.warning("  \n".join(dict.fromkeys(words)), icon=":material/visibility:")
     if view.recognizable_head:
         st.warning(
             "A face can be reconstructed from slices of a head, and no box prevents that. Share"
@@ -55,9 +56,23 @@ def correct(token: str, image_id: str) -> None:
         )
     for note in view.notes:
         st.warning(note, icon=":material/visibility_off:")
-    _hints(token, view)
+    _differs(token, view)
     _work(token, view)
+    _hints(token, view)
     _discard(token, image_id)
+
+
+def _differs(token: str, view: DraftView) -> None:
+    """Say where the file names somebody else than the record of the upload."""
+    if not view.hints:
+        return
+    differs = state.engine().intakes.differs(token, view.record.patient_id, view.hints)
+    if differs:
+        what = "The patient number" if "number" in differs else f"The {' and '.join(differs)}"
+        st.warning(
+            f"{what} in the file differs from the patient you chose. Compare them before you seal.",
+            icon=":material/person_alert:",
+        )
 
 
 def _hints(token: str, view: DraftView) -> None:
@@ -66,13 +81,6 @@ def _hints(token: str, view: DraftView) -> None:
         return
     patient = state.engine().patients.get(token, view.record.patient_id)
     named = str(view.hints.get("id", ""))
-    differs = state.engine().intakes.differs(token, patient.patient_id, view.hints)
-    if differs:
-        what = "The patient number" if "number" in differs else f"The {' and '.join(differs)}"
-        st.warning(
-            f"{what} in the file differs from the patient you chose. Compare them before you seal.",
-            icon=":material/person_alert:",
-        )
     with st.expander("Patient data in the file", icon=":material/badge:"):
         widgets.facts(
             [("Chosen patient", patient_picker.title(patient))]
@@ -97,7 +105,7 @@ def _work(token: str, view: DraftView) -> None:
         view = state.engine().drafts.open(token, view.record.image_id)
         turn = state.turn("editor")
         given = series.added(view, _kept(token, view))
-        boxes = widgets.editor(
+        boxes, command = widgets.editor(
             {
                 "id": f"{view.record.image_id}-{turn}",
                 "title": "Draft",
@@ -119,19 +127,34 @@ def _work(token: str, view: DraftView) -> None:
                 "Give a reason for each box that you removed or moved away.",
                 icon=":material/edit_note:",
             )
-        if st.button(
-            f"Seal {len(kept)} {'region' if len(kept) == 1 else 'regions'}",
-            type="primary",
-            icon=":material/lock:",
-            disabled=bool(unexplained),
-        ):
+        with st.container(key="seal-bar", horizontal=True):
+            pressed = st.button(
+                f"Seal {len(kept)} {'region' if len(kept) == 1 else 'regions'}",
+                type="primary",
+                icon=":material/lock:",
+                disabled=bool(unexplained),
+                help="Ctrl Enter. The next image opens at once.",
+            )
+            series.offer(token, view, kept)
+        if command in ("next", "previous"):
+            _leave(token, view, back=command == "previous")
+        if pressed or (command == "seal" and not unexplained):
             if view.reasons or not kept:
                 state.keep("deciding", view.record.image_id)
             else:
                 _seal(token, view, boxes, "")
         if state.recall("deciding") == view.record.image_id:
             _decide(token, view, boxes)
-        series.offer(token, view, kept)
+
+
+def _leave(token: str, view: DraftView, back: bool) -> None:
+    """Open the next or previous image; this one waits as it is."""
+    following = queue.next_after(token, view.record, back)
+    if following:
+        state.engine().worklist.leave(token, view.record.image_id)
+        queue.open_draft(following)
+        st.rerun()
+    st.info("There is no other image.")
 
 
 def _not_decided() -> None:
@@ -146,7 +169,7 @@ def _decide(token: str, view: DraftView, boxes: list[dict[str, Any]]) -> None:
     likely, other = _CONFIRM if kept else _CONFIRM[::-1]
     before = view.answer if view.answer not in _CONFIRM else ""
     answer = ""
-    if st.button(likely, type="primary", width="stretch"):
+    if st.button(likely, type="primary", width="stretch", shortcut="Ctrl+Enter"):
         answer = likely
     if st.button(other, width="stretch"):
         answer = other

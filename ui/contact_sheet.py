@@ -61,6 +61,7 @@ def show(token: str) -> None:
         {
             "id": hashlib.sha256(versions.encode()).hexdigest()[:16],
             "left": waiting - len(shown),
+            "undo": len(state.recall("confirmed", [])),
             "groups": [
                 {
                     "title": title(group, names.get(group.patient_id, "")),
@@ -83,6 +84,7 @@ def _answered(token: str, answer: Any) -> None:
         ]
         confirmed = worklist.confirm(token, looks)
         api.app.state.intakes.looking.add(token, confirmed, again=True)
+        state.keep("confirmed", confirmed)
         changed = len(looks) - len(confirmed)
         images = "1 image" if len(confirmed) == 1 else f"{len(confirmed)} images"
         state.say(
@@ -94,12 +96,36 @@ def _answered(token: str, answer: Any) -> None:
         added = worklist.carry(token, answer.carried["from"], answer.carried["to"])
         state.say(f"Boxes added to {added} images. Look at them before you confirm.")
         st.rerun()
+    if answer.undone:
+        take_back(token)
     if answer.opened:
         queue.open_draft(answer.opened)
         st.rerun()
     if answer.left:
         state.take("sheet")
         st.rerun()
+
+
+def offer_undo(token: str) -> None:
+    """Take the last confirmation back, for what has not been sealed yet."""
+    if state.recall("confirmed") and st.button(
+        "Undo the last confirmation",
+        icon=":material/undo:",
+        help="What has been sealed since stays sealed.",
+    ):
+        take_back(token)
+
+
+def take_back(token: str) -> None:
+    """Let what was confirmed last and is not sealed yet wait again."""
+    last = state.take("confirmed", [])
+    back = state.engine().worklist.take_back(token, last)
+    sealed = len(last) - len(back)
+    state.say(
+        f"{len(back)} images wait again."
+        + (f" {sealed} had been sealed already." if sealed else "")
+    )
+    st.rerun()
 
 
 def fit(group: WorkGroup) -> list[WorkItem]:

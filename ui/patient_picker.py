@@ -16,12 +16,13 @@ def choose_patient(token: str) -> Patient | None:
         "Photographs and pictures without a header do not say whose they are. Choose or create the"
         " record here, then drop them above."
     )
-    query = st.text_input("Find a patient", type="search", placeholder="Number or name")
+    find, choose = st.columns([2, 3])
+    query = find.text_input("Find a patient", type="search", placeholder="Number or name")
     found = state.engine().patients.search(token, query)
     by_id = {p.patient_id: p for p in found}
     last = state.recall("patient")
     index = list(by_id).index(last) if last in by_id else None
-    chosen = st.selectbox(
+    chosen = choose.selectbox(
         "Patient",
         list(by_id),
         index=index,

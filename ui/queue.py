@@ -44,9 +44,12 @@ def close_draft() -> None:
     tell("draft", None)
 
 
-def next_after(token: str, record: ImageRecord) -> str:
+def next_after(token: str, record: ImageRecord, back: bool = False) -> str:
     """What a person looks at after this draft: what comes after it in its series, then its study,
     then their own upload of that time, then what needs a look most. Empty for nothing.
+
+    Args:
+        back: What comes before it in its series instead, if anything does.
     """
     account = state.engine().sessions.whoami(token).username
     busy = api.seals().at_work(account) | {record.image_id}
@@ -75,6 +78,9 @@ def next_after(token: str, record: ImageRecord) -> str:
         for place, item in enumerate(group.items)
         if not item.worked_on_by and item.record.image_id not in busy
     ]
+    if back and here is not None:
+        before = [i for i in places[:at] if any(i == one for _, one in free)]
+        return before[-1] if before else ""
     return min(free, key=lambda one: one[0])[1] if free else ""
 
 

@@ -6,6 +6,7 @@ import streamlit as st
 
 from engine import errors
 from ui import queue, state, widgets
+from ui.patient_banner import patient_banner
 
 
 def show_sealed(token: str, image_id: str) -> None:
@@ -15,6 +16,7 @@ def show_sealed(token: str, image_id: str) -> None:
     except errors.NotFound:
         state.take("sealed")
         raise
+    patient_banner(state.engine().patients.get(token, record.patient_id))
     st.header("Sealed")
     sealed, grid = st.tabs(["Sealed image", "Grid picture"])
     with sealed:
@@ -30,7 +32,7 @@ def show_sealed(token: str, image_id: str) -> None:
             queue.open_draft(following)
             st.rerun()
         st.link_button("Download sealed file", f"/api/images/{image_id}/file")
-        if st.button("Upload more images"):
+        if st.button("Back to the list"):
             state.take("sealed")
             state.take("outcomes")
             st.rerun()

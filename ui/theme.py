@@ -8,7 +8,7 @@ _CSS = """
 <style>
   /* Streamlit names one limit for all files; the uploader's label says which holds for what. */
   [data-testid="stFileUploaderDropzoneInstructions"] { display: none; }
-  .stMainBlockContainer { padding-top: 3.2rem; padding-bottom: 4rem; max-width: 110rem; }
+  .stMainBlockContainer { padding: 3.2rem 2.5rem 4rem; max-width: 110rem; }
   @media (max-width: 640px) {
     .stMainBlockContainer { padding: 3.4rem 1rem 3rem; }
     h1 { font-size: 1.5rem !important; }
@@ -17,6 +17,7 @@ _CSS = """
   /* These show the focus on their frame; a ring inside of it appears as two bars. */
   input:not([type="checkbox"], [type="radio"], [type="range"]):focus-visible,
   textarea:focus-visible, [data-testid="stSelectbox"] button:focus-visible { outline: none; }
+  [role="spinbutton"]:focus-visible { outline: none; }  /* parts of a date are inverted */
   [role="tab"]:focus-visible { outline-offset: -3px; }
   [data-testid="stMetric"] { padding: 0.6rem 0.9rem; }
   [data-testid="stMetricValue"] { font-size: 1.5rem; }
@@ -24,6 +25,21 @@ _CSS = """
   [data-testid="stCaptionContainer"] { color: inherit; opacity: 0.82; }
   [data-testid="stSliderThumbValue"], [data-testid="stSliderThumbValue"] * {
     color: inherit !important;  /* the primary colour is too dark for small text on dark */
+  }
+  @media (max-width: 1000px) {
+    .stMainBlockContainer { padding-left: 1.5rem; padding-right: 1.5rem; }
+    [data-testid="stSidebar"][aria-expanded="true"] {
+      min-width: 12.5rem; width: 12.5rem !important;
+    }
+  }
+  /* A word is never broken where a space would do. */
+  [data-testid="stMarkdownContainer"], [data-testid="stMetricLabel"] {
+    overflow-wrap: break-word; word-break: normal;
+  }
+  :has(> .st-key-seal-bar) {
+    position: sticky; bottom: 0; z-index: 80; margin: 0 -5px; padding: 0.5rem 5px;
+    background: var(--st-background-color, #fbfcfd);
+    border-top: 1px solid var(--st-border-color, #b9c7cf);
   }
   :has(> .st-key-patient-banner) { position: sticky; top: 3.2rem; z-index: 90; }
   .patient {

@@ -120,19 +120,21 @@ def stack(data: Mapping[str, Any], key: str) -> str:
     return str(result.image or "")
 
 
-def editor(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+def editor(data: Mapping[str, Any], key: str) -> tuple[list[dict[str, Any]], str]:
     """The box editor; data as in ``editor.js``.
 
     Returns:
-        The current boxes in image pixels, rounded outward and clipped to the image. ``found`` is
+        What a key asked for in this run (``seal``, ``next``, ``previous`` or nothing), behind the
+        current boxes in image pixels, rounded outward and clipped to the image. ``found`` is
         the index of a detected box or None; ``removed`` a reason, or None for a box to seal;
         ``left`` is the reason why a detected box was moved away (``strayed``).
     """
     start = {"boxes": data["boxes"]}
     result = _component("editor")(
-        data=dict(data), key=key, default=start, on_boxes_change=lambda: None
-    )
-    return list(result.boxes)
+        data=dict(data), key=key, default=start, on_boxes_change=lambda: None,
+        on_command_change=lambda: None,
+    )  # fmt: skip
+    return list(result.boxes), str(result.command or "")
 
 
 def intake(data: Mapping[str, Any]) -> None:
@@ -161,8 +163,8 @@ def contact_sheet(data: Mapping[str, Any]) -> Any:
     """Many drafts at once; data as in ``sheet.js``.
 
     Returns:
-        ``confirmed`` (a list of looks), ``carried``, ``opened`` and ``left``: what the person did
-        in this run, else None.
+        ``confirmed`` (a list of looks), ``undone``, ``carried``, ``opened`` and ``left``: what the
+        person did in this run, else None.
     """
 
     def nothing() -> None:
@@ -170,7 +172,7 @@ def contact_sheet(data: Mapping[str, Any]) -> Any:
 
     return _component("sheet")(
         data=dict(data), key="sheet", on_confirmed_change=nothing, on_carried_change=nothing,
-        on_opened_change=nothing, on_left_change=nothing,
+        on_opened_change=nothing, on_left_change=nothing, on_undone_change=nothing,
     )  # fmt: skip
 
 
@@ -383,7 +385,7 @@ def history(entries: Sequence[AuditEntry]) -> None:
             "Reason": st.column_config.Column(width="medium"),
             "Image": st.column_config.Column(width="small"),
             "Patient": st.column_config.Column(width="small"),
-            "No.": st.column_config.Column(width="small"),
+            "No.": st.column_config.Column(width="small", pinned=True),
         },
     )
 

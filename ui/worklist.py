@@ -41,6 +41,7 @@ def worklist(token: str) -> None:
     pairs = [(group, item) for group in groups for item in group.items]
     st.header(f"Waiting to be sealed: {len(pairs)}")
     if not pairs:
+        contact_sheet.offer_undo(token)
         st.info(
             "Nothing waits. Drop a study above; what needs a look appears here.",
             icon=":material/task_alt:",
@@ -51,6 +52,7 @@ def worklist(token: str) -> None:
     shown = _filtered(token, pairs)
     free = [item for _, item in shown if not item.worked_on_by]
     with st.container(horizontal=True, vertical_alignment="center"):
+        contact_sheet.offer_undo(token)
         contact_sheet.offer(_grouped(shown))
         if free and st.button("Correct the next image", icon=":material/edit:"):
             queue.open_draft(min(free, key=_rank).record.image_id)

@@ -241,6 +241,26 @@ class Worklist:
         self._change(caller, draft, "draft.confirm", what, decision=decision, reasons=reasons)
 
     @needs(Permission.UPLOAD)
+    def take_back(self, caller: Caller, image_ids: Sequence[str]) -> list[str]:
+        """Take a confirmation back, as long as it has not been sealed.
+
+        Returns:
+            Ids of those that wait for a person again.
+        """
+        waiting = []
+        for image_id in image_ids:
+            try:
+                draft = self._stored.draft(self._database.read(), image_id)
+                if CONFIRMED not in draft.row.reasons:
+                    continue
+                reasons = [r for r in draft.row.reasons if r != CONFIRMED]
+                self._change(caller, draft, "draft.unconfirm", {}, decision=None, reasons=reasons)
+            except NotFound:  # it has just been sealed
+                continue
+            waiting.append(image_id)
+        return waiting
+
+    @needs(Permission.UPLOAD)
     def boxes(self, caller: Caller, image_id: str) -> list[DraftBox]:
         """A draft's boxes as a person left them, else as proposed. Raises NotFound."""
         return self._boxes(self._stored.draft(self._database.read(), image_id))
@@ -344,7 +364,8 @@ class Worklist:
         reasons = facts.pop("reasons", None)
         columns: dict[str, Any] = {}
         if reasons is not None:
-            columns = {"reasons": json.dumps(reasons), "state": str(ImageState.REVIEW)}
+            waits = ImageState.REVIEW if reasons else ImageState.DRAFT
+            columns = {"reasons": json.dumps(reasons), "state": str(waits)}
         whole = {**draft.facts, **facts}
         sealed = self._stored.seal_facts(draft.key, image_id, row.version, whole)
         with self._database.write() as tx:

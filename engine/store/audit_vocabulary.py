@@ -74,6 +74,7 @@ MEANINGS: dict[str, Meaning] = {
             "image.look": "R Had a detector look at the image before sealing",
             "draft.preview": "R Looked at the image on a contact sheet before it was sealed",
             "draft.confirm": "U Confirmed the image on a contact sheet before it was sealed",
+            "draft.unconfirm": "U Took back a confirmation of a contact sheet before sealing",
             "draft.boxes": "U Changed boxes of the image before sealing",
             "draft.answer": "U Said what a check of the image showed before sealing",
             "image.seal": "U Sealed the image",

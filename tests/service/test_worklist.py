@@ -141,3 +141,34 @@ def test_two_people_never_work_on_the_same_draft(ward: Ward) -> None:
     assert ward.engine.drafts.open(tom, image_id).record.state is ImageState.DRAFT
     ward.engine.context.host.advance(minutes=11)  # type: ignore[attr-defined]
     ward.engine.drafts.seal(ward.team.technician, image_id, [BOX])
+
+
+def test_a_confirmation_is_taken_back_until_it_is_sealed(ward: Ward) -> None:
+    ids = [upload(ward, n, found) for n, found in enumerate(([BOX], [PROPOSAL]), 1)]
+    before = {i.record.image_id: i.record for i in items(ward)}
+    token, worklist = ward.team.technician, ward.engine.worklist
+    worklist.confirm(token, [look(i) for i in items(ward)])
+    assert sealed(ward, ids[:1]) == ["sealed"]
+    assert worklist.take_back(token, ids) == ids[1:]
+    [again] = items(ward)
+    assert again.record == before[ids[1]]
+    assert sealed(ward, ids[1:]) == ["review"]  # a worker that comes to it leaves it
+    assert worklist.take_back(token, ids) == []
+
+
+def test_a_worker_that_is_at_it_does_not_seal_what_was_taken_back(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_id = upload(ward, 1, [BOX])
+    token, work = ward.team.technician, ward.engine.batches._worker.work
+    ward.engine.worklist.confirm(token, [look(i) for i in items(ward)])
+
+    def slow(job: Any) -> Any:
+        outcome = work(job)
+        ward.engine.worklist.take_back(token, [image_id])
+        return outcome
+
+    monkeypatch.setattr(ward.engine.batches._worker, "work", slow)
+    assert sealed(ward, [image_id]) == ["review"]
+    [again] = items(ward)
+    assert again.record.state is ImageState.DRAFT

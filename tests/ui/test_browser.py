@@ -92,6 +92,11 @@ def sealed(server: Server, accounts: None, files: dict[str, Path]) -> str:
 
         # The radiograph's text was found by a real network and lies where it was written.
         open_draft(tina, "PNG 900×700")
+        tina.page.locator(".stage").press("j")  # the next one, without a decision
+        tina.settle()
+        tina.reads("echo.dcm")
+        tina.click("Back to the queue")
+        open_draft(tina, "PNG 900×700")
         box = tina.page.locator(".box").first
         expect(box).to_be_visible()
         assert "text" in (box.get_attribute("aria-label") or "")
@@ -191,7 +196,14 @@ def correct_by_keyboard_and_mouse(tina: Visitor) -> None:
     page.get_by_label(f"Class of box {number}").select_option("barcode")
     tina.settle()
     assert "barcode" in (page.locator(".box").last.get_attribute("aria-label") or "")
+    # Keys do the same: the first class by its number, and the box enlarged and back.
     page.locator(".box").last.focus()
+    page.keyboard.press("1")
+    tina.settle()
+    assert "text" in (page.locator(".box").last.get_attribute("aria-label") or "")
+    for zoomed in (True, False):
+        page.keyboard.press("e")
+        assert ("free" in (stage.get_attribute("class") or "").split()) is zoomed
     page.keyboard.press("Delete")
     tina.settle()
     expect(page.locator(".list li")).to_have_count(found + 1)
@@ -241,12 +253,13 @@ def correct_by_keyboard_and_mouse(tina: Visitor) -> None:
 def seal(tina: Visitor) -> None:
     """Seal; where the second look sees more, it comes back by name and is sealed too."""
     for _ in range(6):
-        tina.page.get_by_role("button", name=SEAL).click()
+        expect(tina.page.get_by_role("button", name=SEAL)).to_be_enabled()
+        tina.page.locator(".stage").press("Control+Enter")
         tina.settle()
         asked = tina.page.get_by_role("dialog")
         if asked.count():
             expect(asked).to_contain_text("What did your check show?")
-            asked.get_by_role("button", name="I checked the whole image").first.click()
+            tina.page.keyboard.press("Control+Enter")
             expect(asked).to_have_count(0)
             tina.settle()
         while (now := tina.context.request.get(f"{tina.server.url}/api/intakes/").json())[

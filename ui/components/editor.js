@@ -10,14 +10,18 @@ const KEYS = [
   ["← ↑ → ↓", "move the box; with Alt resize it, with Shift in larger steps"],
   ["Space", "choose the box, or not any more"], ["A", "choose all boxes, or none"],
   ["Delete", "remove the box, or all chosen ones with one reason"],
-  ["Ctrl Z", "undo"], ["Esc", "leave the box"], ["?", "these keys"],
+  ["1 … 9", "give the box the class with this number in its list"],
+  ["E", "enlarge the box, or show the whole picture again"], ["Ctrl Z", "undo, until it is sealed"],
+  ["Ctrl Enter", "seal, and open the next image"], ["J, K", "leave it as it is: the next image, the previous one"],
+  ["Esc", "leave the box"], ["?", "these keys"],
 ];
 const REASONS = ["No identifying content", "Duplicate of another box", "Wrong place, redrawn"];
 
 class Editor {
-  constructor(root, data, onchange) {
+  constructor(root, data, onchange, command) {
     this.data = data;
     this.onchange = onchange;
+    this.command = command;
     this.frame = 0;
     this.drawing = false;
     this.boxes = data.boxes.map((box, index) => ({ ...box, key: index, from: box.from || { ...box } }));
@@ -51,9 +55,15 @@ class Editor {
       make("p", { class: "warning" }, "Not for primary diagnosis"),
       this.toolbar(), this.keys, this.said, this.several,
       make("div", { class: "work" }, stage, this.list)));
+    root.firstElementChild.addEventListener("keydown", (event) => { // also from a field of the list
+      if (!(event.ctrlKey || event.metaKey) || event.key !== "Enter") return;
+      event.preventDefault();
+      this.command("seal");
+    });
     this.draw();
     this.rows();
     this.load();
+    stage.focus({ preventScroll: true }); // every key works at once
   }
 
   toolbar() {
@@ -301,7 +311,12 @@ class Editor {
       action();
     };
     if ((event.ctrlKey || event.metaKey) && event.key === "z") return take(() => this.undo());
+    if ((event.ctrlKey || event.metaKey) && event.key === "Enter") return take(() => this.command("seal"));
     if (event.ctrlKey || event.metaKey) return;
+    if (event.key === "j" || event.key === "J") return take(() => this.command("next"));
+    if (event.key === "k" || event.key === "K") return take(() => this.command("previous"));
+    if (event.key === "e" || event.key === "E") return take(() => this.enlarge(box));
+    if (box && /^[1-9]$/.test(event.key)) return take(() => this.relabel(box, Number(event.key) - 1));
     if (event.key === "d" || event.key === "D") return take(() => this.pen(!this.drawing));
     if (event.key === "n" || event.key === "N") return take(() => this.add());
     if (event.key === "a" || event.key === "A") return take(() => this.chooseAll());
@@ -320,6 +335,21 @@ class Editor {
       });
       this.focusBox();
     });
+  }
+
+  /** Zoom to a box, or back to the whole picture. */
+  enlarge(box) {
+    if (this.stage.zoomed || !box) this.stage.fit();
+    else this.stage.focusOn(box);
+    if (box) this.focusBox();
+  }
+
+  relabel(box, place) {
+    const label = this.data.labels[place];
+    if (!label || label === box.label) return;
+    this.lastLabel = label;
+    this.change(() => (box.label = label));
+    this.focusBox();
   }
 
   focusBox() {
@@ -415,10 +445,10 @@ class Editor {
     if (box.removed !== null) row.append(...this.removedRow(box, number, show));
     else row.append(make("input", { type: "checkbox", checked: this.chosen.has(box.key),
       "aria-label": `Choose box ${number}`, onchange: () => this.choose(box) }),
-      show, this.labelChoice(box, number), make("span", { class: "sure" }, this.sure(box)),
-      ...this.frameRange(box, number),
+      show, this.labelChoice(box, number),
       make("button", { type: "button", "aria-label": `Remove box ${number}`,
         onclick: () => this.remove(box) }, "Remove"),
+      make("span", { class: "sure" }, this.sure(box)), ...this.frameRange(box, number),
       ...(this.strayed(box) ? this.why(box, "left", `leaving the place where box ${number} was found`) : []));
     return row;
   }
@@ -435,7 +465,7 @@ class Editor {
   frameRange(box, number) {
     if (this.data.frames < 2) return [];
     if (box.key !== this.selected)
-      return [make("span", {}, `frames ${box.frame + 1}–${box.frame_end}`)];
+      return [make("span", { class: "frames" }, `frames ${box.frame + 1}–${box.frame_end}`)];
     const input = (name, value, set) => make("input", { type: "number", min: 1, max: this.data.frames,
       value, "aria-label": `${name} frame of box ${number}`, onchange: (event) => {
         const frame = Math.min(this.data.frames, Math.max(1, Math.round(Number(event.target.value)) || 1));
@@ -481,13 +511,14 @@ class Editor {
 const editors = new WeakMap();
 
 export default function (component) {
-  const { data, parentElement, setStateValue } = component;
+  const { data, parentElement, setStateValue, setTriggerValue } = component;
   const root = parentElement.querySelector(".root");
   const held = editors.get(root);
   if (held?.data.id === data.id) held.data.picture = data.picture; // opened anew, same boxes
   else {
     held?.close();
-    editors.set(root, new Editor(root, data, (boxes) => setStateValue("boxes", boxes)));
+    editors.set(root, new Editor(root, data, (boxes) => setStateValue("boxes", boxes),
+      (name) => setTriggerValue("command", name)));
   }
   // If a newer call has replaced this one, its clean-up runs later and must not
   // remove what the newer call shows.

@@ -5,7 +5,7 @@ const SEEN_MS = 1000; // on the screen, before it counts as seen
 const KEYS = [
   ["Arrows", "go from picture to picture"], ["E or pointer", "enlarge"], ["X", "leave out, to open it later"],
   ["O", "open in the editor"], ["C", "add the boxes of this picture to all of its series here"],
-  ["Ctrl Enter", "confirm and seal"], ["?", "these keys"],
+  ["Ctrl Enter", "confirm and seal"], ["Ctrl Z", "take the last confirmation back, for what is not sealed yet"], ["?", "these keys"],
 ];
 
 class Sheet {
@@ -16,15 +16,15 @@ class Sheet {
     this.begin = make("button", { type: "button", class: "primary", onclick: () => this.confirm() });
     this.said = make("span", { role: "status" });
     const grid = make("div", { class: "tiles" });
-    for (const group of data.groups) {
-      grid.append(make("h3", {}, group.title));
-      for (const item of group.items) grid.append(this.tile(item, group));
-    }
+    for (const group of data.groups)
+      grid.append(make("div", { class: "block", style: `--count: ${group.items.length}` }, make("h3", { title: group.title }, group.title),
+        make("div", { class: "of" }, ...group.items.map((item) => this.tile(item, group)))));
     this.grid = grid;
     const sheet = make("section", { class: "sheet", "aria-label": "Contact sheet" }, grid, this.keys,
       make("div", { class: "bar" }, this.begin, this.said,
         make("button", { type: "button", onclick: () => this.carry() }, "Add these boxes to the series (C)"),
         make("button", { type: "button", onclick: () => (this.keys.hidden = !this.keys.hidden) }, "Keys (?)"),
+        data.undo > 0 && make("button", { type: "button", onclick: () => tell("undone", true) }, `Undo the last ${data.undo} (Ctrl Z)`),
         make("button", { type: "button", onclick: () => tell("left", true) }, "Back to the list")), this.large);
     sheet.addEventListener("keydown", (event) => this.key(event));
     root.replaceChildren(sheet);
@@ -51,17 +51,16 @@ class Sheet {
 
   /** Make the pictures as large as the window allows without scrolling, within limits. */
   fit() {
-    const gap = 6, label = 22, bar = 64, most = 320, least = this.root.clientWidth < 600 ? 96 : 104;
-    const top = Math.min(this.grid.getBoundingClientRect().top, 260);
-    const titles = [...this.grid.querySelectorAll("h3")].reduce((sum, title) => sum + title.offsetHeight + 14, 0);
-    const high = window.innerHeight - Math.max(top, 60) - bar - titles, wide = this.grid.clientWidth;
-    let side = most;
-    const rows = (across) => this.data.groups.reduce((sum, group) => sum + Math.ceil(group.items.length / across), 0);
-    for (; side > least; side -= 4) {
-      const across = Math.max(1, Math.floor((wide + gap) / (side + gap)));
-      if (rows(across) * (side + label + gap) <= high) break;
+    const bar = 72, top = Math.min(220, Math.max(60, this.grid.getBoundingClientRect().top));
+    const high = window.innerHeight - top - bar;
+    let low = this.root.clientWidth < 600 ? 92 : 100, most = 320;
+    while (most - low > 4) {
+      const side = Math.round((low + most) / 2);
+      this.grid.style.setProperty("--side", `${side}px`);
+      if (this.grid.scrollHeight <= high) low = side;
+      else most = side;
     }
-    this.grid.style.setProperty("--side", `${side}px`);
+    this.grid.style.setProperty("--side", `${low}px`);
   }
 
   /** Count for each picture how long it is on the screen, drawn, in a window that is shown. */
@@ -129,7 +128,8 @@ class Sheet {
   }
 
   key(event) {
-    const columns = getComputedStyle(this.root.querySelector(".tiles")).gridTemplateColumns.split(" ").length;
+    const top = this.tiles[this.at].element.getBoundingClientRect().top;
+    const columns = this.tiles.filter((tile) => Math.abs(tile.element.getBoundingClientRect().top - top) < 4).length;
     const go = (step) => this.tiles[Math.min(this.tiles.length - 1, Math.max(0, this.at + step))].element.focus();
     const keys = {
       ArrowLeft: () => go(-1), ArrowRight: () => go(1), ArrowUp: () => go(-columns), ArrowDown: () => go(columns),
@@ -138,6 +138,7 @@ class Sheet {
       "?": () => (this.keys.hidden = !this.keys.hidden),
     };
     if ((event.ctrlKey || event.metaKey) && event.key === "Enter") keys[event.key] = () => this.confirm();
+    else if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z" && this.data.undo) keys.z = () => this.tell("undone", true);
     else if (event.ctrlKey || event.metaKey || event.altKey) return;
     const action = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!action) return;
