@@ -9,7 +9,7 @@ from datetime import timedelta
 import streamlit as st
 
 import api
-from engine import ImageRecord, WorkGroup, WorkItem, errors
+from engine import NEEDS, ImageRecord, WorkGroup, WorkItem, errors
 from ui import search, state, widgets
 from ui.query_params import asked, tell
 
@@ -44,6 +44,11 @@ def close_draft() -> None:
     tell("draft", None)
 
 
+def rank(item: WorkItem) -> int:
+    """Place of what stops a draft most, among all that may."""
+    return (*NEEDS, "").index(item.need)
+
+
 def next_after(token: str, record: ImageRecord, back: bool = False) -> str:
     """What a person looks at after this draft: what comes after it in its series, then its study,
     then their own upload of that time, then what needs a look most. Empty for nothing.
@@ -73,7 +78,15 @@ def next_after(token: str, record: ImageRecord, back: bool = False) -> str:
     places = [i.record.image_id for i in here.items] if here else []
     at = places.index(record.image_id) if here else 0
     free = [
-        ((distance(group), not near(item), group is here and place < at), item.record.image_id)
+        (
+            (
+                distance(group),
+                not near(item),
+                group is here and place < at,
+                0 if distance(group) < 2 else rank(item),
+            ),
+            item.record.image_id,
+        )
         for group in groups
         for place, item in enumerate(group.items)
         if not item.worked_on_by and item.record.image_id not in busy

@@ -30,20 +30,25 @@ def kind(record: ImageRecord) -> tuple[object, ...]:
 
 def offer(token: str, view: DraftView, boxes: Sequence[dict[str, Any]]) -> None:
     """Offer to copy these boxes to the other drafts of the series."""
-    others = [
-        d
-        for d in state.engine().drafts.waiting(token, limit=1000)
-        if kind(d) == kind(view.record) and d.image_id != view.record.image_id
-    ]
-    if not others or not boxes:
+    # Looked up once an opening: this runs at each change of a box.
+    opening = (view.handle, view.record.image_id)
+    if state.recall("others", ((), 0))[0] != opening:
+        others = [
+            d
+            for d in state.engine().drafts.waiting(token, limit=3000)
+            if kind(d) == kind(view.record) and d.image_id != view.record.image_id
+        ]
+        state.keep("others", (opening, len(others)))
+    count = state.recall("others")[1]
+    if not count or not boxes:
         return
-    plural = "picture" if len(others) == 1 else "pictures"
+    plural = "picture" if count == 1 else "pictures"
     carried = state.recall("series")
     if carried and carried["kind"] == kind(view.record) and carried["from"] == view.record.image_id:
-        st.caption(f"These boxes will be added to {len(others)} more {plural} of this series.")
+        st.caption(f"These boxes will be added to {count} more {plural} of this series.")
         return
     if st.button(
-        f"Apply these boxes to the series ({len(others)} more {plural})",
+        f"Apply these boxes to the series ({count} more {plural})",
         icon=":material/content_copy:",
         help="Same patient, size and kind. You still open, check and seal each picture.",
     ):

@@ -167,7 +167,7 @@ def outcomes(token: str) -> None:
 
 def _existing(token: str, image_id: str) -> None:
     """A button that opens the existing image."""
-    waiting = any(d.image_id == image_id for d in state.engine().drafts.waiting(token))
+    waiting = any(d.image_id == image_id for d in state.engine().drafts.waiting(token, limit=3000))
     if waiting and st.button("Open the existing draft", key=f"there-{image_id}"):
         queue.open_draft(image_id)
         st.rerun()

@@ -142,16 +142,15 @@ def home() -> None:
 
 
 def _technician(token: str) -> None:
-    drafts = state.engine().drafts.waiting(token)
-    look = [d for d in drafts if d.state is ImageState.REVIEW]
-    widgets.figures(
-        [("To review", str(len(look))), ("Ready to seal", str(len(drafts) - len(look)))]
-    )
+    items = [item for group in state.engine().worklist.groups(token) for item in group.items]
+    look = sum(item.record.state is ImageState.REVIEW for item in items)
+    free = [item for item in items if not item.worked_on_by]
+    widgets.figures([("To review", f"{look:,}"), ("Ready to seal", f"{len(items) - look:,}")])
     with st.container(horizontal=True):
         if st.button("Upload images", type="primary", icon=":material/upload:"):
             st.switch_page("pages/1_Upload.py")
-        if drafts and st.button("Work through the queue"):
-            queue.open_draft((look or drafts)[0].image_id)
+        if free and st.button("Work through the queue"):
+            queue.open_draft(min(free, key=queue.rank).record.image_id)
             st.switch_page("pages/1_Upload.py")
     st.write(
         "Upload files, check the detected boxes, correct them and seal the image. After sealing,"

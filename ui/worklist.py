@@ -55,7 +55,7 @@ def worklist(token: str) -> None:
         contact_sheet.offer_undo(token)
         contact_sheet.offer(_grouped(shown))
         if free and st.button("Correct the next image", icon=":material/edit:"):
-            queue.open_draft(min(free, key=_rank).record.image_id)
+            queue.open_draft(min(free, key=queue.rank).record.image_id)
             st.rerun()
         queue.seal_undoubted(
             token,
@@ -190,7 +190,7 @@ def _turn(page: int) -> None:
 
 def _group(group: WorkGroup, most: int) -> dict[str, Any]:
     needs = Counter(item.need for item in group.items)
-    first = sorted(group.items, key=_rank)
+    first = sorted(group.items, key=queue.rank)
     return {
         "id": group.series_id,
         "title": contact_sheet.title(group, ""),
@@ -199,10 +199,6 @@ def _group(group: WorkGroup, most: int) -> dict[str, Any]:
         "needs": [[WORDS[need], needs[need]] for need in NEEDS if need in needs],
         "items": [_item(item) for item in first[:most]],
     }
-
-
-def _rank(item: WorkItem) -> int:
-    return (*NEEDS, "").index(item.need)
 
 
 def _item(item: WorkItem) -> dict[str, Any]:
