@@ -38,6 +38,7 @@ def start(arguments: argparse.Namespace) -> None:
     if arguments.demo:
         # Never on another folder: the demo's password is known to everybody.
         os.environ.update(DEMO)
+        os.environ.pop("MEDSEC_DATABASE", None)
     elif arguments.reset:
         sys.exit("Only a demo can be reset. Add --demo.")
     if arguments.tls:

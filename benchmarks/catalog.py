@@ -30,6 +30,7 @@ from engine.records import Caller, ImageState
 from engine.store.audit import GENESIS, AuditLog, Event, _digest
 from engine.store.catalog import Catalog
 from engine.store.database import Database
+from engine.store.embedded import EmbeddedDatabase
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.patients import Patients
 
@@ -136,7 +137,7 @@ def measure(images: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="medsec-catalog-") as folder:
         host = Host(Path(folder))
         path = Path(folder) / "catalog.duckdb"
-        database = Database.open(path, host, 10)
+        database = EmbeddedDatabase.open(path, host, 10)
         fill(database, images)
         catalog, audit = Catalog(database), AuditLog(database, host, bytes(32))
         patients = Patients(database, KeyHierarchy(database, Keyring([bytes(32)]), host), host)

@@ -9,6 +9,7 @@ from commands import (
     backup,
     carry,
     checkpoint,
+    database,
     detect,
     learn,
     profiles,
@@ -32,7 +33,7 @@ DESCRIPTION = (
 #: In the order of the help text.
 MODULES = (
     seal, restore, carry, detect, profiles, verify, accept_roster, rotate, backup, checkpoint,
-    recover_data, recovery, training, learn, release, verify_release, serve,
+    recover_data, database, recovery, training, learn, release, verify_release, serve,
 )  # fmt: skip
 
 

@@ -81,8 +81,12 @@ from engine.service.sendings import Parcel, Report
 from engine.service.versions import Difference, VersionEntry
 from engine.service.worklist import NEEDS, Look, WorkGroup, WorkItem
 from engine.settings import Settings
+from engine.store.catalogs import move_to_file as move_catalog_to_file
+from engine.store.catalogs import move_to_server as move_catalog_to_server
+from engine.store.catalogs import prepare_database
 from engine.store.nodes import Node, NodeEntry
 from engine.store.outbox import Notice
+from engine.store.postgresql_schema import role_script as database_roles
 from engine.store.recipients import DeidProfile
 from engine.store.sendings import ForwardRule, ForwardRuleEntry, Sending, SendingState
 from engine.store.training_cases import OpenedCase, TrainingCase, open_case
@@ -193,13 +197,17 @@ __all__ = [
     "check_release",
     "come_from",
     "count_request",
+    "database_roles",
     "ends_with",
     "errors",
     "from_upright",
     "giving_way",
     "log_as_json",
     "log_as_text",
+    "move_catalog_to_file",
+    "move_catalog_to_server",
     "open_case",
+    "prepare_database",
     "recover_key_file",
     "server_certificate",
     "source",

@@ -67,6 +67,14 @@ class Settings:
     """
 
     data: Path = _setting(Path("data"), "Folder of the catalog and the encrypted files")
+    database: Secret | None = _setting(
+        None,
+        "URL of a PostgreSQL database for catalog and audit log, postgresql://...; by default they"
+        " are a file in the data folder (environment only)",
+    )
+    database_connections: int = _setting(
+        16, "Maximum number of connections to the PostgreSQL database", lambda v: v >= 2
+    )
     key_file: Path | None = _setting(
         None,
         "Root keys file, mode 0600, outside the data folder; by default ~/.config/medsec/root.key",

@@ -12,6 +12,7 @@ import pytest
 from engine import Detection, Engine, Role, Settings
 from tests import builders
 from tests.fakes import FakeHost, ScriptedDetector
+from tests.postgresql import Cluster, programs
 
 PASSWORD = "four unrelated words here"
 WHY = "second opinion"
@@ -32,6 +33,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files; within a file nothing changes its place."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server; skips where there is none. ``.ci/run`` installs it."""
+    if programs() is None:
+        pytest.skip("no PostgreSQL server is installed")
+    cluster = Cluster()
+    yield cluster
+    cluster.close()
 
 
 @pytest.fixture

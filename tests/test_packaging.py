@@ -37,6 +37,7 @@ NAMED = (
 IMPORTED_BY_OTHERS = {
     "authlib": "streamlit, for st.login",
     "httpx": "authlib",
+    "psycopg-binary": "psycopg",
     "pyarrow": "pandas and duckdb, for Parquet and Arrow",
     "python-multipart": "fastapi and streamlit, for uploads",
     "uvicorn": "streamlit",

@@ -198,7 +198,7 @@ class NetworkVersions:
             " sum(more) AS more, sum(fewer) AS fewer, sum(failed::INT) AS failed FROM"
             " (SELECT (detail ->> 'more')::INT AS more, (detail ->> 'fewer')::INT AS fewer,"
             " (detail ->> 'failed')::BOOLEAN AS failed FROM audit WHERE action = 'shadow.look'"
-            " AND detail ->> 'version' = $1)",
+            " AND detail ->> 'version' = $1) AS looks",
             name,
         )[0]
         decided = tx.all(

@@ -37,6 +37,8 @@ _ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "class_grants": ("username", "labels", "granted_at", "granted_by"),
     "passkeys": ("credential_id", "username", "added_at"),
 }  # fmt: skip
+#: Columns of bytes; all others are text, numbers, truth values and times.
+_BYTES: Final = frozenset({"secret", "reason", "remark"})
 #: An unconfirmed secret has no effect and can be replaced without an audit entry.
 #: Later than the first tags: without rows they do not count, so that earlier tags stay right.
 _LATER: Final = frozenset({"passkeys"})
@@ -105,12 +107,11 @@ def _newest(tx: Cursor) -> str | None:
 
 def _digest(tx: Cursor, table: str) -> str:
     """SHA-256 over the rows of a table in an order of their own; every field with its length."""
-    fields = " || ".join(
-        f"coalesce(strlen({c}::VARCHAR) || ':' || {c}::VARCHAR, '-')" for c in _ROWS[table]
-    )
+    texts = [tx.bytes_as_text(c) if c in _BYTES else f"{c}::VARCHAR" for c in _ROWS[table]]
+    fields = " || ".join(f"coalesce(strlen({text}) || ':' || {text}, '-')" for text in texts)
     row = tx.one(
-        "SELECT sha256(coalesce(array_to_string(list_sort(list(line)), ''), '')) AS digest"  # noqa: S608
-        f" FROM (SELECT {fields} AS line FROM {table} {_ONLY.get(table, '')})"
+        "SELECT sha256(coalesce(string_agg(line, '' ORDER BY line), '')) AS digest"  # noqa: S608
+        f" FROM (SELECT {fields} AS line FROM {table} {_ONLY.get(table, '')}) AS lines"
     )
     assert row is not None
     return str(row["digest"])

@@ -185,7 +185,7 @@ class Access:
         """Care relations of one patient or of all, newest first."""
         rows = tx.all(
             "SELECT c.* FROM care c JOIN patients p USING (patient_id)"
-            " WHERE ($1 IS NULL OR patient_id = $1) AND p.erased_at IS NULL"
+            " WHERE ($1::VARCHAR IS NULL OR patient_id = $1) AND p.erased_at IS NULL"
             " ORDER BY since DESC, patient_id, username",
             patient_id,
         )
@@ -292,7 +292,7 @@ class Access:
     def glass(self, tx: Cursor, username: str | None = None) -> list[AccessRow]:
         """Emergency accesses of one account or of all, newest first."""
         rows = tx.all(
-            "SELECT * FROM glass WHERE ($1 IS NULL OR username = $1)"
+            "SELECT * FROM glass WHERE ($1::VARCHAR IS NULL OR username = $1)"
             " ORDER BY opened_at DESC, glass_id",
             username,
         )

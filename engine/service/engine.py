@@ -89,9 +89,11 @@ from engine.store.audited_rows import AuditedRows
 from engine.store.backup import PENDING_ERASURES, bring_salt_record
 from engine.store.backup import Backups as BackupFolder
 from engine.store.catalog import Catalog
+from engine.store.catalogs import fill_from_file, refuse_filled, server_database
 from engine.store.claims import Claims
-from engine.store.database import Database
+from engine.store.database import CATALOG_ID, Database
 from engine.store.device_boxes import DeviceBoxes
+from engine.store.embedded import EmbeddedDatabase
 from engine.store.figures import Figures
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.nodes import HeldInstances, NodeRows
@@ -212,12 +214,9 @@ class Engine:
             StorageError: The folder cannot be used.
         """
         forbid_core_dumps()
-        folder = settings.data
-        host, fresh = _checked(folder, host)
+        host = _checked(settings.data, host)
         self_test(host.random)
-        # A lost key file must not be replaced by a new one: that would be a wrong key.
-        keyring = Keyring.load(settings, host.random, create=fresh)
-        database = Database.open(folder / "catalog.duckdb", host, settings.write_wait_seconds)
+        database, keyring = _catalog(settings, host)
         try:
             context = _opened(settings, host, keyring, database, detector)
             engine = cls(context, operator=operator)
@@ -258,7 +257,7 @@ class Engine:
         Raises:
             SettingsError: No backup folder, or not the key under which it was made.
             BackupInvalid: There is none, or it is incomplete or altered.
-            StorageError: The data folder is not empty.
+            StorageError: The data folder or the database is not empty.
         """
         if settings.backup_dir is None:
             raise SettingsError("Set MEDSEC_BACKUP_DIR to the folder of the backups.")
@@ -268,7 +267,13 @@ class Engine:
         if name is not None and name not in backups.names():
             raise BackupInvalid("There is no such backup. Check its name.")
         chosen = name or backups.newest()
-        backups.restore(chosen, settings.data)
+        if settings.database is None:
+            backups.restore(chosen, settings.data)
+        else:
+            refuse_filled(settings, host)
+            backups.restore(
+                chosen, settings.data, lambda catalog: fill_from_file(settings, host, catalog)
+            )
         engine = cls.open(settings, detector=detector, operator=True)
         system = Caller("system", Role.OPERATOR, "", "recovery")
         engine.context.audit.record(system, Event("backup.restore", detail={"name": chosen}))
@@ -309,18 +314,56 @@ class Engine:
         self.context.database.close()
 
 
-def _checked(folder: Path, host: Host | None) -> tuple[Host, bool]:
-    """The outside world, and whether the data folder is a new one.
+def _checked(folder: Path, host: Host | None) -> Host:
+    """The outside world; the data folder is there.
 
     Raises:
-        StorageError: The folder cannot be made, or holds files but no catalog.
+        StorageError: The folder cannot be made.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as err:
         raise StorageError("Cannot create the data folder. Check MEDSEC_DATA.") from err
-    host = host or Host(folder / "blobs")
-    fresh = not (folder / "catalog.duckdb").exists()
+    return host or Host(folder / "blobs")
+
+
+def _catalog(settings: Settings, host: Host) -> tuple[Database, Keyring]:
+    """The catalog of the data folder, in a file or on a server, and its root keys.
+
+    Raises:
+        SettingsError: A root key or the URL is missing, wrong or badly kept.
+        StorageError: The catalog cannot be opened, or is not the one of this folder.
+    """
+    folder, wait = settings.data, settings.write_wait_seconds
+    file = folder / "catalog.duckdb"
+    if settings.database is None:
+        if (folder / CATALOG_ID).exists() and not file.exists():
+            raise StorageError(
+                "The catalog of this data folder is on a PostgreSQL server. Set MEDSEC_DATABASE."
+            )
+        keyring = _keyring(settings, host, fresh=not file.exists())
+        return EmbeddedDatabase.open(file, host, wait), keyring
+    if file.exists():
+        raise StorageError(
+            "This data folder has a catalog of its own. Unset MEDSEC_DATABASE, or move the catalog"
+            " with medsec database-move."
+        )
+    database = server_database(settings, host)
+    try:
+        return database, _keyring(settings, host, fresh=database.fresh)
+    except BaseException:
+        database.close()
+        raise
+
+
+def _keyring(settings: Settings, host: Host, *, fresh: bool) -> Keyring:
+    """The root keys; new ones only where nothing was kept yet.
+
+    Raises:
+        SettingsError: One is missing, wrong or badly kept.
+        StorageError: The folder holds files but there is no catalog.
+    """
+    folder = settings.data
     if fresh and (folder / PENDING_ERASURES).exists():
         raise StorageError(
             "A recovery into this data folder was interrupted. Run recover-data again."
@@ -330,7 +373,8 @@ def _checked(folder: Path, host: Host | None) -> tuple[Host, bool]:
             "The data folder has encrypted images but no catalog. Restore catalog.duckdb, or"
             " recover from a backup. Nothing was changed."
         )
-    return host, fresh
+    # A lost key file must not be replaced by a new one: that would be a wrong key.
+    return Keyring.load(settings, host.random, create=fresh)
 
 
 def _opened(

@@ -113,9 +113,7 @@ class Health:
 
         released = sizes.get(ImageState.RELEASED)
         return {
-            "catalog_bytes": float(
-                sum(p.stat().st_size for p in self._live.settings.data.glob("catalog.duckdb*"))
-            ),
+            "catalog_bytes": float(self._database.stored_bytes()),
             "files": float(self._figures.files()),
             "files_bytes": stored(*ImageState),
             "original_bytes": float(f"{released.original if released else 0:.2g}"),

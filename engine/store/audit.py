@@ -215,7 +215,7 @@ class AuditLog:
                     f"The audit log was altered at entry {broken}. Compare it with a backup.",
                     sequence=broken,
                 )
-            checked, before = part["last"], part["head"]
+            checked, before = part["last"], _digest_of(tx, part["last"])
         return checked
 
     def checkpoint(self, signer: Signer, log_id: str) -> bytes:
@@ -255,8 +255,7 @@ class AuditLog:
                 "This system did not sign the checkpoint. Use a checkpoint of this system."
             ) from err
         self.verify()
-        row = self._database.read().one("SELECT digest FROM audit WHERE sequence = $1", size)
-        if size and (row is None or row["digest"] != head):
+        if size and _digest_of(self._database.read(), size) != head:
             raise AuditBroken(
                 "The audit log was truncated or rewritten after the checkpoint. Compare it with"
                 " a backup.",
@@ -300,11 +299,17 @@ _TEXT = " || ".join(
 _VERIFY = (
     "SELECT min(sequence) FILTER (WHERE sequence IS DISTINCT FROM place"  # noqa: S608
     f" OR digest IS DISTINCT FROM sha256({_TEXT})) AS broken,"
-    " max(sequence) AS last, arg_max(digest, sequence) AS head FROM ("
+    " max(sequence) AS last FROM ("
     "SELECT *, coalesce(lag(digest) OVER (ORDER BY sequence), $4) AS before,"
     " $3 + row_number() OVER (ORDER BY sequence) AS place"
-    " FROM audit WHERE sequence > $1 AND sequence <= $2)"
+    " FROM audit WHERE sequence > $1 AND sequence <= $2) AS part"
 )
+
+
+def _digest_of(tx: Cursor, sequence: int) -> str:
+    """Digest of an entry; empty where there is none."""
+    row = tx.one("SELECT digest FROM audit WHERE sequence = $1", sequence)
+    return "" if row is None else str(row["digest"])
 
 
 def _head(tx: Cursor) -> tuple[int, str]:

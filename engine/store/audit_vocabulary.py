@@ -235,6 +235,7 @@ MEANINGS: dict[str, Meaning] = {
             "backup.make": "C Made a backup",
             "backup.prune": "D Removed an old backup",
             "backup.restore": "U Restored a backup",
+            "database.move": "U Moved the catalog to another database",
             "backup.verify": "R Verified a backup",
             "files.sweep": "D Removed files that belong to nothing",
             "mail.test": "E Sent a test mail",

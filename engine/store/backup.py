@@ -14,13 +14,14 @@ import hmac
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.errors import BackupInvalid, EngineError, StorageError
 from engine.host import Host, sweep_unfinished, write_durably
+from engine.store.database import CATALOG_ID
 from engine.vault import SALT_RECORD, Keyring, blind_index, derive, new_key, open_field, seal_field
 
 VERSION = 1
@@ -190,11 +191,14 @@ class Backups:
         return dict(self._manifest(name)[0].get("missing", {}))
 
     @_writing("data")
-    def restore(self, name: str, data: Path) -> None:
+    def restore(self, name: str, data: Path, keep: Callable[[bytes], None] | None = None) -> None:
         """Write a backup into a data folder that does not exist yet or is empty.
 
         Erasures that this and every other readable backup knows lie beside the catalog as
         ``PENDING_ERASURES``, to be applied before anybody is served.
+
+        Args:
+            keep: What to do with the catalog's file; by default it goes into the folder.
 
         Raises:
             BackupInvalid: Something is missing, altered or under another key.
@@ -202,7 +206,7 @@ class Backups:
         """
         if data.exists():
             sweep_unfinished(data)
-            there = {p.name for p in data.iterdir()} - {SALT_RECORD}
+            there = {p.name for p in data.iterdir()} - {SALT_RECORD, CATALOG_ID}
             # Files of an interrupted recovery are content-addressed, so it continues from there.
             if there and not (PENDING_ERASURES in there and "catalog.duckdb" not in there):
                 raise StorageError(
@@ -218,7 +222,11 @@ class Backups:
         target = Host(data / "blobs")
         for address in manifest["blobs"]:
             target.write_blob(self._blobs.read_blob(address))
-        write_durably(data / "catalog.duckdb", self._catalog(manifest, key))
+        catalog = self._catalog(manifest, key)
+        if keep is None:
+            write_durably(data / "catalog.duckdb", catalog)
+        else:
+            keep(catalog)
 
     @_writing("backup")
     def prune(self, keep: int, newest: str) -> list[str]:

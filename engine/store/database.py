@@ -1,36 +1,32 @@
-"""The DuckDB file: reading, writing and migrations.
+"""The catalog's database: what both kinds of it do, and the steps that make its tables.
 
-One process has the file open for its lifetime. Each thread reads with its own cursor;
-``write()`` is exclusive, because two overlapping transactions would both append after
-the same audit row and both commit. There are no foreign keys (DuckDB leaves orphans and
-hangs on some migrations with them): the rules live in the engine.
+A catalog is a DuckDB file (:mod:`engine.store.embedded`) or lies on a PostgreSQL server
+(:mod:`engine.store.postgresql`). Every statement is written for both; what PostgreSQL needs in
+another way is in ``postgresql_schema`` alone. Each thread reads by its own cursor; ``write()`` is
+exclusive, because two overlapping transactions would both append after the same audit row and both
+commit. There are no foreign keys (DuckDB leaves orphans and hangs on some migrations with them):
+the rules live in the engine.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import threading
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
-import duckdb
+from engine.errors import StorageError
 
-from engine.errors import StorageBusy, StorageError
-from engine.fairness import gives_way
-from engine.host import Host, sync_folder
-from engine.store.turns import Turns
-
-log = logging.getLogger("medsec")
-
-_TRIGGERS = tuple(
+#: They keep the log from being changed in a DuckDB file.
+TRIGGERS = tuple(
     f"CREATE TRIGGER audit_no_{verb.lower()} AFTER {verb} ON audit FOR EACH STATEMENT"
     " INSERT INTO audit_guard SELECT error('the audit log is append only')"
     for verb in ("UPDATE", "DELETE")
 )
 
-#: Numbered, additive steps. A step that was released never changes; a new one is appended.
+
+#: Numbered, additive steps, as DuckDB reads them. A step that was released never changes; a new one
+#: is appended.
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     (
         "0001 keys, people, patients, images, audit",
@@ -84,7 +80,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             detail VARCHAR NOT NULL, digest VARCHAR NOT NULL);
         CREATE TABLE audit_guard (refusal VARCHAR);
         """
-        + ";".join(_TRIGGERS),
+        + ";".join(TRIGGERS),
     ),
     (
         "care relations, broken glass, classes granted apart",
@@ -271,45 +267,31 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ),
 )
 
-_CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "enable_external_access": False,
-    "lock_configuration": True,
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-}
-
 Row = dict[str, Any]
 
+#: A file beside the stored files that says to which catalog on a server they belong.
+CATALOG_ID = "catalog.id"
 
-class Cursor:
-    """A DuckDB cursor that answers with dictionaries and raises named errors."""
 
-    def __init__(self, raw: duckdb.DuckDBPyConnection) -> None:
-        self._raw = raw
+class Cursor(ABC):
+    """Runs statements, answers with dictionaries and raises named errors."""
 
+    @abstractmethod
     def run(self, sql: str, *values: Any) -> None:
         """Execute a statement; values stand for ``$1``, ``$2``, ..."""
-        try:
-            self._raw.execute(sql, list(values))
-        except duckdb.Error as err:
-            _translate(err)
 
+    @abstractmethod
     def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Execute a statement once per row; no rows are fine."""
-        if rows:
-            try:
-                self._raw.executemany(sql, [list(r) for r in rows])
-            except duckdb.Error as err:
-                _translate(err)
 
+    @abstractmethod
     def all(self, sql: str, *values: Any) -> list[Row]:
         """Every row of a query."""
-        self.run(sql, *values)
-        names = [d[0] for d in self._raw.description or ()]
-        try:
-            return [dict(zip(names, row, strict=True)) for row in self._raw.fetchall()]
-        except duckdb.Error as err:
-            _translate(err)
+
+    @staticmethod
+    @abstractmethod
+    def bytes_as_text(column: str) -> str:
+        """SQL for the text of a column of bytes, the same text in both databases."""
 
     def one(self, sql: str, *values: Any) -> Row | None:
         """The first row of a query, or None."""
@@ -325,244 +307,64 @@ class Cursor:
         return int(number) if number is not None else 0
 
 
-class Database:
-    """One open catalog file."""
+class Database(ABC):
+    """One open catalog."""
 
-    def __init__(self, raw: duckdb.DuckDBPyConnection, path: Path, wait_seconds: float) -> None:
-        self._raw = raw
-        self._path = path
-        self._wait = wait_seconds
-        self._turns = Turns()
-        self._copying = threading.Lock()  # all copies have one name
-        self._local = threading.local()
-
-    @classmethod
-    def open(cls, path: Path, host: Host, wait_seconds: float) -> Database:
-        """Open or make the file and bring its tables up to date.
-
-        Raises:
-            StorageBusy: Another process holds the file.
-            StorageError: It cannot be opened, or was written by a newer MedSec.
-        """
-        database = cls(_connect(path), path, wait_seconds)
-        try:
-            try:
-                _discard(_fresh(path))  # a crash left it: nobody else holds the folder
-                path.chmod(0o600)
-            except OSError as err:
-                raise StorageError(
-                    "Cannot change the data folder. Check its owner, and that it is not mounted"
-                    " read-only.",
-                    errno=err.errno,
-                ) from err
-            database._migrate(host)
-            database._forget_erased()
-        except BaseException:
-            database._raw.close()
-            raise
-        return database
-
-    def close(self) -> None:
-        """Write everything to the file and close it.
-
-        Raises:
-            StorageBusy: Another thread was reading all the time.
-        """
-        pause = threading.Event()
-        with self._turns.take(None):
-            with contextlib.suppress(duckdb.Error):
-                self._raw.execute("CHECKPOINT")
-            for _ in range(1000):
-                try:
-                    self._raw.close()
-                except duckdb.ResourceInUseException:  # during a query of another thread
-                    pause.wait(0.01)
-                else:
-                    return
-        raise StorageBusy("The catalog is still being read. It is released when the program ends.")
-
-    @contextlib.contextmanager
-    def still(self) -> Iterator[tuple[Cursor, bytes]]:
-        """A snapshot of the rows, also as the bytes of a new file, while writes continue.
-
-        A copy of the live file would contain erased data, because DuckDB leaves old blocks in the
-        file.
-
-        Raises:
-            StorageBusy: The turn did not come in time.
-            StorageError: The copy cannot be written.
-        """
-        raw = self._raw.cursor()
-        rows = Cursor(raw)
-        try:
-            with self._turns.take(self._wait):
-                rows.run("BEGIN TRANSACTION")
-                rows.count("SELECT count(*) FROM migrations")  # BEGIN alone fixes no moment yet
-            with self._copying:
-                yield rows, self._copied(raw)
-        finally:
-            # Open, it would keep DuckDB from writing its log into the file.
-            with contextlib.suppress(duckdb.Error):
-                raw.execute("ROLLBACK")
-            raw.close()
-
-    def _copied(self, raw: duckdb.DuckDBPyConnection) -> bytes:
-        fresh = _fresh(self._path)
-        try:
-            _copy(raw, fresh)
-            return fresh.read_bytes()
-        except (OSError, duckdb.Error) as err:
-            raise StorageError(
-                "Cannot write to the data folder. Check free space and permissions."
-            ) from err
-        finally:
-            with contextlib.suppress(OSError):
-                _discard(fresh)
-
+    @abstractmethod
     def read(self) -> Cursor:
-        """This thread's own cursor: a shared connection silently mixes up rows."""
-        cursor = getattr(self._local, "cursor", None)
-        if cursor is None:
-            cursor = self._local.cursor = Cursor(self._raw.cursor())
-        return cursor
+        """This thread's own cursor; within :meth:`write` the one of its transaction."""
 
-    def held_bytes(self) -> int:
-        """Memory that the database uses for pages, indexes and changes under way."""
-        return self.read().count("SELECT sum(memory_usage_bytes) FROM duckdb_memory()")
-
-    @contextlib.contextmanager
-    def write(self) -> Iterator[Cursor]:
+    @abstractmethod
+    def write(self) -> AbstractContextManager[Cursor]:
         """One exclusive, atomic transaction; cannot be nested.
 
         Raises:
             StorageBusy: The turn did not come in time.
             StorageError: The database refused; nothing was changed.
         """
-        with self._turns.take(self._wait, gives_way()):
-            cursor = self.read()
-            cursor.run("BEGIN TRANSACTION")
-            try:
-                yield cursor
-                cursor.run("COMMIT")
-            except BaseException:
-                # COMMIT after an error returns normally and rolls back: never try it.
-                with contextlib.suppress(StorageError):
-                    cursor.run("ROLLBACK")
-                raise
 
-    def _forget_erased(self) -> None:
-        """After an erasure, rewrite the file, so that it does not contain destroyed keys.
-
-        If the disk is full, this is deferred to the next start, and work continues.
+    @abstractmethod
+    def still(self) -> AbstractContextManager[tuple[Cursor, bytes]]:
+        """A snapshot of the rows, also as the bytes of a DuckDB file, while writes continue.
 
         Raises:
-            StorageError: That file does not open any more.
+            StorageBusy: The turn did not come in time.
+            StorageError: The copy cannot be written.
         """
-        erased = self.read().count("SELECT count(*) FROM erasures WHERE NOT forgotten")
-        if not erased:
-            return
-        fresh, forgotten = _fresh(self._path), False
-        try:
-            self._raw.execute("CHECKPOINT")  # a log left behind would be replayed over the copy
-            _copy(self._raw, fresh)
-            self._raw.close()
-            fresh.replace(self._path)
-            self._path.with_name(f"{self._path.name}.wal").unlink(missing_ok=True)
-            sync_folder(self._path.parent)
-            forgotten = True
-        except (OSError, duckdb.Error) as err:
-            log.error(
-                "destroyed keys stay in the file until the next start: %s", type(err).__name__
-            )
-        finally:
-            self._raw.close()
-            self._local = threading.local()
-            with contextlib.suppress(OSError):
-                _discard(fresh)
-        self._raw = _connect(self._path)  # anew in either case: what failed may have broken it
-        if forgotten:
-            with self.write() as tx:  # last: killed before, the next start does it all again
-                tx.run("UPDATE erasures SET forgotten = true")
 
-    def _migrate(self, host: Host) -> None:
-        with self.write() as tx:
-            tx.run(
-                "CREATE TABLE IF NOT EXISTS migrations (name VARCHAR PRIMARY KEY,"
-                " applied_at TIMESTAMP NOT NULL)"
-            )
-        done = {row["name"] for row in self.read().all("SELECT name FROM migrations")}
-        unknown = done - {name for name, _ in MIGRATIONS}
-        if unknown:
-            raise StorageError(
-                "This data folder was written by a newer version of MedSec. Update MedSec first."
-            )
-        for name, sql in MIGRATIONS:
-            if name not in done:
-                with self.write() as tx:
-                    for statement in sql.split(";"):
-                        if statement.strip():
-                            tx.run(statement)
-                    tx.run("INSERT INTO migrations VALUES ($1, $2)", name, host.now())
-        # At every start: after a crash within a migration the log still holds an ALTER TABLE,
-        # and what is updated after one is lost with the next crash, as with an index.
-        self.read().run("CHECKPOINT")
+    @abstractmethod
+    def held_bytes(self) -> int:
+        """Memory of this process that the database uses."""
+
+    @abstractmethod
+    def stored_bytes(self) -> int:
+        """Room that the catalog takes on disk."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let the catalog go.
+
+        Raises:
+            StorageBusy: Another thread was reading all the time.
+        """
 
 
-def _connect(path: Path) -> duckdb.DuckDBPyConnection:
-    """Raises StorageBusy or StorageError."""
-    try:
-        return duckdb.connect(str(path), config=_CONFIG)
-    except duckdb.Error as err:
-        if "could not set lock" in str(err).lower():
-            raise StorageBusy(
-                "Another MedSec process is using this data folder. Stop it first, or use its pages."
-            ) from err
+def steps_to_do(tx: Cursor, own: Collection[str] = frozenset()) -> list[tuple[str, list[str]]]:
+    """Names and statements of the steps that a catalog has not had yet.
+
+    Args:
+        own: Names of steps that one kind of database has beside these.
+
+    Raises:
+        StorageError: It was written by a newer MedSec.
+    """
+    done = {row["name"] for row in tx.all("SELECT name FROM migrations")}
+    if done - {name for name, _ in MIGRATIONS} - set(own):
         raise StorageError(
-            "Cannot open the catalog. Check free space, or restore it from a backup."
-        ) from err
-
-
-def _fresh(path: Path) -> Path:
-    """Temporary path for a copy of the catalog."""
-    return path.with_name(f".{path.name}.fresh")
-
-
-def _discard(path: Path) -> None:
-    """Delete a copy of the catalog and its log."""
-    for part in (path, path.with_name(f"{path.name}.wal")):
-        part.unlink(missing_ok=True)
-
-
-def _copy(cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Write all tables and triggers into a fresh file, row by row, not block by block."""
-    _discard(path)
-    path.touch(mode=0o600)
-    path.unlink()  # DuckDB makes the file itself; the folder is its owner's alone
-    target = duckdb.connect(str(path), config=_CONFIG)
-    try:
-        tables = cursor.execute(
-            "SELECT table_name, sql FROM duckdb_tables() WHERE NOT internal ORDER BY table_name"
-        ).fetchall()
-        for name, sql in tables:
-            target.execute(sql)
-            rows = cursor.sql(f'SELECT * FROM "{name}"').to_arrow_table()  # noqa: S608
-            target.register("incoming", rows)
-            target.execute(f'INSERT INTO "{name}" SELECT * FROM incoming')  # noqa: S608
-            target.unregister("incoming")
-        indexes = cursor.execute("SELECT sql FROM duckdb_indexes() WHERE sql <> ''").fetchall()
-        for statement in (*(sql for (sql,) in indexes), *_TRIGGERS):
-            target.execute(statement)
-        target.execute("CHECKPOINT")
-    finally:
-        target.close()
-
-
-def _translate(err: duckdb.Error) -> NoReturn:
-    """Named errors only; DuckDB's own text may quote values, so it stays in the cause."""
-    if isinstance(err, duckdb.ConstraintException):
-        raise StorageError("The catalog already has such an entry.") from err
-    if isinstance(err, duckdb.FatalException):
-        raise StorageError("The catalog failed. Restart MedSec.", fatal=True) from err
-    raise StorageError(
-        "The catalog refused the request. Tell your administrator.", kind=type(err).__name__
-    ) from err
+            "This catalog was written by a newer version of MedSec. Update MedSec first."
+        )
+    return [
+        (name, [s.strip() for s in sql.split(";") if s.strip()])
+        for name, sql in MIGRATIONS
+        if name not in done
+    ]

@@ -164,11 +164,11 @@ class Patients:
     def _newest(self, tx: Cursor, patient_ids: Sequence[str]) -> dict[str, str]:
         """The tag that the log knows last, by patient. Records older than tags have none."""
         rows = tx.all(
-            "SELECT patient_id, arg_max(CASE WHEN action IN ('patient.create', 'patient.update',"
-            " 'patient.merge') THEN detail ->> 'tag' ELSE 'gone' END, sequence) AS tag FROM audit"
+            "SELECT patient_id, CASE WHEN action IN ('patient.create', 'patient.update',"
+            " 'patient.merge') THEN detail ->> 'tag' ELSE 'gone' END AS tag FROM audit"
             " WHERE action IN ('patient.create', 'patient.update', 'patient.merge',"
             " 'patient.erase', 'patient.merged') AND outcome = 'ok'"
-            " AND patient_id IN (SELECT unnest($1::VARCHAR[])) GROUP BY patient_id",
+            " AND patient_id IN (SELECT unnest($1::VARCHAR[])) ORDER BY sequence",
             list(patient_ids),
         )
         return {r["patient_id"]: r["tag"] for r in rows if r["tag"] is not None}
@@ -349,7 +349,7 @@ class Patients:
     def notes(self, tx: Cursor, patient_id: str, image_id: str | None) -> list[Note]:
         """Notes of a patient, or of one image, newest first."""
         rows = tx.all(
-            "SELECT * FROM notes WHERE patient_id = $1 AND ($2 IS NULL OR image_id = $2)"
+            "SELECT * FROM notes WHERE patient_id = $1 AND ($2::VARCHAR IS NULL OR image_id = $2)"
             " ORDER BY written_at DESC, note_id",
             patient_id,
             image_id,

@@ -208,7 +208,9 @@ class SendingRows:
 
     def counts(self, tx: Cursor) -> dict[tuple[str, str], int]:
         """How many, by destination and state."""
-        rows = tx.all("SELECT destination, state, count(*) AS n FROM sendings GROUP BY ALL")
+        rows = tx.all(
+            "SELECT destination, state, count(*) AS n FROM sendings GROUP BY destination, state"
+        )
         return {(row["destination"], row["state"]): row["n"] for row in rows}
 
     def due(self, tx: Cursor, destination: str, limit: int) -> list[Sending]:

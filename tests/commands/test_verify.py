@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engine.store.database import Database
+from engine.store.embedded import EmbeddedDatabase
 from tests.fakes import FakeHost
 
 
@@ -16,7 +16,7 @@ def test_a_folder_that_a_server_holds_is_refused(place: Path) -> None:
         "import sys, cli; sys.exit(cli.main(['verify', '--data',"
         f" {str(place / 'data')!r}, '--key', {str(place / 'root.key')!r}]))"
     )
-    held = Database.open(place / "data" / "catalog.duckdb", FakeHost(place), 1)
+    held = EmbeddedDatabase.open(place / "data" / "catalog.duckdb", FakeHost(place), 1)
     (place / "root.key").touch()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     held.close()

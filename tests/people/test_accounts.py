@@ -10,6 +10,7 @@ from engine.people.lockout import Lockout
 from engine.permissions import Role
 from engine.records import Caller
 from engine.store.database import Database
+from engine.store.embedded import EmbeddedDatabase
 from tests.fakes import FakeHost
 
 GOOD = "four unrelated words here"
@@ -22,7 +23,7 @@ def host(tmp_path: Path) -> FakeHost:
 
 @pytest.fixture
 def database(tmp_path: Path, host: FakeHost) -> Database:
-    return Database.open(tmp_path / "c.duckdb", host, 5)
+    return EmbeddedDatabase.open(tmp_path / "c.duckdb", host, 5)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from engine.crypto.keyring import new_key
 from engine.crypto.root_keys import SALT_RECORD, line_of
 from engine.host import Host
 from engine.service.upkeep import _SYSTEM
-from engine.store import database
+from engine.store import embedded
 from engine.store.backup import PENDING_ERASURES, Backups, bring_salt_record
 from tests import builders
 from tests.conftest import WHY, Ward, text_png
@@ -298,7 +298,7 @@ def test_a_full_disk_at_the_start_puts_the_forgetting_of_keys_off_to_the_next(
         raise fault
 
     with monkeypatch.context() as patch:
-        patch.setattr(database, "_copy", full)
+        patch.setattr(embedded, "_copy", full)
         engine = reopened(settings)
     token = engine.operator_token()
     assert [p.name for p in engine.patients.search(token)] == ["Max Beispiel"]

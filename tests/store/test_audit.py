@@ -13,25 +13,20 @@ from engine.records import Caller
 from engine.store.audit import AuditLog, Event
 from engine.store.database import Database
 from tests.fakes import FakeHost
+from tests.postgresql import forge
+from tests.store.conftest import Opener
 
 WHO = Caller("doctor", Role.DOCTOR, "se_1", "127.0.0.1")
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return Database.open(tmp_path / "c.duckdb", FakeHost(tmp_path), 5)
+def database(tmp_path: Path, open_database: Opener) -> Database:
+    return open_database(FakeHost(tmp_path))
 
 
 @pytest.fixture
 def audit(database: Database, tmp_path: Path) -> AuditLog:
     return AuditLog(database, FakeHost(tmp_path), b"k" * 32)
-
-
-def unguarded(database: Database) -> None:
-    """What somebody with the file and the program could do."""
-    with database.write() as tx:
-        tx.run("DROP TRIGGER audit_no_update ON audit")
-        tx.run("DROP TRIGGER audit_no_delete ON audit")
 
 
 def fill(audit: AuditLog, count: int = 5) -> None:
@@ -75,9 +70,7 @@ def test_a_changed_column_is_found_where_it_is(
     audit: AuditLog, database: Database, column: str
 ) -> None:
     fill(audit)
-    unguarded(database)
-    with database.write() as tx:
-        tx.run(f"UPDATE audit SET {column} = {column} || ' ' WHERE sequence = 3")  # noqa: S608
+    forge(database, f"UPDATE audit SET {column} = {column} || ' ' WHERE sequence = 3")  # noqa: S608
     with pytest.raises(AuditBroken) as caught:
         audit.verify()
     assert caught.value.facts["sequence"] == 3
@@ -106,9 +99,7 @@ def test_a_missing_or_moved_entry_is_found(
     monkeypatch.setattr("engine.store.audit._PART_ENTRIES", part_entries)
     fill(audit)
     assert audit.verify() == 5
-    unguarded(database)
-    with database.write() as tx:
-        tx.run(sql)
+    forge(database, sql)
     with pytest.raises(AuditBroken) as caught:
         audit.verify()
     assert caught.value.facts["sequence"] == first_bad
@@ -116,9 +107,7 @@ def test_a_missing_or_moved_entry_is_found(
 
 def test_fields_cannot_be_shifted_into_each_other(audit: AuditLog, database: Database) -> None:
     audit.record(WHO, Event("ab", "c"))
-    unguarded(database)
-    with database.write() as tx:
-        tx.run("UPDATE audit SET action = 'a', outcome = 'bc'")
+    forge(database, "UPDATE audit SET action = 'a', outcome = 'bc'")
     with pytest.raises(AuditBroken):
         audit.verify()
 
@@ -137,9 +126,7 @@ def test_a_cut_off_tail_shows_only_against_a_checkpoint(
     checkpoint = audit.checkpoint(signer, "log")
     fill(audit, 2)
     assert audit.verify_checkpoint(checkpoint, signer.public_bytes) == 5
-    unguarded(database)
-    with database.write() as tx:
-        tx.run("DELETE FROM audit WHERE sequence > 3")
+    forge(database, "DELETE FROM audit WHERE sequence > 3")
     assert audit.verify() == 3  # the chain alone cannot tell
     with pytest.raises(AuditBroken):
         audit.verify_checkpoint(checkpoint, signer.public_bytes)

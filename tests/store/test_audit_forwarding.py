@@ -19,6 +19,7 @@ from engine.store.audit import AuditLog, Event
 from engine.store.audit_forwarding import BATCH, AuditForwarding
 from engine.store.database import Database
 from tests.fakes import FakeHost
+from tests.store.conftest import Opener
 from tests.store.test_outbox import certificate
 
 WHO = Caller("doctor", Role.DOCTOR, "se_1", "127.0.0.1")
@@ -103,9 +104,15 @@ def repository(tmp_path: Path) -> Iterator[Repository]:
     made.close()
 
 
-def forwarding(tmp_path: Path, repository: Repository) -> tuple[AuditForwarding, AuditLog]:
+@pytest.fixture
+def database(tmp_path: Path, open_database: Opener) -> Database:
+    return open_database(FakeHost(tmp_path))
+
+
+def forwarding(
+    tmp_path: Path, repository: Repository, database: Database
+) -> tuple[AuditForwarding, AuditLog]:
     host = FakeHost(tmp_path)
-    database = Database.open(tmp_path / "c.duckdb", host, 5)
     audit = AuditLog(database, host, b"k" * 32)
     settings = Settings(
         data=tmp_path,
@@ -122,9 +129,9 @@ def fill(audit: AuditLog, count: int) -> None:
 
 
 def test_the_repository_gets_every_entry_once_and_in_order(
-    tmp_path: Path, repository: Repository
+    tmp_path: Path, repository: Repository, database: Database
 ) -> None:
-    sending, audit = forwarding(tmp_path, repository)
+    sending, audit = forwarding(tmp_path, repository, database)
     fill(audit, BATCH + 3)
     assert sending.waiting() == BATCH + 3
     assert [sending.deliver(), sending.deliver(), sending.deliver()] == [BATCH, 3, 0]
@@ -137,9 +144,11 @@ def test_the_repository_gets_every_entry_once_and_in_order(
         assert f'ParticipantObjectID="im_{i}"'.encode() in message
 
 
-def test_a_receiver_that_ends_without_the_farewell_is_not_believed(tmp_path: Path) -> None:
+def test_a_receiver_that_ends_without_the_farewell_is_not_believed(
+    tmp_path: Path, database: Database
+) -> None:
     repository = Repository(tmp_path, farewell=False)
-    sending, audit = forwarding(tmp_path, repository)
+    sending, audit = forwarding(tmp_path, repository, database)
     fill(audit, 2)
     with pytest.raises(ForwardingFailed):
         sending.deliver()
@@ -148,9 +157,9 @@ def test_a_receiver_that_ends_without_the_farewell_is_not_believed(tmp_path: Pat
 
 
 def test_what_a_broken_connection_swallowed_is_sent_again(
-    tmp_path: Path, repository: Repository
+    tmp_path: Path, repository: Repository, database: Database
 ) -> None:
-    sending, audit = forwarding(tmp_path, repository)
+    sending, audit = forwarding(tmp_path, repository, database)
     fill(audit, 500)
     repository.stops_after = 3000
     with pytest.raises(ForwardingFailed):
@@ -162,8 +171,10 @@ def test_what_a_broken_connection_swallowed_is_sent_again(
     assert len(repository.messages()) == 500
 
 
-def test_nobody_there_is_a_named_error(tmp_path: Path, repository: Repository) -> None:
-    sending, audit = forwarding(tmp_path, repository)
+def test_nobody_there_is_a_named_error(
+    tmp_path: Path, repository: Repository, database: Database
+) -> None:
+    sending, audit = forwarding(tmp_path, repository, database)
     fill(audit, 1)
     sending._settings = replace(sending._settings, syslog_port=1)
     with pytest.raises(ForwardingFailed, match="MEDSEC_SYSLOG"):
@@ -172,9 +183,9 @@ def test_nobody_there_is_a_named_error(tmp_path: Path, repository: Repository) -
 
 
 def test_a_certificate_of_somebody_else_gets_nothing(
-    tmp_path: Path, repository: Repository
+    tmp_path: Path, repository: Repository, database: Database
 ) -> None:
-    sending, audit = forwarding(tmp_path, repository)
+    sending, audit = forwarding(tmp_path, repository, database)
     fill(audit, 1)
     other = tmp_path / "other"
     other.mkdir()
@@ -184,9 +195,11 @@ def test_a_certificate_of_somebody_else_gets_nothing(
     assert repository.got == []
 
 
-def test_a_repository_that_asks_for_a_certificate_gets_it(tmp_path: Path) -> None:
+def test_a_repository_that_asks_for_a_certificate_gets_it(
+    tmp_path: Path, database: Database
+) -> None:
     repository = Repository(tmp_path, asks=True)
-    sending, audit = forwarding(tmp_path, repository)
+    sending, audit = forwarding(tmp_path, repository, database)
     fill(audit, 1)
     with pytest.raises(ForwardingFailed):
         sending.deliver()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +17,21 @@ import commands.folder
 from engine import Engine, Settings, errors
 from engine.service.upkeep import _SYSTEM as SYSTEM
 from engine.settings import Secret
-from engine.store import database
+from engine.store import embedded, postgresql
 from engine.store.backup import PENDING_ERASURES, Snapshot
-from engine.store.database import Database
+from engine.store.embedded import EmbeddedDatabase
 from tests import builders
 from tests.conftest import WHY, Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
+from tests.store.conftest import NewCatalog
+
+Recover = Callable[..., Engine]
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, catalog_url: Secret | None) -> Settings:
     return Settings(
+        database=catalog_url,
         data=tmp_path / "data",
         key_file=tmp_path / "keys" / "root.key",
         backup_dir=tmp_path / "backups",
@@ -36,12 +40,24 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
-def recovered(settings: Settings, name: str | None = None) -> Engine:
-    elsewhere = replace(settings, data=settings.data.parent / "recovered")
-    return Engine.from_backup(elsewhere, name, detector=ScriptedDetector(settings))
+@pytest.fixture
+def recovered(settings: Settings, new_catalog: NewCatalog) -> Iterator[Recover]:
+    """Makes a data folder, and where it has one a database, from a backup."""
+    opened: list[Engine] = []
+
+    def recovered(name: str | None = None, of: Settings = settings) -> Engine:
+        elsewhere = replace(of, data=settings.data.parent / "recovered", database=new_catalog())
+        opened.append(Engine.from_backup(elsewhere, name, detector=ScriptedDetector(settings)))
+        return opened[-1]
+
+    yield recovered
+    for engine in opened:
+        engine.close()
 
 
-def test_everything_comes_back_from_backup_and_key_alone(ward: Ward, settings: Settings) -> None:
+def test_everything_comes_back_from_backup_and_key_alone(
+    ward: Ward, settings: Settings, recovered: Recover
+) -> None:
     data, found = text_png()
     image_id = ward.seal(data, "Erika.png", [found])
     draft = ward.upload(builders.png(builders.labelled("WAITS")[0]), found=[found])
@@ -51,7 +67,7 @@ def test_everything_comes_back_from_backup_and_key_alone(ward: Ward, settings: S
     for path in settings.data.rglob("*"):  # the disk is lost
         if path.is_file():
             path.unlink()
-    engine = recovered(settings)
+    engine = recovered()
     token = engine.operator_token()
     opened = engine.images.restore(token, image_id, WHY)
     file = engine.images.restored_file(token, opened.handle)
@@ -62,9 +78,12 @@ def test_everything_comes_back_from_backup_and_key_alone(ward: Ward, settings: S
     engine.close()
 
 
-def test_a_passphrase_is_enough_to_recover(tmp_path: Path) -> None:
+def test_a_passphrase_is_enough_to_recover(
+    tmp_path: Path, recovered: Recover, catalog_url: Secret | None
+) -> None:
     settings = Settings(
         data=tmp_path / "data",
+        database=catalog_url,
         key_passphrase=Secret("a long passphrase that people remember"),
         backup_dir=tmp_path / "backups",
         bcrypt_cost=4,
@@ -76,7 +95,7 @@ def test_a_passphrase_is_enough_to_recover(tmp_path: Path) -> None:
     engine.patients.create(team.technician, "P-1", "Erika Musterfrau")
     engine.backups.make(team.administrator)
     engine.close()
-    again = recovered(settings)
+    again = recovered(of=settings)
     assert [p.name for p in again.patients.search(again.operator_token())] == ["Erika Musterfrau"]
     again.close()
 
@@ -93,7 +112,9 @@ def test_a_backup_says_nothing_without_the_key(ward: Ward, settings: Settings) -
                 assert word not in content
 
 
-def test_what_was_erased_after_a_backup_is_erased_again(ward: Ward, settings: Settings) -> None:
+def test_what_was_erased_after_a_backup_is_erased_again(
+    ward: Ward, settings: Settings, recovered: Recover
+) -> None:
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
     admin = ward.team.administrator
@@ -102,7 +123,7 @@ def test_what_was_erased_after_a_backup_is_erased_again(ward: Ward, settings: Se
     ward.engine.context.host.advance(minutes=1)  # type: ignore[attr-defined]
     ward.engine.backups.make(admin)
     ward.engine.close()
-    engine = recovered(settings, old)
+    engine = recovered(old)
     token = engine.operator_token()
     with pytest.raises(errors.NotFound):
         engine.images.restore(token, image_id, WHY)
@@ -112,7 +133,7 @@ def test_what_was_erased_after_a_backup_is_erased_again(ward: Ward, settings: Se
 
 
 def test_what_an_older_backup_never_heard_of_stays_erased_after_a_recovery_from_it(
-    ward: Ward, settings: Settings, host: FakeHost
+    ward: Ward, settings: Settings, host: FakeHost, recovered: Recover
 ) -> None:
     data, found = text_png()
     other = ward.seal(builders.png(builders.labelled("OTHER")[0]), found=[found])
@@ -123,12 +144,12 @@ def test_what_an_older_backup_never_heard_of_stays_erased_after_a_recovery_from_
     second = ward.engine.backups.make(admin)
     ward.engine.images.erase(admin, image_id, "asked for it")
     ward.engine.close()
-    engine = recovered(settings, first)
+    engine = recovered(first)
     assert ("image", image_id) in engine._erasures.known(engine.context.database.read())
     engine.images.erase(engine.operator_token(), other, "asked for it too")
     engine.close()
     shutil.rmtree(settings.data.parent / "recovered")
-    engine = recovered(settings, second)
+    engine = recovered(second)
     with pytest.raises(errors.NotFound):
         engine.images.restore(engine.operator_token(), image_id, WHY)
     engine.close()
@@ -194,7 +215,7 @@ def _damage(path: Path, damage: str) -> None:
 
 @pytest.mark.parametrize(("damage", "why"), [("lost", "not-found"), ("rotten", "seal-broken")])
 def test_a_stored_file_that_is_gone_stops_no_backup_and_is_told(
-    ward: Ward, settings: Settings, host: FakeHost, damage: str, why: str
+    ward: Ward, settings: Settings, host: FakeHost, damage: str, why: str, recovered: Recover
 ) -> None:
     data, found = text_png()
     engine, admin = ward.engine, ward.team.administrator
@@ -213,7 +234,7 @@ def test_a_stored_file_that_is_gone_stops_no_backup_and_is_told(
     assert (told.image_id, told.detail["why"]) == (broken, why)
     assert engine.health.state(admin)["broken"] == [broken]
     engine.close()
-    engine = recovered(settings)
+    engine = recovered()
     token = engine.operator_token()
     opened = engine.images.restore(token, whole, WHY)
     assert engine.images.restored_file(token, opened.handle).data == data
@@ -224,7 +245,7 @@ def test_a_stored_file_that_is_gone_stops_no_backup_and_is_told(
 
 @pytest.mark.parametrize("damage", ["lost", "rotten"])
 def test_a_stored_file_that_is_gone_is_in_the_next_backup_if_an_earlier_one_has_it(
-    ward: Ward, settings: Settings, host: FakeHost, damage: str
+    ward: Ward, settings: Settings, host: FakeHost, damage: str, recovered: Recover
 ) -> None:
     data, found = text_png()
     engine, admin = ward.engine, ward.team.administrator
@@ -236,7 +257,7 @@ def test_a_stored_file_that_is_gone_is_in_the_next_backup_if_an_earlier_one_has_
     name = engine.backups.make(admin)
     assert engine.backups.missing(admin, name) == []
     engine.close()
-    engine = recovered(settings, name)
+    engine = recovered(name)
     token = engine.operator_token()
     opened = engine.images.restore(token, image_id, WHY)
     assert engine.images.restored_file(token, opened.handle).data == data
@@ -251,16 +272,18 @@ def test_others_write_while_the_rows_are_copied_and_the_backup_is_of_one_moment(
     engine, admin = ward.engine, ward.team.administrator
     entries = engine.context.database.read().count("SELECT count(*) FROM audit")
     monkeypatch.setattr(engine.context.database, "_wait", 0.2)
-    real = database._copy
+    module, name = (postgresql, "_stream") if settings.database else (embedded, "_copy")
+    real = getattr(module, name)
     meanwhile = []
 
-    def copy(cursor: object, path: Path) -> None:
-        engine.patients.create(ward.team.technician, "P-2", "Max Beispiel")
-        engine.images.erase(admin, image_id, "asked for it")
-        real(cursor, path)  # type: ignore[arg-type]
-        meanwhile.append(engine.context.database.read().count("SELECT count(*) FROM patients"))
+    def copy(*arguments: object) -> object:
+        if not meanwhile:
+            engine.patients.create(ward.team.technician, "P-2", "Max Beispiel")
+            engine.images.erase(admin, image_id, "asked for it")
+            meanwhile.append(engine.context.database.read().count("SELECT count(*) FROM patients"))
+        return real(*arguments)
 
-    monkeypatch.setattr(database, "_copy", copy)
+    monkeypatch.setattr(module, name, copy)
     name = engine.backups.make(admin)
     monkeypatch.undo()
     assert meanwhile == [2]
@@ -271,7 +294,7 @@ def test_others_write_while_the_rows_are_copied_and_the_backup_is_of_one_moment(
     assert list(engine.context.host.blobs()) == []
     file = settings.data.parent / "copy.duckdb"
     file.write_bytes(backups._catalog(manifest, key))
-    copied = Database.open(file, engine.context.host, 1.0)
+    copied = EmbeddedDatabase.open(file, engine.context.host, 1.0)
     rows = copied.read()
     assert rows.count("SELECT count(*) FROM audit") == entries
     assert [r["state"] for r in rows.all("SELECT state FROM images")] == ["released"]
@@ -286,11 +309,20 @@ def test_a_copy_that_fails_leaves_no_transaction_open(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(database, "_copy", full)
+        if settings.database:
+            patch.setattr(embedded.EmbeddedDatabase, "append", full)
+        else:
+            patch.setattr(embedded, "_copy", full)
         with pytest.raises(errors.StorageError, match="free space"):
             ward.engine.backups.make(ward.team.administrator)
-    ward.engine.context.database.read().run("CHECKPOINT")  # refused while one is open
-    assert not (settings.data / "catalog.duckdb.wal").exists()
+    rows = ward.engine.context.database.read()
+    if settings.database:
+        open_ones = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'"
+        assert rows.count(f"{open_ones} AND datname = current_database()") == 0
+    else:
+        rows.run("CHECKPOINT")  # refused while one is open
+        assert not (settings.data / "catalog.duckdb.wal").exists()
+    assert not list(settings.data.glob(".*.fresh*"))
 
 
 @pytest.mark.parametrize("where", ["manifest.json", "catalog.sealed", "blob", "lost"])
@@ -328,7 +360,7 @@ def test_old_backups_go_and_the_rest_stays_whole(ward: Ward, host: FakeHost) -> 
 
 
 def test_after_a_recovery_the_newest_backup_is_the_one_made_since(
-    ward: Ward, settings: Settings, host: FakeHost
+    ward: Ward, settings: Settings, host: FakeHost, recovered: Recover
 ) -> None:
     """The one that nobody went back to has the longer log, but it is a dead branch."""
     _, found = text_png()
@@ -339,7 +371,7 @@ def test_after_a_recovery_the_newest_backup_is_the_one_made_since(
         ward.seal(builders.png(builders.labelled(f"IMAGE {i}")[0]), found=[found])
     dead = ward.engine.backups.make(admin)
     ward.engine.close()
-    engine = recovered(settings, first)
+    engine = recovered(first)
     made = engine.backups.make(engine.operator_token())
     backups = engine.context.backup_folder()
     entries = {name: m["audit_entries"] for name, m in backups._readable().items()}

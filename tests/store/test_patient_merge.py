@@ -12,6 +12,8 @@ from engine.store.patients import DAMAGED
 from tests import builders
 from tests.conftest import WHY, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
+from tests.postgresql import forge
+from tests.store.conftest import NewCatalog
 
 # --- history ----------------------------------------------------------------------------------
 
@@ -98,10 +100,8 @@ def test_an_erased_patient_put_back_does_not_open(ward: Ward) -> None:
 
 def test_records_that_are_older_than_their_tags_still_open(ward: Ward) -> None:
     engine = ward.engine
-    with engine.context.database.write() as tx:  # as a data folder of an earlier day has it
-        tx.run("DROP TRIGGER audit_no_delete ON audit")
-    with engine.context.database.write() as tx:
-        tx.run("DELETE FROM audit WHERE action = 'patient.create'")
+    # as a data folder of an earlier day has it
+    forge(engine.context.database, "DELETE FROM audit WHERE action = 'patient.create'")
     assert engine.patients.get(ward.team.doctor, "P-1").name == "Erika Musterfrau"
     engine.patients.update(ward.team.technician, ward.patient_id, age=62)
     _put_back(engine, ward.patient_id)
@@ -209,7 +209,7 @@ def test_an_altered_image_stops_the_merge_and_nothing_moved(ward: Ward) -> None:
 
 
 def test_erasing_the_one_that_stays_erases_the_other_in_an_older_backup_too(
-    ward: Ward, settings: Settings, tmp_path: Path, host: FakeHost
+    ward: Ward, settings: Settings, tmp_path: Path, host: FakeHost, new_catalog: NewCatalog
 ) -> None:
     with_folder = replace(settings, backup_dir=tmp_path / "backups")
     ward.engine.context.live.use(with_folder)
@@ -221,7 +221,7 @@ def test_erasing_the_one_that_stays_erases_the_other_in_an_older_backup_too(
     host.advance(minutes=1)
     ward.engine.backups.make(admin)
     ward.engine.close()
-    elsewhere = replace(with_folder, data=tmp_path / "recovered")
+    elsewhere = replace(with_folder, data=tmp_path / "recovered", database=new_catalog())
     engine = Engine.from_backup(elsewhere, old, detector=ScriptedDetector(settings))
     assert engine.patients.search(engine.operator_token()) == []
     engine.close()

@@ -23,6 +23,7 @@ import pytest
 
 from engine.store import database as module
 from engine.store.database import Cursor, Database, Row
+from engine.store.embedded import EmbeddedDatabase
 from tests.fakes import FakeHost
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ _INDEXES = ("test: an index over rows that are updated", "CREATE INDEX i ON imag
 
 
 def opened(folder: Path) -> Database:
-    return Database.open(folder / "c.duckdb", FakeHost(folder), 5)
+    return EmbeddedDatabase.open(folder / "c.duckdb", FakeHost(folder), 5)
 
 
 def columns(tx: Cursor) -> dict[str, list[Row]]:
