@@ -42,7 +42,10 @@ HEADS_AT_ONCE: Final = 64
 _REMEMBERED: Final = 8
 #: Pieces of a file of which no more came for so long are dropped.
 _IDLE_SECONDS: Final = 600.0
-_NONE = "This upload is not known any more. Drop the files again: what is here is not sent twice."
+_NONE = (
+    "This upload is not known any more. Drop the files again: what is here already is not taken in"
+    " twice."
+)
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 from benchmarks import crash_intake
 from tests import builders
 from tests.api.test_api_intakes import Sender
-from tests.dimse.test_durability import mounted
 from tests.rest import hospital
 
 
@@ -43,17 +41,6 @@ def test_a_server_killed_amid_an_intake_loses_nothing(tmp_path: Path, moment: st
     run.go_on()
     assert run.ledger.problems == []
     assert set(run.acknowledged) >= set(range(2000, 2006))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB; skips where none can be mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if not mounted(folder, "size=24m"):
-        pytest.skip("a small file system cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_disk_that_is_full_stops_an_intake_and_room_makes_it_go_on(small_disk: Path) -> None:

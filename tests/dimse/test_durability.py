@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from engine import Engine, Settings
 from tests import builders
@@ -74,24 +72,6 @@ def test_a_server_killed_between_store_and_answer_keeps_what_it_acknowledged_onc
         again.context.audit.verify()
     finally:
         again.close()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB; skips where none can be mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if not mounted(folder, "size=24m"):
-        pytest.skip("a small file system cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def mounted(folder: Path, options: str) -> bool:
-    if shutil.which("mount") is None:
-        return False
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def test_a_disk_that_is_full_is_out_of_resources_and_room_makes_it_go_on(
