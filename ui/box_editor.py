@@ -30,7 +30,7 @@ def correct(token: str, image_id: str) -> None:
         queue.close_draft()
         state.say(
             err.message
-            if "is working on" in err.message
+            if "is working on" in err.message or "is being sealed" in err.message
             else "This draft no longer exists: somebody sealed or discarded it. Choose another one."
         )
         st.rerun()

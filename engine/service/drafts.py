@@ -18,6 +18,7 @@ from engine.operations.admission import Work
 from engine.operations.context import Context
 from engine.operations.erasures import Erasures
 from engine.operations.examination import (
+    CONFIRMED,
     HARMLESS,
     REASONS,
     Progress,
@@ -246,7 +247,8 @@ class Drafts:
         Until it is left, or some minutes pass, nobody else can open it.
 
         Raises:
-            NotFound: No such draft, a sealed image is none any more, or somebody else has it open.
+            NotFound: No such draft, a sealed image is none any more, somebody else has it open, or
+                it was confirmed on a contact sheet and is being sealed.
         """
         self._claims.claim(caller, image_id)
         opened = self._open_images.find(caller.session_id, image_id, DraftView)
@@ -255,6 +257,9 @@ class Drafts:
             return view
         draft = self._stored.draft(self._database.read(), image_id)
         row, facts = draft.row, draft.facts
+        if CONFIRMED in row.reasons:
+            self._claims.leave(caller, image_id)
+            raise NotFound("This image was confirmed and is being sealed. Undo that first.")
         self._audit.record(
             caller, Event("draft.open", patient_id=row.patient_id, image_id=image_id)
         )

@@ -271,12 +271,14 @@ class Worklist:
 
         Raises:
             InputError: Too many.
-            NotFound: No such draft, or somebody else works on it.
+            NotFound: No such draft, somebody else works on it, or it is being sealed.
         """
         if len(boxes) > MOST_BOXES:
             raise InputError(f"Too many boxes. The limit is {MOST_BOXES} per image.")
         self._claims.claim(caller, image_id)
         draft = self._stored.draft(self._database.read(), image_id)
+        if CONFIRMED in draft.row.reasons:  # workers seal what was on the sheet
+            raise NotFound("This image was confirmed and is being sealed. Undo that first.")
         if boxes != self._boxes(draft):
             self._keep(caller, draft, boxes)
 

@@ -148,6 +148,12 @@ def test_a_confirmation_is_taken_back_until_it_is_sealed(ward: Ward) -> None:
     before = {i.record.image_id: i.record for i in items(ward)}
     token, worklist = ward.team.technician, ward.engine.worklist
     worklist.confirm(token, [look(i) for i in items(ward)])
+    for work in (
+        lambda: ward.engine.drafts.open(token, ids[1]),
+        lambda: worklist.keep_boxes(token, ids[1], []),
+    ):
+        with pytest.raises(errors.NotFound, match="is being sealed"):
+            work()
     assert sealed(ward, ids[:1]) == ["sealed"]
     assert worklist.take_back(token, ids) == ids[1:]
     [again] = items(ward)
