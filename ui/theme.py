@@ -38,8 +38,8 @@ _CSS = """
   }
   :has(> .st-key-seal-bar) {
     position: sticky; bottom: 0; z-index: 80; margin: 0 -5px; padding: 0.5rem 5px;
-    background: var(--st-background-color, #fbfcfd);
-    border-top: 1px solid var(--st-border-color, #b9c7cf);
+    background: Canvas;  /* light or dark, as the page */
+    border-top: 1px solid color-mix(in srgb, CanvasText 25%, transparent);
   }
   :has(> .st-key-patient-banner) { position: sticky; top: 3.2rem; z-index: 90; }
   .patient {

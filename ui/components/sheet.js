@@ -20,13 +20,15 @@ class Sheet {
       grid.append(make("div", { class: "block", style: `--count: ${group.items.length}` }, make("h3", { title: group.title }, group.title),
         make("div", { class: "of" }, ...group.items.map((item) => this.tile(item, group)))));
     this.grid = grid;
-    const sheet = make("section", { class: "sheet", "aria-label": "Contact sheet" }, grid, this.keys,
+    const sheet = make("section", { class: "sheet", "aria-label": "Contact sheet" }, this.keys, grid,
       make("div", { class: "bar" }, this.begin, this.said,
         make("button", { type: "button", onclick: () => this.carry() }, "Add these boxes to the series (C)"),
         make("button", { type: "button", onclick: () => (this.keys.hidden = !this.keys.hidden) }, "Keys (?)"),
         data.undo > 0 && make("button", { type: "button", onclick: () => tell("undone", true) }, `Undo the last ${data.undo} (Ctrl Z)`),
         make("button", { type: "button", onclick: () => tell("left", true) }, "Back to the list")), this.large);
     sheet.addEventListener("keydown", (event) => this.key(event));
+    // A sheet that opens under a pointer that rests must not be covered by one of its pictures.
+    sheet.addEventListener("pointermove", () => (this.pointed = true));
     root.replaceChildren(sheet);
     this.fit = this.fit.bind(this);
     window.addEventListener("resize", this.fit);
@@ -42,8 +44,8 @@ class Sheet {
     const index = this.tiles.push(tile) - 1;
     tile.element = make("button", { type: "button", class: "tile", title: item.why, "aria-label": `${item.name}, ${item.boxes} boxes. ${item.why}`,
       onfocus: () => (this.at = index),
-      onmouseenter: (event) => { this.hover = setTimeout(() => this.enlarge(index, event.clientX), 300); },
-      onmouseleave: () => { clearTimeout(this.hover); this.shrink(); },
+      onmousemove: (event) => { if (!this.pointed || this.hovered === index) return; this.hovered = index; this.hover = setTimeout(() => this.enlarge(index, event.clientX), 300); },
+      onmouseleave: () => { clearTimeout(this.hover); this.hovered = null; this.shrink(); },
       onclick: () => this.toggle(index) },
       image, make("span", {}, `${item.name} · ${item.boxes === 1 ? "1 box" : `${item.boxes} boxes`}`));
     return tile.element;
@@ -76,9 +78,16 @@ class Sheet {
       before = now;
       if (document.hidden) return;
       for (const tile of this.tiles)
-        if (tile.visible && tile.image.complete && tile.image.naturalWidth) tile.ms += spent;
+        if (tile.visible && tile.image.complete && tile.image.naturalWidth && !this.covered(tile)) tile.ms += spent;
       this.draw();
     }, 250);
+  }
+
+  /** Is a picture under the enlarged one? Then nobody sees it. */
+  covered(tile) {
+    if (this.large.hidden || this.large.dataset.of === tile.item.id) return false;
+    const over = this.large.getBoundingClientRect(), own = tile.element.getBoundingClientRect();
+    return over.left < own.right && own.left < over.right && over.top < own.bottom && own.top < over.bottom;
   }
 
   draw() {
@@ -101,6 +110,7 @@ class Sheet {
     this.large.replaceChildren(
       make("img", { src: `/api/drafts/${tile.item.id}/preview/?side=1200&v=${tile.item.version}`, alt: `${tile.item.name}, enlarged` }),
       make("p", {}, tile.group.title), make("p", {}, `${tile.item.name}. ${tile.item.why}`));
+    this.large.dataset.of = tile.item.id;
     this.large.hidden = false;
   }
 
