@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import threading
 import zipfile
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator
@@ -16,7 +17,9 @@ from starlette.types import Send
 
 from api.files import BINARY, Answers
 from api.turns import page_turn
-from engine import ends_with
+from engine import ends_with, errors
+
+log = logging.getLogger("medsec")
 
 ZIP: Answers = {200: {"description": "A ZIP", "content": {"application/zip": BINARY}}}
 
@@ -60,9 +63,11 @@ class _Zip(StreamingResponse):
     """An answer whose work ends with it, whether it was sent whole or not."""
 
     async def stream_response(self, send: Send) -> None:
-        """As of any streamed answer."""
+        """As of any streamed answer; one that breaks off has no end, which its reader notices."""
         try:
             await super().stream_response(send)
+        except errors.EngineError as err:  # the answer has begun: it cannot say so itself
+            log.warning("a ZIP broke off: %s", err.code)
         finally:
             with CancelScope(shield=True):
                 await self.body_iterator.aclose()  # type: ignore[attr-defined]

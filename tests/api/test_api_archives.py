@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 
 import pytest
-from starlette.types import Message
+from starlette.types import Message, Send
 
 from api.zips import zipped
 from engine import Role, errors
@@ -16,7 +16,7 @@ from tests import builders
 from tests.conftest import WHY
 from tests.rest import BOX, Hospital, ask, hospital, mounted_app
 
-SLICES = 6
+SLICES = 3
 
 
 @pytest.fixture(scope="module")
@@ -69,40 +69,61 @@ def test_a_study_is_downloaded_masked_and_original(
     assert outcomes(ward) == ["requested", "completed"] * 2
 
 
-def test_a_client_that_goes_away_ends_the_work(ward: Hospital, study_id: str) -> None:
-    before = len(outcomes(ward))
-    received: list[Message] = []
-    stalled = asyncio.Event()
-
-    async def receive() -> Message:
-        if not received:
-            received.append({"type": "http.request", "body": b"", "more_body": False})
-            return received[0]
-        await stalled.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: Message) -> None:
-        if message.get("body"):
-            stalled.set()
-            await asyncio.Event().wait()  # a client that reads no more
-
-    path = f"/api/studies/{study_id}/archive/"
+def call(path: str, token: str, send: Send, gone: asyncio.Event) -> None:
+    """One request to the application by a client that goes away when ``gone`` is set."""
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET",
         "scheme": "https", "path": path, "raw_path": path.encode(), "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {ward.tokens[Role.DOCTOR]}".encode())],
+        "headers": [(b"authorization", f"Bearer {token}".encode())],
         "client": ("192.0.2.1", 50_000), "server": ("medsec.test", 443),
     }  # fmt: skip
 
-    async def both() -> None:
-        await asyncio.wait_for(mounted_app(scope, receive, send), 30)
+    asked = iter([{"type": "http.request", "body": b"", "more_body": False}])
 
-    asyncio.run(both())
+    async def receive() -> Message:
+        for message in asked:
+            return message
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def within_time() -> None:
+        await asyncio.wait_for(mounted_app(scope, receive, send), 60)
+
+    asyncio.run(within_time())
+
+
+def test_a_client_that_goes_away_ends_the_work(ward: Hospital, study_id: str) -> None:
+    before = len(outcomes(ward))
+    gone = asyncio.Event()
+
+    async def send(message: Message) -> None:
+        if message.get("body"):
+            gone.set()
+            await asyncio.Event().wait()  # a client that reads no more
+
+    call(f"/api/studies/{study_id}/archive/", ward.tokens[Role.DOCTOR], send, gone)
     assert outcomes(ward)[before:] == ["requested", "failed"]
     [failed, *_] = [
         e for e in ward.engine.context.audit.entries(limit=50) if e.action == "study.export"
     ]
     assert (failed.detail["why"], failed.detail["given"]) == ("reader-gone", 1)
+
+
+def test_an_answer_that_breaks_off_has_no_end(ward: Hospital, study_id: str) -> None:
+    """Or a client would take the half of a study for all of it."""
+    token = ward.tokens[Role.DOCTOR]
+    handle = ward.engine.studies.restore(token, study_id, WHY).handle
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if message.get("body"):
+            ward.engine.studies.close(token, handle)
+
+    call(f"/api/study-restorations/{handle}/archive/", token, send, asyncio.Event())
+    assert [m["type"] for m in sent] == ["http.response.start", "http.response.body"]
+    assert sent[-1]["more_body"]
+    assert outcomes(ward)[-2:] == ["requested", "failed"]
 
 
 def test_an_archive_that_breaks_off_is_no_zip(ward: Hospital, study_id: str) -> None:
