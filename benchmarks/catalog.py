@@ -1,11 +1,12 @@
 """How search, charts and the audit log grow with the number of images.
 
-    python -m benchmarks.catalog [--sizes 10000,100000,1000000]
+    python -m benchmarks.catalog [--sizes 10000,100000,1000000] [--postgresql URL,URL,URL]
 
 Each size gets a catalog of its own, made by the program's own migrations and filled in bulk: three
 regions and three log entries per image, ten images and one more entry per patient. The log's chain
 is a real one; sealed columns hold bytes of a usual length, since no key is needed for what is
-measured.
+measured. With ``--postgresql``, each catalog is moved to an empty, migrated database, one a size,
+and measured there; the role that owns the tables (``medsec_owner``) is asked to analyze them.
 Times are the median of several runs in milliseconds; ``grows`` is the factor from the smallest to
 the largest catalog, to be held against the factor between their sizes.
 """
@@ -13,7 +14,7 @@ the largest catalog, to be held against the factor between their sizes.
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
 import statistics
 import sys
 import tempfile
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pyarrow as pa
 
 from engine.crypto.keyring import Keyring
@@ -33,6 +35,7 @@ from engine.store.database import Database
 from engine.store.embedded import EmbeddedDatabase
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.patients import Patients
+from engine.store.postgresql import PostgresDatabase
 
 REGIONS, ENTRIES, OF_ONE_PATIENT = 3, 3, 10
 _AUDIT = (
@@ -45,7 +48,7 @@ def image_name(number: int) -> str:
     return f"im_{number * 7919 % 999_999_937:024x}"
 
 
-def fill(database: Database, images: int) -> None:
+def fill(database: EmbeddedDatabase, images: int) -> None:
     """Rows in bulk."""
     with database.write() as tx:
         columns = {r["column_name"] for r in tx.all("DESCRIBE images")}
@@ -97,7 +100,7 @@ def fill(database: Database, images: int) -> None:
     database._raw.execute("CHECKPOINT")
 
 
-def _fill_log(database: Database, images: int) -> None:
+def _fill_log(database: EmbeddedDatabase, images: int) -> None:
     digest, sequence = GENESIS, 0
     for start in range(0, images, 50_000):
         rows: dict[str, list[object]] = {c: [] for c in (*_AUDIT, "digest")}
@@ -133,12 +136,20 @@ def median_ms(work: Callable[[], object], times: int) -> float:
     return statistics.median(spent)
 
 
-def measure(images: int) -> dict[str, float]:
+def measure(images: int, url: str = "") -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="medsec-catalog-") as folder:
         host = Host(Path(folder))
         path = Path(folder) / "catalog.duckdb"
-        database = EmbeddedDatabase.open(path, host, 10)
+        database: Database = EmbeddedDatabase.open(path, host, 10)
+        assert isinstance(database, EmbeddedDatabase)
         fill(database, images)
+        if url:
+            with contextlib.closing(database):
+                server = PostgresDatabase.open(url, Path(folder) / "server", host, 10, 4)
+                server.fill(database)
+            with psycopg.connect(url, user="medsec_owner", autocommit=True) as connection:
+                connection.execute("ANALYZE")
+            database = server
         catalog, audit = Catalog(database), AuditLog(database, host, bytes(32))
         patients = Patients(database, KeyHierarchy(database, Keyring([bytes(32)]), host), host)
         caller = Caller("technician", Role.TECHNICIAN, "", "benchmark")
@@ -174,7 +185,7 @@ def measure(images: int) -> dict[str, float]:
             "chart: month x kind": median_ms(
                 lambda: tx.all(
                     "SELECT date_trunc('month', uploaded_at) AS m, modality, count(*) AS n,"
-                    " avg(confidence) AS c FROM images GROUP BY ALL"
+                    " avg(confidence) AS c FROM images GROUP BY 1, 2"
                 ),
                 5,
             ),
@@ -182,18 +193,21 @@ def measure(images: int) -> dict[str, float]:
             "log searched for a word": median_ms(lambda: audit.entries(query="refused"), 3),
             "whole log verified": median_ms(audit.verify, 1),
         }
+        found["stored, MB"] = database.stored_bytes() / 1e6
         database.close()
-        found["file, MB"] = os.path.getsize(path) / 1e6
         return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", default="10000,100000,1000000")
-    sizes = [int(s) for s in parser.parse_args().sizes.split(",")]
+    parser.add_argument("--postgresql", metavar="URLS", default="")
+    chosen = parser.parse_args()
+    sizes = [int(s) for s in chosen.sizes.split(",")]
+    urls = chosen.postgresql.split(",") if chosen.postgresql else [""] * len(sizes)
     found = {}
-    for size in sizes:
-        found[size] = measure(size)
+    for size, url in zip(sizes, urls, strict=True):
+        found[size] = measure(size, url)
         print(f"{size} images measured", file=sys.stderr)
     print(
         "| ms | "

@@ -71,6 +71,8 @@ _SERVER_SETTINGS: Final = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
     "jit": "off",
+    # A search has a condition for every filter; one plan for all of them would use no index.
+    "plan_cache_mode": "force_custom_plan",
 }
 
 

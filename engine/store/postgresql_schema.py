@@ -23,6 +23,8 @@ OLDEST_VERSION: Final = 140000
 
 #: DuckDB's names of types, which are written in capitals in every statement.
 _TYPES: Final = ((re.compile(r"\bBLOB\b"), "BYTEA"), (re.compile(r"\bDOUBLE(?! PREC)"), "FLOAT8"))
+#: An index serves ``= ANY`` behind an ``OR``, and a subquery there not.
+_LISTS: Final = re.compile(r"(?<!NOT )\bIN \(SELECT unnest\((\$\d+::\w+\[\])\)\)")
 #: One form for both databases in the tables' steps, but PostgreSQL's triggers are its own.
 _OWN_TRIGGERS: Final = "CREATE TRIGGER"
 
@@ -132,7 +134,7 @@ def translated(sql: str) -> str:
     """A statement as PostgreSQL reads it."""
     for pattern, name in _TYPES:
         sql = pattern.sub(name, sql)
-    return sql
+    return _LISTS.sub(r"= ANY(\1)", sql)
 
 
 def role_script(owner: str, server: str, database: str) -> str:
