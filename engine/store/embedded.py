@@ -301,26 +301,15 @@ def fresh_file(
     Raises:
         StorageError: It cannot be written.
     """
-    path = _fresh(folder / "catalog.duckdb")
-    try:
-        _discard(path)
+    with _passing(folder) as path:
         copy = EmbeddedDatabase.open(path, host, wait_seconds)
 
         def content() -> bytes:
             copy.close()
             return path.read_bytes()
 
-        try:
+        with contextlib.closing(copy):
             yield copy, content
-        finally:
-            copy.close()
-    except OSError as err:
-        raise StorageError(
-            "Cannot write to the data folder. Check free space and permissions."
-        ) from err
-    finally:
-        with contextlib.suppress(OSError):
-            _discard(path)
 
 
 @contextlib.contextmanager
@@ -332,15 +321,29 @@ def file_of(
     Raises:
         StorageError: It cannot be read, or not be written to the folder for that.
     """
+    with _passing(folder) as path:
+        write_durably(path, content)
+        with contextlib.closing(EmbeddedDatabase.open(path, host, wait_seconds)) as source:
+            yield source
+
+
+def discard_copy(folder: Path) -> None:
+    """Delete the copy of a catalog that a crash left, while nobody else holds the folder.
+
+    Raises:
+        StorageError: It cannot be deleted.
+    """
+    with _passing(folder):
+        pass
+
+
+@contextlib.contextmanager
+def _passing(folder: Path) -> Iterator[Path]:
+    """The path of a copy that is deleted in the end. Raises StorageError."""
     path = _fresh(folder / "catalog.duckdb")
     try:
         _discard(path)
-        write_durably(path, content)
-        source = EmbeddedDatabase.open(path, host, wait_seconds)
-        try:
-            yield source
-        finally:
-            source.close()
+        yield path
     except OSError as err:
         raise StorageError(
             "Cannot write to the data folder. Check free space and permissions."

@@ -35,7 +35,7 @@ from engine.fairness import gives_way
 from engine.host import Host, write_durably
 from engine.store import postgresql_schema as schema
 from engine.store.database import CATALOG_ID, Cursor, Database, Row
-from engine.store.embedded import EmbeddedDatabase, fresh_file
+from engine.store.embedded import EmbeddedDatabase, discard_copy, fresh_file
 from engine.store.turns import Turns
 
 log = logging.getLogger("medsec")
@@ -200,6 +200,7 @@ class PostgresDatabase(Database):
                 schema.check_tables(tx)
                 schema.check_rights(tx)
                 database._lease.take_over(tx, host.token_of(16))
+            discard_copy(folder)
             database._pool.open()
             database._bind()
         except BaseException:

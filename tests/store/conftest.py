@@ -66,7 +66,8 @@ def open_database(tmp_path: Path, catalog_url: Secret | None) -> Iterator[Opener
         if catalog_url is None:
             opened.append(EmbeddedDatabase.open(tmp_path / "c.duckdb", host, wait_seconds))
         else:
-            opened.append(PostgresDatabase.open(catalog_url, tmp_path, host, wait_seconds, 8))
+            wait = max(wait_seconds, 2.0)  # connections are waited for as well
+            opened.append(PostgresDatabase.open(catalog_url, tmp_path, host, wait, 8))
         return opened[-1]
 
     yield open_database

@@ -52,7 +52,7 @@ def audit(database: Database, tmp_path: Path) -> AuditLog:
 
 
 def opened(url: str, folder: Path) -> PostgresDatabase:
-    return PostgresDatabase.open(url, folder, FakeHost(folder), 2, 4)
+    return PostgresDatabase.open(url, folder, FakeHost(folder), 10, 4)
 
 
 def as_role(url: str, role: str) -> psycopg.Connection:
@@ -286,6 +286,15 @@ def test_a_folder_with_a_file_of_its_own_is_not_taken_to_a_server(
     Engine.open(replace(settings, database=None), detector=detector).close()
     with pytest.raises(StorageError, match="catalog of its own"):
         Engine.open(settings, detector=detector)
+
+
+def test_a_copy_that_a_killed_backup_left_is_deleted_at_the_start(
+    catalog_url: Secret, tmp_path: Path
+) -> None:
+    for name in (".catalog.duckdb.fresh", ".catalog.duckdb.fresh.wal"):
+        (tmp_path / name).write_bytes(b"rows")
+    opened(catalog_url, tmp_path).close()
+    assert [p.name for p in tmp_path.iterdir()] == [CATALOG_ID]
 
 
 # --- one server -------------------------------------------------------------------------------
