@@ -16,9 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pydicom
+from pydicom.config import RAISE
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.valuerep import validate_value
 
 from engine.formats.dicom_document import kind_of
 from engine.formats.dicom_file import quiet, write_data_set, write_header
@@ -96,6 +99,11 @@ _MADE_UP = {
     "PresentationCreationTime": _NO_TIME,
 }
 _NUMBERS = ("SeriesNumber", "InstanceNumber")
+#: Values that devices write in other forms than readers take; such a one is as good as missing.
+_CHECKED = (
+    "ImageType", "StudyDate", "StudyTime", "ContentDate", "ContentTime",
+    "PresentationCreationDate", "PresentationCreationTime",
+)  # fmt: skip
 _UID = re.compile(r"[0-9][0-9.]{0,63}")
 #: Of what is told of one file, as JSON.
 _MOST_BYTES = 256 << 10
@@ -284,7 +292,10 @@ class _Values:
             tag = f"{_tag(keyword):08X}"
             if tag in said:
                 try:
-                    self._set.update(Dataset.from_json({tag: said[tag]}))
+                    alone = Dataset.from_json({tag: said[tag]})
+                    if keyword in _CHECKED:
+                        _refuse_invalid(alone[keyword])
+                    self._set.update(alone)
                 except Exception:  # noqa: BLE001, S112 - one value does not cost the others
                     continue
 
@@ -306,6 +317,13 @@ class _Values:
             if keyword not in self._set:
                 setattr(self._set, keyword, None)
         return write_data_set(self._set, ExplicitVRLittleEndian)
+
+
+def _refuse_invalid(element: DataElement) -> None:
+    """Raises ValueError where a value is not of its VR (PS3.5 6.2)."""
+    values = element.value if element.VM > 1 else [element.value]
+    for value in values:
+        validate_value(element.VR, str(value), RAISE)
 
 
 def _is_uid(said: object) -> bool:

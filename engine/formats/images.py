@@ -1030,7 +1030,10 @@ def uncompressed(masked: bytes) -> bytes:
 
 def directory_entry(data: bytes) -> str:
     """What a DICOMDIR says of a DICOM file: see :func:`engine.formats.dicom_directory.entry`."""
-    told = _PAGES.call("directory_entry", data)
+    try:
+        told = _PAGES.call("directory_entry", data)
+    except CorruptImage:  # it ended the process that read it
+        return ""
     return told if isinstance(told, str) else ""
 
 

@@ -300,6 +300,19 @@ def test_names_of_every_script_are_in_the_directory() -> None:
     assert (str(patient.PatientName), study.StudyDescription) == (name, "Schädel")
 
 
+def test_a_value_that_no_reader_takes_is_as_good_as_missing() -> None:
+    directory = Directory()
+    data = builders.dicom(builders.radiograph(64, 48), StudyDescription="of 2024")
+    for written, other in ((b"20240229", b"unknown "), (b"101112", b"soon  ")):
+        assert written in data
+        data = data.replace(written, other)
+    assert directory.add(("DICOM", "IM1"), images.directory_entry(data))
+    found = pydicom.dcmread(io.BytesIO(directory.write(bytes(16))))
+    study = found.DirectoryRecordSequence[1]
+    assert (study.StudyDate, study.StudyTime) == ("19000101", "000000")
+    assert study.StudyDescription == "of 2024"
+
+
 def test_what_devices_leave_out_is_made_up_as_other_makers_do() -> None:
     directory = Directory()
     gone = dict.fromkeys(("PatientID", "StudyDate", "StudyTime", "StudyID", "SeriesNumber",
