@@ -274,7 +274,7 @@ function lookingLine(overview) {
   const whole = overview.looked + overview.to_look;
   const rate = overview.per_second ? ` · ${overview.per_second.toFixed(1)} a second` : "";
   const left = overview.seconds_left ? ` · ${duration(overview.seconds_left)} left` : "";
-  return `${overview.looked} of ${images(whole)} looked at${rate}${left}`;
+  return `${overview.looked} of ${images(whole)} looked at or sealed${rate}${left}`;
 }
 
 const sender = (window.medsecSender ||= new IntakeSender());
