@@ -3,10 +3,11 @@
     python -m model.verifier draw --label barcode --images DIR/images DIR2/images
     python -m model.verifier train --label barcode --minutes 10
 
-``draw`` keeps views of boxes (:func:`engine.detect.verifier.views`) in ``runs/verifier-LABEL``, by
-split; pictures of one patient or source folder lie in one split. ``train`` can be interrupted: it
-goes on from its last epoch. At the end it writes ``model/verifier-LABEL.onnx`` with its digest and
-prints, for both unseen splits, how many boxes that show the class fall below each share.
+``draw`` keeps views (:func:`engine.detect.verifier.views` of boxes that may be codes,
+:func:`engine.detect.line_verifier.windows` of lines of text) in ``runs/verifier-LABEL``, by split;
+pictures of one patient or source folder lie in one split. ``train`` can be interrupted: it goes on
+from its last epoch. At the end it writes ``model/verifier-LABEL.onnx`` with its digest and prints,
+for both unseen splits, how many views that show the class fall below each share.
 
 What to learn from comes from :mod:`model.verifier_data`.
 """
@@ -27,7 +28,6 @@ import torch
 from torch import nn
 
 from engine.detect.networks import CHECKSUMS, recorded
-from engine.detect.verifier import SIDE_PX
 from model.writing import SPLITS
 
 MODEL = Path(__file__).resolve().parent
@@ -36,15 +36,15 @@ BATCH = 64
 EPOCH_BATCHES = 50
 RATE = 2e-3
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-#: Kinds of boxes that make up half of what does not show the class.
-HARD = ("taken for a code", "columns")
+#: Kinds of boxes that make up half of what does not show the class, and half of what does.
+HARD = ("taken for a code", "columns", "real, taken for text", "real line", "handwriting")
 SCALE = 30.0  # views are kept as int8, this many steps a deviation
 
 
 class Net(nn.Module):
     """Two small stacks of convolutions, one a view, and one decision. 0.1 million parameters.
 
-    Takes shape (N, 2, SIDE_PX, SIDE_PX) and gives logits of shape (N,).
+    Takes shape (N, 2, H, W) of any size and gives logits of shape (N,).
     """
 
     def __init__(self) -> None:
@@ -94,11 +94,14 @@ class Shares(nn.Module):
 
 
 def varied(views: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
-    """Mirrored, turned by quarters, inverted, fainter and noisier, alike for a whole batch."""
+    """Mirrored, turned by quarters, shifted, inverted, fainter and noisier, alike for a batch."""
     flip, turn, invert = torch.randint(0, 4, (3,), generator=chance).tolist()
     if flip % 2:
         views = views.flip(3)
-    views = torch.rot90(views, turn, (2, 3))
+    square = views.shape[2] == views.shape[3]
+    views = torch.rot90(views, turn if square else 2 * (turn == 0), (2, 3))
+    across = int(torch.randint(-8, 9, (1,), generator=chance))
+    views = torch.roll(views, across, 3)
     if invert == 0:
         views = -views
     noise = torch.randn(views.shape, generator=chance)
@@ -107,7 +110,7 @@ def varied(views: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
 
 
 def load(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Views, shape (N, 2, SIDE_PX, SIDE_PX), int8; whether each shows the class; its kind.
+    """Views, shape (N, 2, H, W), int8; whether each shows the class; its kind.
 
     Raises:
         SystemExit: Nothing was drawn.
@@ -123,9 +126,11 @@ def train(folder: Path, minutes: float, seed: int) -> Net:
     """Train for a time, with a cosine fitted to it; goes on from the last epoch that was kept."""
     views, shows, kinds = load(folder, "train")
     hard = np.isin(kinds, HARD)
-    yes, no, hardest = (np.flatnonzero(m) for m in (shows, ~shows & ~hard, ~shows & hard))
-    if not len(hardest):
-        hardest = no
+    groups = [
+        np.flatnonzero(m) for m in (shows & ~hard, shows & hard, ~shows & ~hard, ~shows & hard)
+    ]
+    for plain, hardest in ((0, 1), (2, 3)):
+        groups[hardest] = groups[hardest] if len(groups[hardest]) else groups[plain]
     net = Net().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-3)
     checkpoint = folder / "last.pt"
@@ -146,8 +151,7 @@ def train(folder: Path, minutes: float, seed: int) -> Net:
         for group in optimizer.param_groups:
             group["lr"] = RATE * (0.51 + 0.49 * float(np.cos(np.pi * spent / (minutes * 60))))
         for _ in range(EPOCH_BATCHES):
-            parts = ((yes, BATCH // 2), (no, BATCH // 4), (hardest, BATCH // 4))
-            chosen = np.concatenate([g.choice(own, count) for own, count in parts])
+            chosen = np.concatenate([g.choice(own, BATCH // 4) for own in groups])
             batch = varied(torch.from_numpy(views[chosen]).float() / SCALE, chance)
             wanted = torch.from_numpy(shows[chosen]).float()
             with torch.autocast("cpu", torch.bfloat16):  # twice as fast
@@ -198,15 +202,15 @@ def report(net: Net, folder: Path) -> str:
     return "\n".join(rows)
 
 
-def export(net: Net) -> bytes:
-    """As ONNX with any number of boxes."""
+def export(net: Net, height: int, width: int) -> bytes:
+    """As ONNX with any number of views of a size."""
     target = io.BytesIO()
     with warnings.catch_warnings():
         # The newer exporter needs a package more, and says no more than this one.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             Shares(net).eval(),
-            (torch.zeros(2, 2, SIDE_PX, SIDE_PX),),
+            (torch.zeros(2, 2, height, width),),
             target,
             input_names=["views"],
             output_names=["shares"],
@@ -239,7 +243,7 @@ def main() -> None:
         prog="python -m model.verifier", description=__doc__.splitlines()[0]
     )
     parser.add_argument("step", choices=("draw", "train"))
-    parser.add_argument("--label", choices=("barcode",), required=True)
+    parser.add_argument("--label", choices=("barcode", "text"), required=True)
     parser.add_argument("--images", type=Path, nargs="+", default=[], help="for draw")
     parser.add_argument("--scale", type=float, default=1.0, help="of how much is drawn")
     parser.add_argument("--minutes", type=float, default=10.0, help="processor time, for train")
@@ -255,7 +259,9 @@ def main() -> None:
         draw(a.label, a.images, run, a.seed, a.scale)
         return
     net = train(run, a.minutes, a.seed)
-    for name, digest in record({f"verifier-{a.label}.onnx": export(net)}, a.folder).items():
+    height, width = load(run, "test")[0].shape[2:]
+    weights = export(net, height, width)
+    for name, digest in record({f"verifier-{a.label}.onnx": weights}, a.folder).items():
         print(digest, name)
     print(report(net, run))
 

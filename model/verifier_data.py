@@ -8,7 +8,7 @@ boxes anywhere on them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,17 +17,25 @@ from typing import Any
 import cv2
 import numpy as np
 
+from engine.detect.line_verifier import Levels, windows
+from engine.detect.text import TextFinder, sides
+from engine.detect.text_lines import Line, joined
 from engine.detect.verifier import Box, views
 from engine.detect.yolo import open_own
-from engine.geometry import CORNERS, intersections_px
+from engine.geometry import CORNERS, areas_px, intersections_px
 from engine.settings import Settings
-from model.backgrounds import read_picture
+from model.backgrounds import Background, read_picture
 from model.codes import DAMAGES, SYMBOLOGIES, damaged_code
 from model.data import whole_page
 from model.verifier import SCALE
 from model.writing import SPLITS, split_of
 
 FLOOR = 0.02  # confidence from which a candidate is worth learning from
+LINE_FLOOR = 0.05  # the same for lines, of which there are many more
+WRITING = ("text", "handwriting", "signature", "stamp")
+#: On what kind of page a picture of a modality is drawn over; all others are photographs.
+BACKGROUNDS = {"CT": "slice", "MR": "slice", "XA": "slice", "PX": "slice", "CR": "slice",
+               "US": "ultrasound", "ECG": "ecg", "MG": "breast"}  # fmt: skip
 SIDES_PX = (420, 640, 900, 1280)  # longer sides of backgrounds
 
 
@@ -44,19 +52,41 @@ class Example:
     shows: bool
     kind: str
 
+    def views(self) -> np.ndarray:
+        """What a verifier sees of it, shape (1, 2, SIDE_PX, SIDE_PX), float32."""
+        return views(self.grey, self.box)[None]
+
+
+@dataclass(frozen=True)
+class LineExample:
+    """One line of a grey picture, by the corners of its turned box, and what it is."""
+
+    levels: Levels
+    corners: np.ndarray
+    shows: bool
+    kind: str
+
+    def views(self) -> np.ndarray:
+        """What the verifier of text sees of it; see :func:`windows`."""
+        return windows(self.levels, self.corners)
+
 
 @dataclass(frozen=True)
 class Labelled:
     """A picture of a folder with its truth.
 
     Args:
-        boxes: Those of the class; None where the class is not labelled completely.
+        boxes: Those of the class (of text: all writing); None where the class is not labelled
+            completely.
+        known: Those of the class or, where there are none, of text and codes.
+        modality: As in the manifest; empty where it says none.
     """
 
     path: Path
     source: str
     boxes: list[Box] | None
     known: list[Box]
+    modality: str = ""
 
 
 def labelled(images: Sequence[Path], label: str) -> list[Labelled]:
@@ -70,11 +100,17 @@ def labelled(images: Sequence[Path], label: str) -> list[Labelled]:
         for path in sorted(folder.iterdir()):
             rows: list[dict[str, Any]] = truth.get(path.name, [])
             mine = [_box(row) for row in rows if row["class"] == label]
-            known = [_box(row) for row in rows if row["class"] in ("text", "barcode")]
+            others = WRITING if label == "text" else ("text", "barcode")
+            known = [_box(row) for row in rows if row["class"] in others]
             number = manifest.get(path.name, {}).get("patient")
             source = str(number or path.stem.rsplit("_", 1)[0])
             whole = label in coverage.get(path.name, [])
-            found.append(Labelled(path, source, mine if whole else None, mine or known))
+            if label == "text":
+                # Lettering that was drawn as a tattoo is writing that nobody boxed as text.
+                whole = whole and not any(row.get("lettering") for row in rows)
+                mine += [box for box in known if box not in mine]
+            modality = str(manifest.get(path.name, {}).get("modality") or "")
+            found.append(Labelled(path, source, mine if whole else None, mine or known, modality))
     return found
 
 
@@ -157,7 +193,7 @@ def of_columns(split: str, seed: int, scale: float) -> Iterator[Example]:
     """Anatomy in rows, which networks take for bars: invented teeth, and soft stripes."""
     r = Random(f"{seed} {split} columns")
     share = {"train": 1.0, "val": 0.15, "test": 0.15}[split] * scale
-    for number in range(round(1000 * share)):
+    for number in range(round(3000 * share)):
         grey = (_teeth if number % 4 else _stripes)(r)
         height, width = grey.shape
         low, high = sorted((r.uniform(0, 0.45), r.uniform(0.55, 1.0)))
@@ -228,7 +264,66 @@ def _background(r: Random, free: Sequence[Labelled]) -> np.ndarray:
     )
 
 
-MAKERS = {"barcode": of_codes}
+def of_lines(images: Sequence[Path], split: str, seed: int, scale: float) -> Iterator[LineExample]:
+    """Writing, and what networks took for text: on real pictures of which all text is known, and
+    on pages drawn over those of them that have none."""
+    look = _candidates()
+    pictures = [p for p in labelled(images, "text") if split_of(p.source) == split]
+    for place in pictures:
+        if place.boxes is None:
+            continue
+        picture = np.ascontiguousarray(read_picture(place.path)[..., ::-1])
+        yield from _examples(picture, place.boxes, look, "real")
+    free = [
+        Background(p.path, BACKGROUNDS.get(p.modality, "photo"), p.source)
+        for p in labelled(images, "text")
+        if p.boxes == [] and p.modality
+    ]
+    for number in range(round({"train": 800, "val": 60, "test": 60}[split] * scale)):
+        page = whole_page(seed + 70, number, split, free)
+        drawn = [_box(row) for row in page.truth if row["class"] == "text"]
+        yield from _examples(page.pixels, drawn, look, f"{page.name.split('_')[0]} page")
+
+
+def _candidates() -> Callable[[np.ndarray], list[np.ndarray]]:
+    """What today's networks take for text in an RGB picture, from a low confidence on: corners."""
+    settings = Settings(threads=1, device="cpu")
+    finder, own = TextFinder(settings), open_own(settings, ("text",))
+
+    def look(picture: np.ndarray) -> list[np.ndarray]:
+        found = [
+            line
+            for side in sorted(sides(max(picture.shape[:2])))
+            for line in finder.find(picture, side)
+        ]
+        seen = [Line.upright(f.xyxy, 1.0) for f in own.look(picture, LINE_FLOOR)]
+        return [line.corners for line in joined(found) + seen]
+
+    return look
+
+
+def _examples(
+    picture: np.ndarray,
+    written: Sequence[Box],
+    look: Callable[[np.ndarray], list[np.ndarray]],
+    where: str,
+) -> Iterator[LineExample]:
+    """Candidates that lie on writing or on none, and the writing itself."""
+    levels = Levels(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
+    truth = np.array(written, np.float64).reshape(-1, 4)
+    for corners in look(picture):
+        box = np.concatenate([corners.min(0), corners.max(0)])
+        area, shared = float(areas_px(box)), intersections_px(box, truth)
+        lines = areas_px(truth)
+        if (shared.sum() > 0.5 * area) or ((shared > 0.7 * lines) & (shared > 0.3 * area)).any():
+            yield LineExample(levels, corners, True, f"{where} line")
+        elif not shared.any():
+            yield LineExample(levels, corners, False, f"{where}, taken for text")
+    for line in written:
+        yield LineExample(levels, Line.upright(line, 1.0).corners, True, f"{where} line")
+
+
+MAKERS = {"barcode": of_codes, "text": of_lines}
 
 
 def draw(label: str, images: Sequence[Path], run: Path, seed: int, scale: float) -> None:
@@ -236,11 +331,14 @@ def draw(label: str, images: Sequence[Path], run: Path, seed: int, scale: float)
     for split in SPLITS:
         seen, shows, kinds = [], [], []
         for example in MAKERS[label](images, split, seed, scale):
-            kept = np.clip(np.round(views(example.grey, example.box) * SCALE), -127, 127)
-            seen.append(kept.astype(np.int8))
-            shows.append(example.shows)
-            kinds.append(example.kind)
+            kept = np.clip(np.round(example.views() * SCALE), -127, 127).astype(np.int8)
+            seen.append(kept)
+            shows += [example.shows] * len(kept)
+            kinds += [example.kind] * len(kept)
         np.savez(
-            run / f"{split}.npz", views=np.stack(seen), shows=np.array(shows), kinds=np.array(kinds)
+            run / f"{split}.npz",
+            views=np.concatenate(seen),
+            shows=np.array(shows),
+            kinds=np.array(kinds),
         )
         print(f"{split}: {sum(shows)} that show it, {len(shows) - sum(shows)} that do not")

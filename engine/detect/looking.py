@@ -30,6 +30,7 @@ from engine.records import TextVerdict
 from engine.settings import Settings
 
 if TYPE_CHECKING:  # opened when a network first needs it: importing it costs a second
+    from engine.detect.text import TextNetwork
     from engine.detect.verifier import Verifier
 
 #: Networks whose text is weighed by the one that reads, where a profile names both.
@@ -102,7 +103,10 @@ FINDS: dict[str, tuple[str, ...]] = {
 }
 
 #: Second opinions, and the networks whose boxes of that class they are asked about.
-VERIFIERS = {"verifier-barcode": ("barcode", ("yolov8n", "zxing"))}
+VERIFIERS = {
+    "verifier-barcode": ("barcode", ("yolov8n", "zxing")),
+    "verifier-text": ("text", ("ppocr",)),
+}
 
 
 @dataclass(frozen=True)
@@ -216,11 +220,12 @@ class NetworksHere:
         ]
         aside = [pair for pair in networks if pair not in judges and pair not in witnesses]
         witnessed: list[Finding] = []
+        taught = ask.own is not None
 
         def seen(name: str, network: Network) -> list[tuple[str, Finding]]:
             if witnesses and isinstance(network, Arbiter):
                 arbiter = network
-                return findings(name, lambda: arbiter.settle(picture, ask.floor, witnessed))
+                return findings(name, lambda: arbiter.settle(picture, ask.floor, witnessed, taught))
             return findings(name, lambda: network.look(picture, ask.floor))
 
         found: list[tuple[str, Finding]] = []
@@ -269,11 +274,7 @@ class NetworksHere:
     def judge(
         self, picture: np.ndarray, regions: Sequence[Region], known: Known
     ) -> list[Judgement]:
-        from engine.detect.text import TextNetwork
-
-        network = self._network(_READER)
-        if not isinstance(network, TextNetwork):
-            raise DetectorError("There is no network that reads text.", network=_READER)
+        network = self._reader()
         try:
             return Judge(network.finder, network.reader).judge(picture, regions, known)
         except DetectorError:
@@ -304,13 +305,24 @@ class NetworksHere:
             return network
 
     def _verifier(self, name: str) -> Verifier:
+        label, _ = VERIFIERS[name]
+        if label == "text":  # opened with the network that asks it
+            self._verifiers[name] = self._reader().verifier
+            return self._verifiers[name]
         with self._opening:
             if name not in self._verifiers:
                 from engine.detect.verifier import Verifier
 
-                label, _ = VERIFIERS[name]
                 self._verifiers[name] = _opened(name, lambda: Verifier(self._settings, label))
             return self._verifiers[name]
+
+    def _reader(self) -> TextNetwork:
+        from engine.detect.text import TextNetwork
+
+        network = self._network(_READER)
+        if not isinstance(network, TextNetwork):
+            raise DetectorError("There is no network that reads text.", network=_READER)
+        return network
 
 
 def findings(name: str, look: Callable[[], list[Finding]]) -> list[tuple[str, Finding]]:

@@ -83,9 +83,17 @@ class Arbiter(Protocol):
     info: ModelInfo
 
     def settle(
-        self, picture: np.ndarray, floor: float, witnessed: Sequence[Finding]
+        self,
+        picture: np.ndarray,
+        floor: float,
+        witnessed: Sequence[Finding],
+        taught: bool = False,
     ) -> list[Finding]:
-        """Find, and decide about what was found by another; returns both."""
+        """Find, and decide about what was found by another; returns both.
+
+        Args:
+            taught: The other learned from what people sealed.
+        """
         ...
 
 

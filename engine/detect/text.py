@@ -1,7 +1,8 @@
-"""Text by PP-OCR (Apache-2.0): one network finds, one reads.
+"""Text by PP-OCR (Apache-2.0): one network finds, one of ours verifies, one reads.
 
-Finds lines of text of any script, turned or upright. Reading only decides how far a finding
-is believed; what a line says is dropped at once and never leaves this module.
+Finds lines of text of any script, turned or upright. The verifier drops what shows no writing.
+Reading, which costs most, only decides how far a finding is believed; what a line says is dropped
+at once and never leaves this module.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from engine.detect.line_verifier import LineVerifier
 from engine.detect.networks import CpuModel, Finding, ModelInfo, batch, read_weights, resized
 from engine.detect.text_lines import Line, joined, support, table, united
 from engine.geometry import Region, areas_px, hull, intersections_px
@@ -62,6 +65,15 @@ AGREE_LETTER = ((0.10, 0.95), (0.30, 0.80))
 LARGE_WITNESS = 0.30  # the witness's, from which a large line needs no long reading
 ENDS = 0.25  # the witness's, from which the ends that it saw of a believed line count
 AGREEING = 0.30  # how much of the witness's confidence counts beside the reader's
+
+# What the verifier says; see model/CARD.md for how these were chosen.
+NOTHING = 0.01  # share below which a line is none, whoever saw it
+FAINT = 0.05  # share below which nobody reads what the networks see faintly,
+SEEN_FAINTLY = 0.3  # that is, with less confidence than this
+UNLIKELY = 0.10  # share below which networks are not sure without reading, and a letter is none
+DOUBTFUL = 0.5  # share below which what nobody could read is dropped
+WRITING = 0.95  # share from which a line that a network believes needs no reading
+BELIEVED = 0.5  # confidence of the finder, or of the witness, for that
 
 
 class TextFinder:
@@ -195,6 +207,7 @@ class TextNetwork:
     def __init__(self, settings: Settings) -> None:
         self.finder = TextFinder(settings)
         self.reader = TextReader(settings)
+        self.verifier = LineVerifier(settings)
         self._sides = sides
         self.info = ModelInfo(
             name="PP-OCRv6 small, detection and recognition",
@@ -215,15 +228,22 @@ class TextNetwork:
         longer = max(picture.shape[:2])
         side = min(max(longer, GLANCE_PX), LARGEST_ZOOM * longer, HUGE_PX)
         found = self.finder.find(picture, round(side * AGAIN) if again else side)
+        shares = self.verifier.lines(picture, [line.corners for line in found])
+        found = [line for line, share in zip(found, shares, strict=True) if share >= NOTHING]
         return [_finding(np.array(line.box), line.confidence) for line in found]
 
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
         found = self._find(picture)
         sure = [_sure_alone(line, picture.shape) for line in found]
-        return _findings(found, self._settled(picture, found, sure, None), floor)
+        nobody = np.zeros(len(found))
+        return _findings(found, self._settled(picture, found, sure, nobody, nobody > 0), floor)
 
     def settle(
-        self, picture: np.ndarray, floor: float, witnessed: Sequence[Finding]
+        self,
+        picture: np.ndarray,
+        floor: float,
+        witnessed: Sequence[Finding],
+        taught: bool = False,
     ) -> list[Finding]:
         """What another network took for text, and this one, weighed against each other.
 
@@ -232,6 +252,8 @@ class TextNetwork:
 
         Args:
             witnessed: Text that the other network found, from a low confidence on.
+            taught: The other network learned from what people sealed, which the verifier has not
+                seen: where it is sure, the verifier cannot outvote it.
 
         Returns:
             All text, from this network and from the other.
@@ -251,7 +273,9 @@ class TextNetwork:
         shared = list(found)
         found += [Line.upright(boxes[i], float(confidences[i])) for i in np.flatnonzero(~known)]
         sure += [bool(c >= SURE_WITNESS) for c in confidences[~known]]
-        weights = self._settled(picture, found, sure, np.r_[agreed, np.zeros((~known).sum())])
+        only = np.ones(len(boxes) - int(known.sum()))
+        vouched = np.r_[agreed > 0, only > 0] & taught
+        weights = self._settled(picture, found, sure, np.r_[agreed, 0 * only], vouched)
         # What it saw of a believed line may reach farther at an end.
         for i in np.flatnonzero(known & (confidences >= ENDS)):
             best = int(intersections_px(boxes[i], table(shared)).argmax())
@@ -269,21 +293,32 @@ class TextNetwork:
         return joined([line for line in found if line.confidence >= LOWEST])
 
     def _settled(
-        self, picture: np.ndarray, found: list[Line], sure: list[bool], agreed: np.ndarray | None
+        self,
+        picture: np.ndarray,
+        found: list[Line],
+        sure: list[bool],
+        other: np.ndarray,
+        vouched: np.ndarray,
     ) -> list[float]:
-        """The confidence of each line, once the reader has seen those that are not sure.
+        """The confidence of each line, once verifier and reader have seen it.
 
         Args:
-            agreed: How sure another network is of each line, shape (N,); None if there is none.
+            sure: Whether networks are sure of each line, without either of them.
+            other: How sure another network is of each line, shape (N,).
+            vouched: Whether a network that was taught by people saw each line, shape (N,).
+
+        Returns:
+            0 for what shows no writing.
         """
-        other = np.zeros(len(found)) if agreed is None else agreed
-        confidences = [
-            max(line.confidence, float(y))
-            if certain
-            else min(UNREAD_MOST, line.confidence * UNREAD)
-            for line, certain, y in zip(found, sure, other, strict=True)
+        area = picture.shape[0] * picture.shape[1]
+        shares = self.verifier.lines(picture, [line.corners for line in found])
+        shares = np.where(np.array(sure, bool) & vouched, np.maximum(shares, UNLIKELY), shares)
+        seen = [
+            _Seen(line, float(y), certain, float(share), _share(line, area) > LARGE_SHARE)
+            for line, y, certain, share in zip(found, other, sure, shares, strict=True)
         ]
-        unsure = [i for i, certain in enumerate(sure) if not certain]
+        confidences = [line.confidence for line in seen]
+        unsure = [i for i, line in enumerate(seen) if line.worth_reading]
         views = {i: _views(picture, found[i]) for i in unsure}
         # Upright first: what is read so need not be turned, nor what no reading could save.
         for turned in (False, True):
@@ -292,24 +327,85 @@ class TextNetwork:
             ]
             readings = self.reader.read([view for _, view in asked])
             for (i, _), (text, certainty) in zip(asked, readings, strict=True):
-                strength = min(1.0, found[i].confidence + AGREEING * float(other[i]))
-                upright = not turned or found[i].length >= LONG
-                large = _share(found[i], picture.shape[0] * picture.shape[1]) > LARGE_SHARE
-                if large and other[i] < LARGE_WITNESS:
-                    readable = _letters(text) >= SEVERAL and certainty >= READ_LARGE
-                else:
-                    readable = _read(text, certainty, strength, upright)
-                if readable:
+                if seen[i].read_as(text, certainty, turned):
                     confidences[i] = max(confidences[i], (found[i].confidence + certainty) / 2)
             unsure = [
                 i
                 for i in unsure
                 if confidences[i] <= UNREAD_MOST
-                and (
-                    found[i].length >= LONG or found[i].confidence + AGREEING * other[i] >= TURNABLE
-                )
+                and (found[i].length >= LONG or seen[i].strength >= TURNABLE)
             ]
-        return confidences
+        return [
+            0.0 if own <= UNREAD_MOST and not line.worth_asking else own
+            for own, line in zip(confidences, seen, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A line with what finder, witness and verifier say of it.
+
+    Args:
+        witness: The other network's confidence; 0 where it saw nothing.
+        sure: Both are sure, or one of them very.
+        share: The verifier's.
+        large: Of anatomy's size.
+    """
+
+    line: Line
+    witness: float
+    sure: bool
+    share: float
+    large: bool
+
+    @property
+    def believed(self) -> float:
+        return max(self.line.confidence, self.witness)
+
+    @property
+    def strength(self) -> float:
+        return self.line.confidence + AGREEING * self.witness
+
+    @property
+    def settled(self) -> bool:
+        """Text, whatever it reads."""
+        writing = self.share >= WRITING and self.believed >= BELIEVED and not self.large
+        return writing or (self.sure and self.share >= UNLIKELY)
+
+    @property
+    def confidence(self) -> float:
+        """Before it is read."""
+        return self.believed if self.settled else min(UNREAD_MOST, self.line.confidence * UNREAD)
+
+    @property
+    def worth_reading(self) -> bool:
+        least = FAINT if self.believed < SEEN_FAINTLY else NOTHING
+        return not self.settled and self.share >= least
+
+    @property
+    def worth_asking(self) -> bool:
+        """Is a person asked about it where nobody could read it?
+
+        Where networks were sure, or where it looks like writing; of anatomy as a whole, a part
+        often does.
+        """
+        least = NOTHING if self.sure else WRITING if self.large else DOUBTFUL
+        return self.share >= least
+
+    def read_as(self, text: str, certainty: float, turned: bool) -> bool:
+        """Does a reading make it believed?
+
+        Args:
+            certainty: The reader's, 0 to 1.
+            turned: Read otherwise than upright.
+        """
+        letters = _letters(text)
+        if letters == 1 and self.share < UNLIKELY:
+            return False
+        if self.large and self.witness < LARGE_WITNESS:
+            return letters >= SEVERAL and certainty >= READ_LARGE
+        upright = not turned or self.line.length >= LONG
+        return _read(text, certainty, min(1.0, self.strength), upright)
 
 
 def _read(text: str, certainty: float, strength: float, upright: bool) -> bool:

@@ -61,7 +61,10 @@ class Verifier:
             Shape (N,), float32, 0 to 1.
         """
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-        shown = [views(grey, box) for box in boxes]
+        return self._said([views(grey, box) for box in boxes])
+
+    def _said(self, shown: Sequence[np.ndarray]) -> np.ndarray:
+        """What the network says of views, each of the same shape. Shape (N,), float32, 0 to 1."""
         parts = [
             self._model(np.stack(shown[i : i + AT_ONCE]))[0].reshape(-1)
             for i in range(0, len(shown), AT_ONCE)

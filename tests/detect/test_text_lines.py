@@ -98,6 +98,8 @@ class Scripted(text.TextNetwork):
                 return [(says, certainty)] * len(pictures)
 
         self.reader = Reader()  # type: ignore[assignment]
+        # It may be writing: networks and reader decide.
+        self.verifier.lines = lambda picture, corners: np.full(len(corners), 0.7)  # type: ignore[method-assign]
 
     def _find(self, picture: np.ndarray) -> list[Line]:
         return list(self.found)
@@ -142,8 +144,9 @@ def test_what_one_network_sees_alone_must_be_read(
     found = network.settle(PICTURE, 0.1, seen)
     assert [f for f in found if f.confidence >= 0.25] == ([] if not believed else found[:1])
     assert bool(network.asked) == read
-    # What is not believed is shown to a person if either network was at all sure.
-    assert believed or ours < 0.4 or len(found) == 1
+    # What is not believed is shown to a person if either network was at all sure, but for anatomy
+    # of which the verifier is not sure either.
+    assert believed or ours < 0.4 or len(found) == (box != LARGE)
 
 
 class Narrow(Scripted):

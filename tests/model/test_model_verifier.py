@@ -67,7 +67,7 @@ def test_training_goes_on_where_it_was_interrupted_and_ships_what_it_learnt(
     assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] == 2
     views, _, _ = verifier.load(tmp_path, "test")
     ours = verifier.shares_of(net, views[:3])
-    shipped = CpuModel(verifier.export(net), 1, precision="f32")
+    shipped = CpuModel(verifier.export(net, SIDE_PX, SIDE_PX), 1, precision="f32")
     theirs = shipped(views[:3].astype(np.float32) / verifier.SCALE)[0]
     assert np.abs(ours - theirs.reshape(-1)).max() < 1e-3
     assert "stripes" in verifier.report(net, tmp_path)
