@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from engine.detect.networks import Arbiter, Finding, Glancing, ModelInfo, Network, Rescaled
+from engine.detect.networks import (
+    Arbiter,
+    Finding,
+    Glancing,
+    ModelInfo,
+    Network,
+    Rescaled,
+    Verified,
+)
 from engine.detect.own_versions import LEARNING, OwnVersion
 from engine.detect.text_verdict import Judge, Judgement, Known
 from engine.errors import CorruptImage, DetectorError, EngineError, ImageTooLarge, MachineOverloaded
@@ -201,10 +209,11 @@ class NetworksHere:
     def open(self, name: str) -> ModelInfo:
         if name in VERIFIERS:
             return self._verifier(name).info
-        info = self._network(name).info
+        network = self._network(name)
         for verifier in _verifiers_of(name):
-            self.open(verifier)
-        return info
+            if VERIFIERS[verifier][0] != "text" or isinstance(network, Verified):
+                self.open(verifier)
+        return network.info
 
     def look(self, ask: Ask, picture: np.ndarray) -> list[tuple[str, Finding]]:
         networks = [(name, self._network(name, ask.own)) for name in ask.networks]

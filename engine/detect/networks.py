@@ -120,6 +120,13 @@ class Glancing(Protocol):
         ...
 
 
+@runtime_checkable
+class Verified(Protocol):
+    """A network that asks a verifier about what it finds before it reports it."""
+
+    verifier: Any
+
+
 def version(package: str) -> str:
     """The installed version of a package."""
     import importlib.metadata

@@ -73,7 +73,7 @@ SEEN_FAINTLY = 0.3  # that is, with less confidence than this
 UNLIKELY = 0.10  # share below which networks are not sure without reading, and a letter is none
 DOUBTFUL = 0.5  # share below which what nobody could read is dropped
 WRITING = 0.95  # share from which a line that a network believes needs no reading
-BELIEVED = 0.5  # confidence of the finder, or of the witness, for that
+BELIEVED = 0.8  # confidence of the finder, or of the witness, for that
 
 
 class TextFinder:

@@ -137,8 +137,8 @@ class Reads:
         (text.NOTHING, 0.99, ("", 0.0), 0.24, True),  # the finder is sure: a person decides
         (text.UNLIKELY, 0.99, ("", 0.0), 0.99, False),  # the finder is sure, and may be right
         (text.DOUBTFUL, 0.60, ("", 0.0), 0.15, True),  # writing that nobody can read: a proposal
-        (text.WRITING, 0.60, ("", 0.0), 0.60, False),  # needs no reading
-        (text.WRITING, 0.30, ("", 0.0), 0.075, True),  # seen faintly: must be read
+        (text.WRITING, text.BELIEVED, ("", 0.0), text.BELIEVED, False),  # needs no reading
+        (text.WRITING, 0.60, ("", 0.0), 0.15, True),  # must be read: an ECG looks like it too
     ],
 )
 def test_what_the_verifier_says_decides_what_is_read_and_believed(
