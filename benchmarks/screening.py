@@ -1,14 +1,16 @@
 """What the detector costs and finds beside that of an older state, in the same run.
 
     git worktree add --detach ../before 5dc9777
-    python -m benchmarks.screening --peer ../before [--images FOLDER ...] [--most 40] [--no-write]
+    python -m benchmarks.screening --peer ../before [--images FOLDER ...] [--most 40] [--unseen]
 
 Each state runs in a process of its own, on one processor, under the profile ``general``:
 
 - *films*, made in code: anatomy that moves on every frame, noise on every pixel, and lines that
   stand, one on a single frame in the middle and one on a single frame in the corner. Looked at,
   masked, and looked at again;
-- *pictures* of the folders, in an order by hash: looked at once.
+- *pictures* of the folders, in an order by hash: looked at once. Where ``gt.json``,
+  ``coverage.json`` and ``manifest.json`` lie beside a folder, boxes are compared with the truth,
+  too; ``--unseen`` takes only pictures of patients that no verifier learned from.
 
 *Lost* is a line that the older state seals and of which the boxes of this one, padded, hide less
 than 80 %. Time is that of the processor, with the networks loaded and run once.
@@ -22,6 +24,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,8 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
 HEADING = "## Films (`benchmarks/screening.py`)"
 HIDDEN = 0.8
+SEALED = 0.25  # confidence, in the profile ``general``
+LABELS = ("text", "barcode", "face")
 LINES = {"stands": "NOWAK JAN 1234", "once, middle": "KOWALSKA EWA", "once, corner": "EWA 1971"}
 
 
@@ -135,7 +141,7 @@ def answers(root: Path, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def sealed(answer: dict[str, Any], label: str = "text") -> list[Region]:
     """What is sealed without asking."""
-    return [Region(*row[:6]) for row in answer["boxes"] if row[6] == label and row[7] >= 0.25]
+    return [Region(*row[:6]) for row in answer["boxes"] if row[6] == label and row[7] >= SEALED]
 
 
 def lost(before: dict[str, Any], now: dict[str, Any]) -> list[Region]:
@@ -175,6 +181,90 @@ def table(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
     return rows
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of a labelled picture.
+
+    Args:
+        lines: Text, each with whether it names somebody.
+        free: It has no text, and that is certain.
+    """
+
+    lines: tuple[tuple[Region, bool], ...]
+    free: bool
+
+
+def known(folder: Path) -> dict[str, Known]:
+    """Truth of the pictures of a folder whose text is labelled completely, by name."""
+    try:
+        truth, coverage = (
+            json.loads((folder.parent / name).read_text()) for name in ("gt.json", "coverage.json")
+        )
+    except FileNotFoundError:
+        return {}
+    found = {}
+    for name, rows in truth.items():
+        if "text" in coverage.get(name, []):
+            lines = tuple(
+                (
+                    Region(*(int(row[side]) for side in ("x1", "y1", "x2", "y2"))),
+                    bool(row.get("phi")),
+                )
+                for row in rows
+                if row["class"] == "text"
+            )
+            found[name] = Known(lines, not rows)
+    return found
+
+
+def labelled_table(
+    truth: dict[str, Known], before: list[dict[str, Any]], now: list[dict[str, Any]]
+) -> list[str]:
+    """A row for each state: what it hides, and what it hides or proposes for nothing."""
+    rows = []
+    for name, side in (("before", before), ("now", now)):
+        seen = [
+            (truth[Path(answer["job"]["path"]).name], answer)
+            for answer in side
+            if "path" in answer["job"] and Path(answer["job"]["path"]).name in truth
+        ]
+        hidden = [
+            (names, line.hidden_share([r.padded(0.04, 4) for r in sealed(answer)]) >= HIDDEN)
+            for picture, answer in seen
+            for line, names in picture.lines
+        ]
+        free = [answer["boxes"] for picture, answer in seen if picture.free]
+        every = [answer["boxes"] for _, answer in seen]
+        rows.append(
+            f"| {name} | {sum(h for _, h in hidden)} of {len(hidden)}"
+            f" | {sum(h for n, h in hidden if n)} of {sum(n for n, _ in hidden)}"
+            f" | {_with(free, ('text',), True)} / {_with(free, LABELS, True)} of {len(free)}"
+            f" | {_with(every, ('text',), False)} / {_with(every, LABELS, False)} of {len(every)} |"
+        )
+    return rows
+
+
+def _with(pictures: list[list[list[Any]]], labels: Sequence[str], certain: bool) -> int:
+    """How many pictures have a box of these labels that is certain, or one that is not."""
+    return sum(
+        any(row[6] in labels and (row[7] >= SEALED) == certain for row in boxes)
+        for boxes in pictures
+    )
+
+
+def unseen(folder: Path) -> set[str]:
+    """Names of the pictures of a folder from patients or sources that nothing learned from."""
+    from model.writing import split_of
+
+    manifest = json.loads((folder.parent / "manifest.json").read_text())
+    return {
+        path.name
+        for path in folder.iterdir()
+        if split_of(str(manifest.get(path.name, {}).get("patient") or path.stem.rsplit("_", 1)[0]))
+        != "train"
+    }
+
+
 def main() -> None:
     if sys.argv[1:] == ["--answer"]:
         _run(json.load(sys.stdin))
@@ -187,12 +277,18 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=40, help="pictures of each folder")
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--films", nargs="*", default=["noise", "moving", "still"])
+    parser.add_argument("--unseen", action="store_true", help="only what nothing learned from")
     parser.add_argument("--no-write", action="store_true", help="print only")
     a = parser.parse_args()
     jobs: list[dict[str, Any]] = [{"film": kind, "frames": a.frames} for kind in a.films]
+    truth: dict[str, Known] = {}
     for folder in a.images:
         paths = sorted(folder.iterdir(), key=lambda p: hashlib.sha256(p.name.encode()).digest())
+        if a.unseen:
+            chosen = unseen(folder)
+            paths = [path for path in paths if path.name in chosen]
         jobs += [{"path": str(path)} for path in paths[: a.most]]
+        truth |= known(folder)
     before, now = answers(a.peer, jobs), answers(HERE.parent, jobs)
     section = "\n".join([
         HEADING, "",
@@ -201,6 +297,12 @@ def main() -> None:
         "| | hidden share of a line that stands / once, middle / once, corner"
         " | lines sealed before / lost | first look | second look | now over before |",
         "|---|---|---|---|---|---|", *table(before, now), "",
+        *([
+            "Pictures of which all text is labelled" + (", unseen" if a.unseen else "") + ":", "",
+            "| | lines hidden to 80 % | of patients | without text, but with a box of text / any"
+            " | with a proposal of text / any |",
+            "|---|---|---|---|---|", *labelled_table(truth, before, now), "",
+        ] if truth else []),
     ])  # fmt: skip
     print(section)
     if not a.no_write:

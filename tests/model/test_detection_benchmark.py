@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import detection
+from benchmarks import detection, screening
 from engine.records import Detection, Region
 
 
@@ -49,3 +50,38 @@ def test_a_table_tells_coverage_and_the_share_of_time_outside_the_networks(
 def test_a_file_of_a_package_that_is_not_there_is_told() -> None:
     with pytest.raises(SystemExit, match="requirements-dev"):
         detection.packaged_file("skimage", "no_such_picture.png")
+
+
+def test_labelled_pictures_are_counted_as_a_person_would(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    truth = {
+        "a.png": [
+            {"class": "text", "x1": 10, "y1": 10, "x2": 50, "y2": 20, "phi": True},
+            {"class": "text", "x1": 10, "y1": 80, "x2": 50, "y2": 90},
+        ],
+        "free.png": [],
+        "half.png": [{"class": "text", "x1": 1, "y1": 1, "x2": 9, "y2": 9}],
+    }
+    coverage = {"a.png": ["text"], "free.png": ["text", "barcode"], "half.png": ["barcode"]}
+    for name, kept in (("gt.json", truth), ("coverage.json", coverage)):
+        (tmp_path / name).write_text(json.dumps(kept))
+    known = screening.known(tmp_path / "images")
+    assert set(known) == {"a.png", "free.png"}
+
+    def answer(name: str, *boxes: list[object]) -> dict[str, object]:
+        return {"job": {"path": f"/x/{name}"}, "boxes": list(boxes)}
+
+    before = [
+        answer("a.png", [10, 10, 50, 20, 0, 1, "text", 0.9]),
+        answer("free.png", [0, 0, 9, 9, 0, 1, "face", 0.3], [0, 0, 9, 9, 0, 1, "text", 0.2]),
+        answer("half.png"),
+    ]
+    now = [
+        answer("a.png", [10, 10, 50, 20, 0, 1, "text", 0.9], [10, 80, 50, 90, 0, 1, "text", 0.25]),
+        answer("free.png"),
+        answer("half.png"),
+    ]
+    assert screening.labelled_table(known, before, now) == [
+        "| before | 1 of 2 | 1 of 1 | 0 / 1 of 1 | 1 / 1 of 2 |",
+        "| now | 2 of 2 | 1 of 1 | 0 / 0 of 1 | 0 / 0 of 2 |",
+    ]
