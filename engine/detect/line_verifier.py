@@ -20,6 +20,12 @@ LINE_PX = 26.0  # height of a line in the close view
 WIDER = 3.0  # how much more of the picture the second view shows
 MOST_WINDOWS = 3  # of one line
 FAINT = 6.0  # grey levels of deviation below which a view is not stretched
+TINGE = 16  # levels by which channels differ in a picture of colours
+#: Red letters on blue can be as dark as it. A channel in which a line has so many times the
+#: deviation that it has in grey is looked at too.
+COLOURED = 1.5
+BLANK = 2.0  # levels of deviation in a line's box below which the network cannot say anything:
+UNSEEN = 0.5  # then it is as sure as not
 
 
 class Levels:
@@ -31,6 +37,16 @@ class Levels:
 
     def __init__(self, grey: np.ndarray) -> None:
         self._levels = [grey]
+
+    def spread(self, corners: np.ndarray) -> float:
+        """Standard deviation in the upright box around a line, in levels."""
+        height, width = self._levels[0].shape
+        (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
+        part = self._levels[0][
+            max(0, int(top)) : max(1, min(height, int(bottom) + 1)),
+            max(0, int(left)) : max(1, min(width, int(right) + 1)),
+        ]
+        return float(part.std()) if part.size else 0.0
 
     def at(self, shrink: float) -> tuple[np.ndarray, int]:
         """The picture for a view that shrinks it so much, and by how much it is shrunk already."""
@@ -124,8 +140,28 @@ class LineVerifier(Verifier):
         """
         if not corners:
             return np.empty(0, np.float32)
-        levels = Levels(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
-        seen = [windows(levels, line) for line in corners]
+        grey = Levels(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
+        colours = [Levels(channel) for channel in _channels(picture)]
+        seen, blank = [], []
+        for line in corners:
+            spread = grey.spread(line)
+            views = [windows(grey, line)]
+            if colours:
+                best = max(colours, key=lambda channel: channel.spread(line))
+                if best.spread(line) > COLOURED * spread:
+                    views.append(windows(best, line))
+                    spread = best.spread(line)
+            seen.append(np.concatenate(views))
+            blank.append(spread < BLANK)
         starts = np.cumsum([0, *(len(s) for s in seen[:-1])])
         said = self._said([view for shown in seen for view in shown])
-        return np.asarray(np.maximum.reduceat(said, starts), np.float32)
+        shares = np.maximum.reduceat(said, starts)
+        return np.where(blank, np.maximum(shares, UNSEEN), shares).astype(np.float32)
+
+
+def _channels(picture: np.ndarray) -> list[np.ndarray]:
+    """Red, green and blue of a picture in which they differ; none of a grey one."""
+    red, green, blue = cv2.split(picture)
+    if max(int(cv2.absdiff(red, other).max()) for other in (green, blue)) < TINGE:
+        return []
+    return [red, green, blue]

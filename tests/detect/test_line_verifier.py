@@ -99,6 +99,30 @@ def test_the_shipped_verifier_tells_writing_from_noise_and_edges(network: TextNe
     assert max(verifier.lines(np.repeat(anatomy[..., None], 3, 2), lines)) < text.DOUBTFUL
 
 
+@pytest.mark.parametrize(
+    ("ink", "ground"),
+    [
+        ((255, 0, 0), (76, 76, 76)),
+        ((0, 201, 0), (190, 90, 70)),
+        ((255, 40, 255), (128, 128, 128)),
+        ((255, 255, 255), (76, 76, 76)),
+    ],
+)
+def test_writing_is_seen_in_colours_that_are_equally_dark(
+    network: TextNetwork, ink: tuple[int, ...], ground: tuple[int, ...]
+) -> None:
+    picture = np.full((200, 500, 3), ground, np.uint8)
+    cv2.putText(picture, WORDS, (40, 110), cv2.FONT_HERSHEY_SIMPLEX, 1.0, ink, 2, cv2.LINE_AA)
+    line = Line.upright((40, 86, 310, 118), 1.0).corners
+    assert network.verifier.lines(picture, [line])[0] > text.WRITING
+
+
+def test_what_has_no_contrast_is_as_likely_as_not(network: TextNetwork) -> None:
+    line = Line.upright((40, 86, 310, 118), 1.0).corners
+    blank = np.full((200, 500, 3), 90, np.uint8)
+    assert network.verifier.lines(blank, [line])[0] == text.DOUBTFUL
+
+
 def test_no_lines_cost_nothing(network: TextNetwork) -> None:
     assert network.verifier.lines(np.zeros((9, 9, 3), np.uint8), []).shape == (0,)
 
