@@ -193,6 +193,10 @@ class StorageBusy(StorageError):
     status = 503
 
 
+class ChangeUnknown(StorageError):
+    """Nobody knows whether a change was saved: what it needs must stay, such as its files."""
+
+
 class AuditBroken(StorageError):
     """The audit chain is broken at ``facts['sequence']``."""
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from engine.detection import OwnVersion, PackedModel, SentVersion
 from engine.errors import (
+    ChangeUnknown,
     DetectorError,
     DuplicateImage,
     EngineError,
@@ -387,13 +388,23 @@ class Batches:
             self._host.delete_blob(task.entry.blob)
             row = self._catalog.row(self._database.read(), err.facts["image_id"])
             return _here_already(task.place, row, task.job.options.seal)
+        except ChangeUnknown as err:
+            return self._left_out(caller, task, err.code, err.message, unknown=True)
         except EngineError as err:
             return self._left_out(caller, task, err.code, err.message)
 
     def _left_out(
-        self, caller: Caller, task: _Task, code: str, message: str, error_id: str = ""
+        self,
+        caller: Caller,
+        task: _Task,
+        code: str,
+        message: str,
+        error_id: str = "",
+        *,
+        unknown: bool = False,
     ) -> BatchItem:
-        if task.known_row is None:
+        """What failed keeps no file, unless its row may be there: the sweep knows later."""
+        if task.known_row is None and not unknown:
             self._host.delete_blob(task.entry.blob)
         if task.job.decided:
             self._ask_again(caller, task)

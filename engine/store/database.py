@@ -321,6 +321,7 @@ class Database(ABC):
         Raises:
             StorageBusy: The turn did not come in time.
             StorageError: The database refused; nothing was changed.
+            ChangeUnknown: The connection to it was lost at the end.
         """
 
     @abstractmethod

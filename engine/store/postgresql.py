@@ -30,7 +30,7 @@ from psycopg.adapt import AdaptersMap, Loader
 from psycopg.rows import dict_row, tuple_row
 from psycopg.types.string import StrDumper
 
-from engine.errors import InputError, SettingsError, StorageBusy, StorageError
+from engine.errors import ChangeUnknown, InputError, SettingsError, StorageBusy, StorageError
 from engine.fairness import gives_way
 from engine.host import Host, write_durably
 from engine.store import postgresql_schema as schema
@@ -241,7 +241,7 @@ class PostgresDatabase(Database):
         Raises:
             StorageBusy: The turn did not come in time, or the database could not be reached.
             StorageError: The database refused, or another server took over; nothing was changed.
-                Or the connection was lost at the end, and it is not known what was changed.
+            ChangeUnknown: The connection was lost at the end.
         """
         with contextlib.ExitStack() as stack:
             with self._turns.take(self._wait, gives_way()):
@@ -539,7 +539,8 @@ def _commit(connection: Connection) -> None:
     """Commit a whole transaction; it is not on the disk yet.
 
     Raises:
-        StorageError: A statement in it had failed; or the connection was lost and nobody knows.
+        StorageError: A statement in it had failed.
+        ChangeUnknown: The connection was lost.
     """
     if connection.info.transaction_status is not pq.TransactionStatus.INTRANS:
         raise StorageError("The catalog refused the request. Tell your administrator.")
@@ -550,7 +551,11 @@ def _commit(connection: Connection) -> None:
 
 
 def _on_disk(connection: Connection) -> None:
-    """Wait until everything that was committed by now is on the disk of the database server."""
+    """Wait until everything that was committed by now is on the disk of the database server.
+
+    Raises:
+        ChangeUnknown: The connection was lost.
+    """
     try:
         connection.execute(b"SELECT pg_logical_emit_message(true, 'medsec', '')")
     except psycopg.Error as err:
@@ -558,7 +563,7 @@ def _on_disk(connection: Connection) -> None:
 
 
 def _refuse_unknown(err: psycopg.Error) -> NoReturn:
-    raise StorageError(
+    raise ChangeUnknown(
         "The connection to the database was lost while a change was being saved. Look whether it"
         " was saved before you make it again."
     ) from err

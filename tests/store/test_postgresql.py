@@ -20,8 +20,9 @@ from engine import Engine, Settings
 from engine.errors import InputError, SettingsError, StorageBusy, StorageError
 from engine.permissions import Role
 from engine.records import Caller
+from engine.service.batches import BatchOptions, Source
 from engine.settings import Secret
-from engine.store import catalogs
+from engine.store import catalogs, postgresql
 from engine.store import database as module
 from engine.store.audit import AuditLog, Event
 from engine.store.database import CATALOG_ID, Database
@@ -515,6 +516,33 @@ def test_reads_go_on_after_a_restart_as_if_nothing_had_been(
     with pytest.raises(StorageBusy, match="using this database"):  # it is held again
         opened(url, tmp_path)
     database.close()
+
+
+def test_a_draft_whose_saving_nobody_knows_of_keeps_its_file(
+    ward: Ward, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks when the draft is committed and its answer is not there yet."""
+    to_disk, broken = postgresql._on_disk, []
+    rows, technician = ward.engine.context.database.read(), ward.team.technician
+
+    def breaks(connection: psycopg.Connection) -> None:
+        if not broken and rows.count("SELECT count(*) FROM images"):
+            broken.append(connection.info.backend_pid)
+            with cluster.superuser() as admin:
+                admin.execute("SELECT pg_terminate_backend(%s, 5000)", broken)
+        to_disk(connection)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(postgresql, "_on_disk", breaks)
+        [item] = ward.engine.batches.seal(
+            technician, ward.patient_id, [Source("a", lambda: text_png()[0])],
+            options=BatchOptions(seal=False), few=True,
+        )  # fmt: skip
+    assert broken
+    assert item.error is not None
+    assert item.error[0] == "change-unknown"
+    [draft] = ward.engine.drafts.waiting(technician)
+    ward.engine.drafts.open(technician, draft.image_id)  # decodes the file
 
 
 # --- moves ------------------------------------------------------------------------------------
