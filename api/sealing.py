@@ -11,7 +11,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -102,23 +101,27 @@ class Sealing:
             own[image_id] = seal
             for old in [s for s in own.values() if s.sealed][: max(0, len(own) - _MOST)]:
                 del own[old.image_id]
+        decided = False
         try:
             decide()
+            decided = True
             own_token = self.engine.batches.work_token(token)  # the page's may end meanwhile
         except BaseException:
             with self._lock:
                 del own[image_id]
                 if before is not None:
                     own[image_id] = before
+            if decided:  # held, and no work will ever leave it
+                self.engine.worklist.release(account, image_id)
             raise
 
         def tell(stage: str, share: float) -> None:
             seal.stage, seal.share = stage, share
 
         done = jobs.submit(account, lambda: work(own_token, progress=tell))
-        done.add_done_callback(partial(self._done, own_token, seal))
+        done.add_done_callback(partial(self._done, account, own_token, seal))
 
-    def _done(self, work: str, seal: Seal, result: Future[ImageRecord]) -> None:
+    def _done(self, account: str, work: str, seal: Seal, result: Future[ImageRecord]) -> None:
         try:
             result.result()
             seal.sealed = True
@@ -129,8 +132,7 @@ class Sealing:
         except Exception as err:  # noqa: BLE001 - its person has to be told
             seal.message = trouble("sealing beside the page failed", err).message
         finally:
-            with suppress(errors.EngineError):  # it is in no hands where the session has ended
-                self.engine.worklist.leave(work, seal.image_id)
+            self.engine.worklist.release(account, seal.image_id)  # the session may have ended
             self.engine.batches.end_work(work)
 
     def of(self, account: str) -> list[Seal]:

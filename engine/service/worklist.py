@@ -347,6 +347,10 @@ class Worklist:
         """Let others work on a draft."""
         self._claims.leave(caller, image_id)
 
+    def release(self, username: str, image_id: str) -> None:
+        """As :meth:`leave`, for work that has ended, of an account whose session may have ended."""
+        self._claims.leave_as(username, image_id)
+
     def _boxes(self, draft: Draft) -> list[DraftBox]:
         profile = self._examiner.profile(draft.row.profile)
         return boxes_of(draft.facts, profile, draft.row.reasons)

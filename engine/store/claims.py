@@ -48,8 +48,12 @@ class Claims:
 
     def leave(self, caller: Caller, image_id: str) -> None:
         """End a claim of this caller, if there is one."""
+        self.leave_as(caller.username, image_id)
+
+    def leave_as(self, username: str, image_id: str) -> None:
+        """End a claim of this account, if there is one, whether or not it has a session still."""
         with self._lock:
-            if self._held.get(image_id, ("",))[0] == caller.username:
+            if self._held.get(image_id, ("",))[0] == username:
                 del self._held[image_id]
 
     def others(self, caller: Caller) -> dict[str, str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
 import api
 from engine import Detection, DraftBox, ImageState, Region, Role, errors
+from tests import builders
 from tests.conftest import PASSWORD, Ward, text_png
 
 LEFT = Detection(Region(30, 180, 120, 200), "text", 0.8, "net")
@@ -112,6 +114,62 @@ def test_a_server_that_stops_keeps_the_draft_with_boxes_and_answer(
     ward.engine.worklist.leave(token, image_id)
     ward.engine.context.open_images.close_subject(image_id)
     assert ward.engine.drafts.open(token, image_id).answer == "nothing to hide"
+
+
+def sign_out(ward: Ward) -> None:
+    ward.engine.sessions.sign_out(ward.team.technician)
+
+
+def disable(ward: Ward) -> None:
+    ward.engine.people.set_enabled(ward.team.administrator, "technician", False)
+
+
+@pytest.mark.parametrize("end", [sign_out, disable])
+def test_what_waits_when_the_session_ends_is_in_nobodys_hands(
+    ward: Ward, sealing: api.Sealing, end: Callable[[Ward], None]
+) -> None:
+    token, other, free = ward.team.technician, tom(ward), threading.Event()
+    data, box = text_png()
+    other_data = builders.png(builders.radiograph(64, 48))
+    decided, undoubted = ward.upload(data, found=[box]), ward.upload(other_data)
+    ward.engine.drafts.open(token, decided)
+    api.sealing.jobs.submit("somebody", lambda: free.wait(60))
+    sealing.add(token, decided, "P-1", [box], {})
+    sealing.add_undoubted(token, undoubted, "P-1")
+    end(ward)
+    for image_id in (decided, undoubted):
+        with pytest.raises(errors.NotFound, match="technician is working on this image"):
+            ward.engine.drafts.open(other, image_id)
+    free.set()
+    until(lambda: not sealing.at_work("technician"))
+    assert ["session has ended" in seal.message for seal in sealing.of("technician")] == [True] * 2
+    for image_id in (decided, undoubted):
+        until(partial(opens, ward, other, image_id))
+
+
+def opens(ward: Ward, token: str, image_id: str) -> bool:
+    try:
+        return ward.engine.drafts.open(token, image_id).record.image_id == image_id
+    except errors.NotFound:
+        return False
+
+
+def test_a_session_that_ends_while_it_decides_holds_nothing(
+    ward: Ward, sealing: api.Sealing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, box = text_png()
+    image_id, token = ward.upload(data, found=[box]), ward.team.technician
+    decide = ward.engine.worklist.decide
+
+    def ends(*args: object) -> None:
+        decide(*args)  # type: ignore[arg-type]
+        sign_out(ward)
+
+    monkeypatch.setattr(ward.engine.worklist, "decide", ends)
+    with pytest.raises(errors.NotSignedIn):
+        sealing.add(token, image_id, "P-1", [box], {})
+    assert sealing.of("technician") == []
+    assert opens(ward, tom(ward), image_id)
 
 
 def test_a_change_from_another_tab_is_not_sealed_away(

@@ -264,6 +264,7 @@ OPEN = {
     "sessions.revoke": "guarded by the token that it ends",
     "keys.signing_key": "a public key",
     "batches.end_work": "forgets a token",
+    "worklist.release": "lets others work on a draft; called for an account whose work has ended",
     "batches.look_as": "for the reception; takes a caller that is resolved already",
     "objects.tag": "the tag of a keyword",
     "objects.study_id": "an opaque key for a UID; shows nothing",
