@@ -28,6 +28,7 @@ from engine.store.audit import AuditLog, Event
 from engine.store.database import CATALOG_ID, Database
 from engine.store.postgresql import PostgresDatabase, _options, migrate
 from engine.store.postgresql_schema import role_script
+from tests import builders
 from tests.conftest import Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
 from tests.postgresql import OWNER, SERVER, Cluster, programs
@@ -562,6 +563,8 @@ def test_a_catalog_moves_to_a_server_and_back_and_nothing_is_lost(
     ward.patient_id = engine.patients.create(team.technician, "P-1", "Erika Muster").patient_id
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
+    pictures = [builders.radiograph(seed=seed) for seed in (5, 6)]
+    others = [ward.upload(builders.png(pixels)) for pixels in pictures]
     engine.care.break_glass(
         team.doctor, ward.patient_id, "she collapsed in the waiting room: Größe 'x'"
     )
@@ -584,6 +587,7 @@ def test_a_catalog_moves_to_a_server_and_back_and_nothing_is_lost(
         assert engine.images.restored_file(team.doctor, opened_image.handle).data == data
         assert engine.patients.get(team.doctor, "P-1").age == 62
         assert not engine.context.watch.broken
+        engine.images.erase(team.administrator, others.pop(), "asked for")
         engine.close()
         assert cli.main(["database-move", "--back", *where]) == 0
         assert file.exists()
