@@ -63,7 +63,8 @@ class Guard:
         """A token for work that a session leaves behind, such as a batch; it ends with the session.
 
         An access token would expire while the work waits. It stays within this process, until
-        :meth:`end_work`.
+        :meth:`end_work`. It is never a sign that somebody is there, and it outlives the session's
+        idle time: see :meth:`engine.people.sessions.Sessions.resolve_work`.
         """
         work = self._host.token("work")
         self._work[work] = caller.session_id
@@ -106,7 +107,7 @@ class Guard:
         if isinstance(token, str) and token in self._nodes:
             return self._nodes[token]
         if isinstance(token, str) and token in self._work:
-            return self._sessions.resolve_id(self._work[token])
+            return self._sessions.resolve_work(self._work[token])
         if isinstance(token, str) and token.count(".") == 2:  # a JWT of the API
             return self._sessions.resolve_id(*self._tokens.session_of(token), activity=activity)
         return self._sessions.resolve(token, activity=activity)

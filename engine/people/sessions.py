@@ -116,12 +116,25 @@ class Sessions:
             raise NotSignedIn(_ENDED)
         return caller
 
+    def resolve_work(self, session_id: str) -> Caller:
+        """As :meth:`resolve`, for work that goes on without a person, such as sealing a batch.
+
+        It never counts as activity: the session idles and then ends for its person. What it has
+        begun goes on, or a page that is closed would stop it; it ends when the session is ended,
+        at its absolute limit, and when the account is disabled.
+
+        Raises:
+            NotSignedIn: Unknown, ended, too old, or account disabled.
+        """
+        return self._live("session_id", session_id, activity=False, idles=False)
+
     def _live(
         self,
         column: Literal["token_digest", "session_id"],
         value: str,
         activity: bool,
         token: str | None = None,
+        idles: bool = True,
     ) -> Caller:
         row = self._database.read().one(
             "SELECT s.*, a.role, a.enabled FROM sessions s JOIN accounts a USING (username)"  # noqa: S608
@@ -129,7 +142,7 @@ class Sessions:
             value,
         )
         now = self._host.now()
-        if row is None or not row["enabled"] or not self._open(row, now):
+        if row is None or not row["enabled"] or not self._open(row, now, idles):
             raise NotSignedIn(_ENDED)
         if token is not None and not self._tokens.fits(token, row["session_id"], row["username"]):
             raise NotSignedIn(_ENDED)
@@ -159,11 +172,11 @@ class Sessions:
         )
         return found is not None
 
-    def _open(self, row: Row, now: datetime) -> bool:
+    def _open(self, row: Row, now: datetime, idles: bool = True) -> bool:
         return (
             row["ended_at"] is None
             and now < row["expires_at"]
-            and now - row["seen_at"] < self.idle
+            and (not idles or now - row["seen_at"] < self.idle)
             # A clock that jumped back must not bring an old session to life.
             and now >= row["created_at"] - timedelta(minutes=5)
         )

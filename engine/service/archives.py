@@ -191,7 +191,7 @@ class Archives:
         def ask(caller: Caller, work: str, patient_id: str) -> Caller:
             if caller.role is Role.OPERATOR:  # has no session
                 return caller
-            now = self._guard.caller(work, activity=False)
+            now = self._guard.caller(work)
             self._guard.check(now, "archives.file", permission, fresh=False, enrolling=False)
             if not self._guard.sees(now, patient_id):
                 self._guard.refuse_unseen(now, "archives.file", "patient", patient_id)

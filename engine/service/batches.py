@@ -303,7 +303,7 @@ class Batches:
         """Raises AccessError where session or role have ended since the batch began."""
         if caller.role in (Role.OPERATOR, Role.NODE):  # they have no session
             return
-        now = self._sessions.resolve_id(caller.session_id)
+        now = self._sessions.resolve_work(caller.session_id)
         if now.factor_due or not allowed(now.role, Permission.UPLOAD):
             raise PermissionDenied(
                 "Your account no longer has permission to upload. Ask an administrator."

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
-from engine import Permission, errors
+from engine import Permission, Source, errors
 from engine.operations.guard import Guard
+from tests import builders
 from tests.conftest import PASSWORD, Ward
+from tests.fakes import FakeHost
 
 
 @pytest.fixture
@@ -29,6 +33,53 @@ def test_a_token_of_work_ends_with_its_session(ward: Ward, guard: Guard) -> None
     ward.engine.sessions.sign_out(ward.team.technician)
     with pytest.raises(errors.NotSignedIn):
         guard.caller(work)
+
+
+def test_work_outlives_the_idle_time_but_not_the_session(
+    ward: Ward, guard: Guard, host: FakeHost
+) -> None:
+    token = ward.team.technician
+    work = ward.engine.batches.work_token(token)
+    for _ in range(3):
+        host.advance(minutes=10)
+        assert guard.caller(work).username == "technician"
+    with pytest.raises(errors.NotSignedIn):  # nobody was there for half an hour
+        guard.caller(token)
+    host.advance(hours=7, minutes=29)
+    assert guard.caller(work).username == "technician"
+    host.advance(minutes=2)
+    with pytest.raises(errors.NotSignedIn):
+        guard.caller(work)
+
+
+@pytest.mark.parametrize("end", ["end_sessions", "disable"])
+def test_an_idle_sessions_work_can_be_ended(
+    ward: Ward, guard: Guard, host: FakeHost, end: str
+) -> None:
+    work = ward.engine.batches.work_token(ward.team.technician)
+    host.advance(minutes=20)
+    administrator = ward.engine.sessions.sign_in("admin", PASSWORD).token
+    if end == "disable":
+        ward.engine.people.set_enabled(administrator, "technician", False)
+    else:
+        ward.engine.people.end_sessions(administrator, "technician")
+    with pytest.raises(errors.NotSignedIn):
+        guard.caller(work)
+
+
+def test_a_batch_goes_on_unattended_and_is_nobodys_activity(ward: Ward, host: FakeHost) -> None:
+    token = ward.team.technician
+
+    def read(seed: int) -> bytes:
+        host.advance(minutes=10)
+        return builders.png(builders.radiograph(64, 48, seed=seed))
+
+    sources = [Source(f"{seed}.png", partial(read, seed)) for seed in range(2)]
+    work = ward.engine.batches.work_token(token)
+    items = list(ward.engine.batches.seal(work, ward.patient_id, sources, few=True))
+    assert [item.error for item in items] == [None] * 2
+    with pytest.raises(errors.NotSignedIn):
+        ward.engine.caller(token)
 
 
 def test_an_ended_session_leaves_no_key_exchange(ward: Ward) -> None:
