@@ -160,6 +160,7 @@ class Intake:
         image_id = self._catalog.find_duplicate(tx, index)
         if image_id is not None:
             patient_id = self._catalog.row(tx, image_id).patient_id
+            self._database.settle()  # the sender may throw its copy away now
             raise DuplicateImage(
                 "This image has already been uploaded.", image_id=image_id, patient_id=patient_id
             )

@@ -194,6 +194,7 @@ class Batches:
         row, facts = draft.row, draft.facts
         confirmed = CONFIRMED in row.reasons
         if not confirmed and NOT_LOOKED_AT not in row.reasons:
+            self._database.settle()
             return _here_already(place, row, seal=False)
         patient_key = self._hierarchy.patient_key(tx, row.patient_id)
         patient = self._intake.patient(row.patient_id)
@@ -343,6 +344,7 @@ class Batches:
                 raise
             row = self._catalog.row(tx, image_id)
             if not _goes_on(row, profile, options):
+                self._database.settle()
                 return _here_already(place, row, options.seal)
             # Left by a batch or a page that went no further: it goes on from here.
             tag = row.tag
@@ -387,6 +389,7 @@ class Batches:
                 return self._left_out(caller, task, err.code, err.message)
             self._host.delete_blob(task.entry.blob)
             row = self._catalog.row(self._database.read(), err.facts["image_id"])
+            self._database.settle()
             return _here_already(task.place, row, task.job.options.seal)
         except ChangeUnknown as err:
             return self._left_out(caller, task, err.code, err.message, unknown=True)

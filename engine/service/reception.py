@@ -189,6 +189,7 @@ class Reception:
     def _received(self, caller: Caller, node: Node, instance: Instance) -> Received:
         file_index = self._index("image/file", instance.data)
         if self._catalog.find_duplicate(self._database.read(), file_index) is not None:
+            self._database.settle()  # the sender may throw its copy away now
             return Received.PRESENT
         with self._decoding:
             name = f"{instance.sop_instance or 'instance'}.dcm"
@@ -210,6 +211,7 @@ class Reception:
             )
             indexes = file_index, self._index("image/instance", same)
             if self._here(self._database.read(), indexes):
+                self._database.settle()
                 return Received.PRESENT
             patient_id = self._patient_of(caller, node, image)
             if patient_id is None:

@@ -262,6 +262,7 @@ class Upkeep:
         # Before the rows: what leaves this list has rows by then, or is needed no more.
         at_work = set().union(*list(self._intake.at_work.values()))
         needed = self._catalog.blobs(self._database.read()) | at_work
+        self._database.settle()  # a crash would take back that an old draft was sealed
         orphans = [a for a in there - needed if self._host.blob_age_seconds(a) > ORPHAN_SECONDS]
         if len(orphans) > max(MOST_ORPHANS, len(there & needed)):
             # Crashes leave a few; this many say that the catalog is an older one.

@@ -222,6 +222,7 @@ class AuditLog:
         """A signed record of the log's length and head, to be stored elsewhere."""
         self.verify()
         size, head = _head(self._database.read())
+        self._database.settle()  # a head that a crash takes back would accuse the log for ever
         body = json.dumps(
             {
                 "log": log_id,

@@ -53,6 +53,7 @@ class AuditForwarding:
         entries = self._audit.after(self._sent(), BATCH)
         if not entries:
             return 0
+        self._database.settle()
         lines = b"".join(syslog_line(entry, self._settings.site) for entry in entries)
         try:
             self._send(lines)

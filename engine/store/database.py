@@ -325,6 +325,16 @@ class Database(ABC):
         """
 
     @abstractmethod
+    def settle(self) -> None:
+        """Wait until all that can be read now is on the disk.
+
+        For what is done on the word of another thread's change: answered, signed, sent, deleted.
+
+        Raises:
+            StorageBusy: The database cannot be reached.
+        """
+
+    @abstractmethod
     def still(self) -> AbstractContextManager[tuple[Cursor, bytes]]:
         """A snapshot of the rows, also as the bytes of a DuckDB file, while writes continue.
 

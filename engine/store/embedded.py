@@ -125,6 +125,9 @@ class EmbeddedDatabase(Database):
                     return
         raise StorageBusy("The catalog is still being read. It is released when the program ends.")
 
+    def settle(self) -> None:
+        """Nothing to wait for: what is not on the disk cannot be read."""
+
     @contextlib.contextmanager
     def still(self) -> Iterator[tuple[Cursor, bytes]]:
         """A snapshot of the rows, also as the bytes of a new file, while writes continue.

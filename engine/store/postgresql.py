@@ -4,7 +4,8 @@ Threads share a pool of connections. Every change begins by locking one row, the
 processes: so changes follow one another, each sees what the one before it did, and the audit log's
 chain has one end. The lock is let go before the change is on the server's disk, and the caller goes
 on only when it is: several changes wait for one write of the disk together. Who reads meanwhile may
-see a change that a crash of the database server takes back; its caller has not been answered then.
+see a change that a crash of the database server takes back. Its caller has not been answered then,
+and who answers, signs, sends or deletes on the word of it settles it first.
 
 One MedSec server holds the database for its life by a lock of a connection of its own. Should that
 be lost, and another server take over, the row above names the other one and this one refuses to
@@ -53,6 +54,8 @@ _BROKEN: Final = (psycopg.OperationalError, psycopg.InterfaceError)
 #: Classes of errors: the connection failed, the server stops or starts, a transaction was idle.
 _GONE: Final = ("08", "57P", "25P03")
 _LOST: Final = "The connection to the database was lost. Try again in a moment."
+#: A commit that is waited for, and with it all before it.
+_FLUSH: Final = b"SELECT pg_logical_emit_message(true, 'medsec', '')"
 #: A dead peer is noticed after seconds, also behind a network that was cut.
 _DEFAULTS: Final[dict[str, Any]] = {
     "application_name": "medsec",
@@ -259,6 +262,15 @@ class PostgresDatabase(Database):
                     self._local.cursor = None
             # Others go on meanwhile, and are saved by the same write of the disk.
             _on_disk(connection)
+
+    def settle(self) -> None:
+        """Wait for the server's disk. Never tried twice: a crash may have taken back what was read.
+
+        Raises:
+            StorageBusy: The database cannot be reached.
+        """
+        with _translated(), self._pool.connection() as connection:
+            connection.execute(_FLUSH)
 
     @contextlib.contextmanager
     def _begun(self) -> Iterator[Connection]:
@@ -557,7 +569,7 @@ def _on_disk(connection: Connection) -> None:
         ChangeUnknown: The connection was lost.
     """
     try:
-        connection.execute(b"SELECT pg_logical_emit_message(true, 'medsec', '')")
+        connection.execute(_FLUSH)
     except psycopg.Error as err:
         _refuse_unknown(err)
 

@@ -21,11 +21,13 @@ from engine.errors import InputError, SettingsError, StorageBusy, StorageError
 from engine.permissions import Role
 from engine.records import Caller
 from engine.service.batches import BatchOptions, Source
+from engine.service.reception import Instance
 from engine.settings import Secret
 from engine.store import catalogs, postgresql
 from engine.store import database as module
 from engine.store.audit import AuditLog, Event
-from engine.store.database import CATALOG_ID, Database
+from engine.store.audit_forwarding import AuditForwarding
+from engine.store.database import CATALOG_ID, Database, Row
 from engine.store.postgresql import PostgresDatabase, _options, migrate
 from engine.store.postgresql_schema import role_script
 from tests import builders
@@ -430,6 +432,69 @@ def test_a_change_is_seen_whole_or_not_at_all(database: Database, audit: AuditLo
             count = "SELECT count(*) FROM audit"
             assert other.submit(lambda: database.read().count(count)).result() == 0
     assert database.read().count("SELECT count(*) FROM audit") == 1
+
+
+def test_what_another_thread_changed_is_on_the_disk_once_it_is_settled(
+    database: Database, audit: AuditLog, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = "SELECT pg_current_wal_insert_lsn() AS insert, pg_current_wal_flush_lsn() AS flush"
+    changed: list[Row] = []
+
+    def before_the_disk(connection: psycopg.Connection[Row]) -> None:
+        changed.extend(connection.execute(here.encode()).fetchall())
+        database.settle()
+        changed.extend(connection.execute(here.encode()).fetchall())
+
+    monkeypatch.setattr(postgresql, "_on_disk", before_the_disk)
+    with cluster.superuser() as admin:  # nothing else writes it to the disk meanwhile
+        try:
+            admin.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+            admin.execute("SELECT pg_reload_conf()")
+            audit.record(WHO, Event("image.restore"))
+        finally:
+            admin.execute("ALTER SYSTEM RESET wal_writer_delay")
+            admin.execute("SELECT pg_reload_conf()")
+    before, after = changed
+    written, flushed = (
+        [int(part, 16) for part in lsn.split("/")] for lsn in (before["insert"], after["flush"])
+    )
+    assert written <= flushed
+
+
+def test_nothing_is_answered_signed_sent_or_deleted_on_a_change_that_is_not_settled(
+    ward: Ward, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsettled(_: Database) -> None:
+        raise StorageBusy("not on the disk")
+
+    engine, technician = ward.engine, ward.team.technician
+    picture, instance = text_png()[0], builders.dicom(builders.radiograph(), PatientID="P-1")
+    ward.upload(picture)
+    engine.reception.store(technician, Instance("", "", instance))
+    host, context = engine.context.host, engine.context
+    orphan = host.write_blob(b"an old draft")
+    os.utime(host._path(orphan), (0, 0))
+    forwarding = AuditForwarding(context.database, context.audit, settings)
+    sent: list[bytes] = []
+    monkeypatch.setattr(forwarding, "_send", sent.append)
+    monkeypatch.setattr(PostgresDatabase, "settle", unsettled)
+    for act in (
+        lambda: ward.upload(picture),
+        lambda: engine.drafts.check(technician, "a.png", picture),
+        lambda: engine.reception.store(technician, Instance("", "", instance)),
+        lambda: context.audit.checkpoint(context.hierarchy.signer(), "log"),
+        forwarding.deliver,
+        engine.upkeep.sweep,
+    ):
+        with pytest.raises(StorageBusy, match="not on the disk"):
+            act()
+    [item] = engine.batches.seal(
+        technician, ward.patient_id, [Source("a", lambda: picture)], few=True
+    )
+    assert item.error is not None
+    assert item.error[0] == "storage-busy"
+    assert sent == []
+    assert orphan in set(host.blobs())
 
 
 # --- the database server goes down ------------------------------------------------------------
