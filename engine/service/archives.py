@@ -170,9 +170,8 @@ class Archives:
                 ):
                     given += path not in (study_archives.DIRECTORY, study_archives.READ_ME)
                     yield path, data
-            except (EngineError, GeneratorExit) as err:
-                why = err.code if isinstance(err, EngineError) else "reader-gone"
-                log("failed", why=why, given=given)
+            except BaseException as err:
+                log("failed", why=_why(err), given=given)
                 raise
             finally:
                 self._guard.end_work(work)
@@ -199,3 +198,10 @@ class Archives:
             return now
 
         return ask
+
+
+def _why(err: BaseException) -> str:
+    """What the log says of whatever ended an archive too early."""
+    if isinstance(err, EngineError):
+        return err.code
+    return "reader-gone" if isinstance(err, GeneratorExit) else "unexpected"

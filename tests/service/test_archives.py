@@ -262,6 +262,24 @@ def test_it_breaks_off_when_what_allowed_it_is_over(
     assert len(sent.actions("image.download")) == 1
 
 
+def test_an_error_that_nobody_named_is_in_the_log_as_a_failure(
+    sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, doctor = sent.ward.engine, sent.ward.team.doctor
+    files = engine.archives.originals(doctor, sent.restore().handle)
+    next(files)
+
+    def fails(*args: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(engine.archives._restorations, "original", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        next(files)
+    [failed, *_] = [e for e in engine.context.audit.entries(limit=50) if e.action == "study.export"]
+    assert (failed.outcome, failed.detail["why"]) == ("failed", "unexpected")
+    assert failed.detail["given"] == 1
+
+
 def test_another_session_cannot_take_what_one_has_restored(sent: Sent) -> None:
     handle = sent.restore().handle
     other = sent.ward.engine.sessions.sign_in("doctor", PASSWORD).token
