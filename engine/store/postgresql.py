@@ -54,11 +54,16 @@ _BROKEN: Final = (psycopg.OperationalError, psycopg.InterfaceError)
 #: Classes of errors: the connection failed, the server stops or starts, a transaction was idle.
 _GONE: Final = ("08", "57P", "25P03")
 _LOST: Final = "The connection to the database was lost. Try again in a moment."
+_NOT_CONNECTED: Final = (
+    "Cannot connect to MEDSEC_DATABASE. Check address, database, role, password and certificate;"
+    " the database server's log says why."
+)
 #: A commit that is waited for, and with it all before it.
 _FLUSH: Final = b"SELECT pg_logical_emit_message(true, 'medsec', '')"
 #: A dead peer is noticed after seconds, also behind a network that was cut.
 _DEFAULTS: Final[dict[str, Any]] = {
     "application_name": "medsec",
+    "target_session_attrs": "read-write",
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -450,7 +455,10 @@ class _Lease:
             self._connection = None
 
     def _take(self) -> None:
-        connection: Connection = psycopg.connect(**self._options, **_CONNECTION)
+        try:
+            connection: Connection = psycopg.connect(**self._options, **_CONNECTION)
+        except psycopg.Error as err:  # it names no reason that a program could tell apart
+            raise StorageBusy(_LOST if self._server else _NOT_CONNECTED) from err
         try:
             _refuse_clear_text(connection)
             pause = threading.Event()

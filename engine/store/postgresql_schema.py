@@ -231,19 +231,25 @@ def _tables(tx: Cursor) -> list[str]:
 
 
 def check_server(version: int, tx: Cursor) -> None:
-    """Is this a database that compares and orders texts as DuckDB does?
+    """Does this database compare and order texts as DuckDB does, and answer when it has saved?
 
     Raises:
-        SettingsError: It is not.
+        SettingsError: It does not.
     """
     row = tx.one(
         "SELECT pg_encoding_to_char(encoding) AS encoding, datcollate AS collation,"
+        " current_setting('synchronous_commit') AS waits,"
         " to_jsonb(d) ->> 'datlocprovider' AS provider"  # since PostgreSQL 15
         " FROM pg_database d WHERE datname = current_database()"
     )
     assert row is not None
     if version < OLDEST_VERSION:
         raise SettingsError("MEDSEC_DATABASE must name PostgreSQL 14 or newer. Update it first.")
+    if row["waits"] == "off":
+        raise SettingsError(
+            "The database of MEDSEC_DATABASE answers before a change is on its disk. Set"
+            " synchronous_commit to on for the server, the database and MedSec's roles."
+        )
     plain = row["provider"] != "i" and row["collation"] in ("C", "POSIX", "C.UTF-8", "C.utf8")
     if row["encoding"] != "UTF8" or not plain:
         raise SettingsError(

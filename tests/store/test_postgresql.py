@@ -161,6 +161,27 @@ def test_a_database_that_orders_texts_otherwise_is_refused(
             opened(cluster.url(name), tmp_path)
 
 
+def test_a_server_that_answers_before_it_has_saved_is_refused(
+    catalog_url: Secret, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match="synchronous_commit to on"):
+        opened(f"{catalog_url}&options=-c%20synchronous_commit%3Doff", tmp_path)
+    opened(f"{catalog_url}&options=-c%20synchronous_commit%3Dlocal", tmp_path).close()
+
+
+def test_a_server_that_only_reads_is_not_connected_to(catalog_url: Secret, tmp_path: Path) -> None:
+    with pytest.raises(StorageBusy, match="Cannot connect to MEDSEC_DATABASE"):
+        opened(f"{catalog_url}&options=-c%20default_transaction_read_only%3Don", tmp_path)
+
+
+@pytest.mark.parametrize(("database", "role"), [("nowhere", SERVER), ("postgres", "nobody")])
+def test_a_database_that_cannot_be_connected_to_is_no_lost_connection(
+    cluster: Cluster, tmp_path: Path, database: str, role: str
+) -> None:
+    with pytest.raises(StorageBusy, match="Check address, database, role, password"):
+        opened(cluster.url(database, role), tmp_path)
+
+
 # --- making the tables ------------------------------------------------------------------------
 
 
