@@ -41,7 +41,7 @@ class Draft(schemas.Schema):
 
 
 class Decision(schemas.Request):
-    """The boxes to seal. Without boxes, the detected ones are sealed."""
+    """The boxes to seal. Without boxes, the detected ones, unless a person left boxes with it."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -90,7 +90,8 @@ def open_draft(image_id: str, token: Token, engine: TheEngine) -> Draft:
 def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> schemas.Image:
     """Seal a draft. The content of the boxes is then visible only with permission.
 
-    409 with `urn:medsec:review-needed` if the draft needs review first; the draft is kept.
+    409 with `urn:medsec:review-needed` if the draft needs review first; the draft is kept. So it is
+    where a person left boxes with it and `boxes` is omitted.
     """
     if decision.undoubted:
         if decision.boxes is not None or decision.removed or decision.confirm:
@@ -100,6 +101,7 @@ def seal(image_id: str, decision: Decision, token: Token, engine: TheEngine) -> 
     if decision.boxes is None:
         view = engine.drafts.open(token, image_id)
         try:
+            engine.drafts.refuse_drawn(token, image_id)  # held by the caller now: no more are drawn
             wanted, removed = view.suggested(Suggestion.SEAL), view.left | removed
         finally:
             engine.images.close(token, view.handle)

@@ -167,5 +167,6 @@ def _item(item: WorkItem, number: int) -> dict[str, Any]:
         "version": item.version,
         "name": f"{record.modality or record.format} {number}",
         "boxes": record.region_count,
-        "why": " ".join(REASONS.get(r, r) for r in record.reasons) or "Nothing is in doubt.",
+        "why": " ".join(REASONS.get(r, r) for r in record.reasons)
+        or REASONS.get(item.need, "Nothing is in doubt."),
     }

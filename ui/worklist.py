@@ -27,6 +27,7 @@ WORDS: Final = {
     "proposals": "Uncertain boxes",
     "remembered": "As sealed before",
     "nothing-found": "Nothing found",
+    "boxes-drawn": "Boxes drawn",
     "": "No doubt",
 }
 
@@ -209,6 +210,7 @@ def _item(item: WorkItem) -> dict[str, Any]:
         "name": f"{record.modality or record.format} {record.width}×{record.height}",
         "boxes": record.region_count,
         "need": item.need,
-        "why": " ".join(REASONS.get(r, r) for r in record.reasons) or "Nothing is in doubt.",
+        "why": " ".join(REASONS.get(r, r) for r in record.reasons)
+        or REASONS.get(item.need, "Nothing is in doubt."),
         "by": item.worked_on_by,
     }

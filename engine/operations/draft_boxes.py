@@ -47,6 +47,11 @@ class DraftBox:
         return cls(box, item["found"], item["removed"], item["left"])
 
 
+def drawn(facts: Mapping[str, Any]) -> bool:
+    """Did a person leave boxes with a draft? What was found is then not all there is to seal."""
+    return bool(facts.get("boxes"))
+
+
 def boxes_of(facts: Mapping[str, Any], profile: Profile, reasons: Sequence[str]) -> list[DraftBox]:
     """A draft's boxes: as a person left them, with what was found since, else as proposed.
 

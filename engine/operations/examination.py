@@ -38,6 +38,7 @@ REASONS: Mapping[str, str] = {
     "still-visible": "Text is still readable after masking. Box it, or give a reason to leave it.",
     "box-questioned": "A user needs what a box hides. Keep the box, make it smaller or remove it.",
     "remembered": "Earlier images of this device were sealed here. Keep or remove the boxes.",
+    "boxes-drawn": "A person drew or removed boxes. Open the image and seal it.",
     "small-doubt": "Small uncertain boxes were sealed without asking.",
 }
 
@@ -46,6 +47,8 @@ REASONS: Mapping[str, str] = {
 NOT_LOOKED_AT = "not-looked-at"
 #: Of a draft that a person has confirmed and that workers have not sealed yet.
 CONFIRMED = "confirmed"
+#: A person left boxes with a draft: nothing but a person's decision seals it.
+BOXES_DRAWN = "boxes-drawn"
 #: Why a box of harmless text is left out where the profile lets it be seen.
 HARMLESS = "harmless text, which the profile leaves visible"
 #: Boxes that are read at most, the most certain first: films can have thousands.

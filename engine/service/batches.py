@@ -35,7 +35,8 @@ from engine.metrics import Look
 from engine.operations.admission import Work
 from engine.operations.batch_report import BatchItem
 from engine.operations.context import Context
-from engine.operations.examination import CONFIRMED, NOT_LOOKED_AT, Examined, Examiner
+from engine.operations.draft_boxes import drawn
+from engine.operations.examination import BOXES_DRAWN, CONFIRMED, NOT_LOOKED_AT, Examined, Examiner
 from engine.operations.guard import Guard, log, needs
 from engine.operations.intake import Entry, FreshKey, Intake, clean_folder, clean_name
 from engine.operations.preparation import Decision, event
@@ -109,6 +110,7 @@ class Batches:
         self._admission = context.admission
         self._audit = context.audit
         self._catalog = context.catalog
+        self._claims = context.claims
         self._custom_networks = context.custom_networks
         self._database = context.database
         self._detector = context.detector
@@ -203,6 +205,7 @@ class Batches:
             row.draft_blob or "", row.stored_bytes,
         )  # fmt: skip
         seal = self._live.settings.auto_seal and bool(facts.get("seal_undoubted"))
+        seal = seal and not drawn(facts)
         fresh = self._intake.fresh_key(image_id, row.version + 1, patient_key)
         options = BatchOptions(seal=seal or confirmed)
         job = _job(entry, fresh, patient, row.profile, options)
@@ -346,11 +349,14 @@ class Batches:
             if not _goes_on(row, profile, options):
                 self._database.settle()
                 return _here_already(place, row, options.seal)
+            key = self._hierarchy.image_key(tx, image_id)
+            if drawn(self._stored.open_facts(key, row)):
+                return _review(place, image_id, sorted({*row.reasons, BOXES_DRAWN}))
             # Left by a batch or a page that went no further: it goes on from here.
             tag = row.tag
             entry = Entry(
-                image_id, patient_id, self._hierarchy.image_key(tx, image_id), row.wrapped_key,
-                index, row.draft_blob or "", row.stored_bytes,
+                image_id, patient_id, key, row.wrapped_key, index, row.draft_blob or "",
+                row.stored_bytes,
             )  # fmt: skip
         fresh = self._intake.fresh_key(entry.image_id, 1, patient_key)
         job = self._told(caller, _job(entry, fresh, patient, profile, options))
@@ -457,8 +463,10 @@ class Batches:
                         tx, caller, replace(event("image.seal", row, outcome="refused"), detail=why)
                     )
             alone = prepared is not None and prepared.look is Look.NOBODY
-            if alone and not self._intake.decisions.may_go(tx, row):
-                unused, prepared = prepared, None  # decided here, whatever a worker was told
+            # Decided here, whatever a worker was told.
+            held = entry.image_id in self._claims.others(caller)
+            if alone and (held or not self._intake.decisions.may_go(tx, row)):
+                unused, prepared = prepared, None
             if prepared is not None:
                 facts = {**prepared.facts, **own}
                 whole = replace(prepared, facts=facts)

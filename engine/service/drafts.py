@@ -16,8 +16,10 @@ from engine.formats.needs import Need
 from engine.metrics import Look
 from engine.operations.admission import Work
 from engine.operations.context import Context
+from engine.operations.draft_boxes import drawn
 from engine.operations.erasures import Erasures
 from engine.operations.examination import (
+    BOXES_DRAWN,
     CONFIRMED,
     HARMLESS,
     REASONS,
@@ -367,9 +369,10 @@ class Drafts:
         What the second look finds is sealed too, as in a batch.
 
         Raises:
-            ReviewNeeded: There is doubt, the profile's rule asks for a person, or text is readable
-                after three looks. The draft stays.
+            ReviewNeeded: There is doubt, a person left boxes with it, the profile's rule asks for
+                a person, or text is readable after three looks. The draft stays.
             InputError: The settings do not offer it.
+            NotFound: No such draft, or somebody else works on it.
             RestoreMismatch: The way back could not be proven. The draft stays.
         """
         if not self._live.settings.auto_seal:
@@ -377,7 +380,14 @@ class Drafts:
                 "Sealing without a look is switched off. Open the image and seal it, or ask an"
                 " administrator."
             )
+        # No claim is made: where a person must look, others may open it at once. Boxes that
+        # somebody draws from here on change the draft, which then is not sealed.
+        holder = self._claims.others(caller).get(image_id)
+        if holder is not None:
+            raise NotFound(f"{holder} is working on this image. Choose another one.")
         draft = self._stored.draft(self._database.read(), image_id)
+        if drawn(draft.facts):
+            _refuse_drawn(draft)
         decisions, confirm = self._intake.decisions, ""
         if draft.row.reasons and not decisions.answered(draft.row):
             raise ReviewNeeded(
@@ -393,6 +403,18 @@ class Drafts:
         boxes, _, left = sorted_out(found, profile, draft.row.reasons)
         decision = Decision(boxes, left, confirm, adopt=True, automatic=True)
         return self._seal(caller, draft, decision, progress)
+
+    @needs(Permission.UPLOAD)
+    def refuse_drawn(self, caller: Caller, image_id: str) -> None:
+        """For callers that would seal what was found, without a person's boxes.
+
+        Raises:
+            ReviewNeeded: A person left boxes with this draft.
+            NotFound: No such draft.
+        """
+        draft = self._stored.draft(self._database.read(), image_id)
+        if drawn(draft.facts):
+            _refuse_drawn(draft)
 
     def _seal(
         self, caller: Caller, draft: Draft, decision: Decision, progress: Progress | None
@@ -481,3 +503,12 @@ class Drafts:
         raise ReviewNeeded(
             REASONS[sent.why], image_id=image_id, reasons=reasons, found=list(sent.found)
         ) from sent.__cause__
+
+
+def _refuse_drawn(draft: Draft) -> NoReturn:
+    """Raises ReviewNeeded: only the boxes that a person left say what is to be sealed."""
+    raise ReviewNeeded(
+        REASONS[BOXES_DRAWN],
+        image_id=draft.row.image_id,
+        reasons=sorted({*draft.row.reasons, BOXES_DRAWN}),
+    )

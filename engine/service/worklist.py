@@ -18,7 +18,7 @@ from engine.formats import images
 from engine.operations.admission import Work
 from engine.operations.context import Context
 from engine.operations.draft_boxes import DraftBox, boxes_of, carried, decided
-from engine.operations.examination import CONFIRMED, NOT_LOOKED_AT, Examiner
+from engine.operations.examination import BOXES_DRAWN, CONFIRMED, NOT_LOOKED_AT, Examiner
 from engine.operations.guard import Guard, needs
 from engine.operations.preparation import MOST_BOXES, Decision, heeded
 from engine.operations.stored_images import OPEN_STATES, Draft, StoredImages, need_of
@@ -34,10 +34,11 @@ _MOST = 3000
 _ON_A_SHEET = frozenset(("nothing-found", "proposals", "still-visible", "small-doubt"))
 #: Why a draft waits, what stops most first: a doctor or patient waits for what was reported or
 #: questioned; without a detector every box is still to be drawn; what can be read after masking is
-#: a name; boxes that are uncertain, that a device had before, and images without any come then.
+#: a name; boxes that are uncertain, that a device had before, and images without any come then;
+#: last what is in no doubt, but has boxes that a person left and has not sealed.
 NEEDS = (
     "flagged", "box-questioned", "detector-failed", "still-visible", "proposals", "remembered",
-    "nothing-found",
+    "nothing-found", BOXES_DRAWN,
 )  # fmt: skip
 #: Shortest time on the screen that counts as a look, seconds.
 LEAST_SECONDS = 1.0
@@ -52,17 +53,20 @@ class WorkItem:
         version: Changes with every change of the draft, its boxes too.
         on_a_sheet: Can it be confirmed on a contact sheet, or must it be opened?
         worked_on_by: Who has it open; empty where nobody has.
+        drawn: Did a person leave boxes with it?
     """
 
     record: ImageRecord
     version: str
     on_a_sheet: bool
     worked_on_by: str = ""
+    drawn: bool = False
 
     @property
     def need(self) -> str:
         """What stops it most, one of :data:`NEEDS`; empty where nothing does."""
-        return next((need for need in NEEDS if need in self.record.reasons), "")
+        stops = (*self.record.reasons, *((BOXES_DRAWN,) if self.drawn else ()))
+        return next((need for need in NEEDS if need in stops), "")
 
 
 @dataclass(frozen=True)
@@ -136,11 +140,15 @@ class Worklist:
             if record.image_id in versions:
                 of_patient[record.patient_id].append(record)
         busy = self._claims.others(caller)
+        # Of the log, because it says so without a key; the draft itself is asked when it is sealed.
+        sure = [r.image_id for r in waiting if not r.reasons]
+        drawn = self._audit.with_action(tx, "draft.boxes", sure)
 
         def item(record: ImageRecord) -> WorkItem:
             fits = record.frames == 1 and set(record.reasons) <= _ON_A_SHEET
             image_id = record.image_id
-            return WorkItem(record, versions[image_id], fits, busy.get(image_id, ""))
+            worked_on_by = busy.get(image_id, "")
+            return WorkItem(record, versions[image_id], fits, worked_on_by, image_id in drawn)
 
         by_patient, studies = [], self._studies.of_patients(tx, waiting)
         for patient_id, records in of_patient.items():

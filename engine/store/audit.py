@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -158,6 +158,16 @@ class AuditLog:
         rows = [r for r in rows if actions is None or r["action"] in actions]
         rows.sort(key=lambda r: int(r["sequence"]), reverse=True)
         return [self._entry(row) for row in rows[:limit]]
+
+    def with_action(self, tx: Cursor, action: str, image_ids: Sequence[str]) -> set[str]:
+        """Those of these images to which this was done."""
+        rows = tx.all(
+            "SELECT DISTINCT image_id FROM audit WHERE action = $1"
+            " AND image_id IN (SELECT unnest($2::VARCHAR[]))",
+            action,
+            list(image_ids),
+        )
+        return {row["image_id"] for row in rows}
 
     def after(self, sequence: int, limit: int) -> list[AuditEntry]:
         """Entries behind a number, oldest first."""

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from PIL import Image as Pillow
 
 import api
-from engine import Role
+from api import schemas
+from engine import Detection, DraftBox, Region, Role
 from tests.conftest import PASSWORD, WHY
 from tests.fakes import FakeHost
 from tests.rest import Hospital, ask, hospital, mounted_app
@@ -217,6 +218,22 @@ def test_a_patient_comes_with_an_image_or_not_at_all(ward: Hospital) -> None:
     assert ask("POST", path, token, json={}).json()["state"] == "released"
     [listed] = ask("GET", "/patients/P-multi/images/", ward.tokens[D]).json()["items"]
     assert listed["image_id"] == made["image"]["image_id"]
+
+
+def test_what_a_person_drew_is_sealed_only_by_a_decision(ward: Hospital) -> None:
+    engine, technician = ward.engine, ward.team.technician
+    taken = engine.drafts.upload(technician, ward.patient(), "erika.png", ward.picture())
+    own = DraftBox(Detection(Region(100, 100, 160, 140), "text", 1.0))
+    boxes = [*engine.worklist.boxes(technician, taken.image_id), own]
+    engine.worklist.keep_boxes(technician, taken.image_id, boxes)
+    path = f"/drafts/{taken.image_id}/seal/"
+    for without in ({}, {"undoubted": True}, {"confirm": "all is boxed"}):
+        answer = ask("POST", path, ward.tokens[T], json=without)
+        assert (answer.status_code, answer.json()["type"]) == (409, "urn:medsec:review-needed")
+        assert answer.json()["title"].startswith("A person drew or removed boxes.")
+    whole = [schemas.Box.of(box.detection).model_dump(mode="json") for box in boxes]
+    sealed = ask("POST", path, ward.tokens[T], json={"boxes": whole})
+    assert (sealed.json()["state"], sealed.json()["region_count"]) == ("released", len(boxes))
 
 
 def test_lists_come_in_pages(ward: Hospital) -> None:

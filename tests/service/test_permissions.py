@@ -136,6 +136,7 @@ MAY: dict[str, set[Role]] = {
     "drafts.frame": {T},
     "drafts.seal": {T},
     "drafts.seal_undoubted": {T},
+    "drafts.refuse_drawn": {T},
     "drafts.discard": {T},
     "images.get": {T, D},
     "search.images": {T, D},

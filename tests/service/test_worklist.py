@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from engine import Detection, DraftBox, ImageState, Look, Region, Role, WorkItem, errors
+from engine import (
+    Detection,
+    DraftBox,
+    ImageState,
+    Look,
+    Region,
+    Role,
+    Source,
+    TakeOptions,
+    WorkItem,
+    errors,
+)
 from tests import builders
 from tests.conftest import PASSWORD, Ward
 
@@ -178,3 +189,77 @@ def test_a_worker_that_is_at_it_does_not_seal_what_was_taken_back(
     assert sealed(ward, [image_id]) == ["review"]
     [again] = items(ward)
     assert again.record.state is ImageState.DRAFT
+
+
+# --- nothing is sealed by itself past what a person left -----------------------------------------
+
+
+def draw(ward: Ward, image_id: str) -> None:
+    """A technician sees a name that was missed, draws a box and goes back to the list."""
+    own = DraftBox(Detection(Region(100, 100, 160, 140), "text", 1.0))
+    boxes = [*ward.engine.worklist.boxes(ward.team.technician, image_id), own]
+    ward.engine.worklist.keep_boxes(ward.team.technician, image_id, boxes)
+    ward.engine.worklist.leave(ward.team.technician, image_id)
+
+
+def test_a_draft_with_boxes_of_a_person_is_not_sealed_without_a_look(ward: Ward) -> None:
+    image_id, other, carried = (upload(ward, n, [BOX]) for n in (1, 2, 3))
+    assert [i.need for i in items(ward)] == ["", "", ""]
+    draw(ward, image_id)
+    ward.engine.worklist.carry(ward.team.technician, image_id, [carried])
+    needs = {i.record.image_id: i.need for i in items(ward)}
+    assert needs == {image_id: "boxes-drawn", other: "", carried: "boxes-drawn"}
+    for drawn in (image_id, carried):
+        with pytest.raises(errors.ReviewNeeded) as refused:
+            ward.engine.drafts.seal_undoubted(ward.team.technician, drawn)
+        assert refused.value.facts["reasons"] == ["boxes-drawn"]
+    ward.engine.drafts.seal_undoubted(ward.team.technician, other)
+    [item, _] = items(ward)
+    assert ward.engine.worklist.confirm(ward.team.technician, [look(item)]) == [image_id]
+    assert sealed(ward, [image_id]) == ["sealed"]
+    assert ward.engine.images.get(ward.team.doctor, image_id).region_count == 2
+
+
+def test_a_draft_that_somebody_has_open_is_not_sealed_without_a_look(ward: Ward) -> None:
+    image_id = upload(ward, 1, [BOX])
+    ward.engine.people.create(ward.team.administrator, "tom", "Tom", Role.TECHNICIAN, PASSWORD)
+    tom = ward.engine.sessions.sign_in("tom", PASSWORD).token
+    ward.engine.drafts.open(tom, image_id)
+    with pytest.raises(errors.NotFound, match="tom is working on this image"):
+        ward.engine.drafts.seal_undoubted(ward.team.technician, image_id)
+    ward.engine.worklist.leave(tom, image_id)
+    done = ward.engine.drafts.seal_undoubted(ward.team.technician, image_id)
+    assert done.state is ImageState.RELEASED
+
+
+@pytest.mark.parametrize("profile", ["general", "ultrasound"])
+def test_a_batch_that_comes_again_leaves_what_a_person_drew(ward: Ward, profile: str) -> None:
+    data = builders.png(builders.labelled("DOE")[0])
+    image_id = ward.upload(data, found=[BOX])
+    draw(ward, image_id)
+    before = ward.engine.worklist.boxes(ward.team.technician, image_id)
+    [item] = ward.engine.batches.seal(
+        ward.team.technician, ward.patient_id, [Source("1.png", lambda: data)], profile, few=True
+    )
+    assert (item.state, list(item.reasons)) == ("review", ["boxes-drawn"])
+    assert ward.engine.worklist.boxes(ward.team.technician, image_id) == before
+    [waiting] = items(ward)
+    assert waiting.record.state is ImageState.DRAFT
+
+
+def test_what_was_not_looked_at_yet_is_not_sealed_past_boxes_of_a_person(ward: Ward) -> None:
+    """Nor while somebody else has it open."""
+    token, ids = ward.team.technician, []
+    ward.detector.found = [BOX]
+    for number in (1, 2, 3):
+        data = builders.png(builders.labelled(f"DOE {number}", seed=number)[0])
+        options = TakeOptions(seal_undoubted=True)
+        taken = ward.engine.intakes.take(token, ward.patient_id, f"{number}.png", data, options)
+        ids.append(taken.image_id)
+    draw(ward, ids[0])
+    ward.engine.people.create(ward.team.administrator, "tom", "Tom", Role.TECHNICIAN, PASSWORD)
+    tom = ward.engine.sessions.sign_in("tom", PASSWORD).token
+    ward.engine.drafts.open(tom, ids[1])
+    assert sealed(ward, ids) == ["draft", "draft", "sealed"]
+    regions = [b.detection.region for b in ward.engine.worklist.boxes(token, ids[0])]
+    assert regions == [Region(100, 100, 160, 140), BOX.region]
