@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from engine.errors import EngineError, NotFound
+from engine.errors import EngineError, NotFound, TooManyRequests
 from engine.formats import images
 from engine.operations import study_archives
+from engine.operations.admission import Work
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
-from engine.operations.stored_images import StoredImages
+from engine.operations.stored_images import StoredImages, need_of
 from engine.operations.study_archives import Note, Taken
 from engine.operations.study_places import AT_ONCE, StudyPlaces
 from engine.operations.study_restorations import StudyRestorations
@@ -25,6 +28,9 @@ _ORIGINALS = (
     "Original images of one study, as they came in. They name the patient: delete them when you no"
     " longer need them."
 )
+#: Archives that one account takes at the same time: each has a file in memory.
+MOST_AT_ONCE = 2
+_AGAIN_SECONDS = 60
 Places = Sequence[tuple[int, int, ImageRecord]]
 #: The caller as of now, from the caller who began, the token of the work and the patient.
 Asked = Callable[[Caller, str, str], Caller]
@@ -46,6 +52,7 @@ class Archives:
         places: StudyPlaces,
         restorations: StudyRestorations,
     ) -> None:
+        self._admission = context.admission
         self._audit = context.audit
         self._catalog = context.catalog
         self._database = context.database
@@ -55,6 +62,8 @@ class Archives:
         self._restorations = restorations
         self._stored = stored
         self._studies = context.studies
+        self._running: Counter[str] = Counter()  # by account
+        self._lock = threading.Lock()
 
     @needs(Permission.EXPORT)
     def masked(
@@ -67,6 +76,7 @@ class Archives:
 
         Raises:
             NotFound: No such study or series, or no released image in it.
+            TooManyRequests: The account takes ``MOST_AT_ONCE`` already.
         """
         places = self._known(caller, study_id, series_id)
         if not any(image.state is ImageState.RELEASED for _, _, image in places):
@@ -76,7 +86,8 @@ class Archives:
             if image.format is Format.DOCUMENT:
                 return Taken(b"", Note.DOCUMENT)
             row = self._stored.released(self._database.read(), image.image_id)
-            data = images.from_storage(self._stored.part(image.image_id, "masked"))
+            with self._admission.room(Work.PAGE, caller.username, need_of(row, {})):
+                data = images.from_storage(self._stored.part(image.image_id, "masked"))
             where = {"patient_id": row.patient_id, "image_id": image.image_id}
             self._audit.record(caller, Event("image.export", detail={"study": study_id}, **where))
             return Taken(data)
@@ -97,6 +108,7 @@ class Archives:
 
         Raises:
             NotFound: The restoration is over, or another session's.
+            TooManyRequests: The account takes ``MOST_AT_ONCE`` already.
         """
         opened = self._restorations.of(caller, handle)
         wanted = {image.image_id: image for image in opened.images}
@@ -165,6 +177,7 @@ class Archives:
                     yield place
 
             try:
+                yield "", b""  # it has begun: whoever drops it now ends it as well
                 for path, data in study_archives.files(
                     still(), lambda image: take(now, image), about, self._host
                 ):
@@ -175,10 +188,33 @@ class Archives:
                 raise
             finally:
                 self._guard.end_work(work)
+                self._end(caller.username)
             log("completed", given=given)
 
         log("requested")
-        return run()
+        try:
+            self._begin(caller.username)
+        except TooManyRequests as err:
+            log("refused", why=err.code)
+            raise
+        files = run()
+        next(files)
+        return files
+
+    def _begin(self, account: str) -> None:
+        with self._lock:
+            if self._running[account] >= MOST_AT_ONCE:
+                raise TooManyRequests(
+                    f"You are downloading {MOST_AT_ONCE} studies already. Wait until one of them"
+                    " is complete, or cancel it, and try again.",
+                    seconds=_AGAIN_SECONDS,
+                )
+            self._running[account] += 1
+
+    def _end(self, account: str) -> None:
+        with self._lock:
+            self._running[account] -= 1
+            self._running += Counter()  # forgets those without any
 
     def _asked(self, permission: Permission, holds: Callable[[Caller], object]) -> Asked:
         """Asks before each file whether all that allowed the first one is still so.

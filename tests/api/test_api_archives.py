@@ -109,6 +109,16 @@ def test_a_client_that_goes_away_ends_the_work(ward: Hospital, study_id: str) ->
     assert (failed.detail["why"], failed.detail["given"]) == ("reader-gone", 1)
 
 
+def test_a_third_at_a_time_is_told_to_wait(ward: Hospital, study_id: str) -> None:
+    token = ward.tokens[Role.DOCTOR]
+    running = [ward.engine.archives.masked(token, study_id) for _ in range(2)]
+    answer = ask("GET", f"/studies/{study_id}/archive/", token)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "60")
+    assert "downloading 2 studies" in answer.json()["title"]
+    running.clear()
+    assert ask("GET", f"/studies/{study_id}/archive/", token).status_code == 200
+
+
 def test_an_answer_that_breaks_off_has_no_end(ward: Hospital, study_id: str) -> None:
     """Or a client would take the half of a study for all of it."""
     token = ward.tokens[Role.DOCTOR]

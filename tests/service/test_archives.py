@@ -20,6 +20,7 @@ from api.zips import zipped
 from engine import Detection, Region, StudyRestoration, errors
 from engine.formats import dicom_directory, images
 from engine.formats.dicom_directory import Directory
+from engine.operations.admission import Work
 from tests import builders
 from tests.conftest import PASSWORD, WHY, Ward
 from tests.formats.documents import BASIC_TEXT, KEY_OBJECTS, PDF, PRESENTATION, document
@@ -278,6 +279,42 @@ def test_an_error_that_nobody_named_is_in_the_log_as_a_failure(
     [failed, *_] = [e for e in engine.context.audit.entries(limit=50) if e.action == "study.export"]
     assert (failed.outcome, failed.detail["why"]) == ("failed", "unexpected")
     assert failed.detail["given"] == 1
+
+
+def test_an_account_takes_two_at_a_time(sent: Sent) -> None:
+    archives, team = sent.ward.engine.archives, sent.ward.team
+    handle = sent.restore().handle
+    unread = archives.masked(team.doctor, sent.study_id)
+    read = archives.originals(team.doctor, handle)
+    next(read)
+    with pytest.raises(errors.TooManyRequests, match="Wait until one"):
+        archives.masked(team.doctor, sent.study_id)
+    assert sent.actions("study.export")[-1] == ("study.export", "refused")
+    assert sent.masked(team.technician)
+    del unread  # nobody ever read it
+    assert archives.masked(team.doctor, sent.study_id)
+    for _ in read:
+        pass
+    taken = [archives.masked(team.doctor, sent.study_id) for _ in range(2)]
+    with pytest.raises(errors.TooManyRequests):
+        archives.originals(team.doctor, handle)
+    assert len(taken) == 2
+
+
+def test_each_masked_file_has_room_while_it_is_read(
+    sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admission, held = sent.ward.engine.context.admission, []
+    part = sent.ward.engine.archives._stored.part
+
+    def watched(*args: str) -> bytes:
+        held.append([(job.work, job.account) for job in admission._at_work])
+        return part(*args)
+
+    monkeypatch.setattr(sent.ward.engine.archives._stored, "part", watched)
+    sent.masked()
+    assert held == [[(Work.PAGE, "technician")]] * 3
+    assert admission._at_work == []
 
 
 def test_another_session_cannot_take_what_one_has_restored(sent: Sent) -> None:
