@@ -11,6 +11,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +35,8 @@ _COVERED = (
 #: have to be sorted in memory.
 _PART_ENTRIES = 100_000
 _LOWEST = -(1 << 62)
+#: In JSON, PostgreSQL has no NUL, and neither database halves of characters.
+_REFUSED = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class AuditLog:
                 "region_id": event.region_id,
                 "reason": self._seal_reason(sequence, event.reason),
                 "origin": caller.origin,
-                "detail": json.dumps(detail, sort_keys=True, separators=(",", ":")),
+                "detail": json.dumps(readable(detail), sort_keys=True, separators=(",", ":")),
             }
             digest = _digest(digest, row)
             tx.run(
@@ -315,6 +319,20 @@ _VERIFY = (
     " $3 + row_number() OVER (ORDER BY sequence) AS place"
     " FROM audit WHERE sequence > $1 AND sequence <= $2) AS part"
 )
+
+
+def readable(value: Any) -> Any:
+    """A detail that both databases can search: characters that they refuse become U+FFFD.
+
+    One entry with such a character would make every query over the log fail, for ever.
+    """
+    if isinstance(value, str):
+        return _REFUSED.sub("\ufffd", value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {readable(key): readable(item) for key, item in value.items()}
+    return [readable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _digest_of(tx: Cursor, sequence: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from engine.host import Host, sync_folder, write_durably
 from engine.permissions import Role
 from engine.records import Caller
 from engine.settings import Settings
-from engine.store.audit import AuditLog, Event
+from engine.store.audit import AuditLog, Event, readable
 from engine.store.database import CATALOG_ID, Database
 from engine.store.embedded import EmbeddedDatabase, file_of
 
@@ -76,13 +77,15 @@ def fill_from_file(settings: Settings, host: Host, catalog: bytes) -> None:
         catalog: The file's content.
 
     Raises:
-        StorageError: There are rows already, or the file cannot be read; nothing was changed.
+        StorageError: There are rows already, or the file cannot be read, or PostgreSQL could not
+            search its log; nothing was changed.
     """
     wait = settings.write_wait_seconds
     with (
         contextlib.closing(server_database(settings, host)) as database,
         file_of(catalog, settings.data, host, wait) as source,
     ):
+        _refuse_unreadable(source)
         database.fill(source)
 
 
@@ -98,7 +101,8 @@ def move_to_server(settings: Settings) -> Mapping[str, int]:
     Raises:
         AuditBroken: The log does not verify.
         StorageBusy: A server has the file or the database.
-        StorageError: The database has another catalog, or rows differ. The file is still there.
+        StorageError: The database has another catalog, or rows differ, or it could not search the
+            log. The file is still there.
     """
     host, wait = Host(settings.data / "blobs"), settings.write_wait_seconds
     file = settings.data / "catalog.duckdb"
@@ -109,6 +113,7 @@ def move_to_server(settings: Settings) -> Mapping[str, int]:
         contextlib.closing(server_database(settings, host)) as target,
     ):
         AuditLog(source, host, b"").verify()
+        _refuse_unreadable(source)
         if target.fresh:  # else an earlier call was interrupted
             _record(source, host, "postgresql")
             target.fill(source)
@@ -149,6 +154,19 @@ def move_to_file(settings: Settings) -> Mapping[str, int]:
     (settings.data / CATALOG_ID).unlink()
     sync_folder(settings.data)
     return rows
+
+
+def _refuse_unreadable(source: EmbeddedDatabase) -> None:
+    """Raises StorageError where PostgreSQL could not search the log."""
+    for part in source.rows_of("audit", ["sequence", "detail"]):
+        for sequence, detail in part:
+            said = json.loads(detail)
+            if readable(said) != said:
+                raise StorageError(
+                    f"Entry {sequence} of the audit log has a character that PostgreSQL cannot"
+                    " read. Keep this catalog in a file.",
+                    sequence=sequence,
+                )
 
 
 def _record(source: Database, host: Host, to: str) -> None:

@@ -42,6 +42,19 @@ def test_entries_come_back_newest_first_with_their_reasons(audit: AuditLog) -> N
     assert audit.verify() == 5
 
 
+def test_no_character_of_a_detail_breaks_the_searches_of_all_others(
+    audit: AuditLog, database: Database
+) -> None:
+    said = {"a\0": ["b\ud800", {"c": "\udc00d\U0001f600"}], "n": float("nan"), "glass": "gl_1"}
+    audit.record(WHO, Event("x", detail=said), Event("y", detail={"glass": "gl_1", "k": [1, 0.5]}))
+    first, second = audit.under_glass("gl_1")
+    assert first.detail == {
+        "a\ufffd": ["b\ufffd", {"c": "\ufffdd\U0001f600"}], "n": None, "glass": "gl_1"
+    }  # fmt: skip
+    assert second.detail == {"glass": "gl_1", "k": [1, 0.5]}
+    assert audit.verify() == 2
+
+
 def test_reasons_are_not_readable_on_disk(audit: AuditLog, database: Database) -> None:
     audit.record(WHO, Event("x", reason="because of Erika Musterfrau"))
     stored = database.read().one("SELECT reason FROM audit")

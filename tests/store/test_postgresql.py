@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -687,6 +688,24 @@ def test_a_catalog_moves_to_a_server_and_back_and_nothing_is_lost(
         moves = engine.audit.entries(engine.operator_token(), query="database.move")
         engine.close()
     assert [e.detail["to"] for e in reversed(moves)] == ["postgresql", "file"] * 2
+
+
+def test_a_log_that_postgresql_could_not_search_stays_in_its_file(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_file, detector = replace(settings, database=None), ScriptedDetector(settings)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("engine.store.audit.readable", lambda detail: detail)
+        with contextlib.closing(Engine.open(in_file, detector=detector)) as engine:
+            engine.context.audit.record(WHO, Event("image.upload", detail={"why": "a\0"}))
+            with engine.context.database.still() as (_, catalog):
+                pass
+    where = ["--data", str(settings.data), "--key", str(settings.key_file)]
+    assert cli.main(["database-move", *where]) == Outcome.REFUSED
+    assert "has a character that PostgreSQL cannot read" in capsys.readouterr().err
+    Engine.open(in_file, detector=detector).close()  # it is still there, and nothing was moved
+    with pytest.raises(StorageError, match="Keep this catalog in a file"):
+        catalogs.fill_from_file(settings, FakeHost(settings.data), catalog)
 
 
 def interrupt(*_: object) -> None:
