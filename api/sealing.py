@@ -28,12 +28,17 @@ class Seal:
     """One image that is sealed beside the page, or was.
 
     Args:
-        title: Whose image it is and what, as its own person reads it.
+        title: Whose image it is and what, as its own person reads it; empty once it is sealed, so
+            that no name outlives its record here.
+        patient_id: Key of the patient, once it is sealed.
+        what: What kind of image it is, once it is sealed.
         message: Why it came back; empty where it did not.
     """
 
     image_id: str
     title: str = field(repr=False)
+    patient_id: str = ""
+    what: str = ""
     stage: str = "waiting"
     share: float = 0.0
     sealed: bool = False
@@ -123,7 +128,9 @@ class Sealing:
 
     def _done(self, account: str, work: str, seal: Seal, result: Future[ImageRecord]) -> None:
         try:
-            result.result()
+            record = result.result()
+            seal.patient_id, seal.title = record.patient_id, ""
+            seal.what = f"{record.modality or record.format} {record.width}×{record.height}"
             seal.sealed = True
         except CancelledError:
             seal.message = _STOPPED

@@ -125,9 +125,12 @@ def sealed_beside(token: str) -> None:
     if not done:
         return
     with st.expander(f"Sealed just now: {len(done)}", icon=":material/lock:"):
-        for seal in done[:-_SHOWN:-1]:
+        shown = done[:-_SHOWN:-1]
+        names = search.names(token, [seal.patient_id for seal in shown])
+        for seal in shown:
             with st.container(horizontal=True, vertical_alignment="center"):
-                st.markdown(widgets.plain(seal.title), width="stretch")
+                title = " · ".join(filter(None, (names.get(seal.patient_id), seal.what)))
+                st.markdown(widgets.plain(title), width="stretch")
                 if st.button("Show", key=f"sealed-{seal.image_id}"):
                     state.keep("sealed", seal.image_id)
                     st.rerun()

@@ -58,6 +58,7 @@ def test_what_is_sealed_beside_the_page_is_in_one_pair_of_hands_until_it_is_seal
     until(lambda: not sealing.at_work("technician"))
     [done] = sealing.of("technician")
     assert done.sealed
+    assert (done.title, done.patient_id) == ("", ward.patient_id)  # no name is kept
     assert ward.engine.images.get(ward.team.doctor, image_id).region_count == 1
     assert sealing.of("tom") == []
 

@@ -369,6 +369,11 @@ def test_the_next_image_opens_while_the_last_one_is_sealed(
     sealed_beside(app)
     assert not engine.drafts.waiting(team.technician)
     assert next(e for e in app.expander if "Sealed just now" in e.label).label.endswith("3")
+    assert "Otto Muster" in texts(app)
+    engine.patients.update(team.technician, other, name="Olga Muster")
+    app.run()
+    assert "Olga Muster" in texts(app)
+    assert "Otto Muster" not in texts(app)
 
 
 def test_an_address_opens_the_draft_that_was_open(
