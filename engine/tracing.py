@@ -123,6 +123,13 @@ def trouble(what: str, err: BaseException, level: int = logging.ERROR) -> Troubl
     return Trouble("unexpected", something_wrong(error_id), error_id)
 
 
+def why_ended(err: BaseException) -> str:
+    """What the audit log says of whatever ended files that are made while they are read."""
+    if isinstance(err, EngineError):
+        return err.code
+    return "reader-gone" if isinstance(err, GeneratorExit) else "unexpected"
+
+
 def something_wrong(error_id: str) -> str:
     """What a person is told of an error whose cause only the log knows."""
     return f"Something went wrong. Tell the administrator the error id {error_id}."

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from engine.errors import EngineError, NotFound, TooManyRequests
+from engine.errors import NotFound, TooManyRequests
 from engine.formats import images
 from engine.operations import study_archives
 from engine.operations.admission import Work
@@ -19,6 +19,7 @@ from engine.operations.study_restorations import StudyRestorations
 from engine.permissions import Permission, Role, allowed
 from engine.records import Caller, Format, ImageRecord, ImageState
 from engine.store.audit import Event
+from engine.tracing import why_ended
 
 _MASKED = (
     "Masked images of one study. What identifies the patient is encrypted in MedSec, and not in"
@@ -184,7 +185,7 @@ class Archives:
                     given += path not in (study_archives.DIRECTORY, study_archives.READ_ME)
                     yield path, data
             except BaseException as err:
-                log("failed", why=_why(err), given=given)
+                log("failed", why=why_ended(err), given=given)
                 raise
             finally:
                 self._guard.end_work(work)
@@ -234,10 +235,3 @@ class Archives:
             return now
 
         return ask
-
-
-def _why(err: BaseException) -> str:
-    """What the log says of whatever ended an archive too early."""
-    if isinstance(err, EngineError):
-        return err.code
-    return "reader-gone" if isinstance(err, GeneratorExit) else "unexpected"

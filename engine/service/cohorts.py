@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from engine.errors import EngineError, InputError, NotFound
+from engine.errors import InputError, NotFound
 from engine.formats import images
 from engine.formats.dicom_profile import METHODS
 from engine.installation import version
@@ -33,6 +33,7 @@ from engine.seal.release_statement import SUMS, closing_files, fingerprint
 from engine.store.audit import Event
 from engine.store.catalog import ImageRow
 from engine.store.recipients import checked_recipient
+from engine.tracing import why_ended
 from engine.vault import public_key_pem
 
 #: How long what was prepared can be taken away.
@@ -242,8 +243,8 @@ class Cohorts:
                 yield name, data
             facts = self._facts(caller, cohort, listed)
             closing = closing_files(digests, facts, self._hierarchy.release_signer())
-        except EngineError as err:
-            self._record(caller, cohort, "failed", why=err.code)
+        except BaseException as err:
+            self._record(caller, cohort, "failed", why=why_ended(err))
             raise
         self._record(caller, cohort, "completed", list=hashlib.sha256(closing[SUMS]).hexdigest())
         yield from closing.items()

@@ -186,6 +186,19 @@ def test_what_was_withdrawn_meanwhile_ends_it_without_a_statement(ward: Ward) ->
     assert [e.outcome for e in entries if e.action == "cohort.release"] == ["failed", "requested"]
 
 
+def test_a_reader_who_stops_is_in_the_log(ward: Ward) -> None:
+    image_id = _seal(ward, "a.png", *text_png())
+    cohort = ward.engine.cohorts.prepare(
+        ward.team.doctor, CohortOrder(image_ids=[image_id], reason=FOR)
+    )
+    files = ward.engine.cohorts.files(ward.team.doctor, cohort.release_id)
+    next(files)
+    files.close()  # type: ignore[attr-defined]
+    entries = ward.engine.audit.entries(ward.team.administrator, query="cohort.release")
+    assert [e.outcome for e in entries] == ["failed", "requested"]
+    assert entries[0].detail["why"] == "reader-gone"
+
+
 def test_each_image_that_left_is_in_the_log_with_the_reason(ward: Ward) -> None:
     image_id = _seal(ward, "a.png", *text_png())
     _taken(ward, image_ids=[image_id])
