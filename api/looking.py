@@ -66,6 +66,7 @@ class Looking:
         self._queues: OrderedDict[str, _Queue] = OrderedDict()
         self._asked: set[str] = set()  # sessions whose earlier drafts are queued
         self._known: set[str] = set()  # each is queued once; one that failed, after the next start
+        self._queued: set[str] = set()  # what waits or is looked at now
         self._again_at = 0.0  # monotonic seconds, after workers failed
         self._changed = threading.Condition()
         self._stopped = False
@@ -92,6 +93,7 @@ class Looking:
                     queue.work, queue.session = work, caller.session_id
             new = [i for i in image_ids if again or i not in self._known]
             self._known.update(new)
+            self._queued.update(new)
             queue.waiting.extend(new)
             queue.progress.total += len(new)
             if self._thread is None and not self._stopped:
@@ -120,6 +122,11 @@ class Looking:
         if left:
             self.add(token, left)
 
+    def queued(self) -> frozenset[str]:
+        """Drafts of anybody that wait in a queue or are looked at now."""
+        with self._changed:
+            return frozenset(self._queued)
+
     def standing(self, account: str) -> Standing:
         """How far the drafts of this account are."""
         with self._changed:
@@ -141,6 +148,7 @@ class Looking:
             self._stopped = True
             for queue in self._queues.values():
                 queue.waiting.clear()
+            self._queued.clear()
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
@@ -165,8 +173,7 @@ class Looking:
             items = self._engine.batches.look(queue.work, self._draw(account, queue, drawn), few)
             with closing(items):
                 for item in items:
-                    del drawn[item.place]
-                    self._keep(queue, item)
+                    self._keep(queue, item, drawn.pop(item.place))
                     if self._stopped:  # the rest is queued again after the next start
                         return
         except errors.EngineError as err:  # the session ended, or there are no workers
@@ -185,8 +192,9 @@ class Looking:
                 drawn[place] = queue.waiting.popleft()
             yield drawn[place]
 
-    def _keep(self, queue: _Queue, item: BatchItem) -> None:
+    def _keep(self, queue: _Queue, item: BatchItem, image_id: str) -> None:
         with self._changed:
+            self._queued.discard(image_id)
             queue.progress.add(item, time.monotonic())
             queue.outcomes[item.state] += 1
 
@@ -195,6 +203,7 @@ class Looking:
         with self._changed:
             left = [*drawn.values(), *queue.waiting]
             self._known.difference_update(left)
+            self._queued.difference_update(left)
             queue.waiting.clear()
             queue.progress.total = queue.progress.done
             self._asked.discard(queue.session)

@@ -41,6 +41,7 @@ def worklist(token: str) -> None:
     groups = [_without(group, sealing) for group in state.engine().worklist.groups(token)]
     pairs = [(group, item) for group in groups for item in group.items]
     st.header(f"Waiting to be sealed: {len(pairs)}")
+    _left_over(token)
     if not pairs:
         contact_sheet.offer_undo(token)
         st.info(
@@ -64,6 +65,33 @@ def worklist(token: str) -> None:
              and i.record.uploaded_by == own],
         )  # fmt: skip
     _page(token, _grouped(shown))
+
+
+def _left_over(token: str) -> None:
+    """What was confirmed and is in no queue, because the server or a session ended meanwhile."""
+    confirmed = state.engine().worklist.confirmed(token)
+    if not confirmed:
+        return
+    looking = api.app.state.intakes.looking
+    queued = looking.queued()
+    left = [r.image_id for r in confirmed if r.image_id not in queued]
+    if not left:
+        return
+    images = "1 image was" if len(left) == 1 else f"{len(left)} images were"
+    st.warning(
+        f"{images} confirmed on a contact sheet and not sealed yet: the server was stopped, or a"
+        " session ended.",
+        icon=":material/lock_open:",
+    )
+    with st.container(horizontal=True):
+        if st.button("Seal as confirmed", icon=":material/lock:"):
+            looking.add(token, left, again=True)
+            state.say(f"{len(left)} confirmed images are being sealed.")
+            st.rerun()
+        if st.button("Look at them again", icon=":material/undo:"):
+            back = state.engine().worklist.take_back(token, left)
+            state.say(f"{len(back)} images wait again.")
+            st.rerun()
 
 
 def _without(group: WorkGroup, ids: frozenset[str]) -> WorkGroup:

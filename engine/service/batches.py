@@ -170,6 +170,7 @@ class Batches:
             few: Work in this process, without workers.
 
         Raises:
+            AccessError: The session has ended meanwhile; what was not looked at stays as it is.
             SettingsError: The workers do not answer.
         """
         return self.look_as(caller, image_ids, few)
@@ -183,8 +184,8 @@ class Batches:
 
     def _drafts(self, caller: Caller, image_ids: Iterable[str]) -> Iterator[_Task | BatchItem]:
         for place, image_id in enumerate(image_ids):
+            self._refuse_ended(caller)  # those not drawn yet wait for the next session
             try:
-                self._refuse_ended(caller)
                 yield self._draft_task(caller, place, image_id)
             except EngineError as err:
                 yield BatchItem(place, "failed", image_id, error=(err.code, err.message))

@@ -249,6 +249,12 @@ class Worklist:
         self._change(caller, draft, "draft.confirm", what, decision=decision, reasons=reasons)
 
     @needs(Permission.UPLOAD)
+    def confirmed(self, caller: Caller) -> list[ImageRecord]:
+        """What anybody confirmed and workers have not sealed yet, newest first."""
+        self._guard.record_read(caller, Event("image.list", detail={"states": [*OPEN_STATES]}))
+        return self._catalog.search(states=OPEN_STATES, reason=CONFIRMED, limit=_MOST)
+
+    @needs(Permission.UPLOAD)
     def take_back(self, caller: Caller, image_ids: Sequence[str]) -> list[str]:
         """Take a confirmation back, as long as it has not been sealed.
 
@@ -304,17 +310,29 @@ class Worklist:
         boxes = [b for b in self._boxes(draft) if b.removed is None]
         busy, count = self._claims.others(caller), 0
         for other_id in others:
-            other = self._stored.draft(self._database.read(), other_id)
-            row = other.row
-            same = (row.patient_id, row.width, row.height, row.frames) == size
-            if other_id == image_id or not same or other_id in busy:
+            if other_id == image_id or other_id in busy:
                 continue
-            before = self._boxes(other)
-            after = carried(boxes, before)
-            if after != before:
-                self._keep(caller, other, after)
-                count += 1
+            try:
+                count += self._carry(caller, boxes, size, other_id)
+            except NotFound:  # sealed, discarded or changed meanwhile
+                continue
         return count
+
+    def _carry(
+        self, caller: Caller, boxes: Sequence[DraftBox], size: tuple[str, int, int, int], to: str
+    ) -> bool:
+        """Was anything added? Raises NotFound where it is no draft any more."""
+        draft = self._stored.draft(self._database.read(), to)
+        row = draft.row
+        same = (row.patient_id, row.width, row.height, row.frames) == size
+        if not same or CONFIRMED in row.reasons:  # workers seal what was on the sheet
+            return False
+        before = self._boxes(draft)
+        after = carried(boxes, before)
+        if after == before:
+            return False
+        self._keep(caller, draft, after)
+        return True
 
     @needs(Permission.UPLOAD)
     def decide(

@@ -121,6 +121,7 @@ MAY: dict[str, set[Role]] = {
     "worklist.groups": {T},
     "worklist.preview": {T},
     "worklist.confirm": {T},
+    "worklist.confirmed": {T},
     "worklist.take_back": {T},
     "worklist.boxes": {T},
     "worklist.keep_boxes": {T},

@@ -263,3 +263,16 @@ def test_what_was_not_looked_at_yet_is_not_sealed_past_boxes_of_a_person(ward: W
     assert sealed(ward, ids) == ["draft", "draft", "sealed"]
     regions = [b.detection.region for b in ward.engine.worklist.boxes(token, ids[0])]
     assert regions == [Region(100, 100, 160, 140), BOX.region]
+
+
+def test_boxes_are_not_carried_to_what_was_confirmed_or_is_sealed(ward: Ward) -> None:
+    token, worklist = ward.team.technician, ward.engine.worklist
+    first, done, confirmed, last = (
+        upload(ward, n, found) for n, found in enumerate(([BOX, PROPOSAL], [BOX], [BOX], [BOX]), 1)
+    )
+    ward.engine.drafts.seal(token, done, [BOX])
+    [item] = [i for i in items(ward) if i.record.image_id == confirmed]
+    worklist.confirm(token, [look(item)])
+    assert worklist.carry(token, first, [done, confirmed, last]) == 1
+    assert [len(worklist.boxes(token, i)) for i in (confirmed, last)] == [1, 2]
+    assert sealed(ward, [confirmed]) == ["sealed"]

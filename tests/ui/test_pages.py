@@ -7,6 +7,7 @@ import runpy
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,8 @@ from streamlit.runtime.scriptrunner import script_runner
 from streamlit.testing.v1 import AppTest
 
 import api
-from engine import Detection, DraftBox, Engine, ImageRecord, Region, Role, errors, version
+from api.held_intakes import Intakes
+from engine import Detection, DraftBox, Engine, ImageRecord, Look, Region, Role, errors, version
 from tests import builders
 from tests.conftest import PASSWORD, Team
 from tests.fakes import ScriptedDetector
@@ -306,6 +308,34 @@ def test_all_drafts_without_doubt_are_sealed_in_one_step(
     }  # fmt: skip
     assert engine.worklist.boxes(team.technician, last) == boxes
     assert not [b for b in app.button if "without doubt" in b.label]
+
+
+def test_what_was_confirmed_is_in_sight_after_a_restart_until_it_is_sealed(
+    engine: Engine, visit: Visit, team: Team, draft: ImageRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for who neither sent nor confirmed it."""
+    [group] = engine.worklist.groups(team.technician)
+    look = Look(draft.image_id, group.items[0].version, 3.0, 180)
+    assert engine.worklist.confirm(team.technician, [look]) == [draft.image_id]
+    intakes = Intakes(engine)  # as after a restart: its queues are empty
+    monkeypatch.setattr(api.app.state, "intakes", intakes, raising=False)
+    engine.people.create(team.administrator, "tom", "Tom", Role.TECHNICIAN, PASSWORD)
+    app = visit(engine.sessions.sign_in("tom", PASSWORD).token, "1_Upload")
+    assert "1 image was confirmed on a contact sheet and not sealed yet" in texts(app)
+    click(app, "Look at them again")
+    assert "1 images wait again" in texts(app)
+    assert engine.drafts.waiting(team.technician) == [draft]
+    [group] = engine.worklist.groups(team.technician)
+    engine.worklist.confirm(team.technician, [replace(look, version=group.items[0].version)])
+    app.run()
+    click(app, "Seal as confirmed")
+    until = time.monotonic() + 60
+    while intakes.looking.queued() and time.monotonic() < until:
+        time.sleep(0.05)
+    intakes.stop()
+    assert engine.images.get(team.doctor, draft.image_id).region_count == 1
+    app.run()
+    assert "not sealed yet" not in texts(app)
 
 
 def test_a_page_that_was_left_finds_its_intake_again(
