@@ -348,6 +348,7 @@ with database.write() as tx:
 """
 
 
+@pytest.mark.slow
 def test_a_server_that_was_killed_leaves_the_database_to_the_next(
     catalog_url: Secret, tmp_path: Path
 ) -> None:
@@ -421,7 +422,10 @@ sys.exit(sum(os.waitpid(child, 0)[1] for child in children) != 0)
 """
 
 
-@pytest.mark.parametrize("processes", [1, 4, 16])
+@pytest.mark.parametrize(
+    "processes",
+    [pytest.param(1, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 16],
+)
 def test_any_number_of_processes_makes_one_chain(
     audit: AuditLog, database: Database, catalog_url: Secret, tmp_path: Path, processes: int
 ) -> None:
@@ -532,7 +536,7 @@ def mortal() -> Iterator[Cluster]:
     cluster.close()
 
 
-@pytest.mark.parametrize("way", ["restart", "kill"])
+@pytest.mark.parametrize("way", [pytest.param("restart", marks=pytest.mark.slow), "kill"])
 def test_a_database_server_that_goes_down_amid_writes_loses_no_acknowledged_entry(
     mortal: Cluster, tmp_path: Path, way: str
 ) -> None:
@@ -588,6 +592,7 @@ def test_a_database_server_that_goes_down_amid_writes_loses_no_acknowledged_entr
     database.close()
 
 
+@pytest.mark.slow
 def test_reads_go_on_after_a_restart_as_if_nothing_had_been(
     mortal: Cluster, tmp_path: Path
 ) -> None:
