@@ -73,6 +73,7 @@ _DEFAULTS: Final[dict[str, Any]] = {
 _SERVER_SETTINGS: Final = {
     "search_path": f"{schema.SCHEMA},pg_temp",
     "TimeZone": "UTC",
+    "DateStyle": "ISO",
     "default_transaction_isolation": "read\\ committed",
     "idle_in_transaction_session_timeout": "10min",
     "tcp_keepalives_idle": "10",
@@ -390,9 +391,13 @@ class PostgresDatabase(Database):
             StorageBusy: The database cannot be reached.
             StorageError: Another server has taken over.
         """
-        with self._recovering:
+        if not self._recovering.acquire(timeout=self._wait):
+            raise StorageBusy(_LOST)
+        try:
             self._lease.renew()
             self._pool.check()
+        finally:
+            self._recovering.release()
 
 
 class _Lease:
@@ -526,7 +531,12 @@ def _options(url: str, wait_seconds: float) -> dict[str, Any]:
         )
     settings = {**_SERVER_SETTINGS, "lock_timeout": f"{max(1, round(wait_seconds * 1000))}ms"}
     words = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    return {**_DEFAULTS, **given, "options": f"{given.get('options', '')} {words}".strip()}
+    return {
+        **_DEFAULTS,
+        **given,
+        "client_encoding": "utf8",
+        "options": f"{given.get('options', '')} {words}".strip(),
+    }
 
 
 def _is_here(host: str) -> bool:
