@@ -321,6 +321,8 @@ class PostgresDatabase(Database):
             StorageBusy: The database cannot be reached.
             StorageError: The copy cannot be written.
         """
+        # A read throws connections away that a restart of the server left dead.
+        self.read().count("SELECT count(*) FROM migrations")
         with _translated():
             connection = self._pool.getconn()
         try:
@@ -523,8 +525,11 @@ def _options(url: str, wait_seconds: float) -> dict[str, Any]:
         )
     if "service" in given:
         raise SettingsError("MEDSEC_DATABASE must name the host itself, not a service.")
-    hosts = [*str(given.get("host", "")).split(","), *str(given.get("hostaddr", "")).split(",")]
-    if not all(map(_is_here, hosts)) and given.get("sslmode") not in _SAFE_MODES:
+    # What the URL leaves out comes from environment variables, such as PGHOST.
+    meant = {o.keyword.decode(): (o.val or b"").decode() for o in pq.Conninfo.get_defaults()}
+    meant |= given
+    hosts = [*str(meant["host"]).split(","), *str(meant["hostaddr"]).split(",")]
+    if not all(map(_is_here, hosts)) and meant["sslmode"] not in _SAFE_MODES:
         raise SettingsError(
             "MEDSEC_DATABASE names another machine: add sslmode=verify-full, and sslrootcert with"
             " the CA's certificate, so that the connection is encrypted and the server is known."

@@ -268,6 +268,17 @@ def test_addresses_of_this_machine_and_verified_ones_elsewhere_are_taken() -> No
         assert _options(url, 5)["dbname"] == "medsec"
 
 
+@pytest.mark.parametrize("name", ["PGHOST", "PGHOSTADDR"])
+def test_another_machine_that_the_environment_names_must_be_verified_too(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "10.0.0.7")
+    with pytest.raises(SettingsError, match="sslmode=verify-full"):
+        _options("postgresql:///medsec", 5)
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    assert _options("postgresql:///medsec", 5)["dbname"] == "medsec"
+
+
 def test_a_password_is_in_no_message_and_no_settings(
     catalog_url: Secret, settings: Settings, tmp_path: Path
 ) -> None:
@@ -605,6 +616,8 @@ def test_reads_go_on_after_a_restart_as_if_nothing_had_been(
         with pytest.raises(StorageBusy):
             database.read().count(count)
         mortal.start()
+        with database.still() as (rows, _):
+            assert {rows.count(count)} == before
         assert set(threads.map(lambda _: database.read().count(count), range(60))) == before
     with pytest.raises(StorageBusy, match="using this database"):  # it is held again
         opened(url, tmp_path)
