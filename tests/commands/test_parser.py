@@ -17,11 +17,12 @@ NAMES = {
     "seal", "restore", "carry", "detect", "profiles", "verify", "accept-roster", "rotate", "backup",
     "checkpoint", "recover-data", "shares", "drill", "recover-key", "training-export",
     "training-open", "learn", "release", "verify-release", "serve",
+    "database-roles", "database-migrate", "database-move",
 }  # fmt: skip
 #: Modules of the package that are no commands.
 SHARED = {"__init__", "files", "folder", "options", "outcome", "parser", "terminal"}
 #: They end at once, or become the server.
-SHORT = {"serve"}
+SHORT = {"serve", "database-roles"}
 
 
 def test_the_parser_has_every_command() -> None:

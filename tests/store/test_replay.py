@@ -23,7 +23,7 @@ import pytest
 
 from engine.store import database as module
 from engine.store.database import Cursor, Database, Row
-from engine.store.embedded import EmbeddedDatabase
+from engine.store.embedded import EmbeddedCursor, EmbeddedDatabase
 from tests.fakes import FakeHost
 
 ROOT = Path(__file__).parents[2]
@@ -139,14 +139,14 @@ def main(folder: Path, what: str, *steps: str) -> None:
     module.MIGRATIONS += tuple(s for s in (_ALTERS, _INDEXES) if s[0] in steps)
     if what == "migrate":
         # Killed after the last step, before what follows it.
-        real = Cursor.run
+        real = EmbeddedCursor.run
 
-        def run(self: Cursor, sql: str, *values: Any) -> None:
+        def run(self: EmbeddedCursor, sql: str, *values: Any) -> None:
             if sql == "CHECKPOINT":
                 os.kill(os.getpid(), signal.SIGKILL)
             real(self, sql, *values)
 
-        Cursor.run = run  # type: ignore[method-assign]
+        EmbeddedCursor.run = run  # type: ignore[method-assign]
     database = opened(folder)
     work(database)
     os.write(1, json.dumps(rows(database)).encode())
