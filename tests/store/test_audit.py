@@ -47,11 +47,15 @@ def test_no_character_of_a_detail_breaks_the_searches_of_all_others(
 ) -> None:
     said = {"a\0": ["b\ud800", {"c": "\udc00d\U0001f600"}], "n": float("nan"), "glass": "gl_1"}
     audit.record(WHO, Event("x", detail=said), Event("y", detail={"glass": "gl_1", "k": [1, 0.5]}))
-    first, second = audit.under_glass("gl_1")
-    assert first.detail == {
+    # Which request it was is there where another test of this process began one.
+    first, second = (
+        {key: value for key, value in entry.detail.items() if key != "request"}
+        for entry in audit.under_glass("gl_1")
+    )
+    assert first == {
         "a\ufffd": ["b\ufffd", {"c": "\ufffdd\U0001f600"}], "n": None, "glass": "gl_1"
     }  # fmt: skip
-    assert second.detail == {"glass": "gl_1", "k": [1, 0.5]}
+    assert second == {"glass": "gl_1", "k": [1, 0.5]}
     assert audit.verify() == 2
 
 

@@ -185,7 +185,7 @@ def study(folder: Path, kind: str, count: int, first: int) -> int:
     [
         ("CT", 4, 8),
         ("US", 2, 12),
-        ("DX", 2, 25),
+        pytest.param("DX", 2, 25, marks=pytest.mark.slow),
         pytest.param("CT", 200, 8, marks=pytest.mark.slow),
         pytest.param("US", 30, 12, marks=pytest.mark.slow),
         pytest.param("DX", 10, 25, marks=pytest.mark.slow),
