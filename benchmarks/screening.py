@@ -254,15 +254,10 @@ def _with(pictures: list[list[list[Any]]], labels: Sequence[str], certain: bool)
 
 def unseen(folder: Path) -> set[str]:
     """Names of the pictures of a folder from patients or sources that nothing learned from."""
+    from model.verifier_data import labelled
     from model.writing import split_of
 
-    manifest = json.loads((folder.parent / "manifest.json").read_text())
-    return {
-        path.name
-        for path in folder.iterdir()
-        if split_of(str(manifest.get(path.name, {}).get("patient") or path.stem.rsplit("_", 1)[0]))
-        != "train"
-    }
+    return {p.path.name for p in labelled([folder], "text") if split_of(p.source) != "train"}
 
 
 def main() -> None:

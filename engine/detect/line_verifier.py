@@ -86,7 +86,7 @@ def windows(levels: Levels, corners: np.ndarray) -> np.ndarray:
     count = int(np.clip(np.ceil(length / span), 1, MOST_WINDOWS))
     reach = max(0.0, length - span) / 2
     seen = []
-    for place in np.linspace(-reach, reach, count) if count > 1 else (0.0,):
+    for place in np.linspace(-reach, reach, count):
         centre = middle + unit * place
         seen.append(
             np.stack(
@@ -146,11 +146,10 @@ class LineVerifier(Verifier):
         for line in corners:
             spread = grey.spread(line)
             views = [windows(grey, line)]
-            if colours:
-                best = max(colours, key=lambda channel: channel.spread(line))
-                if best.spread(line) > COLOURED * spread:
-                    views.append(windows(best, line))
-                    spread = best.spread(line)
+            spreads = [channel.spread(line) for channel in colours]
+            if max(spreads, default=0.0) > COLOURED * spread:
+                spread = max(spreads)
+                views.append(windows(colours[spreads.index(spread)], line))
             seen.append(np.concatenate(views))
             blank.append(spread < BLANK)
         starts = np.cumsum([0, *(len(s) for s in seen[:-1])])

@@ -235,8 +235,8 @@ class TextNetwork:
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
         found = self._find(picture)
         sure = [_sure_alone(line, picture.shape) for line in found]
-        nobody = np.zeros(len(found))
-        return _findings(found, self._settled(picture, found, sure, nobody, nobody > 0), floor)
+        other, vouched = np.zeros(len(found)), np.zeros(len(found), bool)
+        return _findings(found, self._settled(picture, found, sure, other, vouched), floor)
 
     def settle(
         self,
@@ -273,9 +273,9 @@ class TextNetwork:
         shared = list(found)
         found += [Line.upright(boxes[i], float(confidences[i])) for i in np.flatnonzero(~known)]
         sure += [bool(c >= SURE_WITNESS) for c in confidences[~known]]
-        only = np.ones(len(boxes) - int(known.sum()))
-        vouched = np.r_[agreed > 0, only > 0] & taught
-        weights = self._settled(picture, found, sure, np.r_[agreed, 0 * only], vouched)
+        alone = int((~known).sum())
+        vouched = np.r_[agreed > 0, np.ones(alone, bool)] & taught
+        weights = self._settled(picture, found, sure, np.r_[agreed, np.zeros(alone)], vouched)
         # What it saw of a believed line may reach farther at an end.
         for i in np.flatnonzero(known & (confidences >= ENDS)):
             best = int(intersections_px(boxes[i], table(shared)).argmax())
