@@ -19,7 +19,7 @@ export YOLO_AUTOINSTALL := false
 export YOLO_CONFIG_DIR := $(CURDIR)/runs/ultralytics
 export PYTHONUNBUFFERED := 1
 
-.PHONY: run test check format bench train soak audit clean
+.PHONY: run test check lint types architecture format bench train soak audit clean
 
 run: $(VENV)/.run $(if $(filter-out 0,$(GPU)),$(VENV)/.gpu)
 	$(BIN)/python serve.py $(if $(DEMO),--demo) $(if $(RESET),--reset) $(if $(TLS),--tls)
@@ -32,11 +32,23 @@ test: check
 	$(BIN)/python -m pytest -m "not slow" --deselect tests/test_architecture.py \
 		--numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+# Side by side: none of them keeps more than one core busy.
 check: $(VENV)/.test
+	+$(MAKE) --no-print-directory --jobs 2 --output-sync architecture types lint $(VENV)/.compiled
+
+types lint architecture: $(VENV)/.test
+
+types:
+	$(BIN)/mypy
+
+lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_architecture.py
+
+# Imports every test, so that what cannot be imported shows here, and the workers of `make test` find
+# its bytecode instead of compiling it each for themselves.
+architecture:
+	$(BIN)/python -m pytest -k test_architecture
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .
@@ -86,9 +98,15 @@ $(VENV)/.train: requirements-train.txt requirements-gpu.txt requirements-run.txt
 	touch $(VENV)/.run $(VENV)/.gpu $@
 
 $(VENV)/.test: requirements.txt $(wildcard requirements-*.txt) constraints.txt | $(VENV)/.made
-	$(PIP) --requirement requirements.txt
-	$(HEADLESS)
+	$(PIP) --no-compile --requirement requirements.txt
+	$(HEADLESS) --no-compile
 	touch $(VENV)/.run $(VENV)/.gpu $(VENV)/.train $@
+
+# Workers of the sandbox can keep no bytecode: what they load must have some. Of the largest packages
+# few files are ever loaded, by processes that keep it.
+$(VENV)/.compiled: $(VENV)/.test
+	-$(BIN)/python -m compileall -qq -x '/(faker|nvidia|plotly|polars|sympy|torch|triton)/' $(VENV)/lib
+	touch $@
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

@@ -18,9 +18,8 @@ from tests.serving import Server, launch, people, settings, wait
 from ui.shutdown import PATIENCE_SECONDS
 
 
-def upload(server: Server, access: str, number: int, answers: list[int]) -> None:
+def upload(server: Server, access: str, data: bytes, answers: list[int]) -> None:
     with httpx.Client(base_url=server.url, timeout=120) as client:
-        data = fairness.numbered(COSTLY, number)
         try:
             answer = client.post(
                 "/api/patients/P-1/images/",
@@ -33,15 +32,13 @@ def upload(server: Server, access: str, number: int, answers: list[int]) -> None
             answers.append(answer.status_code)
 
 
-COSTLY = fairness.of_scans(100, 4000)
-
-
 def test_a_server_that_is_told_to_stop_stops_and_leaves_no_process(tmp_path: Path) -> None:
     chosen = settings(tmp_path)
     engine = Engine.open(chosen, detector=ScriptedDetector(chosen, []))
     technician = people(engine).technician
     engine.patients.create(technician, "P-1", "Jan Nowak", 61)
     engine.close()
+    costly = fairness.of_scans(100, 4000)
     server, process = launch(tmp_path)
     answers: list[int] = []
     threads: list[threading.Thread] = []
@@ -50,7 +47,8 @@ def test_a_server_that_is_told_to_stop_stops_and_leaves_no_process(tmp_path: Pat
         body = {"username": "technician", "password": PASSWORD}
         access = httpx.post(f"{server.url}/api/auth/token/", json=body).json()["access"]
         for number in range(6):
-            thread = threading.Thread(target=upload, args=(server, access, number, answers))
+            data = fairness.numbered(costly, number)
+            thread = threading.Thread(target=upload, args=(server, access, data, answers))
             thread.start()
             threads.append(thread)
         while not busy(process.pid):
