@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -20,7 +21,15 @@ from streamlit.runtime.pages_manager import PagesManager
 import api
 import dimse
 from api import telemetry
-from engine import Engine, Permission, Settings, begin_request, come_from, log_as_json
+from engine import (
+    Engine,
+    Permission,
+    Settings,
+    begin_request,
+    come_from,
+    log_as_json,
+    name_server,
+)
 from ui import (
     account,
     asgi_guard,
@@ -55,7 +64,9 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
     config.set_option("server.maxUploadSize", largest)
     engine = await to_thread.run_sync(Engine.open, settings)
     api.app.state.engine = engine
-    engine.upkeep.start()
+    name_server(engine.server_id)
+    # One that was taken for dead ends. Its process manager starts it again, as another server.
+    engine.upkeep.start(lambda: os.kill(os.getpid(), signal.SIGTERM))
     engine.reception.start()
     receiver, courier = dimse.Receiver(engine), dimse.Courier(engine)
     engine.sendings.start(courier.deliver)

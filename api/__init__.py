@@ -11,7 +11,7 @@ from api.fair_pool import FairPool, jobs
 from api.middleware import room_for_bodies, stranger
 from api.problems import problem, unexpected
 from api.sealing import Seal, Sealing
-from api.sessions import COOKIE, TICKET_SECONDS, Tickets, tickets
+from api.sessions import COOKIE, TICKET_SECONDS, issue_ticket, redeem_ticket
 
 __all__ = [
     "COOKIE",
@@ -19,15 +19,15 @@ __all__ = [
     "FairPool",
     "Seal",
     "Sealing",
-    "Tickets",
     "announced",
     "app",
     "bodies",
+    "issue_ticket",
     "jobs",
     "problem",
+    "redeem_ticket",
     "room_for_bodies",
     "seals",
     "stranger",
-    "tickets",
     "unexpected",
 ]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from api.dependencies import CookieToken, Frame, Place, TheEngine, Token, Window
 from api.files import FILE, PICTURE, attachment, picture, png
 from api.problems import answers
-from api.sessions import COOKIE, tickets
+from api.sessions import COOKIE, redeem_ticket
 from api.turns import PAGE_TURN
 from engine import errors
 
@@ -31,7 +31,7 @@ def begin_session(
     """Exchange a ticket for the session cookie; an earlier session of the browser ends."""
     response = Response(status_code=204)
     _forget_identity(request, response)
-    given = tickets.redeem(body.ticket)
+    given = redeem_ticket(engine, body.ticket)
     response.set_cookie(
         COOKIE,
         given,

@@ -7,15 +7,10 @@ limited (:mod:`api.bodies`). Requests are counted per account, and per IP addres
 
 from __future__ import annotations
 
-import math
 import re
-import time
 from typing import Final
 
 from anyio import to_thread
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
@@ -89,7 +84,6 @@ class RequestLimits:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -108,24 +102,22 @@ class RequestLimits:
         connection = HTTPConnection(scope)
         come_from(connection.client.host if connection.client else "")
         try:
-            account, allowed_bytes = await to_thread.run_sync(
-                self._who, engine, presented(connection), path
+            account, allowed_bytes, wait = await to_thread.run_sync(
+                self._asked, engine, connection, path
             )
         except errors.StorageError as err:
             await of(err)(scope, receive, send_with_headers)
             return
         scope[ACCOUNT] = account
-        if path not in _UNCOUNTED:
-            wait = self._wait(engine, account, connection, _COSTS.get(path, 1))
-            if wait:
-                refusal = problem(
-                    429,
-                    "too-many-requests",
-                    f"Too many requests. Try again in {wait} seconds.",
-                    {"Retry-After": str(wait)},
-                )
-                await refusal(scope, receive, send_with_headers)
-                return
+        if wait:
+            refusal = problem(
+                429,
+                "too-many-requests",
+                f"Too many requests. Try again in {wait} seconds.",
+                {"Retry-After": str(wait)},
+            )
+            await refusal(scope, receive, send_with_headers)
+            return
         if announced(scope) > allowed_bytes:
             await problem(413, "content-too-large", TOO_LARGE)(scope, receive, send_with_headers)
             return
@@ -140,6 +132,13 @@ class RequestLimits:
             most_bytes=room_for_bodies(engine),
             patience_seconds=engine.settings.request_patience_seconds,
         )
+
+    def _asked(self, engine: Engine, connection: HTTPConnection, path: str) -> tuple[str, int, int]:
+        """User name and body limit as of :meth:`_who`, and seconds to wait."""
+        account, allowed_bytes = self._who(engine, presented(connection), path)
+        if path in _UNCOUNTED:
+            return account, allowed_bytes, 0
+        return account, allowed_bytes, self._wait(engine, account, connection, _COSTS.get(path, 1))
 
     def _who(self, engine: Engine, token: str, path: str) -> tuple[str, int]:
         """User name, empty without a session, and the body limit in bytes."""
@@ -163,11 +162,7 @@ class RequestLimits:
             key, amount = f"account/{account}", settings.requests_per_minute
         else:
             key, amount = stranger(connection), settings.anonymous_requests_per_minute
-        limit = RateLimitItemPerMinute(amount)
-        if self._limiter.hit(limit, key, cost=min(cost, amount)):
-            return 0
-        reset = self._limiter.get_window_stats(limit, key).reset_time
-        return max(1, math.ceil(reset - time.time()))
+        return engine.shared.hit(key, amount, min(cost, amount))
 
 
 def room_for_bodies(engine: Engine) -> int:

@@ -1,51 +1,37 @@
-"""One-time tickets that a browser exchanges for an HttpOnly session cookie."""
+"""One-time tickets that a browser exchanges for an HttpOnly session cookie.
+
+A page cannot set an HttpOnly cookie, and the session token must not be sent to the page. The page
+therefore gets a ticket, and the browser posts it, to whichever server, to get the cookie.
+"""
 
 from __future__ import annotations
 
-import math
 import secrets
-import threading
-import time
-from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
 
-from engine import errors
+from engine import Engine, Hold, errors
 
-COOKIE = "medsec_session"
-TICKET_SECONDS = 30.0
+COOKIE: Final = "medsec_session"
+TICKET_SECONDS: Final = 30.0
+_KIND: Final = "ticket"
 
 
-class Tickets:
-    """One-time tickets.
+def issue_ticket(engine: Engine, token: str) -> str:
+    """A new ticket for a session token, valid once within ``TICKET_SECONDS``."""
+    ticket = secrets.token_urlsafe(32)
+    hold = Hold(_KIND, ticket, secrets.token_hex(16), token)
+    engine.shared.hold(hold, timedelta(seconds=TICKET_SECONDS))
+    return ticket
 
-    A page cannot set an HttpOnly cookie, and the session token must not be sent to the page. The
-    page therefore gets a ticket, and the browser posts it to get the cookie.
+
+def redeem_ticket(engine: Engine, ticket: str) -> str:
+    """The token of a ticket.
+
+    Raises:
+        NotSignedIn: Unknown, used or expired; the same error for all three.
     """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._held: dict[str, tuple[str, float]] = {}
-        self._lock = threading.Lock()
-
-    def issue(self, token: str) -> str:
-        """A new ticket for a session token, valid once within ``TICKET_SECONDS``."""
-        ticket = secrets.token_urlsafe(32)
-        with self._lock:
-            now = self._clock()
-            self._held = {k: v for k, v in self._held.items() if v[1] > now}
-            self._held[ticket] = (token, now + TICKET_SECONDS)
-        return ticket
-
-    def redeem(self, ticket: str) -> str:
-        """The token of a ticket.
-
-        Raises:
-            NotSignedIn: Unknown, used or expired; the same error for all three.
-        """
-        with self._lock:
-            token, expires = self._held.pop(ticket, ("", -math.inf))
-        if expires <= self._clock():
-            raise errors.NotSignedIn("This sign-in has expired. Please sign in again.")
-        return token
-
-
-tickets = Tickets()
+    token = engine.shared.take(_KIND, ticket)
+    if token is None:
+        raise errors.NotSignedIn("This sign-in has expired. Please sign in again.")
+    return token

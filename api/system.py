@@ -18,6 +18,20 @@ router = APIRouter()
 
 class Status(BaseModel):
     status: str = Field(examples=["ok"])
+    server: str = Field(
+        "", description="Id of this server, where it is one of several.", examples=["sv_07c1d2e3"]
+    )
+
+
+class Server(schemas.Schema):
+    """One of several servers on one catalog."""
+
+    server_id: str = Field(examples=["sv_07c1d2e3f4a5b6c7"])
+    machine: str = Field(examples=["medsec-1"])
+    release: str = Field(examples=["0.2.0"])
+    started_at: schemas.Utc
+    heartbeat_at: schemas.Utc = Field(description="When it last said that it is there.")
+    leads: bool = Field(description="It does the scheduled work.")
 
 
 class Health(schemas.Schema):
@@ -41,6 +55,9 @@ class Health(schemas.Schema):
     networks_apart: bool = Field(
         description="MedSec's own networks run in such a process too; on a GPU they do not."
     )
+    server: str = Field(description="Id of this server; empty where it is alone.")
+    leads: bool = Field(description="This server does the scheduled work.")
+    servers: list[Server] = Field(description="All servers; empty where there is only this one.")
     last_backup_at: schemas.Utc | None = None
     backup_overdue: bool = Field(
         description="The last successful backup is older than the setting allows."
@@ -100,7 +117,7 @@ class Specialty(schemas.Schema):
 def health(engine: TheEngine) -> Status:
     """Liveness: the catalog is readable. Needs no session and discloses nothing more."""
     engine.people.setup_needed()
-    return Status(status="ok")
+    return Status(status="ok", server=engine.server_id)
 
 
 @router.get("/ready/", tags=["system"], responses=answers(503))
@@ -108,7 +125,7 @@ def ready(engine: TheEngine) -> Status:
     """Readiness: the catalog is readable and the networks are loaded."""
     engine.people.setup_needed()
     engine.models.about()
-    return Status(status="ready")
+    return Status(status="ready", server=engine.server_id)
 
 
 @router.get("/system/", tags=["system"], responses=answers(401, 403, 429, 503))

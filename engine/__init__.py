@@ -89,8 +89,16 @@ from engine.store.outbox import Notice
 from engine.store.postgresql_schema import role_script as database_roles
 from engine.store.recipients import DeidProfile
 from engine.store.sendings import ForwardRule, ForwardRuleEntry, Sending, SendingState
+from engine.store.shared import Hold
 from engine.store.training_cases import OpenedCase, TrainingCase, open_case
-from engine.tracing import begin_request, come_from, log_as_json, log_as_text, trouble
+from engine.tracing import (
+    begin_request,
+    come_from,
+    log_as_json,
+    log_as_text,
+    name_server,
+    trouble,
+)
 from engine.vault import recover as recover_key_file
 from engine.vault import server_certificate
 
@@ -137,6 +145,7 @@ __all__ = [
     "Found",
     "Header",
     "Held",
+    "Hold",
     "Host",
     "ImageQuery",
     "ImageRecord",
@@ -206,6 +215,7 @@ __all__ = [
     "log_as_text",
     "move_catalog_to_file",
     "move_catalog_to_server",
+    "name_server",
     "open_case",
     "prepare_database",
     "recover_key_file",

@@ -90,6 +90,8 @@ class Host:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        #: False where other servers read these files: what nothing needs is left to the sweep.
+        self.deletes_at_once = True
         self._pins = 0
         self._condemned: set[str] = set()
         self._pin_lock = threading.Lock()
@@ -165,11 +167,16 @@ class Host:
             raise SealBroken("A stored file was changed. Restore it from a backup.", blob=address)
         return data
 
-    def delete_blob(self, address: str) -> None:
+    def delete_blob(self, address: str, *, swept: bool = False) -> None:
         """Delete the file, or defer this while a backup runs; a missing file is no error.
 
         One that cannot be removed now is left to the sweep: what needed it no more has happened.
+
+        Args:
+            swept: By the sweep, which knows that nobody needs it.
         """
+        if not (swept or self.deletes_at_once):
+            return
         with self._pin_lock:
             if self._pins:
                 self._condemned.add(address)

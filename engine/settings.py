@@ -75,6 +75,11 @@ class Settings:
     database_connections: int = _setting(
         16, "Maximum number of connections to the PostgreSQL database", lambda v: v >= 2
     )
+    servers: str = _setting(
+        "one",
+        "one, or many where several servers share a PostgreSQL database and all files",
+        lambda v: v in ("one", "many"),
+    )
     key_file: Path | None = _setting(
         None,
         "Root keys file, mode 0600, outside the data folder; by default ~/.config/medsec/root.key",
@@ -323,6 +328,10 @@ class Settings:
             raise SettingsError(
                 "MEDSEC_PROPOSAL_CONFIDENCE must not be above MEDSEC_CONFIDENCE. Lower the first or"
                 " raise the second."
+            )
+        if self.servers == "many" and self.database is None:
+            raise SettingsError(
+                "MEDSEC_SERVERS=many needs a catalog on PostgreSQL: set MEDSEC_DATABASE."
             )
         if self.smtp_host:
             for address in (self.mail_from, *(self.mail_recipients or ("",))):

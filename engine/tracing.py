@@ -43,8 +43,16 @@ _OUTERMOST, _INNERMOST = 10, 20
 #: ... and of one that a library of the server logs: what a stranger sends can cause many.
 _OF_LIBRARIES = 8
 
+#: Of this process, where it is one of several servers.
+_server = ""
 _request: ContextVar[str] = ContextVar("medsec_request", default="")
 _address: ContextVar[str] = ContextVar("medsec_address", default="")
+
+
+def name_server(server_id: str) -> None:
+    """Let every line of the log say from which of several servers it is."""
+    global _server
+    _server = server_id
 
 
 def begin_request() -> str:
@@ -269,7 +277,7 @@ def _facts(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per line: time, level, logger, message, request id and error location."""
+    """One JSON object per line: time, level, logger, message, server, request and where it was."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -278,6 +286,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if _server:
+            line["server"] = _server
         if request_id():
             line["request"] = request_id()
         return json.dumps(line | _facts(record))

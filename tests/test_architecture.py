@@ -47,7 +47,6 @@ PLACES: dict[str, tuple[str, ...]] = {
     "streamlit_authenticator": ("ui/",),
     "plotly": ("ui/",),
     "fastapi": ("api/",),
-    "limits": ("api/",),
     "fastapi_offline": ("api/",),
     "duckdb": ("engine/store/embedded.py",),
     "psycopg": ("engine/store/postgresql.py",),

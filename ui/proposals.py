@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import streamlit as st
 
@@ -12,7 +11,7 @@ from ui import state, widgets
 
 
 def card(
-    proposal: Proposal[Any],
+    proposal: Proposal,
     wanted: str,
     done: str,
     dropped: str,

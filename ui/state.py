@@ -90,7 +90,7 @@ def sign_in(username: str, password: str) -> None:
     except errors.CodeNeeded as step:
         _wait_for_code(step)
     else:
-        keep("ticket", api.tickets.issue(session.token))
+        keep("ticket", api.issue_ticket(engine(), session.token))
 
 
 def sign_in_identity(claims: dict[str, Any], issuer: str) -> None:
@@ -100,7 +100,7 @@ def sign_in_identity(claims: dict[str, Any], issuer: str) -> None:
     except errors.CodeNeeded as step:
         _wait_for_code(step)
     else:
-        keep("ticket", api.tickets.issue(session.token))
+        keep("ticket", api.issue_ticket(engine(), session.token))
 
 
 def _wait_for_code(step: errors.CodeNeeded) -> None:
@@ -113,7 +113,7 @@ def prove(password: str = "", code: str = "") -> None:
     engine().sessions.prove(token(), password, code)
     fresh = engine().sessions.renew(token())
     keep("token", fresh)
-    keep("renewal", api.tickets.issue(fresh))
+    keep("renewal", api.issue_ticket(engine(), fresh))
 
 
 def waits_for_code() -> bool:
@@ -130,7 +130,7 @@ def finish_sign_in(code: str) -> None:
     """Complete the sign-in with a code or a passkey's answer. Raises NotSignedIn, AccountLocked."""
     session = engine().sessions.finish_sign_in(recall("challenge", ""), code, origin=origin())
     give_up_sign_in()
-    keep("ticket", api.tickets.issue(session.token))
+    keep("ticket", api.issue_ticket(engine(), session.token))
 
 
 def give_up_sign_in() -> None:

@@ -219,6 +219,11 @@ class CustomNetworkStore:
             self._open.pop(name, None)
         return str(row.facts["blob"])
 
+    def forget(self) -> None:
+        """Load networks anew when they are next used: they were changed."""
+        with self._lock:
+            self._open.clear()
+
     def network(self, name: str) -> CustomNetwork:
         """A runnable network, loaded on first use.
 

@@ -35,7 +35,7 @@ class AccessWatch:
         """
         begun = self._integrity.begun(self._database.read())
         try:
-            self._integrity.check(self._database.read())
+            self.check()
         except RosterBroken:
             self.broken = True
             audit.record(caller, Event("roster.verify", "failed"))

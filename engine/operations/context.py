@@ -38,6 +38,7 @@ from engine.store.recipients import Recipients
 from engine.store.release_ledger import ReleaseLedger
 from engine.store.runtime_settings import SettingChanges
 from engine.store.sendings import ForwardRules, SendingRows
+from engine.store.shared import Shared
 from engine.store.studies import Studies
 from engine.store.training_cases import Training
 from engine.vault import Exchanges, Keyring
@@ -95,6 +96,7 @@ class Context(WorkerContext):
     sendings: SendingRows
     open_images: OpenImages
     exchanges: Exchanges
+    shared: Shared
 
     def backup_folder(self) -> Backups:
         """The backups there are. Raises SettingsError where no folder is set."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 from engine.errors import EngineError, InputError, NotFound
@@ -14,6 +13,9 @@ from engine.permissions import Role
 from engine.records import Caller
 from engine.store.audit import Event
 from engine.store.database import Cursor
+
+#: For others who write the list, each for a moment.
+_PATIENCE_SECONDS = 10.0
 
 
 class Erasures:
@@ -33,8 +35,6 @@ class Erasures:
         self._studies = context.studies
         self._decisions = ReleaseDecisions(context)
         self._backup_folder = context.backup_folder
-        #: Two erasures at once must not write the older list last.
-        self._lock = threading.Lock()
         #: Did the list reach the backup folder? If not, the upkeep tries again.
         self.kept = False
 
@@ -51,7 +51,8 @@ class Erasures:
             self.kept = True
             return
         try:
-            with self._lock:
+            # Two erasures at once must not write the older list last.
+            with self._database.alone("list of erasures", _PATIENCE_SECONDS):
                 erasures = self.known(self._database.read())
                 if erasures:
                     self._backup_folder().record_erasures(erasures)

@@ -165,7 +165,7 @@ class Guard:
             tx = self._database.read()
             access = self._access.glass_over(tx, caller.username, event.patient_id)
         who = (caller.session_id, caller.origin, access)
-        if self._read_log.new((who, event.action, event.patient_id, event.image_id, detail)):
+        if self._read_log.new(*who, event.action, event.patient_id, event.image_id, detail):
             self._audit.record(caller, event)
 
     def bound(self, caller: Caller) -> bool:

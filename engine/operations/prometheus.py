@@ -18,6 +18,7 @@ from prometheus_client import (
 )
 
 from engine.errors import EngineError
+from engine.installation import version
 from engine.metrics import coarse_ms
 
 P = ParamSpec("P")
@@ -42,6 +43,7 @@ _request_seconds = Histogram(
 )  # fmt: skip
 _images = Gauge("medsec_images", "Images by state", ("state",), registry=_registry)
 _held = Gauge("medsec_held_bytes", "Memory of what is kept", ("what",), registry=_registry)
+_server = Gauge("medsec_server", "This server", ("server", "release"), registry=_registry)
 _state = Gauge("medsec_state", "Condition of the system", ("what",), registry=_registry)
 
 
@@ -78,7 +80,10 @@ def _coarse(seconds: float) -> float:
 
 
 def text(
-    images: Mapping[str, int], condition: Mapping[str, float], held: Mapping[str, int]
+    images: Mapping[str, int],
+    condition: Mapping[str, float],
+    held: Mapping[str, int],
+    server_id: str = "",
 ) -> bytes:
     """Everything, as Prometheus reads it.
 
@@ -86,7 +91,10 @@ def text(
         images: How many there are by state.
         condition: Numbers of the health page.
         held: Bytes of each cache.
+        server_id: Where this is one of several servers.
     """
+    _server.clear()
+    _server.labels(server_id, version()).set(1)
     _images.clear()
     for state, count in images.items():
         _images.labels(state).set(count)

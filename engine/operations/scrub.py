@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from datetime import datetime, timedelta
 from typing import Any
 
 from engine.errors import EngineError, NotFound
@@ -12,8 +14,11 @@ from engine.operations.stored_images import StoredImages
 from engine.permissions import Role
 from engine.records import Caller
 from engine.store.audit import Event
+from engine.store.shared import Hold
 
 _SYSTEM = Caller("system", Role.OPERATOR, "", "upkeep")
+_KIND, _FOUND, _RUNNING = "scrub", "found", "running"
+_KEPT = timedelta(days=3650)
 
 
 class Scrub:
@@ -27,18 +32,33 @@ class Scrub:
         self._host = context.host
         self._live = context.live
         self._patients = context.patients
+        self._shared = context.shared
         self._stored = stored
-        #: What was found so far, and when the last round ended.
-        self.state: dict[str, Any] = {
-            "running": False, "finished_at": None, "images": 0, "broken": [],
-        }  # fmt: skip
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What was found so far, on whichever server, and when the last round ended."""
+        found = json.loads(self._shared.get(_KIND, _FOUND) or '["", 0, []]')
+        finished, count, broken = found
+        return {
+            "running": self._shared.get(_KIND, _RUNNING) is not None,
+            "finished_at": datetime.fromisoformat(finished) if finished else None,
+            "images": count,
+            "broken": broken,
+        }
+
+    def _keep(self, finished_at: datetime | None, count: int, broken: list[str]) -> None:
+        text = json.dumps([finished_at.isoformat() if finished_at else "", count, broken])
+        self._shared.leave(_KIND, _FOUND, _KIND)
+        self._shared.hold(Hold(_KIND, _FOUND, _KIND, text), _KEPT)
 
     def tell_broken(self, caller: Caller, subject: str, fault: str) -> None:
         """Say once, in the log and on the health page, that an image or a record is damaged."""
-        if subject in self.state["broken"]:
+        known = self.state
+        if subject in known["broken"]:
             return
         log.error("damaged: %s: %s", subject, fault)
-        self.state["broken"] = [*self.state["broken"], subject]
+        self._keep(known["finished_at"], known["images"], [*known["broken"], subject])
         if subject.startswith("im_"):
             patient_id = self._catalog.patient_of(self._database.read(), subject) or ""
             where = {"image_id": subject, "patient_id": patient_id}
@@ -83,7 +103,7 @@ class Scrub:
         rows = self._catalog.ids(tx, self._host.random(8).hex())
         people = self._patients.keys(tx)
         broken: list[str] = []
-        self.state["running"] = True
+        self._shared.hold(Hold(_KIND, _RUNNING, _KIND, lasting=True), _KEPT)
         try:
             for subject in [*rows, *people]:
                 fault, size = self._check(subject)
@@ -94,11 +114,7 @@ class Scrub:
                 if stopped.wait(pause):
                     return
         finally:
-            self.state["running"] = False
-        self.state |= {
-            "finished_at": self._host.now(),
-            "images": len(rows),
-            "broken": broken,
-        }
+            self._shared.leave(_KIND, _RUNNING, _KIND)
+        self._keep(self._host.now(), len(rows), broken)
         detail = {"images": len(rows), "patients": len(people), "broken": len(broken)}
         self._audit.record(_SYSTEM, Event("scrub.finish", detail=detail))

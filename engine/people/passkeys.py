@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +23,7 @@ from engine.errors import InputError, NotFound
 from engine.host import Host
 from engine.records import Passkey
 from engine.store.database import Cursor, Database, Row
+from engine.store.shared import Hold, Shared
 from engine.vault import open_field, seal_field
 
 NAME = "MedSec"
@@ -32,16 +31,11 @@ CHALLENGE_BYTES = 32
 #: As long as a sign-in waits for its second step.
 PATIENCE = timedelta(minutes=5)
 MOST_ASKED = 8
+_KIND = "passkey"
 MOST_OF_ACCOUNT = 20
 _MOST_CHARACTERS = 20_000
 #: What reading somebody's answer raises where it is none.
 _NO_ANSWER = (WebAuthnException, KeyError, TypeError, ValueError)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    username: str
-    expires_at: datetime
 
 
 class Passkeys:
@@ -53,15 +47,16 @@ class Passkeys:
             turns passkeys off.
     """
 
-    def __init__(self, database: Database, host: Host, key: bytes, origin: str) -> None:
+    def __init__(
+        self, database: Database, host: Host, key: bytes, shared: Shared, origin: str
+    ) -> None:
         self._database = database
         self._host = host
         self._key = key
         self._origin = origin
         self._domain = urlsplit(origin).hostname or ""
-        #: What was asked, by its challenge; each is answered once.
-        self._asked: dict[bytes, _Asked] = {}
-        self._lock = threading.Lock()
+        #: Has what each account was asked; each challenge is answered once.
+        self._shared = shared
 
     @property
     def offered(self) -> bool:
@@ -204,14 +199,20 @@ class Passkeys:
 
     def _ask(self, username: str) -> bytes:
         """A challenge that this account may answer once, within minutes."""
-        challenge, now = self._host.random(CHALLENGE_BYTES), self._host.now()
-        with self._lock:
-            self._asked = {c: a for c, a in self._asked.items() if a.expires_at > now}
-            own = [c for c, a in self._asked.items() if a.username == username]
-            for oldest in own[: max(0, len(own) - MOST_ASKED + 1)]:
-                del self._asked[oldest]
-            self._asked[challenge] = _Asked(username, now + PATIENCE)
+        challenge = self._host.random(CHALLENGE_BYTES)
+        asked = self._asked(username) | {_text(challenge): self._host.now() + PATIENCE}
+        self._keep(username, dict(list(asked.items())[-MOST_ASKED:]))
         return challenge
+
+    def _asked(self, username: str) -> dict[str, datetime]:
+        """Taken away, so that no two answers find the same; who asks meanwhile asks again."""
+        kept: dict[str, str] = json.loads(self._shared.take(_KIND, username) or "{}")
+        asked = {c: datetime.fromisoformat(until) for c, until in kept.items()}
+        return {c: until for c, until in asked.items() if until > self._host.now()}
+
+    def _keep(self, username: str, asked: dict[str, datetime]) -> None:
+        value = json.dumps({c: until.isoformat() for c, until in asked.items()})
+        self._shared.hold(Hold(_KIND, username, username, value), PATIENCE)
 
     def _answered(self, username: str, response: str) -> bytes:
         """The challenge that a response answers; it is used up. Raises InputError."""
@@ -221,11 +222,11 @@ class Passkeys:
             challenge = webauthn.base64url_to_bytes(client["challenge"])
         except _NO_ANSWER as err:
             raise InputError("This is no answer of a passkey. Try again.") from err
-        with self._lock:
-            asked = self._asked.get(challenge)
-            if asked is None or asked.username != username or asked.expires_at <= self._host.now():
-                raise InputError("This took too long. Try again.")
-            del self._asked[challenge]
+        asked = self._asked(username)
+        known = asked.pop(_text(challenge), None)
+        self._keep(username, asked)
+        if known is None:
+            raise InputError("This took too long. Try again.")
         return challenge
 
     def _kept(self, row: Row) -> dict[str, Any]:

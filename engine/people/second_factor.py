@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import threading
+import json
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 
 import pyotp
 from pyotp.exceptions import OTPVerificationError
@@ -23,6 +23,7 @@ from engine.host import Host
 from engine.people.passkeys import Passkeys
 from engine.records import SecondFactor
 from engine.store.database import Cursor, Database
+from engine.store.shared import Hold, Shared
 from engine.vault import open_field, random_text, seal_field
 
 ISSUER = "MedSec"
@@ -31,6 +32,8 @@ WINDOW_STEPS = 1  # one step of 30 s to either side, for clocks that differ
 RECOVERY_CODES = 10
 RECOVERY_BYTES = 20
 CHALLENGE = timedelta(minutes=5)
+_KIND = "sign-in"
+_EXPIRED = "This sign-in has expired. Please begin again."
 
 
 class SecondFactors:
@@ -41,11 +44,13 @@ class SecondFactors:
         origin: Address that people type, for passkeys; empty turns them off.
     """
 
-    def __init__(self, database: Database, host: Host, key: bytes, origin: str = "") -> None:
+    def __init__(
+        self, database: Database, host: Host, key: bytes, shared: Shared, origin: str = ""
+    ) -> None:
         self._database = database
         self._host = host
         self._key = key
-        self.passkeys = Passkeys(database, host, key, origin)
+        self.passkeys = Passkeys(database, host, key, shared, origin)
 
     def enabled(self, username: str) -> bool:
         """Does this account require a second proof?"""
@@ -211,27 +216,23 @@ class Challenge:
     username: str
     first_factor: str
     password_hash: str
-    expires_at: datetime
 
 
 class Challenges:
     """Sign-ins that wait for a code after a correct password; no session is open yet.
 
-    In memory only. A change of the password invalidates them.
+    A change of the password invalidates them.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, shared: Shared) -> None:
         self._host = host
-        self._held: dict[str, Challenge] = {}
-        self._lock = threading.Lock()
+        self._shared = shared
 
     def issue(self, username: str, first_factor: str, password_hash: str) -> str:
         """A handle for :meth:`get`, good for minutes."""
         handle = random_text(self._host)
-        now = self._host.now()
-        with self._lock:
-            self._held = {k: c for k, c in self._held.items() if c.expires_at > now}
-            self._held[handle] = Challenge(username, first_factor, password_hash, now + CHALLENGE)
+        value = json.dumps([username, first_factor, password_hash])
+        self._shared.hold(Hold(_KIND, handle, Host.token_of(16), value), CHALLENGE)
         return handle
 
     def get(self, handle: str) -> Challenge:
@@ -240,11 +241,7 @@ class Challenges:
         Raises:
             NotSignedIn: Unknown, expired or finished.
         """
-        with self._lock:
-            held = self._held.get(handle)
-        if held is None or held.expires_at <= self._host.now():
-            raise NotSignedIn("This sign-in has expired. Please begin again.")
-        return held
+        return self._challenge(self._shared.get(_KIND, handle))
 
     def finish(self, handle: str, password_hash: str) -> None:
         """Use the handle up, once the code was right.
@@ -252,11 +249,14 @@ class Challenges:
         Raises:
             NotSignedIn: Unknown, expired, finished, or the password is another one by now.
         """
-        held = self.get(handle)
-        with self._lock:
-            taken = self._held.pop(handle, None)
-        if taken is None or held.password_hash != password_hash:
-            raise NotSignedIn("This sign-in has expired. Please begin again.")
+        if self._challenge(self._shared.take(_KIND, handle)).password_hash != password_hash:
+            raise NotSignedIn(_EXPIRED)
+
+    @staticmethod
+    def _challenge(kept: str | None) -> Challenge:
+        if kept is None:
+            raise NotSignedIn(_EXPIRED)
+        return Challenge(*json.loads(kept))
 
 
 def _place(username: str) -> str:

@@ -13,6 +13,7 @@ file for a token of their own making, or moved to another account, opens nothing
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -259,6 +260,15 @@ class Sessions:
         for session_id in ids:
             self.end(tx, session_id)
         return ids
+
+    def ended(self, session_ids: Collection[str]) -> list[str]:
+        """Those of these sessions that were ended, on whichever server."""
+        rows = self._database.read().all(
+            "SELECT session_id FROM sessions WHERE ended_at IS NOT NULL"
+            " AND session_id IN (SELECT unnest($1::VARCHAR[]))",
+            list(session_ids),
+        )
+        return [row["session_id"] for row in rows]
 
     def _open_ids(self, tx: Cursor, username: str) -> list[str]:
         rows = tx.all(

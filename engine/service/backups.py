@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from engine.errors import EngineError, StorageBusy
+from engine.errors import EngineError
 from engine.operations.checkpoints import Checkpoints
 from engine.operations.context import Context
 from engine.operations.erasures import Erasures
@@ -48,7 +47,6 @@ class Backups:
         #: Also for the schedule.
         self.checkpoints = checkpoints
         self._folder = context.backup_folder
-        self._running = threading.Lock()
 
     @needs(Permission.MANAGE_BACKUPS)
     def make(self, caller: Caller) -> str:
@@ -71,12 +69,8 @@ class Backups:
         """:meth:`make` without a token, for the upkeep."""
         # One at a time: pruning after one would take the files of another that has no
         # manifest yet.
-        if not self._running.acquire(blocking=False):
-            raise StorageBusy("A backup is already running. Wait until it is done.")
-        try:
+        with self._database.alone("backup"):
             return self._backed_up(caller)
-        finally:
-            self._running.release()
 
     def _backed_up(self, caller: Caller) -> str:
         self._audit.verify()

@@ -14,6 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 from engine.detection import OwnVersion, PackedModel, SentVersion
@@ -23,6 +24,7 @@ from engine.errors import (
     DuplicateImage,
     EngineError,
     MachineOverloaded,
+    NotFound,
     PermissionDenied,
     ReviewNeeded,
     StorageError,
@@ -59,11 +61,15 @@ from engine.seal.pipeline import Stopwatch
 from engine.store.audit import Event
 from engine.store.catalog import ImageRow
 from engine.store.database import Cursor
+from engine.store.shared import Hold
 from engine.tracing import tell
 from engine.vault import blind_index
 
 #: So few files are sealed in this process: starting workers would take longer.
 FEW_FILES = 8
+#: Drafts that a server is looking at, and how long that takes at most.
+LOOKING = "look"
+_LOOK_LASTS = timedelta(hours=1)
 #: Columns of a draft that say what was looked for in it and found.
 _LOOKED = ("state", "profile", "reasons", "confidence", "region_count")
 
@@ -120,6 +126,7 @@ class Batches:
         self._network_versions = context.network_versions
         self._open_images = context.open_images
         self._sessions = context.sessions
+        self._shared = context.shared
         self._examiner = examiner
         self._guard = guard
         self._intake = intake
@@ -199,6 +206,7 @@ class Batches:
         if not confirmed and NOT_LOOKED_AT not in row.reasons:
             self._database.settle()
             return _here_already(place, row, seal=False)
+        self._refuse_looked_at(image_id)
         patient_key = self._hierarchy.patient_key(tx, row.patient_id)
         patient = self._intake.patient(row.patient_id)
         entry = Entry(
@@ -215,6 +223,13 @@ class Batches:
             job = replace(job, decided=_decided(row, facts))
         name, folder = facts["name"], facts.get("folder", "")
         return _Task(place, name, folder, entry, fresh, job, need_of(row, facts), row.tag)
+
+    def _refuse_looked_at(self, image_id: str) -> None:
+        """Raises NotFound where another server is at it, after its person came here."""
+        here = self._database.server_id
+        hold = Hold(LOOKING, image_id, here, json.dumps([image_id, here]), lasting=True)
+        if self._shared.hold(hold, _LOOK_LASTS) is not None:
+            raise NotFound("This draft is being looked at on another server.")
 
     def _packed_models(self, networks: Iterable[str]) -> list[PackedModel]:
         """Those of these networks that are the hospital's own.
@@ -243,12 +258,14 @@ class Batches:
         elif not workers:
             workers = self._admission.budget.batch_workers(os.cpu_count() or 1)
         files: set[str] = set()
+        drafts: set[str] = set()
 
         def drawn() -> Iterator[tuple[_Task | BatchItem, Job | None]]:
             for task in tasks:
                 job = None
                 if isinstance(task, _Task):
                     files.add(task.entry.blob)
+                    drafts.add(task.entry.image_id)
                     if workers and self._admission.budget.fits_worker(task.need, workers):
                         job = task.job
                 yield task, job
@@ -258,6 +275,7 @@ class Batches:
             name = self._host.token_of(8)
             self._intake.at_work[name] = files
             stack.callback(self._intake.at_work.pop, name)
+            stack.callback(self._leave, drafts)
             if workers:
                 # Workers elsewhere are one per processor, as the README says.
                 threads = max(1, (os.cpu_count() or 1) // workers)
@@ -278,7 +296,13 @@ class Batches:
                 # What no worker has memory for is worked on here, in turn with what others send.
                 item = self._taken(caller, task, outcome or self._here(caller, task))
                 files.discard(task.entry.blob)
+                self._leave({task.entry.image_id})
                 yield item
+
+    def _leave(self, image_ids: Iterable[str]) -> None:
+        """Others may look at these drafts again, or at what became of them."""
+        for image_id in image_ids:
+            self._shared.leave(LOOKING, image_id, self._database.server_id)
 
     def _here(self, caller: Caller, task: _Task) -> Outcome:
         try:

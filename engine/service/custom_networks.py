@@ -93,6 +93,7 @@ class CustomNetworks:
 
     def meet(self) -> None:
         """Tell the detector which networks of the hospital's own there are."""
+        self._custom_networks.forget()
         self._detector.custom_networks = {
             name: CustomNetworkSource(record.finds, partial(self._custom_networks.network, name))
             for name, record in self._custom_networks.records().items()

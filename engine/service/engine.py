@@ -106,6 +106,7 @@ from engine.store.recipients import Recipients as RecipientRows
 from engine.store.release_ledger import ReleaseLedger
 from engine.store.runtime_settings import SettingChanges
 from engine.store.sendings import ForwardRules, SendingRows
+from engine.store.shared import Shared, SharedHere, SharedRows
 from engine.store.studies import Studies as StudyRows
 from engine.store.training_cases import Training as TrainingCases
 from engine.vault import Exchanges, Keyring, derive, self_test
@@ -182,6 +183,16 @@ class Engine:
         return self.context.detector
 
     @property
+    def server_id(self) -> str:
+        """Of this server, where it is one of several; empty where it is alone."""
+        return self.context.database.server_id
+
+    @property
+    def shared(self) -> Shared:
+        """Tickets and rates of requests, the same on all servers."""
+        return self.context.shared
+
+    @property
     def limits(self) -> Limits:
         """Of files that are taken in, as the settings in force say."""
         return self.context.live.limits
@@ -216,7 +227,8 @@ class Engine:
         forbid_core_dumps()
         host = _checked(settings.data, host)
         self_test(host.random)
-        database, keyring = _catalog(settings, host)
+        many = settings.servers == "many" and not operator
+        database, keyring = _catalog(settings, host, many=many)
         try:
             context = _opened(settings, host, keyring, database, detector)
             engine = cls(context, operator=operator)
@@ -228,18 +240,29 @@ class Engine:
 
     def _start(self, operator: bool) -> None:
         """What comes before anybody works in the folder; a crash or a recovery may have left it."""
-        context = self.context
-        self.custom_networks.meet()
-        self.versions.meet()
+        context, server_id = self.context, self.context.database.server_id
+        context.database.watch(self._refresh)
         context.watch.meet(context.audit, _START, operator=operator)
         self._finish_recovery()
         context.patients.index()
-        sweep_unfinished(self.settings.data)
-        self.upkeep.sweep()
+        if not server_id:  # else others write files now; the one that leads sweeps on time
+            sweep_unfinished(self.settings.data)
+            self.upkeep.sweep()
         self._erasures.keep()
-        self.runtime_settings.apply(context.setting_changes.in_force())
+        self._refresh()
         self.upkeep.look_at_clock()
-        context.audit.record(_START, Event("system.start"))
+        detail = {"server": server_id} if server_id else None
+        context.audit.record(_START, Event("system.start", detail=detail))
+
+    def _refresh(self) -> None:
+        """Take in what was changed of all that is kept in memory, here or by another server."""
+        context = self.context
+        self.runtime_settings.apply(context.setting_changes.in_force())
+        context.detector.profiles = context.profile_store.in_force()
+        self.custom_networks.meet()
+        self.versions.meet()
+        context.nodes.forget()
+        context.forward_rules.forget()
 
     @classmethod
     def from_backup(
@@ -327,8 +350,11 @@ def _checked(folder: Path, host: Host | None) -> Host:
     return host or Host(folder / "blobs")
 
 
-def _catalog(settings: Settings, host: Host) -> tuple[Database, Keyring]:
+def _catalog(settings: Settings, host: Host, *, many: bool) -> tuple[Database, Keyring]:
     """The catalog of the data folder, in a file or on a server, and its root keys.
+
+    Args:
+        many: This is one of several servers.
 
     Raises:
         SettingsError: A root key or the URL is missing, wrong or badly kept.
@@ -348,7 +374,7 @@ def _catalog(settings: Settings, host: Host) -> tuple[Database, Keyring]:
             "This data folder has a catalog of its own. Unset MEDSEC_DATABASE, or move the catalog"
             " with medsec database-move."
         )
-    database = server_database(settings, host)
+    database = server_database(settings, host, many=many)
     try:
         return database, _keyring(settings, host, fresh=database.fresh)
     except BaseException:
@@ -391,6 +417,12 @@ def _opened(
     names = ("tokens", "audit", "models", "network")
     token_key, audit_key, model_key, network_key = map(hierarchy.system_key, names)
 
+    # what all servers of a catalog know
+    shared: Shared = SharedHere(host)
+    if database.server_id:
+        host.deletes_at_once = False
+        shared = SharedRows(database, host, derive(token_key, "shared"))
+
     # who people are and what they reach
     lockout = Lockout(database, host)
     accounts = Accounts(database, host, lockout, settings.bcrypt_cost, settings.password_min_length)
@@ -432,8 +464,10 @@ def _opened(
         lockout=lockout,
         accounts=accounts,
         sessions=sessions,
-        factors=SecondFactors(database, host, hierarchy.system_key("factors"), settings.web_origin),
-        challenges=Challenges(host),
+        factors=SecondFactors(
+            database, host, hierarchy.system_key("factors"), shared, settings.web_origin
+        ),
+        challenges=Challenges(host, shared),
         registrations=Registrations(database, host),
         identities=Identities(host),
         tokens=Tokens(host, token_key),
@@ -448,8 +482,8 @@ def _opened(
         studies=studies,
         training_cases=training_cases,
         merging=PatientMerge(patients, catalog, training_cases, studies, hierarchy, host),
-        read_log=ReadLog(host),
-        claims=Claims(host),
+        read_log=ReadLog(shared),
+        claims=Claims(shared),
         release_ledger=ReleaseLedger(host, hierarchy.system_key("release")),
         profile_store=profile_store,
         custom_networks=CustomNetworkStore(
@@ -470,4 +504,5 @@ def _opened(
             settings.restore_memory_mb * 1024 * 1024,
         ),
         exchanges=Exchanges(hierarchy.signer(), host),
+        shared=shared,
     )

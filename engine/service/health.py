@@ -75,6 +75,9 @@ class Health:
             "keys_to_rotate": self._hierarchy.rotation_left(),
             "confinement": images.confinement().facts(),
             "networks_apart": self._detector.keyless,
+            "server": self._database.server_id,
+            "leads": self._database.leads,
+            "servers": self._database.servers(),
             **self._condition(),
         }
 
@@ -141,13 +144,15 @@ class Health:
             "broken": len(now["broken"]),
             "clock_back_seconds": now["clock_back_seconds"],
             "audit_waiting": now["audit_waiting"],
+            "leads": now["leads"],
+            "servers": len(now["servers"]),
         }
         held = {
             "opened_pictures": self._open_images.held_bytes,
             "masked_pictures": self._masked.held_bytes(),
             "catalog": self._database.held_bytes(),
         }
-        return prometheus.text(now["images"], condition, held)
+        return prometheus.text(now["images"], condition, held, now["server"])
 
     @needs(Permission.VIEW_HEALTH)
     def notices(self, caller: Caller) -> list[Notice]:

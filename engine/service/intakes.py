@@ -7,6 +7,7 @@ has been acknowledged has a row, and a crash loses nothing of it. Networks look 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from engine.operations.stored_images import OPEN_STATES, StoredImages
 from engine.permissions import Permission
 from engine.records import Caller, ImageRecord, Patient
 from engine.seal.pipeline import Stopwatch
+from engine.service.batches import LOOKING
 from engine.store.audit import Event
 from engine.vault import blind_index
 
@@ -78,6 +80,7 @@ class Intakes:
         self._host = context.host
         self._live = context.live
         self._patients = context.patients
+        self._shared = context.shared
         self._examiner = examiner
         self._guard = guard
         self._intake = intake
@@ -184,7 +187,12 @@ class Intakes:
 
     @needs(Permission.UPLOAD)
     def unseen(self, caller: Caller) -> list[str]:
-        """Ids of the caller's drafts that wait for workers, to be looked at or to be sealed."""
+        """Ids of the caller's drafts that wait for workers, to be looked at or to be sealed.
+
+        Without those that another server is at.
+        """
+        held: list[list[str]] = [json.loads(value) for value in self._shared.all(LOOKING)]
+        elsewhere = {i for i, server_id in held if server_id != self._database.server_id}
         found = [
             record
             for reason in (NOT_LOOKED_AT, CONFIRMED)
@@ -192,4 +200,4 @@ class Intakes:
                 states=OPEN_STATES, uploaded_by=caller.username, reason=reason, limit=_MOST
             )
         ]
-        return [record.image_id for record in reversed(found)]
+        return [r.image_id for r in reversed(found) if r.image_id not in elsewhere]

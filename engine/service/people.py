@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
 
 from engine.errors import (
     ConfirmationNeeded,
@@ -11,18 +14,23 @@ from engine.errors import (
     PermissionDenied,
     TooManyRequests,
 )
+from engine.host import Host
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
 from engine.people.accounts import folded
-from engine.people.proposals import Apply, Changed, Proposal, Proposals, Said, weighty
+from engine.people.proposals import Change, Proposal, Proposals, Said, weighty
 from engine.permissions import Permission, Role
 from engine.records import Account, AccountRequest, Caller, OpenSession
 from engine.service.sessions import NOBODY, nobody
 from engine.store.audit import Event
 from engine.store.database import Cursor
+from engine.store.shared import Hold
 
 #: Changes that make an account: there is none yet whose role would count.
 _NEW = ("account.create", "account.approve")
+#: The account after a change, and the sessions that the change ended.
+Changed = tuple[Account, Sequence[str]]
+_SETUP, _SETUP_LASTS = "setup", timedelta(days=3650)
 
 
 class People:
@@ -38,11 +46,21 @@ class People:
         self._identities = context.identities
         self._live = context.live
         self._lockout = context.lockout
-        self._proposals: Proposals[Changed] = Proposals(context.host)
+        self._proposals = Proposals(context.host, context.shared, "account")
         self._registrations = context.registrations
         self._sessions = context.sessions
         self._guard = guard
-        self._setup_code: str | None = None
+        self._shared = context.shared
+        self._changes: Mapping[str, Callable[[Cursor, Caller, Said, Change], Changed]] = {
+            "account.approve": self._approve,
+            "account.create": self._create,
+            "account.set-role": self._set_role,
+            "account.enable": self._set_enabled,
+            "account.disable": self._set_enabled,
+            "account.reset-password": self._reset_password,
+            "account.reset-second-factor": self._reset_second_factor,
+            "account.link-identity": self._link_identity,
+        }
 
     def setup_needed(self) -> bool:
         """Is there no administrator yet?"""
@@ -50,10 +68,9 @@ class People:
 
     def setup_code(self) -> str:
         """The one-time code that makes the first administrator; shown on the console only."""
-        if self._setup_code is None:
-            text = self._host.random(16).hex()
-            self._setup_code = "-".join(text[i : i + 4] for i in range(0, len(text), 4))
-        return self._setup_code
+        text = self._host.random(16).hex()
+        code = "-".join(text[i : i + 4] for i in range(0, len(text), 4))
+        return self._shared.hold(Hold(_SETUP, "", Host.token_of(16), code), _SETUP_LASTS) or code
 
     def create_first_administrator(
         self, code: str, username: str, name: str, password: str
@@ -75,7 +92,7 @@ class People:
             self._audit.append(tx, founder, event)
         if not right:
             raise PermissionDenied("The code does not match the setup code on the console.")
-        self._setup_code = None
+        self._shared.take(_SETUP, "")
         return account
 
     def request(self, username: str, name: str, role: Role, password: str, origin: str = "") -> str:
@@ -135,20 +152,22 @@ class People:
         wanted = next((r for r in self._registrations.list() if r.request_id == request_id), None)
         if wanted is None:
             raise NotFound("This request no longer exists. Reload the page.")
+        return self._decided(
+            caller, Change("account.approve", wanted.username, given, {"request": request_id})
+        )
 
-        def apply(tx: Cursor, by: Caller, said: Said) -> Changed:
-            username, name, _, kept = self._registrations.take(tx, request_id)
-            account = self._accounts.add(tx, username, name, given, kept)
-            detail = {
-                "account_request": request_id,
-                "username": username,
-                "role": str(given),
-                **said,
-            }
-            self._audit.append(tx, by, Event("account.approve", detail=detail))
-            return account, ()
-
-        return self._decided(caller, "account.approve", wanted.username, apply, given)
+    def _approve(self, tx: Cursor, by: Caller, said: Said, change: Change) -> Changed:
+        request_id, given = change.facts["request"], _new_role(change)
+        username, name, _, kept = self._registrations.take(tx, request_id)
+        account = self._accounts.add(tx, username, name, given, kept)
+        detail = {
+            "account_request": request_id,
+            "username": username,
+            "role": str(given),
+            **said,
+        }
+        self._audit.append(tx, by, Event("account.approve", detail=detail))
+        return account, ()
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def decline(self, caller: Caller, request_id: str) -> None:
@@ -183,14 +202,17 @@ class People:
         given = self._role(role)
         username, name = self._accounts.check_new(username, name, given, password)
         kept = self._accounts.hash(password)
+        facts = {"name": name, "password_hash": kept}
+        return self._decided(caller, Change("account.create", username, given, facts))
 
-        def apply(tx: Cursor, by: Caller, said: Said) -> Changed:
-            account = self._accounts.add(tx, username, name, given, kept)
-            detail = {"username": account.username, "role": str(given), **said}
-            self._audit.append(tx, by, Event("account.create", detail=detail))
-            return account, ()
-
-        return self._decided(caller, "account.create", username, apply, given)
+    def _create(self, tx: Cursor, by: Caller, said: Said, change: Change) -> Changed:
+        given, facts = _new_role(change), change.facts
+        account = self._accounts.add(
+            tx, change.username, facts["name"], given, facts["password_hash"]
+        )
+        detail = {"username": account.username, "role": str(given), **said}
+        self._audit.append(tx, by, Event("account.create", detail=detail))
+        return account, ()
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def set_role(self, caller: Caller, username: str, role: Role) -> Account:
@@ -200,35 +222,35 @@ class People:
             ConfirmationNeeded, NotFound, PermissionDenied: One's own, or the last administrator's.
         """
         self._refuse_self(caller, username, "account.set-role")
-        given = self._role(role)
+        return self._decided(caller, Change("account.set-role", username, self._role(role)))
 
-        def apply(tx: Cursor, by: Caller, said: Said) -> Changed:
-            before = self._accounts.get(tx, username)
-            self._accounts.set_role(tx, by, username, given)
-            self._access.forget_doctor(tx, before.username)
-            detail = {"username": before.username, "from": before.role, "to": str(given), **said}
-            return self._ended(tx, by, before.username, Event("account.set-role", detail=detail))
-
-        return self._decided(caller, "account.set-role", username, apply, given)
+    def _set_role(self, tx: Cursor, by: Caller, said: Said, change: Change) -> Changed:
+        given = _new_role(change)
+        before = self._accounts.get(tx, change.username)
+        self._accounts.set_role(tx, by, change.username, given)
+        self._access.forget_doctor(tx, before.username)
+        detail = {"username": before.username, "from": before.role, "to": str(given), **said}
+        return self._ended(tx, by, before.username, Event("account.set-role", detail=detail))
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def set_enabled(self, caller: Caller, username: str, enabled: bool) -> Account:
         """Open or close another account. Raises ConfirmationNeeded, PermissionDenied, NotFound."""
         action = "account.enable" if enabled else "account.disable"
         self._refuse_self(caller, username, action)
-
-        def apply(tx: Cursor, by: Caller, said: Said) -> Changed:
-            self._accounts.set_enabled(tx, by, username, enabled)
-            account = self._accounts.get(tx, username)
-            event = Event(action, detail={"username": account.username, **said})
-            if not enabled:
-                return self._ended(tx, by, account.username, event)
-            self._audit.append(tx, by, event)
-            return account, ()
-
+        change = Change(action, username)
         if not enabled:  # closing is never put off
-            return self._done(caller, apply, {})
-        return self._decided(caller, action, username, apply)
+            return self._done(caller, change, {})
+        return self._decided(caller, change)
+
+    def _set_enabled(self, tx: Cursor, by: Caller, said: Said, change: Change) -> Changed:
+        enabled = change.action == "account.enable"
+        self._accounts.set_enabled(tx, by, change.username, enabled)
+        account = self._accounts.get(tx, change.username)
+        event = Event(change.action, detail={"username": account.username, **said})
+        if not enabled:
+            return self._ended(tx, by, account.username, event)
+        self._audit.append(tx, by, event)
+        return account, ()
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def reset_password(self, caller: Caller, username: str, password: str) -> None:
@@ -242,16 +264,15 @@ class People:
         owner = self._accounts.get(self._database.read(), username)
         self._accounts.check_new_password(owner.username, password, owner.name)
         kept = self._accounts.hash(password)
+        facts = {"password_hash": kept}
+        self._decided(caller, Change("account.reset-password", username, facts=facts))
 
-        def apply(tx: Cursor, by: Caller, said: Said) -> Changed:
-            account = self._accounts.get(tx, username)
-            self._accounts.set_password_hash(tx, account.username, kept)
-            self._lockout.forgive(tx, account.username)
-            detail = {"username": account.username, **said}
-            event = Event("account.reset-password", detail=detail)
-            return self._ended(tx, by, account.username, event)
-
-        self._decided(caller, "account.reset-password", username, apply)
+    def _reset_password(self, tx: Cursor, by: Caller, said: Said, change: Change) -> Changed:
+        account = self._accounts.get(tx, change.username)
+        self._accounts.set_password_hash(tx, account.username, change.facts["password_hash"])
+        self._lockout.forgive(tx, account.username)
+        detail = {"username": account.username, **said}
+        return self._ended(tx, by, account.username, Event(change.action, detail=detail))
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def reset_second_factor(self, caller: Caller, username: str) -> None:
@@ -263,15 +284,13 @@ class People:
             NotFound: No such account.
         """
         self._refuse_self(caller, username, "account.reset-second-factor")
+        self._decided(caller, Change("account.reset-second-factor", username))
 
-        def apply(tx: Cursor, by: Caller, said: Said) -> Changed:
-            account = self._accounts.get(tx, username)
-            self._factors.remove(tx, account.username)
-            detail = {"username": account.username, **said}
-            event = Event("account.reset-second-factor", detail=detail)
-            return self._ended(tx, by, account.username, event)
-
-        self._decided(caller, "account.reset-second-factor", username, apply)
+    def _reset_second_factor(self, tx: Cursor, by: Caller, said: Said, change: Change) -> Changed:
+        account = self._accounts.get(tx, change.username)
+        self._factors.remove(tx, account.username)
+        detail = {"username": account.username, **said}
+        return self._ended(tx, by, account.username, Event(change.action, detail=detail))
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def link_identity(self, caller: Caller, username: str, email: str) -> Account:
@@ -284,20 +303,19 @@ class People:
             NotFound: No such account.
         """
         self._refuse_self(caller, username, "account.link-identity")
+        change = Change("account.link-identity", username, facts={"email": email})
+        return self._decided(caller, change) if email else self._done(caller, change, {})
 
-        def apply(tx: Cursor, by: Caller, said: Said) -> Changed:
-            account = self._accounts.get(tx, username)
-            self._identities.link(tx, account.username, email)
-            detail = {"username": account.username, "linked": bool(email), **said}
-            self._audit.append(tx, by, Event("account.link-identity", detail=detail))
-            return self._accounts.get(tx, account.username), ()
-
-        if not email:
-            return self._done(caller, apply, {})
-        return self._decided(caller, "account.link-identity", username, apply)
+    def _link_identity(self, tx: Cursor, by: Caller, said: Said, change: Change) -> Changed:
+        email = change.facts["email"]
+        account = self._accounts.get(tx, change.username)
+        self._identities.link(tx, account.username, email)
+        detail = {"username": account.username, "linked": bool(email), **said}
+        self._audit.append(tx, by, Event("account.link-identity", detail=detail))
+        return self._accounts.get(tx, account.username), ()
 
     @needs(Permission.MANAGE_ACCOUNTS)
-    def proposals(self, caller: Caller) -> list[Proposal[Changed]]:
+    def proposals(self, caller: Caller) -> list[Proposal]:
         """Changes of accounts that wait for a second administrator, the oldest first."""
         return self._proposals.waiting()
 
@@ -318,9 +336,8 @@ class People:
             refused = Event("account.confirm", "refused", detail={"proposal": proposal_id})
             self._audit.record(caller, refused)
             raise
-        assert proposal.apply is not None
         said = {"proposal": proposal_id, "proposed_by": proposal.proposed_by}
-        return self._done(caller, proposal.apply, said)
+        return self._done(caller, proposal.change, said)
 
     @needs(Permission.MANAGE_ACCOUNTS)
     def drop_proposal(self, caller: Caller, proposal_id: str) -> None:
@@ -329,27 +346,20 @@ class People:
         detail = {"proposal": proposal_id, "change": dropped.action, "username": dropped.username}
         self._audit.record(caller, Event("account.drop-proposal", detail=detail))
 
-    def _decided(
-        self,
-        caller: Caller,
-        action: str,
-        username: str,
-        apply: Apply[Changed],
-        role: Role | None = None,
-    ) -> Account:
+    def _decided(self, caller: Caller, change: Change) -> Account:
         """Make a change now, or let it wait for a second administrator.
 
         Raises:
             ConfirmationNeeded: It waits.
         """
-        tx = self._database.read()
-        name = folded(username)
+        tx, action, role = self._database.read(), change.action, change.role
+        name = folded(change.username)
         held = None if action in _NEW else self._accounts.get(tx, name).role
         asks = self._live.settings.four_eyes and caller.role is not Role.OPERATOR
         if not asks or not weighty(held, role):
-            return self._done(caller, apply, {})
+            return self._done(caller, change, {})
         alone = not self._accounts.others_administer(tx, caller.username, name)
-        proposal = self._proposals.add(caller, action, name, role, apply, alone=alone)
+        proposal = self._proposals.add(caller, replace(change, username=name), alone=alone)
         detail = {
             "proposal": proposal.proposal_id, "change": action, "username": name,
             "role": None if role is None else str(role), "by_console": alone,
@@ -365,10 +375,11 @@ class People:
             proposal_id=proposal.proposal_id,
         )
 
-    def _done(self, caller: Caller, apply: Apply[Changed], said: Said) -> Account:
+    def _done(self, caller: Caller, change: Change, said: Said) -> Account:
         """A change and its entry in the log, in one transaction; ended sessions are forgotten."""
+        apply = self._changes[change.action]
         with self._database.write() as tx:
-            account, ended = apply(tx, caller, said)
+            account, ended = apply(tx, caller, said, change)
         self._guard.forget_sessions(list(ended))
         return account
 
@@ -408,3 +419,8 @@ class People:
             raise PermissionDenied(
                 "You cannot do this to your own account. Ask another administrator."
             )
+
+
+def _new_role(change: Change) -> Role:
+    assert change.role is not None
+    return change.role

@@ -48,6 +48,8 @@ _AT_ONCE = 200
 #: Instances that are decoded at the same time: each takes the memory of its pixels.
 _DECODED_AT_ONCE = 2
 _TICK_SECONDS = 60.0
+#: What arrives at another server wakes nobody here.
+_TICK_OF_MANY_SECONDS = 5.0
 #: Before a draft that could not be looked at is tried again.
 _RETRY_MS = 3_600_000.0
 _LONGEST_NUMBER = 49  # a hint of 50 characters may have been cut
@@ -149,7 +151,7 @@ class Reception:
         node = self._nodes.get(title)
         why = _refusal(node, address, certificate)
         if why:
-            if self._read_log.new(("node.associate", address, why)):
+            if self._read_log.new("node.associate", address, why):
                 detail = {"why": why, "title": title[:16]}
                 refused = Event("node.associate", "refused", detail=detail)
                 self._audit.record(nobody(address), refused)
@@ -390,10 +392,12 @@ class Reception:
 
     def _look_forever(self) -> None:
         while not self._stopped.is_set():
-            self._arrived.wait(_TICK_SECONDS)
+            several = bool(self._database.server_id)
+            self._arrived.wait(_TICK_OF_MANY_SECONDS if several else _TICK_SECONDS)
             self._arrived.clear()
             try:
-                while not self._stopped.is_set() and self.look():
+                # Of several servers one looks, at what arrived at any.
+                while not self._stopped.is_set() and self._database.leads and self.look():
                     pass
             except Exception as err:  # noqa: BLE001 - the next instance must be looked at too
                 unexpected("looking at what arrived failed", err)

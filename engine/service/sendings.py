@@ -291,6 +291,8 @@ class Sendings:
                 self._forwarding.queued.clear()
                 if self._stopped.is_set():
                     return
+                if not self._database.leads:  # another server sends
+                    continue
                 try:
                     waiting = self._rows.destinations_due(self._database.read())
                 except EngineError as err:
@@ -303,8 +305,9 @@ class Sendings:
 
     def _one(self, title: str, deliver: Deliver, busy: set[str]) -> None:
         try:
-            while not self._stopped.is_set() and self.send_due(title, deliver):
-                pass
+            with self._database.as_leader():
+                while not self._stopped.is_set() and self.send_due(title, deliver):
+                    pass
         except Stopped:
             pass
         except Exception as err:  # noqa: BLE001 - the next round tries again

@@ -1,14 +1,15 @@
 """Work that nobody asks for: scrubbing, sweeping, backups on time, and a look at the clock.
 
-The server starts it; the command line, which holds the folder for minutes, does not. Each
-finding is in the audit log and on the health page. What goes wrong here never stops the server.
+The server starts it; the command line, which holds the folder for minutes, does not. Of several
+servers, the one that leads does what is to be done once. Each finding is in the audit log and on
+the health page. What goes wrong here never stops the server.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 from engine.errors import EngineError, RosterBroken
@@ -34,6 +35,9 @@ SWEEP_MS = 3_600_000.0
 RETRY_MS = 3_600_000.0
 SEND_SECONDS = 15.0
 ORPHAN_SECONDS = 3600.0
+FORGET_SECONDS = 1.0
+#: Where other servers have files at work of which this one does not know.
+ORPHAN_OF_MANY_SECONDS = 24 * 3600.0
 MOST_ORPHANS = 100
 _SYSTEM = Caller("system", Role.OPERATOR, "", "upkeep")
 
@@ -67,6 +71,10 @@ class Upkeep:
         self._host = context.host
         self._live = context.live
         self._outbox = context.outbox
+        self._open_images = context.open_images
+        self._exchanges = context.exchanges
+        self._sessions = context.sessions
+        self._shared = context.shared
         self._backups = backups
         self._forwarding = context.forwarding
         self._erasures = erasures
@@ -89,9 +97,16 @@ class Upkeep:
         """The check of stored files, for those who show what it found."""
         return self._scrub
 
-    def start(self) -> None:
-        """Begin to work in the background until :meth:`Engine.close`."""
+    def start(self, when_expelled: Callable[[], None] = lambda: None) -> None:
+        """Begin to work in the background until :meth:`Engine.close`.
+
+        Args:
+            when_expelled: What to do when other servers have taken this one for dead.
+        """
+        self._database.when_expelled = when_expelled
         loops = [self._warm_up, self._tend_forever, self._scrub_forever]
+        if self._database.server_id:
+            loops.append(self._forget_forever)
         if self._outbox.on:
             loops.append(self._send_forever)
         if self._forwarding.on:
@@ -118,6 +133,21 @@ class Upkeep:
             if self._stopped.wait(TICK_SECONDS):
                 return
 
+    def _forget_forever(self) -> None:
+        while not self._stopped.wait(FORGET_SECONDS):
+            with _and_goes_on("upkeep: ended sessions"):
+                self.forget_ended()
+
+    def forget_ended(self) -> None:
+        """Forget what sessions had open here that were ended on another server.
+
+        Nobody can reach it any more; it would stay in memory in clear until it expires.
+        """
+        held = self._open_images.sessions()
+        for session_id in self._sessions.ended(held) if held else ():
+            self._open_images.close_session(session_id)
+            self._exchanges.close(session_id)
+
     def _send_forever(self) -> None:
         while not self._stopped.wait(SEND_SECONDS):
             self._send_mail()
@@ -127,25 +157,32 @@ class Upkeep:
         # What has gathered goes at once, batch after batch; then what is new, every few seconds.
         while not self._stopped.wait(0.0 if sent else SEND_SECONDS):
             sent = 0
-            with _and_goes_on("audit forwarding"):
-                sent = self._forwarding.deliver()
+            if self._database.leads:
+                with _and_goes_on("audit forwarding"), self._database.as_leader():
+                    sent = self._forwarding.deliver()
 
     def tend(self) -> None:
         """What is due by now."""
         for name, work in (
             ("clock", self.look_at_clock),
             ("erasures", self._retry_erasures),
+            ("roster", self._roster_due),
+        ):
+            with _and_goes_on(f"upkeep: {name}"):
+                work()
+        for name, work in (
+            ("shared", self._shared.tidy),
             ("sweep", self._sweep_due),
             ("training", self._training_due),
             ("studies", self._places_due),
-            ("roster", self._roster_due),
             ("drift", self._drift_due),
             ("backup", self._backup_due),
             ("checkpoint", self._checkpoint_due),
             ("sendings", self._sendings_due),
         ):
-            with _and_goes_on(f"upkeep: {name}"):
-                work()
+            if self._database.leads:
+                with _and_goes_on(f"upkeep: {name}"), self._database.as_leader():
+                    work()
 
     def _due(self, name: str, every_ms: float) -> bool:
         now = self._host.ticks_ms()
@@ -156,7 +193,9 @@ class Upkeep:
 
     def _sweep_due(self) -> None:
         if self._due("sweep", SWEEP_MS):
-            swept = self.sweep()
+            # A backup by another server copies files that a change has made needless since.
+            with self._database.alone("backup") if self._database.server_id else nullcontext():
+                swept = self.sweep()
             if swept:
                 self._audit.record(_SYSTEM, Event("files.sweep", detail={"files": swept}))
 
@@ -243,7 +282,11 @@ class Upkeep:
             return
         while self._live.settings.scrub_hours > 0:
             began = self._host.ticks_ms()
-            with _and_goes_on("scrub"):
+            if not self._database.leads:
+                if self._stopped.wait(TICK_SECONDS):
+                    return
+                continue
+            with _and_goes_on("scrub"), self._database.as_leader():
                 self._scrub.run(self._stopped)
             left_ms = self._live.settings.scrub_hours * 3_600_000.0 - (
                 self._host.ticks_ms() - began
@@ -257,23 +300,26 @@ class Upkeep:
         Returns:
             How many were deleted.
         """
-        sweep_unfinished(self._live.settings.data, ORPHAN_SECONDS)
+        age = ORPHAN_OF_MANY_SECONDS if self._database.server_id else ORPHAN_SECONDS
+        sweep_unfinished(self._live.settings.data, age)
         there = set(self._host.blobs())
         # Before the rows: what leaves this list has rows by then, or is needed no more.
         at_work = set().union(*list(self._intake.at_work.values()))
         needed = self._catalog.blobs(self._database.read()) | at_work
         self._database.settle()  # a crash would take back that an old draft was sealed
-        orphans = [a for a in there - needed if self._host.blob_age_seconds(a) > ORPHAN_SECONDS]
+        orphans = [a for a in there - needed if self._host.blob_age_seconds(a) > age]
         if len(orphans) > max(MOST_ORPHANS, len(there & needed)):
             # Crashes leave a few; this many say that the catalog is an older one.
             log.error("not swept: %d of %d files belong to no image", len(orphans), len(there))
             return 0
         for address in orphans:
-            self._host.delete_blob(address)
+            self._host.delete_blob(address, swept=True)
         return len(orphans)
 
     def _send_mail(self) -> None:
         """One round of sending; whatever happens, there will be a next one."""
-        with _and_goes_on("mail"):
+        if not self._database.leads:
+            return
+        with _and_goes_on("mail"), self._database.as_leader():
             self._outbox.deliver()
             self._outbox.forget_old()

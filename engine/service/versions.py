@@ -36,7 +36,7 @@ from engine.operations.examination import Examiner
 from engine.operations.guard import Guard, log, needs
 from engine.operations.shadow import Shadow, differing
 from engine.operations.stored_images import OPEN_STATES, StoredImages, need_of
-from engine.people.proposals import Proposal, Proposals, Said
+from engine.people.proposals import Change, Proposal, Proposals, Said
 from engine.permissions import Permission, Role
 from engine.records import Caller, Detection, ImageRecord, Region
 from engine.store.audit import Event
@@ -97,7 +97,7 @@ class Versions:
         self._database = context.database
         self._detector = context.detector
         self._host = context.host
-        self._proposals: Proposals[VersionStanding] = Proposals(context.host)
+        self._proposals = Proposals(context.host, context.shared, "network")
         self._versions = context.network_versions
         self._examiner = examiner
         self._guard = guard
@@ -283,26 +283,13 @@ class Versions:
         """
         with self._database.write() as tx:
             self._refuse_unseen(tx, name)
-
-        def apply(tx: Cursor, by: Caller, said: Said) -> VersionStanding:
-            standing = self._refuse_unseen(tx, name)
-            promoted = (*standing.promoted, name)
-            after = self._versions.stand(
-                tx, self._audit, by, standing, promoted=promoted, shadow="", shadow_since=None
-            )
-            detail = {"version": name, "before": standing.in_force or shipped_name(), **said}
-            self._audit.append(tx, by, Event(PROMOTE, detail=detail))
-            return after
-
         if caller.role is Role.OPERATOR:  # who has the console
-            with self._database.write() as tx:
-                apply(tx, caller, {})
-            self.meet()
+            self._promoted(caller, name, {})
             return
         alone = not self._accounts.others_administer(
             self._database.read(), caller.username, caller.username
         )
-        proposal = self._proposals.add(caller, PROMOTE, name, None, apply, alone=alone)
+        proposal = self._proposals.add(caller, Change(PROMOTE, name), alone=alone)
         detail = {"proposal": proposal.proposal_id, "version": name, "by_console": alone}
         self._audit.record(caller, Event("network.propose", detail=detail))
         if alone:
@@ -315,6 +302,17 @@ class Versions:
             proposal_id=proposal.proposal_id,
         )
 
+    def _promoted(self, by: Caller, name: str, said: Said) -> None:
+        with self._database.write() as tx:
+            standing = self._refuse_unseen(tx, name)
+            promoted = (*standing.promoted, name)
+            self._versions.stand(
+                tx, self._audit, by, standing, promoted=promoted, shadow="", shadow_since=None
+            )
+            detail = {"version": name, "before": standing.in_force or shipped_name(), **said}
+            self._audit.append(tx, by, Event(PROMOTE, detail=detail))
+        self.meet()
+
     def _refuse_unseen(self, tx: Cursor, name: str) -> VersionStanding:
         """Raises InputError where a version has not looked at anything in the shadow."""
         standing = self._versions.standing(tx)
@@ -326,7 +324,7 @@ class Versions:
         return standing
 
     @needs(Permission.MANAGE_SETTINGS)
-    def proposals(self, caller: Caller) -> list[Proposal[VersionStanding]]:
+    def proposals(self, caller: Caller) -> list[Proposal]:
         """Versions that wait for a second administrator."""
         return self._proposals.waiting()
 
@@ -348,11 +346,8 @@ class Versions:
             refused = Event("network.confirm", "refused", detail={"proposal": proposal_id})
             self._audit.record(caller, refused)
             raise
-        assert proposal.apply is not None
         said = {"proposal": proposal_id, "proposed_by": proposal.proposed_by}
-        with self._database.write() as tx:
-            proposal.apply(tx, caller, said)
-        self.meet()
+        self._promoted(caller, proposal.username, said)
 
     @needs(Permission.MANAGE_SETTINGS)
     def drop_proposal(self, caller: Caller, proposal_id: str) -> None:

@@ -81,6 +81,7 @@ class AuditedRows:
             " VALUES ($1, $2, $3, $4)",
             name, sealed, self._host.now(), caller.username,
         )  # fmt: skip
+        tx.announce()
         detail = {"name": name, "tag": _tag(sealed), "before": before, "after": facts}
         audit.append(tx, caller, Event(f"{self._noun}.save", detail=detail))
 
@@ -95,6 +96,7 @@ class AuditedRows:
     ) -> None:
         """Delete a row; ``after`` is the value that applies from now on."""
         tx.run(f"DELETE FROM {self._table} WHERE name = $1", name)  # noqa: S608
+        tx.announce()
         detail = {"name": name, "tag": None, "before": before, "after": after}
         audit.append(tx, caller, Event(f"{self._noun}.reset", detail=detail))
 

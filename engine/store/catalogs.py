@@ -16,6 +16,7 @@ from engine.settings import Settings
 from engine.store.audit import AuditLog, Event, readable
 from engine.store.database import CATALOG_ID, Database
 from engine.store.embedded import EmbeddedDatabase, file_of
+from engine.store.servers import Servers, agreed
 
 if TYPE_CHECKING:
     from engine.store.postgresql import PostgresDatabase
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 _OPERATOR = Caller("operator", Role.OPERATOR, "", "command line")
 
 
-def server_database(settings: Settings, host: Host) -> PostgresDatabase:
+def server_database(settings: Settings, host: Host, *, many: bool = False) -> PostgresDatabase:
     """Open the catalog that MEDSEC_DATABASE names.
+
+    Args:
+        many: As one of several servers; by default as the only process.
 
     Raises:
         SettingsError: It names none, or not safely.
@@ -40,6 +44,7 @@ def server_database(settings: Settings, host: Host) -> PostgresDatabase:
         host,
         settings.write_wait_seconds,
         settings.database_connections,
+        Servers(host, agreed(settings)) if many else None,
     )
 
 

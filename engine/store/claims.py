@@ -1,31 +1,30 @@
 """Who works on which draft now, so that two people never work on the same one.
 
-In memory, because one server holds a data folder. A claim ends when its holder leaves the draft, or
-some minutes after they last did something with it. A draft that is being sealed stays held until
-its sealing has ended, however long it waits for its turn.
+A claim ends when its holder leaves the draft, or some minutes after they last did something with
+it. A draft that is being sealed stays held until its sealing has ended, however long it waits for
+its turn, or until the server that was to seal it has ended.
 """
 
 from __future__ import annotations
 
-import threading
-from datetime import datetime, timedelta
+import json
+from datetime import timedelta
 
 from engine.errors import NotFound
-from engine.host import Host
 from engine.records import Caller
+from engine.store.shared import Hold, Shared
 
 LIFETIME = timedelta(minutes=10)
 #: Longer than any server runs: whoever holds a draft leaves it.
 _HELD = timedelta(days=3650)
+_KIND = "claim"
 
 
 class Claims:
-    """All claims of a server."""
+    """All claims, on all servers."""
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._held: dict[str, tuple[str, datetime]] = {}
-        self._lock = threading.Lock()
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
 
     def claim(self, caller: Caller, image_id: str) -> None:
         """Claim a draft, or hold it for longer. The log has who opened it.
@@ -33,18 +32,19 @@ class Claims:
         Raises:
             NotFound: Somebody else works on it.
         """
-        now = self._host.now()
-        with self._lock:
-            holder, until = self._held.get(image_id, ("", now))
-            if until > now and holder != caller.username:
-                raise NotFound(f"{holder} is working on this image. Choose another one.")
-            self._held[image_id] = (caller.username, max(until, now + LIFETIME))
+        self._hold(caller, image_id, LIFETIME, lasting=False)
 
     def hold(self, caller: Caller, image_id: str) -> None:
         """As :meth:`claim`, until it is left, however long that takes."""
-        self.claim(caller, image_id)
-        with self._lock:
-            self._held[image_id] = (caller.username, self._host.now() + _HELD)
+        self._hold(caller, image_id, _HELD, lasting=True)
+
+    def _hold(self, caller: Caller, image_id: str, lifetime: timedelta, *, lasting: bool) -> None:
+        value = json.dumps([image_id, caller.username])
+        hold = Hold(_KIND, image_id, caller.username, value, lasting)
+        other = self._shared.hold(hold, lifetime)
+        if other is not None:
+            holder = json.loads(other)[1] if other else "Somebody"
+            raise NotFound(f"{holder} is working on this image. Choose another one.")
 
     def leave(self, caller: Caller, image_id: str) -> None:
         """End a claim of this caller, if there is one."""
@@ -52,14 +52,9 @@ class Claims:
 
     def leave_as(self, username: str, image_id: str) -> None:
         """End a claim of this account, if there is one, whether or not it has a session still."""
-        with self._lock:
-            if self._held.get(image_id, ("",))[0] == username:
-                del self._held[image_id]
+        self._shared.leave(_KIND, image_id, username)
 
     def others(self, caller: Caller) -> dict[str, str]:
         """Drafts that others work on, and who."""
-        now = self._host.now()
-        with self._lock:
-            for image_id in [i for i, (_, until) in self._held.items() if until <= now]:
-                del self._held[image_id]
-            return {i: who for i, (who, _) in self._held.items() if who != caller.username}
+        held: list[list[str]] = [json.loads(value) for value in self._shared.all(_KIND)]
+        return {image_id: who for image_id, who in held if who != caller.username}

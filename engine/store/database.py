@@ -11,8 +11,10 @@ the rules live in the engine.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from engine.errors import StorageError
@@ -273,6 +275,24 @@ Row = dict[str, Any]
 CATALOG_ID = "catalog.id"
 
 
+@dataclass(frozen=True)
+class ServerState:
+    """One of several servers, as its row says.
+
+    Args:
+        machine: Name of the machine that it runs on.
+        heartbeat_at: When it last said that it is there.
+        leads: Does it do the scheduled work?
+    """
+
+    server_id: str
+    machine: str
+    release: str
+    started_at: datetime
+    heartbeat_at: datetime
+    leads: bool
+
+
 class Cursor(ABC):
     """Runs statements, answers with dictionaries and raises named errors."""
 
@@ -293,6 +313,9 @@ class Cursor(ABC):
     def bytes_as_text(column: str) -> str:
         """SQL for the text of a column of bytes, the same text in both databases."""
 
+    def announce(self) -> None:  # noqa: B027 - nothing to do where there is one server
+        """Let other servers read anew what they keep in memory of settings and the like."""
+
     def one(self, sql: str, *values: Any) -> Row | None:
         """The first row of a query, or None."""
         rows = self.all(sql, *values)
@@ -309,6 +332,42 @@ class Cursor(ABC):
 
 class Database(ABC):
     """One open catalog."""
+
+    #: Of this server, where several may have the catalog open; empty where it is alone.
+    server_id = ""
+    #: Called when this server was taken for dead: it can do nothing more.
+    when_expelled: Callable[[], None] = staticmethod(lambda: None)
+
+    def servers(self) -> list[ServerState]:
+        """All servers that have the catalog open, where there can be several."""
+        return []
+
+    @property
+    def leads(self) -> bool:
+        """Is this the server that does what is to be done once, such as the backup on time?"""
+        return True
+
+    def as_leader(self) -> AbstractContextManager[None]:
+        """Within it, this thread can write only as long as its server leads.
+
+        Raises:
+            StorageBusy: By :meth:`write`, where another server leads by now.
+        """
+        return nullcontext()
+
+    @abstractmethod
+    def alone(self, what: str, wait_seconds: float = 0.0) -> AbstractContextManager[None]:
+        """Do something that no other thread of any server does at the same time.
+
+        Args:
+            wait_seconds: For the one that does it now.
+
+        Raises:
+            StorageBusy: Somebody does it.
+        """
+
+    def watch(self, changed: Callable[[], None]) -> None:  # noqa: B027 - as above
+        """Say what to do when other servers have changed what is kept in memory."""
 
     @abstractmethod
     def read(self) -> Cursor:

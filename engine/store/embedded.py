@@ -9,6 +9,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +20,7 @@ from engine.errors import StorageBusy, StorageError
 from engine.fairness import gives_way
 from engine.host import Host, sync_folder, write_durably
 from engine.store.database import TRIGGERS, Cursor, Database, Row, steps_to_do
-from engine.store.turns import Turns
+from engine.store.turns import Alone, Turns
 
 log = logging.getLogger("medsec")
 
@@ -77,6 +78,7 @@ class EmbeddedDatabase(Database):
         self._path = path
         self._wait = wait_seconds
         self._turns = Turns()
+        self._alone = Alone()
         self._copying = threading.Lock()  # all copies have one name
         self._local = threading.local()
 
@@ -124,6 +126,10 @@ class EmbeddedDatabase(Database):
                 else:
                     return
         raise StorageBusy("The catalog is still being read. It is released when the program ends.")
+
+    def alone(self, what: str, wait_seconds: float = 0.0) -> AbstractContextManager[None]:
+        """Among the threads of this process, which alone has the file."""
+        return self._alone.doing(what, wait_seconds)
 
     def settle(self) -> None:
         """Nothing to wait for: what is not on the disk cannot be read."""

@@ -212,6 +212,11 @@ class OpenImages:
             for place in [p for p in self._kept if p[0] == session_id]:
                 del self._kept[place]
 
+    def sessions(self) -> set[str]:
+        """Sessions of which something is open or kept."""
+        with self._lock:
+            return {v.session_id for v in self._open.values()} | {s for s, _ in self._kept}
+
     def close_subject(self, subject_id: str) -> None:
         """Close an image in all sessions, after it was sealed, withdrawn or erased."""
         with self._lock:

@@ -7,9 +7,10 @@ on only when it is: several changes wait for one write of the disk together. Who
 see a change that a crash of the database server takes back. Its caller has not been answered then,
 and who answers, signs, sends or deletes on the word of it settles it first.
 
-One MedSec server holds the database for its life by a lock of a connection of its own. Should that
-be lost, and another server take over, the row above names the other one and this one refuses to
-write.
+A MedSec server that is alone holds the database for its life by a lock of a connection of its own.
+Should that be lost, and another server take over, the row above names the other one and this one
+refuses to write. Several servers hold that lock together; what else there is to that is in
+:mod:`engine.store.servers`.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ from engine.errors import ChangeUnknown, InputError, SettingsError, StorageBusy,
 from engine.fairness import gives_way
 from engine.host import Host, write_durably
 from engine.store import postgresql_schema as schema
-from engine.store.database import CATALOG_ID, Cursor, Database, Row
+from engine.store.database import CATALOG_ID, Cursor, Database, Row, ServerState
 from engine.store.embedded import EmbeddedDatabase, discard_copy, fresh_file
-from engine.store.turns import Turns
+from engine.store.servers import BEAT_SECONDS, MANY, Expelled, Servers
+from engine.store.turns import Alone, Turns
 
 log = logging.getLogger("medsec")
 
@@ -47,12 +49,24 @@ _IDLE_CONNECTIONS: Final = 2
 _ROWS_AT_ONCE: Final = 5_000
 #: The lock that one server holds for its life, among the advisory locks of this database.
 _LEASE: Final = (0x4D656453, 1)
+#: The lock of the server that leads, and those of what one thread of all servers does at a time.
+_LEADER: Final = (0x4D656453, 2)
+_ALONE: Final = {"backup": 16, "list of erasures": 17}
+_AGAIN_SECONDS: Final = 0.1
 _TRIES: Final = 10
 _TRY_SECONDS: Final = 0.2
 _SAFE_MODES: Final = ("verify-ca", "verify-full")
 _BROKEN: Final = (psycopg.OperationalError, psycopg.InterfaceError)
 #: Classes of errors: the connection failed, the server stops or starts, a transaction was idle.
 _GONE: Final = ("08", "57P", "25P03")
+_ANOTHER: Final = (
+    "Another MedSec process is using this database. Stop it first, or use its pages. Only one can"
+    " use it at a time, but for servers with MEDSEC_SERVERS=many."
+)
+_ONLY_ONE: Final = (
+    "A MedSec process that must be alone is using this database: a command, or a server without"
+    " MEDSEC_SERVERS=many. Stop it first."
+)
 _LOST: Final = "The connection to the database was lost. Try again in a moment."
 _NOT_CONNECTED: Final = (
     "Cannot connect to MEDSEC_DATABASE. Check address, database, role, password and certificate;"
@@ -156,6 +170,10 @@ class PostgresCursor(Cursor):
         with _translated(), self._borrow() as connection:
             return _rows(connection, sql, values)
 
+    def announce(self) -> None:
+        """Within a change: others see it when they see the change."""
+        self.run("UPDATE writer SET generation = generation + 1")
+
     @staticmethod
     def bytes_as_text(column: str) -> str:
         """As DuckDB shows bytes."""
@@ -166,7 +184,13 @@ class PostgresDatabase(Database):
     """One open catalog on a PostgreSQL server."""
 
     def __init__(
-        self, url: str, folder: Path, host: Host, wait_seconds: float, connections: int
+        self,
+        url: str,
+        folder: Path,
+        host: Host,
+        wait_seconds: float,
+        connections: int,
+        servers: Servers | None = None,
     ) -> None:
         self._folder = folder
         self._host = host
@@ -175,7 +199,17 @@ class PostgresDatabase(Database):
         self._copying = threading.Lock()  # all copies have one name
         self._local = threading.local()
         self._options = _options(url, wait_seconds)
-        self._lease = _Lease(self._options)
+        self._servers = servers
+        if servers is not None:
+            self.server_id = servers.server_id
+            self._options["application_name"] = _application(servers.server_id)
+        self._alone = Alone()
+        self._lease = _Lease(self._options, many=servers is not None)
+        #: The lease's connection that has the leader's lock, too.
+        self._leading: Connection | None = None
+        self._changed: Callable[[], None] | None = None
+        self._closing = threading.Event()
+        self._beating = threading.Thread(target=self._beat_forever, name="beat", daemon=True)
         self._recovering = threading.Lock()
         self._pool: psycopg_pool.ConnectionPool[Connection] = psycopg_pool.ConnectionPool(
             kwargs={**self._options, **_CONNECTION},
@@ -188,13 +222,20 @@ class PostgresDatabase(Database):
 
     @classmethod
     def open(
-        cls, url: str, folder: Path, host: Host, wait_seconds: float, connections: int
+        cls,
+        url: str,
+        folder: Path,
+        host: Host,
+        wait_seconds: float,
+        connections: int,
+        servers: Servers | None = None,
     ) -> PostgresDatabase:
         """Open a catalog whose tables are there, and hold it against other servers.
 
         Args:
             folder: The data folder, with the files.
             connections: How many may be open at a time, beside the one that holds the catalog.
+            servers: Makes this one of several; by default it is alone.
 
         Raises:
             SettingsError: The URL is none, or trusts the network with clear text.
@@ -202,16 +243,22 @@ class PostgresDatabase(Database):
             StorageError: Tables or rights are missing, the role has too many, or the catalog
                 belongs to another data folder.
         """
-        database = cls(url, folder, host, wait_seconds, connections)
+        database = cls(url, folder, host, wait_seconds, connections, servers)
         try:
             with database._lease.held() as tx:
                 schema.check_server(database._lease.version, tx)
                 schema.check_tables(tx)
                 schema.check_rights(tx)
-                database._lease.take_over(tx, host.token_of(16))
-            discard_copy(folder)
+                if servers is None:
+                    database._lease.take_over(tx, host.token_of(16))
+                else:
+                    servers.join(tx)
             database._pool.open()
             database._bind()
+            with contextlib.suppress(StorageBusy), database.alone("backup"):
+                discard_copy(folder)  # left by a crash: no other server makes one now
+            if servers is not None:
+                database._beating.start()
         except BaseException:
             database.close()
             raise
@@ -219,7 +266,13 @@ class PostgresDatabase(Database):
 
     def close(self) -> None:
         """Close all connections; another server may take the catalog then."""
+        self._closing.set()
+        if self._beating.is_alive():
+            self._beating.join()
         with self._turns.take(None):
+            if self._servers is not None:
+                with contextlib.suppress(StorageError):  # then others take it for dead
+                    self._servers.leave(self._lease.cursor())
             self._pool.close(timeout=5.0)
             self._lease.close()
 
@@ -230,6 +283,7 @@ class PostgresDatabase(Database):
 
     def read(self) -> Cursor:
         """A cursor that takes a connection for each statement, or this thread's transaction."""
+        self._refuse_stale()
         cursor: Cursor | None = getattr(self._local, "cursor", None)
         if cursor is None:
             cursor = PostgresCursor(self._pool.connection, self._recover)
@@ -252,6 +306,7 @@ class PostgresDatabase(Database):
             StorageError: The database refused, or another server took over; nothing was changed.
             ChangeUnknown: The connection was lost at the end.
         """
+        self._refuse_stale()
         with contextlib.ExitStack() as stack:
             with self._turns.take(self._wait, gives_way()):
                 connection = stack.enter_context(self._begun())
@@ -275,8 +330,98 @@ class PostgresDatabase(Database):
         Raises:
             StorageBusy: The database cannot be reached.
         """
+        self._refuse_stale()
         with _translated(), self._pool.connection() as connection:
             connection.execute(_FLUSH)
+
+    def servers(self) -> list[ServerState]:
+        """All that have a row, the oldest first."""
+        return [] if self._servers is None else self._servers.all(self.read())
+
+    @property
+    def leads(self) -> bool:
+        """Has this server the leader's lock, as far as it knows?"""
+        if self._servers is None:
+            return True
+        mine = self._leading is not None and self._leading is self._lease.connection
+        return mine and not self._servers.stale and not self._servers.expelled
+
+    @contextlib.contextmanager
+    def as_leader(self) -> Iterator[None]:
+        """Changes of this thread are refused where the writers' row names another leader."""
+        self._local.leading = self._servers is not None
+        try:
+            yield
+        finally:
+            self._local.leading = False
+
+    @contextlib.contextmanager
+    def alone(self, what: str, wait_seconds: float = 0.0) -> Iterator[None]:
+        """Among the threads of all servers, by a lock of a connection of its own."""
+        with self._alone.doing(what, wait_seconds):
+            if self._servers is None:
+                yield
+                return
+            with _translated(), psycopg.connect(**self._options, **_CONNECTION) as connection:
+                lock = (_LEASE[0], _ALONE[what])
+                _refuse_clear_text(connection)
+                for _ in range(1 + round(wait_seconds / _AGAIN_SECONDS)):
+                    if _locked(connection, lock):
+                        break
+                    self._closing.wait(_AGAIN_SECONDS if wait_seconds else 0.0)
+                else:
+                    raise StorageBusy(f"The {what} is at work on another server. Wait until it is"
+                                      " done.")  # fmt: skip
+                yield
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """What to do when settings were changed elsewhere. From here on this server may lead."""
+        self._changed = changed
+
+    def _refuse_stale(self) -> None:
+        if self._servers is not None and not getattr(self._local, "beating", False):
+            self._servers.refuse_stale()
+
+    def _beat_forever(self) -> None:
+        self._local.beating = True
+        while not self._closing.wait(BEAT_SECONDS):
+            try:
+                self._beat()
+            except Expelled as err:
+                log.error("%s", err.message)
+                self.when_expelled()
+                return
+            except Exception as err:  # noqa: BLE001 - without a next round, this server stops
+                log.warning("no beat: %s", getattr(err, "code", type(err).__name__))
+
+    def _beat(self) -> None:
+        """Say that this server is there; take in what others changed; lead, if nobody does."""
+        assert self._servers is not None
+        began = self._host.ticks_ms()
+        with self._recovering:
+            self._lease.renew()
+        tx, connection = self._lease.cursor(), self._lease.connection
+        newest = self._servers.beat(tx)
+        for server_id in self._servers.dead(tx) if self._servers.steady else ():
+            # Its connections first: in one of them may be a change that others wait for.
+            tx.all(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE"
+                " application_name = $1 AND usename = current_user",
+                _application(server_id),
+            )
+            with self.write() as change:
+                self._servers.bury(change, server_id)
+        if self._changed is not None and self._leading is not connection:
+            self._leading = None
+            assert connection is not None
+            if _locked(connection, _LEADER):
+                with self.write() as change:
+                    self._servers.lead(change)
+                self._leading = connection
+        if newest != self._servers.generation and self._changed is not None:
+            self._changed()
+            self._servers.generation = newest
+        self._servers.beaten(began)
 
     @contextlib.contextmanager
     def _begun(self) -> Iterator[Connection]:
@@ -307,11 +452,22 @@ class PostgresDatabase(Database):
 
     def _begin(self, connection: Connection) -> None:
         cursor = connection.execute(
-            b"BEGIN; SET LOCAL synchronous_commit = off; SELECT server FROM writer FOR UPDATE"
+            b"BEGIN; SET LOCAL synchronous_commit = off; SELECT server, leader FROM"
+            b" writer FOR UPDATE; SELECT count(*) AS there FROM servers WHERE server_id = '"
+            + self.server_id.encode()
+            + b"'"
         )
-        while cursor.nextset():
-            pass
-        self._lease.check(str(cursor.fetchall()[0]["server"]))
+        cursor.nextset()
+        cursor.nextset()
+        row = cursor.fetchall()[0]
+        cursor.nextset()
+        if self._servers is None:
+            self._lease.check(str(row["server"]))
+            return
+        if row["server"] != MANY or not cursor.fetchall()[0]["there"]:
+            raise self._servers.expulsion()
+        if getattr(self._local, "leading", False) and row["leader"] != self.server_id:
+            raise StorageBusy("Another server does the scheduled work by now.")
 
     @contextlib.contextmanager
     def still(self) -> Iterator[tuple[Cursor, bytes]]:
@@ -405,8 +561,9 @@ class PostgresDatabase(Database):
 class _Lease:
     """One server's hold on a database, by an advisory lock of a connection of its own."""
 
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any], *, many: bool = False) -> None:
         self._options = options
+        self._many = many
         self._connection: Connection | None = None
         self._server = ""
 
@@ -415,6 +572,18 @@ class _Lease:
         """Of the database server, as one number."""
         assert self._connection is not None
         return self._connection.info.server_version
+
+    @property
+    def connection(self) -> Connection | None:
+        """The one that has the lock; another one after it was lost."""
+        return self._connection
+
+    def cursor(self) -> Cursor:
+        """On the connection that has the lock. Raises StorageBusy where there is none."""
+        connection = self._connection
+        if connection is None:
+            raise StorageBusy(_LOST)
+        return PostgresCursor(lambda: contextlib.nullcontext(connection))
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Cursor]:
@@ -426,13 +595,13 @@ class _Lease:
         """
         with _translated():
             self._take()
-            connection = self._connection
-            assert connection is not None
-            yield PostgresCursor(lambda: contextlib.nullcontext(connection))
+            yield self.cursor()
 
     def take_over(self, tx: Cursor, server: str) -> None:
         """From here on, the writers' row names this server and no other can write."""
-        tx.run("UPDATE writer SET server = $1", server)
+        tx.run("UPDATE writer SET server = $1, leader = ''", server)
+        tx.run("DELETE FROM servers")  # of some that lost the database before they could leave
+        tx.run("DELETE FROM shared")
         self._server = server
 
     def check(self, server: str) -> None:
@@ -470,16 +639,11 @@ class _Lease:
             _refuse_clear_text(connection)
             pause = threading.Event()
             for _ in range(_TRIES):  # the database notices after a moment that a process was killed
-                if _rows(connection, "SELECT pg_try_advisory_lock($1, $2) AS got", _LEASE)[0][
-                    "got"
-                ]:
+                if _locked(connection, _LEASE, shared=self._many):
                     break
                 pause.wait(_TRY_SECONDS)
             else:
-                raise StorageBusy(
-                    "Another MedSec process is using this database. Stop it first, or use its"
-                    " pages. Only one can use it at a time."
-                )
+                raise StorageBusy(_ONLY_ONE if self._many else _ANOTHER)
         except BaseException:
             connection.close()
             raise
@@ -563,6 +727,17 @@ def _refuse_clear_text(connection: Connection) -> None:
     address = connection.info.hostaddr or connection.info.host
     if not _is_here(address) and not connection.pgconn.ssl_in_use:
         raise SettingsError("The connection to the database is not encrypted. Add sslmode.")
+
+
+def _application(server_id: str) -> str:
+    """The name of a server's connections, for the database and whoever looks there."""
+    return f"medsec {server_id}"
+
+
+def _locked(connection: Connection, lock: tuple[int, int], *, shared: bool = False) -> bool:
+    """Take one of the advisory locks for as long as this connection is open, if it is free."""
+    function = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"
+    return bool(_rows(connection, f"SELECT {function}($1, $2) AS got", lock)[0]["got"])
 
 
 def _rows(connection: Connection, sql: str, values: Sequence[Any]) -> list[Row]:

@@ -94,6 +94,23 @@ STEPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             ),
         ),
     ),
+    (
+        "postgresql: several servers, and what they share for a short time",
+        (
+            "ALTER TABLE writer ADD COLUMN leader VARCHAR NOT NULL DEFAULT ''",
+            "ALTER TABLE writer ADD COLUMN generation BIGINT NOT NULL DEFAULT 0",
+            "CREATE TABLE servers (server_id VARCHAR PRIMARY KEY, machine VARCHAR NOT NULL,"
+            " release VARCHAR NOT NULL, together INTEGER NOT NULL, agreed VARCHAR NOT NULL,"
+            " started_at TIMESTAMP NOT NULL, heartbeat_at TIMESTAMP NOT NULL)",
+            # Not in the write-ahead log: neither on a standby nor in a backup, and empty after a
+            # crash. Nothing waits for the disk.
+            "CREATE UNLOGGED TABLE shared (kind VARCHAR NOT NULL, name VARCHAR NOT NULL,"
+            " owner VARCHAR NOT NULL, server VARCHAR NOT NULL, sealed BYTEA NOT NULL,"
+            " since TIMESTAMP NOT NULL, until TIMESTAMP NOT NULL, PRIMARY KEY (kind, name))",
+            "CREATE UNLOGGED TABLE rates (name VARCHAR PRIMARY KEY, minute BIGINT NOT NULL,"
+            " hits INTEGER NOT NULL, before INTEGER NOT NULL)",
+        ),
+    ),
 )
 
 _ROWS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
@@ -103,7 +120,7 @@ _LESS: Final[Mapping[str, tuple[str, ...]]] = {
     "audit_guard": (),
     "migrations": ("SELECT",),
     "erasures": ("SELECT", "INSERT"),
-    "writer": ("SELECT", "UPDATE (server)"),
+    "writer": ("SELECT", "UPDATE (server, leader, generation)"),
 }
 
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")

@@ -76,3 +76,23 @@ class Turns:
             return self._waiting.popleft()
         self._passed = 0
         return self._behind.popleft() if self._behind else None
+
+
+class Alone:
+    """Things that one thread of this process does at a time, by their names."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+
+    @contextlib.contextmanager
+    def doing(self, what: str, wait_seconds: float) -> Iterator[None]:
+        """Raises StorageBusy where another thread does it for so long."""
+        with self._guard:
+            lock = self._locks.setdefault(what, threading.Lock())
+        if not lock.acquire(timeout=wait_seconds):
+            raise StorageBusy(f"The {what} is at work already. Wait until it is done.")
+        try:
+            yield
+        finally:
+            lock.release()

@@ -287,6 +287,7 @@ OPEN = {
     "patients.resolve": "an opaque key for a number; shows nothing",
     "statistics.warm": "opens the numbers early; shows nothing",
     "upkeep.sweep": "deletes what no row needs",
+    "upkeep.forget_ended": "forgets what ended sessions had open",
     "upkeep.start": "the server's own work in the background",
     "upkeep.stop": "ends it",
     "upkeep.tend": "one round of it",

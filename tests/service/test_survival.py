@@ -119,7 +119,7 @@ def test_an_interrupted_backup_is_cleared_by_the_next(ward: Ward, settings: Sett
 
 
 def test_two_backups_at_once_do_not_take_each_others_files(ward: Ward) -> None:
-    with ward.engine.backups._running, pytest.raises(errors.StorageBusy):
+    with ward.engine.context.database.alone("backup"), pytest.raises(errors.StorageBusy):
         ward.engine.backups.make(ward.team.administrator)
 
 

@@ -86,7 +86,7 @@ def test_the_sign_in_asks_for_the_code_in_a_second_step(
     assert "not correct" in texts(app)
     fill(app, Code_from_your_authenticator_app=phone.code())
     click(app, "Sign in")
-    token = api.tickets.redeem(component(app, "session")["ticket"])
+    token = api.redeem_ticket(engine, component(app, "session")["ticket"])
     assert engine.sessions.whoami(token).username == "doctor"
 
 

@@ -28,7 +28,7 @@ import api
 from engine import Detection, Engine, Region, Role, errors
 from tests import builders
 from tests.conftest import PASSWORD, Team
-from tests.fakes import ScriptedDetector
+from tests.fakes import FakeHost, ScriptedDetector
 from tests.serving import Server, people, serve, settings
 from ui import asgi_guard
 
@@ -402,8 +402,10 @@ def client(engine: Engine) -> Iterator[Client]:
     del api.app.state.engine
 
 
-def test_the_session_cookie_is_out_of_reach_of_scripts(client: Client, team: Team) -> None:
-    answer = client.ask("POST", "/session", json={"ticket": api.tickets.issue(team.doctor)})
+def test_the_session_cookie_is_out_of_reach_of_scripts(
+    client: Client, engine: Engine, team: Team
+) -> None:
+    answer = client.ask("POST", "/session", json={"ticket": api.issue_ticket(engine, team.doctor)})
     cookie = answer.headers["set-cookie"].lower()
     assert answer.status_code == 204
     for word in ("httponly", "samesite=strict", "secure", "path=/"):
@@ -414,24 +416,22 @@ def test_a_new_sign_in_ends_the_session_that_the_browser_had(
     client: Client, engine: Engine, team: Team
 ) -> None:
     client.token = team.technician
-    answer = client.ask("POST", "/session", json={"ticket": api.tickets.issue(team.doctor)})
+    answer = client.ask("POST", "/session", json={"ticket": api.issue_ticket(engine, team.doctor)})
     assert answer.status_code == 204
     with pytest.raises(errors.NotSignedIn):
         engine.sessions.whoami(team.technician)
     assert engine.sessions.whoami(team.doctor).username == "doctor"
 
 
-def test_a_ticket_is_good_once_and_not_for_long() -> None:
-    now = [0.0]
-    tickets = api.Tickets(lambda: now[0])
-    first, second = tickets.issue("one"), tickets.issue("two")
-    assert tickets.redeem(first) == "one"
+def test_a_ticket_is_good_once_and_not_for_long(engine: Engine, host: FakeHost) -> None:
+    first, second = api.issue_ticket(engine, "one"), api.issue_ticket(engine, "two")
+    assert api.redeem_ticket(engine, first) == "one"
     for used in (first, "never issued", ""):
         with pytest.raises(errors.NotSignedIn):
-            tickets.redeem(used)
-    now[0] += api.TICKET_SECONDS
+            api.redeem_ticket(engine, used)
+    host.advance(seconds=api.TICKET_SECONDS)
     with pytest.raises(errors.NotSignedIn):
-        tickets.redeem(second)
+        api.redeem_ticket(engine, second)
 
 
 def test_a_restoration_is_seen_by_its_own_session_only(

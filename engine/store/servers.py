@@ -1,0 +1,238 @@
+"""Several servers on one catalog: who is there, who leads, and what makes one stop.
+
+Each server has a row, and writes the time into it twice a second. One that could not do so for
+some seconds answers nothing until it can again. One whose row is old is taken for dead by any
+other: its row goes, in a change like all others, and who has no row can change nothing. So what it
+held can go on elsewhere, whatever it is still at.
+
+The same round tells each server whether settings and the like were changed elsewhere, and lets one
+of them lead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import socket
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from engine.errors import SettingsError, StorageBusy, StorageError
+from engine.host import Host
+from engine.installation import version
+from engine.settings import Settings
+from engine.store.database import Cursor, ServerState
+
+log = logging.getLogger("medsec")
+
+BEAT_SECONDS: Final = 0.4
+#: Without a beat for so long, a server answers nothing: what it knows may be old.
+STALE_SECONDS: Final = 5.0
+#: ... and for so long, another one takes it for dead. Longer than the above, and by much.
+DEAD_SECONDS: Final = 15.0
+#: Ends of sessions and claims mean the same on all servers.
+CLOCKS_DIFFER: Final = timedelta(seconds=10)
+#: What the writers' row says where no server has the database alone.
+MANY: Final = "many"
+#: Releases whose servers can run beside each other have one number; it is raised by a release
+#: whose rows mean something else to the one before, without a step of the tables.
+TOGETHER: Final = 1
+#: Settings in which all servers must agree: what one refuses, no other may allow.
+_AGREED: Final = (
+    "site", "care_relation", "second_factor", "four_eyes", "step_up_minutes", "reason_required",
+    "keep_missed", "web_origin", "single_sign_on", "session_idle_minutes", "session_hours",
+    "password_min_length", "requests_per_minute", "anonymous_requests_per_minute", "backup_dir",
+    "checkpoint_dir",
+)  # fmt: skip
+#: Of a file by which servers see that they have one folder.
+_SIGN: Final = ".server"
+_NOW: Final = "(clock_timestamp() AT TIME ZONE 'UTC')"
+
+
+class Expelled(StorageError):
+    """This server was taken for dead."""
+
+
+def agreed(settings: Settings) -> Mapping[str, str]:
+    """What all servers must agree in, by the names of settings."""
+    return {name: str(getattr(settings, name)) for name in _AGREED}
+
+
+class Servers:
+    """This server among those of a catalog.
+
+    Args:
+        agreed: What all of them must agree in.
+    """
+
+    def __init__(self, host: Host, agreed: Mapping[str, str]) -> None:
+        self.server_id = f"sv_{host.token_of(8)}"
+        self._host = host
+        self._agreed = {n: hashlib.sha256(v.encode()).hexdigest()[:16] for n, v in agreed.items()}
+        self._beaten_ms = self._steady_since_ms = host.ticks_ms()
+        #: Counted up by changes of what servers keep in memory; what this server has taken in.
+        self.generation = 0
+        self.expelled = False
+
+    def join(self, tx: Cursor) -> None:
+        """Be one of the servers from here on.
+
+        Raises:
+            SettingsError: The clock is wrong, or settings differ from those of servers that run.
+            StorageError: A server of a release runs that this one cannot run beside.
+        """
+        clock = tx.one(f"SELECT {_NOW} AS now")
+        assert clock is not None
+        if abs(clock["now"] - self._host.now()) > CLOCKS_DIFFER:
+            raise SettingsError(
+                "The clocks of this machine and of the database server differ by more than"
+                f" {CLOCKS_DIFFER.seconds} seconds. Set both, by NTP, and start again."
+            )
+        # In this order: a server that starts at the same time sees this one, or is seen.
+        self._leave_sign()
+        tx.run("UPDATE writer SET server = $1 WHERE server <> $1", MANY)
+        tx.run(
+            "INSERT INTO servers (server_id, machine, release, together, agreed, started_at,"  # noqa: S608
+            f" heartbeat_at) VALUES ($1, $2, $3, $4, $5, {_NOW}, {_NOW})",
+            self.server_id, socket.gethostname(), version(), TOGETHER,
+            json.dumps(self._agreed, sort_keys=True),
+        )  # fmt: skip
+        try:
+            for row in tx.all("SELECT * FROM servers WHERE server_id <> $1", self.server_id):
+                if row["server_id"] not in self.dead(tx):
+                    self._refuse_unlike(row["together"], json.loads(row["agreed"]))
+                    self._refuse_elsewhere(row["server_id"])
+        except BaseException:
+            self.leave(tx)
+            raise
+        self.generation = tx.count("SELECT generation FROM writer")
+        self._beaten_ms = self._host.ticks_ms()
+
+    def _refuse_unlike(self, together: int, agreed: Mapping[str, str]) -> None:
+        if together != TOGETHER:
+            raise StorageError(
+                "Servers of another release run that this one cannot run beside. Stop all of them,"
+                " then start those of one release."
+            )
+        names = sorted(n for n, said in self._agreed.items() if agreed.get(n) != said)
+        if names:
+            raise SettingsError(
+                "Servers that run have other values of"
+                f" {', '.join('MEDSEC_' + n.upper() for n in names)}. Give all the same, or stop"
+                " those first."
+            )
+
+    def _sign(self, server_id: str) -> Path:
+        return self._host.root / f"{server_id}{_SIGN}"
+
+    def _leave_sign(self) -> None:
+        try:
+            self._host.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._sign(self.server_id).touch(mode=0o600)
+        except OSError as err:
+            raise StorageError(
+                "Cannot write to the data folder. Check free space and permissions.",
+                errno=err.errno,
+            ) from err
+
+    def _refuse_elsewhere(self, server_id: str) -> None:
+        """Raises StorageError where another server has its files in another folder."""
+        if not self._sign(server_id).exists():
+            raise StorageError(
+                "Servers that run have their files in another folder. Let MEDSEC_DATA name the same"
+                " shared folder on all of them."
+            )
+
+    def _forget_sign(self, server_id: str) -> None:
+        with contextlib.suppress(OSError):
+            self._sign(server_id).unlink()
+
+    def beat(self, tx: Cursor) -> int:
+        """Say that this server is there; gives the number of the newest change.
+
+        Raises:
+            Expelled: It was taken for dead.
+        """
+        row = tx.one(
+            f"UPDATE servers SET heartbeat_at = {_NOW} WHERE server_id = $1"  # noqa: S608
+            " RETURNING (SELECT generation FROM writer) AS generation",
+            self.server_id,
+        )
+        if row is None:
+            raise self.expulsion()
+        return int(row["generation"])
+
+    def beaten(self, at_ms: float) -> None:
+        """All that a round has to do was done; it began then."""
+        if at_ms - self._beaten_ms > STALE_SECONDS * 1000:
+            self._steady_since_ms = at_ms
+        self._beaten_ms = at_ms
+
+    @property
+    def steady(self) -> bool:
+        """Has this server's own row been fresh for so long that an old one of another means that
+        that one is dead? After an outage of the database all rows are old."""
+        return self._host.ticks_ms() - self._steady_since_ms > DEAD_SECONDS * 1000
+
+    @property
+    def stale(self) -> bool:
+        """May what this server knows be old?"""
+        return self._host.ticks_ms() - self._beaten_ms > STALE_SECONDS * 1000
+
+    def refuse_stale(self) -> None:
+        """Raises StorageBusy where this server cannot say that it is there, Expelled for ever."""
+        if self.expelled:
+            raise self.expulsion()
+        if self.stale:
+            raise StorageBusy(
+                "This server cannot reach the database in time. Try again in a moment."
+            )
+
+    def expulsion(self) -> Expelled:
+        """From here on, this server does nothing more."""
+        self.expelled = True
+        return Expelled(
+            "This server was taken for dead, or another MedSec took over the database. Start it"
+            " again.",
+            fatal=True,
+        )
+
+    @staticmethod
+    def all(tx: Cursor) -> list[ServerState]:
+        """Every server that has a row, the oldest first."""
+        rows = tx.all(
+            "SELECT server_id, machine, release, started_at, heartbeat_at, server_id = leader AS"
+            " leads FROM servers CROSS JOIN writer ORDER BY started_at, server_id"
+        )
+        return [ServerState(**row) for row in rows]
+
+    @staticmethod
+    def dead(tx: Cursor) -> list[str]:
+        """Servers that have said nothing for long."""
+        rows = tx.all(
+            "SELECT server_id FROM servers WHERE heartbeat_at <"  # noqa: S608
+            f" {_NOW} - INTERVAL '{DEAD_SECONDS} seconds'"
+        )
+        return [row["server_id"] for row in rows]
+
+    def bury(self, tx: Cursor, server_id: str) -> None:
+        """In a change: from the next one on, this server can make none. What it held is free."""
+        tx.run("DELETE FROM servers WHERE server_id = $1", server_id)
+        tx.run("DELETE FROM shared WHERE server = $1", server_id)
+        self._forget_sign(server_id)
+        log.warning("server %s was taken for dead", server_id)
+
+    def leave(self, tx: Cursor) -> None:
+        """This server stops."""
+        tx.run("DELETE FROM shared WHERE server = $1", self.server_id)
+        tx.run("DELETE FROM servers WHERE server_id = $1", self.server_id)
+        self._forget_sign(self.server_id)
+
+    def lead(self, tx: Cursor) -> None:
+        """In a change: no server that led before can write as leader any more."""
+        tx.run("UPDATE writer SET leader = $1", self.server_id)
+        log.info("server %s does the scheduled work", self.server_id)
