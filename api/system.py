@@ -28,7 +28,7 @@ class Server(schemas.Schema):
 
     server_id: str = Field(examples=["sv_07c1d2e3f4a5b6c7"])
     machine: str = Field(examples=["medsec-1"])
-    release: str = Field(examples=["0.2.0"])
+    release: str = Field(examples=["0.1.0"])
     started_at: schemas.Utc
     heartbeat_at: schemas.Utc = Field(description="When it last said that it is there.")
     leads: bool = Field(description="It does the scheduled work.")
@@ -113,14 +113,18 @@ class Specialty(schemas.Schema):
     iou: float
 
 
-@router.get("/health/", tags=["system"], responses=answers(503))
+@router.get(
+    "/health/", tags=["system"], responses=answers(503), response_model_exclude_defaults=True
+)
 def health(engine: TheEngine) -> Status:
     """Liveness: the catalog is readable. Needs no session and discloses nothing more."""
     engine.people.setup_needed()
     return Status(status="ok", server=engine.server_id)
 
 
-@router.get("/ready/", tags=["system"], responses=answers(503))
+@router.get(
+    "/ready/", tags=["system"], responses=answers(503), response_model_exclude_defaults=True
+)
 def ready(engine: TheEngine) -> Status:
     """Readiness: the catalog is readable and the networks are loaded."""
     engine.people.setup_needed()

@@ -115,6 +115,7 @@ def health(token: str) -> None:
                 "Certificates of recipients that end within a month",
                 "; ".join(now["recipients_ending"]) or "none",
             ),
+            ("Servers", _servers(now)),
             (
                 "Networks run in",
                 "such a process" if now["networks_apart"] else "the server's process, for its GPU",
@@ -134,6 +135,16 @@ def health(token: str) -> None:
              f" {widgets.size(held['disk_bytes'])}"),
         ]
     )  # fmt: skip
+
+
+def _servers(now: dict[str, Any]) -> str:
+    """All servers by machine, which of them this one is, and which leads."""
+    said = []
+    for server in now["servers"]:
+        notes = ["this one"] * (server.server_id == now["server"])
+        notes += ["does the scheduled work"] * server.leads
+        said.append(server.machine + (f" ({', '.join(notes)})" if notes else ""))
+    return "; ".join(said) or "this one alone"
 
 
 def _forwarding(now: dict[str, Any]) -> str:

@@ -384,15 +384,20 @@ class PostgresDatabase(Database):
 
     def _beat_forever(self) -> None:
         self._local.beating = True
+        said = ""
         while not self._closing.wait(BEAT_SECONDS):
             try:
                 self._beat()
+                said = ""
             except Expelled as err:
                 log.error("%s", err.message)
                 self.when_expelled()
                 return
             except Exception as err:  # noqa: BLE001 - without a next round, this server stops
-                log.warning("no beat: %s", getattr(err, "code", type(err).__name__))
+                code = getattr(err, "code", type(err).__name__)
+                if code != said:
+                    log.warning("no beat: %s", code)
+                said = code
 
     def _beat(self) -> None:
         """Say that this server is there; take in what others changed; lead, if nobody does."""
@@ -452,19 +457,17 @@ class PostgresDatabase(Database):
 
     def _begin(self, connection: Connection) -> None:
         cursor = connection.execute(
-            b"BEGIN; SET LOCAL synchronous_commit = off; SELECT server, leader FROM"
-            b" writer FOR UPDATE; SELECT count(*) AS there FROM servers WHERE server_id = '"
-            + self.server_id.encode()
-            + b"'"
+            b"BEGIN; SET LOCAL synchronous_commit = off; SELECT * FROM writer FOR UPDATE"
         )
-        cursor.nextset()
-        cursor.nextset()
+        while cursor.nextset():
+            pass
         row = cursor.fetchall()[0]
-        cursor.nextset()
         if self._servers is None:
             self._lease.check(str(row["server"]))
             return
-        if row["server"] != MANY or not cursor.fetchall()[0]["there"]:
+        # In a statement of its own: it sees what the change before this one did.
+        there = _rows(connection, "SELECT 1 FROM servers WHERE server_id = $1", [self.server_id])
+        if row["server"] != MANY or not there:
             raise self._servers.expulsion()
         if getattr(self._local, "leading", False) and row["leader"] != self.server_id:
             raise StorageBusy("Another server does the scheduled work by now.")
