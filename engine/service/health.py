@@ -83,16 +83,16 @@ class Health:
 
     def _condition(self) -> dict[str, Any]:
         """What the background work found."""
-        last = self._backups.last_at()
+        last, scrub = self._backups.last_at(), self._scrub.state
         alarm = timedelta(hours=self._live.settings.backup_alarm_hours)
         return {
             "last_backup_at": last,
             "backup_overdue": last is None or self._host.now() - last > alarm,
             "erasures_kept": self._erasures.kept,
-            "scrubbed_at": self._scrub.state["finished_at"],
-            "scrubbed_images": self._scrub.state["images"],
-            "scrub_running": self._scrub.state["running"],
-            "broken": [*self._scrub.state["broken"], *["accounts and rights"] * self._watch.broken],
+            "scrubbed_at": scrub["finished_at"],
+            "scrubbed_images": scrub["images"],
+            "scrub_running": scrub["running"],
+            "broken": [*scrub["broken"], *["accounts and rights"] * self._watch.broken],
             "clock_back_seconds": self._upkeep.clock_back_s,
             "audit_forwarding": self._forwarding.on,
             "audit_waiting": self._forwarding.waiting() if self._forwarding.on else 0,
