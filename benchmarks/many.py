@@ -45,7 +45,7 @@ class ScriptedWorkerSetup(worker.WorkerSetup):
 
     def __call__(self) -> None:
         detector = ScriptedDetector(self.settings, [BOX])
-        worker._HERE = WorkerContext(LiveSettings(self.settings), Host(self.root), detector)
+        worker._HERE = WorkerContext(LiveSettings(self.settings), Host(self.open_files()), detector)
 
 
 def fill(folder: Path, files: int) -> None:

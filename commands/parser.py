@@ -11,6 +11,7 @@ from commands import (
     checkpoint,
     database,
     detect,
+    files_move,
     learn,
     profiles,
     recover_data,
@@ -33,7 +34,7 @@ DESCRIPTION = (
 #: In the order of the help text.
 MODULES = (
     seal, restore, carry, detect, profiles, verify, accept_roster, rotate, backup, checkpoint,
-    recover_data, database, recovery, training, learn, release, verify_release, serve,
+    recover_data, database, files_move, recovery, training, learn, release, verify_release, serve,
 )  # fmt: skip
 
 

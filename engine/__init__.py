@@ -84,6 +84,7 @@ from engine.settings import Settings
 from engine.store.catalogs import move_to_file as move_catalog_to_file
 from engine.store.catalogs import move_to_server as move_catalog_to_server
 from engine.store.catalogs import prepare_database
+from engine.store.file_moves import copy_files, move_files, planned_move
 from engine.store.nodes import Node, NodeEntry
 from engine.store.outbox import Notice
 from engine.store.postgresql_schema import role_script as database_roles
@@ -205,6 +206,7 @@ __all__ = [
     "carry",
     "check_release",
     "come_from",
+    "copy_files",
     "count_request",
     "database_roles",
     "ends_with",
@@ -215,8 +217,10 @@ __all__ = [
     "log_as_text",
     "move_catalog_to_file",
     "move_catalog_to_server",
+    "move_files",
     "name_server",
     "open_case",
+    "planned_move",
     "prepare_database",
     "recover_key_file",
     "server_certificate",

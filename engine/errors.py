@@ -193,6 +193,11 @@ class StorageBusy(StorageError):
     status = 503
 
 
+class StoreUnavailable(StorageBusy):
+    """The object store does not answer, or answers too slowly. Nothing is wrong with the files:
+    the same can be done again."""
+
+
 class ChangeUnknown(StorageError):
     """Nobody knows whether a change was saved: what it needs must stay, such as its files."""
 

@@ -1,6 +1,7 @@
 """The outside world: clock, randomness and files. Tests put a fake in its place.
 
-Files are encrypted before they come here and addressed by the SHA-256 of what is written.
+Files are encrypted before they come here and addressed by the SHA-256 of what is written. Where
+they lie is a :class:`FileStore`: a :class:`Folder`, or a bucket (``store/object_store``).
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import resource
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-from engine.errors import NotFound, SealBroken, StorageError
+from engine.errors import EngineError, NotFound, SealBroken, StorageError
 
 log = logging.getLogger("medsec")
 
@@ -81,15 +84,166 @@ def give_way(process: int) -> None:
         Path(f"/proc/{process}/autogroup").write_text(str(_NICE))
 
 
-class Host:
-    """One machine's clock, randomness and blob folder.
+class FileStore(Protocol):
+    """Files by name, such as ``ab/ab12...``: written whole, read whole.
 
-    Args:
-        root: Folder for blobs; made on first use, mode 0700.
+    Nobody reads a part: a file is authenticated as a whole before any of it is used.
     """
 
-    def __init__(self, root: Path) -> None:
+    def put(self, name: str, data: bytes) -> bool:
+        """Write a new file; it is there, whole and durable, when this returns.
+
+        Returns:
+            False where there is a file of this name, which stays as it is.
+
+        Raises:
+            StorageError: It was not written, or nobody knows: then it may be there, whole.
+        """
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a file, in place of what there may be. Raises StorageError, as :meth:`put`."""
+
+    def get(self, name: str) -> bytes:
+        """A whole file, never the beginning of one.
+
+        Raises:
+            NotFound: There is none.
+            StorageError: It cannot be read.
+        """
+
+    def delete(self, name: str) -> None:
+        """Delete a file; a missing one is no error. Raises StorageError."""
+
+    def names(self, under: str = "") -> Iterator[str]:
+        """Names of all files that begin with this, in order; one just written may be missing.
+
+        Raises:
+            StorageError: They cannot be listed.
+        """
+
+    def age_seconds(self, name: str) -> float:
+        """Seconds since the file was written, by the clock that noted it; 0 where it is gone."""
+
+    def clear_unfinished(self, older_than_seconds: float = 0.0) -> int:
+        """Delete what writes left that a crash ended; says how many. Raises StorageError.
+
+        Args:
+            older_than_seconds: 0 only where nobody else writes.
+        """
+
+    def opener(self, elsewhere: bool) -> Callable[[], FileStore]:
+        """What opens the same files in a worker process; can be pickled.
+
+        Args:
+            elsewhere: On other machines, which have rights of their own.
+        """
+
+
+class Folder:
+    """Files in a folder of this machine.
+
+    Args:
+        root: Made on first use, mode 0700.
+        of: What it is, for errors: "data" or "backup".
+    """
+
+    def __init__(self, root: Path, of: str = "data") -> None:
         self.root = root
+        self._of = of
+
+    def put(self, name: str, data: bytes) -> bool:
+        if self._path(name).exists():
+            return False
+        self.replace(name, data)
+        return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        try:
+            # A folder whose name is not synced may be gone after a crash, with all that is in it.
+            for folder in (self.root, path.parent):
+                if not folder.is_dir():
+                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    sync_folder(folder.parent)
+            write_durably(path, data)
+        except OSError as err:
+            raise StorageError(
+                f"Cannot write to the {self._of} folder. Check free space and permissions.",
+                errno=err.errno,
+            ) from err
+
+    def get(self, name: str) -> bytes:
+        try:
+            return self._path(name).read_bytes()
+        except FileNotFoundError as err:
+            raise NotFound(
+                "A stored file is missing. Restore it from a backup.", file=name
+            ) from err
+        except OSError as err:
+            raise StorageError(
+                "A stored file cannot be read. Check the disk, or restore it from a backup.",
+                file=name,
+                errno=err.errno,
+            ) from err
+
+    def delete(self, name: str) -> None:
+        try:
+            self._path(name).unlink(missing_ok=True)
+        except OSError as err:
+            raise StorageError(
+                f"Files of the {self._of} folder cannot be deleted. Check their owner.",
+                errno=err.errno,
+            ) from err
+
+    def names(self, under: str = "") -> Iterator[str]:
+        # Folder by folder: a list of all files would be long before the first of them is given.
+        base, _, begin = under.rpartition("/")
+        try:
+            with os.scandir(self.root / base) as found:
+                inside = sorted((entry.name, entry.is_dir()) for entry in found)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as err:
+            raise StorageError(
+                f"Cannot list the {self._of} folder. Check the owner of its files.",
+                errno=err.errno,
+            ) from err
+        for last, is_folder in inside:
+            name = f"{base}/{last}" if base else last
+            if last.startswith(begin) and not last.startswith("."):
+                if is_folder:
+                    yield from self.names(f"{name}/")
+                else:
+                    yield name
+
+    def age_seconds(self, name: str) -> float:
+        try:
+            return max(0.0, time.time() - self._path(name).stat().st_mtime)
+        except FileNotFoundError:  # deleted meanwhile
+            return 0.0
+
+    def clear_unfinished(self, older_than_seconds: float = 0.0) -> int:
+        folders = (self.root, *self.root.rglob("*/"))
+        return sum(sweep_unfinished(folder, older_than_seconds) for folder in folders)
+
+    def opener(self, elsewhere: bool) -> Callable[[], FileStore]:
+        return partial(Folder, self.root.resolve())
+
+    def _path(self, name: str) -> Path:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise ValueError("not the name of a file")
+        return self.root / name
+
+
+class Host:
+    """One machine's clock and randomness, and the files.
+
+    Args:
+        files: Where files lie; a path stands for that folder.
+    """
+
+    def __init__(self, files: Path | FileStore) -> None:
+        self.files: FileStore = Folder(files) if isinstance(files, Path) else files
         #: False where other servers read these files: what nothing needs is left to the sweep.
         self.deletes_at_once = True
         self._pins = 0
@@ -124,24 +278,16 @@ class Host:
             SHA-256 of the bytes in hex: the address.
 
         Raises:
-            StorageError: Disk full, read-only or gone. Nothing is left behind.
+            StorageError: Disk full, read-only or gone, or the store does not answer. Nothing half
+                is left behind.
         """
         address = hashlib.sha256(data).hexdigest()
-        path = self._path(address)
-        try:
-            if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == address:
-                return address  # one that has rotted is written again
-            # A folder whose name is not synced may be gone after a crash, with all that is in it.
-            for folder in (self.root, path.parent):
-                if not folder.is_dir():
-                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    sync_folder(folder.parent)
-            write_durably(path, data)
-        except OSError as err:
-            raise StorageError(
-                "Cannot write to the data folder. Check free space and permissions.",
-                errno=err.errno,
-            ) from err
+        name = _name(address)
+        if not self.files.put(name, data):
+            try:
+                self.read_blob(address)
+            except (NotFound, SealBroken, StorageError):  # one that has rotted is written again
+                self.files.replace(name, data)
         return address
 
     def read_blob(self, address: str) -> bytes:
@@ -150,19 +296,13 @@ class Host:
         Raises:
             NotFound: The file is gone.
             SealBroken: The file is not what was written.
+            StorageError: It cannot be read.
         """
         try:
-            data = self._path(address).read_bytes()
-        except FileNotFoundError as err:
-            raise NotFound(
-                "A stored file is missing. Restore it from a backup.", blob=address
-            ) from err
-        except OSError as err:
-            raise StorageError(
-                "A stored file cannot be read. Check the disk, or restore it from a backup.",
-                blob=address,
-                errno=err.errno,
-            ) from err
+            data = self.files.get(_name(address))
+        except EngineError as err:
+            err.facts["blob"] = address
+            raise
         if hashlib.sha256(data).hexdigest() != address:
             raise SealBroken("A stored file was changed. Restore it from a backup.", blob=address)
         return data
@@ -201,29 +341,32 @@ class Host:
 
     def _unlink(self, address: str) -> None:
         try:
-            self._path(address).unlink(missing_ok=True)
-        except OSError as err:
-            log.error("a file cannot be deleted: errno %s", err.errno)
+            self.files.delete(_name(address))
+        except StorageError as err:
+            log.error("a file cannot be deleted: %s %s", err.code, err.facts)
 
     def blobs(self) -> Iterator[str]:
         """Addresses of all files there are."""
-        if self.root.is_dir():
-            for folder in sorted(self.root.iterdir()):
-                if len(folder.name) == 2 and folder.is_dir():
-                    yield from (p.name for p in sorted(folder.iterdir()) if len(p.name) == 64)
+        for name in self.files.names():
+            address = name.rpartition("/")[2]
+            if _is_address(address) and name == _name(address):
+                yield address
 
     def blob_age_seconds(self, address: str) -> float:
         """Seconds since the file was written; 0 where it is gone. A young orphan may be an upload
         under way."""
-        try:
-            return max(0.0, time.time() - self._path(address).stat().st_mtime)
-        except FileNotFoundError:  # deleted meanwhile
-            return 0.0
+        return self.files.age_seconds(_name(address))
 
-    def _path(self, address: str) -> Path:
-        if len(address) != 64 or not set(address) <= set("0123456789abcdef"):
-            raise ValueError("not a blob address")
-        return self.root / address[:2] / address
+
+def _is_address(text: str) -> bool:
+    return len(text) == 64 and set(text) <= set("0123456789abcdef")
+
+
+def _name(address: str) -> str:
+    """What the file of an address is called where it lies."""
+    if not _is_address(address):
+        raise ValueError("not a blob address")
+    return f"{address[:2]}/{address}"
 
 
 def forbid_core_dumps() -> None:
@@ -242,7 +385,7 @@ def sweep_unfinished(folder: Path, older_than_seconds: float = 0.0) -> int:
     """
     swept = 0
     try:
-        for path in list(folder.rglob(".*.part")):
+        for path in list(folder.glob(".*.part")):
             with contextlib.suppress(FileNotFoundError):  # finished meanwhile
                 if time.time() - path.stat().st_mtime >= older_than_seconds:
                     path.unlink()

@@ -17,6 +17,8 @@ from engine.permissions import ACCOUNT_ROLES, Role
 
 PREFIX = "MEDSEC_"
 _ADDRESS = re.compile(r"[^\s@<>,;]+@[^\s@<>,;]+", re.ASCII)
+#: A bucket, and a prefix of plain characters that every store takes as they are.
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
@@ -50,6 +52,16 @@ def _is_secure_origin(text: str) -> bool:
     return _is_origin(text) and named and (scheme == "https" or host == "localhost")
 
 
+def _is_encrypted(origin: str) -> bool:
+    """Over TLS, or on this machine?"""
+    scheme, _, rest = origin.partition("://")
+    return scheme == "https" or rest.rpartition(":")[0] in _THIS_MACHINE or rest in _THIS_MACHINE
+
+
+def _is_bucket(url: str) -> bool:
+    return _BUCKET.fullmatch(url) is not None
+
+
 def _positive(value: float) -> bool:
     return value > 0
 
@@ -79,6 +91,21 @@ class Settings:
         "one",
         "one, or many where several servers share a PostgreSQL database and all files",
         lambda v: v in ("one", "many"),
+    )
+    blobs: str = _setting(
+        "",
+        "Where the encrypted files lie: s3://bucket/prefix in an object store; by default in the"
+        " data folder",
+        lambda v: not v or _is_bucket(v),
+    )
+    s3_endpoint: str = _setting(
+        "",
+        "Address of the object store, https://...; leave empty for that of AWS",
+        lambda v: not v or (_is_origin(v) and _is_encrypted(v)),
+    )
+    s3_region: str = _setting("us-east-1", "Region of the object store", bool)
+    s3_ca_file: Path | None = _setting(
+        None, "CA certificates for the object store, by default those of the HTTP client"
     )
     key_file: Path | None = _setting(
         None,

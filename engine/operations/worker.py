@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from engine.detection import (
@@ -28,7 +27,7 @@ from engine.detection import (
 )
 from engine.errors import DetectorError, EngineError, MachineOverloaded, ReviewNeeded
 from engine.formats import images
-from engine.host import Host
+from engine.host import FileStore, Host
 from engine.operations.context import WorkerContext
 from engine.operations.examination import (
     Devices,
@@ -138,16 +137,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What every worker holds: networks, limits, and the folder of encrypted files.
+    """What every worker holds: networks, limits, and the way to the encrypted files.
 
     Args:
-        root: The folder, at this path on every machine that works.
+        open_files: A folder is at this path on every machine that works.
         custom_networks: Networks of the hospital's own that the profile names.
     """
 
     settings: Settings
     profiles: Mapping[str, Profile]
-    root: Path
+    open_files: Callable[[], FileStore] = field(repr=False)
     custom_networks: Sequence[PackedModel] = ()
 
     @classmethod
@@ -155,7 +154,7 @@ class WorkerSetup:
         cls,
         settings: Settings,
         profiles: Mapping[str, Profile],
-        root: Path,
+        open_files: Callable[[], FileStore],
         threads: int,
         custom_networks: Sequence[PackedModel] = (),
     ) -> WorkerSetup:
@@ -166,12 +165,12 @@ class WorkerSetup:
             if str(f.type) in ("Secret | None", "Path | None")
         }
         bare = replace(settings, threads=threads, **secret)
-        return cls(bare, dict(profiles), root.resolve(), tuple(custom_networks))
+        return cls(bare, dict(profiles), open_files, tuple(custom_networks))
 
     def __call__(self) -> None:
         """Load it, in a worker process."""
         global _HERE
-        host = Host(self.root)
+        host = Host(self.open_files())
         self_test(host.random)
         detector = Detector.open(self.settings)
         detector.profiles = dict(self.profiles)

@@ -279,11 +279,12 @@ class Batches:
             if workers:
                 # Workers elsewhere are one per processor, as the README says.
                 threads = max(1, (os.cpu_count() or 1) // workers)
-                if self._live.settings.batch_scheduler:
+                elsewhere = bool(self._live.settings.batch_scheduler)
+                if elsewhere:
                     threads = self._live.settings.threads or 1
                 setup = WorkerSetup.of(
-                    self._live.settings, self._detector.profiles, self._host.root, threads,
-                    self._packed_models(networks),
+                    self._live.settings, self._detector.profiles,
+                    self._host.files.opener(elsewhere), threads, self._packed_models(networks),
                 )  # fmt: skip
                 pool = stack.enter_context(WorkerPool.open(self._live.settings, workers, setup))
                 answers = pool.run(work, jobs)

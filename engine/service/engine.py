@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from pathlib import Path
 from typing import Self
 
 from engine.detection import CustomNetworkStore, Detector, NetworkVersions, Profiles
@@ -95,6 +94,7 @@ from engine.store.database import CATALOG_ID, Database
 from engine.store.device_boxes import DeviceBoxes
 from engine.store.embedded import EmbeddedDatabase
 from engine.store.figures import Figures
+from engine.store.file_stores import check_place, claim, files_of
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.nodes import HeldInstances, NodeRows
 from engine.store.open_images import OpenImages
@@ -225,7 +225,7 @@ class Engine:
             StorageError: The folder cannot be used.
         """
         forbid_core_dumps()
-        host = _checked(settings.data, host)
+        host = _checked(settings, host)
         self_test(host.random)
         many = settings.servers == "many" and not operator
         database, keyring = _catalog(settings, host, many=many)
@@ -247,6 +247,8 @@ class Engine:
         context.patients.index()
         if not server_id:  # else others write files now; the one that leads sweeps on time
             sweep_unfinished(self.settings.data)
+            if not self.settings.blobs:  # others may write there, too
+                context.host.files.clear_unfinished()
             self.upkeep.sweep()
         self._erasures.keep()
         self._refresh()
@@ -284,18 +286,18 @@ class Engine:
         """
         if settings.backup_dir is None:
             raise SettingsError("Set MEDSEC_BACKUP_DIR to the folder of the backups.")
-        host = Host(settings.data / "blobs")
+        host = Host(files_of(settings))
         bring_salt_record(settings.backup_dir, settings.data)
         backups = BackupFolder(settings.backup_dir, Keyring.load(settings, host.random), host)
         if name is not None and name not in backups.names():
             raise BackupInvalid("There is no such backup. Check its name.")
         chosen = name or backups.newest()
         if settings.database is None:
-            backups.restore(chosen, settings.data)
+            backups.restore(chosen, settings.data, host)
         else:
             refuse_filled(settings, host)
             backups.restore(
-                chosen, settings.data, lambda catalog: fill_from_file(settings, host, catalog)
+                chosen, settings.data, host, lambda catalog: fill_from_file(settings, host, catalog)
             )
         engine = cls.open(settings, detector=detector, operator=True)
         system = Caller("system", Role.OPERATOR, "", "recovery")
@@ -337,17 +339,19 @@ class Engine:
         self.context.database.close()
 
 
-def _checked(folder: Path, host: Host | None) -> Host:
+def _checked(settings: Settings, host: Host | None) -> Host:
     """The outside world; the data folder is there.
 
     Raises:
-        StorageError: The folder cannot be made.
+        SettingsError: There are no credentials for the object store.
+        StorageError: The folder cannot be made, or its files lie elsewhere.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as err:
         raise StorageError("Cannot create the data folder. Check MEDSEC_DATA.") from err
-    return host or Host(folder / "blobs")
+    check_place(settings)
+    return host or Host(files_of(settings))
 
 
 def _catalog(settings: Settings, host: Host, *, many: bool) -> tuple[Database, Keyring]:
@@ -396,7 +400,7 @@ def _keyring(settings: Settings, host: Host, *, fresh: bool) -> Keyring:
         )
     if fresh and next(iter(host.blobs()), None) is not None:
         raise StorageError(
-            "The data folder has encrypted images but no catalog. Restore catalog.duckdb, or"
+            "There are encrypted images but no catalog. Restore catalog.duckdb, or"
             " recover from a backup. Nothing was changed."
         )
     # A lost key file must not be replaced by a new one: that would be a wrong key.
@@ -414,6 +418,8 @@ def _opened(
     live = LiveSettings(settings)
     hierarchy = KeyHierarchy(database, keyring, host)
     hierarchy.open()
+    if settings.blobs:
+        claim(host.files, hierarchy.log_id)
     names = ("tokens", "audit", "models", "network")
     token_key, audit_key, model_key, network_key = map(hierarchy.system_key, names)
 

@@ -36,8 +36,9 @@ RETRY_MS = 3_600_000.0
 SEND_SECONDS = 15.0
 ORPHAN_SECONDS = 3600.0
 FORGET_SECONDS = 1.0
-#: Where other servers have files at work of which this one does not know.
-ORPHAN_OF_MANY_SECONDS = 24 * 3600.0
+#: In a bucket, whose clock is another, and where other servers have files at work of which this one
+#: does not know.
+ORPHAN_ELSEWHERE_SECONDS = 24 * 3600.0
 MOST_ORPHANS = 100
 _SYSTEM = Caller("system", Role.OPERATOR, "", "upkeep")
 
@@ -300,8 +301,10 @@ class Upkeep:
         Returns:
             How many were deleted.
         """
-        age = ORPHAN_OF_MANY_SECONDS if self._database.server_id else ORPHAN_SECONDS
+        elsewhere = self._database.server_id or self._live.settings.blobs
+        age = ORPHAN_ELSEWHERE_SECONDS if elsewhere else ORPHAN_SECONDS
         sweep_unfinished(self._live.settings.data, age)
+        self._host.files.clear_unfinished(age)
         there = set(self._host.blobs())
         # Before the rows: what leaves this list has rows by then, or is needed no more.
         at_work = set().union(*list(self._intake.at_work.values()))

@@ -237,6 +237,7 @@ MEANINGS: dict[str, Meaning] = {
             "backup.restore": "U Restored a backup",
             "database.move": "U Moved the catalog to another database",
             "backup.verify": "R Verified a backup",
+            "files.move": "U Moved the stored files to another place",
             "files.sweep": "D Removed files that belong to nothing",
             "mail.test": "E Sent a test mail",
             "release.trust": "E Found that images of a stream may be released without a look",

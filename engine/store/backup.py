@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import BackupInvalid, EngineError, StorageError
+from engine.errors import BackupInvalid, EngineError, StorageBusy, StorageError
 from engine.host import Host, sweep_unfinished, write_durably
 from engine.store.database import CATALOG_ID
+from engine.store.file_stores import PLACE
 from engine.vault import SALT_RECORD, Keyring, blind_index, derive, new_key, open_field, seal_field
 
 VERSION = 1
@@ -191,13 +192,16 @@ class Backups:
         return dict(self._manifest(name)[0].get("missing", {}))
 
     @_writing("data")
-    def restore(self, name: str, data: Path, keep: Callable[[bytes], None] | None = None) -> None:
+    def restore(
+        self, name: str, data: Path, target: Host, keep: Callable[[bytes], None] | None = None
+    ) -> None:
         """Write a backup into a data folder that does not exist yet or is empty.
 
         Erasures that this and every other readable backup knows lie beside the catalog as
         ``PENDING_ERASURES``, to be applied before anybody is served.
 
         Args:
+            target: Where the files go; what is there already stays.
             keep: What to do with the catalog's file; by default it goes into the folder.
 
         Raises:
@@ -206,7 +210,7 @@ class Backups:
         """
         if data.exists():
             sweep_unfinished(data)
-            there = {p.name for p in data.iterdir()} - {SALT_RECORD, CATALOG_ID}
+            there = {p.name for p in data.iterdir()} - {SALT_RECORD, CATALOG_ID, PLACE}
             # Files of an interrupted recovery are content-addressed, so it continues from there.
             if there and not (PENDING_ERASURES in there and "catalog.duckdb" not in there):
                 raise StorageError(
@@ -219,7 +223,6 @@ class Backups:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Applied at the next start, whichever that is, and only then deleted.
         write_durably(data / PENDING_ERASURES, json.dumps(erasures).encode())
-        target = Host(data / "blobs")
         for address in manifest["blobs"]:
             target.write_blob(self._blobs.read_blob(address))
         catalog = self._catalog(manifest, key)
@@ -258,6 +261,8 @@ class Backups:
         """Copy a file into the backups; returns its defect if no backup has it either."""
         try:
             content = source.read_blob(address)
+        except StorageBusy:
+            raise
         except EngineError as lost:  # or rotten, or on a bad sector
             try:
                 self._blobs.read_blob(address)
@@ -271,6 +276,7 @@ class Backups:
         """Delete remains of interrupted backups; the next backup copies new files again."""
         if not self._folder.is_dir():
             return
+        self._blobs.files.clear_unfinished()
         sweep_unfinished(self._folder)
         for folder in list(self._folder.iterdir()):
             if _NAME.fullmatch(folder.name) and not (folder / _MANIFEST).exists():

@@ -38,6 +38,7 @@ from engine.host import Host, write_durably
 from engine.store import postgresql_schema as schema
 from engine.store.database import CATALOG_ID, Cursor, Database, Row, ServerState
 from engine.store.embedded import EmbeddedDatabase, discard_copy, fresh_file
+from engine.store.file_stores import PLACE
 from engine.store.servers import BEAT_SECONDS, MANY, Expelled, Servers
 from engine.store.turns import Alone, Turns
 
@@ -536,7 +537,9 @@ class PostgresDatabase(Database):
         assert row is not None
         here = self._folder / CATALOG_ID
         known = here.read_text().strip() if here.exists() else None
-        if known is None and self.fresh:
+        # A bucket says itself whose files it has: this folder has none.
+        elsewhere = (self._folder / PLACE).exists()
+        if known is None and (self.fresh or elsewhere):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_durably(here, str(row["catalog_id"]).encode())
         elif known != row["catalog_id"]:

@@ -18,10 +18,9 @@ import logging
 import socket
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Final
 
-from engine.errors import SettingsError, StorageBusy, StorageError
+from engine.errors import NotFound, SettingsError, StorageBusy, StorageError
 from engine.host import Host
 from engine.installation import version
 from engine.settings import Settings
@@ -48,7 +47,7 @@ _AGREED: Final = (
     "password_min_length", "requests_per_minute", "anonymous_requests_per_minute", "backup_dir",
     "checkpoint_dir",
 )  # fmt: skip
-#: Of a file by which servers see that they have one folder.
+#: Of a file by which servers see that they have the same files.
 _SIGN: Final = ".server"
 _NOW: Final = "(clock_timestamp() AT TIME ZONE 'UTC')"
 
@@ -126,30 +125,22 @@ class Servers:
                 " those first."
             )
 
-    def _sign(self, server_id: str) -> Path:
-        return self._host.root / f"{server_id}{_SIGN}"
-
     def _leave_sign(self) -> None:
-        try:
-            self._host.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._sign(self.server_id).touch(mode=0o600)
-        except OSError as err:
-            raise StorageError(
-                "Cannot write to the data folder. Check free space and permissions.",
-                errno=err.errno,
-            ) from err
+        self._host.files.replace(f"{self.server_id}{_SIGN}", b"")
 
     def _refuse_elsewhere(self, server_id: str) -> None:
-        """Raises StorageError where another server has its files in another folder."""
-        if not self._sign(server_id).exists():
+        """Raises StorageError where another server has its files in another place."""
+        try:
+            self._host.files.get(f"{server_id}{_SIGN}")
+        except NotFound as err:
             raise StorageError(
                 "Servers that run have their files in another folder. Let MEDSEC_DATA name the same"
-                " shared folder on all of them."
-            )
+                " shared folder on all of them, or MEDSEC_BLOBS the same place in an object store."
+            ) from err
 
     def _forget_sign(self, server_id: str) -> None:
-        with contextlib.suppress(OSError):
-            self._sign(server_id).unlink()
+        with contextlib.suppress(StorageError):
+            self._host.files.delete(f"{server_id}{_SIGN}")
 
     def beat(self, tx: Cursor) -> int:
         """Say that this server is there; gives the number of the newest change.

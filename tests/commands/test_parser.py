@@ -17,7 +17,7 @@ NAMES = {
     "seal", "restore", "carry", "detect", "profiles", "verify", "accept-roster", "rotate", "backup",
     "checkpoint", "recover-data", "shares", "drill", "recover-key", "training-export",
     "training-open", "learn", "release", "verify-release", "serve",
-    "database-roles", "database-migrate", "database-move",
+    "database-roles", "database-migrate", "database-move", "files-move",
 }  # fmt: skip
 #: Modules of the package that are no commands.
 SHARED = {"__init__", "files", "folder", "options", "outcome", "parser", "terminal"}

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from engine import Engine, Settings
 from engine.crypto import keyring, self_tests, vault
 from engine.errors import SelfTestFailed
+from engine.host import Folder
 from engine.operations import worker
 from engine.operations.worker import WorkerSetup
 from tests.fakes import FakeHost, ScriptedDetector
@@ -96,5 +98,5 @@ def test_nothing_starts_on_cryptography_that_fails(
     assert not settings.key_file.exists()
     monkeypatch.setattr(worker, "_HERE", None)
     with pytest.raises(SelfTestFailed):
-        WorkerSetup.of(settings, {}, tmp_path, 1)()
+        WorkerSetup.of(settings, {}, partial(Folder, tmp_path), 1)()
     assert worker._HERE is None

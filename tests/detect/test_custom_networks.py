@@ -303,7 +303,7 @@ def test_a_network_that_fails_sends_the_image_to_a_person(
     monkeypatch.setattr(engine.drafts._examiner, "_detector", detector)
     blob = next(b for b in engine.context.host.blobs())
     engine.context.custom_networks._open.clear()
-    path = engine.context.host._path(blob)
+    path = engine.context.host.path(blob)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     image = engine.drafts.upload(
         ward.team.technician, ward.patient_id, "a.png", builders.png(builders.radiograph())

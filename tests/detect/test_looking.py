@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from engine.detect.looking import Ask, NetworksApart
 from engine.detect.text_verdict import Known
 from engine.errors import CorruptImage, DetectorError, ImageTooLarge, MachineOverloaded
 from engine.formats import sandbox
+from engine.host import Folder
 from engine.operations import worker
 from engine.operations.worker import WorkerSetup
 from engine.records import Detection, Region
@@ -102,7 +104,7 @@ def test_that_process_is_confined_like_decoders() -> None:
 def test_workers_of_a_batch_look_there_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_HERE", None)
     settings = Settings()
-    WorkerSetup.of(settings, {"p": PROFILE}, tmp_path, 1)()
+    WorkerSetup.of(settings, {"p": PROFILE}, partial(Folder, tmp_path), 1)()
     assert worker._HERE is not None
     assert isinstance(worker._HERE.detector.looking, NetworksApart)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine import Engine, Settings, errors
+from engine.host import Folder
 from engine.people.identities import FRESH
 from tests.conftest import PASSWORD, Team
 from tests.fakes import FakeHost, ScriptedDetector
@@ -166,7 +167,7 @@ def test_single_sign_on_does_not_buy_tries_at_the_code(
 
 def test_without_the_setting_no_claims_open_anything(tmp_path: Path, host: FakeHost) -> None:
     plain = Settings(data=tmp_path / "off", key_file=tmp_path / "keys" / "o.key", bcrypt_cost=4)
-    host.root = plain.data / "blobs"
+    host.files = Folder(plain.data / "blobs")
     engine = Engine.open(plain, host, detector=ScriptedDetector(plain))
     team = Team(engine)
     engine.people.link_identity(team.administrator, "doctor", "dora@hospital.example")

@@ -10,6 +10,7 @@ import pytest
 
 from engine import Engine, Permission, Role, Settings, errors
 from engine.crypto.vault import seal_field
+from engine.host import Folder
 from engine.people.second_factor import CHALLENGE
 from tests.conftest import PASSWORD, Team
 from tests.fakes import FakeHost, ScriptedDetector
@@ -342,7 +343,7 @@ def test_a_role_that_wants_a_second_factor_can_do_nothing_else_before(
         data=tmp_path / "strict", key_file=tmp_path / "keys" / "s.key", bcrypt_cost=4,
         second_factor="doctor, administrator",
     )  # fmt: skip
-    host.root = settings.data / "blobs"
+    host.files = Folder(settings.data / "blobs")
     engine = Engine.open(settings, host, detector=ScriptedDetector(settings))
     engine.people.create_first_administrator(engine.people.setup_code(), "admin", "Ada", PASSWORD)
     admin = engine.sessions.sign_in("admin", PASSWORD).token

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine import Engine, Permission, Role, Settings, errors
+from engine.host import Folder
 from engine.operations.guard import FRESH, GUARDED
 from engine.people.sessions import GRACE
 from tests import builders
@@ -171,7 +172,7 @@ def careful(tmp_path: Path, host: FakeHost) -> Ward:
         data=tmp_path / "careful", key_file=tmp_path / "keys" / "c.key", bcrypt_cost=4,
         step_up_minutes=5,
     )  # fmt: skip
-    host.root = settings.data / "blobs"
+    host.files = Folder(settings.data / "blobs")
     detector = ScriptedDetector(settings)
     engine = Engine.open(settings, host, detector=detector)
     team = Team(engine)

@@ -257,7 +257,7 @@ def test_the_sweep_spares_a_file_that_waits_for_its_second_try(
 
 def age_files(ward: Ward) -> None:
     for address in ward.engine.context.host.blobs():
-        os.utime(ward.engine.context.host._path(address), (0, 0))
+        os.utime(ward.engine.context.host.path(address), (0, 0))
 
 
 def test_the_two_permissions_to_go_on_unseen_are_written_down(ward: Ward) -> None:
@@ -340,7 +340,10 @@ def test_no_root_key_and_no_name_travels_to_a_worker(
         batch_key=Path("b.pem"),
     )  # fmt: skip
     equipment = WorkerSetup.of(
-        secret, ward.engine.context.detector.profiles, ward.engine.context.host.root, 1
+        secret,
+        ward.engine.context.detector.profiles,
+        ward.engine.context.host.files.opener(False),
+        1,
     )
     travels = pickle.dumps((seen, equipment))
     assert settings.key_file is not None
@@ -379,7 +382,11 @@ def equipped(ward: Ward) -> WorkerSetup:
     engine = ward.engine
     luggage = engine.batches._packed_models(engine.detector.profiles["ours"].networks)
     sent = WorkerSetup.of(
-        engine.settings, engine.profiles.by_name(), engine.context.host.root, 1, luggage
+        engine.settings,
+        engine.profiles.by_name(),
+        engine.context.host.files.opener(False),
+        1,
+        luggage,
     )
     arrived: WorkerSetup = pickle.loads(pickle.dumps(sent))  # noqa: S301 - our own
     return arrived
@@ -432,7 +439,7 @@ def test_a_network_that_was_altered_on_its_way_or_at_rest_sends_the_image_to_a_p
     assert state(replace(equipped(guest), custom_networks=(altered,)), blank()) == to_a_person
     row = engine.context.database.read().one("SELECT blob FROM guests")
     assert row is not None
-    path = engine.context.host._path(row["blob"])
+    path = engine.context.host.path(row["blob"])
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert engine.batches._packed_models(engine.detector.profiles["ours"].networks) == []
     assert state(equipped(guest), picture("B")) == to_a_person

@@ -319,7 +319,7 @@ def test_a_file_that_is_there_already_is_known_again(old: Engine) -> None:
 def test_a_flipped_byte_of_a_stored_file_is_a_named_error(engine: Engine, host: FakeHost) -> None:
     doctor, image_id = signed_in(engine, "doctor"), IMAGES["colour.jpg"]["image_id"]
     address = engine.context.catalog.row(engine.context.database.read(), image_id).sealed_blob
-    path = host.root / address[:2] / address
+    path = engine.settings.data / "blobs" / address[:2] / address
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)

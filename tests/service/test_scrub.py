@@ -58,7 +58,7 @@ def test_a_rotten_or_lost_file_of_an_image_is_found(
         "SELECT masked_blob, sealed_blob, thumbnail_blob FROM images WHERE image_id = $1", image_id
     )
     assert row is not None
-    path = ward.engine.context.host._path(row[part])
+    path = ward.engine.context.host.path(row[part])
     path.write_bytes(b"rotten")
     assert scrub.check_image(image_id) == ("seal-broken", 0)
     path.unlink()
@@ -103,7 +103,7 @@ def test_what_is_whole_counts_its_bytes_and_is_not_told(
 ) -> None:
     fault, size = scrub.check_image(image_id)
     stored = sum(
-        ward.engine.context.host._path(a).stat().st_size for a in ward.engine.context.host.blobs()
+        len(ward.engine.context.host.read_blob(a)) for a in ward.engine.context.host.blobs()
     )
     assert (fault, size) == (None, stored)
     scrub.run(Waits())
@@ -132,7 +132,7 @@ def test_the_same_damage_is_told_once_and_forgotten_once_it_is_mended(
 ) -> None:
     row = ward.engine.context.database.read().one("SELECT masked_blob AS blob FROM images")
     assert row is not None
-    path = ward.engine.context.host._path(row["blob"])
+    path = ward.engine.context.host.path(row["blob"])
     whole = path.read_bytes()
     path.write_bytes(b"rotten")
     scrub.run(Waits())

@@ -213,7 +213,7 @@ def test_files_that_nothing_needs_are_left_to_the_sweep(
     before = set(pair.first.context.host.blobs())
     pair.first.drafts.discard(pair.team.technician, image_id, "twice")
     assert set(pair.first.context.host.blobs()) == before
-    monkeypatch.setattr(upkeep, "ORPHAN_OF_MANY_SECONDS", -1.0)
+    monkeypatch.setattr(upkeep, "ORPHAN_ELSEWHERE_SECONDS", -1.0)
     assert pair.first.upkeep.sweep() >= 1
     assert set(pair.first.context.host.blobs()) < before
 

@@ -253,7 +253,7 @@ def test_a_broken_image_is_named_and_the_others_open(ward: Ward) -> None:
     host = ward.engine.context.host
     blob = bytearray(host.read_blob(str(row.sealed_blob)))
     blob[len(blob) // 2] ^= 1
-    host._path(str(row.sealed_blob)).write_bytes(blob)
+    host.path(str(row.sealed_blob)).write_bytes(blob)
     opened = ward.engine.studies.restore(doctor, study.study_id, WHY)
     ward.engine.studies.restored_frame(doctor, opened.handle, ids[0])
     with pytest.raises(errors.SealError):

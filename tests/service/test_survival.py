@@ -391,7 +391,7 @@ def test_a_damaged_or_lost_file_is_a_named_error_and_the_backup_brings_it_back(
     engine, doctor = ward.engine, ward.team.doctor
     engine.backups.make(ward.team.administrator)
     row = engine.context.catalog.row(engine.context.database.read(), image_id)
-    path = engine.context.host._path(row.sealed_blob)
+    path = engine.context.host.path(row.sealed_blob)
     if damage == "lost":
         path.unlink()
     else:
@@ -520,7 +520,7 @@ def test_the_scrub_finds_what_rots_and_tells_it_once(ward: Ward) -> None:
     image_id = ward.seal(data, found=[found])
     ward.seal(builders.png(builders.labelled("WHOLE")[0]), found=[found])
     row = engine.context.catalog.row(engine.context.database.read(), image_id)
-    engine.context.host._path(row.masked_blob).write_bytes(b"rotten")
+    engine.context.host.path(row.masked_blob).write_bytes(b"rotten")
     engine.upkeep._scrub.run(threading.Event())
     engine.upkeep._scrub.run(threading.Event())
     health = engine.health.state(admin)
@@ -625,7 +625,7 @@ def test_old_backups_that_cannot_be_deleted_are_told_and_the_new_one_is_in_the_l
 
 def test_orphans_are_swept_while_the_server_runs(ward: Ward, settings: Settings) -> None:
     orphan = ward.engine.context.host.write_blob(b"nobody needs this")
-    os.utime(ward.engine.context.host._path(orphan), (0, 0))
+    os.utime(ward.engine.context.host.path(orphan), (0, 0))
     ward.engine.upkeep.tend()
     assert orphan not in set(ward.engine.context.host.blobs())
     assert ward.engine.audit.entries(ward.team.administrator, query="files.sweep")

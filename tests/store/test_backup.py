@@ -222,7 +222,7 @@ def test_a_stored_file_that_is_gone_stops_no_backup_and_is_told(
     whole = ward.seal(data, found=[found])
     broken = ward.seal(builders.png(builders.labelled("BROKEN")[0]), found=[found])
     row = engine.context.catalog.row(engine.context.database.read(), broken)
-    _damage(engine.context.host._path(row.sealed_blob), damage)
+    _damage(engine.context.host.path(row.sealed_blob), damage)
     name = engine.backups.make(admin)
     assert engine.backups.missing(admin, name) == [row.sealed_blob]
     assert engine.backups.verify(admin, name) == 5
@@ -252,7 +252,7 @@ def test_a_stored_file_that_is_gone_is_in_the_next_backup_if_an_earlier_one_has_
     image_id = ward.seal(data, found=[found])
     engine.backups.make(admin)
     row = engine.context.catalog.row(engine.context.database.read(), image_id)
-    _damage(engine.context.host._path(row.sealed_blob), damage)
+    _damage(engine.context.host.path(row.sealed_blob), damage)
     host.advance(minutes=1)
     name = engine.backups.make(admin)
     assert engine.backups.missing(admin, name) == []
@@ -439,7 +439,7 @@ def test_the_command_line_checks_every_backup_and_says_if_there_is_none(
     _, found = text_png()
     image_id = ward.seal(builders.png(builders.labelled("IMAGE")[0]), found=[found])
     row = ward.engine.context.catalog.row(ward.engine.context.database.read(), image_id)
-    ward.engine.context.host._path(row.sealed_blob).unlink()
+    ward.engine.context.host.path(row.sealed_blob).unlink()
     names = []
     for _ in range(2):
         host.advance(minutes=1)

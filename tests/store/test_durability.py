@@ -37,12 +37,13 @@ def test_the_first_file_syncs_every_folder_above_it(tmp_path: Path, synced: list
 
 
 def test_a_new_folder_of_files_is_synced_in_the_root(tmp_path: Path, synced: list[Path]) -> None:
-    host = Host(tmp_path / "blobs")
+    root = tmp_path / "blobs"
+    host = Host(root)
     first = host.write_blob(b"first")
     synced.clear()
     second = host.write_blob(b"second")
     assert second[:2] != first[:2]
-    assert folders(synced) == [host.root, host.root / second[:2]]
+    assert folders(synced) == [root, root / second[:2]]
 
 
 def test_a_file_is_synced_before_its_name_and_its_name_before_the_end(

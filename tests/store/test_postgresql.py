@@ -510,7 +510,7 @@ def test_nothing_is_answered_signed_sent_or_deleted_on_a_change_that_is_not_sett
     engine.reception.store(technician, Instance("", "", instance))
     host, context = engine.context.host, engine.context
     orphan = host.write_blob(b"an old draft")
-    os.utime(host._path(orphan), (0, 0))
+    os.utime(host.path(orphan), (0, 0))
     forwarding = AuditForwarding(context.database, context.audit, settings)
     sent: list[bytes] = []
     monkeypatch.setattr(forwarding, "_send", sent.append)

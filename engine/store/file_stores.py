@@ -1,0 +1,80 @@
+"""Where the encrypted files lie: in the data folder, or in a bucket."""
+
+from __future__ import annotations
+
+from engine.errors import StorageError
+from engine.host import FileStore, Folder, write_durably
+from engine.settings import Settings
+
+#: In a bucket: whose files these are.
+OWNER = "catalog.id"
+#: In the data folder: where its files are, unless they always were there.
+PLACE = "files.place"
+
+
+def files_of(settings: Settings) -> FileStore:
+    """The store that MEDSEC_BLOBS names.
+
+    Raises:
+        SettingsError: There are no credentials for it, or they cannot be read.
+    """
+    if not settings.blobs:
+        return own_folder(settings)
+    # Imported here: who has no object store needs no client for one.
+    from engine.store.object_store import Address, Bucket
+
+    ca = str(settings.s3_ca_file) if settings.s3_ca_file else None
+    return Bucket(Address(settings.blobs, settings.s3_endpoint, settings.s3_region, ca))
+
+
+def check_place(settings: Settings) -> None:
+    """Refuse to look for files where they are not, and note where they are.
+
+    Raises:
+        StorageError: MEDSEC_BLOBS names another place than the one in which the files lie.
+    """
+    noted = settings.data / PLACE
+    known = noted.read_text(encoding="ascii").strip() if noted.exists() else None
+    if known is None and settings.blobs:
+        if next(own_folder(settings).names(), None) is not None:
+            raise StorageError(
+                "The data folder has files of its own. Unset MEDSEC_BLOBS, or move them with medsec"
+                " files-move."
+            )
+        note_place(settings, settings.blobs)
+    elif known is not None and known != settings.blobs.rstrip("/"):
+        raise StorageError(
+            "The files of this data folder are in another place: set MEDSEC_BLOBS to"
+            f" {known or 'nothing'}, or move them with medsec files-move."
+        )
+
+
+def note_place(settings: Settings, url: str) -> None:
+    """Remember in the data folder where its files lie; nothing stands for itself."""
+    write_durably(settings.data / PLACE, url.rstrip("/").encode())
+
+
+def own_folder(settings: Settings) -> Folder:
+    """The folder for files within the data folder."""
+    return Folder(settings.data / "blobs")
+
+
+def claim(files: FileStore, catalog: str) -> None:
+    """Note whose files lie in a bucket: swept against other rows, all would be deleted.
+
+    Args:
+        catalog: Name of the catalog.
+
+    Raises:
+        StorageError: They are another catalog's, or the store ignores conditions.
+    """
+    mine = catalog.encode()
+    if files.put(OWNER, mine) and files.put(OWNER, mine):
+        raise StorageError(
+            "The object store ignores conditional writes (If-None-Match). Use one that supports"
+            " them."
+        )
+    if files.get(OWNER) != mine:
+        raise StorageError(
+            "The bucket has files of another installation. Set MEDSEC_BLOBS to a prefix of its own."
+        )

@@ -1,0 +1,167 @@
+"""The whole engine with its files in an object store, on a good day and on a bad one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine import Engine, Settings, errors
+from engine.service import upkeep
+from engine.store import object_store as module
+from engine.store.file_stores import files_of
+from tests import builders
+from tests.conftest import WHY, Ward, text_png
+from tests.fakes import FakeHost, ScriptedDetector
+from tests.object_store import FaultyProxy, ObjectStore, client
+from tests.service.test_scrub import Waits
+
+NAMES = re.compile(r"catalog\.id|([0-9a-f]{2})/\1[0-9a-f]{62}")
+
+
+@pytest.fixture
+def proxy(object_store: ObjectStore) -> Iterator[FaultyProxy]:
+    made = FaultyProxy(object_store.endpoint)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def settings(
+    settings: Settings,
+    proxy: FaultyProxy,
+    object_store: ObjectStore,
+    store_keys: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Settings:
+    for name, value in (("ATTEMPTS", 1), ("READ_SECONDS", 5.0), ("PAUSE_SECONDS", 0.01)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(upkeep, "ORPHAN_ELSEWHERE_SECONDS", -1.0)
+    return replace(
+        settings,
+        blobs=object_store.new(),
+        s3_endpoint=proxy.endpoint,
+        backup_dir=tmp_path / "backups",
+    )
+
+
+@pytest.fixture
+def host(settings: Settings) -> FakeHost:
+    return FakeHost(files_of(settings))
+
+
+@pytest.fixture
+def prepared() -> None:
+    """Nothing: a prepared folder has its files in it."""
+
+
+def stored(settings: Settings, store: ObjectStore) -> dict[str, bytes]:
+    """Every object by its name, and that none says anything besides."""
+    bucket, _, prefix = settings.blobs.removeprefix("s3://").partition("/")
+    asked = client(store.endpoint)
+    found = {}
+    for entry in asked.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/").get("Contents", ()):
+        answer = asked.get_object(Bucket=bucket, Key=entry["Key"])
+        assert answer["Metadata"] == {}
+        found[entry["Key"].removeprefix(f"{prefix}/")] = answer["Body"].read()
+    return found
+
+
+def test_a_day_on_an_object_store(
+    ward: Ward, settings: Settings, object_store: ObjectStore, tmp_path: Path
+) -> None:
+    engine, team = ward.engine, ward.team
+    data, found = text_png()
+    kept = ward.seal(data, "Erika.png", [found])
+    gone = ward.upload(builders.png(builders.labelled("WAITS")[0]), found=[found])
+    assert engine.images.restore(team.doctor, kept, WHY).proof == "bytes"
+    name = engine.backups.make(team.administrator)
+    assert engine.backups.verify(team.administrator, name) == 4
+    objects = stored(settings, object_store)
+    assert len(objects) == 5  # with the one that says whose they are
+    for key, content in objects.items():
+        assert NAMES.fullmatch(key)
+        assert not any(word in content for word in (b"Erika", b"Musterfrau", b"P-1", data[:20]))
+    assert not (settings.data / "blobs").exists()
+
+    engine.drafts.discard(team.technician, gone, "not his")
+    assert len(stored(settings, object_store)) == 4
+    orphan = engine.context.host.write_blob(b"left by a crash")
+    assert engine.upkeep.sweep() == 1
+    assert orphan not in set(engine.context.host.blobs())
+    assert list(engine.health.verify_images(team.administrator)) == [(kept, None)]
+    engine.close()
+
+    # another machine takes the backup, to a place of its own
+    elsewhere = replace(settings, data=tmp_path / "new", blobs=object_store.new())
+    recovered = Engine.from_backup(elsewhere, detector=ScriptedDetector(elsewhere))
+    token = recovered.operator_token()
+    opened = recovered.images.restore(token, kept, WHY)
+    assert recovered.images.restored_file(token, opened.handle).data == data
+    assert recovered.drafts.waiting(token) == []  # what was discarded later is not back
+    recovered.close()
+    with pytest.raises(errors.StorageError, match="no catalog"):
+        Engine.open(replace(settings, data=tmp_path / "other", key_file=tmp_path / "other.key"))
+
+
+def test_a_store_that_is_away_is_an_error_with_a_name_and_no_damage(
+    ward: Ward, settings: Settings, proxy: FaultyProxy
+) -> None:
+    engine, team = ward.engine, ward.team
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    proxy.times(10_000, "503")
+    with pytest.raises(errors.StoreUnavailable):
+        ward.upload(data + b" ", found=[found])
+    assert engine.drafts.waiting(team.technician) == []
+    with pytest.raises(errors.StoreUnavailable):
+        engine.images.restore(team.doctor, image_id, WHY)
+    with pytest.raises(errors.StoreUnavailable):
+        engine.backups.make(team.administrator)
+    assert engine.backups.names(team.administrator) == []
+    # The check of files waits until the store is back, and reports nothing as damaged.
+    pauses = Waits()
+    real = pauses.wait
+
+    def back(timeout: float | None = None) -> bool:
+        proxy.times(0, "503")
+        return real(timeout)
+
+    pauses.wait = back  # type: ignore[method-assign]
+    engine.upkeep.scrub.run(pauses)
+    assert 60.0 in pauses.pauses
+    assert engine.upkeep.scrub.state["broken"] == []
+    assert engine.images.restore(team.doctor, image_id, WHY).proof == "bytes"
+    entries = [e.outcome for e in engine.context.audit.entries(query="image.restore")]
+    assert "failed" in entries
+
+
+def test_a_list_that_is_late_deletes_nothing_that_is_needed(ward: Ward, proxy: FaultyProxy) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    ward.engine.context.host.write_blob(b"left by a crash")
+    proxy.times(1, "late", "GET")
+    assert ward.engine.upkeep.sweep() + ward.engine.upkeep.sweep() == 1
+    assert len(list(ward.engine.context.host.blobs())) == 3
+    assert ward.engine.images.restore(ward.team.doctor, image_id, WHY).proof == "bytes"
+
+
+def test_another_installation_keeps_off(ward: Ward, settings: Settings, tmp_path: Path) -> None:
+    ward.engine.close()
+    other = replace(settings, data=tmp_path / "other", key_file=tmp_path / "other.key")
+    with pytest.raises(errors.StorageError, match="another installation"):
+        Engine.open(other, detector=ScriptedDetector(other))
+
+
+def test_the_engine_opens_again_on_its_bucket(ward: Ward, settings: Settings) -> None:
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    ward.engine.close()
+    again = Engine.open(settings, detector=ScriptedDetector(settings), operator=True)
+    token = again.operator_token()
+    assert again.images.restore(token, image_id, WHY).proof == "bytes"
+    again.close()
