@@ -107,7 +107,7 @@ def test_three_servers_behind_nginx_serve_and_any_of_them_may_die(
     with ExitStack() as stack:
         for number in range(3):
             server, process = launch(tmp_path / str(number), **common)
-            stack.callback(process.kill)
+            stack.callback(_end, process)
             wait(server, process, 120)
             running.append((server, process))
         settings = Settings(
@@ -123,7 +123,7 @@ def test_three_servers_behind_nginx_serve_and_any_of_them_may_die(
         addresses = [server.url.removeprefix("http://") for server, _ in running]
         config = example(tmp_path, port, addresses)
         proxy = subprocess.Popen([NGINX, "-c", str(config)])
-        stack.callback(proxy.terminate)
+        stack.callback(_end, proxy)
         address = f"http://127.0.0.1:{port}"
         _until(lambda: httpx.get(f"{address}/api/health/").status_code == 200)
 
@@ -181,6 +181,11 @@ def test_three_servers_behind_nginx_serve_and_any_of_them_may_die(
         _until(lambda: ids[victim] not in _servers(own, team), 40)
         line = (tmp_path / str(0) / "server.log").read_text().splitlines()[-1]
         assert json.loads(line)["server"] == ids[0]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    process.wait(30)
 
 
 def _servers(engine: Engine, team: Team) -> list[str]:

@@ -408,7 +408,7 @@ class PostgresDatabase(Database):
             self._lease.renew()
         tx, connection = self._lease.cursor(), self._lease.connection
         newest = self._servers.beat(tx)
-        for server_id in self._servers.dead(tx) if self._servers.steady else ():
+        for server_id in self._servers.dead(tx) if self._servers.steady(began) else ():
             # Its connections first: in one of them may be a change that others wait for.
             tx.all(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE"

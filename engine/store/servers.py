@@ -159,15 +159,17 @@ class Servers:
 
     def beaten(self, at_ms: float) -> None:
         """All that a round has to do was done; it began then."""
-        if at_ms - self._beaten_ms > STALE_SECONDS * 1000:
-            self._steady_since_ms = at_ms
         self._beaten_ms = at_ms
 
-    @property
-    def steady(self) -> bool:
-        """Has this server's own row been fresh for so long that an old one of another means that
-        that one is dead? After an outage of the database all rows are old."""
-        return self._host.ticks_ms() - self._steady_since_ms > DEAD_SECONDS * 1000
+    def steady(self, at_ms: float) -> bool:
+        """Does an old row of another server mean that that one is dead, in a round that began then?
+
+        After an outage of the database all rows are old. Whoever is back first waits for as long
+        as it takes to be dead.
+        """
+        if at_ms - self._beaten_ms > STALE_SECONDS * 1000:
+            self._steady_since_ms = at_ms
+        return at_ms - self._steady_since_ms > DEAD_SECONDS * 1000
 
     @property
     def stale(self) -> bool:

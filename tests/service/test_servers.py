@@ -353,6 +353,49 @@ def _claims(engine: Engine, caller: object, image_id: str) -> bool:
     return True
 
 
+@pytest.mark.slow
+def test_all_servers_come_back_when_the_database_was_away_for_long(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "DEAD_SECONDS", 8.0)
+    monkeypatch.setattr(servers, "STALE_SECONDS", 2.0)
+    own = Cluster()
+    settings = Settings(
+        data=tmp_path / "data", key_file=tmp_path / "keys" / "root.key", bcrypt_cost=4,
+        database=Secret(own.new()), database_connections=4, servers="many", write_wait_seconds=2,
+    )  # fmt: skip
+    both = [opened(settings), opened(settings)]
+    ended = threading.Event()
+    try:
+        team = Team(both[0])
+        time.sleep(9)  # each could take the other for dead
+        for engine in both:
+            engine.context.database.when_expelled = ended.set
+        own.stop("fast")
+        time.sleep(9)
+        for engine in both:
+            with pytest.raises(errors.StorageBusy):
+                engine.sessions.whoami(team.doctor)
+        own.start()
+        for engine in both:
+            soon(lambda engine=engine: _answers(engine, team.doctor), 30)  # type: ignore[misc]
+        assert not ended.is_set()
+        assert sum(e.context.database.leads for e in both) == 1
+        assert len(both[0].context.database.servers()) == 2
+        assert both[1].audit.verify(team.administrator) > 0
+    finally:
+        for engine in both:
+            engine.close()
+        own.close()
+
+
+def _answers(engine: Engine, token: str) -> bool:
+    try:
+        return engine.sessions.whoami(token).username == "doctor"
+    except errors.StorageBusy:
+        return False
+
+
 def test_the_catalog_of_a_file_has_one_server(tmp_path: Path) -> None:
     with pytest.raises(errors.SettingsError, match="MEDSEC_DATABASE"):
         Settings(data=tmp_path, servers="many")
