@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from commands import folder
 from commands.options import DATA_FOLDER, Commands
@@ -15,7 +14,10 @@ from engine import Engine, errors
 def add_to(commands: Commands) -> None:
     parser = commands.add_parser("backup", parents=[DATA_FOLDER], help="back up, or check backups")
     parser.add_argument(
-        "--to", dest="backups", type=Path, metavar="DIR", help="default: MEDSEC_BACKUP_DIR"
+        "--to",
+        dest="backups",
+        metavar="PLACE",
+        help="folder or s3://bucket/prefix; default: MEDSEC_BACKUP_DIR or MEDSEC_BACKUPS",
     )
     parser.add_argument("--verify", action="store_true", help="check every backup there is")
     parser.set_defaults(run=backup)
@@ -34,7 +36,7 @@ def backup(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
 def _verify(engine: Engine, token: str, terminal: Terminal) -> Outcome:
     names = engine.backups.names(token)
     if not names:
-        terminal.warn("medsec: there is no backup in this folder: is it mounted?")
+        terminal.warn("medsec: there is no backup here: is the folder mounted?")
         return Outcome.SOME_FAILED
     broken = 0
     with terminal.working("checking backups", len(names), "backups") as work:

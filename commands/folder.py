@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from commands.terminal import Terminal
 from engine import Engine, Settings
@@ -29,7 +31,10 @@ def opened(arguments: argparse.Namespace, terminal: Terminal) -> Iterator[tuple[
 
 def settings(arguments: argparse.Namespace) -> Settings:
     """Those of the environment, under those of the command line."""
-    given = {"data": arguments.data, "key_file": arguments.key}
-    for setting, option in (("backup_dir", "backups"), ("checkpoint_dir", "checkpoints")):
-        given[setting] = getattr(arguments, option, None)
+    given: dict[str, Any] = {"data": arguments.data, "key_file": arguments.key}
+    given["checkpoint_dir"] = getattr(arguments, "checkpoints", None)
+    backups = getattr(arguments, "backups", None)
+    if backups is not None:
+        far = backups.startswith("s3://")
+        given["backups" if far else "backup_dir"] = backups if far else Path(backups)
     return Settings.load(os.environ, **given)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from commands import folder
 from commands.options import DATA_FOLDER, Commands
@@ -20,7 +19,7 @@ def add_to(commands: Commands) -> None:
         help="an empty data folder from a backup and the key",
     )
     parser.add_argument(
-        "--from", dest="backups", type=Path, metavar="DIR", help="folder of backups"
+        "--from", dest="backups", metavar="PLACE", help="folder of backups, or s3://bucket/prefix"
     )
     parser.add_argument("--name", help="default: the newest")
     parser.set_defaults(run=recover_data)

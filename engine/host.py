@@ -13,6 +13,7 @@ import logging
 import os
 import resource
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -124,6 +125,12 @@ class FileStore(Protocol):
     def age_seconds(self, name: str) -> float:
         """Seconds since the file was written, by the clock that noted it; 0 where it is gone."""
 
+    def delete_under(self, name: str) -> None:
+        """Delete all files whose names begin with ``name/``. Raises StorageError."""
+
+    def under(self, name: str) -> FileStore:
+        """The files whose names begin with ``name/``, without that."""
+
     def clear_unfinished(self, older_than_seconds: float = 0.0) -> int:
         """Delete what writes left that a crash ended; says how many. Raises StorageError.
 
@@ -194,6 +201,20 @@ class Folder:
                 f"Files of the {self._of} folder cannot be deleted. Check their owner.",
                 errno=err.errno,
             ) from err
+
+    def delete_under(self, name: str) -> None:
+        try:
+            shutil.rmtree(self._path(name))
+        except FileNotFoundError:
+            pass
+        except OSError as err:
+            raise StorageError(
+                f"Files of the {self._of} folder cannot be deleted. Check their owner.",
+                errno=err.errno,
+            ) from err
+
+    def under(self, name: str) -> FileStore:
+        return Folder(self._path(name), self._of)
 
     def names(self, under: str = "") -> Iterator[str]:
         # Folder by folder: a list of all files would be long before the first of them is given.

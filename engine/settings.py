@@ -62,6 +62,12 @@ def _is_bucket(url: str) -> bool:
     return _BUCKET.fullmatch(url) is not None
 
 
+def _within(one: str, other: str) -> bool:
+    """Does either of two places in buckets hold the other?"""
+    first, second = (f"{url.rstrip('/')}/" for url in (one, other))
+    return first.startswith(second) or second.startswith(first)
+
+
 def _positive(value: float) -> bool:
     return value > 0
 
@@ -119,6 +125,11 @@ class Settings:
         None, "Folder outside the data folder for signed audit checkpoints"
     )
     backup_dir: Path | None = _setting(None, "Folder outside the data folder for backups")
+    backups: str = _setting(
+        "",
+        "s3://bucket/prefix in an object store for backups, instead of MEDSEC_BACKUP_DIR",
+        lambda v: not v or _is_bucket(v),
+    )
     backups_kept: int = _setting(14, "Number of backups to keep", _positive)
     backup_hours: float = _setting(
         24.0, "Interval of automatic backups; 0 turns them off", lambda v: v >= 0, "h"
@@ -360,6 +371,11 @@ class Settings:
             raise SettingsError(
                 "MEDSEC_SERVERS=many needs a catalog on PostgreSQL: set MEDSEC_DATABASE."
             )
+        if self.backups and (self.backup_dir or _within(self.backups, self.blobs)):
+            raise SettingsError(
+                "MEDSEC_BACKUPS must be alone, without MEDSEC_BACKUP_DIR, and apart from"
+                " MEDSEC_BLOBS."
+            )
         if self.smtp_host:
             for address in (self.mail_from, *(self.mail_recipients or ("",))):
                 if not _ADDRESS.fullmatch(address):
@@ -372,6 +388,11 @@ class Settings:
                     "MEDSEC_SMTP_SECURITY=none is allowed only for a mail server on this machine."
                     " Use starttls or tls."
                 )
+
+    @property
+    def keeps_backups(self) -> bool:
+        """Is there a place for backups?"""
+        return bool(self.backups or self.backup_dir)
 
     @property
     def mail_recipients(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 KEY, SECRET = "medsec-test", "medsec-test-secret"
+WORKER_KEY = "medsec-worker"  # may neither list nor administer
 PORTS = ("master", "volume", "filer", "s3")
 
 
@@ -39,7 +40,13 @@ class ObjectStore:
         self.folder = Path(tempfile.mkdtemp(prefix="medsec-s3-"))
         may = {"actions": ["Admin", "Read", "Write", "List", "Tagging"]}
         keys = [{"accessKey": KEY, "secretKey": SECRET}]
-        who = {"identities": [{"name": "medsec", "credentials": keys, **may}]}
+        worker = [{"accessKey": WORKER_KEY, "secretKey": SECRET}]
+        who = {
+            "identities": [
+                {"name": "medsec", "credentials": keys, **may},
+                {"name": "worker", "credentials": worker, "actions": ["Read", "Write"]},
+            ]
+        }
         (self.folder / "s3.json").write_text(json.dumps(who))
         self._ports = _free_ports(2 * len(PORTS))
         self.endpoint = f"http://127.0.0.1:{self._ports[len(PORTS) - 1]}"

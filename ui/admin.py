@@ -199,7 +199,7 @@ def custody(token: str) -> None:
             )
     st.header("Backups")
     with widgets.banner():
-        if engine.settings.backup_dir is None:
+        if not engine.settings.keeps_backups:
             st.info("Backups are off. Set `MEDSEC_BACKUP_DIR` to a folder on another disk.")
         else:
             if st.button("Back up now", key="backup", icon=":material/backup:"):

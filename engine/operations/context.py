@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from engine.detection import CustomNetworkStore, Detector, NetworkVersions, Profiles
-from engine.errors import SettingsError
-from engine.host import Host
+from engine.host import FileStore, Host
 from engine.operations.access_watch import AccessWatch
 from engine.operations.admission import Admission
 from engine.operations.live_settings import LiveSettings
@@ -27,6 +27,7 @@ from engine.store.claims import Claims
 from engine.store.database import Database
 from engine.store.device_boxes import DeviceBoxes
 from engine.store.figures import Figures
+from engine.store.file_stores import backups_of
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.nodes import HeldInstances, NodeRows
 from engine.store.open_images import OpenImages
@@ -99,8 +100,10 @@ class Context(WorkerContext):
     shared: Shared
 
     def backup_folder(self) -> Backups:
-        """The backups there are. Raises SettingsError where no folder is set."""
-        folder = self.live.settings.backup_dir
-        if folder is None:
-            raise SettingsError("Set MEDSEC_BACKUP_DIR to a folder outside the data folder.")
-        return Backups(folder, self.keyring, self.host)
+        """The backups there are. Raises SettingsError where no place for them is set."""
+        far = bool(self.live.settings.blobs or self.live.settings.backups)
+        return Backups(self._backup_place, self.keyring, self.host, far=far)
+
+    @cached_property
+    def _backup_place(self) -> FileStore:
+        return backups_of(self.live.settings)

@@ -47,7 +47,7 @@ class Erasures:
 
         An erasure is not undone because that folder is away; the health page says so then.
         """
-        if self._live.settings.backup_dir is None:
+        if not self._live.settings.keeps_backups:
             self.kept = True
             return
         try:

@@ -58,7 +58,7 @@ class Backups:
             The backup's name.
 
         Raises:
-            SettingsError: MEDSEC_BACKUP_DIR is not set.
+            SettingsError: No place for backups is set.
             AuditBroken: The log does not verify; a backup must not hide that.
             StorageBusy: Another one is being written.
             StorageError: It could not be written or does not verify.
@@ -129,7 +129,7 @@ class Backups:
 
     def last_at(self) -> datetime | None:
         """When the newest whole backup was made, by its name; a clock that was ahead made none."""
-        if self._live.settings.backup_dir is None:
+        if not self._live.settings.keeps_backups:
             return None
         latest = f"{self._host.now() + CLOCK_SLACK:{BACKUP_NAME}}"
         names = [name for name in self._folder().names() if name <= latest]

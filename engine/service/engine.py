@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Self
 
 from engine.detection import CustomNetworkStore, Detector, NetworkVersions, Profiles
-from engine.errors import BackupInvalid, SettingsError, StorageError
+from engine.errors import BackupInvalid, StorageError
 from engine.formats.images import Limits
 from engine.host import Host, forbid_core_dumps, sweep_unfinished
 from engine.operations.access_watch import AccessWatch
@@ -94,7 +94,7 @@ from engine.store.database import CATALOG_ID, Database
 from engine.store.device_boxes import DeviceBoxes
 from engine.store.embedded import EmbeddedDatabase
 from engine.store.figures import Figures
-from engine.store.file_stores import check_place, claim, files_of
+from engine.store.file_stores import backups_of, check_place, claim, files_of
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.nodes import HeldInstances, NodeRows
 from engine.store.open_images import OpenImages
@@ -276,7 +276,7 @@ class Engine:
         backup brings nobody back.
 
         Args:
-            settings: ``data`` names an empty folder, ``backup_dir`` the backups.
+            settings: ``data`` names an empty folder, and they say where the backups are.
             name: The newest by default.
 
         Raises:
@@ -284,11 +284,10 @@ class Engine:
             BackupInvalid: There is none, or it is incomplete or altered.
             StorageError: The data folder or the database is not empty.
         """
-        if settings.backup_dir is None:
-            raise SettingsError("Set MEDSEC_BACKUP_DIR to the folder of the backups.")
+        place = backups_of(settings)
         host = Host(files_of(settings))
-        bring_salt_record(settings.backup_dir, settings.data)
-        backups = BackupFolder(settings.backup_dir, Keyring.load(settings, host.random), host)
+        bring_salt_record(place, settings.data)
+        backups = BackupFolder(place, Keyring.load(settings, host.random), host)
         if name is not None and name not in backups.names():
             raise BackupInvalid("There is no such backup. Check its name.")
         chosen = name or backups.newest()

@@ -242,7 +242,7 @@ class Upkeep:
 
     def _backup_due(self) -> None:
         settings = self._live.settings
-        if settings.backup_dir is None or settings.backup_hours == 0:
+        if not settings.keeps_backups or settings.backup_hours == 0:
             return
         last = self._backups.last_at()
         age = None if last is None else self._host.now() - last

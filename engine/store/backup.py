@@ -1,9 +1,10 @@
 """Backups: the encrypted catalog, the files (already encrypted), and a manifest over both.
 
-One folder holds any number of backups. Files are content-addressed and shared between them,
-so a new backup stores only new files. Each backup is complete: it and the root key restore the
-whole system. Erased data stays erased: a restore applies the erasures recorded in *every* backup of
-the folder, including later ones, and in the list of erasures that is stored with the backups.
+One place, a folder or a bucket, holds any number of backups. Files are content-addressed and shared
+between them, so a new backup stores only new files. Each backup is complete: it and the root key
+restore the whole system. Erased data stays erased: a restore applies the erasures recorded in
+*every* backup of the place, including later ones, and in the list of erasures that is stored with
+the backups.
 """
 
 from __future__ import annotations
@@ -13,25 +14,27 @@ import hashlib
 import hmac
 import json
 import re
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import BackupInvalid, EngineError, StorageBusy, StorageError
-from engine.host import Host, sweep_unfinished, write_durably
+from engine.errors import BackupInvalid, EngineError, NotFound, StorageBusy, StorageError
+from engine.host import FileStore, Host, sweep_unfinished, write_durably
 from engine.store.database import CATALOG_ID
 from engine.store.file_stores import PLACE
 from engine.vault import SALT_RECORD, Keyring, blind_index, derive, new_key, open_field, seal_field
 
 VERSION = 1
+DAY_SECONDS = 86_400.0
 #: What a backup is called: when it was made, by the clock of that moment.
 NAME = "%Y%m%dT%H%M%S%f"
 PENDING_ERASURES = "pending-erasures.json"
 _CATALOG = "catalog.sealed"
 _MANIFEST = "manifest.json"
 _ERASURES = "erasures.json"
+#: What the names of all backups begin with: the many files that they share are not listed.
+_MILLENNIUM = "2"
 _NAME = re.compile(r"\d{8}T\d{12}")
 
 
@@ -65,23 +68,26 @@ class Snapshot:
 
 
 class Backups:
-    """All backups in one folder.
+    """All backups in one place.
 
     Args:
-        folder: Outside the data folder; made on first use.
+        place: Outside the data folder.
+        far: Files are, or the backups, in an object store: of what a backup there has already,
+            nothing is read again when another one is made.
     """
 
-    def __init__(self, folder: Path, keyring: Keyring, host: Host) -> None:
-        self._folder = folder
+    def __init__(
+        self, place: FileStore, keyring: Keyring, host: Host, *, far: bool = False
+    ) -> None:
+        self._place = place
         self._keyring = keyring
         self._host = host
-        self._blobs = Host(folder / "blobs")
+        self._blobs = Host(place.under("blobs"))
+        self._far = far
 
     def names(self) -> list[str]:
         """Complete backups, oldest first; without interrupted and foreign ones."""
-        if not self._folder.is_dir():
-            return []
-        there = (p.parent.name for p in self._folder.glob(f"*/{_MANIFEST}"))
+        there = (n.removesuffix(f"/{_MANIFEST}") for n in self._place.names(_MILLENNIUM))
         return sorted(name for name in there if _NAME.fullmatch(name))
 
     def newest(self) -> str:
@@ -99,7 +105,6 @@ class Backups:
             )
         return max(found, key=lambda name: _rank(name, found))
 
-    @_writing("backup")
     def record_erasures(self, erasures: Sequence[tuple[str, str]]) -> None:
         """Store the list of erasures with the backups, which were made before.
 
@@ -110,10 +115,8 @@ class Backups:
         """
         known = {*erasures, *self._listed()}
         record = self._signed({"erasures": sorted(list(e) for e in known)}, _ERASURES)
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_durably(self._folder / _ERASURES, json.dumps(record).encode())
+        self._place.replace(_ERASURES, json.dumps(record).encode())
 
-    @_writing("backup")
     def make(self, snapshot: Snapshot, source: Host, salt_record: bytes | None) -> str:
         """Write a backup and check what was written.
 
@@ -136,10 +139,10 @@ class Backups:
         key = new_key(self._host.random)
         sealed = seal_field(key, f"backup/{name}/catalog", snapshot.catalog, self._host.random)
         self._clear_unfinished()
-        (self._folder / name).mkdir(mode=0o700, parents=True)
         if salt_record is not None:
-            write_durably(self._folder / SALT_RECORD, salt_record)
-        faults = {address: self._bring(address, source) for address in snapshot.blobs}
+            self._place.replace(SALT_RECORD, salt_record)
+        known = set(self._blobs.blobs()) if self._far else set()
+        faults = {a: "" if a in known else self._bring(a, source) for a in snapshot.blobs}
         manifest = self._signed(
             {
                 "name": name,
@@ -153,13 +156,15 @@ class Backups:
             name,
             key,
         )
-        write_durably(self._folder / name / _CATALOG, sealed)
+        self._place.replace(f"{name}/{_CATALOG}", sealed)
         # The manifest comes last: without it there is no backup.
-        write_durably(self._folder / name / _MANIFEST, json.dumps(manifest).encode())
+        if not self._place.put(f"{name}/{_MANIFEST}", json.dumps(manifest).encode()):
+            raise StorageError("There is a backup of this moment already. Make another one.")
         try:
-            self.verify(name)
-        except BackupInvalid:
-            (self._folder / name / _MANIFEST).unlink()  # then it is none
+            self._verify(name, known)
+        except EngineError:
+            with contextlib.suppress(StorageBusy):
+                self._place.delete(f"{name}/{_MANIFEST}")  # then it is none
             raise
         return name
 
@@ -172,11 +177,18 @@ class Backups:
         Raises:
             BackupInvalid: Something is missing, altered or under another key.
         """
+        return self._verify(name, set())
+
+    def _verify(self, name: str, but: Collection[str]) -> int:
         manifest, key = self._manifest(name)
         self._catalog(manifest, key)
         for address in manifest["blobs"]:
+            if address in but:
+                continue
             try:
                 self._blobs.read_blob(address)
+            except StorageBusy:  # which says nothing of the file
+                raise
             except EngineError as err:
                 raise BackupInvalid(
                     "A file of this backup is missing or altered. Use another backup.", name=name
@@ -231,7 +243,6 @@ class Backups:
         else:
             keep(catalog)
 
-    @_writing("backup")
     def prune(self, keep: int, newest: str) -> list[str]:
         """Delete all but the newest backups and the files that only they needed.
 
@@ -248,8 +259,8 @@ class Backups:
         older = sorted(set(self.names()) - {newest}, key=lambda name: _rank(name, readable))
         gone = older[: max(0, len(older) + 1 - keep)]
         for name in gone:
-            (self._folder / name / _MANIFEST).unlink()  # first, so that no half backup counts
-            shutil.rmtree(self._folder / name)
+            self._place.delete(f"{name}/{_MANIFEST}")  # first, so that no half backup counts
+            self._place.delete_under(name)
             readable.pop(name, None)
         if set(readable) == set(self.names()):  # else one that we cannot read may need them
             needed = {address for m in readable.values() for address in m["blobs"]}
@@ -274,13 +285,11 @@ class Backups:
 
     def _clear_unfinished(self) -> None:
         """Delete remains of interrupted backups; the next backup copies new files again."""
-        if not self._folder.is_dir():
-            return
-        self._blobs.files.clear_unfinished()
-        sweep_unfinished(self._folder)
-        for folder in list(self._folder.iterdir()):
-            if _NAME.fullmatch(folder.name) and not (folder / _MANIFEST).exists():
-                shutil.rmtree(folder)
+        self._place.clear_unfinished(DAY_SECONDS if self._far else 0.0)
+        whole = set(self.names())
+        for name in {n.partition("/")[0] for n in self._place.names(_MILLENNIUM)} - whole:
+            if _NAME.fullmatch(name):
+                self._place.delete_under(name)
 
     def _readable(self) -> dict[str, dict[str, Any]]:
         """Manifests, by name, of all complete backups under an available key."""
@@ -293,7 +302,7 @@ class Backups:
     def _listed(self) -> set[tuple[str, str]]:
         """What the list of erasures names; if it is lost or altered, what the backups name."""
         try:
-            return _erased([self._record(self._folder / _ERASURES, _ERASURES)[0]])
+            return _erased([self._record(_ERASURES, _ERASURES)[0]])
         except BackupInvalid:
             return _erased(self._readable().values())
 
@@ -307,16 +316,18 @@ class Backups:
         return {**record, "tag": _tag(key, record)}
 
     def _manifest(self, name: str) -> tuple[dict[str, Any], bytes]:
-        return self._record(self._folder / name / _MANIFEST, name)
+        return self._record(f"{name}/{_MANIFEST}", name)
 
-    def _record(self, path: Path, name: str) -> tuple[dict[str, Any], bytes]:
+    def _record(self, file: str, name: str) -> tuple[dict[str, Any], bytes]:
         """What :meth:`_signed` made, and its key. Raises BackupInvalid."""
         try:
-            record: dict[str, Any] = json.loads(path.read_bytes())
+            record: dict[str, Any] = json.loads(self._place.get(file))
             wrapped = bytes.fromhex(record["wrapped_key"])
             key = self._keyring.unwrap(record["root_key_id"], wrapped, f"backup/{name}")
             tag = record.pop("tag")
-        except (OSError, ValueError, KeyError, TypeError, EngineError) as err:
+        except StorageBusy:
+            raise
+        except (ValueError, KeyError, TypeError, EngineError) as err:
             raise BackupInvalid(
                 "This backup cannot be read with the available keys. Add the right root key.",
                 name=name,
@@ -330,9 +341,11 @@ class Backups:
     def _catalog(self, manifest: dict[str, Any], key: bytes) -> bytes:
         name = manifest["name"]
         try:
-            sealed = (self._folder / name / _CATALOG).read_bytes()
+            sealed = self._place.get(f"{name}/{_CATALOG}")
             return open_field(key, f"backup/{name}/catalog", sealed)
-        except (OSError, EngineError) as err:
+        except StorageBusy:
+            raise
+        except EngineError as err:
             raise BackupInvalid(
                 "The catalog of this backup is missing or altered. Use another backup.", name=name
             ) from err
@@ -354,16 +367,17 @@ def _rank(name: str, manifests: Mapping[str, Mapping[str, Any]]) -> tuple[int, i
 
 
 @_writing("data")
-def bring_salt_record(folder: Path, data: Path) -> None:
+def bring_salt_record(place: FileStore, data: Path) -> None:
     """Copy the salt record of the passphrase from the backups, before the root key is derived.
 
     Raises:
         StorageError: The data folder cannot be written.
     """
-    record = folder / SALT_RECORD
-    if record.exists() and not (data / SALT_RECORD).exists():
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_durably(data / SALT_RECORD, record.read_bytes())
+    with contextlib.suppress(NotFound):
+        record = place.get(SALT_RECORD)
+        if not (data / SALT_RECORD).exists():
+            data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_durably(data / SALT_RECORD, record)
 
 
 def _tag(key: bytes, manifest: dict[str, Any]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from engine.errors import StorageError
+from dataclasses import replace
+
+from engine.errors import SettingsError, StorageError
 from engine.host import FileStore, Folder, write_durably
 from engine.settings import Settings
 
@@ -25,6 +27,21 @@ def files_of(settings: Settings) -> FileStore:
 
     ca = str(settings.s3_ca_file) if settings.s3_ca_file else None
     return Bucket(Address(settings.blobs, settings.s3_endpoint, settings.s3_region, ca))
+
+
+def backups_of(settings: Settings) -> FileStore:
+    """Where backups lie.
+
+    Raises:
+        SettingsError: Nowhere, or there are no credentials.
+    """
+    if settings.backups:
+        return files_of(replace(settings, blobs=settings.backups, backups=""))
+    if settings.backup_dir is None:
+        raise SettingsError(
+            "Set MEDSEC_BACKUP_DIR to a folder outside the data folder, or MEDSEC_BACKUPS."
+        )
+    return Folder(settings.backup_dir, "backup")
 
 
 def check_place(settings: Settings) -> None:

@@ -21,7 +21,8 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, NoReturn, TypeVar
@@ -177,6 +178,16 @@ class Bucket:
 
     def delete(self, name: str) -> None:
         self._ask("delete_object", name)
+
+    def delete_under(self, name: str) -> None:
+        for inside in self.names(f"{name}/"):
+            self.delete(inside)
+
+    def under(self, name: str) -> FileStore:
+        there = copy(self)  # with its client
+        there._at = replace(self._at, url=f"{self._at.url.rstrip('/')}/{name}")
+        there._prefix = f"{self._prefix}{name}/"
+        return there
 
     def names(self, under: str = "") -> Iterator[str]:
         after: dict[str, str] = {}

@@ -45,7 +45,7 @@ _AGREED: Final = (
     "site", "care_relation", "second_factor", "four_eyes", "step_up_minutes", "reason_required",
     "keep_missed", "web_origin", "single_sign_on", "session_idle_minutes", "session_hours",
     "password_min_length", "requests_per_minute", "anonymous_requests_per_minute", "backup_dir",
-    "checkpoint_dir",
+    "backups", "checkpoint_dir",
 )  # fmt: skip
 #: Of a file by which servers see that they have the same files.
 _SIGN: Final = ".server"

@@ -18,8 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.object_store import KEY, SECRET, WORKER_KEY, ObjectStore
 from tests.service.test_batch import picture
 
+#: Credentials of an object store that are the workers' alone.
+WORKERS_OWN = {"AWS_ACCESS_KEY_ID": WORKER_KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
 ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.slow,
@@ -90,7 +93,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     inside = folder / "batch-tls"
     with (
         running(scheduler, inside, environment, "Scheduler at"),
-        running(worker, inside, environment, "Registered to"),
+        running(worker, inside, {**environment, **WORKERS_OWN}, "Registered to"),
     ):
         yield Cluster(inside, address, environment)
 
@@ -114,6 +117,31 @@ def test_a_folder_is_sealed_by_workers_elsewhere(cluster: Cluster, tmp_path: Pat
     written = [p for p in cluster.folder.parent.rglob("*") if p.is_file() and p.suffix != ".py"]
     assert not [p for p in written if p.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"]
     assert "Receive client connection" in (cluster.folder / "Scheduler.log").read_text()
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_workers_read_and_write_an_object_store_themselves(
+    cluster: Cluster, object_store: ObjectStore, tmp_path: Path, elsewhere: bool
+) -> None:
+    (tmp_path / "in").mkdir()
+    for n in range(4):
+        (tmp_path / "in" / f"{n}.png").write_bytes(picture(f"NOWAK JAN {n}"))
+    where = steps()[3] if elsewhere else "export MEDSEC_BATCH_WORKERS=1"
+    call = (
+        f'{where}\npython "$MEDSEC/cli.py" seal {tmp_path}/in --out {tmp_path}/out'
+        f" --data {tmp_path}/data --key {tmp_path}/root.key --seal-proposals"
+    )
+    store = {
+        "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET,
+        "MEDSEC_BLOBS": object_store.new(), "MEDSEC_S3_ENDPOINT": object_store.endpoint,
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-euc", call], cwd=cluster.folder, env={**cluster.environment, **store},
+        capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(": sealed ") == 4
+    assert not (tmp_path / "data" / "blobs").exists()
 
 
 def _connect(cluster: Cluster, context: ssl.SSLContext) -> bytes:

@@ -14,7 +14,7 @@ from engine.service import upkeep
 from engine.store import object_store as module
 from engine.store.file_stores import files_of
 from tests import builders
-from tests.conftest import WHY, Ward, text_png
+from tests.conftest import WHY, Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
 from tests.object_store import FaultyProxy, ObjectStore, client
 from tests.service.test_scrub import Waits
@@ -165,3 +165,66 @@ def test_the_engine_opens_again_on_its_bucket(ward: Ward, settings: Settings) ->
     token = again.operator_token()
     assert again.images.restore(token, image_id, WHY).proof == "bytes"
     again.close()
+
+
+def test_backups_in_a_bucket_hold_the_new_alone_and_bring_back_all_but_the_erased(
+    settings: Settings,
+    host: FakeHost,
+    proxy: FaultyProxy,
+    object_store: ObjectStore,
+    tmp_path: Path,
+) -> None:
+    kept_in = replace(settings, backup_dir=None, backups=object_store.new(), backups_kept=2)
+    engine = Engine.open(kept_in, host, detector=ScriptedDetector(kept_in))
+    team = Team(engine)
+    patient = engine.patients.create(team.technician, "P-1", "Erika Musterfrau", 61)
+    detector = engine.detector
+    assert isinstance(detector, ScriptedDetector)
+    ward = Ward(engine, team, detector, patient.patient_id)
+    data, found = text_png()
+    kept = ward.seal(data, found=[found])
+    engine.backups.make(team.administrator)
+    gone = ward.upload(builders.png(builders.labelled("WAITS")[0]), found=[found])
+    host.advance(minutes=1)
+    proxy.requests.clear()
+    second = engine.backups.make(team.administrator)
+    # Of the seven files, those of the first image are not moved again.
+    read = [r for r in proxy.requests if r.startswith("GET") and re.search(r"/[0-9a-f]{64}$", r)]
+    assert len(read) == 2  # the draft's, where it was and where it is now
+    assert engine.backups.verify(team.administrator, second) == 4
+
+    proxy.times(10_000, "503")
+    with pytest.raises(errors.StoreUnavailable):
+        engine.backups.make(team.administrator)
+    proxy.times(0, "503")
+    assert engine.backups.names(team.administrator)[-1] == second
+
+    engine.drafts.discard(team.technician, gone, "not his")
+    host.advance(minutes=1)
+    engine.backups.make(team.administrator)
+    assert len(engine.backups.names(team.administrator)) == 2  # the first was pruned
+    engine.close()
+
+    elsewhere = replace(kept_in, data=tmp_path / "new", blobs=object_store.new())
+    recovered = Engine.from_backup(elsewhere, second, detector=ScriptedDetector(elsewhere))
+    token = recovered.operator_token()
+    assert recovered.images.restore(token, kept, WHY).proof == "bytes"
+    assert recovered.drafts.waiting(token) == []
+    place = recovered.context.backup_folder()._blobs
+    place.files.replace(f"{(rotten := next(place.blobs()))[:2]}/{rotten}", b"rotten")
+    with pytest.raises(errors.BackupInvalid):
+        recovered.backups.verify(token, second)
+    recovered.close()
+
+
+@pytest.mark.parametrize(
+    "both",
+    [
+        {"blobs": "s3://bucket/files", "backups": "s3://bucket/files/backups"},
+        {"blobs": "s3://bucket", "backups": "s3://bucket/"},
+        {"backups": "s3://bucket/backups", "backup_dir": Path("backups")},
+    ],
+)
+def test_backups_lie_in_one_place_apart_from_the_files(both: dict[str, str]) -> None:
+    with pytest.raises(errors.SettingsError, match="MEDSEC_BACKUPS"):
+        Settings(**both)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ import pytest
 from engine import Engine, Settings, errors
 from engine.crypto.keyring import new_key
 from engine.crypto.root_keys import SALT_RECORD, line_of
-from engine.host import Host
+from engine.host import Folder, Host
 from engine.service.upkeep import _SYSTEM
 from engine.store import embedded
 from engine.store.backup import PENDING_ERASURES, Backups, bring_salt_record
@@ -376,7 +376,7 @@ def test_a_recovery_onto_a_full_disk_is_a_named_error(
             Engine.from_backup(elsewhere, detector=ScriptedDetector(settings))
         (settings.backup_dir / SALT_RECORD).write_bytes(b"salt")
         with pytest.raises(errors.StorageError, match="data folder"):
-            bring_salt_record(settings.backup_dir, elsewhere.data)
+            bring_salt_record(Folder(settings.backup_dir), elsewhere.data)
 
 
 @pytest.mark.parametrize(
