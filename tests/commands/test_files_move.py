@@ -137,6 +137,7 @@ def test_a_damaged_file_stops_the_move_before_anything_is_deleted(
     assert move() == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_is_running_is_not_moved_from_under(
     move: Move, ward: Ward, settings: Settings, remote: Settings
 ) -> None:
