@@ -92,7 +92,8 @@ class ObjectStore:
         while time.monotonic() < end:
             with contextlib.suppress(Exception):
                 made = client(self.endpoint)
-                made.create_bucket(Bucket="ready")
+                with contextlib.suppress(made.exceptions.ClientError):  # there since last time
+                    made.create_bucket(Bucket="ready")
                 made.put_object(Bucket="ready", Key="ready", Body=b"ready")
                 return
             assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,14 @@ import pytest
 
 from engine import Engine, Settings, errors
 from engine.service import upkeep
+from engine.settings import Secret
 from engine.store import object_store as module
 from engine.store.file_stores import files_of
 from tests import builders
 from tests.conftest import WHY, Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
 from tests.object_store import FaultyProxy, ObjectStore, client
+from tests.postgresql import Cluster
 from tests.service.test_scrub import Waits
 
 NAMES = re.compile(r"catalog\.id|([0-9a-f]{2})/\1[0-9a-f]{62}")
@@ -228,3 +231,40 @@ def test_backups_in_a_bucket_hold_the_new_alone_and_bring_back_all_but_the_erase
 def test_backups_lie_in_one_place_apart_from_the_files(both: dict[str, str]) -> None:
     with pytest.raises(errors.SettingsError, match="MEDSEC_BACKUPS"):
         Settings(**both)  # type: ignore[arg-type]
+
+
+def test_two_servers_need_no_folder_in_common(
+    settings: Settings, cluster: Cluster, object_store: ObjectStore, tmp_path: Path
+) -> None:
+    """Catalog on PostgreSQL, files and backups in buckets: each has a data folder of its own."""
+    first_of = replace(
+        settings,
+        database=Secret(cluster.new()),
+        database_connections=6,
+        servers="many",
+        backup_dir=None,
+        backups=object_store.new(),
+    )
+    second_of = replace(first_of, data=tmp_path / "second")
+    first, second = (
+        Engine.open(chosen, detector=ScriptedDetector(chosen)) for chosen in (first_of, second_of)
+    )
+    team = Team(first)
+    patient = first.patients.create(team.technician, "P-1", "Erika Musterfrau", 61)
+    assert isinstance(first.detector, ScriptedDetector)
+    ward = Ward(first, team, first.detector, patient.patient_id)
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    assert second.images.restore(team.doctor, image_id, WHY).proof == "bytes"
+    assert second.backups.make(team.administrator) in first.backups.names(team.administrator)
+    with pytest.raises(errors.StorageError):
+        Engine.open(replace(second_of, data=tmp_path / "third", blobs=object_store.new()))
+    first.close()  # and its machine is gone
+    shutil.rmtree(first_of.data)
+    assert second.images.masked_file(team.doctor, image_id).data
+    second.close()
+    again = Engine.open(replace(first_of, data=tmp_path / "fourth"), detector=second.detector)
+    assert again.images.restore(team.doctor, image_id, WHY).proof == "bytes"
+    again.close()
+    assert first_of.database is not None
+    cluster.take_back(first_of.database)
