@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -305,6 +307,50 @@ def test_one_server_leads_and_another_follows_it(
     monkeypatch.undo()
     soon(lambda: leader._lease.connection is not None)
     assert [other.leads, leader.leads] == [True, False]
+
+
+_LEADS = """
+import sys, time
+from pathlib import Path
+from engine.host import Host
+from engine.store.postgresql import PostgresDatabase
+from engine.store.servers import Servers
+url, folder = sys.argv[1], Path(sys.argv[2])
+host = Host(folder / "blobs")
+database = PostgresDatabase.open(url, folder, host, 5, 4, Servers(host, {}))
+database.watch(lambda: None)
+while not database.leads:
+    time.sleep(0.05)
+print("leads", flush=True)
+with database.as_leader(), database.write():
+    time.sleep(600)  # amid a change
+"""
+
+
+def test_a_leader_that_is_killed_amid_a_change_is_followed(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    url, host = cluster.new(), Host(tmp_path / "blobs")
+    child = subprocess.Popen(
+        [sys.executable, "-c", _LEADS, url, str(tmp_path)],
+        stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stdout.readline() == "leads\n"
+    follower = PostgresDatabase.open(url, tmp_path, host, 5, 4, servers.Servers(host, {}))
+    follower.watch(lambda: None)
+    try:
+        time.sleep(2 * servers.BEAT_SECONDS)
+        assert not follower.leads
+        child.kill()
+        soon(lambda: follower.leads, 3)
+        write_as_leader(follower)
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        follower.close()
+        cluster.take_back(url)
 
 
 def test_a_server_that_cannot_say_that_it_is_there_answers_nothing(
