@@ -480,7 +480,7 @@ def _opened(
         watch=watch,
         outbox=outbox,
         audit=audit,
-        forwarding=AuditForwarding(database, audit, settings),
+        forwarding=AuditForwarding(database, audit, settings, shared),
         catalog=catalog,
         figures=Figures(database),
         patients=patients,

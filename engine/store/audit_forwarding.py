@@ -10,27 +10,36 @@ from __future__ import annotations
 
 import socket
 import ssl
+from datetime import timedelta
 
 from engine.errors import ForwardingFailed
 from engine.settings import Settings
 from engine.store.audit import AuditLog
 from engine.store.audit_messages import syslog_line
 from engine.store.database import Database
+from engine.store.shared import Hold, Shared
 
 #: Entries in one connection.
 BATCH = 1000
 _TIMEOUT_S = 20.0
+_TROUBLE, _SHOWN = "forwarding", timedelta(days=1)
 
 
 class AuditForwarding:
     """What the repository has, and sending the rest."""
 
-    def __init__(self, database: Database, audit: AuditLog, settings: Settings) -> None:
+    def __init__(
+        self, database: Database, audit: AuditLog, settings: Settings, shared: Shared
+    ) -> None:
         self._database = database
         self._audit = audit
         self._settings = settings
-        #: Why the last batch was not sent; empty if it was.
-        self.trouble = ""
+        self._shared = shared
+
+    @property
+    def trouble(self) -> str:
+        """Why the last batch was not sent, by whichever server sends; empty if it was."""
+        return self._shared.get(_TROUBLE, "") or ""
 
     @property
     def on(self) -> bool:
@@ -58,13 +67,15 @@ class AuditForwarding:
         try:
             self._send(lines)
         except OSError as err:  # ssl errors are OSErrors
-            self.trouble = type(err).__name__
+            kind = type(err).__name__
+            self._shared.take(_TROUBLE, "")
+            self._shared.hold(Hold(_TROUBLE, "", _TROUBLE, kind), _SHOWN)
             raise ForwardingFailed(
                 "The audit repository did not take the entries. Check the MEDSEC_SYSLOG settings;"
                 " they are sent again.",
-                kind=self.trouble,
+                kind=kind,
             ) from err
-        self.trouble = ""
+        self._shared.take(_TROUBLE, "")
         with self._database.write() as tx:
             tx.run("DELETE FROM audit_forwarded")
             tx.run("INSERT INTO audit_forwarded VALUES ($1)", entries[-1].sequence)

@@ -44,7 +44,7 @@ def server_database(settings: Settings, host: Host, *, many: bool = False) -> Po
         host,
         settings.write_wait_seconds,
         settings.database_connections,
-        Servers(host, agreed(settings)) if many else None,
+        Servers(host, agreed(settings), settings.backup_dir) if many else None,
     )
 
 

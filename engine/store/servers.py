@@ -18,6 +18,7 @@ import logging
 import socket
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 from engine.errors import NotFound, SettingsError, StorageBusy, StorageError
@@ -66,9 +67,11 @@ class Servers:
 
     Args:
         agreed: What all of them must agree in.
+        backups: The folder of backups, with the list of what was erased since: for all the same.
     """
 
-    def __init__(self, host: Host, agreed: Mapping[str, str]) -> None:
+    def __init__(self, host: Host, agreed: Mapping[str, str], backups: Path | None = None) -> None:
+        self._backups = backups
         self.server_id = f"sv_{host.token_of(8)}"
         self._host = host
         self._agreed = {n: hashlib.sha256(v.encode()).hexdigest()[:16] for n, v in agreed.items()}
@@ -127,9 +130,24 @@ class Servers:
 
     def _leave_sign(self) -> None:
         self._host.files.replace(f"{self.server_id}{_SIGN}", b"")
+        if self._backups is None:
+            return
+        try:
+            self._backups.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self._backups / f"{self.server_id}{_SIGN}").touch(mode=0o600)
+        except OSError as err:
+            raise StorageError(
+                "Cannot write to the backup folder. Check MEDSEC_BACKUP_DIR and permissions.",
+                errno=err.errno,
+            ) from err
 
     def _refuse_elsewhere(self, server_id: str) -> None:
-        """Raises StorageError where another server has its files in another place."""
+        """Raises StorageError where another server has its files or backups in another place."""
+        if self._backups is not None and not (self._backups / f"{server_id}{_SIGN}").exists():
+            raise StorageError(
+                "Servers that run have their backups in another folder. Let MEDSEC_BACKUP_DIR name"
+                " the same shared folder on all of them."
+            )
         try:
             self._host.files.get(f"{server_id}{_SIGN}")
         except NotFound as err:
@@ -141,6 +159,9 @@ class Servers:
     def _forget_sign(self, server_id: str) -> None:
         with contextlib.suppress(StorageError):
             self._host.files.delete(f"{server_id}{_SIGN}")
+        if self._backups is not None:
+            with contextlib.suppress(OSError):
+                (self._backups / f"{server_id}{_SIGN}").unlink()
 
     def beat(self, tx: Cursor) -> int:
         """Say that this server is there; gives the number of the newest change.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from engine import Engine, Hold, Settings, errors
+from engine import Engine, Hold, Settings, errors, tracing, version
 from engine.host import Host
 from engine.permissions import Role
 from engine.service import upkeep
@@ -65,6 +67,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterator
         database=Secret(url), database_connections=6, servers="many", requests_per_minute=10,
         backup_dir=folder / "backups",
     )  # fmt: skip
+    patience = pytest.MonkeyPatch()
+    # On a machine that is starved of processors, beats come late.
+    patience.setattr(servers, "STALE_SECONDS", 60.0)
+    patience.setattr(servers, "DEAD_SECONDS", 120.0)
     first = opened(settings)
     second = opened(settings)
     team = Team(first)
@@ -72,11 +78,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterator
     yield Pair(settings, first, second, team, patient.patient_id)
     second.close()
     first.close()
+    patience.undo()
     cluster.take_back(url)
 
 
-def soon(true: Callable[[], object], seconds: float = 1.0) -> None:
-    """Asks again and again, for as long as a change may take to count everywhere."""
+def soon(true: Callable[[], object], seconds: float = 10.0) -> None:
+    """Asks again and again; ``seconds`` are for a machine that is starved of processors."""
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, "it did not count in time"
@@ -159,7 +166,8 @@ def test_what_a_session_had_open_is_forgotten_when_it_ends_elsewhere(pair: Pair)
     assert session not in pair.first.context.open_images.sessions()
 
 
-def test_settings_and_profiles_count_on_the_other_server_within_a_second(pair: Pair) -> None:
+def test_settings_and_profiles_count_on_the_other_server_with_its_next_beat(pair: Pair) -> None:
+    assert servers.BEAT_SECONDS < 0.5  # within a second, then
     admin = pair.team.administrator
     pair.first.runtime_settings.change(admin, "step_up_minutes", "7")
     soon(lambda: pair.second.settings.step_up_minutes == 7)
@@ -276,6 +284,18 @@ def test_a_server_with_a_folder_of_its_own_is_refused(pair: Pair, tmp_path: Path
         opened(copied)
 
 
+def test_a_server_with_backups_of_its_own_is_refused(pair: Pair, tmp_path: Path) -> None:
+    there = pair.settings.backup_dir
+    assert there is not None
+    there.rename(tmp_path / "unmounted")  # the same name, another folder
+    try:
+        with pytest.raises(errors.StorageError, match="MEDSEC_BACKUP_DIR"):
+            opened(pair.settings)
+    finally:
+        shutil.rmtree(there, ignore_errors=True)
+        (tmp_path / "unmounted").rename(there)
+
+
 def test_a_clock_that_is_wrong_is_refused(pair: Pair) -> None:
     class Late(Host):
         def now(self) -> upkeep.datetime:
@@ -301,7 +321,7 @@ def test_one_server_leads_and_another_follows_it(
     write_as_leader(leader)
     monkeypatch.setattr(leader, "_beat", lambda: None)  # it cannot connect again
     leader._lease.close()  # as when the network drops it
-    soon(lambda: other.leads, 3)
+    soon(lambda: other.leads)
     with pytest.raises(errors.StorageBusy, match="Another server"):
         write_as_leader(leader)
     monkeypatch.undo()
@@ -343,7 +363,7 @@ def test_a_leader_that_is_killed_amid_a_change_is_followed(
         time.sleep(2 * servers.BEAT_SECONDS)
         assert not follower.leads
         child.kill()
-        soon(lambda: follower.leads, 3)
+        soon(lambda: follower.leads)
         write_as_leader(follower)
     finally:
         child.kill()
@@ -377,17 +397,17 @@ def test_a_dead_server_can_write_no_more_and_what_it_held_is_free(pair: Pair) ->
     time.sleep(0.5)  # a round may be under way
     with psycopg.connect(str(pair.settings.database)) as rows:
         rows.execute(
-            "UPDATE medsec.servers SET heartbeat_at = heartbeat_at - INTERVAL '1 minute'"
+            "UPDATE medsec.servers SET heartbeat_at = heartbeat_at - INTERVAL '10 minutes'"
             " WHERE server_id = %s",
             [third.context.database.server_id],
         )
     for engine in (pair.first, pair.second):
-        base(engine)._servers._steady_since_ms -= 60_000  # type: ignore[union-attr]
-    soon(lambda: _claims(pair.second, stranger, image_id), 3)
+        base(engine)._servers._steady_since_ms -= 600_000  # type: ignore[union-attr]
+    soon(lambda: _claims(pair.second, stranger, image_id))
     with pytest.raises(errors.StorageError, match="taken for dead"):
         third.context.audit.record(technician, Event("image.list"))
     del base(third)._beat  # type: ignore[method-assign]
-    assert ended.wait(3)
+    assert ended.wait(10)
     third.close()
 
 
@@ -447,7 +467,24 @@ def test_the_catalog_of_a_file_has_one_server(tmp_path: Path) -> None:
         Settings(data=tmp_path, servers="many")
 
 
+def test_health_metrics_and_log_lines_name_the_server(pair: Pair) -> None:
+    admin, own = pair.team.administrator, pair.second.server_id
+    state = pair.second.health.state(admin)
+    assert {s.server_id for s in state["servers"]} == {pair.first.server_id, own}
+    assert state["server"] == own
+    assert [s.leads for s in state["servers"]].count(True) == 1
+    metrics = pair.second.health.metrics(admin).decode()
+    assert f'medsec_server{{release="{version()}",server="{own}"}} 1.0' in metrics
+    assert 'medsec_state{what="servers"} 2.0' in metrics
+    record = logging.LogRecord("medsec", logging.INFO, "", 0, "hello", None, None)
+    try:
+        tracing.name_server(own)
+        assert json.loads(tracing.JsonLines().format(record))["server"] == own
+    finally:
+        tracing.name_server("")
+    assert "server" not in json.loads(tracing.JsonLines().format(record))
+
+
 def test_what_started_is_in_the_log_with_its_server(pair: Pair) -> None:
     starts = pair.first.audit.entries(pair.team.administrator, "system.start")
-    names = {json.loads(json.dumps(dict(e.detail)))["server"] for e in starts}
-    assert {pair.first.context.database.server_id, pair.second.context.database.server_id} <= names
+    assert {pair.first.server_id, pair.second.server_id} <= {e.detail["server"] for e in starts}

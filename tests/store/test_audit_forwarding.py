@@ -18,6 +18,7 @@ from engine.settings import Settings
 from engine.store.audit import AuditLog, Event
 from engine.store.audit_forwarding import BATCH, AuditForwarding
 from engine.store.database import Database
+from engine.store.shared import SharedHere
 from tests.fakes import FakeHost
 from tests.store.conftest import Opener
 from tests.store.test_outbox import certificate
@@ -121,7 +122,7 @@ def forwarding(
         syslog_port=repository.port,
         syslog_ca_file=repository.files[0],
     )
-    return AuditForwarding(database, audit, settings), audit
+    return AuditForwarding(database, audit, settings, SharedHere(host)), audit
 
 
 def fill(audit: AuditLog, count: int) -> None:

@@ -511,7 +511,7 @@ def test_nothing_is_answered_signed_sent_or_deleted_on_a_change_that_is_not_sett
     host, context = engine.context.host, engine.context
     orphan = host.write_blob(b"an old draft")
     os.utime(host.path(orphan), (0, 0))
-    forwarding = AuditForwarding(context.database, context.audit, settings)
+    forwarding = AuditForwarding(context.database, context.audit, settings, context.shared)
     sent: list[bytes] = []
     monkeypatch.setattr(forwarding, "_send", sent.append)
     monkeypatch.setattr(PostgresDatabase, "settle", unsettled)
