@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psycopg
@@ -125,6 +125,43 @@ class Cluster:
         if (self.data / "postmaster.pid").exists():
             self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def tls(self, certificate: bytes, key: bytes) -> Iterator[None]:
+        """Speak TLS, too, on the port.
+
+        Args:
+            certificate: Of this server, PEM, as the key.
+        """
+        name = f"server{next(self._numbers)}"
+        for ending, content in (("crt", certificate), ("key", key)):
+            file = self.folder / f"{name}.{ending}"
+            file.touch(mode=0o600)
+            file.write_bytes(content)
+            if os.geteuid() == 0:
+                os.chown(file, self.folder.stat().st_uid, -1)
+        with self.superuser() as admin:
+            admin.execute(f"ALTER SYSTEM SET ssl_cert_file = '{self.folder}/{name}.crt'".encode())
+            admin.execute(f"ALTER SYSTEM SET ssl_key_file = '{self.folder}/{name}.key'".encode())
+            admin.execute("ALTER SYSTEM SET ssl = on")
+            admin.execute("SELECT pg_reload_conf()")
+        pause = threading.Event()
+        while name not in self._asked("SHOW ssl_cert_file"):
+            pause.wait(0.02)
+        assert self._asked("SHOW ssl") == "on"
+        try:
+            yield
+        finally:
+            with self.superuser() as admin:
+                admin.execute("ALTER SYSTEM RESET ALL")
+                admin.execute("SELECT pg_reload_conf()")
+
+    def _asked(self, sql: str) -> str:
+        """What a connection that is made now is told."""
+        with self.superuser() as admin:
+            row = admin.execute(sql.encode()).fetchone()
+        assert row is not None
+        return str(row[0])
 
     def url(self, database: str, role: str = SERVER) -> str:
         return f"postgresql://{role}@/{database}?host={self.folder}&port={self.port}"

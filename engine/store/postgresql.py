@@ -73,6 +73,14 @@ _NOT_CONNECTED: Final = (
     "Cannot connect to MEDSEC_DATABASE. Check address, database, role, password and certificate;"
     " the database server's log says why."
 )
+_NOT_TRUSTED: Final = (
+    "The database server's certificate was refused, and nothing was sent to it: it is not signed by"
+    " the CA in sslrootcert, has expired, or is for another host name than MEDSEC_DATABASE names."
+)
+#: What libpq and OpenSSL say of a certificate. Should that change, the general message is given.
+_CERTIFICATE: Final = (
+    "certificate verify failed", "signature failure", "does not match host name"
+)  # fmt: skip
 #: A commit that is waited for, and with it all before it.
 _FLUSH: Final = b"SELECT pg_logical_emit_message(true, 'medsec', '')"
 #: A dead peer is noticed after seconds, also behind a network that was cut.
@@ -640,6 +648,8 @@ class _Lease:
         try:
             connection: Connection = psycopg.connect(**self._options, **_CONNECTION)
         except psycopg.Error as err:  # it names no reason that a program could tell apart
+            if any(said in str(err) for said in _CERTIFICATE):
+                raise StorageBusy(_NOT_TRUSTED) from err
             raise StorageBusy(_LOST if self._server else _NOT_CONNECTED) from err
         try:
             _refuse_clear_text(connection)
