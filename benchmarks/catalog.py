@@ -1,12 +1,15 @@
 """How search, charts and the audit log grow with the number of images.
 
     python -m benchmarks.catalog [--sizes 10000,100000,1000000] [--postgresql URL,URL,URL]
+                                 [--keep FOLDER]
 
 Each size gets a catalog of its own, made by the program's own migrations and filled in bulk: three
 regions and three log entries per image, ten images and one more entry per patient. The log's chain
 is a real one; sealed columns hold bytes of a usual length, since no key is needed for what is
-measured. With ``--postgresql``, each catalog is moved to an empty, migrated database, one a size,
-and measured there; the role that owns the tables (``medsec_owner``) is asked to analyze them.
+measured. With ``--postgresql``, each catalog is also copied to an empty, migrated database, one a
+size, and measured there, too; the role that owns the tables (``medsec_owner``) is asked to analyze
+them.
+With ``--keep``, the filled catalogs stay in a folder: a run that was stopped goes on from there.
 Times are the median of several runs in milliseconds; ``grows`` is the factor from the smallest to
 the largest catalog, to be held against the factor between their sizes.
 """
@@ -136,20 +139,32 @@ def median_ms(work: Callable[[], object], times: int) -> float:
     return statistics.median(spent)
 
 
-def measure(images: int, url: str = "") -> dict[str, float]:
-    with tempfile.TemporaryDirectory(prefix="medsec-catalog-") as folder:
+def catalog_file(images: int, folder: Path) -> EmbeddedDatabase:
+    """A filled catalog of this size; the one of an earlier run if it is there."""
+    path, host = folder / f"{images}.duckdb", Host(folder)
+    if not path.exists():
+        passing = folder / f"{images}.unfinished"
+        passing.unlink(missing_ok=True)
+        with contextlib.closing(EmbeddedDatabase.open(passing, host, 10)) as fresh:
+            fill(fresh, images)
+        passing.rename(path)
+    return EmbeddedDatabase.open(path, host, 10)
+
+
+def on_server(images: int, folder: Path, url: str) -> PostgresDatabase:
+    """The same catalog on a PostgreSQL server."""
+    server = PostgresDatabase.open(url, folder / f"{images}-server", Host(folder), 60, 4)
+    if server.read().count("SELECT count(*) FROM images") == 0:
+        with contextlib.closing(catalog_file(images, folder)) as source:
+            server.fill(source)
+        with psycopg.connect(url, user="medsec_owner", autocommit=True) as connection:
+            connection.execute("ANALYZE")
+    return server
+
+
+def measure(images: int, database: Database) -> dict[str, float]:
+    with contextlib.closing(database), tempfile.TemporaryDirectory() as folder:
         host = Host(Path(folder))
-        path = Path(folder) / "catalog.duckdb"
-        database: Database = EmbeddedDatabase.open(path, host, 10)
-        assert isinstance(database, EmbeddedDatabase)
-        fill(database, images)
-        if url:
-            with contextlib.closing(database):
-                server = PostgresDatabase.open(url, Path(folder) / "server", host, 10, 4)
-                server.fill(database)
-            with psycopg.connect(url, user="medsec_owner", autocommit=True) as connection:
-                connection.execute("ANALYZE")
-            database = server
         catalog, audit = Catalog(database), AuditLog(database, host, bytes(32))
         patients = Patients(database, KeyHierarchy(database, Keyring([bytes(32)]), host), host)
         caller = Caller("technician", Role.TECHNICIAN, "", "benchmark")
@@ -194,7 +209,6 @@ def measure(images: int, url: str = "") -> dict[str, float]:
             "whole log verified": median_ms(audit.verify, 1),
         }
         found["stored, MB"] = database.stored_bytes() / 1e6
-        database.close()
         return found
 
 
@@ -202,24 +216,42 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", default="10000,100000,1000000")
     parser.add_argument("--postgresql", metavar="URLS", default="")
+    parser.add_argument("--keep", metavar="FOLDER", type=Path)
     chosen = parser.parse_args()
-    sizes = [int(s) for s in chosen.sizes.split(",")]
-    urls = chosen.postgresql.split(",") if chosen.postgresql else [""] * len(sizes)
-    found = {}
-    for size, url in zip(sizes, urls, strict=True):
-        found[size] = measure(size, url)
-        print(f"{size} images measured", file=sys.stderr)
-    print(
-        "| ms | "
-        + " | ".join(f"{s:,}" for s in sizes)
-        + f" | grows (size: {sizes[-1] // sizes[0]}) |"
-    )
-    print("|---" * (len(sizes) + 2) + "|")
-    for name in found[sizes[0]]:
-        values = [found[s][name] for s in sizes]
-        shown = " | ".join(f"{v:.1f}" for v in values)
-        print(f"| {name} | {shown} | {values[-1] / max(values[0], 1e-9):.1f} |")
+    with contextlib.ExitStack() as stack:
+        folder = chosen.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        _print(*_found(chosen, folder))
     return 0
+
+
+def _found(chosen: argparse.Namespace, folder: Path) -> tuple[list[int], list[dict[str, float]]]:
+    """The sizes, and for each a column of the file's times, then of the server's."""
+    sizes = [int(s) for s in chosen.sizes.split(",")]
+    found = []
+    for size in sizes:
+        found.append(measure(size, catalog_file(size, folder)))
+        print(f"{size} images measured in a file", file=sys.stderr)
+    for size, url in (
+        zip(sizes, chosen.postgresql.split(","), strict=True) if chosen.postgresql else ()
+    ):
+        found.append(measure(size, on_server(size, folder, url)))
+        print(f"{size} images measured on PostgreSQL", file=sys.stderr)
+    return sizes, found
+
+
+def _print(sizes: list[int], found: list[dict[str, float]]) -> None:
+    """A table; where there is more than one size, with the factor from the first to the last."""
+    kinds = ("file", "PostgreSQL")[: len(found) // len(sizes)]
+    heads = [f"{kind}, {size:,}" for kind in kinds for size in sizes]
+    grows = [f"{kind} grows (size: {sizes[-1] // sizes[0]})" for kind in kinds if len(sizes) > 1]
+    print("| ms | " + " | ".join(heads + grows) + " |")
+    print("|---" * (len(heads) + len(grows) + 1) + "|")
+    for name in found[0]:
+        values = [each[name] for each in found]
+        of_kind = [values[k : k + len(sizes)] for k in range(0, len(values), len(sizes))]
+        factors = [kind[-1] / max(kind[0], 1e-9) for kind in of_kind][: len(grows)]
+        print(f"| {name} | " + " | ".join(f"{v:.1f}" for v in values + factors) + " |")
 
 
 if __name__ == "__main__":
