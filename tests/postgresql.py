@@ -37,7 +37,7 @@ def programs() -> Path | None:
     """The folder of ``initdb``, which Debian keeps off the path; None where it is not installed."""
     found = shutil.which("initdb")
     if found is not None:
-        return Path(found).parent
+        return Path(found).resolve().parent
     there = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: p.parts[-3])
     return there[-1].parent if there else None
 
@@ -146,9 +146,9 @@ class Cluster:
             admin.execute("ALTER SYSTEM SET ssl = on")
             admin.execute("SELECT pg_reload_conf()")
         pause = threading.Event()
-        while name not in self._asked("SHOW ssl_cert_file"):
+        while name not in self.asked("SHOW ssl_cert_file"):
             pause.wait(0.02)
-        assert self._asked("SHOW ssl") == "on"
+        assert self.asked("SHOW ssl") == "on"
         try:
             yield
         finally:
@@ -156,7 +156,7 @@ class Cluster:
                 admin.execute("ALTER SYSTEM RESET ALL")
                 admin.execute("SELECT pg_reload_conf()")
 
-    def _asked(self, sql: str) -> str:
+    def asked(self, sql: str) -> str:
         """What a connection that is made now is told."""
         with self.superuser() as admin:
             row = admin.execute(sql.encode()).fetchone()

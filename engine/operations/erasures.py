@@ -61,6 +61,19 @@ class Erasures:
             self.kept = False
             log.error("the list of erasures is not beside the backups: %s", err.code)
 
+    def catch_up(self) -> None:
+        """Erase again what the list beside the backups names and this catalog does not know.
+
+        The list is written behind the catalog, so it is ahead only of one that was set back to an
+        earlier moment without MedSec: by the database's own means, or with its whole disk.
+        """
+        if self._live.settings.backup_dir is None:
+            return
+        missed = self._backup_folder().erasures() - set(self.known(self._database.read()))
+        if missed:
+            log.error("the catalog was set back: %d erasures are done again", len(missed))
+            self.again(sorted(missed))
+
     def image(
         self,
         caller: Caller,
@@ -125,7 +138,7 @@ class Erasures:
         self.keep()
 
     def again(self, erasures: Sequence[tuple[str, str]]) -> None:
-        """After a recovery: erase what was erased since that backup, and end all sessions."""
+        """After a recovery: erase what was erased since that moment, and end all sessions."""
         system = Caller("system", Role.OPERATOR, "", "recovery")
         why = "erased before this recovery"
         for kind, subject_id in erasures:

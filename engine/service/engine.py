@@ -245,6 +245,7 @@ class Engine:
         context.watch.meet(context.audit, _START, operator=operator)
         self._finish_recovery()
         context.patients.index()
+        self._erasures.catch_up()
         if not server_id:  # else others write files now; the one that leads sweeps on time
             sweep_unfinished(self.settings.data)
             if not self.settings.blobs:  # others may write there, too

@@ -113,7 +113,7 @@ class Backups:
         Raises:
             StorageError: The folder cannot be written.
         """
-        known = {*erasures, *self._listed()}
+        known = {*erasures, *self.erasures()}
         record = self._signed({"erasures": sorted(list(e) for e in known)}, _ERASURES)
         self._place.replace(_ERASURES, json.dumps(record).encode())
 
@@ -231,7 +231,7 @@ class Backups:
         self.verify(name)
         manifest, key = self._manifest(name)
         # Those that cannot be read, of another key or damaged, must not stop a recovery.
-        erasures = sorted(self._listed() | _erased(self._readable().values()))
+        erasures = sorted(self.erasures() | _erased(self._readable().values()))
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Applied at the next start, whichever that is, and only then deleted.
         write_durably(data / PENDING_ERASURES, json.dumps(erasures).encode())
@@ -299,7 +299,7 @@ class Backups:
                 found[name] = self._manifest(name)[0]
         return found
 
-    def _listed(self) -> set[tuple[str, str]]:
+    def erasures(self) -> set[tuple[str, str]]:
         """What the list of erasures names; if it is lost or altered, what the backups name."""
         try:
             return _erased([self._record(_ERASURES, _ERASURES)[0]])

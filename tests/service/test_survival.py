@@ -25,7 +25,7 @@ from engine.service.upkeep import _SYSTEM
 from engine.store import embedded
 from engine.store.backup import PENDING_ERASURES, Backups, bring_salt_record
 from tests import builders
-from tests.conftest import WHY, Ward, text_png
+from tests.conftest import PASSWORD, WHY, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
 
 
@@ -169,6 +169,39 @@ def test_what_was_erased_after_the_last_backup_is_erased_again(
         restored(engine, image_id)
     assert restored(engine, other)
     engine.close()
+
+
+def test_a_catalog_that_was_set_back_erases_again_and_ends_its_sessions(
+    ward: Ward, settings: Settings
+) -> None:
+    """Not by MedSec: with the database's own means, or a snapshot of the machine's disk."""
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    other = ward.seal(builders.png(builders.labelled("STAYS")[0]), found=[found])
+    ward.engine.close()
+    engine = reopened(settings)
+    before = engine.sessions.sign_in("admin", PASSWORD).token
+    engine.close()
+    earlier = (settings.data / "catalog.duckdb").read_bytes()
+    engine = reopened(settings)
+    engine.images.erase(before, image_id, "asked for it")
+    engine.close()
+    (settings.data / "catalog.duckdb").write_bytes(earlier)
+    engine = reopened(settings)
+    with pytest.raises(errors.NotSignedIn):
+        engine.caller(before)
+    with pytest.raises(errors.NotFound):
+        restored(engine, image_id)
+    assert restored(engine, other)
+    token = engine.sessions.sign_in("admin", PASSWORD).token
+    [entry] = [e for e in engine.audit.entries(token) if e.action == "image.erase"]
+    assert (entry.actor, entry.image_id, entry.reason) == (
+        "system", image_id, "erased before this recovery"
+    )  # fmt: skip
+    engine.close()
+    again = reopened(settings)  # once is enough
+    assert again.caller(token)
+    again.close()
 
 
 def test_the_list_of_erasures_reaches_the_backups_when_they_are_there_again(

@@ -159,7 +159,7 @@ def test_the_list_of_erasures_only_grows(ward: Ward) -> None:
     backups = ward.engine.context.backup_folder()
     backups.record_erasures([("image", "im_one")])
     backups.record_erasures([("image", "im_two")])
-    assert backups._listed() == {("image", "im_one"), ("image", "im_two")}
+    assert backups.erasures() == {("image", "im_one"), ("image", "im_two")}
 
 
 @pytest.mark.parametrize("damage", ["lost", "altered"])
@@ -178,7 +178,7 @@ def test_a_list_of_erasures_that_is_gone_is_made_again_from_the_backups(
         path.write_text(path.read_text().replace(image_id, "im_nobody"))
     backups = ward.engine.context.backup_folder()
     backups.record_erasures([])
-    assert backups._listed() == {("image", image_id)}
+    assert backups.erasures() == {("image", image_id)}
 
 
 def test_a_draft_sealed_while_a_backup_runs_does_not_break_it(
