@@ -18,7 +18,7 @@ from engine.permissions import ACCOUNT_ROLES, Role
 PREFIX = "MEDSEC_"
 _ADDRESS = re.compile(r"[^\s@<>,;]+@[^\s@<>,;]+", re.ASCII)
 #: A bucket, and a prefix of plain characters that every store takes as they are.
-_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?")
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)+/?")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
@@ -62,7 +62,7 @@ def _is_bucket(url: str) -> bool:
     return _BUCKET.fullmatch(url) is not None
 
 
-def _within(one: str, other: str) -> bool:
+def within(one: str, other: str) -> bool:
     """Does either of two places in buckets hold the other?"""
     first, second = (f"{url.rstrip('/')}/" for url in (one, other))
     return first.startswith(second) or second.startswith(first)
@@ -371,7 +371,7 @@ class Settings:
             raise SettingsError(
                 "MEDSEC_SERVERS=many needs a catalog on PostgreSQL: set MEDSEC_DATABASE."
             )
-        if self.backups and (self.backup_dir or _within(self.backups, self.blobs)):
+        if self.backups and (self.backup_dir or within(self.backups, self.blobs)):
             raise SettingsError(
                 "MEDSEC_BACKUPS must be alone, without MEDSEC_BACKUP_DIR, and apart from"
                 " MEDSEC_BLOBS."

@@ -94,7 +94,7 @@ from engine.store.database import CATALOG_ID, Database
 from engine.store.device_boxes import DeviceBoxes
 from engine.store.embedded import EmbeddedDatabase
 from engine.store.figures import Figures
-from engine.store.file_stores import backups_of, check_place, claim, files_of
+from engine.store.file_stores import backups_of, check_place, claim, files_of, note_place
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.nodes import HeldInstances, NodeRows
 from engine.store.open_images import OpenImages
@@ -287,6 +287,13 @@ class Engine:
         """
         place = backups_of(settings)
         host = Host(files_of(settings))
+        begun = (settings.data / PENDING_ERASURES).exists()
+        if settings.blobs and not begun and next(host.files.names(), None) is not None:
+            # They may be in use: what is newer than the backup would be swept from under others.
+            raise StorageError(
+                "A backup can be restored only into an empty place. Set MEDSEC_BLOBS to another"
+                " prefix."
+            )
         bring_salt_record(place, settings.data)
         backups = BackupFolder(place, Keyring.load(settings, host.random), host)
         if name is not None and name not in backups.names():
@@ -419,7 +426,9 @@ def _opened(
     hierarchy = KeyHierarchy(database, keyring, host)
     hierarchy.open()
     if settings.blobs:
-        claim(host.files, hierarchy.log_id)
+        brought = (settings.data / PENDING_ERASURES).exists()
+        claim(host.files, hierarchy.log_id, new=brought or not Figures(database).files())
+        note_place(settings, settings.blobs)
     names = ("tokens", "audit", "models", "network")
     token_key, audit_key, model_key, network_key = map(hierarchy.system_key, names)
 

@@ -11,26 +11,28 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import TypeVar
 
 from engine.errors import NotFound, SealBroken, StorageError
 from engine.host import Host
 from engine.permissions import Role
 from engine.records import Caller
-from engine.settings import Settings
+from engine.settings import Settings, within
 from engine.store.audit import AuditLog, Event
 from engine.store.catalog import Catalog
 from engine.store.catalogs import server_database
 from engine.store.database import CATALOG_ID, Database
 from engine.store.embedded import EmbeddedDatabase
-from engine.store.file_stores import OWNER, files_of, note_place
-
-R = TypeVar("R")
+from engine.store.file_stores import OWNER, check_place, claim, files_of, note_place
+from engine.store.key_hierarchy import KeyHierarchy
+from engine.vault import Keyring
 
 #: What --to says for the data folder.
 FOLDER = "folder"
 AT_ONCE = 8
+#: As of the sweep: this many say that the catalog is another one.
+MOST_UNNEEDED = 100
 _OPERATOR = Caller("operator", Role.OPERATOR, "", "command line")
 
 
@@ -73,8 +75,10 @@ def copy_files(settings: Settings, to: str) -> Moved:
         SealBroken: A file was altered.
     """
     source, target = _places(settings, to)
-    sent = _each(lambda address: _bring(address, source, target), _only_in(source, target))
-    return Moved(sum(1 for _ in source.blobs()), sum(sent))
+    check_place(settings, "" if to == FOLDER else to.rstrip("/"))
+    _refuse_one_place(source, target)
+    sent = sum(come for _, come in _each(_bring, source, target, _only_in(source, target)))
+    return Moved(sum(1 for _ in source.blobs()), sent)
 
 
 def move_files(settings: Settings, to: str) -> Moved:
@@ -88,32 +92,73 @@ def move_files(settings: Settings, to: str) -> Moved:
         StorageBusy: A server is running.
         StorageError: A place cannot be read or written; nothing was deleted.
     """
+    to = to.rstrip("/")
+    url = "" if to == FOLDER else to
     source, target = _places(settings, to)
+    check_place(settings, url)
+    _refuse_one_place(source, target)
     with contextlib.closing(_catalog(settings, source)) as database:
+        name = _name_of(settings, database, source)
+        if settings.blobs:
+            claim(source.files, name, new=False)
+        if url:
+            claim(target.files, name, new=True)
         needed = Catalog(database).blobs(database.read())
-        there = set(target.blobs())
-        before = there & needed
-        sent = sum(_each(lambda a: _bring(a, source, target), sorted(needed - there)))
-        for _ in _each(lambda a: _compare(a, source, target), sorted(before)):
-            pass
+        there = set(target.blobs()) & needed
+        arrived = {a for a, come in _each(_bring, source, target, sorted(needed - there)) if come}
+        sent = len(arrived)
+        arrived |= {a for a, right in _each(_compare, source, target, sorted(there)) if right}
         left = set(source.blobs())
-        moved = Moved(len(before) + sent, sent, len(needed) - len(before) - sent,
-                      len(left - needed))  # fmt: skip
+        lost = needed - arrived
+        if left & lost:
+            raise StorageError(
+                "Files that were missing are there now: the old place is changing. Stop every"
+                " server, then run the command again; nothing was deleted."
+            )
+        if len(left - needed) > max(MOST_UNNEEDED, len(needed)):
+            raise StorageError(
+                "Most files at the old place belong to no image: is this their catalog? Nothing was"
+                " deleted."
+            )
         log = AuditLog(database, source, b"")
-        kind = FOLDER if to == FOLDER else "s3"
-        log.record(_OPERATOR, Event("files.move", detail={"to": kind, "files": moved.files}))
-        note_place(settings, "" if to == FOLDER else to)
-        for _ in _each(source.delete_blob, sorted(left)):
+        kind = "s3" if url else FOLDER
+        log.record(_OPERATOR, Event("files.move", detail={"to": kind, "files": len(arrived)}))
+        note_place(settings, url)
+        for _ in _each(_delete, source, target, sorted(left)):
             pass
         source.files.delete(OWNER)
-    return moved
+    return Moved(len(arrived), sent, len(lost), len(left - needed))
 
 
 def _places(settings: Settings, to: str) -> tuple[Host, Host]:
-    if to == (settings.blobs or FOLDER).rstrip("/"):
+    to = to.rstrip("/")
+    here = settings.blobs.rstrip("/") or FOLDER
+    if to == here or (to != FOLDER and settings.blobs and within(to, here)):
         raise StorageError("The files are there already. Give another place.")
-    there = replace(settings, blobs="" if to == FOLDER else to)
+    there = replace(settings, blobs="" if to == FOLDER else to, backups="")
+    if to != FOLDER and settings.backups and within(to, settings.backups):
+        raise StorageError("There are the backups. Give another place.")
     return Host(files_of(settings)), Host(files_of(there))
+
+
+def _refuse_one_place(source: Host, target: Host) -> None:
+    """Two names can lead to one place, which would then be emptied. Raises StorageError."""
+    mark = f"{source.token_of(16)}.move"
+    target.files.replace(mark, b"")
+    try:
+        source.files.get(mark)
+    except NotFound:
+        return
+    finally:
+        target.files.delete(mark)
+    raise StorageError("The files are there already, under another name. Give another place.")
+
+
+def _name_of(settings: Settings, database: Database, host: Host) -> str:
+    """What the catalog is called, as a bucket has it."""
+    hierarchy = KeyHierarchy(database, Keyring.load(settings, host.random), host)
+    hierarchy.open()
+    return hierarchy.log_id
 
 
 def _catalog(settings: Settings, host: Host) -> Database:
@@ -138,13 +183,18 @@ def _bring(address: str, source: Host, target: Host) -> bool:
     return True
 
 
-def _compare(address: str, source: Host, target: Host) -> None:
+def _compare(address: str, source: Host, target: Host) -> bool:
     """Read what an earlier call brought, or bring it again."""
     try:
         target.read_blob(address)
     except (NotFound, SealBroken):  # the old place may still have it
-        if not _bring(address, source, target):
-            raise
+        return _bring(address, source, target)
+    return True
+
+
+def _delete(address: str, source: Host, target: Host) -> bool:
+    source.files.delete(f"{address[:2]}/{address}")
+    return True
 
 
 def _only_in(source: Host, target: Host) -> Iterator[str]:
@@ -158,9 +208,15 @@ def _only_in(source: Host, target: Host) -> Iterator[str]:
             yield address
 
 
-def _each(do: Callable[[str], R], addresses: Iterable[str]) -> Iterator[R]:
+def _each(
+    do: Callable[[str, Host, Host], bool], source: Host, target: Host, addresses: Iterable[str]
+) -> Iterator[tuple[str, bool]]:
     """Some at once, without a list of all that is to be done."""
     waiting = iter(addresses)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         while part := list(islice(waiting, 64 * AT_ONCE)):
-            yield from pool.map(do, part)
+            yield from zip(part, pool.map(partial(_of, do, source, target), part), strict=True)
+
+
+def _of(do: Callable[[str, Host, Host], bool], source: Host, target: Host, address: str) -> bool:
+    return do(address, source, target)

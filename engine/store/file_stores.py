@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from engine.errors import SettingsError, StorageError
+from engine.errors import NotFound, SettingsError, StorageError
 from engine.host import FileStore, Folder, write_durably
 from engine.settings import Settings
 
@@ -44,22 +44,24 @@ def backups_of(settings: Settings) -> FileStore:
     return Folder(settings.backup_dir, "backup")
 
 
-def check_place(settings: Settings) -> None:
-    """Refuse to look for files where they are not, and note where they are.
+def check_place(settings: Settings, *also: str) -> None:
+    """Refuse to look for files where they are not.
+
+    Args:
+        also: Places that would be right, too, of a move that was interrupted.
 
     Raises:
         StorageError: MEDSEC_BLOBS names another place than the one in which the files lie.
     """
     noted = settings.data / PLACE
     known = noted.read_text(encoding="ascii").strip() if noted.exists() else None
-    if known is None and settings.blobs:
-        if next(own_folder(settings).names(), None) is not None:
+    if known is None:
+        if settings.blobs and next(own_folder(settings).names(), None) is not None:
             raise StorageError(
                 "The data folder has files of its own. Unset MEDSEC_BLOBS, or move them with medsec"
                 " files-move."
             )
-        note_place(settings, settings.blobs)
-    elif known is not None and known != settings.blobs.rstrip("/"):
+    elif known not in (settings.blobs.rstrip("/"), *also):
         raise StorageError(
             "The files of this data folder are in another place: set MEDSEC_BLOBS to"
             f" {known or 'nothing'}, or move them with medsec files-move."
@@ -76,22 +78,29 @@ def own_folder(settings: Settings) -> Folder:
     return Folder(settings.data / "blobs")
 
 
-def claim(files: FileStore, catalog: str) -> None:
+def claim(files: FileStore, catalog: str, *, new: bool) -> None:
     """Note whose files lie in a bucket: swept against other rows, all would be deleted.
 
     Args:
         catalog: Name of the catalog.
+        new: The catalog names no files yet, or they are being brought.
 
     Raises:
-        StorageError: They are another catalog's, or the store ignores conditions.
+        StorageError: They are another catalog's, or not there, or the store ignores conditions.
     """
     mine = catalog.encode()
-    if files.put(OWNER, mine) and files.put(OWNER, mine):
+    if new and files.put(OWNER, mine) and files.put(OWNER, mine):
         raise StorageError(
             "The object store ignores conditional writes (If-None-Match). Use one that supports"
             " them."
         )
-    if files.get(OWNER) != mine:
+    try:
+        owner = files.get(OWNER)
+    except NotFound as err:
+        raise StorageError(
+            "The bucket has no files of this installation. Set MEDSEC_BLOBS to where they are."
+        ) from err
+    if owner != mine:
         raise StorageError(
             "The bucket has files of another installation. Set MEDSEC_BLOBS to a prefix of its own."
         )

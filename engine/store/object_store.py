@@ -114,6 +114,8 @@ class Bucket:
             max_pool_connections=CONNECTIONS,
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
             tcp_keepalive=True,
+            # Else variables and files of other programs say where to, without TLS perhaps.
+            ignore_configured_endpoint_urls=True,
             # Sums that the store must check are given explicitly; others' stores know no trailers.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
@@ -263,7 +265,7 @@ class Bucket:
             raise
 
     def _abort(self, name: str, upload: str) -> None:
-        with contextlib.suppress(NotFound):  # it has ended
+        with contextlib.suppress(NotFound, _Interrupted):  # it has ended
             self._ask("abort_multipart_upload", name, UploadId=upload)
 
     def _ask(self, operation: str, name: str | None, **words: Any) -> Any:
@@ -299,9 +301,10 @@ def _translate(err: ClientError, operation: str, name: str | None) -> NoReturn:
     facts = {"operation": operation, "store_code": code, "status": status}
     if code in ("PreconditionFailed", "412"):
         raise _ConditionFailed from err
-    if code in _CONFLICT:
+    # Of an upload that was completed, and whose answer was lost: done again, it meets its file.
+    if code in _CONFLICT or code == "NoSuchUpload":
         raise _Interrupted from err
-    if code in _ABSENT or code == "NoSuchUpload":
+    if code in _ABSENT:
         raise NotFound("A stored file is missing. Restore it from a backup.", file=name) from err
     if code in _BUSY or status >= 500:
         raise StoreUnavailable(_NO_ANSWER, **facts) from err

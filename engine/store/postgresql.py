@@ -34,11 +34,10 @@ from psycopg.types.string import StrDumper
 
 from engine.errors import ChangeUnknown, InputError, SettingsError, StorageBusy, StorageError
 from engine.fairness import gives_way
-from engine.host import Host, write_durably
+from engine.host import Folder, Host, write_durably
 from engine.store import postgresql_schema as schema
 from engine.store.database import CATALOG_ID, Cursor, Database, Row, ServerState
 from engine.store.embedded import EmbeddedDatabase, discard_copy, fresh_file
-from engine.store.file_stores import PLACE
 from engine.store.servers import BEAT_SECONDS, MANY, Expelled, Servers
 from engine.store.turns import Alone, Turns
 
@@ -546,7 +545,7 @@ class PostgresDatabase(Database):
         here = self._folder / CATALOG_ID
         known = here.read_text().strip() if here.exists() else None
         # A bucket says itself whose files it has: this folder has none.
-        elsewhere = (self._folder / PLACE).exists()
+        elsewhere = not isinstance(self._host.files, Folder)
         if known is None and (self.fresh or elsewhere):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_durably(here, str(row["catalog_id"]).encode())

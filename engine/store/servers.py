@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import socket
+import threading
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -157,6 +158,10 @@ class Servers:
             ) from err
 
     def _forget_sign(self, server_id: str) -> None:
+        # Not waited for: this is done amid a change, and an object store may not answer.
+        threading.Thread(target=self._remove_sign, args=(server_id,), daemon=True).start()
+
+    def _remove_sign(self, server_id: str) -> None:
         with contextlib.suppress(StorageError):
             self._host.files.delete(f"{server_id}{_SIGN}")
         if self._backups is not None:

@@ -13,7 +13,8 @@ import pytest
 import cli
 from engine import Engine, Settings, errors
 from engine.host import Host
-from engine.store.file_stores import files_of
+from engine.store import file_moves
+from engine.store.file_stores import PLACE, claim, files_of
 from engine.store.object_store import Bucket
 from tests.conftest import WHY, Ward, text_png
 from tests.fakes import ScriptedDetector
@@ -111,7 +112,8 @@ def test_a_move_that_was_interrupted_goes_on(
     def broken(bucket: Bucket, name: str, data: bytes) -> bool:
         if done:
             raise errors.StoreUnavailable("The object store does not answer.")
-        done.append(name)
+        if "/" in name:  # no note of whose files these are
+            done.append(name)
         return put(bucket, name, data)
 
     monkeypatch.setattr(Bucket, "put", broken)
@@ -151,3 +153,46 @@ def test_a_server_that_is_running_is_not_moved_from_under(
     assert move("--copy-only") == 0
     assert move(to="s3://x") == 2
     assert move(to="folder") == 2
+
+
+def test_a_place_by_another_spelling_is_not_emptied(
+    move: Move, remote: Settings, image_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert move() == 0
+    monkeypatch.setenv("MEDSEC_BLOBS", remote.blobs)
+    for there in (remote.blobs, f"{remote.blobs}/", f"{remote.blobs}/inside"):
+        assert move(to=there) == 2
+    assert count(remote) == 3
+    files = files_of(remote)
+    with pytest.raises(errors.StorageError, match="another name"):
+        file_moves._refuse_one_place(Host(files), Host(files))
+    assert restored(remote, image_id) == "bytes"
+
+
+def test_files_of_another_installation_are_neither_moved_nor_joined(
+    move: Move,
+    settings: Settings,
+    remote: Settings,
+    image_id: str,
+    object_store: ObjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    claim(files_of(remote), "another", new=True)
+    Host(files_of(remote)).write_blob(b"theirs")
+    assert move() == 2
+    assert "another installation" in capsys.readouterr().err
+    assert (count(settings), count(remote)) == (4, 1)
+    # Nor is their place emptied by somebody who names it as the own.
+    mine = replace(remote, blobs=object_store.new())
+    assert move(to=mine.blobs) == 0
+    monkeypatch.setenv("MEDSEC_BLOBS", remote.blobs)
+    assert move(to="folder") == 2
+    assert count(remote) == 1
+    # A setting that is wrong is refused, and the right one works after it.
+    with pytest.raises(errors.StorageError, match="set MEDSEC_BLOBS to s3://"):
+        Engine.open(remote)
+    (settings.data / PLACE).unlink()
+    with pytest.raises(errors.StorageError, match="no files of this installation"):
+        Engine.open(replace(remote, blobs=object_store.new()))
+    assert restored(mine, image_id) == "bytes"

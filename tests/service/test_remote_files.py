@@ -99,6 +99,9 @@ def test_a_day_on_an_object_store(
     assert list(engine.health.verify_images(team.administrator)) == [(kept, None)]
     engine.close()
 
+    # Not where others may be at work: what is newer than the backup would be swept.
+    with pytest.raises(errors.StorageError, match="empty place"):
+        Engine.from_backup(replace(settings, data=tmp_path / "new"))
     # another machine takes the backup, to a place of its own
     elsewhere = replace(settings, data=tmp_path / "new", blobs=object_store.new())
     recovered = Engine.from_backup(elsewhere, detector=ScriptedDetector(elsewhere))
@@ -224,7 +227,7 @@ def test_backups_in_a_bucket_hold_the_new_alone_and_bring_back_all_but_the_erase
     "both",
     [
         {"blobs": "s3://bucket/files", "backups": "s3://bucket/files/backups"},
-        {"blobs": "s3://bucket", "backups": "s3://bucket/"},
+        {"blobs": "s3://bucket/x", "backups": "s3://bucket/x/"},
         {"backups": "s3://bucket/backups", "backup_dir": Path("backups")},
     ],
 )

@@ -166,10 +166,10 @@ def test_unfinished_parts_are_swept_when_they_are_old(bucket: Bucket) -> None:
 
 
 def test_a_bucket_belongs_to_one_installation(bucket: Bucket) -> None:
-    claim(bucket, "this")
-    claim(bucket, "this")
+    claim(bucket, "this", new=True)
+    claim(bucket, "this", new=True)
     with pytest.raises(errors.StorageError, match="another installation"):
-        claim(bucket, "that")
+        claim(bucket, "that", new=True)
 
 
 def test_a_store_that_ignores_conditions_is_refused(
@@ -177,7 +177,7 @@ def test_a_store_that_ignores_conditions_is_refused(
 ) -> None:
     monkeypatch.setattr(bucket, "put", lambda name, data: True)
     with pytest.raises(errors.StorageError, match="If-None-Match"):
-        claim(bucket, "this")
+        claim(bucket, "this", new=True)
 
 
 def test_workers_elsewhere_get_no_credentials(bucket: Bucket) -> None:
@@ -220,6 +220,7 @@ def test_what_is_set_wrongly_is_said(
         {"blobs": "https://bucket"},
         {"blobs": "s3://B"},
         {"blobs": "s3://bucket/../x"},
+        {"blobs": "s3://bucket"},
         {"s3_endpoint": "http://store.example"},
     ],
 )
