@@ -17,6 +17,7 @@ class Keys:
 
     def __init__(self, context: Context, guard: Guard) -> None:
         self._audit = context.audit
+        self._database = context.database
         self._hierarchy = context.hierarchy
         self._guard = guard
 
@@ -27,8 +28,14 @@ class Keys:
         Can be stopped anywhere: called again with ``new_root=False`` it goes on.
 
         Raises:
+            InputError: Several servers run, which would not have the new key.
             SettingsError: The root keys do not come from a file that can be added to.
         """
+        if self._database.server_id:
+            raise InputError(
+                "Other servers would not have the new root key. Stop all servers, run medsec rotate"
+                " on one machine, give every server the new keys, and start them."
+            )
         if new_root:
             key_id = self._hierarchy.add_root_key()
             self._audit.record(caller, Event("key.add", detail={"key_id": key_id}))

@@ -155,6 +155,7 @@ class Reception:
                 detail = {"why": why, "title": title[:16]}
                 refused = Event("node.associate", "refused", detail=detail)
                 self._audit.record(nobody(address), refused)
+                self._read_log.logged("node.associate", address, why)
             raise PermissionDenied(
                 "This application entity is not allowed here. Ask an administrator to add it.",
                 why=why,

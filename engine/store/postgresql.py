@@ -402,6 +402,8 @@ class PostgresDatabase(Database):
                 self.when_expelled()
                 return
             except Exception as err:  # noqa: BLE001 - without a next round, this server stops
+                if self._servers is not None and self._servers.stale:
+                    self._let_lead()
                 code = getattr(err, "code", type(err).__name__)
                 if code != said:
                     log.warning("no beat: %s", code)
@@ -415,7 +417,7 @@ class PostgresDatabase(Database):
             self._lease.renew()
         tx, connection = self._lease.cursor(), self._lease.connection
         newest = self._servers.beat(tx)
-        for server_id in self._servers.dead(tx) if self._servers.steady(began) else ():
+        for server_id in self._servers.silent(tx, began):
             # Its connections first: in one of them may be a change that others wait for.
             tx.all(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE"
@@ -424,6 +426,10 @@ class PostgresDatabase(Database):
             )
             with self.write() as change:
                 self._servers.bury(change, server_id)
+        if newest != self._servers.generation and self._changed is not None:
+            self._changed()
+            self._servers.generation = newest
+        self._servers.beaten(began)
         if self._changed is not None and self._leading is not connection:
             self._leading = None
             assert connection is not None
@@ -431,10 +437,13 @@ class PostgresDatabase(Database):
                 with self.write() as change:
                     self._servers.lead(change)
                 self._leading = connection
-        if newest != self._servers.generation and self._changed is not None:
-            self._changed()
-            self._servers.generation = newest
-        self._servers.beaten(began)
+
+    def _let_lead(self) -> None:
+        """Another server may lead: this one cannot take in what was changed."""
+        connection, self._leading = self._leading, None
+        if connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                connection.execute(b"SELECT pg_advisory_unlock(%d, %d)" % _LEADER)
 
     @contextlib.contextmanager
     def _begun(self) -> Iterator[Connection]:

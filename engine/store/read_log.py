@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from engine.host import Host
 from engine.store.shared import Hold, Shared
 
 #: The same read by the same session within this time is one row in the audit log.
 REPEAT = timedelta(minutes=5)
+_KIND = "read"
 
 
 class ReadLog:
@@ -18,5 +18,12 @@ class ReadLog:
         self._shared = shared
 
     def new(self, *read: str | None) -> bool:
-        """Must this read be logged? If so, it counts as logged for some time."""
-        return self._shared.hold(Hold("read", repr(read), Host.token_of(16)), REPEAT) is None
+        """Must this read be logged?"""
+        return self._shared.get(_KIND, repr(read)) is None
+
+    def logged(self, *read: str | None) -> None:
+        """It is in the audit log: it is not logged again for some time.
+
+        After the entry, never before: one that could not be written is written with the next try.
+        """
+        self._shared.hold(Hold(_KIND, repr(read), _KIND), REPEAT)

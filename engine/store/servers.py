@@ -18,7 +18,8 @@ import logging
 import socket
 import threading
 from collections.abc import Mapping
-from datetime import timedelta
+from dataclasses import fields
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -42,13 +43,14 @@ MANY: Final = "many"
 #: Releases whose servers can run beside each other have one number; it is raised by a release
 #: whose rows mean something else to the one before, without a step of the tables.
 TOGETHER: Final = 1
-#: Settings in which all servers must agree: what one refuses, no other may allow.
-_AGREED: Final = (
-    "site", "care_relation", "second_factor", "four_eyes", "step_up_minutes", "reason_required",
-    "keep_missed", "web_origin", "single_sign_on", "session_idle_minutes", "session_hours",
-    "password_min_length", "requests_per_minute", "anonymous_requests_per_minute", "backup_dir",
-    "backups", "checkpoint_dir",
-)  # fmt: skip
+#: Settings that are a machine's own. In all others servers must agree: what one refuses or hides,
+#: no other may allow or show. Of secrets and paths, whether there is one.
+_OWN: Final = frozenset({
+    "servers", "blobs", "database_connections", "batch_workers", "batch_scheduler", "device",
+    "threads", "memory_mb", "server_memory_mb", "restore_memory_mb", "host", "port", "tls",
+    "tls_certificate", "tls_key", "key", "key_file", "key_passphrase", "dicom_port", "dicom_host",
+    "dicom_memory_mb",
+})  # fmt: skip
 #: Of a file by which servers see that they have the same files.
 _SIGN: Final = ".server"
 _NOW: Final = "(clock_timestamp() AT TIME ZONE 'UTC')"
@@ -60,7 +62,13 @@ class Expelled(StorageError):
 
 def agreed(settings: Settings) -> Mapping[str, str]:
     """What all servers must agree in, by the names of settings."""
-    return {name: str(getattr(settings, name)) for name in _AGREED}
+    found = {}
+    for f in fields(settings):
+        if f.name not in _OWN:
+            value, kind = getattr(settings, f.name), str(f.type)
+            hidden = kind.startswith(("Secret", "Path"))
+            found[f.name] = str(value is not None) if hidden else str(value)
+    return found
 
 
 class Servers:
@@ -76,7 +84,9 @@ class Servers:
         self.server_id = f"sv_{host.token_of(8)}"
         self._host = host
         self._agreed = {n: hashlib.sha256(v.encode()).hexdigest()[:16] for n, v in agreed.items()}
-        self._beaten_ms = self._steady_since_ms = host.ticks_ms()
+        self._beaten_ms = host.ticks_ms()
+        #: Of each other server the time in its row, and since when that has not changed.
+        self._others: dict[str, tuple[datetime, float]] = {}
         #: Counted up by changes of what servers keep in memory; what this server has taken in.
         self.generation = 0
         self.expelled = False
@@ -90,11 +100,7 @@ class Servers:
         """
         clock = tx.one(f"SELECT {_NOW} AS now")
         assert clock is not None
-        if abs(clock["now"] - self._host.now()) > CLOCKS_DIFFER:
-            raise SettingsError(
-                "The clocks of this machine and of the database server differ by more than"
-                f" {CLOCKS_DIFFER.seconds} seconds. Set both, by NTP, and start again."
-            )
+        self._refuse_clock(clock["now"])
         # In this order: a server that starts at the same time sees this one, or is seen.
         self._leave_sign()
         tx.run("UPDATE writer SET server = $1 WHERE server <> $1", MANY)
@@ -114,6 +120,13 @@ class Servers:
             raise
         self.generation = tx.count("SELECT generation FROM writer")
         self._beaten_ms = self._host.ticks_ms()
+
+    def _refuse_clock(self, there: datetime) -> None:
+        if abs(there - self._host.now()) > CLOCKS_DIFFER:
+            raise SettingsError(
+                "The clocks of this machine and of the database server differ by more than"
+                f" {CLOCKS_DIFFER.seconds} seconds. Set both, by NTP."
+            )
 
     def _refuse_unlike(self, together: int, agreed: Mapping[str, str]) -> None:
         if together != TOGETHER:
@@ -173,29 +186,21 @@ class Servers:
 
         Raises:
             Expelled: It was taken for dead.
+            SettingsError: The clock went wrong.
         """
         row = tx.one(
             f"UPDATE servers SET heartbeat_at = {_NOW} WHERE server_id = $1"  # noqa: S608
-            " RETURNING (SELECT generation FROM writer) AS generation",
+            f" RETURNING (SELECT generation FROM writer) AS generation, {_NOW} AS now",
             self.server_id,
         )
         if row is None:
             raise self.expulsion()
+        self._refuse_clock(row["now"])
         return int(row["generation"])
 
     def beaten(self, at_ms: float) -> None:
         """All that a round has to do was done; it began then."""
         self._beaten_ms = at_ms
-
-    def steady(self, at_ms: float) -> bool:
-        """Does an old row of another server mean that that one is dead, in a round that began then?
-
-        After an outage of the database all rows are old. Whoever is back first waits for as long
-        as it takes to be dead.
-        """
-        if at_ms - self._beaten_ms > STALE_SECONDS * 1000:
-            self._steady_since_ms = at_ms
-        return at_ms - self._steady_since_ms > DEAD_SECONDS * 1000
 
     @property
     def stale(self) -> bool:
@@ -229,9 +234,33 @@ class Servers:
         )
         return [ServerState(**row) for row in rows]
 
+    def silent(self, tx: Cursor, at_ms: float) -> list[str]:
+        """Servers whose rows this one saw unchanged for so long that they are dead.
+
+        By this machine's own ticks, and only while it looked: no clock that is set, and no outage
+        of the database, makes servers take each other for dead.
+
+        Args:
+            at_ms: When this round began.
+        """
+        if at_ms - self._beaten_ms > STALE_SECONDS * 1000:
+            self._others = {}
+        rows = tx.all(
+            "SELECT server_id, heartbeat_at FROM servers WHERE server_id <> $1", self.server_id
+        )
+        before = self._others
+        self._others = {
+            row["server_id"]: (row["heartbeat_at"], at_ms)
+            if before.get(row["server_id"], (None,))[0] != row["heartbeat_at"]
+            else before[row["server_id"]]
+            for row in rows
+        }
+        long_ago = at_ms - DEAD_SECONDS * 1000
+        return [server_id for server_id, (_, since) in self._others.items() if since < long_ago]
+
     @staticmethod
     def dead(tx: Cursor) -> list[str]:
-        """Servers that have said nothing for long."""
+        """Servers that have said nothing for long, by the database's clock: for :meth:`join`."""
         rows = tx.all(
             "SELECT server_id FROM servers WHERE heartbeat_at <"  # noqa: S608
             f" {_NOW} - INTERVAL '{DEAD_SECONDS} seconds'"

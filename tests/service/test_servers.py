@@ -188,7 +188,52 @@ def test_a_sign_in_begun_on_one_server_ends_on_the_other_and_once(pair: Pair) ->
 
 def test_a_read_that_one_server_logged_is_not_logged_by_the_other(pair: Pair) -> None:
     logs = [engine.context.read_log for engine in (pair.first, pair.second)]
-    assert [log.new("se_1", "image.list") for log in logs] == [True, False]
+    read = ("se_1", "image.list")
+    assert [log.new(*read) for log in logs] == [True, True]  # not before the entry is written
+    logs[0].logged(*read)
+    assert [log.new(*read) for log in logs] == [False, False]
+
+
+def test_a_read_whose_entry_could_not_be_written_is_logged_with_the_next_try(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> None:
+        raise errors.StorageBusy("The catalog is busy.")
+
+    guard, caller = pair.first._guard, pair.first.caller(pair.team.doctor)
+    before = pair.first.context.audit.count()
+    monkeypatch.setattr(pair.first.context.audit, "record", busy)
+    with pytest.raises(errors.StorageBusy):
+        guard.record_read(caller, Event("image.list", detail={"busy": True}))
+    monkeypatch.undo()
+    for engine in (pair.second, pair.first):
+        engine._guard.record_read(caller, Event("image.list", detail={"busy": True}))
+    assert pair.first.context.audit.count() == before + 1
+
+
+def test_root_keys_are_not_changed_while_servers_run(pair: Pair) -> None:
+    for new_root in (True, False):
+        with pytest.raises(errors.InputError, match="Stop all servers"):
+            pair.first.keys.rotate(pair.team.administrator, new_root=new_root)
+
+
+def test_a_server_that_cannot_take_in_a_change_leads_no_more(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    databases = [base(pair.first), base(pair.second)]
+    soon(lambda: sum(d.leads for d in databases) == 1)
+    leader, other = sorted(databases, key=lambda d: not d.leads)
+
+    def broken() -> None:
+        raise errors.SealBroken("The settings were altered.")
+
+    monkeypatch.setattr(leader, "_changed", broken)
+    monkeypatch.setattr(servers, "STALE_SECONDS", 2.0)
+    pair.second.runtime_settings.change(pair.team.administrator, "restore_minutes", "4")
+    soon(lambda: other.leads, 20)
+    monkeypatch.undo()
+    soon(lambda: not leader._servers.stale)  # type: ignore[union-attr]
+    assert not leader.leads
 
 
 def test_a_change_waits_for_a_second_administrator_on_the_other_server(pair: Pair) -> None:
@@ -271,6 +316,8 @@ def test_a_server_with_other_rules_or_of_another_kind_is_refused(
 ) -> None:
     with pytest.raises(errors.SettingsError, match="MEDSEC_CARE_RELATION"):
         opened(replace(pair.settings, care_relation=True))
+    with pytest.raises(errors.SettingsError, match="MEDSEC_CONFIDENCE, MEDSEC_PADDING"):
+        opened(replace(pair.settings, confidence=0.5, padding=0.0))
     monkeypatch.setattr(servers, "TOGETHER", servers.TOGETHER + 1)
     with pytest.raises(errors.StorageError, match="another release"):
         opened(pair.settings)
@@ -401,8 +448,12 @@ def test_a_dead_server_can_write_no_more_and_what_it_held_is_free(pair: Pair) ->
             " WHERE server_id = %s",
             [third.context.database.server_id],
         )
+    time.sleep(2 * servers.BEAT_SECONDS)  # both have seen that row, and it stays as it is
     for engine in (pair.first, pair.second):
-        base(engine)._servers._steady_since_ms -= 600_000  # type: ignore[union-attr]
+        others = base(engine)._servers._others  # type: ignore[union-attr]
+        for name, (at, since) in list(others.items()):
+            if name == third.server_id:
+                others[name] = at, since - 600_000
     soon(lambda: _claims(pair.second, stranger, image_id))
     with pytest.raises(errors.StorageError, match="taken for dead"):
         third.context.audit.record(technician, Event("image.list"))
