@@ -248,9 +248,9 @@ class Engine:
         self._erasures.catch_up()
         if not server_id:  # else others write files now; the one that leads sweeps on time
             sweep_unfinished(self.settings.data)
-            if not self.settings.blobs:  # others may write there, too
+            if not self.settings.blobs:  # nobody waits for the list of a whole bucket
                 context.host.files.clear_unfinished()
-            self.upkeep.sweep()
+                self.upkeep.sweep()
         self._erasures.keep()
         self._refresh()
         self.upkeep.look_at_clock()

@@ -193,7 +193,7 @@ class Upkeep:
         return True
 
     def _sweep_due(self) -> None:
-        if self._due("sweep", SWEEP_MS):
+        if self._due("sweep", (24 if self._live.settings.blobs else 1) * SWEEP_MS):
             # A backup by another server copies files that a change has made needless since.
             with self._database.alone("backup") if self._database.server_id else nullcontext():
                 swept = self.sweep()
