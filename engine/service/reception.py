@@ -398,8 +398,9 @@ class Reception:
             self._arrived.clear()
             try:
                 # Of several servers one looks, at what arrived at any.
-                while not self._stopped.is_set() and self._database.leads and self.look():
-                    pass
+                with self._database.as_leader():
+                    while not self._stopped.is_set() and self._database.leads and self.look():
+                        pass
             except Exception as err:  # noqa: BLE001 - the next instance must be looked at too
                 unexpected("looking at what arrived failed", err)
 
