@@ -9,6 +9,7 @@ are made with a key.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
@@ -23,6 +24,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image as Pillow
+from streamlit.components.v2 import manifest_scanner
 from streamlit.runtime.scriptrunner import script_runner
 from streamlit.testing.v1 import AppTest
 
@@ -109,6 +111,9 @@ def answers_of(
         tables: Shown on pages in place of its own: all that a page of statistics depends on.
     """
     patch.setattr("tests.rest.FakeHost", Slow)
+    # As in the tests of pages: what installed packages say of themselves is read once.
+    once = functools.cache(manifest_scanner.scan_component_manifests)
+    patch.setattr(manifest_scanner, "scan_component_manifests", once)
     Slow.step_ms, Slow.passed = secret.tick_ms, 0.0
     with hospital(folder) as place:
         found = [
