@@ -1,6 +1,7 @@
 """What the detector costs and finds beside that of an older state, in the same run.
 
     git worktree add --detach ../before 5dc9777
+    make -C ../before .venv/.installed
     python -m benchmarks.screening --peer ../before [--images FOLDER ...] [--most 40] [--unseen]
 
 Each state runs in a process of its own, on one processor, under the profile ``general``:
@@ -91,7 +92,7 @@ def _run(jobs: list[dict[str, Any]]) -> None:
     and seconds of processor time. Uses only what older states have too."""
     import time
 
-    from engine.detect.detector import Detector
+    from engine.detection import Detector
     from engine.settings import Settings
 
     settings = Settings(threads=1, device="cpu")
@@ -128,9 +129,10 @@ def _run(jobs: list[dict[str, Any]]) -> None:
 
 
 def answers(root: Path, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the state in a folder says to jobs."""
+    """What the state in a folder says to jobs; in an environment of its own, where it has one."""
+    own = root.resolve() / ".venv" / "bin" / "python"
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), "--answer"],
+        [str(own) if own.exists() else sys.executable, str(Path(__file__).resolve()), "--answer"],
         input=json.dumps(jobs), capture_output=True, text=True, cwd=root, check=False,
         env={**os.environ, "PYTHONPATH": str(root.resolve()), "YOLO_OFFLINE": "true"},
     )  # fmt: skip

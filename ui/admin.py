@@ -118,7 +118,9 @@ def health(token: str) -> None:
             ("Servers", _servers(now)),
             (
                 "Networks run in",
-                "such a process" if now["networks_apart"] else "the server's process, for its GPU",
+                "a process without keys"
+                if now["networks_apart"]
+                else "the server's process, for its GPU",
             ),
         ]
     )

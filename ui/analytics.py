@@ -83,7 +83,7 @@ def totals(statistics: Statistics) -> None:
             ("Sealed images", f"{of['images']:,.0f}"),
             ("Sealed regions", f"{of['regions']:,.0f}"),
             ("Originals", widgets.size(of["original_bytes"])),
-            ("Stored for these images", widgets.size(of["stored_bytes"])),
+            ("Stored", widgets.size(of["stored_bytes"])),
         ]
     )
     if speed is not None:

@@ -50,6 +50,7 @@ READ_LARGE = 0.80  # so surely; anatomy as a whole is read as an O or an 8
 AGREED = 1.20  # finder's and reader's confidence together
 AGREED_LETTER = 1.35  # the same for one letter: wires look like an O or a 7
 TURNABLE = AGREED_LETTER - 1.0  # finders' confidence from which turning a letter can help
+TURNABLE_UNLIKE = 0.4  # the same for what the verifier does not take for a letter
 TURNED = 0.97  # reader's confidence in a letter that it had to turn or mirror
 UNREAD = 0.25  # what the confidence of a line that nobody could read is multiplied with
 UNREAD_MOST = 0.24  # and what it is then at most
@@ -71,7 +72,9 @@ NOTHING = 0.01  # share below which a line is none, whoever saw it
 FAINT = 0.05  # share below which nobody reads what the networks see faintly,
 SEEN_FAINTLY = 0.3  # that is, with less confidence than this
 UNLIKELY = 0.10  # share below which networks are not sure without reading, and a letter is none
-DOUBTFUL = 0.5  # share below which what nobody could read is dropped
+#: Share below which what nobody could read is dropped. Up to it, nobody reads single letters that
+#: the networks see faintly.
+DOUBTFUL = 0.5
 WRITING = 0.95  # share from which a line that a network believes needs no reading
 BELIEVED = 0.8  # confidence of the finder, or of the witness, for that
 
@@ -156,6 +159,7 @@ class TextReader:
 
     HEIGHT_PX = 48
     WIDEST_PX = 1920
+    STEP_PX = 320  # a line is shown with a border up to the next multiple
 
     def __init__(self, settings: Settings) -> None:
         weights = read_weights(READER, READER_SHA256)
@@ -172,29 +176,30 @@ class TextReader:
         Returns:
             For each its text and the mean certainty of its letters, 0 to 1; ("", 0) for none.
         """
-        read: list[tuple[str, float]] = [("", 0.0)] * len(pictures)
         widths = [
             min(self.WIDEST_PX, max(1, round(self.HEIGHT_PX * p.shape[1] / p.shape[0])))
             for p in pictures
         ]
-        order = sorted(range(len(pictures)), key=widths.__getitem__)
-        for start in range(0, len(order), 8):
-            chosen = order[start : start + 8]
-            # What lies beside the line is mid-grey, 0 once normalised.
-            shown = np.zeros(
-                (len(chosen), 3, self.HEIGHT_PX, max(320, widths[chosen[-1]])), np.float32
-            )
-            for row, i in enumerate(chosen):
-                line = resized(pictures[i], widths[i], self.HEIGHT_PX)
-                shown[row, :, :, : widths[i]] = batch(line, 127.5, 1 / 127.5)[0]
-            scores = self._model(shown)[0]
-            best, sure = scores.argmax(axis=2), scores.max(axis=2)
-            for row, i in enumerate(chosen):
-                new = np.r_[True, best[row, 1:] != best[row, :-1]] & (best[row] != 0)
-                if new.any():
-                    text = "".join(self._letters[k] for k in best[row, new])
-                    read[i] = (text, float(sure[row, new].mean()))
+        read = [("", 0.0)] * len(pictures)
+        # By width, because the network makes itself ready anew for another; and one by one, which
+        # takes no longer than several at once: that is another shape whenever their number differs.
+        for i in sorted(range(len(pictures)), key=widths.__getitem__):
+            read[i] = self._read(resized(pictures[i], widths[i], self.HEIGHT_PX))
         return read
+
+    def _read(self, line: np.ndarray) -> tuple[str, float]:
+        width = line.shape[1]
+        # What lies beside the line is mid-grey, 0 once normalised. The network sees it, too: how
+        # surely it reads must not depend on which other lines are read.
+        padded = -(-width // self.STEP_PX) * self.STEP_PX
+        shown = np.zeros((1, 3, self.HEIGHT_PX, padded), np.float32)
+        shown[:, :, :, :width] = batch(line, 127.5, 1 / 127.5)
+        scores = self._model(shown)[0][0]
+        best, sure = scores.argmax(axis=1), scores.max(axis=1)
+        new = np.r_[True, best[1:] != best[:-1]] & (best != 0)
+        if not new.any():
+            return "", 0.0
+        return "".join(self._letters[k] for k in best[new]), float(sure[new].mean())
 
 
 class TextNetwork:
@@ -329,12 +334,7 @@ class TextNetwork:
             for (i, _), (text, certainty) in zip(asked, readings, strict=True):
                 if seen[i].read_as(text, certainty, turned):
                     confidences[i] = max(confidences[i], (found[i].confidence + certainty) / 2)
-            unsure = [
-                i
-                for i in unsure
-                if confidences[i] <= UNREAD_MOST
-                and (found[i].length >= LONG or seen[i].strength >= TURNABLE)
-            ]
+            unsure = [i for i in unsure if confidences[i] <= UNREAD_MOST and seen[i].worth_turning]
         return [
             0.0 if own <= UNREAD_MOST and not line.worth_asking else own
             for own, line in zip(confidences, seen, strict=True)
@@ -379,8 +379,23 @@ class _Seen:
 
     @property
     def worth_reading(self) -> bool:
-        least = FAINT if self.believed < SEEN_FAINTLY else NOTHING
-        return not self.settled and self.share >= least
+        if self.settled or self.strength + 1.0 < AGREED:  # no reading could make it believed
+            return False
+        if self.believed >= SEEN_FAINTLY:
+            return self.share >= NOTHING
+        return self.share >= FAINT and not self.unlike_letter
+
+    @property
+    def worth_turning(self) -> bool:
+        """Is it read otherwise than upright, too?"""
+        if self.line.length >= LONG:
+            return True
+        return self.strength >= (TURNABLE_UNLIKE if self.unlike_letter else TURNABLE)
+
+    @property
+    def unlike_letter(self) -> bool:
+        """A letter's shape, but the verifier does not take it for one."""
+        return self.line.length < LONG and self.share <= DOUBTFUL
 
     @property
     def worth_asking(self) -> bool:

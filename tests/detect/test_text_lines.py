@@ -149,6 +149,28 @@ def test_what_one_network_sees_alone_must_be_read(
     assert believed or ours < 0.4 or len(found) == (box != LARGE)
 
 
+@pytest.mark.parametrize(
+    ("box", "ours", "share", "views"),
+    [
+        (LETTER, 0.25, 0.5, 0),  # seen faintly, and like no letter
+        (LETTER, 0.25, 0.6, 1),
+        (LETTER, 0.38, 0.5, 1),  # like no letter: read upright alone
+        (LETTER, 0.38, 0.6, 8),
+        (LETTER, 0.5, 0.5, 8),  # a marker in a ring, mirrored
+        (LETTER, 0.15, 0.9, 0),  # no reading could make it believed
+        (WORD, 0.25, 0.1, 3),
+        (WORD, 0.25, 0.04, 0),
+    ],
+)
+def test_letters_that_look_like_none_are_hardly_read(
+    box: tuple[int, ...], ours: float, share: float, views: int
+) -> None:
+    network = Scripted([line(*box, ours)])
+    network.verifier.lines = lambda picture, corners: np.full(len(corners), share)  # type: ignore[method-assign]
+    network.settle(PICTURE, 0.1, [])
+    assert network.asked == views
+
+
 class Narrow(Scripted):
     """Reads an L, but only in a view that leaves out the ring around it."""
 
