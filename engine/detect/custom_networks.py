@@ -22,7 +22,7 @@ from engine.detect.custom_network import (
     inspect,
 )
 from engine.detect.networks import ModelInfo
-from engine.errors import DetectorError, EngineError, InputError, NotFound
+from engine.errors import DetectorError, EngineError, InputError, NotFound, StorageBusy
 from engine.formats.sandbox import Sandbox
 from engine.host import Host
 from engine.records import Caller
@@ -244,6 +244,7 @@ class CustomNetworkStore:
 
         Raises:
             DetectorError: It is missing, or its file was altered.
+            StorageBusy: Its file cannot be read now.
         """
         row = self._rows.all(self._database.read()).get(name)
         if row is None:
@@ -251,6 +252,8 @@ class CustomNetworkStore:
         try:
             sealed = self._host.read_blob(row.facts["blob"])
             model = open_field(self._key, f"guest/{row.facts['sha256']}/model", sealed)
+        except StorageBusy:  # no damage: the store of files does not answer
+            raise
         except EngineError as err:
             raise DetectorError(
                 "The file of a custom network is missing or altered. Upload it again.",

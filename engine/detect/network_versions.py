@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.detect.learned_files import LearnedFile, NetworkCard
 from engine.detect.own_versions import OwnVersion
-from engine.errors import DetectorError, EngineError, NotFound
+from engine.errors import DetectorError, EngineError, NotFound, StorageBusy
 from engine.host import Host
 from engine.records import Caller
 from engine.store.audit import AuditLog
@@ -73,12 +73,19 @@ class SentVersion:
     key: bytes = field(repr=False)
 
     def open(self, host: Host) -> OwnVersion:
-        """Raises DetectorError where the file is missing or altered."""
+        """Open it.
+
+        Raises:
+            DetectorError: The file is missing or altered.
+            StorageBusy: It cannot be read now, and nothing is wrong with it.
+        """
         try:
             sealed = host.read_blob(self.blob)
             return OwnVersion(
                 self.name, self.sha256, open_field(self.key, _context(self.sha256), sealed)
             )
+        except StorageBusy:
+            raise
         except EngineError as err:
             raise DetectorError(
                 "The file of a learned version is missing or altered. Roll back to another.",
@@ -174,6 +181,7 @@ class NetworkVersions:
         Raises:
             NotFound: There is none of this name.
             DetectorError: Its file is missing or altered.
+            StorageBusy: It cannot be read now.
         """
         with self._lock:
             if name not in self._open:

@@ -28,6 +28,7 @@ from engine.errors import (
     InputError,
     NotFound,
     PermissionDenied,
+    StorageBusy,
 )
 from engine.formats import images
 from engine.operations.admission import Work
@@ -108,10 +109,13 @@ class Versions:
 
         Where the one in force does not open, no other takes its place: every image goes to a
         person until an administrator rolls back.
+
+        Raises:
+            StorageBusy: The store of files does not answer; what looked before goes on.
         """
         standing = self._versions.standing(self._database.read())
-        self._detector.own = self._opened(standing.in_force)
-        candidate = self._opened(standing.shadow)
+        own, candidate = self._opened(standing.in_force), self._opened(standing.shadow)
+        self._detector.own = own
         self._detector.candidate = None if isinstance(candidate, MissingVersion) else candidate
 
     def _opened(self, name: str) -> OwnVersion | None:
@@ -119,6 +123,8 @@ class Versions:
             return None
         try:
             return self._versions.version(name)
+        except StorageBusy:  # that is no damage: it is tried again
+            raise
         except EngineError as err:
             log.error("a learned version does not open: %s", err.code)
             return MissingVersion(name, "", b"")

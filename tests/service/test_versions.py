@@ -359,6 +359,27 @@ def test_an_altered_file_of_the_version_in_force_sends_every_image_to_a_person(
     again.close()
 
 
+def test_a_store_that_does_not_answer_is_no_damage(
+    ward: Ward, settings: Settings, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = promoted(ward)
+    before = ward.detector.own
+    context = ward.engine.context
+    read = host.read_blob
+
+    def away(address: str) -> bytes:
+        raise errors.StoreUnavailable("The store of files does not answer.")
+
+    monkeypatch.setattr(host, "read_blob", away)
+    context.network_versions._open.clear()
+    with pytest.raises(errors.StoreUnavailable):
+        ward.engine.versions.meet()
+    assert ward.detector.own is before  # what looked goes on
+    monkeypatch.setattr(host, "read_blob", read)
+    ward.engine.versions.meet()
+    assert ward.detector.version == name
+
+
 # --- what follows from it -----------------------------------------------------------------------
 
 
