@@ -190,18 +190,21 @@ class CustomNetworkStore:
             raise InputError(f"The network was run and failed: {err.message}") from err
         return facts
 
+    def store(self, model: bytes, facts: Mapping[str, object]) -> str:
+        """Store the encrypted file of a checked network, before its row; returns its address."""
+        context = f"guest/{facts['sha256']}/model"
+        return self._host.write_blob(seal_field(self._key, context, model, self._host.random))
+
     def add(
         self,
         tx: Cursor,
         audit: AuditLog,
         caller: Caller,
         name: str,
-        model: bytes,
+        blob: str,
         facts: Mapping[str, object],
     ) -> None:
-        """Store a checked network: the encrypted file, then its row and audit entry."""
-        context = f"guest/{facts['sha256']}/model"
-        blob = self._host.write_blob(seal_field(self._key, context, model, self._host.random))
+        """Enter a network whose file is stored: its row and audit entry."""
         self._rows.put(tx, audit, caller, name, {**facts, "blob": blob}, None)
         tx.run("UPDATE guests SET blob = $2 WHERE name = $1", name, blob)
 

@@ -152,12 +152,18 @@ class NetworkVersions:
         row = self._rows.all(tx).get(STANDING)
         return VersionStanding() if row is None else _standing(row.facts)
 
-    def add(self, tx: Cursor, audit: AuditLog, caller: Caller, file: LearnedFile) -> None:
-        """Take a version in; it looks at nothing yet."""
-        card, onnx = file.card, file.version.onnx
-        key, context = self._file_key(card.sha256), _context(card.sha256)
-        blob = self._host.write_blob(seal_field(key, context, onnx, self._host.random))
-        facts = {"card": card.to_json(), "size_bytes": len(onnx), "blob": blob}
+    def store(self, file: LearnedFile) -> str:
+        """Store the encrypted weights of a version, before its row; returns their address."""
+        sha256 = file.card.sha256
+        key, context = self._file_key(sha256), _context(sha256)
+        return self._host.write_blob(seal_field(key, context, file.version.onnx, self._host.random))
+
+    def add(
+        self, tx: Cursor, audit: AuditLog, caller: Caller, file: LearnedFile, blob: str
+    ) -> None:
+        """Take in a version whose weights are stored; it looks at nothing yet."""
+        card = file.card
+        facts = {"card": card.to_json(), "size_bytes": len(file.version.onnx), "blob": blob}
         self._rows.put(tx, audit, caller, card.name, facts, None)
         tx.run("UPDATE networks SET blob = $2 WHERE name = $1", card.name, blob)
 

@@ -65,10 +65,11 @@ class CustomNetworks:
         known = {label for found in finds.values() for label in found}
         sent = SentNetwork(name, title, model, names, side)
         facts = self._custom_networks.checked(sent, known, finds)
+        blob = self._custom_networks.store(model, facts)
         with self._database.write() as tx:
             if name in self._custom_networks.records():
                 raise InputError("A network with this name exists. Choose another name.")
-            self._custom_networks.add(tx, self._audit, caller, name, model, facts)
+            self._custom_networks.add(tx, self._audit, caller, name, blob, facts)
         self.meet()
         return self._custom_networks.records()[name]
 

@@ -171,11 +171,12 @@ class Versions:
             self._detector.try_version(file.version)
         except DetectorError as err:
             raise InputError(f"The network was run and failed: {err.message}") from err
+        blob = self._versions.store(file)
         with self._database.write() as tx:
             if file.card.name in self._versions.records(tx):
                 raise InputError("This version was taken in before.")
             self._refuse_other_base(file.card, self._versions.standing(tx))
-            self._versions.add(tx, self._audit, caller, file)
+            self._versions.add(tx, self._audit, caller, file, blob)
         return file.card
 
     @staticmethod
