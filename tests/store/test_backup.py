@@ -21,7 +21,7 @@ from engine.store import embedded, postgresql
 from engine.store.backup import PENDING_ERASURES, Snapshot
 from engine.store.embedded import EmbeddedDatabase
 from tests import builders
-from tests.conftest import WHY, Team, Ward, text_png
+from tests.conftest import PASSWORD, WHY, Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
 from tests.store.conftest import NewCatalog
 
@@ -475,10 +475,14 @@ def test_a_backup_is_not_restored_over_something(ward: Ward, settings: Settings)
         Engine.from_backup(settings, detector=ScriptedDetector(settings))
 
 
-def test_without_a_folder_a_backup_says_what_to_set(team: Team, engine: Engine) -> None:
-    object.__setattr__(engine.settings, "backup_dir", None)
+def test_without_a_folder_a_backup_says_what_to_set(ward: Ward, settings: Settings) -> None:
+    ward.engine.close()
+    bare = replace(settings, backup_dir=None)
+    again = Engine.open(bare, detector=ScriptedDetector(bare))
+    admin = again.sessions.sign_in("admin", PASSWORD).token
     with pytest.raises(errors.SettingsError, match="MEDSEC_BACKUP_DIR"):
-        engine.backups.make(team.administrator)
+        again.backups.make(admin)
+    again.close()
 
 
 def test_a_damaged_list_of_what_to_erase_keeps_the_folder_closed(
