@@ -13,6 +13,7 @@ from engine import (
     errors,
     move_catalog_to_file,
     move_catalog_to_server,
+    planned_catalog_move,
     prepare_database,
 )
 
@@ -42,6 +43,7 @@ def add_to(commands: Commands) -> None:
         help="move the catalog from its file to the database of MEDSEC_DATABASE",
     )
     parser.add_argument("--back", action="store_true", help="move it from the database into a file")
+    parser.add_argument("--dry-run", action="store_true", help="only say what there is to do")
     parser.set_defaults(run=move_catalog)
 
 
@@ -63,6 +65,13 @@ def migrate(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
 
 def move_catalog(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
     settings = folder.settings(arguments)
+    if arguments.dry_run:
+        plan = planned_catalog_move(settings, arguments.back)
+        terminal.tell(
+            f"{sum(plan.values())} rows in {len(plan)} tables would be moved, {plan['audit']} of"
+            " them of the audit log, which is whole; nothing was changed"
+        )
+        return Outcome.DONE
     with terminal.working("moving the catalog"):
         rows = (
             move_catalog_to_file(settings) if arguments.back else move_catalog_to_server(settings)

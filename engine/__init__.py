@@ -83,6 +83,7 @@ from engine.service.worklist import NEEDS, Look, WorkGroup, WorkItem
 from engine.settings import Settings
 from engine.store.catalogs import move_to_file as move_catalog_to_file
 from engine.store.catalogs import move_to_server as move_catalog_to_server
+from engine.store.catalogs import planned_move as planned_catalog_move
 from engine.store.catalogs import prepare_database
 from engine.store.file_moves import copy_files, move_files, planned_move
 from engine.store.nodes import Node, NodeEntry
@@ -220,6 +221,7 @@ __all__ = [
     "move_files",
     "name_server",
     "open_case",
+    "planned_catalog_move",
     "planned_move",
     "prepare_database",
     "recover_key_file",

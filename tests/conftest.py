@@ -13,7 +13,7 @@ import pytest
 from engine import Detection, Engine, Role, Settings
 from tests import builders
 from tests.fakes import FakeHost, ScriptedDetector
-from tests.object_store import KEY, SECRET, ObjectStore, program
+from tests.object_store import KEY, SECRET, FaultyProxy, ObjectStore, program
 from tests.postgresql import Cluster, programs
 
 PASSWORD = "four unrelated words here"
@@ -60,6 +60,14 @@ def object_store() -> Iterator[ObjectStore]:
     store = ObjectStore()
     yield store
     store.close()
+
+
+@pytest.fixture
+def proxy(object_store: ObjectStore) -> Iterator[FaultyProxy]:
+    """What a test scripts faults with, in front of the store."""
+    made = FaultyProxy(object_store.endpoint)
+    yield made
+    made.close()
 
 
 @pytest.fixture

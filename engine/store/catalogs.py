@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import SettingsError, StorageError
@@ -94,6 +95,62 @@ def fill_from_file(settings: Settings, host: Host, catalog: bytes) -> None:
         database.fill(source)
 
 
+def planned_move(settings: Settings, back: bool) -> Mapping[str, int]:
+    """What :func:`move_to_server` has to move, or :func:`move_to_file`; nothing is changed.
+
+    Returns:
+        Rows by table.
+
+    Raises:
+        AuditBroken, StorageBusy, StorageError: As the move would.
+    """
+    host, wait = Host(settings.data / "blobs"), settings.write_wait_seconds
+    file, bound = settings.data / "catalog.duckdb", settings.data / CATALOG_ID
+    _refuse_place(file, back)
+    was_bound = bound.exists()
+    try:
+        with (
+            contextlib.closing(server_database(settings, host)) as server,
+            _as_file(server, settings, host) if back else _opened(file, host, wait) as source,
+        ):
+            AuditLog(source, host, b"").verify()
+            if not back:
+                _refuse_unreadable(source)
+            if not back and not server.fresh:
+                _compared(source, server, "Choose an empty database.")
+            return {
+                table: sum(len(part) for part in source.rows_of(table, columns[:1]))
+                for table, columns in source.tables().items()
+            }
+    finally:
+        if not was_bound:  # opening a database binds this folder to it
+            bound.unlink(missing_ok=True)
+
+
+def _refuse_place(file: Path, back: bool) -> None:
+    if back and file.exists():
+        raise StorageError("This data folder has a catalog of its own already.")
+    if not back and not file.exists():
+        raise StorageError("This data folder has no catalog of its own. Check MEDSEC_DATA.")
+
+
+def _opened(
+    file: Path, host: Host, wait_seconds: float
+) -> contextlib.AbstractContextManager[EmbeddedDatabase]:
+    return contextlib.closing(EmbeddedDatabase.open(file, host, wait_seconds))
+
+
+@contextlib.contextmanager
+def _as_file(
+    server: PostgresDatabase, settings: Settings, host: Host
+) -> Iterator[EmbeddedDatabase]:
+    """The rows of a server as the file that they would become."""
+    with server.still() as (_, content):
+        pass
+    with file_of(content, settings.data, host, settings.write_wait_seconds) as copy:
+        yield copy
+
+
 def move_to_server(settings: Settings) -> Mapping[str, int]:
     """Move the catalog from the data folder's file to the database that MEDSEC_DATABASE names.
 
@@ -111,10 +168,9 @@ def move_to_server(settings: Settings) -> Mapping[str, int]:
     """
     host, wait = Host(settings.data / "blobs"), settings.write_wait_seconds
     file = settings.data / "catalog.duckdb"
-    if not file.exists():
-        raise StorageError("This data folder has no catalog of its own. Check MEDSEC_DATA.")
+    _refuse_place(file, back=False)
     with (
-        contextlib.closing(EmbeddedDatabase.open(file, host, wait)) as source,
+        _opened(file, host, wait) as source,
         contextlib.closing(server_database(settings, host)) as target,
     ):
         AuditLog(source, host, b"").verify()
@@ -145,8 +201,7 @@ def move_to_file(settings: Settings) -> Mapping[str, int]:
     """
     host, wait = Host(settings.data / "blobs"), settings.write_wait_seconds
     file = settings.data / "catalog.duckdb"
-    if file.exists():
-        raise StorageError("This data folder has a catalog of its own already.")
+    _refuse_place(file, back=True)
     with contextlib.closing(server_database(settings, host)) as source:
         AuditLog(source, host, b"").verify()
         _record(source, host, "file")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,13 +22,6 @@ from tests.postgresql import Cluster
 from tests.service.test_scrub import Waits
 
 NAMES = re.compile(r"catalog\.id|([0-9a-f]{2})/\1[0-9a-f]{62}")
-
-
-@pytest.fixture
-def proxy(object_store: ObjectStore) -> Iterator[FaultyProxy]:
-    made = FaultyProxy(object_store.endpoint)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -44,13 +44,6 @@ def bucket(remote: Settings) -> Bucket:
     opened = files_of(remote)
     assert isinstance(opened, Bucket)
     return opened
-
-
-@pytest.fixture
-def proxy(object_store: ObjectStore) -> Iterator[FaultyProxy]:
-    made = FaultyProxy(object_store.endpoint)
-    yield made
-    made.close()
 
 
 @pytest.fixture

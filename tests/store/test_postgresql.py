@@ -677,6 +677,10 @@ def test_a_catalog_moves_to_a_server_and_back_and_nothing_is_lost(
     engine.close()
     where = ["--data", str(settings.data), "--key", str(settings.key_file)]
     assert cli.main(["database-move", "--back", *where]) == Outcome.REFUSED  # nothing is there
+    assert cli.main(["database-move", "--back", "--dry-run", *where]) == Outcome.REFUSED
+    assert cli.main(["database-move", "--dry-run", *where]) == 0
+    plan = catalogs.planned_move(settings, back=False)
+    assert not (settings.data / CATALOG_ID).exists()
     with monkeypatch.context() as patch:
         patch.setattr(catalogs, "_compared", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -688,19 +692,22 @@ def test_a_catalog_moves_to_a_server_and_back_and_nothing_is_lost(
         assert not file.exists()
         engine = Engine.open(settings, host, detector=detector, operator=True)
         entries = engine.audit.verify(engine.operator_token())
+        assert plan["audit"] < entries  # the entry of the move came
         opened_image = engine.images.restore(team.doctor, image_id, "second opinion")
         assert engine.images.restored_file(team.doctor, opened_image.handle).data == data
         assert engine.patients.get(team.doctor, "P-1").age == 62
         assert not engine.context.watch.broken
         engine.images.erase(team.administrator, others.pop(), "asked for")
         engine.close()
+        plan = catalogs.planned_move(settings, back=True)
+        assert not file.exists()
         assert cli.main(["database-move", "--back", *where]) == 0
         assert file.exists()
         assert not (settings.data / CATALOG_ID).exists()
         monkeypatch.setenv("MEDSEC_DATABASE", str(new_catalog()))
         settings = replace(settings, database=Secret(os.environ["MEDSEC_DATABASE"]))
         engine = Engine.open(in_file, host, detector=detector, operator=True)
-        assert engine.audit.verify(engine.operator_token()) > entries
+        assert engine.audit.verify(engine.operator_token()) > plan["audit"] > entries
         assert not engine.context.watch.broken
         assert engine.patients.get(team.doctor, "P-1").age == 62
         moves = engine.audit.entries(engine.operator_token(), query="database.move")
