@@ -129,11 +129,13 @@ class Proposals:
             "pp_" + self._host.random(16).hex(), change, caller.username, now, now + KEPT, alone,
             "-".join(code[i : i + 4] for i in range(0, len(code), 4)),
         )  # fmt: skip
-        known = self._all()
-        for before in known:
+        waiting = 0
+        for before in self._all():
             if (before.action, before.username) == (change.action, change.username):
                 self._shared.take(self._kind, before.proposal_id)
-        if len(known) >= MOST_WAITING:
+            else:
+                waiting += 1
+        if waiting >= MOST_WAITING:
             raise InputError("Too many changes wait to be confirmed. Confirm or drop some.")
         self._shared.hold(
             Hold(self._kind, made.proposal_id, made.proposal_id, made.to_json()), KEPT

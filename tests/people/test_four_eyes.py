@@ -8,6 +8,10 @@ from dataclasses import replace
 import pytest
 
 from engine import Engine, Role, Settings, errors
+from engine.people import proposals
+from engine.people.proposals import Change, Proposals
+from engine.records import Caller
+from engine.store.shared import SharedHere
 from tests.conftest import PASSWORD
 from tests.fakes import FakeHost
 from tests.rest import ask, opened
@@ -155,6 +159,20 @@ def test_a_proposal_lapses_is_dropped_and_is_replaced(
     with pytest.raises(errors.NotFound):
         engine.people.confirm(second, late)
     assert engine.sessions.sign_in("doc", PASSWORD)
+
+
+def test_one_that_is_replaced_counts_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposals, "MOST_WAITING", 2)
+    host = FakeHost(settings.data)
+    waiting = Proposals(host, SharedHere(host), "account")
+    caller = Caller("admin", Role.ADMINISTRATOR, "se_1", "")
+    for name in ("dora", "remy", "remy"):
+        waiting.add(caller, Change("account.enable", name), alone=False)
+    with pytest.raises(errors.InputError, match="Too many"):
+        waiting.add(caller, Change("account.enable", "tina"), alone=False)
+    assert sorted(p.username for p in waiting.waiting()) == ["dora", "remy"]
 
 
 def test_a_change_is_proposed_and_confirmed_over_the_api(
