@@ -194,17 +194,18 @@ class Folder:
             ) from err
 
     def delete(self, name: str) -> None:
-        try:
-            self._path(name).unlink(missing_ok=True)
-        except OSError as err:
-            raise StorageError(
-                f"Files of the {self._of} folder cannot be deleted. Check their owner.",
-                errno=err.errno,
-            ) from err
+        with self._deleting():
+            self._path(name).unlink()
 
     def delete_under(self, name: str) -> None:
-        try:
+        with self._deleting():
             shutil.rmtree(self._path(name))
+
+    @contextlib.contextmanager
+    def _deleting(self) -> Iterator[None]:
+        """What is gone already is no error. Raises StorageError."""
+        try:
+            yield
         except FileNotFoundError:
             pass
         except OSError as err:
@@ -244,8 +245,7 @@ class Folder:
             return 0.0
 
     def clear_unfinished(self, older_than_seconds: float = 0.0) -> int:
-        folders = (self.root, *self.root.rglob("*/"))
-        return sum(sweep_unfinished(folder, older_than_seconds) for folder in folders)
+        return sweep_unfinished(self.root, older_than_seconds, under=True)
 
     def opener(self, elsewhere: bool) -> Callable[[], FileStore]:
         return partial(Folder, self.root.resolve())
@@ -303,7 +303,7 @@ class Host:
                 is left behind.
         """
         address = hashlib.sha256(data).hexdigest()
-        name = _name(address)
+        name = blob_name(address)
         if not self.files.put(name, data):
             try:
                 self.read_blob(address)
@@ -320,7 +320,7 @@ class Host:
             StorageError: It cannot be read.
         """
         try:
-            data = self.files.get(_name(address))
+            data = self.files.get(blob_name(address))
         except EngineError as err:
             err.facts["blob"] = address
             raise
@@ -362,7 +362,7 @@ class Host:
 
     def _unlink(self, address: str) -> None:
         try:
-            self.files.delete(_name(address))
+            self.files.delete(blob_name(address))
         except StorageError as err:
             log.error("a file cannot be deleted: %s %s", err.code, err.facts)
 
@@ -370,20 +370,20 @@ class Host:
         """Addresses of all files there are."""
         for name in self.files.names():
             address = name.rpartition("/")[2]
-            if _is_address(address) and name == _name(address):
+            if _is_address(address) and name == blob_name(address):
                 yield address
 
     def blob_age_seconds(self, address: str) -> float:
         """Seconds since the file was written; 0 where it is gone. A young orphan may be an upload
         under way."""
-        return self.files.age_seconds(_name(address))
+        return self.files.age_seconds(blob_name(address))
 
 
 def _is_address(text: str) -> bool:
     return len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
-def _name(address: str) -> str:
+def blob_name(address: str) -> str:
     """What the file of an address is called where it lies."""
     if not _is_address(address):
         raise ValueError("not a blob address")
@@ -395,18 +395,19 @@ def forbid_core_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def sweep_unfinished(folder: Path, older_than_seconds: float = 0.0) -> int:
+def sweep_unfinished(folder: Path, older_than_seconds: float = 0.0, *, under: bool = False) -> int:
     """Delete the temporary files of :func:`write_durably` that a crash left; says how many.
 
     Args:
         older_than_seconds: 0 only where nobody writes: when the folder has just been opened.
+        under: Those in all folders under it, too.
 
     Raises:
         StorageError: One cannot be deleted.
     """
     swept = 0
     try:
-        for path in list(folder.glob(".*.part")):
+        for path in list((folder.rglob if under else folder.glob)(".*.part")):
             with contextlib.suppress(FileNotFoundError):  # finished meanwhile
                 if time.time() - path.stat().st_mtime >= older_than_seconds:
                     path.unlink()

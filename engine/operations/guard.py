@@ -165,10 +165,10 @@ class Guard:
             tx = self._database.read()
             access = self._access.glass_over(tx, caller.username, event.patient_id)
         who = (caller.session_id, caller.origin, access)
-        read = (*who, event.action, event.patient_id, event.image_id, detail)
-        if self._read_log.new(*read):
-            self._audit.record(caller, event)
-            self._read_log.logged(*read)
+        self._read_log.once(
+            lambda: self._audit.record(caller, event),
+            *who, event.action, event.patient_id, event.image_id, detail,
+        )  # fmt: skip
 
     def bound(self, caller: Caller) -> bool:
         """Does this caller see only patients whom they treat, or have emergency access to?"""

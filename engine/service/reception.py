@@ -151,11 +151,11 @@ class Reception:
         node = self._nodes.get(title)
         why = _refusal(node, address, certificate)
         if why:
-            if self._read_log.new("node.associate", address, why):
-                detail = {"why": why, "title": title[:16]}
-                refused = Event("node.associate", "refused", detail=detail)
-                self._audit.record(nobody(address), refused)
-                self._read_log.logged("node.associate", address, why)
+            detail = {"why": why, "title": title[:16]}
+            refused = Event("node.associate", "refused", detail=detail)
+            self._read_log.once(
+                lambda: self._audit.record(nobody(address), refused), "node.associate", address, why
+            )
             raise PermissionDenied(
                 "This application entity is not allowed here. Ask an administrator to add it.",
                 why=why,

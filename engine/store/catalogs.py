@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from engine.store.servers import Servers, agreed
 if TYPE_CHECKING:
     from engine.store.postgresql import PostgresDatabase
 
-_OPERATOR = Caller("operator", Role.OPERATOR, "", "command line")
+OPERATOR = Caller("operator", Role.OPERATOR, "", "command line")
 
 
 def server_database(settings: Settings, host: Host, *, many: bool = False) -> PostgresDatabase:
@@ -111,7 +111,7 @@ def planned_move(settings: Settings, back: bool) -> Mapping[str, int]:
     try:
         with (
             contextlib.closing(server_database(settings, host)) as server,
-            _as_file(server, settings, host) if back else _opened(file, host, wait) as source,
+            _as_file(server, settings, host)[0] if back else _opened(file, host, wait) as source,
         ):
             AuditLog(source, host, b"").verify()
             if not back:
@@ -140,15 +140,13 @@ def _opened(
     return contextlib.closing(EmbeddedDatabase.open(file, host, wait_seconds))
 
 
-@contextlib.contextmanager
 def _as_file(
     server: PostgresDatabase, settings: Settings, host: Host
-) -> Iterator[EmbeddedDatabase]:
-    """The rows of a server as the file that they would become."""
+) -> tuple[contextlib.AbstractContextManager[EmbeddedDatabase], bytes]:
+    """The rows of a server as the file that they would become: to be opened, and its content."""
     with server.still() as (_, content):
         pass
-    with file_of(content, settings.data, host, settings.write_wait_seconds) as copy:
-        yield copy
+    return file_of(content, settings.data, host, settings.write_wait_seconds), content
 
 
 def move_to_server(settings: Settings) -> Mapping[str, int]:
@@ -199,15 +197,13 @@ def move_to_file(settings: Settings) -> Mapping[str, int]:
         StorageBusy: A server has the database.
         StorageError: The folder has a file already, or rows differ. The database is as it was.
     """
-    host, wait = Host(settings.data / "blobs"), settings.write_wait_seconds
-    file = settings.data / "catalog.duckdb"
+    host, file = Host(settings.data / "blobs"), settings.data / "catalog.duckdb"
     _refuse_place(file, back=True)
     with contextlib.closing(server_database(settings, host)) as source:
         AuditLog(source, host, b"").verify()
         _record(source, host, "file")
-        with source.still() as (_, content):
-            pass
-        with file_of(content, settings.data, host, wait) as copy:
+        opened, content = _as_file(source, settings, host)
+        with opened as copy:
             rows = _compared(copy, source, "Nothing was moved. Tell your administrator.")
             AuditLog(copy, host, b"").verify()
         write_durably(file, content)
@@ -231,7 +227,7 @@ def _refuse_unreadable(source: EmbeddedDatabase) -> None:
 
 def _record(source: Database, host: Host, to: str) -> None:
     """In the log that is moved, so that both have it."""
-    AuditLog(source, host, b"").record(_OPERATOR, Event("database.move", detail={"to": to}))
+    AuditLog(source, host, b"").record(OPERATOR, Event("database.move", detail={"to": to}))
 
 
 def _compared(

@@ -11,17 +11,14 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 
 from engine.errors import NotFound, SealBroken, StorageError
-from engine.host import Host
-from engine.permissions import Role
-from engine.records import Caller
+from engine.host import Host, blob_name
 from engine.settings import Settings, within
 from engine.store.audit import AuditLog, Event
 from engine.store.catalog import Catalog
-from engine.store.catalogs import server_database
+from engine.store.catalogs import OPERATOR, server_database
 from engine.store.database import CATALOG_ID, Database
 from engine.store.embedded import EmbeddedDatabase
 from engine.store.file_stores import OWNER, check_place, claim, files_of, note_place
@@ -33,7 +30,6 @@ FOLDER = "folder"
 AT_ONCE = 8
 #: As of the sweep: this many say that the catalog is another one.
 MOST_UNNEEDED = 100
-_OPERATOR = Caller("operator", Role.OPERATOR, "", "command line")
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ def planned_move(settings: Settings, to: str) -> Moved:
         SettingsError: There are no credentials.
         StorageError: The files are there already, or a place cannot be listed.
     """
-    source, target = _places(settings, to)
+    source, target, _ = _places(settings, to)
     new = sum(1 for _ in _only_in(source, target))
     return Moved(sum(1 for _ in source.blobs()), new)
 
@@ -74,8 +70,8 @@ def copy_files(settings: Settings, to: str) -> Moved:
     Raises:
         SealBroken: A file was altered.
     """
-    source, target = _places(settings, to)
-    check_place(settings, "" if to == FOLDER else to.rstrip("/"))
+    source, target, url = _places(settings, to)
+    check_place(settings, url)
     _refuse_one_place(source, target)
     sent = sum(come for _, come in _each(_bring, source, target, _only_in(source, target)))
     return Moved(sum(1 for _ in source.blobs()), sent)
@@ -92,9 +88,7 @@ def move_files(settings: Settings, to: str) -> Moved:
         StorageBusy: A server is running.
         StorageError: A place cannot be read or written; nothing was deleted.
     """
-    to = to.rstrip("/")
-    url = "" if to == FOLDER else to
-    source, target = _places(settings, to)
+    source, target, url = _places(settings, to)
     check_place(settings, url)
     _refuse_one_place(source, target)
     with contextlib.closing(_catalog(settings, source)) as database:
@@ -122,7 +116,7 @@ def move_files(settings: Settings, to: str) -> Moved:
             )
         log = AuditLog(database, source, b"")
         kind = "s3" if url else FOLDER
-        log.record(_OPERATOR, Event("files.move", detail={"to": kind, "files": len(arrived)}))
+        log.record(OPERATOR, Event("files.move", detail={"to": kind, "files": len(arrived)}))
         note_place(settings, url)
         for _ in _each(_delete, source, target, sorted(left)):
             pass
@@ -130,15 +124,16 @@ def move_files(settings: Settings, to: str) -> Moved:
     return Moved(len(arrived), sent, len(lost), len(left - needed))
 
 
-def _places(settings: Settings, to: str) -> tuple[Host, Host]:
+def _places(settings: Settings, to: str) -> tuple[Host, Host, str]:
+    """The old place, the new one, and the new one's URL, which is empty for the data folder."""
     to = to.rstrip("/")
-    here = settings.blobs.rstrip("/") or FOLDER
-    if to == here or (to != FOLDER and settings.blobs and within(to, here)):
+    url, here = "" if to == FOLDER else to, settings.blobs.rstrip("/")
+    if url == here or (url and here and within(url, here)):
         raise StorageError("The files are there already. Give another place.")
-    there = replace(settings, blobs="" if to == FOLDER else to, backups="")
-    if to != FOLDER and settings.backups and within(to, settings.backups):
+    if url and settings.backups and within(url, settings.backups):
         raise StorageError("There are the backups. Give another place.")
-    return Host(files_of(settings)), Host(files_of(there))
+    there = replace(settings, blobs=url, backups="")
+    return Host(files_of(settings)), Host(files_of(there)), url
 
 
 def _refuse_one_place(source: Host, target: Host) -> None:
@@ -193,7 +188,7 @@ def _compare(address: str, source: Host, target: Host) -> bool:
 
 
 def _delete(address: str, source: Host, target: Host) -> bool:
-    source.files.delete(f"{address[:2]}/{address}")
+    source.files.delete(blob_name(address))
     return True
 
 
@@ -215,8 +210,5 @@ def _each(
     waiting = iter(addresses)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         while part := list(islice(waiting, 64 * AT_ONCE)):
-            yield from zip(part, pool.map(partial(_of, do, source, target), part), strict=True)
-
-
-def _of(do: Callable[[str, Host, Host], bool], source: Host, target: Host, address: str) -> bool:
-    return do(address, source, target)
+            done = pool.map(lambda address: do(address, source, target), part)
+            yield from zip(part, done, strict=True)

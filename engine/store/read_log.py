@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 from engine.store.shared import Hold, Shared
@@ -20,6 +21,12 @@ class ReadLog:
     def new(self, *read: str | None) -> bool:
         """Must this read be logged?"""
         return self._shared.get(_KIND, repr(read)) is None
+
+    def once(self, log: Callable[[], object], *read: str | None) -> None:
+        """Log a read, unless it is in the log already."""
+        if self.new(*read):
+            log()
+            self.logged(*read)
 
     def logged(self, *read: str | None) -> None:
         """It is in the audit log: it is not logged again for some time.

@@ -90,6 +90,14 @@ def soon(true: Callable[[], object], seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
+def by_lead(pair: Pair) -> tuple[PostgresDatabase, PostgresDatabase]:
+    """The one that leads, and the other one, as soon as one does."""
+    databases = (base(pair.first), base(pair.second))
+    soon(lambda: sum(d.leads for d in databases) == 1)
+    leader, other = sorted(databases, key=lambda d: not d.leads)
+    return leader, other
+
+
 def signed_in(pair: Pair, name: str = "doctor") -> str:
     return pair.first.sessions.sign_in(name, PASSWORD).token
 
@@ -220,9 +228,7 @@ def test_root_keys_are_not_changed_while_servers_run(pair: Pair) -> None:
 def test_a_server_that_cannot_take_in_a_change_leads_no_more(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    databases = [base(pair.first), base(pair.second)]
-    soon(lambda: sum(d.leads for d in databases) == 1)
-    leader, other = sorted(databases, key=lambda d: not d.leads)
+    leader, other = by_lead(pair)
 
     def broken() -> None:
         raise errors.SealBroken("The settings were altered.")
@@ -360,9 +366,7 @@ def write_as_leader(database: PostgresDatabase) -> None:
 def test_one_server_leads_and_another_follows_it(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    databases = [base(pair.first), base(pair.second)]
-    soon(lambda: sum(d.leads for d in databases) == 1)
-    leader, other = sorted(databases, key=lambda d: not d.leads)
+    leader, other = by_lead(pair)
     with pytest.raises(errors.StorageBusy, match="Another server"):
         write_as_leader(other)
     write_as_leader(leader)
