@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextvars import copy_context
 from typing import Any
 
 import pydicom
@@ -222,16 +223,21 @@ def test_a_study_is_requested_once_and_each_image_is_in_the_log(ward: Ward) -> N
 def test_the_log_tells_which_images_were_opened_by_which_request(ward: Ward) -> None:
     [image_id] = sealed_series(ward, 1)
     doctor, [study] = ward.team.doctor, studies(ward)
-    begin_request()  # as each request of a browser does, which has an id of its own
-    opened = ward.engine.studies.restore(doctor, study.study_id, WHY)
-    call = begin_request()
-    ward.engine.studies.open_image(doctor, opened.handle, image_id)
+
+    def asked() -> tuple[str, str]:
+        begin_request()  # as each request of a browser does, which has an id of its own
+        opened = ward.engine.studies.restore(doctor, study.study_id, WHY)
+        call = begin_request()
+        ward.engine.studies.open_image(doctor, opened.handle, image_id)
+        return opened.handle, call
+
+    handle, call = copy_context().run(asked)  # tests after this one are no request
     entries = ward.engine.audit.entries(ward.team.administrator)
     details = {
         e.action: e.detail for e in entries if e.action in ("study.restore", "image.restore")
     }
     assert len(details) == 2
-    assert {d["study_request"] for d in details.values()} == {opened.handle}
+    assert {d["study_request"] for d in details.values()} == {handle}
     assert details["image.restore"]["request"] == call
 
 

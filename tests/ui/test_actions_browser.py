@@ -91,6 +91,7 @@ class Counted:
         sheets = self.named("on contact sheets")
         if sheets.count():
             self.press(sheets)
+            expect(self.named("Confirm and seal")).to_be_visible(timeout=60_000)
         while self.named("Confirm and seal").count():
             confirm = self.named("Confirm and seal")
             expect(self.page.locator(".tile.seen").first).to_be_visible(timeout=60_000)
