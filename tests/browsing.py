@@ -107,6 +107,12 @@ class Visitor:
         )
         self.settle()
 
+    def sign_out(self) -> None:
+        """Sign out and wait for the form that follows: the page loads itself anew meanwhile."""
+        self.click("Sign out")
+        self.page.get_by_label("User name").wait_for()
+        self.settle()
+
     def click(self, name: str) -> None:
         """Press the button or follow the link with exactly this name, and wait."""
         self.page.get_by_role("button", name=name, exact=True).first.click()

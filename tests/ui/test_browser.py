@@ -344,7 +344,7 @@ def test_a_doctor_finds_what_the_technician_sealed_and_gets_the_original_back(
         assert cookie["httpOnly"]
         assert cookie["sameSite"] == "Strict"
         assert api.COOKIE not in page.evaluate("document.cookie")
-        dora.click("Sign out")
+        dora.sign_out()
         page.get_by_label("User name").wait_for()
         assert api.COOKIE not in {c["name"] for c in dora.context.cookies()}
         dora.context.add_cookies([{k: cookie[k] for k in ("name", "value", "domain", "path")}])  # type: ignore[list-item]

@@ -58,7 +58,7 @@ def test_a_passkey_is_added_used_and_removed(tmp_path: Path) -> None:
             recovery = eva.page.locator("[data-testid=stCode]").inner_text().split()
             assert len(recovery) == 10
 
-            eva.click("Sign out")
+            eva.sign_out()
             eva.go("/account")
             eva.page.get_by_label("User name").fill("doctor")
             eva.page.get_by_label("Password", exact=True).fill(PASSWORD)
