@@ -194,8 +194,8 @@ class StorageBusy(StorageError):
 
 
 class StoreUnavailable(StorageBusy):
-    """The object store does not answer, or answers too slowly. Nothing is wrong with the files:
-    the same can be done again."""
+    """The object store does not answer, answers too slowly, or refuses. That says nothing about a
+    file: the same can be done again."""
 
 
 class ChangeUnknown(StorageError):

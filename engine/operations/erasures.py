@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.errors import EngineError, InputError, NotFound
+from engine.errors import EngineError, InputError, NotFound, StoreUnavailable
 from engine.operations.context import Context
 from engine.operations.guard import log
 from engine.operations.release_decisions import ReleaseDecisions
@@ -65,11 +65,25 @@ class Erasures:
         """Erase again what the list beside the backups names and this catalog does not know.
 
         The list is written behind the catalog, so it is ahead only of one that was set back to an
-        earlier moment without MedSec: by the database's own means, or with its whole disk.
+        earlier moment without MedSec: by the database's own means, or with its whole disk. Nothing
+        in a catalog tells that it was set back, so nobody works in it before the list was read.
+
+        Raises:
+            StoreUnavailable: The bucket with the list does not answer, or refuses.
         """
-        if self._live.settings.backup_dir is None:
+        if not self._live.settings.keeps_backups:
             return
-        missed = self._backup_folder().erasures() - set(self.known(self._database.read()))
+        try:
+            listed = self._backup_folder().erasures()
+        except StoreUnavailable as err:
+            raise StoreUnavailable(
+                "The list of what was erased cannot be read from MEDSEC_BACKUPS, and MedSec does"
+                " not start without it: this catalog may be an older one. Bring the object store"
+                " back, then start again. If you know that the catalog was not set back, you can"
+                " unset MEDSEC_BACKUPS until then.",
+                **err.facts,
+            ) from err
+        missed = listed - set(self.known(self._database.read()))
         if missed:
             log.error("the catalog was set back: %d erasures are done again", len(missed))
             self.again(sorted(missed))

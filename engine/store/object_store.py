@@ -6,7 +6,8 @@ otherwise. What the store may do wrong, and what is said then:
 
 - it does not answer, is slow, answers 500 or 503, or the connection ends within a body: tried
   again a few times with growing pauses, then :class:`StoreUnavailable`
-- it refuses the credentials, or there is no such bucket: :class:`StorageError`
+- it refuses the credentials, or there is no such bucket: :class:`StoreUnavailable`, too, because
+  that says nothing about a file
 - it takes a file and the answer is lost: the file may be there, whole, and belongs to nobody until
   somebody names it, so the sweep deletes it
 
@@ -277,12 +278,12 @@ class Bucket:
         except ClientError as err:
             _translate(err, operation, name)
         except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as err:
-            raise StorageError(
+            raise StoreUnavailable(
                 "The credentials for the object store are gone. Check its files and the"
                 " environment.", operation=operation,
             ) from err  # fmt: skip
         except SSLError as err:
-            raise StorageError(
+            raise StoreUnavailable(
                 "The certificate of the object store is not trusted. Check MEDSEC_S3_CA_FILE and"
                 " MEDSEC_S3_ENDPOINT.",
                 operation=operation,
@@ -315,8 +316,10 @@ def _translate(err: ClientError, operation: str, name: str | None) -> NoReturn:
             **facts,
         ) from err
     if code == "NoSuchBucket":
-        raise StorageError("There is no such bucket. Check MEDSEC_BLOBS.", **facts) from err
-    raise StorageError(
+        raise StoreUnavailable(
+            "There is no such bucket. Check MEDSEC_BLOBS and MEDSEC_BACKUPS.", **facts
+        ) from err
+    raise StoreUnavailable(
         "The object store refuses. Check its credentials, their rights on the bucket, and the"
         " clock of this machine.",
         **facts,

@@ -215,6 +215,39 @@ def test_backups_in_a_bucket_hold_the_new_alone_and_bring_back_all_but_the_erase
     recovered.close()
 
 
+def test_what_was_erased_stays_erased_in_a_catalog_set_back_beside_backups_in_a_bucket(
+    settings: Settings, host: FakeHost, proxy: FaultyProxy, object_store: ObjectStore
+) -> None:
+    kept_in = replace(settings, backup_dir=None, backups=object_store.new())
+    engine = Engine.open(kept_in, host, detector=ScriptedDetector(kept_in))
+    team = Team(engine)
+    patient = engine.patients.create(team.technician, "P-1", "Erika Musterfrau", 61)
+    assert isinstance(engine.detector, ScriptedDetector)
+    ward = Ward(engine, team, engine.detector, patient.patient_id)
+    data, found = text_png()
+    gone = ward.seal(data, found=[found])
+    engine.close()
+    file = settings.data / "catalog.duckdb"
+    before = file.read_bytes()
+    engine = Engine.open(kept_in, host, detector=ScriptedDetector(kept_in))
+    engine.images.erase(team.administrator, gone, "asked for it")
+    engine.close()
+    file.write_bytes(before)  # as a disk's own means bring it back
+
+    # The list cannot be read: nobody may see what it names, so nobody is let in.
+    bucket = kept_in.backups.removeprefix("s3:/")
+    for fault in ("503", "drop"):
+        proxy.fault = lambda _, path, fault=fault: fault if path.startswith(bucket) else None
+        with pytest.raises(errors.StoreUnavailable, match="list of what was erased"):
+            Engine.open(kept_in, host, detector=ScriptedDetector(kept_in))
+    proxy.fault = lambda method, path: None
+    engine = Engine.open(kept_in, host, detector=ScriptedDetector(kept_in), operator=True)
+    with pytest.raises(errors.NotFound):
+        engine.images.restore(engine.operator_token(), gone, WHY)
+    assert ("image", gone) in engine._erasures.known(engine.context.database.read())
+    engine.close()
+
+
 @pytest.mark.parametrize(
     "both",
     [

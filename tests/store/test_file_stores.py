@@ -182,7 +182,7 @@ def test_workers_elsewhere_get_no_credentials(bucket: Bucket) -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "match"),
     [
-        ({"secret": "another"}, errors.StorageError, "refuses"),
+        ({"secret": "another"}, errors.StoreUnavailable, "refuses"),
         ({"secret": None}, errors.SettingsError, "AWS_ACCESS_KEY_ID"),
         ({"s3_endpoint": "http://127.0.0.1:9"}, errors.StoreUnavailable, "does not answer"),
     ],
