@@ -317,9 +317,10 @@ def log_as_json() -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    log.handlers = [handler]
-    log.propagate = False
     log.setLevel(logging.INFO)
+    # Connections of the database's client: its warnings name host and port, and no rows.
+    for logger in (log, logging.getLogger("psycopg")):
+        logger.handlers, logger.propagate = [handler], False
     logging.setLogRecordFactory(_without_texts)
     threading.excepthook = _thread_ended
 

@@ -53,6 +53,7 @@ _LEASE: Final = (0x4D656453, 1)
 _LEADER: Final = (0x4D656453, 2)
 _ALONE: Final = {"backup": 16, "list of erasures": 17}
 _AGAIN_SECONDS: Final = 0.1
+_RECONNECT_SECONDS: Final = 1.0
 _TRIES: Final = 10
 _TRY_SECONDS: Final = 0.2
 _SAFE_MODES: Final = ("verify-ca", "verify-full")
@@ -98,9 +99,11 @@ _SERVER_SETTINGS: Final = {
     "DateStyle": "ISO",
     "default_transaction_isolation": "read\\ committed",
     "idle_in_transaction_session_timeout": "10min",
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
+    # A machine whose network is cut holds up others for as long: the database must notice.
+    "tcp_keepalives_idle": "2",
+    "tcp_keepalives_interval": "1",
     "tcp_keepalives_count": "3",
+    "client_connection_check_interval": "1s",
     "jit": "off",
     # A search has a condition for every filter; one plan for all of them would use no index.
     "plan_cache_mode": "force_custom_plan",
@@ -224,6 +227,9 @@ class PostgresDatabase(Database):
             min_size=min(_IDLE_CONNECTIONS, connections),
             max_size=connections,
             timeout=wait_seconds,
+            # By itself it tries again after 1, 2, 4, 8 ... seconds, while everybody waits; after
+            # it has given up, the next who needs a connection lets it try at once.
+            reconnect_timeout=_RECONNECT_SECONDS,
             open=False,
             name="medsec",
         )
@@ -473,8 +479,12 @@ class PostgresDatabase(Database):
             self._pool.putconn(connection)
 
     def _begin(self, connection: Connection) -> None:
+        # One of several servers that says nothing amid a change must not hold up the others.
+        patience = b"10min" if self._servers is None else b"%d" % self._servers.patience_ms
         cursor = connection.execute(
-            b"BEGIN; SET LOCAL synchronous_commit = off; SELECT * FROM writer FOR UPDATE"
+            b"BEGIN; SET LOCAL synchronous_commit = off;"
+            b" SET LOCAL idle_in_transaction_session_timeout = '" + patience + b"';"
+            b" SELECT * FROM writer FOR UPDATE"
         )
         while cursor.nextset():
             pass

@@ -57,7 +57,9 @@ _NOW: Final = "(clock_timestamp() AT TIME ZONE 'UTC')"
 
 
 class Expelled(StorageError):
-    """This server was taken for dead."""
+    """This server was taken for dead. Another one answers."""
+
+    status = 503
 
 
 def agreed(settings: Settings) -> Mapping[str, str]:
@@ -206,6 +208,11 @@ class Servers:
     def stale(self) -> bool:
         """May what this server knows be old?"""
         return self._host.ticks_ms() - self._beaten_ms > STALE_SECONDS * 1000
+
+    @property
+    def patience_ms(self) -> int:
+        """How long a change may wait for its next step; what this server knows is old then."""
+        return round(STALE_SECONDS * 1000)
 
     def refuse_stale(self) -> None:
         """Raises StorageBusy where this server cannot say that it is there, Expelled for ever."""

@@ -434,6 +434,20 @@ def test_a_server_that_cannot_say_that_it_is_there_answers_nothing(
     soon(lambda: pair.second.sessions.whoami(pair.team.doctor))
 
 
+def test_a_server_that_falls_silent_amid_a_change_does_not_hold_up_the_others(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers.Servers, "patience_ms", 1000)
+    caller = pair.first.caller(pair.team.technician)
+    lost = pytest.raises(errors.StorageBusy, match="connection to the database was lost")
+    with lost, base(pair.first).write() as tx:
+        tx.announce()
+        pair.second.context.audit.record(caller, Event("image.list"))  # waits a second, not for us
+        tx.announce()
+    pair.first.context.audit.record(caller, Event("image.list"))
+    assert pair.first.audit.verify(pair.team.administrator) > 0
+
+
 def test_a_dead_server_can_write_no_more_and_what_it_held_is_free(pair: Pair) -> None:
     third = opened(pair.settings)
     ended = threading.Event()
@@ -459,8 +473,9 @@ def test_a_dead_server_can_write_no_more_and_what_it_held_is_free(pair: Pair) ->
             if name == third.server_id:
                 others[name] = at, since - 600_000
     soon(lambda: _claims(pair.second, stranger, image_id))
-    with pytest.raises(errors.StorageError, match="taken for dead"):
+    with pytest.raises(servers.Expelled, match="taken for dead") as caught:
         third.context.audit.record(technician, Event("image.list"))
+    assert caught.value.status == 503  # asked again, a proxy gives it to another one
     del base(third)._beat  # type: ignore[method-assign]
     assert ended.wait(10)
     third.close()

@@ -177,6 +177,22 @@ def test_no_library_of_the_server_logs_an_exception_s_text(
     assert "MUSTERFRAU" not in done.stderr
 
 
+def test_a_connection_that_is_lost_is_a_line_like_all_others() -> None:
+    script = (
+        "import logging\n"
+        "from engine import log_as_json\n"
+        "log_as_json()\n"
+        "logging.getLogger('psycopg.pool').warning('error connecting in %r', 'medsec')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    line = json.loads(done.stderr)
+    assert (line["level"], line["logger"]) == ("warning", "psycopg.pool")
+    assert line["message"] == "error connecting in 'medsec'"
+
+
 # --- a worker ---------------------------------------------------------------------------------
 
 
