@@ -223,6 +223,10 @@ class Soak:
         (folder / "tmp").mkdir(parents=True)
         (folder / "marker.txt").write_text(self.word)
 
+    def chosen(self) -> Settings:
+        """Where everything is."""
+        return settings(self.folder)
+
     def kill_one(self, *arguments: str, until: str = "") -> None:
         """Start a process and kill it a random time after it first said ``until``.
 
@@ -282,7 +286,7 @@ class Soak:
         first = 1000 * self.kills
         until = ("uploaded", "sealed", "backup", "uploaded", "ready", "")[self.kills % 6]
         self.kill_one("--first", str(first), until=until)
-        self.inspect(settings(self.folder), self.random.sample)
+        self.inspect(self.chosen(), self.random.sample)
 
     def inspect(self, chosen: Settings, sample: Callable[..., list[str]] | None = None) -> None:
         """Open the folder and see whether every promise holds.
@@ -364,11 +368,16 @@ class Soak:
             self.ledger.problems.append(f"the recovery does not go on: {err!r}")
         shutil.rmtree(recovered.data, ignore_errors=True)
 
+    def roots(self) -> list[Path]:
+        """Folders in which nothing may be in clear."""
+        return [self.folder]
+
     def _search_plaintext(self) -> None:
         word = self.word.encode()
-        for path in self.folder.rglob("*"):
-            if path.is_file() and path.name != "marker.txt" and word in path.read_bytes():
-                self.ledger.problems.append(f"plaintext in {path.relative_to(self.folder)}")
+        for root in self.roots():
+            for path in root.rglob("*"):
+                if path.is_file() and path.name != "marker.txt" and word in path.read_bytes():
+                    self.ledger.problems.append(f"plaintext in {path.relative_to(root)}")
 
     def finish(self) -> None:
         """Everything once more: all images, all backups, and a recovery from the newest."""

@@ -91,11 +91,7 @@ class Staff:
             thread.join()
 
     def _forever(self, role: Role, work: Callable[[httpx.Client], None]) -> None:
-        # Shorter than the server keeps a connection: else both may let go of it at once.
-        limits = httpx.Limits(keepalive_expiry=1)
-        with httpx.Client(
-            base_url=f"{self.url}/api", timeout=ANSWER_SECONDS, limits=limits
-        ) as client:
+        with self.client() as client:
             while not self.over.is_set():
                 try:
                     if "Authorization" not in client.headers:
@@ -106,16 +102,31 @@ class Staff:
                 except Refused:
                     time.sleep(0.05)
                 except httpx.TransportError as err:
-                    if not self.over.wait(1):  # the server is alive and did not answer
-                        self.soak.ledger.problems.append(f"{work.__name__}: {err!r}")
+                    self.unanswered(work.__name__, err)
+
+    def client(self) -> httpx.Client:
+        """A connection of one person's own."""
+        # Shorter than the server keeps a connection: else both may let go of it at once.
+        limits = httpx.Limits(keepalive_expiry=1)
+        return httpx.Client(base_url=f"{self.url}/api", timeout=ANSWER_SECONDS, limits=limits)
+
+    def unanswered(self, work: str, err: httpx.TransportError) -> None:
+        """A request had no answer."""
+        if not self.over.wait(1):  # the server is alive and did not answer
+            self.soak.ledger.problems.append(f"{work}: {err!r}")
+
+    def refused(self, said: str, answer: httpx.Response) -> None:
+        """A request was answered, but not with what was asked for."""
+        if answer.status_code not in EXPECTED:
+            self.soak.ledger.problems.append(f"{said}: {answer.status_code} {answer.text[:200]}")
 
     def _ask(self, client: httpx.Client, method: str, path: str, **sent: Any) -> httpx.Response:
         answer = client.request(method, path, **sent)
         if answer.is_success:
             return answer
-        if answer.status_code not in EXPECTED:
-            said = f"{method} {path.split('/')[1]}: {answer.status_code} {answer.text[:200]}"
-            self.soak.ledger.problems.append(said)
+        if answer.status_code == 401 and client.headers.pop("Authorization", None):
+            raise Refused  # its time was over: signed in again
+        self.refused(f"{method} {path.split('/')[1]}", answer)
         raise Refused
 
     def _took(self, what: str, **facts: Any) -> None:
@@ -205,7 +216,7 @@ class ServerSoak(crash.Soak):
         self.asked = self.answered = 0
         #: Longest time that a process of a killed server was still there, in seconds, by kind.
         self.outlived_s: dict[str, float] = {}
-        chosen = crash.settings(folder)
+        chosen = self.chosen()
         engine = Engine.open(chosen, detector=ScriptedDetector(chosen))
         try:
             token = Team(engine).technician
@@ -250,7 +261,7 @@ class ServerSoak(crash.Soak):
                 self.kills += 1
                 staff.end()
                 self._outlived(left)
-        self.inspect(crash.settings(self.folder), self.random.sample)
+        self.inspect(self.chosen(), self.random.sample)
 
     def _outlived(self, left: Callable[[], dict[psutil.Process, str]]) -> None:
         began = time.monotonic()
@@ -278,6 +289,9 @@ class ServerSoak(crash.Soak):
                 engine.backups.verify(engine.operator_token(), name)
             except errors.EngineError as err:
                 self.ledger.problems.append(f"backup: {err!r}")
+        self._inspect_record(engine)
+
+    def _inspect_record(self, engine: Engine) -> None:
         found = engine.patients.get(engine.operator_token(), self.changing)
         number, named = found.id.split("-")[1], found.name.split()[1]
         if number != named or not self.answered <= int(number) <= self.asked:

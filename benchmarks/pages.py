@@ -32,7 +32,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets import ClientConnection, connect
 
 import api
-from engine import Detection, Engine, ImageState, Region, Role
+from engine import Detection, Engine, ImageState, Region, Role, Settings
 from engine.crypto.vault import seal_field
 from engine.records import Caller, SealedRegion
 from engine.store.audit import Event
@@ -53,9 +53,8 @@ PAGES: dict[Role, tuple[str, ...]] = {
 }
 
 
-def fill(folder: Path, count: int) -> None:
+def fill(chosen: Settings, count: int) -> None:
     """A catalog of ``count`` sealed images and as many drafts as a busy day leaves."""
-    chosen = settings(folder)
     boxes = [Detection(Region(8, 8, 200, 40), "text", 0.9, "net")]
     engine = Engine.open(chosen, detector=ScriptedDetector(chosen, boxes))
     team = people(engine)
@@ -194,12 +193,17 @@ class Visitor:
                 return (time.perf_counter() - began) * 1e3
 
 
-def visitor(server: Server, token: str) -> connect:
-    """Open a tab that holds this session."""
-    address = server.url.replace("http", "ws", 1) + "/_stcore/stream"
+def visitor(url: str, token: str, route: str = "") -> connect:
+    """Open a tab that holds this session.
+
+    Args:
+        route: By which a proxy before several servers keeps this tab with one of them.
+    """
+    address = url.replace("http", "ws", 1) + "/_stcore/stream"
+    cookies = f"{api.COOKIE}={token}" + (f"; medsec_route={route}" if route else "")
     return connect(
         address,
-        additional_headers={"Cookie": f"{api.COOKIE}={token}"},
+        additional_headers={"Cookie": cookies},
         subprotocols=["streamlit"],
         max_size=None,
     )
@@ -219,7 +223,7 @@ async def alone(server: Server, tokens: dict[Role, str], rounds: int) -> tuple[T
     times: Times = {}
     spent: Times = {}
     for role, pages in PAGES.items():
-        async with visitor(server, tokens[role]) as line:
+        async with visitor(server.url, tokens[role]) as line:
             tab = Visitor(line)
             for page in pages:
                 name = f"{role}: {page or 'Home'}"
@@ -239,7 +243,7 @@ async def together(
 
     async def work(number: int, role: Role, token: str) -> None:
         draw = random.Random(number)
-        async with visitor(server, token) as line:
+        async with visitor(server.url, token) as line:
             tab = Visitor(line)
             await asyncio.sleep(draw.uniform(0, think_s))
             while time.perf_counter() < end:
@@ -261,14 +265,14 @@ def report(title: str, times: dict[str, list[float]]) -> None:
         )
 
 
-def sign_in(folder: Path, sessions: int) -> list[tuple[Role, str]]:
+def sign_in(chosen: Settings, sessions: int) -> list[tuple[Role, str]]:
     """A session for each visitor, made while the server is down: clinical roles are the many."""
     roles = (Role.DOCTOR, Role.DOCTOR, Role.TECHNICIAN, Role.RESEARCHER, Role.ADMINISTRATOR)
-    engine = Engine.open(settings(folder))
+    engine = Engine.open(chosen, detector=ScriptedDetector(chosen))
     try:
-        chosen = [roles[n % len(roles)] for n in range(max(sessions, len(roles)))]
+        theirs = [roles[n % len(roles)] for n in range(max(sessions, len(roles)))]
         names = {role: "admin" if role is Role.ADMINISTRATOR else str(role) for role in roles}
-        return [(role, engine.sessions.sign_in(names[role], PASSWORD).token) for role in chosen]
+        return [(role, engine.sessions.sign_in(names[role], PASSWORD).token) for role in theirs]
     finally:
         engine.close()
 
@@ -285,9 +289,9 @@ def main() -> None:
         folder = options.folder or Path(scratch)
         if not (folder / "data").exists():
             began = time.perf_counter()
-            fill(folder, options.images)
+            fill(settings(folder), options.images)
             print(f"filled in {time.perf_counter() - began:.0f} s")
-        tokens = sign_in(folder, options.sessions)
+        tokens = sign_in(settings(folder), options.sessions)
         began = time.perf_counter()
         with serve(folder) as server:
             print(f"started in {time.perf_counter() - began:.1f} s")

@@ -72,6 +72,10 @@ class ObjectStore:
             )  # fmt: skip
         self._wait()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def kill(self) -> None:
         """End it at once, as when the machine's power goes."""
         os.killpg(self._process.pid, signal.SIGKILL)

@@ -61,9 +61,10 @@ class Cluster:
 
     Args:
         durable: Write to the disk as in service; for what kills the server.
+        address: Where it listens for others; who comes from there must speak TLS.
     """
 
-    def __init__(self, durable: bool = False) -> None:
+    def __init__(self, durable: bool = False, address: str = "127.0.0.1") -> None:
         found = programs()
         assert found is not None
         self._programs = found
@@ -79,11 +80,14 @@ class Cluster:
             os.chown(self.folder, account.pw_uid, account.pw_gid)
         self.folder.chmod(0o755)
         (self.folder / "options").write_text(
-            f"-k {self.folder} -h 127.0.0.1 -p {self.port} -c fsync={'on' if durable else 'off'}"
+            f"-k {self.folder} -h {address} -p {self.port} -c fsync={'on' if durable else 'off'}"
             " -c shared_buffers=64MB -c max_connections=200 -c log_min_messages=fatal"
         )
         self.run("initdb", "-D", str(self.data), "-A", "trust", "-U", "postgres", "-E", "UTF8",
                  "--locale=C.UTF-8", "--no-sync")  # fmt: skip
+        if address != "127.0.0.1":
+            with (self.data / "pg_hba.conf").open("a") as rights:
+                rights.write(f"hostssl all all {address}/24 trust\n")
         self.start()
         self._make_template()
 
