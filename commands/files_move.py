@@ -1,4 +1,4 @@
-"""``files-move``: stored files between the data folder and an object store."""
+"""``files-move``, ``files-claim``: where the stored files lie, and whose they are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from commands import folder
 from commands.options import DATA_FOLDER, Commands
 from commands.outcome import Outcome
 from commands.terminal import Terminal
-from engine import copy_files, move_files, planned_move
+from engine import claim_files, copy_files, move_files, planned_move
 
 
 def add_to(commands: Commands) -> None:
@@ -29,6 +29,14 @@ def add_to(commands: Commands) -> None:
         "--copy-only", action="store_true", help="copy while the server works; move the rest later"
     )
     parser.set_defaults(run=move)
+
+    parser = commands.add_parser(
+        "files-claim",
+        parents=[DATA_FOLDER],
+        help="let this copy of an installation go on with the stored files, and no other one",
+    )
+    parser.add_argument("--reason", required=True, help="goes into the audit log")
+    parser.set_defaults(run=take_over)
 
 
 def move(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
@@ -60,4 +68,13 @@ def move(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
     if done.lost:
         terminal.warn(f"medsec: {done.lost} files were lost before; run verify to see whose")
         return Outcome.REFUSED
+    return Outcome.DONE
+
+
+def take_over(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
+    claim_files(folder.settings(arguments), arguments.reason)
+    terminal.tell(
+        "this copy goes on with the stored files. Never start another one on them: after a day this"
+        " one deletes what only the other one knows"
+    )
     return Outcome.DONE

@@ -85,7 +85,7 @@ from engine.store.catalogs import move_to_file as move_catalog_to_file
 from engine.store.catalogs import move_to_server as move_catalog_to_server
 from engine.store.catalogs import planned_move as planned_catalog_move
 from engine.store.catalogs import prepare_database
-from engine.store.file_moves import copy_files, move_files, planned_move
+from engine.store.file_moves import claim_files, copy_files, move_files, planned_move
 from engine.store.nodes import Node, NodeEntry
 from engine.store.outbox import Notice
 from engine.store.postgresql_schema import role_script as database_roles
@@ -206,6 +206,7 @@ __all__ = [
     "carried",
     "carry",
     "check_release",
+    "claim_files",
     "come_from",
     "copy_files",
     "count_request",

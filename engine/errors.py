@@ -198,6 +198,14 @@ class StoreUnavailable(StorageBusy):
     file: the same can be done again."""
 
 
+class FilesElsewhere(StorageError):
+    """The stored files are in another place than the settings say."""
+
+
+class OtherCopy(StorageError):
+    """Another copy of this installation uses the stored files; none is deleted any more."""
+
+
 class ChangeUnknown(StorageError):
     """Nobody knows whether a change was saved: what it needs must stay, such as its files."""
 

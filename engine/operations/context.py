@@ -27,6 +27,7 @@ from engine.store.claims import Claims
 from engine.store.database import Database
 from engine.store.device_boxes import DeviceBoxes
 from engine.store.figures import Figures
+from engine.store.file_claim import FileClaim
 from engine.store.file_stores import backups_of
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.nodes import HeldInstances, NodeRows
@@ -83,6 +84,7 @@ class Context(WorkerContext):
     merging: PatientMerge
     read_log: ReadLog
     claims: Claims
+    file_claim: FileClaim
     release_ledger: ReleaseLedger
     profile_store: Profiles
     custom_networks: CustomNetworkStore

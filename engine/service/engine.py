@@ -94,7 +94,8 @@ from engine.store.database import CATALOG_ID, Database
 from engine.store.device_boxes import DeviceBoxes
 from engine.store.embedded import EmbeddedDatabase
 from engine.store.figures import Figures
-from engine.store.file_stores import backups_of, check_place, claim, files_of, note_place
+from engine.store.file_claim import FileClaim
+from engine.store.file_stores import backups_of, claim, files_of
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.nodes import HeldInstances, NodeRows
 from engine.store.open_images import OpenImages
@@ -248,7 +249,7 @@ class Engine:
         self._erasures.catch_up()
         if not server_id:  # else others write files now; the one that leads sweeps on time
             sweep_unfinished(self.settings.data)
-            if not self.settings.blobs:  # nobody waits for the list of a whole bucket
+            if context.file_claim.settled:  # else another copy may be at work on these files
                 context.host.files.clear_unfinished()
                 self.upkeep.sweep()
         self._erasures.keep()
@@ -260,6 +261,7 @@ class Engine:
     def _refresh(self) -> None:
         """Take in what was changed of all that is kept in memory, here or by another server."""
         context = self.context
+        context.file_claim.check_place()
         self.runtime_settings.apply(context.setting_changes.in_force())
         context.detector.profiles = context.profile_store.in_force()
         self.custom_networks.meet()
@@ -351,13 +353,12 @@ def _checked(settings: Settings, host: Host | None) -> Host:
 
     Raises:
         SettingsError: There are no credentials for the object store.
-        StorageError: The folder cannot be made, or its files lie elsewhere.
+        StorageError: The folder cannot be made.
     """
     try:
         settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as err:
         raise StorageError("Cannot create the data folder. Check MEDSEC_DATA.") from err
-    check_place(settings)
     return host or Host(files_of(settings))
 
 
@@ -425,17 +426,20 @@ def _opened(
     live = LiveSettings(settings)
     hierarchy = KeyHierarchy(database, keyring, host)
     hierarchy.open()
+    brought = (settings.data / PENDING_ERASURES).exists()
+    file_claim = FileClaim(database, host, settings)
+    if not brought:
+        file_claim.check_place()
     if settings.blobs:
-        brought = (settings.data / PENDING_ERASURES).exists()
         claim(host.files, hierarchy.log_id, new=brought or not Figures(database).files())
-        note_place(settings, settings.blobs)
+    file_claim.take(brought=brought)
+    host.deletes_at_once = not file_claim.needed
     names = ("tokens", "audit", "models", "network")
     token_key, audit_key, model_key, network_key = map(hierarchy.system_key, names)
 
     # what all servers of a catalog know
     shared: Shared = SharedHere(host)
     if database.server_id:
-        host.deletes_at_once = False
         shared = SharedRows(database, host, derive(token_key, "shared"))
 
     # who people are and what they reach
@@ -499,6 +503,7 @@ def _opened(
         merging=PatientMerge(patients, catalog, training_cases, studies, hierarchy, host),
         read_log=ReadLog(shared),
         claims=Claims(shared),
+        file_claim=file_claim,
         release_ledger=ReleaseLedger(host, hierarchy.system_key("release")),
         profile_store=profile_store,
         custom_networks=CustomNetworkStore(

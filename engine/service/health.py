@@ -42,6 +42,7 @@ class Health:
         self._catalog = context.catalog
         self._database = context.database
         self._detector = context.detector
+        self._file_claim = context.file_claim
         self._figures = context.figures
         self._hierarchy = context.hierarchy
         self._host = context.host
@@ -92,7 +93,11 @@ class Health:
             "scrubbed_at": scrub["finished_at"],
             "scrubbed_images": scrub["images"],
             "scrub_running": scrub["running"],
-            "broken": [*scrub["broken"], *["accounts and rights"] * self._watch.broken],
+            "broken": [
+                *scrub["broken"],
+                *["accounts and rights"] * self._watch.broken,
+                *["another copy uses the files"] * self._file_claim.contested,
+            ],
             "clock_back_seconds": self._upkeep.clock_back_s,
             "audit_forwarding": self._forwarding.on,
             "audit_waiting": self._forwarding.waiting() if self._forwarding.on else 0,

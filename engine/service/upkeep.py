@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
-from engine.errors import EngineError, RosterBroken
+from engine.errors import EngineError, OtherCopy, RosterBroken, StorageBusy
 from engine.formats import images
 from engine.host import sweep_unfinished
 from engine.operations.context import Context
@@ -27,6 +27,7 @@ from engine.records import Caller
 from engine.service.backups import CLOCK_SLACK, Backups
 from engine.service.training import Training
 from engine.store.audit import Event
+from engine.store.file_claim import LOOK_SECONDS
 from engine.tracing import unexpected
 
 TICK_SECONDS = 60.0
@@ -40,6 +41,8 @@ FORGET_SECONDS = 1.0
 #: does not know.
 ORPHAN_ELSEWHERE_SECONDS = 24 * 3600.0
 MOST_ORPHANS = 100
+#: Files that the sweep deletes between two looks for another copy of the installation.
+CHECK_EVERY = 100
 _SYSTEM = Caller("system", Role.OPERATOR, "", "upkeep")
 
 
@@ -67,6 +70,7 @@ class Upkeep:
         self._audit = context.audit
         self._catalog = context.catalog
         self._database = context.database
+        self._file_claim = context.file_claim
         self._sendings = context.sendings
         self._figures = context.figures
         self._host = context.host
@@ -106,6 +110,8 @@ class Upkeep:
         """
         self._database.when_expelled = when_expelled
         loops = [self._warm_up, self._tend_forever, self._scrub_forever]
+        if self._file_claim.needed:
+            loops.append(self._look_for_copies_forever)
         if self._database.server_id:
             loops.append(self._forget_forever)
         if self._outbox.on:
@@ -148,6 +154,27 @@ class Upkeep:
         for session_id in self._sessions.ended(held) if held else ():
             self._open_images.close_session(session_id)
             self._exchanges.close(session_id)
+
+    def _look_for_copies_forever(self) -> None:
+        while not self._stopped.wait(LOOK_SECONDS):
+            with _and_goes_on("upkeep: other copies"):
+                self.look_for_copies()
+
+    def look_for_copies(self) -> None:
+        """Does another copy of this installation use the files? Then say so, once."""
+        known = self._file_claim.contested
+        try:
+            if self._database.leads and self._due("claim", SWEEP_MS):
+                with self._database.as_leader():
+                    self._file_claim.renew()
+            else:
+                self._file_claim.check()
+        except OtherCopy as err:
+            if not known:
+                log.error("upkeep: %s", err.message)
+                self._audit.record(_SYSTEM, Event("files.contest", "failed"))
+        except StorageBusy as err:
+            log.warning("nobody knows whether another copy is at work: %s", err.code)
 
     def _send_forever(self) -> None:
         while not self._stopped.wait(SEND_SECONDS):
@@ -193,7 +220,9 @@ class Upkeep:
         return True
 
     def _sweep_due(self) -> None:
-        if self._due("sweep", (24 if self._live.settings.blobs else 1) * SWEEP_MS):
+        if self._file_claim.settled and self._due(
+            "sweep", (24 if self._live.settings.blobs else 1) * SWEEP_MS
+        ):
             # A backup by another server copies files that a change has made needless since.
             with self._database.alone("backup") if self._database.server_id else nullcontext():
                 swept = self.sweep()
@@ -300,6 +329,9 @@ class Upkeep:
 
         Returns:
             How many were deleted.
+
+        Raises:
+            OtherCopy: Another copy of this installation may need them.
         """
         elsewhere = self._database.server_id or self._live.settings.blobs
         age = ORPHAN_ELSEWHERE_SECONDS if elsewhere else ORPHAN_SECONDS
@@ -315,7 +347,9 @@ class Upkeep:
             # Crashes leave a few; this many say that the catalog is an older one.
             log.error("not swept: %d of %d files belong to no image", len(orphans), len(there))
             return 0
-        for address in orphans:
+        for count, address in enumerate(orphans):
+            if count % CHECK_EVERY == 0:
+                self._file_claim.check()
             self._host.delete_blob(address, swept=True)
         return len(orphans)
 

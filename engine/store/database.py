@@ -267,6 +267,10 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             changed_at TIMESTAMP NOT NULL, changed_by VARCHAR NOT NULL, blob VARCHAR);
         """,
     ),
+    (
+        "files: where they lie, and the word of the copy that may delete them",
+        "CREATE TABLE stored_files (name VARCHAR PRIMARY KEY, value VARCHAR NOT NULL)",
+    ),
 )
 
 Row = dict[str, Any]

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from engine.errors import NotFound, SealBroken, StorageError
+from engine.errors import InputError, NotFound, SealBroken, StorageError
 from engine.host import Host, blob_name
 from engine.settings import Settings, within
 from engine.store.audit import AuditLog, Event
@@ -21,7 +21,8 @@ from engine.store.catalog import Catalog
 from engine.store.catalogs import OPERATOR, server_database
 from engine.store.database import CATALOG_ID, Database
 from engine.store.embedded import EmbeddedDatabase
-from engine.store.file_stores import OWNER, check_place, claim, files_of, note_place
+from engine.store.file_claim import FileClaim
+from engine.store.file_stores import OWNER, check_place, claim, files_of
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.vault import Keyring
 
@@ -71,7 +72,7 @@ def copy_files(settings: Settings, to: str) -> Moved:
         SealBroken: A file was altered.
     """
     source, target, url = _places(settings, to)
-    check_place(settings, url)
+    check_place(settings, None, url)
     _refuse_one_place(source, target)
     sent = sum(come for _, come in _each(_bring, source, target, _only_in(source, target)))
     return Moved(sum(1 for _ in source.blobs()), sent)
@@ -89,10 +90,15 @@ def move_files(settings: Settings, to: str) -> Moved:
         StorageError: A place cannot be read or written; nothing was deleted.
     """
     source, target, url = _places(settings, to)
-    check_place(settings, url)
-    _refuse_one_place(source, target)
     with contextlib.closing(_catalog(settings, source)) as database:
-        name = _name_of(settings, database, source)
+        old, new = (
+            FileClaim(database, host, replace(settings, blobs=place))
+            for host, place in ((source, settings.blobs), (target, url))
+        )
+        old.check_place(url)
+        _refuse_one_place(source, target)
+        old.refuse_others()
+        name = _keys(settings, database, source).log_id
         if settings.blobs:
             claim(source.files, name, new=False)
         if url:
@@ -117,11 +123,37 @@ def move_files(settings: Settings, to: str) -> Moved:
         log = AuditLog(database, source, b"")
         kind = "s3" if url else FOLDER
         log.record(OPERATOR, Event("files.move", detail={"to": kind, "files": len(arrived)}))
-        note_place(settings, url)
+        old.refuse_others()
+        new.begin(old)
         for _ in _each(_delete, source, target, sorted(left)):
             pass
         source.files.delete(OWNER)
+        old.drop()
     return Moved(len(arrived), sent, len(lost), len(left - needed))
+
+
+def claim_files(settings: Settings, reason: str) -> None:
+    """Let this copy of an installation go on with the files at MEDSEC_BLOBS, and no other one.
+
+    Args:
+        reason: For the log.
+
+    Raises:
+        InputError: No reason.
+        SettingsError: There are no credentials.
+        StorageBusy: A server is running.
+        StorageError: There are no files of this installation, or they cannot be read or written.
+    """
+    if not reason.strip():
+        raise InputError("Give a reason for letting this copy go on.")
+    host = Host(files_of(settings))
+    with contextlib.closing(_catalog(settings, host)) as database:
+        keys = _keys(settings, database, host)
+        if settings.blobs:
+            claim(host.files, keys.log_id, new=False)
+        log = AuditLog(database, host, keys.system_key("audit"))
+        log.record(OPERATOR, Event("files.claim", reason=reason.strip()))
+        FileClaim(database, host, settings).take_over()
 
 
 def _places(settings: Settings, to: str) -> tuple[Host, Host, str]:
@@ -149,11 +181,11 @@ def _refuse_one_place(source: Host, target: Host) -> None:
     raise StorageError("The files are there already, under another name. Give another place.")
 
 
-def _name_of(settings: Settings, database: Database, host: Host) -> str:
-    """What the catalog is called, as a bucket has it."""
+def _keys(settings: Settings, database: Database, host: Host) -> KeyHierarchy:
+    """The catalog's keys; with what it is called, as a bucket has it."""
     hierarchy = KeyHierarchy(database, Keyring.load(settings, host.random), host)
     hierarchy.open()
-    return hierarchy.log_id
+    return hierarchy
 
 
 def _catalog(settings: Settings, host: Host) -> Database:

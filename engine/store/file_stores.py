@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from engine.errors import NotFound, SettingsError, StorageError
+from engine.errors import FilesElsewhere, NotFound, SettingsError, StorageError
 from engine.host import FileStore, Folder, write_durably
 from engine.settings import Settings
 
@@ -44,27 +44,30 @@ def backups_of(settings: Settings) -> FileStore:
     return Folder(settings.backup_dir, "backup")
 
 
-def check_place(settings: Settings, *also: str) -> None:
+def check_place(settings: Settings, known: str | None, *also: str) -> None:
     """Refuse to look for files where they are not.
 
     Args:
+        known: What the catalog says. Where it says nothing, None, the data folder's note counts.
         also: Places that would be right, too, of a move that was interrupted.
 
     Raises:
-        StorageError: MEDSEC_BLOBS names another place than the one in which the files lie.
+        FilesElsewhere: MEDSEC_BLOBS names another place than the one in which the files lie.
     """
-    noted = settings.data / PLACE
-    known = noted.read_text(encoding="ascii").strip() if noted.exists() else None
+    note = settings.data / PLACE
+    if known is None and note.exists():
+        known = note.read_text(encoding="ascii").strip()
     if known is None:
         if settings.blobs and next(own_folder(settings).names(), None) is not None:
-            raise StorageError(
+            raise FilesElsewhere(
                 "The data folder has files of its own. Unset MEDSEC_BLOBS, or move them with medsec"
                 " files-move."
             )
     elif known not in (settings.blobs.rstrip("/"), *also):
-        raise StorageError(
-            "The files of this data folder are in another place: set MEDSEC_BLOBS to"
-            f" {known or 'nothing'}, or move them with medsec files-move."
+        raise FilesElsewhere(
+            "The files of this catalog are in another place: set MEDSEC_BLOBS to"
+            f" {known or 'nothing'}, or move them with medsec files-move. If the catalog was set"
+            " back to a time before they were moved, run medsec files-claim."
         )
 
 

@@ -98,6 +98,12 @@ NOTICES: dict[tuple[str, str, str], tuple[str, str]] = {
         "A backup was made, but some stored files were already lost or damaged, and no earlier"
         " backup has them. The log lists the images. Check the disk of the data folder.",
     ),
+    ("files.contest", "failed", "*"): (
+        "Another copy uses the stored files",
+        "Another copy of this installation uses the same stored files. Neither deletes files any"
+        " more. Stop the copy that is not to go on; the page Admin, tab Health, and the manual say"
+        " how to go on.",
+    ),
     ("audit.checkpoint", "failed", "*"): (
         "A checkpoint of the audit log failed",
         "A checkpoint could not be written. Look at the folder of checkpoints, and verify the"

@@ -32,7 +32,14 @@ from psycopg.adapt import AdaptersMap, Loader
 from psycopg.rows import dict_row, tuple_row
 from psycopg.types.string import StrDumper
 
-from engine.errors import ChangeUnknown, InputError, SettingsError, StorageBusy, StorageError
+from engine.errors import (
+    ChangeUnknown,
+    FilesElsewhere,
+    InputError,
+    SettingsError,
+    StorageBusy,
+    StorageError,
+)
 from engine.fairness import gives_way
 from engine.host import Folder, Host, write_durably
 from engine.store import postgresql_schema as schema
@@ -51,7 +58,7 @@ _ROWS_AT_ONCE: Final = 5_000
 _LEASE: Final = (0x4D656453, 1)
 #: The lock of the server that leads, and those of what one thread of all servers does at a time.
 _LEADER: Final = (0x4D656453, 2)
-_ALONE: Final = {"backup": 16, "list of erasures": 17}
+_ALONE: Final = {"backup": 16, "list of erasures": 17, "claim of the files": 18}
 _AGAIN_SECONDS: Final = 0.1
 _RECONNECT_SECONDS: Final = 1.0
 _TRIES: Final = 10
@@ -403,8 +410,10 @@ class PostgresDatabase(Database):
             try:
                 self._beat()
                 said = ""
-            except Expelled as err:
+            except (Expelled, FilesElsewhere) as err:  # nothing that this server does can be right
                 log.error("%s", err.message)
+                if self._servers is not None:
+                    self._servers.expelled = True
                 self.when_expelled()
                 return
             except Exception as err:  # noqa: BLE001 - without a next round, this server stops

@@ -54,6 +54,11 @@ def image_id(ward: Ward) -> str:
     return image_id
 
 
+def take_over(settings: Settings) -> int:
+    where = ["--data", str(settings.data), "--key", str(settings.key_file)]
+    return cli.main(["files-claim", *where, "--reason", "the copy is gone"])
+
+
 def count(settings: Settings) -> int:
     return len(list(Host(files_of(settings)).blobs()))
 
@@ -192,7 +197,10 @@ def test_files_of_another_installation_are_neither_moved_nor_joined(
     # A setting that is wrong is refused, and the right one works after it.
     with pytest.raises(errors.StorageError, match="set MEDSEC_BLOBS to s3://"):
         Engine.open(remote)
-    (settings.data / PLACE).unlink()
-    with pytest.raises(errors.StorageError, match="no files of this installation"):
+    (settings.data / PLACE).unlink()  # the catalog knows it, too
+    with pytest.raises(errors.FilesElsewhere, match=mine.blobs):
         Engine.open(replace(remote, blobs=object_store.new()))
+    monkeypatch.setenv("MEDSEC_BLOBS", object_store.new())
+    assert take_over(settings) == 2
+    assert "no files of this installation" in capsys.readouterr().err
     assert restored(mine, image_id) == "bytes"

@@ -18,6 +18,7 @@ NAMES = {
     "checkpoint", "recover-data", "shares", "drill", "recover-key", "training-export",
     "training-open", "learn", "release", "verify-release", "serve",
     "database-roles", "database-migrate", "database-move", "files-move",
+    "files-claim",
 }  # fmt: skip
 #: Modules of the package that are no commands.
 SHARED = {"__init__", "files", "folder", "options", "outcome", "parser", "terminal"}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from engine import Engine, Settings, errors
+from engine import Engine, Settings, claim_files, errors
 from engine.service import upkeep
 from engine.settings import Secret
 from engine.store import object_store as module
@@ -21,7 +22,7 @@ from tests.object_store import FaultyProxy, ObjectStore, client
 from tests.postgresql import Cluster
 from tests.service.test_scrub import Waits
 
-NAMES = re.compile(r"catalog\.id|([0-9a-f]{2})/\1[0-9a-f]{62}")
+NAMES = re.compile(r"catalog\.id|files\.claim|([0-9a-f]{2})/\1[0-9a-f]{62}")
 
 
 @pytest.fixture
@@ -72,21 +73,22 @@ def test_a_day_on_an_object_store(
     engine, team = ward.engine, ward.team
     data, found = text_png()
     kept = ward.seal(data, "Erika.png", [found])
+    assert engine.upkeep.sweep() == 1  # the draft's file: none is deleted at once
     gone = ward.upload(builders.png(builders.labelled("WAITS")[0]), found=[found])
     assert engine.images.restore(team.doctor, kept, WHY).proof == "bytes"
     name = engine.backups.make(team.administrator)
     assert engine.backups.verify(team.administrator, name) == 4
     objects = stored(settings, object_store)
-    assert len(objects) == 5  # with the one that says whose they are
+    assert len(objects) == 6  # with those that say whose they are
     for key, content in objects.items():
         assert NAMES.fullmatch(key)
         assert not any(word in content for word in (b"Erika", b"Musterfrau", b"P-1", data[:20]))
     assert not (settings.data / "blobs").exists()
 
     engine.drafts.discard(team.technician, gone, "not his")
-    assert len(stored(settings, object_store)) == 4
     orphan = engine.context.host.write_blob(b"left by a crash")
-    assert engine.upkeep.sweep() == 1
+    assert engine.upkeep.sweep() == 2
+    assert len(stored(settings, object_store)) == 5
     assert orphan not in set(engine.context.host.blobs())
     assert list(engine.health.verify_images(team.administrator)) == [(kept, None)]
     engine.close()
@@ -143,7 +145,7 @@ def test_a_list_that_is_late_deletes_nothing_that_is_needed(ward: Ward, proxy: F
     image_id = ward.seal(data, found=[found])
     ward.engine.context.host.write_blob(b"left by a crash")
     proxy.times(1, "late", "GET")
-    assert ward.engine.upkeep.sweep() + ward.engine.upkeep.sweep() == 1
+    assert ward.engine.upkeep.sweep() + ward.engine.upkeep.sweep() == 2  # and the draft's
     assert len(list(ward.engine.context.host.blobs())) == 3
     assert ward.engine.images.restore(ward.team.doctor, image_id, WHY).proof == "bytes"
 
@@ -248,6 +250,46 @@ def test_what_was_erased_stays_erased_in_a_catalog_set_back_beside_backups_in_a_
     engine.close()
 
 
+def test_two_live_copies_of_one_installation_delete_nothing_of_each_other(
+    ward: Ward, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, data, found = ward.engine, *text_png()
+    ward.engine.context.database.settle()
+    with first.context.database.still() as (_, content):  # a machine is cloned
+        copied = replace(settings, data=tmp_path / "copy")
+        copied.data.mkdir()
+        (copied.data / "catalog.duckdb").write_bytes(content)
+    second = Engine.open(copied, detector=ScriptedDetector(copied, [found]), operator=True)
+    mine = ward.seal(data, found=[found])
+    token = second.operator_token()
+    picture = builders.png(builders.labelled("THEIRS")[0])
+    theirs = second.drafts.upload(token, ward.patient_id, "b.png", picture).image_id
+    there = len(list(first.context.host.blobs()))
+    for engine in (first, second, first):
+        engine.upkeep.look_for_copies()
+        with pytest.raises(errors.OtherCopy):
+            engine.upkeep.sweep()
+    second.drafts.discard(token, theirs, "not his")  # nor at once
+    assert len(list(first.context.host.blobs())) == there
+    assert first.images.restore(ward.team.doctor, mine, WHY).proof == "bytes"
+    state = first.health.state(ward.team.administrator)
+    assert "another copy uses the files" in state["broken"]
+    [told] = first.context.audit.entries(query="files.contest")
+    assert told.outcome == "failed"
+    first.close()
+    second.close()
+    for chosen in (settings, copied):
+        with pytest.raises(errors.OtherCopy, match="files-claim"):
+            Engine.open(chosen, detector=ScriptedDetector(chosen))
+
+    claim_files(settings, "the clone is switched off")
+    again = Engine.open(settings, detector=ScriptedDetector(settings), operator=True)
+    assert again.upkeep.sweep() > 0  # the clone's, and the draft's
+    assert again.images.restore(again.operator_token(), mine, WHY).proof == "bytes"
+    assert "the clone" in again.context.audit.entries(query="files.claim")[0].reason
+    again.close()
+
+
 @pytest.mark.parametrize(
     "both",
     [
@@ -293,6 +335,17 @@ def test_two_servers_need_no_folder_in_common(
     second.close()
     again = Engine.open(replace(first_of, data=tmp_path / "fourth"), detector=second.detector)
     assert again.images.restore(team.doctor, image_id, WHY).proof == "bytes"
+    # Files that were moved by another server's hand: this one stops within a beat.
+    ended = threading.Event()
+    again.context.database.when_expelled = ended.set
+    with again.context.database.write() as tx:
+        tx.run("UPDATE stored_files SET value = 's3://ready/moved' WHERE name = 'place'")
+        tx.announce()
+    assert ended.wait(20)
+    with pytest.raises(errors.StorageError, match="Start it again"):
+        again.patients.create(team.technician, "P-2", "Jan Nowak", 44)
     again.close()
+    with pytest.raises(errors.FilesElsewhere, match="s3://ready/moved"):
+        Engine.open(replace(first_of, data=tmp_path / "fourth"), detector=second.detector)
     assert first_of.database is not None
     cluster.take_back(first_of.database)

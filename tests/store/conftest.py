@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from engine import Engine
 from engine.host import Host
 from engine.settings import Secret, Settings
 from engine.store.database import Database
 from engine.store.embedded import EmbeddedDatabase
 from engine.store.postgresql import PostgresDatabase
+from tests.fakes import FakeHost
 
 #: Of tests that are about the file itself.
 DUCKDB = pytest.mark.parametrize("catalog_on", ["duckdb"], indirect=True)
 
 Opener = Callable[..., Database]
 NewCatalog = Callable[[], Secret | None]
+
+
+def left(engine: Engine) -> set[str]:
+    """Files that stay: on PostgreSQL what nothing needs goes with the sweep, and not at once."""
+    host = engine.context.host
+    if engine.context.file_claim.needed:
+        assert isinstance(host, FakeHost)
+        for address in host.blobs():
+            os.utime(host.path(address), (0, 0))
+        engine.upkeep.sweep()
+    return set(host.blobs())
 
 
 @pytest.fixture(params=["duckdb", "postgresql"])

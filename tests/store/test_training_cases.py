@@ -15,6 +15,7 @@ from engine.store.training_cases import open_case
 from tests import builders
 from tests.conftest import WHY, Team, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
+from tests.store.conftest import left
 
 MISSED = Detection(Region(200, 200, 260, 220), "text", 1.0)
 
@@ -165,21 +166,21 @@ def test_a_case_ends_with_its_patient_and_with_its_image(
     else:
         ward.engine.images.erase(admin, image_id, "asked for it")
     assert ward.engine.training.cases(ward.engine.operator_token()) == []
-    assert list(ward.engine.context.host.blobs()) == []
+    assert left(ward.engine) == set()
     assert _files(ward, tmp_path / "training.key") == {}
 
 
 def test_a_case_ends_in_time(ward: Ward, host: FakeHost) -> None:
     image_id, *_ = _miss(ward)
     operator = ward.engine.operator_token()
-    before = set(host.blobs())
+    before = left(ward.engine)
     host.advance(days=29)
     ward.engine.training.expire(ward.engine.caller(operator))
     assert len(ward.engine.training.cases(operator)) == 1
     host.advance(days=2)
     ward.engine.training.expire(ward.engine.caller(operator))
     assert ward.engine.training.cases(operator) == []
-    assert len(before - set(host.blobs())) == 1
+    assert len(before - left(ward.engine)) == 1
     doctor = ward.engine.sessions.sign_in("doctor", "four unrelated words here").token
     assert ward.engine.images.restore(doctor, image_id, WHY).proof == "bytes"
 
@@ -190,6 +191,7 @@ def test_a_case_moves_with_its_patient_and_survives_a_sweep(
     _, data, _ = _miss(ward)
     ward.engine.patients.create(ward.team.technician, "P-2", "Erika Muster")
     ward.engine.patients.merge(ward.team.technician, "P-2", "P-1", "registered twice")
+    left(ward.engine)
     monkeypatch.setattr(ward.engine.context.host, "blob_age_seconds", lambda address: 1e6)
     assert ward.engine.upkeep.sweep() == 0
     [sealed] = _files(ward, tmp_path / "training.key").values()

@@ -1,0 +1,220 @@
+"""Where the stored files lie, and which copy of an installation may delete some of them.
+
+A catalog on a server, or files in a bucket, can be copied without the other: a machine is cloned, a
+backup or an earlier state is started beside the original. To each of two copies the files that only
+the other one knows seem needless. So beside the files lies a random word, and the catalog knows the
+two newest ones. It changes with each start and every hour.
+
+- A start that does not know the word is refused: another copy went on after this one was made.
+- One that knows it gets the next word. Should the other copy run, it looks within a minute, finds a
+  word that it does not know, and writes in its place that the files are contested.
+- Where they are contested, no copy deletes anything, and none starts, until somebody has decided
+  which one goes on (:meth:`FileClaim.take_over`).
+- Files are deleted by the sweep alone, many looks after a start.
+
+The word is also noted in the data folder: a catalog that its database set back to an earlier moment
+knows none of today's, but its folder does.
+
+A catalog in a file with its files beside it needs none of this: they are copied together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Final
+
+from engine.errors import NotFound, OtherCopy
+from engine.host import Host, write_durably
+from engine.settings import Settings
+from engine.store.database import Cursor, Database
+from engine.store.file_stores import PLACE, check_place, note_place
+
+#: Beside the files, and what the data folder knows of it.
+CLAIM: Final = "files.claim"
+CONTESTED: Final = b"contested"
+LOOK_SECONDS: Final = 60.0
+#: No sweep for so long after a start: another copy that runs has looked several times by then.
+SETTLE_MS: Final = 600_000.0
+_PATIENCE_SECONDS: Final = 30.0
+_WHAT: Final = "claim of the files"
+
+
+class FileClaim:
+    """This catalog's claim to the files at one place.
+
+    Args:
+        host: Of that place.
+        settings: ``blobs`` names it.
+    """
+
+    def __init__(self, database: Database, host: Host, settings: Settings) -> None:
+        self._database = database
+        self._host = host
+        self._settings = settings
+        self._folder = settings.data
+        self._place = settings.blobs.rstrip("/")
+        #: Can the catalog be copied without its files?
+        self.needed = bool(settings.blobs) or settings.database is not None
+        #: The newest word that this process saw and that was the catalog's; of the start, the note.
+        self._known = b""
+        with contextlib.suppress(FileNotFoundError):
+            self._known = (self._folder / CLAIM).read_bytes()
+        self._since_ms = host.ticks_ms()
+        self._lock = threading.Lock()
+        #: Was another copy found? Then nothing is deleted any more.
+        self.contested = False
+
+    @property
+    def settled(self) -> bool:
+        """Would another copy have been found by now?"""
+        return not self.needed or self._host.ticks_ms() - self._since_ms >= SETTLE_MS
+
+    def check_place(self, *also: str) -> None:
+        """Refuse to look for files where they are not. What the database says counts.
+
+        Args:
+            also: Places that would be right, too, of a move that was interrupted.
+
+        Raises:
+            FilesElsewhere: MEDSEC_BLOBS names another place.
+        """
+        check_place(self._settings, noted(self._database.read()).get("place"), *also)
+
+    def take(self, *, brought: bool) -> None:
+        """At a start, before anybody works.
+
+        Args:
+            brought: Files and catalog come out of a backup.
+
+        Raises:
+            OtherCopy: Another copy of this installation uses the files, or did after this one.
+            StorageError: The place cannot be read or written.
+        """
+        if not self.needed:
+            self._note_place()
+            return
+        with self._database.alone(_WHAT, _PATIENCE_SECONDS):
+            if not brought:
+                self.refuse_others()
+            self._advance(self._there())
+
+    def refuse_others(self) -> None:
+        """Raises OtherCopy where the files' word is none that this catalog knows."""
+        there = self._there()
+        if self.needed and there and not self._is_mine(there):
+            raise _other_copy()
+
+    def take_over(self) -> None:
+        """Let this copy go on, whichever used the files before; no server may run.
+
+        Raises:
+            StorageError: The place cannot be read or written.
+        """
+        self._advance(b"")
+
+    def begin(self, before: FileClaim) -> None:
+        """Claim another place, to which the files were moved.
+
+        Args:
+            before: The claim to the old place; it stays this catalog's until it is dropped.
+        """
+        self._advance(before._there())
+
+    def drop(self) -> None:
+        """There are no files of this catalog any more."""
+        self._host.files.delete(CLAIM)
+
+    def renew(self) -> None:
+        """Change the word: copies made by now are known as such. Raises as :meth:`check`."""
+        if not self.needed:
+            return
+        self.check()
+        with self._database.alone(_WHAT, _PATIENCE_SECONDS):
+            there = self._there()
+            if self._is_mine(there):
+                self._advance(there)
+                return
+        self.check()
+
+    def check(self) -> None:
+        """Are the files this copy's alone?
+
+        Raises:
+            OtherCopy: No. Then none of them may be deleted, and the other copy is told so.
+            StorageBusy: The place or the database does not answer.
+        """
+        if not self.needed:
+            return
+        with self._lock:
+            known = noted(self._database.read()).get("claim", "").encode()
+            if known and not self.contested and self._there() == known:
+                self._remember(known)
+                return
+            # Perhaps another server of this catalog was changing it just now.
+            with self._database.alone(_WHAT, _PATIENCE_SECONDS):
+                there = self._there()
+                if self.contested or not self._is_mine(there):
+                    self.contested = True
+                    if there != CONTESTED:
+                        self._host.files.replace(CLAIM, CONTESTED)
+                    raise _other_copy()
+
+    def _there(self) -> bytes:
+        try:
+            return self._host.files.get(CLAIM)
+        except NotFound:
+            return b""
+
+    def _is_mine(self, there: bytes) -> bool:
+        words = noted(self._database.read())
+        mine = {words.get("claim", "").encode(), words.get("before", "").encode(), self._known}
+        return there in mine - {b"", CONTESTED}
+
+    def _note_place(self) -> None:
+        """In the catalog, and in the data folder."""
+        if noted(self._database.read()).get("place") != self._place:
+            with self._database.write() as tx:
+                _note(tx, place=self._place)
+                tx.announce()
+        if self._place or (self._folder / PLACE).exists():
+            note_place(self._settings, self._place)
+
+    def _advance(self, there: bytes) -> None:
+        """The catalog knows the new word before it lies beside the files."""
+        self._note_place()
+        word = self._host.token_of(16)
+        with self._database.write() as tx:
+            _note(tx, claim=word, before=there.decode("ascii", "replace"))
+        if self.needed:
+            self._host.files.replace(CLAIM, word.encode())
+            self._remember(word.encode())
+
+    def _remember(self, word: bytes) -> None:
+        if self._known != word:
+            write_durably(self._folder / CLAIM, word)
+            self._known = word
+
+
+def noted(tx: Cursor) -> dict[str, str]:
+    """What the catalog knows: ``place``, ``claim``, ``before``."""
+    return {row["name"]: row["value"] for row in tx.all("SELECT name, value FROM stored_files")}
+
+
+def _note(tx: Cursor, **words: str) -> None:
+    for name, value in words.items():
+        tx.run(
+            "INSERT INTO stored_files VALUES ($1, $2)"
+            " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            name,
+            value,
+        )
+
+
+def _other_copy() -> OtherCopy:
+    return OtherCopy(
+        "Another copy of this installation uses its stored files, or did since this one was copied"
+        " or set back. Stop the copy that is not to go on, or give it a place of its own by"
+        " recovering a backup. With all servers stopped, medsec files-claim then lets this one go"
+        " on."
+    )
