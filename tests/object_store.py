@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 KEY, SECRET = "medsec-test", "medsec-test-secret"
@@ -128,12 +129,31 @@ def _free_ports(count: int) -> list[int]:
 Fault = Callable[[str, str], str | None]
 
 
+class Dripping:
+    """Where an answer is written, byte by byte."""
+
+    def __init__(self, there: BinaryIO, stopped: threading.Event) -> None:
+        self._there, self._stopped = there, stopped
+        self.close, self.flush = there.close, there.flush
+
+    @property
+    def closed(self) -> bool:
+        return self._there.closed
+
+    def write(self, data: bytes) -> None:
+        for place in range(len(data)):
+            self._stopped.wait(0.05)
+            self._there.write(data[place : place + 1])
+            self._there.flush()
+
+
 class FaultyProxy:
     """Stands before a store, and does what a test says of each request.
 
     ``503`` and ``500`` answer so; ``drop`` ends the connection at once, ``lost`` after the store
-    has done its work; ``cut`` ends it within the body of the answer; ``slow`` waits; ``flip``
-    alters a byte of what is sent; ``late`` leaves out the newest half of a list.
+    has done its work; ``cut`` ends it within the body of the answer; ``slow`` waits; ``drip``
+    answers a byte now and then; ``flip`` alters a byte of what is sent; ``late`` leaves out the
+    newest half of a list.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -184,7 +204,10 @@ class FaultyProxy:
                     found = re.findall(rb"<Contents>.*?</Contents>", content, re.S)
                     for entry in found[len(found) // 2 :]:
                         content = content.replace(entry, b"")
-                self.answer(answer.status, headers, content, cut=fault == "cut")
+                if fault == "drip":
+                    self.wfile = Dripping(self.wfile, proxy.stopped)  # type: ignore[assignment]
+                with contextlib.suppress(OSError):  # nobody waits for the rest
+                    self.answer(answer.status, headers, content, cut=fault == "cut")
 
             def answer(
                 self, status: int, headers: dict[str, str], content: bytes, cut: bool = False

@@ -51,7 +51,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "duckdb": ("engine/store/embedded.py",),
     "psycopg": ("engine/store/postgresql.py",),
     "psycopg_pool": ("engine/store/postgresql.py",),
-    "botocore": ("engine/store/object_store.py",),
+    "botocore": ("engine/store/object_store.py", "engine/store/time_limit.py"),
     "urllib3": ("engine/store/object_store.py",),
     "pydicom": ("engine/formats/", "demo/pictures.py", "dimse/"),
     "pynetdicom": ("dimse/",),

@@ -6,6 +6,7 @@ otherwise. What the store may do wrong, and what is said then:
 
 - it does not answer, is slow, answers 500 or 503, or the connection ends within a body: tried
   again a few times with growing pauses, then :class:`StoreUnavailable`
+- it answers a byte now and then: each call ends after minutes, more for a large file
 - it refuses the credentials, or there is no such bucket: :class:`StoreUnavailable`, too, because
   that says nothing about a file
 - it takes a file and the answer is lost: the file may be there, whole, and belongs to nobody until
@@ -47,6 +48,7 @@ from urllib3.exceptions import HTTPError
 from engine.errors import NotFound, SettingsError, StorageError, StoreUnavailable
 from engine.host import FileStore
 from engine.settings import Secret
+from engine.store.time_limit import TimeLimit, limit_connections
 
 T = TypeVar("T")
 
@@ -55,7 +57,10 @@ PART_BYTES = 32 * 1024 * 1024
 #: Of one request, with those that are tried again; pauses between them double up to some seconds.
 ATTEMPTS = 5
 CONNECT_SECONDS = 4.0
-READ_SECONDS = 15.0  # for the next bytes, not for all of them
+READ_SECONDS = 15.0  # for the next bytes
+#: For all that one call does, with what is tried again; and for each byte of a file besides.
+CALL_SECONDS = 150.0
+SLOWEST_BYTES = 100_000  # a second
 CONNECTIONS = 32
 PAGE = 1000  # names in one answer
 #: What is done again here, because botocore does not: a body that ended early, and a write that
@@ -132,13 +137,15 @@ class Bucket:
             self._credentials = session.get_credentials()
             if self._credentials is None:
                 raise NoCredentialsError
-            self._client = session.create_client(
+            client = session.create_client(
                 "s3",
                 region_name=at.region,
                 endpoint_url=at.endpoint or None,
                 verify=at.ca_file,
                 config=config,
             )
+            limit_connections(client)
+            self._client = client
         except (BotoCoreError, ValueError, OSError) as err:
             if isinstance(err, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
                 raise SettingsError(
@@ -168,16 +175,20 @@ class Bucket:
     def get(self, name: str) -> bytes:
         def read() -> bytes:
             answer = self._ask("get_object", name)
+            limit.extend(answer["ContentLength"] / SLOWEST_BYTES)
             with contextlib.closing(answer["Body"]) as body:
                 try:
                     data: bytes = body.read()
                 except (HTTPClientError, IncompleteReadError, HTTPError, OSError) as err:
+                    _refuse_late(limit, err)
                     raise _Interrupted from err
             if len(data) != answer["ContentLength"]:
+                _refuse_late(limit, None)
                 raise _Interrupted
             return data
 
-        return _until_done(read)
+        with TimeLimit(CALL_SECONDS).counting() as limit:
+            return _until_done(read)
 
     def delete(self, name: str) -> None:
         self._ask("delete_object", name)
@@ -243,7 +254,8 @@ class Bucket:
                 return False
             return True
 
-        return _until_done(write)
+        with TimeLimit(CALL_SECONDS + len(data) / SLOWEST_BYTES).counting():
+            return _until_done(write)
 
     def _write_parts(self, name: str, data: bytes, condition: dict[str, str]) -> None:
         upload = self._ask("create_multipart_upload", name)["UploadId"]
@@ -273,23 +285,35 @@ class Bucket:
         """One request, with botocore's retries; errors in our words."""
         if name is not None:
             words["Key"] = self._prefix + name
-        try:
-            return getattr(self._client, operation)(Bucket=self._bucket, **words)
-        except ClientError as err:
-            _translate(err, operation, name)
-        except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as err:
-            raise StoreUnavailable(
-                "The credentials for the object store are gone. Check its files and the"
-                " environment.", operation=operation,
-            ) from err  # fmt: skip
-        except SSLError as err:
-            raise StoreUnavailable(
-                "The certificate of the object store is not trusted. Check MEDSEC_S3_CA_FILE and"
-                " MEDSEC_S3_ENDPOINT.",
-                operation=operation,
-            ) from err
-        except (BotoCoreError, HTTPError, OSError) as err:
-            raise StoreUnavailable(_NO_ANSWER, operation=operation) from err
+        with TimeLimit(CALL_SECONDS).counting() as limit:
+            try:
+                return getattr(self._client, operation)(Bucket=self._bucket, **words)
+            except ClientError as err:
+                _translate(err, operation, name)
+            except (BotoCoreError, HTTPError, OSError) as err:
+                _refuse_late(limit, err)
+                raise StoreUnavailable(_said(err), operation=operation) from err
+
+
+def _said(err: Exception) -> str:
+    """What to say of a request that has no answer."""
+    if isinstance(err, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
+        return "The credentials for the object store are gone. Check its files and the environment."
+    if isinstance(err, SSLError):
+        return (
+            "The certificate of the object store is not trusted. Check MEDSEC_S3_CA_FILE and"
+            " MEDSEC_S3_ENDPOINT."
+        )
+    return _NO_ANSWER
+
+
+def _refuse_late(limit: TimeLimit, err: Exception | None) -> None:
+    """Raises StoreUnavailable where the time is over: it was this side that broke off."""
+    if limit.over:
+        raise StoreUnavailable(
+            "The object store answers too slowly. Try again later; if it goes on, check the store"
+            " and the network."
+        ) from err
 
 
 class _ConditionFailed(Exception):

@@ -18,6 +18,7 @@ from engine.settings import Settings
 from engine.store import object_store as module
 from engine.store.file_stores import claim, files_of
 from engine.store.object_store import Bucket
+from engine.store.time_limit import TimeLimit
 from tests.object_store import FaultyProxy, ObjectStore
 
 DAY = 86_400.0
@@ -251,6 +252,37 @@ def test_what_does_not_pass_is_a_named_error_and_nothing_half(
     there = list(Host(bucket).blobs())
     assert len(there) == (1 if fault == "lost" else 0)
     assert [Host(bucket).read_blob(a) for a in there] == [b"content"] * len(there)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "HEAD"])
+def test_a_store_that_answers_a_byte_now_and_then_is_waited_for_so_long(
+    behind: FileStore, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Each byte comes within the time limit of a read, so that alone ends nothing."""
+    monkeypatch.setattr(module, "CALL_SECONDS", 0.6)
+    behind.put("ab/one", b"x" * 1000)
+    proxy.times(100, "drip", method)
+    began = time.monotonic()
+    with pytest.raises(errors.StoreUnavailable, match="too slowly"):
+        {
+            "GET": lambda: behind.get("ab/one"),
+            "PUT": lambda: behind.put("ab/two", b"x"),
+            "HEAD": lambda: behind.age_seconds("ab/one"),
+        }[method]()
+    assert time.monotonic() - began < 12.0  # with a try that ends at once
+    monkeypatch.setattr(module, "CALL_SECONDS", 60.0)
+    proxy.times(0, "drip")
+    assert behind.get("ab/one") == b"x" * 1000  # the next call has its own time
+
+
+def test_a_large_file_has_more_time() -> None:
+    with TimeLimit(0.05).counting() as limit:
+        limit.extend(60.0)  # what its size is worth
+        time.sleep(0.2)
+        assert not limit.over
+    with TimeLimit(0.05).counting() as limit:
+        time.sleep(0.2)
+        assert limit.over
 
 
 def test_a_read_that_is_cut_short_is_never_a_file(behind: FileStore, proxy: FaultyProxy) -> None:
