@@ -206,6 +206,10 @@ class OtherCopy(StorageError):
     """Another copy of this installation uses the stored files; none is deleted any more."""
 
 
+class TurnLost(StorageBusy):
+    """This server alone was to do something, and by now another one may do it, too."""
+
+
 class ChangeUnknown(StorageError):
     """Nobody knows whether a change was saved: what it needs must stay, such as its files."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -69,10 +70,10 @@ class Backups:
         """:meth:`make` without a token, for the upkeep."""
         # One at a time: pruning after one would take the files of another that has no
         # manifest yet.
-        with self._database.alone("backup"):
-            return self._backed_up(caller)
+        with self._database.alone("backup") as still_alone:
+            return self._backed_up(caller, still_alone)
 
-    def _backed_up(self, caller: Caller) -> str:
+    def _backed_up(self, caller: Caller, still_alone: Callable[[], None]) -> str:
         self._audit.verify()
         backups = self._folder()
         with self._host.keeping_blobs():
@@ -85,7 +86,10 @@ class Backups:
                 )
             record = self._live.settings.data / SALT_RECORD
             name = backups.make(
-                snapshot, self._host, record.read_bytes() if record.exists() else None
+                snapshot,
+                self._host,
+                record.read_bytes() if record.exists() else None,
+                still_alone,
             )
         detail: dict[str, Any] = {"name": name}
         missing = backups.missing(name)
@@ -96,7 +100,7 @@ class Backups:
         broken = self._catalog.needing(self._database.read(), missing) if missing else {}
         for image_id, address in islice(broken.items(), MOST_TOLD):
             self.scrub.tell_broken(caller, image_id, missing[address])
-        pruned = backups.prune(self._live.settings.backups_kept, name)
+        pruned = backups.prune(self._live.settings.backups_kept, name, still_alone)
         if pruned:
             self._audit.record(caller, Event("backup.prune", detail={"names": pruned}))
         self._write_checkpoint(caller)

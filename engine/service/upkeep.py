@@ -46,6 +46,10 @@ CHECK_EVERY = 100
 _SYSTEM = Caller("system", Role.OPERATOR, "", "upkeep")
 
 
+def _nothing() -> None:
+    """What is alone anyway."""
+
+
 @contextmanager
 def _and_goes_on(work: str) -> Iterator[None]:
     """A failure of this work goes into the log; the next round must come whatever happens."""
@@ -224,8 +228,9 @@ class Upkeep:
             "sweep", (24 if self._live.settings.blobs else 1) * SWEEP_MS
         ):
             # A backup by another server copies files that a change has made needless since.
-            with self._database.alone("backup") if self._database.server_id else nullcontext():
-                swept = self.sweep()
+            many = bool(self._database.server_id)
+            with self._database.alone("backup") if many else nullcontext(_nothing) as still_alone:
+                swept = self.sweep(still_alone)
             if swept:
                 self._audit.record(_SYSTEM, Event("files.sweep", detail={"files": swept}))
 
@@ -324,8 +329,11 @@ class Upkeep:
             if self._stopped.wait(max(60.0, left_ms / 1000.0)):
                 return
 
-    def sweep(self) -> int:
+    def sweep(self, still_alone: Callable[[], None] = _nothing) -> int:
         """Delete files that no row needs and that are too old to belong to an upload under way.
+
+        Args:
+            still_alone: Raises TurnLost where another server may make a backup by now.
 
         Returns:
             How many were deleted.
@@ -350,6 +358,7 @@ class Upkeep:
         for count, address in enumerate(orphans):
             if count % CHECK_EVERY == 0:
                 self._file_claim.check()
+                still_alone()
             self._host.delete_blob(address, swept=True)
         return len(orphans)
 

@@ -117,18 +117,27 @@ class Backups:
         record = self._signed({"erasures": sorted(list(e) for e in known)}, _ERASURES)
         self._place.replace(_ERASURES, json.dumps(record).encode())
 
-    def make(self, snapshot: Snapshot, source: Host, salt_record: bytes | None) -> str:
+    def make(
+        self,
+        snapshot: Snapshot,
+        source: Host,
+        salt_record: bytes | None,
+        still_alone: Callable[[], None] = lambda: None,
+    ) -> str:
         """Write a backup and check what was written.
 
         A missing stored file does not prevent a backup: the manifest records it as missing.
 
         Args:
             salt_record: What a passphrase needs besides to become the root key; not secret.
+            still_alone: Raises TurnLost where another backup may be made here by now, which
+                takes files away that no manifest names yet.
 
         Returns:
             Its name, from the time.
 
         Raises:
+            TurnLost: By ``still_alone``; nothing counts as a backup then.
             StorageError: The folder cannot be written; nothing counts as a backup then.
         """
         name = f"{self._host.now():{NAME}}"
@@ -142,7 +151,11 @@ class Backups:
         if salt_record is not None:
             self._place.replace(SALT_RECORD, salt_record)
         known = set(self._blobs.blobs()) if self._far else set()
-        faults = {a: "" if a in known else self._bring(a, source) for a in snapshot.blobs}
+        faults = {}
+        for address in snapshot.blobs:
+            if address not in known:
+                still_alone()
+            faults[address] = "" if address in known else self._bring(address, source)
         manifest = self._signed(
             {
                 "name": name,
@@ -158,10 +171,12 @@ class Backups:
         )
         self._place.replace(f"{name}/{_CATALOG}", sealed)
         # The manifest comes last: without it there is no backup.
+        still_alone()
         if not self._place.put(f"{name}/{_MANIFEST}", json.dumps(manifest).encode()):
             raise StorageError("There is a backup of this moment already. Make another one.")
         try:
             self._verify(name, known)
+            still_alone()
         except EngineError:
             with contextlib.suppress(StorageBusy):
                 self._place.delete(f"{name}/{_MANIFEST}")  # then it is none
@@ -243,28 +258,34 @@ class Backups:
         else:
             keep(catalog)
 
-    def prune(self, keep: int, newest: str) -> list[str]:
+    def prune(
+        self, keep: int, newest: str, still_alone: Callable[[], None] = lambda: None
+    ) -> list[str]:
         """Delete all but the newest backups and the files that only they needed.
 
         Args:
             newest: The one just made, which stays, whatever the clock says.
+            still_alone: As of :meth:`make`.
 
         Returns:
             Names of those that were deleted.
 
         Raises:
+            TurnLost: By ``still_alone``.
             StorageError: One cannot be deleted.
         """
         readable = self._readable()  # those that are not bring nothing back, and go first
         older = sorted(set(self.names()) - {newest}, key=lambda name: _rank(name, readable))
         gone = older[: max(0, len(older) + 1 - keep)]
         for name in gone:
+            still_alone()
             self._place.delete(f"{name}/{_MANIFEST}")  # first, so that no half backup counts
             self._place.delete_under(name)
             readable.pop(name, None)
         if set(readable) == set(self.names()):  # else one that we cannot read may need them
             needed = {address for m in readable.values() for address in m["blobs"]}
             for address in set(self._blobs.blobs()) - needed:
+                still_alone()
                 self._blobs.delete_blob(address)
         return gone
 

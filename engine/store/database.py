@@ -360,8 +360,13 @@ class Database(ABC):
         return nullcontext()
 
     @abstractmethod
-    def alone(self, what: str, wait_seconds: float = 0.0) -> AbstractContextManager[None]:
+    def alone(
+        self, what: str, wait_seconds: float = 0.0
+    ) -> AbstractContextManager[Callable[[], None]]:
         """Do something that no other thread of any server does at the same time.
+
+        Gives what raises TurnLost as soon as that is not so any more: to be called now and then,
+        and before what was done counts.
 
         Args:
             wait_seconds: For the one that does it now.

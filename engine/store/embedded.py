@@ -127,7 +127,9 @@ class EmbeddedDatabase(Database):
                     return
         raise StorageBusy("The catalog is still being read. It is released when the program ends.")
 
-    def alone(self, what: str, wait_seconds: float = 0.0) -> AbstractContextManager[None]:
+    def alone(
+        self, what: str, wait_seconds: float = 0.0
+    ) -> AbstractContextManager[Callable[[], None]]:
         """Among the threads of this process, which alone has the file."""
         return self._alone.doing(what, wait_seconds)
 

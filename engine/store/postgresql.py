@@ -21,6 +21,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -39,6 +40,7 @@ from engine.errors import (
     SettingsError,
     StorageBusy,
     StorageError,
+    TurnLost,
 )
 from engine.fairness import gives_way
 from engine.host import Folder, Host, write_durably
@@ -377,11 +379,11 @@ class PostgresDatabase(Database):
             self._local.leading = False
 
     @contextlib.contextmanager
-    def alone(self, what: str, wait_seconds: float = 0.0) -> Iterator[None]:
+    def alone(self, what: str, wait_seconds: float = 0.0) -> Iterator[Callable[[], None]]:
         """Among the threads of all servers, by a lock of a connection of its own."""
-        with self._alone.doing(what, wait_seconds):
+        with self._alone.doing(what, wait_seconds) as held:
             if self._servers is None:
-                yield
+                yield held
                 return
             with _translated(), psycopg.connect(**self._options, **_CONNECTION) as connection:
                 lock = (_LEASE[0], _ALONE[what])
@@ -393,7 +395,7 @@ class PostgresDatabase(Database):
                 else:
                     raise StorageBusy(f"The {what} is at work on another server. Wait until it is"
                                       " done.")  # fmt: skip
-                yield
+                yield partial(_refuse_lost, connection, what)
 
     def watch(self, changed: Callable[[], None]) -> None:
         """What to do when settings were changed elsewhere. From here on this server may lead."""
@@ -786,6 +788,17 @@ def _locked(connection: Connection, lock: tuple[int, int], *, shared: bool = Fal
 def _rows(connection: Connection, sql: str, values: Sequence[Any]) -> list[Row]:
     cursor = connection.execute(schema.translated(sql).encode(), values or None)
     return cursor.fetchall() if cursor.description is not None else []
+
+
+def _refuse_lost(connection: Connection, what: str) -> None:
+    """The locks of a connection last as long as it does. Raises TurnLost."""
+    try:
+        connection.execute(b"SELECT 1")
+    except psycopg.Error as err:
+        raise TurnLost(
+            f"The {what} was given up: the connection to the database was lost, and another server"
+            " may do the same by now. Try again in a moment."
+        ) from err
 
 
 def _commit(connection: Connection) -> None:

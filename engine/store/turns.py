@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from engine.errors import StorageBusy
@@ -86,13 +86,17 @@ class Alone:
         self._locks: dict[str, threading.Lock] = {}
 
     @contextlib.contextmanager
-    def doing(self, what: str, wait_seconds: float) -> Iterator[None]:
-        """Raises StorageBusy where another thread does it for so long."""
+    def doing(self, what: str, wait_seconds: float) -> Iterator[Callable[[], None]]:
+        """Gives what raises where this turn was lost, which it never is.
+
+        Raises:
+            StorageBusy: Another thread does it for so long.
+        """
         with self._guard:
             lock = self._locks.setdefault(what, threading.Lock())
         if not lock.acquire(timeout=wait_seconds):
             raise StorageBusy(f"The {what} is at work already. Wait until it is done.")
         try:
-            yield
+            yield lambda: None
         finally:
             lock.release()

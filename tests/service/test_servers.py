@@ -21,7 +21,7 @@ from engine.host import Host
 from engine.permissions import Role
 from engine.service import upkeep
 from engine.settings import Secret
-from engine.store import catalogs, postgresql, servers
+from engine.store import backup, catalogs, postgresql, servers
 from engine.store.audit import Event
 from engine.store.postgresql import PostgresDatabase
 from tests.conftest import PASSWORD, WHY, Team, text_png
@@ -265,6 +265,31 @@ def test_one_backup_is_made_at_a_time(pair: Pair) -> None:
     with base(pair.second).alone("backup"), pytest.raises(errors.StorageBusy):
         pair.first.backups.make(pair.team.administrator)
     pair.first.backups.make(pair.team.administrator)
+
+
+def test_a_backup_whose_lock_was_lost_is_none(
+    pair: Pair, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server may make one by now, which takes away files that no manifest names."""
+    pair.upload("more to copy")
+    before = pair.first.backups.names(pair.team.administrator)
+    bring = backup.Backups._bring
+
+    def lost(self: backup.Backups, address: str, source: Host) -> str:
+        with cluster.superuser() as admin:
+            ended = admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+                " AND objid = 16"
+            ).fetchall()
+        monkeypatch.undo()
+        assert ended == [(True,)]
+        return bring(self, address, source)
+
+    monkeypatch.setattr(backup.Backups, "_bring", lost)
+    with pytest.raises(errors.TurnLost, match="backup was given up"):
+        pair.first.backups.make(pair.team.administrator)
+    assert pair.first.backups.names(pair.team.administrator) == before
+    assert pair.second.backups.make(pair.team.administrator)  # nothing is in its way
 
 
 def test_files_that_nothing_needs_are_left_to_the_sweep(
