@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from engine.errors import RosterBroken
@@ -12,20 +13,41 @@ from engine.people.care import Access, bound
 from engine.records import Caller
 from engine.store.audit import AuditLog, Event
 from engine.store.database import Cursor, Database
+from engine.store.shared import Hold, Shared
+
+_KIND = "roster"
+_KEPT = timedelta(days=3650)
 
 
 class AccessWatch:
     """Compares accounts and rights with the log, and marks entries that change them."""
 
     def __init__(
-        self, database: Database, access: Access, integrity: AccessIntegrity, live: LiveSettings
+        self,
+        database: Database,
+        access: Access,
+        integrity: AccessIntegrity,
+        live: LiveSettings,
+        shared: Shared,
     ) -> None:
         self._database = database
         self._access = access
         self._integrity = integrity
         self._live = live
-        #: Were accounts or rights changed outside MedSec? Then no entry vouches for them.
-        self.broken = False
+        self._shared = shared
+
+    @property
+    def broken(self) -> bool:
+        """Were accounts or rights changed outside MedSec, as whichever server found? Then no entry
+        vouches for them."""
+        return self._shared.get(_KIND, _KIND) is not None
+
+    @broken.setter
+    def broken(self, found: bool) -> None:
+        if found:
+            self._shared.hold(Hold(_KIND, _KIND, _KIND, "found"), _KEPT)
+        else:
+            self._shared.leave(_KIND, _KIND, _KIND)
 
     def meet(self, audit: AuditLog, caller: Caller, *, operator: bool) -> None:
         """At the start, before anything is changed.
@@ -41,6 +63,8 @@ class AccessWatch:
             audit.record(caller, Event("roster.verify", "failed"))
             if not operator:
                 raise
+        else:
+            self.broken = False
         if not begun:
             audit.record(caller, Event("roster.begin"))
 

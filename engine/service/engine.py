@@ -454,7 +454,9 @@ def _opened(
         settings.second_factor_roles,
     )
     access = Access(hierarchy, host)
-    watch = AccessWatch(database, access, AccessIntegrity(derive(audit_key, "roster")), live)
+    watch = AccessWatch(
+        database, access, AccessIntegrity(derive(audit_key, "roster")), live, shared
+    )
 
     # the log, and who is told of it
     outbox = Outbox(database, host, settings)

@@ -20,6 +20,7 @@ from engine.operations.erasures import Erasures
 from engine.operations.guard import log
 from engine.operations.intake import Intake
 from engine.operations.monthly_drift import monthly_drift
+from engine.operations.restorations import Restoration
 from engine.operations.scrub import Scrub
 from engine.operations.study_places import StudyPlaces
 from engine.permissions import Role
@@ -150,10 +151,14 @@ class Upkeep:
                 self.forget_ended()
 
     def forget_ended(self) -> None:
-        """Forget what sessions had open here that were ended on another server.
+        """Forget what is open here of sessions that were ended, and originals of images that were
+        flagged or erased, on another server.
 
         Nobody can reach it any more; it would stay in memory in clear until it expires.
         """
+        shown = self._open_images.subjects(Restoration)
+        for image_id in self._catalog.taken_away(self._database.read(), shown) if shown else ():
+            self._open_images.close_subject(image_id)
         held = self._open_images.sessions()
         for session_id in self._sessions.ended(held) if held else ():
             self._open_images.close_session(session_id)

@@ -233,6 +233,16 @@ class Catalog:
         row = tx.one("SELECT tag FROM images WHERE image_id = $1", image_id)
         return None if row is None else row["tag"]
 
+    def taken_away(self, tx: Cursor, image_ids: Collection[str]) -> list[str]:
+        """Those of these images that are not released any more, by whichever server."""
+        rows = tx.all(
+            "SELECT image_id FROM images WHERE state <> $1"
+            " AND image_id IN (SELECT unnest($2::VARCHAR[]))",
+            str(ImageState.RELEASED),
+            list(image_ids),
+        )
+        return [row["image_id"] for row in rows]
+
     def verify(self, tx: Cursor, key: bytes, image_id: str) -> ImageRow:
         """The row, after its tag and those of its regions were checked.
 

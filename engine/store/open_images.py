@@ -217,6 +217,11 @@ class OpenImages:
         with self._lock:
             return {v.session_id for v in self._open.values()} | {s for s, _ in self._kept}
 
+    def subjects(self, kind: type) -> set[str]:
+        """Images that are open as something of this kind."""
+        with self._lock:
+            return {v.subject_id for v in self._open.values() if isinstance(v.about, kind)}
+
     def close_subject(self, subject_id: str) -> None:
         """Close an image in all sessions, after it was sealed, withdrawn or erased."""
         with self._lock:

@@ -18,6 +18,7 @@ import pytest
 
 from engine import Engine, Hold, Settings, errors, tracing, version
 from engine.host import Host
+from engine.operations.restorations import Restoration
 from engine.permissions import Role
 from engine.service import upkeep
 from engine.settings import Secret
@@ -159,6 +160,9 @@ def test_a_restoration_of_the_other_server_is_not_here_and_a_flag_closes_it(pair
         pair.second.images.restored_frame(token, handle, 0)
     pair.first.images.restored_frame(token, handle, 0)
     pair.second.withdrawals.flag(pair.team.doctor, image_id, "a name is visible")
+    assert image_id in pair.first.context.open_images.subjects(Restoration)
+    pair.first.upkeep.forget_ended()
+    assert image_id not in pair.first.context.open_images.subjects(Restoration)
     with pytest.raises(errors.NotFound, match="Open it again"):
         pair.first.images.restored_frame(token, handle, 0)
 
@@ -172,6 +176,35 @@ def test_what_a_session_had_open_is_forgotten_when_it_ends_elsewhere(pair: Pair)
     assert session in pair.first.context.open_images.sessions()
     pair.first.upkeep.forget_ended()
     assert session not in pair.first.context.open_images.sessions()
+
+
+def test_accounts_changed_outside_are_an_alarm_on_all_servers(pair: Pair, cluster: Cluster) -> None:
+    name = str(pair.settings.database).partition("@/")[2].partition("?")[0]
+
+    def let(role: str) -> None:
+        with cluster.superuser(name) as admin:
+            admin.execute(
+                "UPDATE medsec.accounts SET role = %s WHERE username = 'researcher'", [role]
+            )
+
+    let("doctor")
+    try:
+        pair.first.upkeep._next_ms.pop("roster", None)
+        pair.first.upkeep._roster_due()
+        for engine in (pair.first, pair.second):
+            state = engine.health.state(pair.team.administrator)
+            assert "accounts and rights" in state["broken"]
+        # So no entry of the other server vouches for them.
+        pair.second.people.create(
+            pair.team.administrator, "newcomer", "N. Comer", Role.TECHNICIAN, PASSWORD
+        )
+        with pytest.raises(errors.RosterBroken):
+            pair.first.audit.verify_access(pair.team.administrator)
+    finally:
+        let("researcher")
+        pair.second.context.watch.broken = False
+        pair.second.context.audit.record(upkeep._SYSTEM, Event("roster.accept", reason="undone"))
+    pair.first.audit.verify_access(pair.team.administrator)
 
 
 def test_settings_and_profiles_count_on_the_other_server_with_its_next_beat(pair: Pair) -> None:
