@@ -73,7 +73,10 @@ PLACES: dict[str, tuple[str, ...]] = {
     "webauthn": ("engine/people/passkeys.py",),
     "pyotp": ("engine/people/second_factor.py",),
     "segno": ("ui/", "model/codes.py"),
-    "openvino": ("engine/detect/networks.py", "engine/detect/yolo.py", "model/"),
+    "openvino": (
+        "engine/detect/networks.py", "engine/detect/finder_graph.py", "engine/detect/yolo.py",
+        "model/",
+    ),
     "torch": ("engine/detect/networks.py", "engine/detect/yolo.py", "model/"),
     "ultralytics": ("engine/detect/networks.py", "engine/detect/yolo.py", "model/"),
     "secrets": ("engine/host.py", "api/"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -179,6 +179,7 @@ class CpuModel:
         shape: Input shape where the file's own is too narrow; -1 is any size.
         precision: ``f32``, ``bf16``, or None for bf16 where the processor computes it itself,
             which is twice as fast and moves boxes by less than a pixel, and f32 elsewhere.
+        rewrite: Changes the ``openvino.Model`` before it is compiled.
 
     Raises:
         DetectorError: Not a network, or one that this runtime cannot run.
@@ -190,6 +191,7 @@ class CpuModel:
         threads: int,
         shape: Sequence[int] | None = None,
         precision: str | None = None,
+        rewrite: Callable[[Any], None] | None = None,
     ) -> None:
         # Importing openvino tells its makers about it and writes into the user's home, unless
         # this package of theirs is missing: then its own stand-in says nothing to anybody.
@@ -215,6 +217,8 @@ class CpuModel:
             model = core.read_model(model=onnx, weights=b"")
             if shape is not None:
                 model.reshape(openvino.PartialShape(list(shape)))
+            if rewrite is not None:
+                rewrite(model)
             self.metadata = _metadata(model)
             self._request = core.compile_model(model, "CPU", properties).create_infer_request()
         except RuntimeError as err:
