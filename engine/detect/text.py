@@ -132,6 +132,13 @@ def lines(heat: np.ndarray) -> list[Line]:
             the line by a fixed rule of training, so it is grown back.
     """
     mask = (heat > PIXEL_FLOOR).astype(np.uint8)
+    left, top, wide, tall = cv2.boundingRect(mask)
+    # Most of a map is empty. OpenCV scans blocks of 2 x 2: an even start keeps the cores' order.
+    wide, left = wide + left % 2, left - left % 2
+    tall, top = tall + top % 2, top - top % 2
+    mask, heat = (a[top : top + tall, left : left + wide] for a in (mask, heat))
+    if not mask.size:
+        return []
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     found = []
     for k in range(1, count):
@@ -150,7 +157,8 @@ def lines(heat: np.ndarray) -> list[Line]:
         confidence = float(np.clip(heat[window][inside > 0].mean(), 0.0, 1.0))
         a, b = a + 1.0, b + 1.0  # contours run through pixel centres
         grow = UNCLIP * a * b / (a + b)  # area * ratio / perimeter, on either side
-        corners = cv2.boxPoints(((cx + x + 0.5, cy + y + 0.5), (a + grow, b + grow), angle))
+        centre = (cx + (x + left) + 0.5, cy + (y + top) + 0.5)
+        corners = cv2.boxPoints((centre, (a + grow, b + grow), angle))
         found.append(Line(corners, confidence))
     return found
 

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from engine.detect.networks import (
+    LEVELS,
     CpuModel,
     Finding,
     ModelInfo,
+    by_level,
     read_weights,
     recorded,
     resized,
@@ -105,8 +107,7 @@ class YoloNetwork:
         rows, columns = (max(LEAST_PX, -(-side // 32) * 32) for side in (h, w))
         canvas = np.full((rows, columns, 3), GREY, dtype=np.uint8)
         canvas[:h, :w] = resized(picture, w, h)
-        batch = np.ascontiguousarray(canvas.transpose(2, 0, 1)[None], dtype=np.float32) / 255
-        output = self._model(batch)[0]
+        output = self._model(by_level(canvas, LEVELS / 255))[0]
         if output.shape[0] != 4 + len(self._labels):
             raise DetectorError(
                 "The classes of a network differ from its metadata. Reinstall MedSec.",

@@ -8,7 +8,7 @@ import pytest
 from engine.detect import text
 from engine.detect.detector import Detector, Profile
 from engine.detect.looking import NETWORKS
-from engine.detect.networks import Finding, ModelInfo
+from engine.detect.networks import LEVELS, Finding, ModelInfo, batch, by_level
 from engine.detect.text_lines import Line, joined, support, united
 from engine.settings import Settings
 
@@ -222,3 +222,37 @@ def test_a_witness_counts_as_it_is_where_nobody_weighs_it(monkeypatch: pytest.Mo
     weighed = detector.detect(lambda i: PICTURE, 1, both)
     assert [d.source for d in weighed] == ["ppocr"]
     assert weighed[0].confidence < 0.25
+
+
+# From pixels to a map, and from a map to lines
+
+
+@pytest.mark.parametrize(("mean", "scale"), [(127.5, 1 / 127.5), (0.0, 1.0)])
+def test_what_a_network_is_shown_is_computed_level_by_level(mean: float, scale: float) -> None:
+    picture = np.arange(768, dtype=np.uint16).astype(np.uint8).reshape(16, 16, 3)
+    shown = (picture.astype(np.float32) - np.float32(mean)) * np.float32(scale)
+    np.testing.assert_array_equal(batch(picture, mean, scale), shown.transpose(2, 0, 1)[None])
+    ours = by_level(picture, LEVELS / 255)
+    np.testing.assert_array_equal(ours[0], picture.transpose(2, 0, 1).astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("at", [(0, 0), (7, 12), (301, 403)])  # odd and even, row and column
+def test_a_line_lies_where_its_core_is_however_empty_the_map(at: tuple[int, int]) -> None:
+    heat = np.zeros((320, 480), np.float32)
+    assert text.lines(heat) == []
+    heat[at[0] : at[0] + 4, at[1] : at[1] + 40] = 0.8
+    (line,) = text.lines(heat)
+    grow = text.UNCLIP * 40 * 4 / 44 / 2
+    x, y = at[1] - grow, at[0] - grow
+    box = (x, y, at[1] + 40 + grow, at[0] + 4 + grow)
+    np.testing.assert_allclose(line.box, box, rtol=0, atol=0.01)
+    assert line.confidence == pytest.approx(0.8)
+
+
+def test_lines_keep_their_order_where_the_map_around_them_is_left_out() -> None:
+    heat = np.zeros((60, 90), np.float32)
+    for y, x in ((21, 33), (20, 51), (29, 17), (41, 65)):
+        heat[y : y + 3, x : x + 9] = 0.5 + x / 200
+    full = heat.copy()
+    full[0, 0] = full[-1, -1] = 1.0  # too short to be lines, but nothing is left out
+    assert [line.box for line in text.lines(heat)] == [line.box for line in text.lines(full)]
