@@ -3,6 +3,7 @@
     git worktree add --detach ../before 5dc9777
     make -C ../before .venv/.installed
     python -m benchmarks.screening --peer ../before [--images FOLDER ...] [--most 40] [--unseen]
+    python -m benchmarks.screening --finder
 
 Each state runs in a process of its own, on one processor, under the profile ``general``:
 
@@ -39,6 +40,7 @@ from engine.records import Region
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
 HEADING = "## Films (`benchmarks/screening.py`)"
+FINDER_HEADING = "## Finder (`benchmarks/screening.py --finder`)"
 HIDDEN = 0.8
 SEALED = 0.25  # confidence, in the profile ``general``
 LABELS = ("text", "barcode", "face")
@@ -262,6 +264,58 @@ def unseen(folder: Path) -> set[str]:
     return {p.path.name for p in labelled([folder], "text") if split_of(p.source) != "train"}
 
 
+# --- the text finder alone -----------------------------------------------------------------------
+
+
+def finder_section(rounds: int = 9) -> str:
+    """Processor time of both graphs, by turns, and how far their maps differ."""
+    import time
+
+    from engine.detect import text
+    from engine.detect.finder_graph import rewrite
+    from engine.detect.networks import CpuModel, batch, read_weights
+
+    weights = read_weights(text.FINDER, text.FINDER_SHA256)
+    picture = film("moving", 1, 512, 512)[0]
+    rows = []
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    for precision in ("f32",) if limit else ("bf16", "f32"):
+        graphs = [CpuModel(weights, 1, precision=precision, rewrite=r) for r in (None, rewrite)]
+        for side in sorted(text.sides(512)):
+            shown = cv2.resize(picture, (side, side))
+            given = batch(np.vstack([shown, text.reference(shown)]), 127.5, 1 / 127.5)
+            maps = [graph(given)[0] for graph in graphs]
+            spent: list[list[float]] = [[], []]
+            for _ in range(rounds):
+                for graph, times in zip(graphs, spent, strict=True):
+                    start = time.process_time()
+                    graph(given)
+                    times.append(time.process_time() - start)
+            vendor, ours = (float(np.median(times)) * 1000 for times in spent)
+            rows.append(
+                f"| {precision} | {given.shape[3]} x {given.shape[2]} | {vendor:.0f} | {ours:.0f}"
+                f" | {vendor / ours:.2f} | {np.abs(maps[0] - maps[1]).max():.1e} |"
+            )
+    return "\n".join([
+        FINDER_HEADING, "",
+        f"{datetime.now(UTC):%Y-%m-%d}, one processor of {os.cpu_count()}, load"
+        f" {os.getloadavg()[0]:.0f}; instructions: {limit or 'all'}. Medians of {rounds}.", "",
+        "| precision | shown, px | vendor's graph, ms | ours | times as fast"
+        " | largest difference of the maps, 0 to 1 |",
+        "|---|---|---|---|---|---|", *rows, "",
+    ])  # fmt: skip
+
+
+def write(heading: str, section: str) -> None:
+    """Replace a section of the results, or append it."""
+    text = RESULTS.read_text(encoding="utf-8")
+    start = text.find(heading)
+    end = text.find("\n## ", start + 1) if start >= 0 else -1
+    before = text if start < 0 else text[:start]
+    after = "" if end < 0 else text[end:]
+    RESULTS.write_text(f"{before.rstrip()}\n\n{section}{after}", encoding="utf-8")
+
+
 def main() -> None:
     if sys.argv[1:] == ["--answer"]:
         _run(json.load(sys.stdin))
@@ -269,7 +323,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.screening", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--peer", type=Path, required=True, help="worktree of an older state")
+    parser.add_argument("--peer", type=Path, help="worktree of an older state")
+    parser.add_argument("--finder", action="store_true", help="compare the finder's graphs, alone")
     parser.add_argument("--images", type=Path, nargs="*", default=[], help="folders of pictures")
     parser.add_argument("--most", type=int, default=40, help="pictures of each folder")
     parser.add_argument("--frames", type=int, default=60)
@@ -277,6 +332,14 @@ def main() -> None:
     parser.add_argument("--unseen", action="store_true", help="only what nothing learned from")
     parser.add_argument("--no-write", action="store_true", help="print only")
     a = parser.parse_args()
+    if a.finder:
+        section = finder_section()
+        print(section)
+        if not a.no_write:
+            write(FINDER_HEADING, section)
+        return
+    if a.peer is None:
+        parser.error("--peer is missing")
     jobs: list[dict[str, Any]] = [{"film": kind, "frames": a.frames} for kind in a.films]
     truth: dict[str, Known] = {}
     for folder in a.images:
@@ -303,11 +366,7 @@ def main() -> None:
     ])  # fmt: skip
     print(section)
     if not a.no_write:
-        text = RESULTS.read_text(encoding="utf-8")
-        start = text.find(HEADING)
-        end = text.find("\n## ", start + 1) if start >= 0 else -1
-        kept = text if start < 0 else text[:start] + ("" if end < 0 else text[end + 1 :])
-        RESULTS.write_text(kept.rstrip("\n") + "\n\n" + section, encoding="utf-8")
+        write(HEADING, section)
 
 
 if __name__ == "__main__":
