@@ -85,6 +85,11 @@ def give_way(process: int) -> None:
         Path(f"/proc/{process}/autogroup").write_text(str(_NICE))
 
 
+#: What addresses begin with: whoever compares all of them does it part by part, because millions
+#: of names at once take gigabytes.
+PARTS = "0123456789abcdef"
+
+
 class FileStore(Protocol):
     """Files by name, such as ``ab/ab12...``: written whole, read whole.
 
@@ -366,9 +371,13 @@ class Host:
         except StorageError as err:
             log.error("a file cannot be deleted: %s %s", err.code, err.facts)
 
-    def blobs(self) -> Iterator[str]:
-        """Addresses of all files there are."""
-        for name in self.files.names():
+    def blobs(self, part: str = "") -> Iterator[str]:
+        """Addresses of all files there are, in order.
+
+        Args:
+            part: One of ``PARTS``, for those that begin with it.
+        """
+        for name in self.files.names(part):
             address = name.rpartition("/")[2]
             if _is_address(address) and name == blob_name(address):
                 yield address

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from engine.errors import EngineError
+from engine.host import PARTS
 from engine.operations.checkpoints import Checkpoints
 from engine.operations.context import Context
 from engine.operations.erasures import Erasures
@@ -80,7 +81,7 @@ class Backups:
             with self._database.still() as (rows, content):
                 snapshot = Snapshot(
                     content,
-                    sorted(self._catalog.blobs(rows)),
+                    [a for part in PARTS for a in sorted(self._catalog.blobs(rows, part))],
                     self._erasures.known(rows),
                     self._audit.count(rows),
                 )

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from engine.errors import EngineError, OtherCopy, RosterBroken, StorageBusy
 from engine.formats import images
-from engine.host import sweep_unfinished
+from engine.host import PARTS, sweep_unfinished
 from engine.operations.context import Context
 from engine.operations.erasures import Erasures
 from engine.operations.guard import log
@@ -350,15 +350,20 @@ class Upkeep:
         age = ORPHAN_ELSEWHERE_SECONDS if elsewhere else ORPHAN_SECONDS
         sweep_unfinished(self._live.settings.data, age)
         self._host.files.clear_unfinished(age)
-        there = set(self._host.blobs())
-        # Before the rows: what leaves this list has rows by then, or is needed no more.
-        at_work = set().union(*list(self._intake.at_work.values()))
-        needed = self._catalog.blobs(self._database.read()) | at_work
+        orphans, needless, needed = list[str](), 0, 0
+        for part in PARTS:
+            there = set(self._host.blobs(part))
+            # Before the rows: what leaves this list has rows by then, or is needed no more.
+            at_work = set().union(*list(self._intake.at_work.values()))
+            found = there - self._catalog.blobs(self._database.read(), part) - at_work
+            needless += len(found)
+            needed += len(there) - len(found)
+            orphans += [a for a in found if self._host.blob_age_seconds(a) > age]
         self._database.settle()  # a crash would take back that an old draft was sealed
-        orphans = [a for a in there - needed if self._host.blob_age_seconds(a) > age]
-        if len(orphans) > max(MOST_ORPHANS, len(there & needed)):
+        if len(orphans) > max(MOST_ORPHANS, needed):
             # Crashes leave a few; this many say that the catalog is an older one.
-            log.error("not swept: %d of %d files belong to no image", len(orphans), len(there))
+            total = needless + needed
+            log.error("not swept: %d of %d files belong to no image", len(orphans), total)
             return 0
         for count, address in enumerate(orphans):
             if count % CHECK_EVERY == 0:

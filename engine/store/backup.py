@@ -14,13 +14,15 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from engine.errors import BackupInvalid, EngineError, NotFound, StorageBusy, StorageError
-from engine.host import FileStore, Host, sweep_unfinished, write_durably
+from engine.host import PARTS, FileStore, Host, sweep_unfinished, write_durably
 from engine.store.database import CATALOG_ID
 from engine.store.file_stores import PLACE
 from engine.vault import SALT_RECORD, Keyring, blind_index, derive, new_key, open_field, seal_field
@@ -56,7 +58,7 @@ class Snapshot:
 
     Args:
         catalog: The database file.
-        blobs: Addresses of all files that its rows need.
+        blobs: Addresses of all files that its rows need, in order.
         erasures: Erased patients and images: (kind, id).
         audit_entries: Length of the audit log.
     """
@@ -150,19 +152,26 @@ class Backups:
         self._clear_unfinished()
         if salt_record is not None:
             self._place.replace(SALT_RECORD, salt_record)
-        known = set(self._blobs.blobs()) if self._far else set()
-        faults = {}
-        for address in snapshot.blobs:
-            if address not in known:
+        new: list[str] = []
+        missing = {}
+        for part, addresses in groupby(snapshot.blobs, key=itemgetter(0)):
+            known = set(self._blobs.blobs(part)) if self._far else set()
+            for address in addresses:
+                if address in known:
+                    continue
                 still_alone()
-            faults[address] = "" if address in known else self._bring(address, source)
+                fault = self._bring(address, source)
+                if fault:
+                    missing[address] = fault
+                else:
+                    new.append(address)
         manifest = self._signed(
             {
                 "name": name,
                 "generation": generation,
                 "catalog": hashlib.sha256(sealed).hexdigest(),
-                "blobs": sorted(a for a, fault in faults.items() if not fault),
-                "missing": {a: fault for a, fault in faults.items() if fault},
+                "blobs": [a for a in snapshot.blobs if a not in missing],
+                "missing": missing,
                 "erasures": sorted(list(e) for e in snapshot.erasures),
                 "audit_entries": snapshot.audit_entries,
             },
@@ -175,7 +184,7 @@ class Backups:
         if not self._place.put(f"{name}/{_MANIFEST}", json.dumps(manifest).encode()):
             raise StorageError("There is a backup of this moment already. Make another one.")
         try:
-            self._verify(name, known)
+            self._verify(name, new)
             still_alone()
         except EngineError:
             with contextlib.suppress(StorageBusy):
@@ -192,14 +201,13 @@ class Backups:
         Raises:
             BackupInvalid: Something is missing, altered or under another key.
         """
-        return self._verify(name, set())
+        return self._verify(name)
 
-    def _verify(self, name: str, but: Collection[str]) -> int:
+    def _verify(self, name: str, new: Sequence[str] | None = None) -> int:
+        """Check all files, or those that are new in this backup."""
         manifest, key = self._manifest(name)
         self._catalog(manifest, key)
-        for address in manifest["blobs"]:
-            if address in but:
-                continue
+        for address in manifest["blobs"] if new is None else new:
             try:
                 self._blobs.read_blob(address)
             except StorageBusy:  # which says nothing of the file
@@ -283,10 +291,13 @@ class Backups:
             self._place.delete_under(name)
             readable.pop(name, None)
         if set(readable) == set(self.names()):  # else one that we cannot read may need them
-            needed = {address for m in readable.values() for address in m["blobs"]}
-            for address in set(self._blobs.blobs()) - needed:
-                still_alone()
-                self._blobs.delete_blob(address)
+            needed: set[str] = set()
+            for name in readable:
+                needed.update(self._manifest(name)[0]["blobs"])
+            for part in PARTS:
+                for address in set(self._blobs.blobs(part)) - needed:
+                    still_alone()
+                    self._blobs.delete_blob(address)
         return gone
 
     def _bring(self, address: str, source: Host) -> str:
@@ -313,12 +324,19 @@ class Backups:
                 self._place.delete_under(name)
 
     def _readable(self) -> dict[str, dict[str, Any]]:
-        """Manifests, by name, of all complete backups under an available key."""
+        """Manifests, by name, of all complete backups under an available key, without their many
+        addresses of files."""
         found = {}
         for name in self.names():
             with contextlib.suppress(BackupInvalid):
-                found[name] = self._manifest(name)[0]
+                manifest = self._manifest(name)[0]
+                del manifest["blobs"]
+                found[name] = manifest
         return found
+
+    def is_empty(self) -> bool:
+        """Are there neither backups nor a list of erasures? Raises StorageError."""
+        return not self.names() and next(self._place.names(_ERASURES), None) is None
 
     def erasures(self) -> set[tuple[str, str]]:
         """What the list of erasures names; if it is lost or altered, what the backups name."""

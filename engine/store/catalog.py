@@ -421,17 +421,20 @@ class Catalog:
         )
         return [_image_row(row).record for row in rows]
 
-    def blobs(self, tx: Cursor) -> set[str]:
-        """Addresses of all files that are in use."""
-        rows = tx.all(f"SELECT {', '.join(_BLOBS)} FROM images")  # noqa: S608
-        others = tx.all(
-            "SELECT blob FROM guests WHERE blob IS NOT NULL UNION SELECT blob FROM training_cases"
-            " UNION SELECT blob FROM held_instances"
-            " UNION SELECT blob FROM networks WHERE blob IS NOT NULL"
+    def blobs(self, tx: Cursor, part: str = "") -> set[str]:
+        """Addresses of all files that are in use.
+
+        Args:
+            part: What they begin with.
+        """
+        others = ("guests", "training_cases", "held_instances", "networks")
+        each = " UNION ALL ".join(f"SELECT blob FROM {table}" for table in others)  # noqa: S608
+        rows = tx.all(
+            f"SELECT blob FROM (SELECT unnest(ARRAY[{', '.join(_BLOBS)}]) AS blob FROM images"  # noqa: S608
+            f" UNION ALL {each}) AS b WHERE starts_with(blob, $1)",
+            part,
         )
-        return {address for row in rows for address in _addresses(row)} | {
-            row["blob"] for row in others
-        }
+        return {row["blob"] for row in rows if row["blob"]}
 
     def needing(self, tx: Cursor, blobs: Collection[str]) -> dict[str, str]:
         """Images that need one of these files, each with such an address."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from engine.errors import InputError, NotFound, SealBroken, StorageError
-from engine.host import Host, blob_name
+from engine.host import PARTS, Host, blob_name
 from engine.settings import Settings, within
 from engine.store.audit import AuditLog, Event
 from engine.store.catalog import Catalog
@@ -103,33 +103,40 @@ def move_files(settings: Settings, to: str) -> Moved:
             claim(source.files, name, new=False)
         if url:
             claim(target.files, name, new=True)
-        needed = Catalog(database).blobs(database.read())
-        there = set(target.blobs()) & needed
-        arrived = {a for a, come in _each(_bring, source, target, sorted(needed - there)) if come}
-        sent = len(arrived)
-        arrived |= {a for a, right in _each(_compare, source, target, sorted(there)) if right}
-        left = set(source.blobs())
-        lost = needed - arrived
-        if left & lost:
-            raise StorageError(
-                "Files that were missing are there now: the old place is changing. Stop every"
-                " server, then run the command again; nothing was deleted."
-            )
-        if len(left - needed) > max(MOST_UNNEEDED, len(needed)):
+        files = sent = lost = needless = 0
+        for part in PARTS:
+            needed = Catalog(database).blobs(database.read(), part)
+            there = set(target.blobs(part)) & needed
+            come = _each(_bring, source, target, sorted(needed - there))
+            arrived = {address for address, whole in come if whole}
+            sent += len(arrived)
+            compared = _each(_compare, source, target, sorted(there))
+            arrived |= {address for address, whole in compared if whole}
+            left = set(source.blobs(part))
+            if left & (needed - arrived):
+                raise StorageError(
+                    "Files that were missing are there now: the old place is changing. Stop every"
+                    " server, then run the command again; nothing was deleted."
+                )
+            files += len(arrived)
+            lost += len(needed - arrived)
+            needless += len(left - needed)
+        if needless > max(MOST_UNNEEDED, files + lost):
             raise StorageError(
                 "Most files at the old place belong to no image: is this their catalog? Nothing was"
                 " deleted."
             )
         log = AuditLog(database, source, b"")
         kind = "s3" if url else FOLDER
-        log.record(OPERATOR, Event("files.move", detail={"to": kind, "files": len(arrived)}))
+        log.record(OPERATOR, Event("files.move", detail={"to": kind, "files": files}))
         old.refuse_others()
         new.begin(old)
-        for _ in _each(_delete, source, target, sorted(left)):
-            pass
+        for part in PARTS:
+            for _ in _each(_delete, source, target, list(source.blobs(part))):
+                pass
         source.files.delete(OWNER)
         old.drop()
-    return Moved(len(arrived), sent, len(lost), len(left - needed))
+    return Moved(files, sent, lost, needless)
 
 
 def claim_files(settings: Settings, reason: str) -> None:
