@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.errors import EngineError, InputError, NotFound, StoreUnavailable
+from engine.errors import EngineError, InputError, NotFound, StorageError, StoreUnavailable
+from engine.host import write_durably
 from engine.operations.context import Context
 from engine.operations.guard import log
 from engine.operations.release_decisions import ReleaseDecisions
@@ -14,6 +15,8 @@ from engine.records import Caller
 from engine.store.audit import Event
 from engine.store.database import Cursor
 
+#: In the data folder: where the list was written last.
+LISTED = "erasures.listed"
 #: For others who write the list, each for a moment.
 _PATIENCE_SECONDS = 10.0
 
@@ -56,6 +59,7 @@ class Erasures:
                 erasures = self.known(self._database.read())
                 if erasures:
                     self._backup_folder().record_erasures(erasures)
+                    self._note_listed()
             self.kept = True
         except EngineError as err:
             self.kept = False
@@ -69,11 +73,13 @@ class Erasures:
         in a catalog tells that it was set back, so nobody works in it before the list was read.
 
         Raises:
+            StorageError: There was a list, and the backup folder is empty.
             StoreUnavailable: The bucket with the list does not answer, or refuses.
         """
         if not self._live.settings.keeps_backups:
             return
         try:
+            self._refuse_empty()
             listed = self._backup_folder().erasures()
         except StoreUnavailable as err:
             raise StoreUnavailable(
@@ -87,6 +93,29 @@ class Erasures:
         if missed:
             log.error("the catalog was set back: %d erasures are done again", len(missed))
             self.again(sorted(missed))
+
+    def _where(self) -> str:
+        settings = self._live.settings
+        return settings.backups or str((settings.backup_dir or settings.data).resolve())
+
+    def _note_listed(self) -> None:
+        note = self._live.settings.data / LISTED
+        if not note.exists() or note.read_text() != self._where():
+            try:
+                write_durably(note, self._where().encode())
+            except OSError as err:
+                raise StorageError("Cannot write to the data folder.", errno=err.errno) from err
+
+    def _refuse_empty(self) -> None:
+        """A folder that is not mounted is an empty one. Raises StorageError."""
+        note = self._live.settings.data / LISTED
+        if note.exists() and note.read_text() == self._where() and self._backup_folder().is_empty():
+            raise StorageError(
+                "The list of what was erased is gone from the place for backups, with all backups:"
+                " is MEDSEC_BACKUP_DIR mounted? MedSec does not start without the list, because"
+                " this catalog may be an older one. If the backups were deleted on purpose, delete"
+                f" the file {LISTED} in the data folder."
+            )
 
     def image(
         self,

@@ -155,6 +155,26 @@ def test_what_an_older_backup_never_heard_of_stays_erased_after_a_recovery_from_
     engine.close()
 
 
+def test_a_backup_folder_that_is_not_mounted_stops_the_start_where_a_list_was(
+    ward: Ward, settings: Settings
+) -> None:
+    data, found = text_png()
+    ward.engine.images.erase(ward.team.administrator, ward.seal(data, found=[found]), "asked")
+    ward.engine.close()
+    assert settings.backup_dir is not None
+    aside = settings.backup_dir.with_name("unmounted")
+    settings.backup_dir.rename(aside)
+    settings.backup_dir.mkdir()
+    with pytest.raises(errors.StorageError, match="is MEDSEC_BACKUP_DIR mounted"):
+        Engine.open(settings, detector=ScriptedDetector(settings))
+    settings.backup_dir.rmdir()
+    aside.rename(settings.backup_dir)
+    Engine.open(settings, detector=ScriptedDetector(settings)).close()
+    new = replace(settings, backup_dir=aside)  # which has none yet, and gets it
+    Engine.open(new, detector=ScriptedDetector(new)).close()
+    assert (aside / "erasures.json").exists()
+
+
 def test_the_list_of_erasures_only_grows(ward: Ward) -> None:
     backups = ward.engine.context.backup_folder()
     backups.record_erasures([("image", "im_one")])
