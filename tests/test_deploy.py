@@ -19,6 +19,7 @@ import httpx
 import psycopg
 import pytest
 import websockets
+from streamlit.web.server.starlette.starlette_server import _get_websocket_settings
 
 from engine import Engine, Settings
 from engine.host import Host
@@ -68,6 +69,15 @@ def test_nginx_accepts_the_example(tmp_path: Path) -> None:
     path = example(tmp_path, free_port(), ["127.0.0.1:1", "127.0.0.1:2"])
     done = subprocess.run([NGINX, "-t", "-c", str(path)], capture_output=True, text=True)
     assert "test is successful" in done.stderr, done.stderr
+
+
+def test_the_proxy_gives_up_a_silent_page_and_no_other() -> None:
+    """On each page's WebSocket the server is heard at least every ``interval`` seconds."""
+    interval, _ = _get_websocket_settings()
+    page = (DEPLOY / "nginx.conf").read_text().partition("location = /_stcore/stream {")[2]
+    found = re.search(r"proxy_read_timeout (\d+)s;", page)
+    assert found is not None
+    assert 2 * interval < int(found[1]) <= 4 * interval
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
