@@ -1,6 +1,6 @@
 """Fifty people at once on the real server: how long each action takes, and what it costs.
 
-    python -m benchmarks.load [--minutes 10] [--sessions 50] [--think 10] [--scripted]
+    python -m benchmarks.load [--minutes 10] [--sessions 50] [--think 10] [--scripted] [--servers 3]
 
 Half of them are technicians, who upload radiographs made in code, open the draft, look at it and
 seal it; half are doctors, who list images, restore one and take the file away. Every restored
@@ -9,7 +9,8 @@ the real ones. Between two actions everybody thinks, ``--think`` seconds on aver
 
 Memory is printed by the minute, the server apart from its sandboxes, with what its caches held
 beside it, so that the run itself says what grows. ``--scripted`` leaves the networks out: many
-times as many uploads, and what grows then is not theirs.
+times as many uploads, and what grows then is not theirs. With several servers, everybody works
+through the proxy of :mod:`benchmarks.hospital`, and memory is that of all servers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,11 +31,12 @@ import httpx
 import numpy as np
 import psutil
 
-from engine import Engine, Role
+from benchmarks.hospital import hospital
+from engine import Engine, Role, Settings
 from tests import builders
 from tests.conftest import PASSWORD, Team
 from tests.fakes import ScriptedDetector
-from tests.serving import Server, serve, settings
+from tests.serving import serve, settings
 
 SAMPLE_SECONDS = 5.0
 METRICS_TOKEN = "a token of the load test for the metrics"  # noqa: S105 - of this run alone
@@ -188,22 +190,29 @@ class Doctor(Person):
             self.tally.errors["another file came back"] += 1
 
 
-async def watch(server: Server, tally: Tally, until: float) -> None:
-    """Memory of the server, its children and its caches, every few seconds."""
-    process, began = psutil.Process(server.pid), time.monotonic()
+async def watch(servers: Mapping[str, int], tally: Tally, until: float) -> None:
+    """Memory of the servers, their children and their caches, every few seconds.
+
+    Args:
+        servers: The process of each, by its address.
+    """
+    began = time.monotonic()
     token = {"Authorization": f"Bearer {METRICS_TOKEN}"}
-    async with httpx.AsyncClient(base_url=server.url, headers=token, timeout=300) as client:
+    async with httpx.AsyncClient(headers=token, timeout=300) as client:
         while time.monotonic() < until:
-            told = {}
+            mb = dict.fromkeys(PARTS, 0.0)
             try:
-                told = held(await client.get("/api/metrics/"))
+                for url, pid in servers.items():
+                    for what, size in held(await client.get(f"{url}/api/metrics/")).items():
+                        mb[what] += size
+                    process = psutil.Process(pid)
+                    mb["server"] += process.memory_info().rss / 1e6
+                    for child in process.children(recursive=True):
+                        with suppress(psutil.NoSuchProcess):
+                            mb["sandboxes"] += child.memory_info().rss / 1e6
             except httpx.HTTPError as err:
                 tally.errors[f"metrics {type(err).__name__}"] += 1
-            if told:
-                mb = {"server": process.memory_info().rss / 1e6, "sandboxes": 0.0, **told}
-                for child in process.children(recursive=True):
-                    with suppress(psutil.NoSuchProcess):
-                        mb["sandboxes"] += child.memory_info().rss / 1e6
+            else:
                 tally.memory.append(Sample(time.monotonic() - began, mb))
             await asyncio.sleep(SAMPLE_SECONDS)
 
@@ -216,14 +225,20 @@ def held(answer: httpx.Response) -> dict[str, float]:
     return {what: float(size) / 1e6 for what, _, size in (x.partition('"} ') for x in lines)}
 
 
-async def crowd(server: Server, sessions: int, seconds: float, think: float) -> Tally:
-    """Sign everybody in and let them work."""
-    tally = Tally()
+def client_of(number: int, url: str) -> httpx.AsyncClient:
+    """A connection of one person's own, from an address by which a proxy knows them again."""
     # Shorter than the server keeps a connection: else both may let go of it at once.
     limits = httpx.Limits(max_connections=None, keepalive_expiry=2)
-    clients = [
-        httpx.AsyncClient(base_url=server.url, timeout=300, limits=limits) for _ in range(sessions)
-    ]
+    own = httpx.AsyncHTTPTransport(local_address=f"127.0.1.{1 + number % 250}", limits=limits)
+    return httpx.AsyncClient(base_url=url, timeout=300, transport=own)
+
+
+async def crowd(
+    url: str, servers: Mapping[str, int], sessions: int, seconds: float, think: float
+) -> Tally:
+    """Sign everybody in and let them work."""
+    tally = Tally()
+    clients = [client_of(number, url) for number in range(sessions)]
     people: list[Person] = []
     try:
         for number, client in enumerate(clients):
@@ -237,32 +252,49 @@ async def crowd(server: Server, sessions: int, seconds: float, think: float) -> 
             kind = Technician if role is Role.TECHNICIAN else Doctor
             people.append(kind(client, tally, number, think))
         until = time.monotonic() + seconds
-        await asyncio.gather(watch(server, tally, until), *(p.live(until) for p in people))
+        await asyncio.gather(watch(servers, tally, until), *(p.live(until) for p in people))
     finally:
         for client in clients:
             await client.aclose()
     return tally
 
 
-def run(folder: Path, sessions: int, seconds: float, think: float, scripted: bool = False) -> Tally:
-    """Make the accounts, start the server, let the crowd in.
+def run(
+    folder: Path,
+    sessions: int,
+    seconds: float,
+    think: float,
+    scripted: bool = False,
+    servers: int = 1,
+) -> Tally:
+    """Make the accounts, start the servers, let the crowd in.
 
     Args:
         scripted: Without networks; see :mod:`benchmarks.scripted`.
     """
-    chosen = settings(folder)
-    engine = Engine.open(chosen, detector=ScriptedDetector(chosen))
-    team = Team(engine)
-    engine.patients.create(team.technician, "P-1", "Jan Nowak", 61)
-    engine.close()
     plenty = {
         "MEDSEC_REQUESTS_PER_MINUTE": "1000000",
         "MEDSEC_ANONYMOUS_REQUESTS_PER_MINUTE": "1000000",
         "MEDSEC_METRICS_TOKEN": METRICS_TOKEN,
     }
     program = "benchmarks/scripted.py" if scripted else "serve.py"
-    with serve(folder, program=program, **plenty) as server:
-        return asyncio.run(crowd(server, sessions, seconds, think))
+    if servers == 1:
+        _people(settings(folder))
+        with serve(folder, program=program, **plenty) as server:
+            there = {server.url: server.pid}
+            return asyncio.run(crowd(server.url, there, sessions, seconds, think))
+    with hospital(folder, servers, program, **plenty) as place:
+        _people(place.settings())
+        place.only(servers)
+        there = {s.url: s.process.pid for s in place.servers if s.process is not None}
+        return asyncio.run(crowd(place.url, there, sessions, seconds, think))
+
+
+def _people(chosen: Settings) -> None:
+    engine = Engine.open(chosen, detector=ScriptedDetector(chosen))
+    team = Team(engine)
+    engine.patients.create(team.technician, "P-1", "Jan Nowak", 61)
+    engine.close()
 
 
 def main() -> int:
@@ -271,11 +303,15 @@ def main() -> int:
     parser.add_argument("--sessions", type=int, default=50)
     parser.add_argument("--think", type=float, default=10.0)
     parser.add_argument("--scripted", action="store_true", help="without networks")
+    parser.add_argument("--servers", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="medsec-load-") as folder:
         seconds = options.minutes * 60
-        tally = run(Path(folder), options.sessions, seconds, options.think, options.scripted)
-    print(f"{options.sessions} sessions, {options.minutes:g} minutes\n")
+        tally = run(
+            Path(folder), options.sessions, seconds, options.think, options.scripted,
+            options.servers,
+        )  # fmt: skip
+    print(f"{options.sessions} sessions, {options.minutes:g} minutes, {options.servers} servers\n")
     print("| action | times | p50 s | p95 s | p99 s |\n|---|---|---|---|---|")
     for name, seconds in tally.seconds.items():
         p50, p95, p99 = np.percentile(seconds, [50, 95, 99])
