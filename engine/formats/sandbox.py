@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 
 from engine import errors, tracing
-from engine.cancellation import LOOK_SECONDS, refuse_cancelled
+from engine.cancellation import LOOK_SECONDS, ends_with, refuse_cancelled
 from engine.errors import CorruptImage, EngineError, MachineOverloaded, OverBudget
 from engine.formats.confine import Confinement
 from engine.host import give_way, is_shortage
@@ -431,7 +431,7 @@ class Sandbox:
             if worker is not None and worker.process.poll() is not None:
                 worker.stop()  # something else ended it
                 worker = None
-            worker = worker or self._start()
+            worker = worker or self._started()
             try:
                 allowance = self._allowance(arguments) if seconds is None else seconds
                 worker.channel.settimeout(allowance)
@@ -495,6 +495,24 @@ class Sandbox:
         """The folder that the module's code is in."""
         spec = importlib.util.find_spec(self._module.partition(".")[0])
         return "" if spec is None or spec.origin is None else str(Path(spec.origin).parent)
+
+    def _started(self) -> _Worker:
+        """A new worker for a call; for the next one where nobody waits for this one any more.
+
+        Raises:
+            Cancelled: Nobody waits.
+            EngineError: It cannot be started here.
+        """
+        # On a machine that is busy for long, each call would begin a worker and none would end so.
+        with ends_with(threading.Event()):
+            worker = self._start()
+        try:
+            refuse_cancelled()
+        except BaseException:
+            with self._lock:
+                self._idle.append(worker)
+            raise
+        return worker
 
     def _start(self) -> _Worker:
         """A new worker that is ready.

@@ -61,6 +61,18 @@ def test_who_waits_for_a_decoder_can_leave_too(box: Sandbox) -> None:
     assert box.call("mirror", 2) == (2,)
 
 
+def test_a_decoder_that_starts_is_there_for_the_next_call_when_its_own_is_given_up() -> None:
+    gone = threading.Event()
+    box = Sandbox(OPERATIONS, 1)
+    gone.set()
+    with ends_with(gone), pytest.raises(Cancelled):
+        box.call("mirror", 1)
+    (worker,) = box._idle
+    assert box.call("mirror", 2) == (2,)
+    assert [kept.process.pid for kept in box._idle] == [worker.process.pid]
+    box.close()
+
+
 _SERVER = """
 from engine.formats.sandbox import Sandbox
 Sandbox({!r}, 1).call("spin", seconds=100000.0)
