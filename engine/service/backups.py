@@ -44,6 +44,7 @@ class Backups:
         self._host = context.host
         self._live = context.live
         self._erasures = erasures
+        self._file_claim = context.file_claim
         self._guard = guard
         self.scrub = scrub
         #: Also for the schedule.
@@ -101,8 +102,9 @@ class Backups:
         broken = self._catalog.needing(self._database.read(), missing) if missing else {}
         for image_id, address in islice(broken.items(), MOST_TOLD):
             self.scrub.tell_broken(caller, image_id, missing[address])
-        pruned = backups.prune(self._live.settings.backups_kept, name, still_alone)
-        if pruned:
+        # Where another copy of this installation was found, its backups may lie here, too.
+        kept = self._live.settings.backups_kept
+        if not self._file_claim.contested and (pruned := backups.prune(kept, name, still_alone)):
             self._audit.record(caller, Event("backup.prune", detail={"names": pruned}))
         self._write_checkpoint(caller)
         return name

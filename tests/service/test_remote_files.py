@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,12 +252,11 @@ def test_what_was_erased_stays_erased_in_a_catalog_set_back_beside_backups_in_a_
 
 
 def test_two_live_copies_of_one_installation_delete_nothing_of_each_other(
-    ward: Ward, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ward: Ward, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, data, found = ward.engine, *text_png()
-    ward.engine.context.database.settle()
     with first.context.database.still() as (_, content):  # a machine is cloned
-        copied = replace(settings, data=tmp_path / "copy")
+        copied = replace(settings, data=tmp_path / "copy", backup_hours=0.0)
         copied.data.mkdir()
         (copied.data / "catalog.duckdb").write_bytes(content)
     second = Engine.open(copied, detector=ScriptedDetector(copied, [found]), operator=True)
@@ -264,14 +264,26 @@ def test_two_live_copies_of_one_installation_delete_nothing_of_each_other(
     token = second.operator_token()
     picture = builders.png(builders.labelled("THEIRS")[0])
     theirs = second.drafts.upload(token, ward.patient_id, "b.png", picture).image_id
+    first.context.live.settings = replace(first.settings, backups_kept=1)
+    backups = [first.backups.make(ward.team.administrator)]
     there = len(list(first.context.host.blobs()))
-    for engine in (first, second, first):
+    first.upkeep.look_for_copies()
+    monkeypatch.setattr(upkeep, "LOOK_SECONDS", 0.05)
+    second.upkeep.start()  # as a server, it looks by itself
+    until = time.monotonic() + 30
+    while not second.context.file_claim.contested:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    for engine in (first, second):
         engine.upkeep.look_for_copies()
         with pytest.raises(errors.OtherCopy):
             engine.upkeep.sweep()
     second.drafts.discard(token, theirs, "not his")  # nor at once
     assert len(list(first.context.host.blobs())) == there
     assert first.images.restore(ward.team.doctor, mine, WHY).proof == "bytes"
+    ward.engine.context.host.advance(minutes=1)  # type: ignore[attr-defined]
+    backups.append(first.backups.make(ward.team.administrator))
+    assert first.backups.names(ward.team.administrator) == backups  # none was pruned
     state = first.health.state(ward.team.administrator)
     assert "another copy uses the files" in state["broken"]
     [told] = first.context.audit.entries(query="files.contest")
