@@ -18,10 +18,11 @@ from typing import Any, Self
 import numpy as np
 
 from engine.detect.films import Eyes, search_film
-from engine.detect.frame_tracking import Tracks, Watch
+from engine.detect.frame_tracking import BLOCK_PX, Tracks, Watch
 from engine.detect.looking import (
     FINDS,
     GLANCED,
+    NEED_STROKES,
     NETWORKS,
     Ask,
     Looking,
@@ -394,8 +395,9 @@ class Detector:
         frames: int,
         profile: Profile,
         progress: Progress | None = None,
-        again: bool = False,
+        hidden: Sequence[Region] | None = None,
     ) -> list[Detection]:
+        """See :meth:`detect`; with what is masked, :meth:`rescan`."""
         if isinstance(self.own, MissingVersion):
             raise DetectorError(
                 "The version of MedSec's network that is in force is missing or altered. An"
@@ -416,42 +418,60 @@ class Detector:
             return _checked(frame(i))
 
         if frames >= FILM_FRAMES:
-            eyes = self._eyes(profile, again)
+            eyes = self._eyes(profile, hidden)
             return search_film(shown, frames, eyes, profile.iou, tell)
         watch, tracks = Watch(), Tracks(profile.iou)
         for i in range(frames):
             tell(i / frames)
             picture = shown(i)
             areas = watch.news(picture, tracks.standing)
+            again = hidden is not None
             found = [d for area in areas for d in self._look(picture, area, i, profile, again)]
             tracks.advance(i, areas, found)
         tell(1.0)
         return tracks.close()
 
-    def _eyes(self, profile: Profile, again: bool) -> Eyes:
-        """How a film is looked at under a profile."""
-        ask = self._ask(profile, again)
-        # Nobody can glance for a network of the hospital's own.
-        blind = any(name in self.custom_networks for name in profile.networks)
-        sampled = tuple(name for name in profile.networks if name not in GLANCED)
+    def _eyes(self, profile: Profile, hidden: Sequence[Region] | None) -> Eyes:
+        """How a film is looked at under a profile.
+
+        Args:
+            hidden: Where this is the second look, what is masked. Networks that see the same as
+                the first time are asked only where masks begin.
+        """
+        again = hidden is not None
+        sampled = [name for name in profile.networks if name not in GLANCED]
+        smooth = tuple(name for name in sampled if name not in NEED_STROKES)
+        strokes = tuple(name for name in sampled if name in NEED_STROKES)
 
         def look(picture: np.ndarray, area: Region, i: int) -> list[Detection]:
             return self._look(picture, area, i, profile, again)
 
-        def sample(picture: np.ndarray, area: Region, i: int) -> list[Detection]:
-            few = replace(profile, networks=sampled) if sampled else None
-            return self._look(picture, area, i, few, again) if few else []
+        def sample(picture: np.ndarray, areas: Sequence[Region], i: int) -> list[Detection]:
+            found = []
+            if smooth:
+                whole = Region(0, 0, picture.shape[1], picture.shape[0])
+                few = replace(profile, networks=smooth)
+                found += self._look(picture, whole, i, few, again)
+            if strokes:
+                few = replace(profile, networks=strokes)
+                found += [d for a in areas for d in self._look(picture, a, i, few, again)]
+            return found
 
-        def glance(picture: np.ndarray, area: Region) -> list[Region] | None:
-            part = np.ascontiguousarray(picture[area.slices[1:]])
-            seen = None if blind else self.looking.glance(ask, part)
-            if seen is None:
-                return None
+        def seen(picture: np.ndarray, area: Region) -> list[Finding] | None:
+            ask = replace(self._ask(profile, again), whole_px=max(picture.shape[:2]))
+            return self.looking.glance(ask, np.ascontiguousarray(picture[area.slices[1:]]))
+
+        def glance(picture: np.ndarray, area: Region) -> list[Region]:
             height, width = picture.shape[:2]
-            boxes = (f.shifted(area.x1, area.y1).xyxy for f in seen)
+            boxes = (f.shifted(area.x1, area.y1).xyxy for f in seen(picture, area) or ())
             return [r for box in boxes if (r := Region.around(box, width, height))]
 
-        return Eyes(look, sample, glance, profile.seals)
+        # Nobody can glance for a network of the hospital's own.
+        blind = any(name in self.custom_networks for name in profile.networks)
+        blank = np.zeros((BLOCK_PX, BLOCK_PX, 3), np.uint8)
+        blind = blind or seen(blank, Region(0, 0, BLOCK_PX, BLOCK_PX)) is None
+        starts = None if hidden is None else {region.frame for region in hidden}
+        return Eyes(look, sample, None if blind else glance, profile.seals, starts)
 
     def rescan(
         self, frame: Frame, frames: int, hidden: Sequence[Region], profile: Profile
@@ -480,7 +500,7 @@ class Detector:
 
         return [
             d
-            for d in self._search(without_masks, frames, profile, again=True)
+            for d in self._search(without_masks, frames, profile, hidden=hidden)
             if profile.seals(d) and d.region.hidden_share(hidden) < 0.5
         ]
 
@@ -509,7 +529,7 @@ class Detector:
         """What the networks see in one area of a frame, merged."""
         part = np.ascontiguousarray(picture[area.slices[1:]])
         floor = profile.proposal_confidence
-        ask = self._ask(profile, again)
+        ask = replace(self._ask(profile, again), whole_px=max(picture.shape[:2]))
         own = ask.networks
 
         def custom(name: str) -> list[tuple[str, Finding]]:

@@ -1,9 +1,14 @@
 """Films: all frames are looked at together, then each by a glance, and closely where needed.
 
-What stands still while anatomy moves is plainest in the mean of all frames, and in their darkest
-and brightest values: a bright name over a beating heart is found in the darkest ones. After that,
-a cheap network glances at what changed on each frame. What it sees there that is not known yet is
-looked at by all networks, so a name on one frame alone is found on that frame.
+What stands still while anatomy moves is plainest in the mean of all frames. Their darkest and
+brightest values show more of it, a bright name over a beating heart for instance; but they show
+streaks of all that moves, too, so only what a cheap network sees there and what stands in the mean
+is looked at closely.
+
+After that, the cheap network glances at what changed on each frame: on every ``FULLY``-th one and
+the first of each scene at all of it, on the others where there are more fine strokes than usual
+(:mod:`engine.detect.strokes`). What it sees that is not known yet is looked at by all networks, so
+a name on one frame alone is found on that frame.
 
 Networks for which nobody can glance, such as those for faces, look at the first frame of each
 scene and at every ``SAMPLE``-th frame that changed. What they see is taken to be there from the
@@ -14,22 +19,25 @@ Where nobody can glance at all, each changed area is looked at by all networks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from engine.detect.frame_tracking import CONTEXT_PX, Tracks, Watch, grouped
+from engine.detect.frame_tracking import BLOCK_PX, CONTEXT_PX, SAME, Tracks, Watch, grouped
+from engine.detect.strokes import Strokes
 from engine.geometry import Region
 from engine.records import Detection
 
-SAMPLE = 3  # frames, an eighth of a second of most films
+FULLY = 10  # frames, a third of a second of most films
+SAMPLE = 3  # frames, an eighth of a second
 SCENE_PX = 24  # side to which a frame is shrunk to compare scenes
 OTHER_SCENE = 12  # grey levels of 255 by which another scene differs from this one on average
 STANDS = 0.5  # share of its contrast that what is there on most frames has in their mean
 RING_PX = 4  # around a box, whose contrast with it counts too
 BESIDE = 0.25  # how far a line may reach out of a known box, in its heights
+EDGE_PX = 4  # from the edge of what was glanced at: a line that comes so near may go on beyond
 
 Frame = Callable[[int], np.ndarray]
 
@@ -40,15 +48,19 @@ class Eyes:
 
     Args:
         look: What all networks find in an area of a frame.
-        sample: What networks find for which nobody glances.
-        glance: Boxes in an area that may be text or a code; None where nobody can glance.
+        sample: What networks find for which nobody glances: on a whole frame, but those that need
+            strokes, such as bars, in some areas of it.
+        glance: Boxes in an area that may be text; None where nobody can glance.
         certain: Is a detection sealed without asking?
+        fresh: Frames from which on ``sample`` may find something new, beside the first of each
+            scene; None leaves it to the film.
     """
 
     look: Callable[[np.ndarray, Region, int], list[Detection]]
-    sample: Callable[[np.ndarray, Region, int], list[Detection]]
-    glance: Callable[[np.ndarray, Region], list[Region] | None]
+    sample: Callable[[np.ndarray, Sequence[Region], int], list[Detection]]
+    glance: Callable[[np.ndarray, Region], list[Region]] | None
     certain: Callable[[Detection], bool]
+    fresh: Collection[int] | None = None
 
 
 def search_film(
@@ -61,30 +73,37 @@ def search_film(
         iou: From which a box continues an earlier one of its label.
         tell: The share done, 0 to 1.
     """
-    watch, tracks = Watch(), Tracks(iou)
-    known: list[Region] = []
-    mean, *extremes = _stills(frame, frames, tell)
-    for still in (mean, *extremes):
-        for d in [d for area in watch.news(still) for d in eyes.look(still, area, 0)]:
-            line = d.label == "text" and eyes.certain(d)
-            # What only the extremes show is else anatomy that moves, or not on most frames.
-            if still is mean or (line and _stands(d.region, mean, still)):
-                tracks.add(replace(d, region=d.region.on_frames(0, frames)))
-                if line:
-                    known.append(d.region)
-    samples = _Samples()
+    watch, tracks, strokes = Watch(), Tracks(iou), Strokes(frames)
+    mean, *extremes = _stills(frame, frames, strokes, tell)
+    [whole] = watch.news(mean)
+    stands = eyes.look(mean, whole, 0)
+    known = [d.region for d in stands if d.label == "text" and eyes.certain(d)]
+    for extreme in extremes:
+        found = _standing_in(extreme, mean, watch, known, eyes)
+        stands += found
+        known += [d.region for d in found]
+    for d in stands:
+        tracks.add(replace(d, region=d.region.on_frames(0, frames)))
+    strokes.know(known)
+    samples, fully = _Samples(mean, eyes.fresh), -FULLY
+    closely = Watch()
+    closely.news(mean)
     for i in range(frames):
         tell((1 + i / frames) / 2)
         picture = frame(i)
-        areas = watch.news(picture, tracks.standing)
-        seen = [eyes.glance(picture, area) for area in areas]
-        if None in seen:
-            close = areas
+        if eyes.glance is None:
+            close = watch.news(picture, tracks.standing)
         else:
-            lines = [line for some in seen for line in some or ()]
-            close = _doubtful(lines, areas, known, tracks.found, eyes, picture.shape)
-            if areas and samples.due(i, picture):
-                samples.take(i, eyes.sample(picture, _whole(picture), i))
+            everywhere = samples.cut(i, picture) or i >= fully + FULLY
+            where = None if everywhere else strokes.risen(picture) | _blocks_of(tracks, picture)
+            areas = watch.news(picture, tracks.standing, where)
+            lines, areas = _glanced(picture, areas, whole, known, eyes.glance)
+            close = _doubtful(picture, lines, areas, known, tracks.found, eyes, closely)
+            closely.mark(picture, close)
+            if everywhere:
+                fully = i
+            if samples.due(i):
+                samples.take(i, eyes.sample(picture, areas, i))
         tracks.advance(i, close, [d for area in close for d in eyes.look(picture, area, i)])
     for d in samples.over(frames):
         tracks.add(d)
@@ -92,8 +111,69 @@ def search_film(
     return tracks.close()
 
 
-def _whole(picture: np.ndarray) -> Region:
-    return Region(0, 0, picture.shape[1], picture.shape[0])
+def _standing_in(
+    extreme: np.ndarray, mean: np.ndarray, watch: Watch, known: Sequence[Region], eyes: Eyes
+) -> list[Detection]:
+    """Certain lines that an extreme shows, and that stand on most frames.
+
+    What only the extremes show is else anatomy that moves, or not on most frames.
+    """
+    height, width = mean.shape[:2]
+    close = []
+    for area in grouped(watch.changed(extreme), list(known), width, height):
+        if eyes.glance is None:
+            close.append(area)
+            continue
+        lines = eyes.glance(extreme, area)
+        new = [line for line in lines if not _held(line, known) and _stands(line, mean, extreme)]
+        around = (line.padded(0.0, CONTEXT_PX).clipped(width, height) for line in new)
+        close += [part for part in around if part]
+    return [
+        d
+        for area in grouped(close, list(known), width, height)
+        for d in eyes.look(extreme, area, 0)
+        if d.label == "text" and eyes.certain(d) and _stands(d.region, mean, extreme)
+    ]
+
+
+def _glanced(
+    picture: np.ndarray,
+    areas: list[Region],
+    whole: Region,
+    known: Sequence[Region],
+    glance: Callable[[np.ndarray, Region], list[Region]],
+) -> tuple[list[Region], list[Region]]:
+    """What a glance sees in areas of a frame, and what it was shown."""
+    lines: list[Region] = []
+    for area in areas:
+        seen = glance(picture, area)
+        if any(_cut_off(line, area, whole) and not _held(line, known) for line in seen):
+            return glance(picture, whole), [whole]
+        lines += seen
+    return lines, areas
+
+
+def _cut_off(line: Region, area: Region, whole: Region) -> bool:
+    """Does a line come to an edge of an area that is none of the picture?"""
+    return any(
+        edge != end and abs(side - edge) < EDGE_PX
+        for side, edge, end in zip(line.xyxy, area.xyxy, whole.xyxy, strict=True)
+    )
+
+
+def _blocks_of(tracks: Tracks, picture: np.ndarray) -> np.ndarray:
+    """Blocks in which something stands that was found on a frame: it may be gone.
+
+    Returns:
+        Shape (rows, columns), bool.
+    """
+    height, width = picture.shape[:2]
+    blocks = np.zeros((-(-height // BLOCK_PX), -(-width // BLOCK_PX)), bool)
+    for box in tracks.standing:
+        blocks[
+            box.y1 // BLOCK_PX : -(-box.y2 // BLOCK_PX), box.x1 // BLOCK_PX : -(-box.x2 // BLOCK_PX)
+        ] = True
+    return blocks
 
 
 def _stands(box: Region, mean: np.ndarray, extreme: np.ndarray) -> bool:
@@ -111,27 +191,30 @@ def _stands(box: Region, mean: np.ndarray, extreme: np.ndarray) -> bool:
 
 
 def _stills(
-    frame: Frame, frames: int, tell: Callable[[float], None]
+    frame: Frame, frames: int, strokes: Strokes, tell: Callable[[float], None]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mean of all frames, their darkest and their brightest values."""
+    """The mean of all frames, their darkest and their brightest values; strokes are taken in."""
     tell(0.0)
     darkest = brightest = frame(0)
     total = darkest.astype(np.float32)
+    strokes.add(0, darkest)
     for i in range(1, frames):
         tell(i / frames / 2)
         picture = frame(i)
-        total += picture
-        darkest, brightest = np.minimum(darkest, picture), np.maximum(brightest, picture)
+        cv2.accumulate(picture, total)
+        darkest, brightest = cv2.min(darkest, picture), cv2.max(brightest, picture)
+        strokes.add(i, picture)
     return np.round(total / frames).astype(np.uint8), darkest, brightest
 
 
 def _doubtful(
+    picture: np.ndarray,
     lines: Sequence[Region],
     areas: Sequence[Region],
     known: Sequence[Region],
     standing: Sequence[Detection],
     eyes: Eyes,
-    shape: Sequence[int],
+    closely: Watch,
 ) -> list[Region]:
     """Areas of a frame to look at closely: new lines, and known ones that the glance misses.
 
@@ -140,6 +223,7 @@ def _doubtful(
         areas: What it was shown.
         known: Text that is sealed on all frames.
         standing: What was found on the frame before.
+        closely: What was looked at closely before: what is as it was then is found already.
     """
     texts = [d.region.on_frames(0) for d in standing if d.label == "text"]
     sealed = [d.region.on_frames(0) for d in standing if d.label == "text" and eyes.certain(d)]
@@ -148,8 +232,12 @@ def _doubtful(
         touched = any(text.intersection_px(area) for area in areas)
         if touched and not any(text.intersection_px(line) for line in lines):
             close.append(text)
-    height, width = shape[:2]
-    around = (line.padded(0.0, CONTEXT_PX).clipped(width, height) for line in close)
+    height, width = picture.shape[:2]
+    around = (
+        line.padded(0.0, CONTEXT_PX).clipped(width, height)
+        for line in close
+        if not closely.same(picture, line.padded(0.0, RING_PX).clipped(width, height) or line)
+    )
     return grouped([area for area in around if area], texts, width, height)
 
 
@@ -166,30 +254,58 @@ def _held(line: Region, boxes: Sequence[Region]) -> bool:
 
 
 class _Samples:
-    """Which frames stand for those around them, and what was found on them."""
+    """Which frames stand for those around them, and what was found on them.
 
-    def __init__(self) -> None:
-        self._shown: np.ndarray | None = None
-        self._taken: list[tuple[int, list[Detection]]] = []
+    Args:
+        mean: Of all frames, which was looked at before them.
+        only: Frames from which on there is something new to sample, beside scenes; None takes
+            those that differ from the last sample.
+    """
 
-    def due(self, i: int, picture: np.ndarray) -> bool:
-        """Is frame ``i`` of another scene than the last sample, or far from it?"""
-        small = cv2.resize(picture, (SCENE_PX, SCENE_PX), interpolation=cv2.INTER_AREA)
-        if self._shown is not None and i - self._taken[-1][0] < SAMPLE:
-            apart = float(cv2.absdiff(small, self._shown).mean())
-            if apart <= OTHER_SCENE:
-                return False
-        self._shown = small
-        return True
+    def __init__(self, mean: np.ndarray, only: Collection[int] | None) -> None:
+        self._only = only
+        self._shown = _small(mean)  # the last sample
+        self._here: np.ndarray | None = None  # the frame before
+        self._last = -SAMPLE
+        self._changed: int | None = None  # first frame that differs from the last sample
+        self._scene = False
+        self._taken: list[tuple[int, int, list[Detection]]] = []
+
+    def cut(self, i: int, picture: np.ndarray) -> bool:
+        """Look at the next frame: is it of another scene than the one before?"""
+        before, self._here = self._here, _small(picture)
+        apart = np.inf if before is None else cv2.absdiff(self._here, before).mean()
+        self._scene = bool(apart > OTHER_SCENE)
+        if self._changed is None and cv2.absdiff(self._here, self._shown).max() > SAME:
+            self._changed = i
+        return self._scene
+
+    def due(self, i: int) -> bool:
+        """Is this frame to be a sample?"""
+        if self._scene and self._changed is not None:
+            return True
+        if self._only is None:
+            changed = self._changed is not None
+        else:
+            changed = any(frame in self._only for frame in range(max(0, self._last + 1), i + 1))
+        return changed and i >= self._last + SAMPLE
 
     def take(self, i: int, found: list[Detection]) -> None:
-        self._taken.append((i, found))
+        since = i if self._changed is None else self._changed
+        self._taken.append((since, i, found))
+        self._last, self._changed = i, None
+        if self._here is not None:
+            self._shown = self._here
 
     def over(self, frames: int) -> list[Detection]:
-        """What was found, each from the sample before to the sample after."""
-        at = [-1, *(i for i, _ in self._taken), frames]
+        """What was found, each from where the film changed before it to the sample after."""
+        after = [*(i for _, i, _ in self._taken), frames][1:]
         return [
-            replace(d, region=d.region.on_frames(before + 1, after))
-            for (_, found), before, after in zip(self._taken, at, at[2:], strict=False)
+            replace(d, region=d.region.on_frames(since, end))
+            for (since, _, found), end in zip(self._taken, after, strict=True)
             for d in found
         ]
+
+
+def _small(picture: np.ndarray) -> np.ndarray:
+    return cv2.resize(picture, (SCENE_PX, SCENE_PX), interpolation=cv2.INTER_AREA)

@@ -32,13 +32,20 @@ class Watch:
     def __init__(self) -> None:
         self._seen: np.ndarray | None = None
 
-    def news(self, picture: np.ndarray, standing: Iterable[Region] = ()) -> list[Region]:
+    def news(
+        self,
+        picture: np.ndarray,
+        standing: Iterable[Region] = (),
+        where: np.ndarray | None = None,
+    ) -> list[Region]:
         """Changed areas to process; marks them as processed.
 
         Args:
             picture: Shape (H, W, 3), uint8.
             standing: Boxes of what was found before. An area that touches one takes it in
                 whole, so that a look never sees half of it.
+            where: Blocks of ``BLOCK_PX`` to which this is limited, shape (rows, columns), bool;
+                what changed elsewhere is news the next time.
 
         Returns:
             Boxes that do not overlap; the whole frame for the first.
@@ -48,17 +55,40 @@ class Watch:
         if self._seen is None or self._seen.shape != picture.shape:
             self._seen = picture.copy()
             return [whole]
-        changed = np.any(cv2.absdiff(picture, self._seen) > SAME, axis=2)
-        areas = grouped(_blocks(changed), list(standing), width, height)
+        areas = grouped(self.changed(picture, where), list(standing), width, height)
         if sum(area.area_px for area in areas) > WHOLE_SHARE * width * height:
             areas = [whole]
-        for area in areas:
-            self._seen[area.slices[1:]] = picture[area.slices[1:]]
+        self.mark(picture, areas)
         return areas
 
+    def mark(self, picture: np.ndarray, areas: Iterable[Region]) -> None:
+        """Some areas of a frame are processed. Before any, the frame is to be given to ``news``."""
+        if self._seen is None:
+            raise ValueError("nothing was processed yet")
+        for area in areas:
+            self._seen[area.slices[1:]] = picture[area.slices[1:]]
 
-def _blocks(changed: np.ndarray) -> list[Region]:
-    """Boxes around groups of adjacent changed blocks."""
+    def same(self, picture: np.ndarray, area: Region) -> bool:
+        """Was this processed as it is, but for less than a stroke?"""
+        if self._seen is None:
+            return False
+        apart = cv2.absdiff(picture[area.slices[1:]], self._seen[area.slices[1:]])
+        return int((apart > SAME).any(axis=2).sum()) < CHANGED_PX
+
+    def changed(self, picture: np.ndarray, where: np.ndarray | None = None) -> list[Region]:
+        """Boxes, which may overlap, around what changed; marks nothing. See :meth:`news`."""
+        if self._seen is None:
+            raise ValueError("nothing was processed yet")
+        red, green, blue = cv2.split(cv2.absdiff(picture, self._seen))
+        return _blocks(cv2.max(cv2.max(red, green), blue) > SAME, where)
+
+
+def _blocks(changed: np.ndarray, where: np.ndarray | None) -> list[Region]:
+    """Boxes around groups of adjacent changed blocks.
+
+    Args:
+        changed: Shape (H, W), bool.
+    """
     height, width = changed.shape
     rows, columns = -(-height // BLOCK_PX), -(-width // BLOCK_PX)
     padded = np.zeros((rows * BLOCK_PX, columns * BLOCK_PX), dtype=np.uint8)
@@ -67,6 +97,8 @@ def _blocks(changed: np.ndarray) -> list[Region]:
     # A stroke on the seam of four blocks leaves a quarter of its pixels in each.
     near = cv2.filter2D(counts.astype(np.float32), -1, np.ones((2, 2), np.float32), anchor=(0, 0))
     news = ((near >= CHANGED_PX) | (counts >= CHANGED_PX)).astype(np.uint8)
+    if where is not None:  # of a stroke on a seam either block may be meant
+        news = cv2.dilate(news, np.ones((3, 3), np.uint8)) & where
     count, _, stats, _ = cv2.connectedComponentsWithStats(news, connectivity=8)
     areas = []
     for x, y, w, h, _ in stats[1:count].tolist():

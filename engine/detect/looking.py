@@ -26,6 +26,7 @@ from engine.detect.networks import (
     Network,
     Rescaled,
     Verified,
+    Zoomed,
 )
 from engine.detect.own_versions import LEARNING, OwnVersion
 from engine.detect.text_verdict import Judge, Judgement, Known
@@ -45,6 +46,8 @@ if TYPE_CHECKING:  # opened when a network first needs it: importing it costs a 
 WITNESSES = ("yolov8n",)
 #: Networks that find nothing on a frame of a film where a glance sees nothing.
 GLANCED = ("ppocr", "yolov8n")
+#: Networks that find nothing where nothing has strokes.
+NEED_STROKES = ("zxing",)
 SECONDS = 120.0  # for one picture; the first one loads the networks
 MEMORY_BYTES = 6 << 30  # address space of the process
 #: Learned versions in memory: one in force, one in the shadow, and one that was replaced.
@@ -127,6 +130,8 @@ class Ask:
         weigh_text: Let the network that reads decide about what witnesses take for text.
         again: Look at other sizes than the first time, where a network can.
         own: The version of MedSec's own network that looks; None is the shipped one.
+        whole_px: Longer side of the picture of which a part is shown: the part is then seen at
+            the scale at which the whole would be, where a network can. 0 is that of what is shown.
     """
 
     networks: tuple[str, ...]
@@ -134,6 +139,7 @@ class Ask:
     weigh_text: bool
     again: bool = False
     own: OwnVersion | None = None
+    whole_px: int = 0
 
 
 def _verifiers_of(network: str) -> list[str]:
@@ -216,12 +222,7 @@ class NetworksHere:
         return network.info
 
     def look(self, ask: Ask, picture: np.ndarray) -> list[tuple[str, Finding]]:
-        networks = [(name, self._network(name, ask.own)) for name in ask.networks]
-        if ask.again:
-            networks = [
-                (name, network.rescaled() if isinstance(network, Rescaled) else network)
-                for name, network in networks
-            ]
+        networks = [(name, self._for(ask, name, picture)) for name in ask.networks]
         judges = [pair for pair in networks if isinstance(pair[1], Arbiter)]
         # Where nobody weighs what they say, it counts as it is.
         witnesses = [
@@ -274,7 +275,7 @@ class NetworksHere:
 
     def glance(self, ask: Ask, picture: np.ndarray) -> list[Finding] | None:
         for name in ask.networks:
-            network = self._network(name, ask.own)
+            network = self._for(ask, name, picture)
             if isinstance(network, Glancing):
                 seen = partial(network.glance, picture, ask.again)
                 return [finding for _, finding in findings(name, seen)]
@@ -290,6 +291,15 @@ class NetworksHere:
             raise
         except Exception as err:
             raise DetectorError("Text could not be read.", network=_READER) from err
+
+    def _for(self, ask: Ask, name: str, picture: np.ndarray) -> Network:
+        """A network, at the sizes at which it is to look at a picture."""
+        network = self._network(name, ask.own)
+        if ask.again and isinstance(network, Rescaled):
+            network = network.rescaled()
+        if ask.whole_px > max(picture.shape[:2]) and isinstance(network, Zoomed):
+            network = network.part_of(ask.whole_px)
+        return network
 
     def _network(self, name: str, own: OwnVersion | None = None) -> Network:
         if own is not None and name == LEARNING:
@@ -437,7 +447,7 @@ def _sent(ask: Ask) -> tuple[tuple[Any, ...], np.ndarray]:
     network does. As an array: the sandbox extends its time limit by the length of bytes.
     """
     own = ask.own
-    plain = (ask.networks, ask.floor, ask.weigh_text, ask.again)
+    plain = (ask.networks, ask.floor, ask.weigh_text, ask.again, ask.whole_px)
     if own is None:
         return (*plain, "", ""), np.empty(0, np.uint8)
     return (*plain, own.name, own.sha256), np.frombuffer(own.onnx, np.uint8)
@@ -502,9 +512,9 @@ def _look(
 
 def _received(ask: Sequence[Any], weights: np.ndarray) -> Ask:
     """What ``_sent`` sent."""
-    networks, floor, weigh_text, again, name, sha256 = ask
+    networks, floor, weigh_text, again, whole_px, name, sha256 = ask
     own = OwnVersion(name, sha256, weights.tobytes()) if sha256 else None
-    return Ask(tuple(networks), floor, weigh_text, again, own)
+    return Ask(tuple(networks), floor, weigh_text, again, own, whole_px)
 
 
 def _glance(

@@ -108,6 +108,16 @@ class Rescaled(Protocol):
 
 
 @runtime_checkable
+class Zoomed(Protocol):
+    """A network that enlarges what it is shown."""
+
+    def part_of(self, whole_px: int) -> Network:
+        """The same weights for a part of a picture whose longer side is so many pixels: it sees
+        the part at the scale at which it would see the whole."""
+        ...
+
+
+@runtime_checkable
 class Glancing(Protocol):
     """A network that can say cheaply where it finds nothing."""
 

@@ -223,6 +223,7 @@ class TextNetwork:
         self.reader = TextReader(settings)
         self.verifier = LineVerifier(settings)
         self._sides = sides
+        self._whole_px = 0
         self.info = ModelInfo(
             name="PP-OCRv6 small, detection and recognition",
             version=VERSION,
@@ -237,11 +238,18 @@ class TextNetwork:
         again._sides = sides_again
         return again
 
+    def part_of(self, whole_px: int) -> TextNetwork:
+        """See :class:`engine.detect.networks.Zoomed`."""
+        part = copy(self)
+        part._whole_px = whole_px
+        return part
+
     def glance(self, picture: np.ndarray, again: bool) -> list[Finding]:
         """At one size, about that of the picture, and without reading."""
-        longer = max(picture.shape[:2])
-        side = min(max(longer, GLANCE_PX), LARGEST_ZOOM * longer, HUGE_PX)
-        found = self.finder.find(picture, round(side * AGAIN) if again else side)
+        shown = max(picture.shape[:2])
+        longer = self._whole_px or shown
+        side = min(max(longer, GLANCE_PX), LARGEST_ZOOM * longer, HUGE_PX) * shown / longer
+        found = self.finder.find(picture, round(side * AGAIN if again else side))
         shares = self.verifier.lines(picture, [line.corners for line in found])
         found = [line for line, share in zip(found, shares, strict=True) if share >= NOTHING]
         return [_finding(np.array(line.box), line.confidence) for line in found]
@@ -299,10 +307,12 @@ class TextNetwork:
         return _findings(found, weights, floor)
 
     def _find(self, picture: np.ndarray) -> list[Line]:
+        shown = max(picture.shape[:2])
+        longer = self._whole_px or shown
         found = [
             line
-            for side in sorted(self._sides(max(picture.shape[:2])))
-            for line in self.finder.find(picture, side)
+            for side in sorted(self._sides(longer))
+            for line in self.finder.find(picture, round(side * shown / longer))
         ]
         return joined([line for line in found if line.confidence >= LOWEST])
 

@@ -76,6 +76,7 @@ class YoloNetwork:
             smaller for that, and larger only up to the least of them.
         info: What the About line says.
         again: Sizes at which it looks a second time, where they are others.
+        whole_px: Longer side of the picture of which it sees a part; 0 where that is the whole.
     """
 
     def __init__(
@@ -85,19 +86,26 @@ class YoloNetwork:
         sides: tuple[int, ...],
         info: ModelInfo,
         again: tuple[int, ...] = (),
+        whole_px: int = 0,
     ) -> None:
         self._model = model
         self._labels = labels
         self._sides = sides
         self.info = info
         self._again = again or sides
+        self._whole_px = whole_px
 
     def rescaled(self) -> YoloNetwork:
         return YoloNetwork(self._model, self._labels, self._again, self.info)
 
+    def part_of(self, whole_px: int) -> YoloNetwork:
+        """See :class:`engine.detect.networks.Zoomed`."""
+        return YoloNetwork(self._model, self._labels, self._sides, self.info, (), whole_px)
+
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
-        least, most = min(self._sides), max(picture.shape[:2])
-        sides = {max(least, min(side, most)) for side in self._sides}
+        longer = max(picture.shape[:2])
+        least, most = min(self._sides), self._whole_px or longer
+        sides = {max(1, round(max(least, min(s, most)) * longer / most)) for s in self._sides}
         return [f for side in sorted(sides) for f in self._look_at(picture, side, floor)]
 
     def _look_at(self, picture: np.ndarray, side: int, floor: float) -> list[Finding]:

@@ -573,6 +573,24 @@ def test_the_second_look_takes_other_sizes_than_the_first(monkeypatch: pytest.Mo
     assert asked == ["usual", "other"]
 
 
+def test_a_part_of_a_frame_is_searched_for_text_at_the_scale_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scales: list[float] = []
+
+    def find(self: text.TextFinder, picture: np.ndarray, side: int) -> list[object]:
+        scales.append(round(side / max(picture.shape[:2]), 2))
+        return []
+
+    monkeypatch.setattr(text.TextFinder, "find", find)
+    made = Detector(Settings(), {})
+    profile = Profile("p", "P", ("text",), ("ppocr",))
+    frames = [np.full((480, 640, 3), 60, np.uint8) for _ in range(2)]
+    frames[1][200:240:4, 300:360] = 200
+    made.detect(lambda i: frames[i], 2, profile)
+    assert scales == [1.0, 1.6] * 2
+
+
 @pytest.mark.parametrize("longer_px", [7, 64, 512, 700, 1600, 2200, 2201, 9000])
 def test_the_size_of_the_second_look_lies_between_those_of_the_first(longer_px: int) -> None:
     least, most = min(text.sides(longer_px)), max(text.sides(longer_px))

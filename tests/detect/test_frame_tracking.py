@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine.detect.detector import Detector, Profile
-from engine.detect.frame_tracking import CONTEXT_PX, Tracks, Watch, grouped
+from engine.detect.frame_tracking import BLOCK_PX, CONTEXT_PX, Tracks, Watch, grouped
 from engine.detect.looking import NETWORKS
 from engine.detect.networks import Finding, ModelInfo
 from engine.records import Detection, Region
@@ -168,6 +168,20 @@ def test_a_change_as_large_as_a_stroke_is_news(
     if areas:
         assert areas[0].x1 <= max(0, x1 - 16)
         assert areas[0].x2 >= min(W, x2 + 16)
+
+
+def test_only_blocks_that_are_asked_for_are_news_and_the_others_remain_so() -> None:
+    watch = Watch()
+    watch.news(blank())
+    picture = marked(marked(blank(), 20, 20), 250, 200)
+    where = np.zeros((H // BLOCK_PX, W // BLOCK_PX), bool)
+    where[:4, :8] = True
+    [area] = watch.news(picture, where=where)
+    assert area.intersection_px(Region(20, 20, 60, 30)) == 400
+    assert watch.same(picture, Region(20, 20, 60, 30))
+    assert not watch.same(picture, Region(240, 195, 300, 220))
+    [other] = watch.news(picture)
+    assert other.intersection_px(Region(250, 200, 290, 210)) == 400
 
 
 def test_the_first_frame_and_a_frame_of_another_size_are_looked_at_whole() -> None:

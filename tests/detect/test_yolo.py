@@ -9,7 +9,8 @@ import pytest
 
 from engine.detect.detector import Detector
 from engine.detect.looking import NETWORKS
-from engine.detect.yolo import apart, open_own
+from engine.detect.networks import ModelInfo
+from engine.detect.yolo import YoloNetwork, apart, open_own
 from engine.errors import DetectorError
 from engine.settings import Settings
 from tests import builders
@@ -58,6 +59,23 @@ def test_of_boxes_that_nearly_coincide_the_most_certain_is_kept() -> None:
     classes = np.array([0, 0, 0, 1])  # the last is of another class, and stays
     assert sorted(apart(boxes.astype(float), confidences, classes)) == [1, 2, 3]
     assert apart(np.empty((0, 4)), np.empty(0), np.empty(0)) == []
+
+
+def test_a_part_of_a_picture_is_seen_at_the_scale_of_the_whole() -> None:
+    shown: list[tuple[int, ...]] = []
+
+    def model(batch: np.ndarray) -> np.ndarray:
+        shown.append(batch.shape[2:])
+        return np.zeros((1, 5, 1), np.float32)
+
+    info = ModelInfo("", "", "", "", ("text",), "")
+    network = YoloNetwork(model, ("text",), (640, 1280), info, (960,))
+    part = np.zeros((128, 320, 3), np.uint8)
+    network.look(part, 0.1)
+    network.part_of(640).look(part, 0.1)
+    network.part_of(2560).look(part, 0.1)
+    network.rescaled().part_of(2560).look(part, 0.1)
+    assert shown == [(256, 640), (128, 320), (64, 96), (64, 160), (64, 128)]
 
 
 def test_weights_that_are_not_the_recorded_ones_are_refused(tmp_path: Path) -> None:
