@@ -98,7 +98,8 @@ def search_film(
             where = None if everywhere else strokes.risen(picture) | _blocks_of(tracks, picture)
             areas = watch.news(picture, tracks.standing, where)
             lines, areas = _glanced(picture, areas, whole, known, eyes.glance)
-            close = _doubtful(picture, lines, areas, known, tracks.found, eyes, closely)
+            doubted = _doubtful(lines, areas, known, tracks.found, eyes)
+            close = _around(picture, doubted, tracks.found, closely)
             closely.mark(picture, close)
             if everywhere:
                 fully = i
@@ -208,34 +209,44 @@ def _stills(
 
 
 def _doubtful(
-    picture: np.ndarray,
     lines: Sequence[Region],
     areas: Sequence[Region],
     known: Sequence[Region],
     standing: Sequence[Detection],
     eyes: Eyes,
-    closely: Watch,
 ) -> list[Region]:
-    """Areas of a frame to look at closely: new lines, and known ones that the glance misses.
+    """Lines of a frame that are new, and known ones that the glance misses.
 
     Args:
         lines: What the glance saw.
         areas: What it was shown.
         known: Text that is sealed on all frames.
         standing: What was found on the frame before.
-        closely: What was looked at closely before: what is as it was then is found already.
     """
     texts = [d.region.on_frames(0) for d in standing if d.label == "text"]
     sealed = [d.region.on_frames(0) for d in standing if d.label == "text" and eyes.certain(d)]
-    close = [line for line in lines if not _held(line, [*known, *sealed])]
+    doubted = [line for line in lines if not _held(line, [*known, *sealed])]
     for text in texts:
         touched = any(text.intersection_px(area) for area in areas)
         if touched and not any(text.intersection_px(line) for line in lines):
-            close.append(text)
+            doubted.append(text)
+    return doubted
+
+
+def _around(
+    picture: np.ndarray, lines: Sequence[Region], standing: Sequence[Detection], closely: Watch
+) -> list[Region]:
+    """Areas around lines, to look at closely.
+
+    Args:
+        standing: What was found on the frame before.
+        closely: What was looked at closely before: what is as it was then is found already.
+    """
+    texts = [d.region.on_frames(0) for d in standing if d.label == "text"]
     height, width = picture.shape[:2]
     around = (
         line.padded(0.0, CONTEXT_PX).clipped(width, height)
-        for line in close
+        for line in lines
         if not closely.same(picture, line.padded(0.0, RING_PX).clipped(width, height) or line)
     )
     return grouped([area for area in around if area], texts, width, height)
