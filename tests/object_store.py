@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -230,6 +231,14 @@ class FaultyProxy:
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
+
+    def speak_tls(self, certificate: Path, key: Path) -> str:
+        """From here on, over TLS; gives the address."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.endpoint = self.endpoint.replace("http:", "https:")
+        return self.endpoint
 
     def times(self, count: int, fault: str, method: str = "") -> None:
         """Do this to the next requests of a method."""

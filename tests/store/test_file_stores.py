@@ -19,6 +19,7 @@ from engine.store import object_store as module
 from engine.store.file_stores import claim, files_of
 from engine.store.object_store import Bucket
 from engine.store.time_limit import TimeLimit
+from tests.certificates import Authority
 from tests.object_store import FaultyProxy, ObjectStore
 
 DAY = 86_400.0
@@ -273,6 +274,26 @@ def test_a_store_that_answers_a_byte_now_and_then_is_waited_for_so_long(
     monkeypatch.setattr(module, "CALL_SECONDS", 60.0)
     proxy.times(0, "drip")
     assert behind.get("ab/one") == b"x" * 1000  # the next call has its own time
+
+
+def test_over_tls_the_same_certificate_is_asked_for_and_the_same_time_is_given(
+    remote: Settings, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ATTEMPTS", 2)
+    authority = Authority("Hospital CA")
+    files = [tmp_path / name for name in ("certificate.pem", "key.pem", "ca.pem")]
+    for path, content in zip(files, (*authority.signed("localhost"), authority.pem), strict=True):
+        path.write_bytes(content)
+    there = proxy.speak_tls(*files[:2]).replace("127.0.0.1", "localhost")
+    trusted = files_of(replace(remote, s3_endpoint=there, s3_ca_file=files[2]))
+    trusted.put("ab/one", b"x" * 1000)
+    assert trusted.get("ab/one") == b"x" * 1000
+    with pytest.raises(errors.StoreUnavailable, match="not trusted"):
+        files_of(replace(remote, s3_endpoint=there)).get("ab/one")
+    monkeypatch.setattr(module, "CALL_SECONDS", 0.6)
+    proxy.times(100, "drip", "GET")
+    with pytest.raises(errors.StoreUnavailable, match="too slowly"):
+        trusted.get("ab/one")
 
 
 def test_a_large_file_has_more_time() -> None:
