@@ -187,6 +187,10 @@ class StorageError(EngineError):
     status = 500
 
 
+class FileUnreadable(StorageError):
+    """A file is there, and the disk does not give it: a bad sector, or rights."""
+
+
 class StorageBusy(StorageError):
     """Another process has the catalog open, or a write waited too long."""
 
@@ -224,6 +228,11 @@ class RosterBroken(StorageError):
 
 class BackupInvalid(StorageError):
     """A backup is incomplete, altered or from another system."""
+
+
+#: What says that a file is lost or damaged. Everything else says nothing about it: that a store of
+#: files or the database does not answer, for example.
+DAMAGED = (NotFound, SealError, FileUnreadable)
 
 
 class WorkerLost(EngineError):

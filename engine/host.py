@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from engine.errors import EngineError, NotFound, SealBroken, StorageError
+from engine.errors import EngineError, FileUnreadable, NotFound, SealBroken, StorageError
 
 log = logging.getLogger("medsec")
 
@@ -192,7 +192,7 @@ class Folder:
                 "A stored file is missing. Restore it from a backup.", file=name
             ) from err
         except OSError as err:
-            raise StorageError(
+            raise FileUnreadable(
                 "A stored file cannot be read. Check the disk, or restore it from a backup.",
                 file=name,
                 errno=err.errno,

@@ -22,7 +22,7 @@ from engine.detect.custom_network import (
     inspect,
 )
 from engine.detect.networks import ModelInfo
-from engine.errors import DetectorError, EngineError, InputError, NotFound, StorageBusy
+from engine.errors import DAMAGED, DetectorError, InputError, NotFound
 from engine.formats.sandbox import Sandbox
 from engine.host import Host
 from engine.records import Caller
@@ -255,9 +255,7 @@ class CustomNetworkStore:
         try:
             sealed = self._host.read_blob(row.facts["blob"])
             model = open_field(self._key, f"guest/{row.facts['sha256']}/model", sealed)
-        except StorageBusy:  # no damage: the store of files does not answer
-            raise
-        except EngineError as err:
+        except DAMAGED as err:
             raise DetectorError(
                 "The file of a custom network is missing or altered. Upload it again.",
                 network=name,

@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.detect.learned_files import LearnedFile, NetworkCard
 from engine.detect.own_versions import OwnVersion
-from engine.errors import DetectorError, EngineError, NotFound, StorageBusy
+from engine.errors import DAMAGED, DetectorError, NotFound
 from engine.host import Host
 from engine.records import Caller
 from engine.store.audit import AuditLog
@@ -84,9 +84,7 @@ class SentVersion:
             return OwnVersion(
                 self.name, self.sha256, open_field(self.key, _context(self.sha256), sealed)
             )
-        except StorageBusy:
-            raise
-        except EngineError as err:
+        except DAMAGED as err:
             raise DetectorError(
                 "The file of a learned version is missing or altered. Roll back to another.",
                 version=self.name,

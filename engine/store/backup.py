@@ -21,7 +21,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from engine.errors import BackupInvalid, EngineError, NotFound, StorageBusy, StorageError
+from engine.errors import DAMAGED, BackupInvalid, EngineError, NotFound, StorageBusy, StorageError
 from engine.host import PARTS, FileStore, Host, sweep_unfinished, write_durably
 from engine.store.database import CATALOG_ID
 from engine.store.file_stores import PLACE
@@ -210,9 +210,7 @@ class Backups:
         for address in manifest["blobs"] if new is None else new:
             try:
                 self._blobs.read_blob(address)
-            except StorageBusy:  # which says nothing of the file
-                raise
-            except EngineError as err:
+            except DAMAGED as err:
                 raise BackupInvalid(
                     "A file of this backup is missing or altered. Use another backup.", name=name
                 ) from err
@@ -304,12 +302,10 @@ class Backups:
         """Copy a file into the backups; returns its defect if no backup has it either."""
         try:
             content = source.read_blob(address)
-        except StorageBusy:
-            raise
-        except EngineError as lost:  # or rotten, or on a bad sector
+        except DAMAGED as lost:
             try:
                 self._blobs.read_blob(address)
-            except EngineError:
+            except DAMAGED:
                 return lost.code
         else:
             self._blobs.write_blob(content)
@@ -364,9 +360,7 @@ class Backups:
             wrapped = bytes.fromhex(record["wrapped_key"])
             key = self._keyring.unwrap(record["root_key_id"], wrapped, f"backup/{name}")
             tag = record.pop("tag")
-        except StorageBusy:
-            raise
-        except (ValueError, KeyError, TypeError, EngineError) as err:
+        except (ValueError, KeyError, TypeError, *DAMAGED) as err:
             raise BackupInvalid(
                 "This backup cannot be read with the available keys. Add the right root key.",
                 name=name,
@@ -382,9 +376,7 @@ class Backups:
         try:
             sealed = self._place.get(f"{name}/{_CATALOG}")
             return open_field(key, f"backup/{name}/catalog", sealed)
-        except StorageBusy:
-            raise
-        except EngineError as err:
+        except DAMAGED as err:
             raise BackupInvalid(
                 "The catalog of this backup is missing or altered. Use another backup.", name=name
             ) from err

@@ -226,13 +226,18 @@ def test_a_draft_sealed_while_a_backup_runs_does_not_break_it(
 
 
 def _damage(path: Path, damage: str) -> None:
-    if damage == "lost":
+    if damage != "rotten":
         path.unlink()
-    else:
+    if damage == "unreadable":  # in the way of a bad sector, also for root
+        path.mkdir()
+    elif damage == "rotten":
         path.write_bytes(b"rotten")
 
 
-@pytest.mark.parametrize(("damage", "why"), [("lost", "not-found"), ("rotten", "seal-broken")])
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [("lost", "not-found"), ("rotten", "seal-broken"), ("unreadable", "file-unreadable")],
+)
 def test_a_stored_file_that_is_gone_stops_no_backup_and_is_told(
     ward: Ward, settings: Settings, host: FakeHost, damage: str, why: str, recovered: Recover
 ) -> None:
