@@ -21,9 +21,9 @@ from engine.geometry import Region
 BLOCK_PX = 16
 WIDEST_PX = 6  # of a stroke: letters up to about 45 px, and twice that at half the size
 #: At full and at half size: grey levels of contrast below which a stroke counts as none, and how
-#: much more than usual is news. Of 239 lines drawn into single frames of drawn films, of contrast 8
-#: to 160 and letters of 7 to 60 px, that a glance at the whole frame sees, these leave out none;
-#: of 190 in real films of ultrasound two, where so much else is news that the frame is glanced at.
+#: much more than usual is news. ``benchmarks/strokes.py``: of 192 lines on one frame alone of drawn
+#: films, of those that a glance at the whole frame sees, these leave out none; of 138 in real films
+#: of ultrasound three, where so much else is news that nearly all of each frame is glanced at.
 LEAST = (12, 24)
 MORE = (1.4, 1.6)
 ALONE = 2.0  # times that much, from which a block without such a neighbour is news: noise is none
