@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from engine.errors import RosterBroken
+from engine.errors import RosterBroken, SealBroken
 from engine.operations.live_settings import LiveSettings
 from engine.people.access_integrity import CHANGES, AccessIntegrity
 from engine.people.care import Access, bound
@@ -35,15 +35,21 @@ class AccessWatch:
         self._integrity = integrity
         self._live = live
         self._shared = shared
+        #: Did this server find it? What is shared does not outlive a crash of the database.
+        self._found = False
 
     @property
     def broken(self) -> bool:
         """Were accounts or rights changed outside MedSec, as whichever server found? Then no entry
         vouches for them."""
-        return self._shared.get(_KIND, _KIND) is not None
+        try:
+            return self._found or self._shared.get(_KIND, _KIND) is not None
+        except SealBroken:
+            return True
 
     @broken.setter
     def broken(self, found: bool) -> None:
+        self._found = found
         if found:
             self._shared.hold(Hold(_KIND, _KIND, _KIND, "found"), _KEPT)
         else:

@@ -57,7 +57,8 @@ class Erasures:
             # Two erasures at once must not write the older list last.
             with self._database.alone("list of erasures", _PATIENCE_SECONDS):
                 erasures = self.known(self._database.read())
-                if erasures:
+                # Even an empty list saves each start from reading all backups in a bucket.
+                if erasures or self._live.settings.backups:
                     self._backup_folder().record_erasures(erasures)
                     self._note_listed()
             self.kept = True

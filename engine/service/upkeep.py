@@ -360,7 +360,10 @@ class Upkeep:
             needed += len(there) - len(found)
             orphans += [a for a in found if self._host.blob_age_seconds(a) > age]
         self._database.settle()  # a crash would take back that an old draft was sealed
-        if len(orphans) > max(MOST_ORPHANS, needed):
+        # With a claim, changes leave files to this sweep, and it is known whether the catalog was
+        # set back.
+        explained = self._file_claim.needed and self._file_claim.set_back_at is None
+        if len(orphans) > max(MOST_ORPHANS, needed) and not explained:
             # Crashes leave a few; this many say that the catalog is an older one.
             total = needless + needed
             log.error("not swept: %d of %d files belong to no image", len(orphans), total)

@@ -3,7 +3,7 @@
 A catalog on a server, or files in a bucket, can be copied without the other: a machine is cloned, a
 backup or an earlier state is started beside the original. To each of two copies the files that only
 the other one knows seem needless. So beside the files lies a random word, and the catalog knows the
-two newest ones. It changes with each start and every hour.
+newest ones. It changes with each start and every hour.
 
 - A start that does not know the word is refused: another copy went on after this one was made.
 - One that knows it gets the next word. Should the other copy run, it looks within a minute, finds a
@@ -11,9 +11,12 @@ two newest ones. It changes with each start and every hour.
 - Where they are contested, no copy deletes anything, and none starts, until somebody has decided
   which one goes on (:meth:`FileClaim.take_over`).
 - Files are deleted by the sweep alone, many looks after a start.
+- Where no word lies there at all, nobody can say: a folder is not mounted, perhaps. Nothing is
+  deleted then, and a catalog that knows words does not start.
 
 The word is also noted in the data folder: a catalog that its database set back to an earlier moment
-knows none of today's, but its folder does.
+knows none of today's, but its folder does. It starts, and deletes nothing for some days: it may be
+set to a later moment still.
 
 A catalog in a file with its files beside it needs none of this: they are copied together.
 """
@@ -21,10 +24,12 @@ A catalog in a file with its files beside it needs none of this: they are copied
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
+from datetime import datetime, timedelta
 from typing import Final
 
-from engine.errors import NotFound, OtherCopy
+from engine.errors import FilesElsewhere, NotFound, OtherCopy, StorageBusy, StorageError
 from engine.host import Host, write_durably
 from engine.settings import Settings
 from engine.store.database import Cursor, Database
@@ -36,8 +41,13 @@ CONTESTED: Final = b"contested"
 LOOK_SECONDS: Final = 60.0
 #: No sweep for so long after a start: another copy that runs has looked several times by then.
 SETTLE_MS: Final = 600_000.0
+#: ... and after the catalog was set back.
+SET_BACK: Final = timedelta(days=7)
+#: Newest words that the catalog keeps: one that was sent long ago may still arrive.
+WORDS: Final = 8
 _PATIENCE_SECONDS: Final = 30.0
 _WHAT: Final = "claim of the files"
+log = logging.getLogger("medsec")
 
 
 class FileClaim:
@@ -60,15 +70,27 @@ class FileClaim:
         self._known = b""
         with contextlib.suppress(FileNotFoundError):
             self._known = (self._folder / CLAIM).read_bytes()
-        self._since_ms = host.ticks_ms()
+        #: Since when the newest word lies beside the files; None while it could not be written.
+        self._since_ms: float | None = None
         self._lock = threading.Lock()
         #: Was another copy found? Then nothing is deleted any more.
         self.contested = False
 
     @property
     def settled(self) -> bool:
-        """Would another copy have been found by now?"""
-        return not self.needed or self._host.ticks_ms() - self._since_ms >= SETTLE_MS
+        """Would another copy have been found by now, and is this the newest state of it?"""
+        if not self.needed:
+            return True
+        if self._since_ms is None or self._host.ticks_ms() - self._since_ms < SETTLE_MS:
+            return False
+        since = self.set_back_at
+        return since is None or self._host.now() - since >= SET_BACK
+
+    @property
+    def set_back_at(self) -> datetime | None:
+        """When this catalog was found to have been set back, or a person let it go on; or None."""
+        noted_at = noted(self._database.read()).get("set_back_at")
+        return datetime.fromisoformat(noted_at) if noted_at else None
 
     def check_place(self, *also: str) -> None:
         """Refuse to look for files where they are not. What the database says counts.
@@ -93,11 +115,31 @@ class FileClaim:
         """
         if not self.needed:
             self._note_place()
+            if self._words():
+                self._note(claim="")  # files and catalog are one now
             return
         with self._database.alone(_WHAT, _PATIENCE_SECONDS):
-            if not brought:
-                self.refuse_others()
-            self._advance(self._there())
+            there = b"" if brought else self._refused_or_mine()
+            if there and there not in self._words():  # only the folder knows it
+                self._note(set_back_at=self._host.now().isoformat())
+            try:
+                self._advance()
+            except _NotWritten as err:
+                if not there:
+                    raise err.why from err
+                # Reading goes on where a disk is full; nothing is deleted until it is written.
+                log.error("the claim of the files was not written: %s", err.why.code)
+
+    def _refused_or_mine(self) -> bytes:
+        """The word that lies there and is this catalog's; nothing where it never had one."""
+        there = self._there()
+        if not there and self._words():
+            raise FilesElsewhere(
+                "The place of the stored files has no mark of this catalog. Is the folder mounted,"
+                " or MEDSEC_BLOBS another one? If the files are there, run medsec files-claim."
+            )
+        self.refuse_others()
+        return there
 
     def refuse_others(self) -> None:
         """Raises OtherCopy where the files' word is none that this catalog knows."""
@@ -111,15 +153,19 @@ class FileClaim:
         Raises:
             StorageError: The place cannot be read or written.
         """
-        self._advance(b"")
+        self._note(set_back_at=self._host.now().isoformat())
+        self.begin()
 
-    def begin(self, before: FileClaim) -> None:
-        """Claim another place, to which the files were moved.
+    def begin(self) -> None:
+        """Claim a place, to which the files were moved.
 
-        Args:
-            before: The claim to the old place; it stays this catalog's until it is dropped.
+        Raises:
+            StorageError: It cannot be written.
         """
-        self._advance(before._there())
+        try:
+            self._advance()
+        except _NotWritten as err:
+            raise err.why from err
 
     def drop(self) -> None:
         """There are no files of this catalog any more."""
@@ -131,9 +177,8 @@ class FileClaim:
             return
         self.check()
         with self._database.alone(_WHAT, _PATIENCE_SECONDS):
-            there = self._there()
-            if self._is_mine(there):
-                self._advance(there)
+            if self._is_mine(self._there()):
+                self.begin()
                 return
         self.check()
 
@@ -142,21 +187,24 @@ class FileClaim:
 
         Raises:
             OtherCopy: No. Then none of them may be deleted, and the other copy is told so.
-            StorageBusy: The place or the database does not answer.
+            StorageBusy: The place or the database does not answer, or there is no word.
         """
         if not self.needed:
             return
         with self._lock:
-            known = noted(self._database.read()).get("claim", "").encode()
-            if known and not self.contested and self._there() == known:
-                self._remember(known)
+            known = self._words()[:1]
+            if not self.contested and [self._there()] == known:
+                self._remember(*known)
                 return
             # Perhaps another server of this catalog was changing it just now.
             with self._database.alone(_WHAT, _PATIENCE_SECONDS):
                 there = self._there()
-                if self.contested or not self._is_mine(there):
+                if not there:
+                    raise StorageBusy("The place of the stored files has no mark of this catalog.")
+                mine = self._is_mine(there)
+                if self.contested or not mine:
                     self.contested = True
-                    if there != CONTESTED:
+                    if there != CONTESTED and not mine:
                         self._host.files.replace(CLAIM, CONTESTED)
                     raise _other_copy()
 
@@ -166,10 +214,16 @@ class FileClaim:
         except NotFound:
             return b""
 
+    def _words(self) -> list[bytes]:
+        """Those that the catalog knows, the newest first."""
+        return noted(self._database.read()).get("claim", "").encode().split()
+
     def _is_mine(self, there: bytes) -> bool:
-        words = noted(self._database.read())
-        mine = {words.get("claim", "").encode(), words.get("before", "").encode(), self._known}
-        return there in mine - {b"", CONTESTED}
+        return there not in (b"", CONTESTED) and there in (*self._words(), self._known)
+
+    def _note(self, **words: str) -> None:
+        with self._database.write() as tx:
+            _note(tx, **words)
 
     def _note_place(self) -> None:
         """In the catalog, and in the data folder."""
@@ -180,15 +234,24 @@ class FileClaim:
         if self._place or (self._folder / PLACE).exists():
             note_place(self._settings, self._place)
 
-    def _advance(self, there: bytes) -> None:
-        """The catalog knows the new word before it lies beside the files."""
+    def _advance(self) -> None:
+        """The catalog knows the new word before it lies beside the files.
+
+        Raises:
+            StorageError: The database cannot be written.
+            _NotWritten: The place cannot.
+        """
         self._note_place()
-        word = self._host.token_of(16)
-        with self._database.write() as tx:
-            _note(tx, claim=word, before=there.decode("ascii", "replace"))
-        if self.needed:
-            self._host.files.replace(CLAIM, word.encode())
-            self._remember(word.encode())
+        word = self._host.token_of(16).encode()
+        self._note(claim=b" ".join([word, *self._words()][:WORDS]).decode("ascii"))
+        if not self.needed:
+            return
+        try:
+            self._host.files.replace(CLAIM, word)
+        except StorageError as err:
+            raise _NotWritten(err) from err
+        self._since_ms = self._host.ticks_ms() if self._since_ms is None else self._since_ms
+        self._remember(word)
 
     def _remember(self, word: bytes) -> None:
         if self._known != word:
@@ -196,8 +259,16 @@ class FileClaim:
             self._known = word
 
 
+class _NotWritten(Exception):
+    """The new word does not lie beside the files, or nobody knows."""
+
+    def __init__(self, why: StorageError) -> None:
+        super().__init__()
+        self.why = why
+
+
 def noted(tx: Cursor) -> dict[str, str]:
-    """What the catalog knows: ``place``, ``claim``, ``before``."""
+    """What the catalog knows: ``place``, ``claim`` (words), ``set_back_at``."""
     return {row["name"]: row["value"] for row in tx.all("SELECT name, value FROM stored_files")}
 
 

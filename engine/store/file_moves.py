@@ -130,7 +130,7 @@ def move_files(settings: Settings, to: str) -> Moved:
         kind = "s3" if url else FOLDER
         log.record(OPERATOR, Event("files.move", detail={"to": kind, "files": files}))
         old.refuse_others()
-        new.begin(old)
+        new.begin()
         for part in PARTS:
             for _ in _each(_delete, source, target, list(source.blobs(part))):
                 pass

@@ -98,6 +98,8 @@ def test_a_copy_that_starts_beside_the_original_stops_both_from_deleting(
         copies.claim("second", other).take(brought=False)
     first.check()
     monkeypatch.setattr(module, "SETTLE_MS", 0.0)
+    assert not first.settled  # the person may have been wrong
+    copies.host.clock += module.SET_BACK
     assert first.settled
 
 
@@ -117,23 +119,90 @@ def test_an_older_copy_does_not_start_and_disturbs_nobody(copies: Copies) -> Non
     copies.claim("first", copies.catalog("again", older)).take(brought=False)
 
 
-def test_a_crash_between_catalog_and_files_refuses_nobody(
+def test_a_place_that_cannot_be_written_is_read_and_nothing_is_deleted(
     copies: Copies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = copies.catalog("first")
-    copies.claim("first", database).take(brought=False)
 
-    def away(*_: object) -> None:
+    def full(*_: object) -> None:
         raise errors.StoreUnavailable("The object store does not answer.")
 
+    monkeypatch.setattr(module, "SETTLE_MS", 0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(type(copies.host.files), "replace", away)
-        for _ in range(2):
-            with pytest.raises(errors.StoreUnavailable):
-                copies.claim("first", database).take(brought=False)
-    again = copies.claim("first", database)
-    again.take(brought=False)
-    again.check()
+        patch.setattr(type(copies.host.files), "replace", full)
+        with pytest.raises(errors.StoreUnavailable):
+            copies.claim("first", database).take(brought=False)  # whose they are, nobody knows yet
+    copies.host.files.replace(CLAIM, copies.claim("first", database)._words()[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(type(copies.host.files), "replace", full)
+        again = copies.claim("first", database)
+        again.take(brought=False)
+        assert not again.settled
+        again.check()
+    again.renew()
+    assert again.settled
+
+
+def test_a_place_that_is_not_mounted_is_no_other_copy(copies: Copies) -> None:
+    database = copies.catalog("first")
+    first = copies.claim("first", database)
+    first.take(brought=False)
+    word = copies.word()
+    copies.host.files.delete(CLAIM)
+    with pytest.raises(errors.StorageBusy, match="no mark"):
+        first.check()
+    with pytest.raises(errors.FilesElsewhere, match="mounted"):
+        copies.claim("first", database).take(brought=False)
+    with pytest.raises(errors.NotFound):
+        copies.word()  # nothing was written there
+    copies.host.files.replace(CLAIM, word)
+    first.check()
+    assert not first.contested
+    copies.claim("first", database).take(brought=False)
+
+
+def test_a_word_that_arrives_late_is_still_the_catalogs(copies: Copies) -> None:
+    database = copies.catalog("first")
+    first = copies.claim("first", database)
+    first.take(brought=False)
+    late = copies.word()
+    first.renew()
+    first.renew()
+    copies.host.files.replace(CLAIM, late)
+    first.check()
+    assert not first.contested
+    copies.claim("first", database).take(brought=False)
+
+
+def test_a_copy_that_has_stopped_deleting_overwrites_no_word_of_its_own(copies: Copies) -> None:
+    database = copies.catalog("first")
+    first = copies.claim("first", database)
+    first.take(brought=False)
+    word = copies.word()
+    first.contested = True
+    with pytest.raises(errors.OtherCopy):
+        first.check()
+    assert copies.word() == word
+
+
+def test_a_catalog_that_was_set_back_deletes_nothing_for_days(
+    copies: Copies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLE_MS", 0.0)
+    database = copies.catalog("first")
+    first = copies.claim("first", database)
+    first.take(brought=False)
+    assert first.settled
+    older = bytes_of(database)
+    first.renew()
+    back = copies.claim("first", copies.catalog("again", older))
+    back.take(brought=False)
+    assert not back.settled
+    back = copies.claim("first", copies._opened[-1])  # started again, it still knows
+    back.take(brought=False)
+    assert not back.settled
+    copies.host.clock += module.SET_BACK
+    assert back.settled
 
 
 def test_servers_of_one_catalog_are_no_copies_of_each_other(copies: Copies) -> None:
