@@ -11,6 +11,7 @@ certificates. This needs Linux, root, ``ip`` (iproute2), ``nginx``, PostgreSQL a
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -266,10 +267,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def hospital(
     folder: Path, count: int, program: str = "benchmarks/scripted.py", **extra: str
 ) -> Iterator[Hospital]:
-    """Databases, store, proxy and networks for so many servers, none of which runs yet."""
+    """Databases, store, proxy and networks for so many servers, none of which runs yet.
+
+    Raises:
+        BlockingIOError: Another run has the networks.
+    """
     # For an engine in this process, too.
     os.environ.update(AWS_ACCESS_KEY_ID=KEY, AWS_SECRET_ACCESS_KEY=SECRET)
     with ExitStack() as stack:
+        # Names of networks are the machine's: another run would take them away.
+        alone = stack.enter_context(Path("/run/medsec-hospital.lock").open("w"))
+        fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
         made = Hospital(folder, count, program, extra, stack)
         stack.callback(made.stop_all)
         yield made
