@@ -85,31 +85,52 @@ def search_film(
     for d in stands:
         tracks.add(replace(d, region=d.region.on_frames(0, frames)))
     strokes.know(known)
-    samples, fully = _Samples(mean, eyes.fresh), -FULLY
-    closely = Watch()
+    samples, fully, due = _Samples(mean, eyes.fresh), -1, 0
+    # The second look sees whole frames that the first one saw in part.
+    after_cut = FULLY if eyes.fresh is None else FULLY // 2
+    closely, since_sample = Watch(), list[Region]()
     closely.news(mean)
     for i in range(frames):
         tell((1 + i / frames) / 2)
         picture = frame(i)
+        since = None
         if eyes.glance is None:
             close = watch.news(picture, tracks.standing)
         else:
-            everywhere = samples.cut(i, picture) or i >= fully + FULLY
-            where = None if everywhere else strokes.risen(picture) | _blocks_of(tracks, picture)
+            cut, risen = samples.cut(i, picture), strokes.risen(picture)
+            everywhere = cut or i >= due
+            where = None if everywhere else risen | _blocks_of(tracks, picture)
+            if everywhere and not cut:
+                since = _unnoticed(risen, fully + 1, i)
             areas = watch.news(picture, tracks.standing, where)
             lines, areas = _glanced(picture, areas, whole, known, eyes.glance)
             doubted = _doubtful(lines, areas, known, tracks.found, eyes)
             close = _around(picture, doubted, tracks.found, closely)
             closely.mark(picture, close)
             if everywhere:
-                fully = i
+                fully, due = i, i + (after_cut if cut else FULLY)
+            since_sample += areas
             if samples.due(i):
-                samples.take(i, eyes.sample(picture, areas, i))
-        tracks.advance(i, close, [d for area in close for d in eyes.look(picture, area, i)])
+                changed = grouped(since_sample, [], whole.width, whole.height)
+                samples.take(i, eyes.sample(picture, changed, i))
+                since_sample = []
+        seen = [d for area in close for d in eyes.look(picture, area, i)]
+        tracks.advance(i, close, seen, since)
     for d in samples.over(frames):
         tracks.add(d)
     tell(1.0)
     return tracks.close()
+
+
+def _unnoticed(risen: np.ndarray, first: int, now: int) -> Callable[[Region], int]:
+    """Since when a box may have been there that is found where no strokes had pointed."""
+
+    def since(box: Region) -> int:
+        rows = slice(box.y1 // BLOCK_PX, -(-box.y2 // BLOCK_PX))
+        columns = slice(box.x1 // BLOCK_PX, -(-box.x2 // BLOCK_PX))
+        return now if risen[rows, columns].any() else max(0, first)
+
+    return since
 
 
 def _standing_in(

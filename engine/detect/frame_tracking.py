@@ -11,7 +11,7 @@ number. A still overlay over a still background is looked at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import cv2
@@ -155,12 +155,19 @@ class Tracks:
         """What was found on the previous frame, or before it and not looked for since."""
         return list(self._standing)
 
-    def advance(self, frame: int, areas: Sequence[Region], found: Iterable[Detection]) -> None:
+    def advance(
+        self,
+        frame: int,
+        areas: Sequence[Region],
+        found: Iterable[Detection],
+        since: Callable[[Region], int] | None = None,
+    ) -> None:
         """Advance by one frame.
 
         Args:
             areas: What was looked at on this frame; elsewhere all stays as it was.
             found: What was seen there, on this frame.
+            since: The first frame on which a new box may have been there; by default this one.
         """
         fresh = list(found)
         still: list[Detection] = []
@@ -176,6 +183,10 @@ class Tracks:
                 fresh.remove(again)
                 best = max(d, again, key=lambda d: d.confidence)
                 still.append(replace(best, region=d.region.hull(again.region)))
+        if since is not None:
+            fresh = [
+                replace(d, region=d.region.on_frames(since(d.region), frame + 1)) for d in fresh
+            ]
         self._standing = still + fresh
 
     def add(self, d: Detection) -> None:

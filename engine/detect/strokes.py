@@ -7,6 +7,9 @@ looked for in all frames together. This costs a hundredth of what a network cost
 A block of pixels has as many strokes as its strongest one has contrast. Noise and speckle have
 strokes, too, but on each frame about the same; smooth anatomy has none, however it moves. At half
 the size, noise is weaker, and what remains are the strokes of large letters.
+
+Where strokes are usual, as in noise, a page or a box that covers them has fewer: its letters may be
+weaker than the noise. So fewer strokes than usual, all in a block together, are news as well.
 """
 
 from __future__ import annotations
@@ -27,10 +30,12 @@ WIDEST_PX = 6  # of a stroke: letters up to about 45 px, and twice that at half 
 LEAST = (12, 24)
 MORE = (1.4, 1.6)
 ALONE = 2.0  # times that much, from which a block without such a neighbour is news: noise is none
+COVERED = 0.7  # share of the usual strokes of a block, on average, below which something covers it
 USUAL = 0.25  # share of the frames that have less than usual: what most have stands there
 MOST_KEPT = 128  # frames from which the usual is taken
 NEAR = 5  # side of the square of blocks whose least is usual beside text that is known
 
+_PER_LEVEL = 4  # a mean is kept in quarters of a grey level
 _KERNEL = np.ones((WIDEST_PX + 1, WIDEST_PX + 1), np.uint8)
 
 
@@ -46,6 +51,7 @@ class Strokes:
         self._kept: list[np.ndarray] = []
         self._usual: np.ndarray | None = None
         self._known: tuple[Region, ...] = ()
+        self._held = np.zeros((0, 0), bool)
 
     def add(self, i: int, picture: np.ndarray) -> None:
         """Take in frame ``i``, of shape (H, W, 3), uint8."""
@@ -71,10 +77,11 @@ class Strokes:
             for level in usual:
                 least = cv2.erode(np.where(held, 255, level).astype(np.uint8), near)
                 level[held] = np.where(least == 255, 0, least)[held]
-        self._usual = usual
+        self._usual, self._held = usual, held
 
     def risen(self, picture: np.ndarray) -> np.ndarray:
-        """Blocks of a frame with more strokes than usual, outside of known text.
+        """Blocks of a frame with more strokes than usual, outside of known text, and blocks with
+        fewer, with those beside them.
 
         Returns:
             Shape (rows, columns), bool; the last row and column may reach beyond the picture.
@@ -84,27 +91,30 @@ class Strokes:
         levels = _levels(picture, self._known)
         news = np.zeros(levels.shape[1:], bool)
         alone = news.copy()
-        for level, usual, least, more in zip(levels, self._usual, LEAST, MORE, strict=True):
+        for level, usual, least, more in zip(levels[:2], self._usual[:2], LEAST, MORE, strict=True):
             most = np.maximum(least, more * usual)
             news |= level > most
             alone |= level > ALONE * most
         beside = cv2.blur(news.astype(np.float32), (3, 3), borderType=cv2.BORDER_CONSTANT)
-        return news & (alone | (beside > 1.5 / 9))
+        strongest, _, usual = self._usual
+        fewer = (strongest > LEAST[0]) & (levels[2] < COVERED * usual) & ~self._held
+        covered = cv2.dilate(fewer.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+        return (news & (alone | (beside > 1.5 / 9))) | covered
 
 
 def _levels(picture: np.ndarray, hidden: Sequence[Region]) -> np.ndarray:
-    """The strongest stroke in each block at full and at half size.
+    """The strongest stroke in each block at full and at half size, and their mean at full size.
 
     Args:
         picture: Shape (H, W, 3), uint8.
         hidden: Boxes whose strokes do not count.
 
     Returns:
-        Shape (2, rows, columns), uint8: grey levels of contrast.
+        Shape (3, rows, columns), uint8: grey levels of contrast, of the mean ``_PER_LEVEL`` times.
     """
     height, width = picture.shape[:2]
     rows, columns = -(-height // BLOCK_PX), -(-width // BLOCK_PX)
-    levels = np.empty((2, rows, columns), np.uint8)
+    levels = np.empty((3, rows, columns), np.uint8)
     shown = _channels(picture)
     for k, block in enumerate((BLOCK_PX, BLOCK_PX // 2)):
         if k:  # an odd last row or column is averaged into its neighbours
@@ -119,7 +129,11 @@ def _levels(picture: np.ndarray, hidden: Sequence[Region]) -> np.ndarray:
             strokes[max(0, y1 - beside) : y2 + beside, max(0, x1 - beside) : x2 + beside] = 0
         padded = np.zeros((rows * block, columns * block), np.uint8)
         padded[: strokes.shape[0], : strokes.shape[1]] = strokes
-        levels[k] = padded.reshape(rows, block, columns, block).max(axis=(1, 3))
+        blocks = padded.reshape(rows, block, columns, block)
+        levels[k] = blocks.max(axis=(1, 3))
+        if not k:
+            mean = blocks.mean(axis=(1, 3), dtype=np.float32)
+            levels[2] = np.minimum(_PER_LEVEL * mean, 255)
     return levels
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 
 from engine.detect.detector import Detector, Profile
-from engine.detect.films import FULLY, SAMPLE, Eyes, _standing_in
-from engine.detect.frame_tracking import Watch
+from engine.detect.films import FULLY, SAMPLE, Eyes, _standing_in, search_film
+from engine.detect.frame_tracking import BLOCK_PX, Watch
 from engine.detect.looking import NETWORKS
 from engine.detect.networks import Finding, ModelInfo
+from engine.detect.strokes import Strokes
 from engine.records import Detection, Region
 from engine.settings import Settings
 
@@ -124,6 +126,33 @@ def test_a_line_that_grows_out_of_a_known_one_is_looked_at(reader: Reader, faces
     assert name.region == longer.on_frames(0, FRAMES)
 
 
+def test_what_no_stroke_pointed_at_is_taken_to_be_there_since_the_last_whole_frame(
+    reader: Reader, faces: Faces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = anatomy()
+    for i in range(FULLY + 4, FULLY + 9):
+        drawn(frames[i], NAME)
+        drawn(frames[i + 5], NAME)
+    blind = np.zeros((H // BLOCK_PX, W // BLOCK_PX), bool)
+    monkeypatch.setattr(Strokes, "risen", lambda strokes, picture: blind)
+    [name] = found(frames)
+    assert name.region == NAME.on_frames(FULLY + 1, 2 * FULLY + 4)
+
+
+def test_the_second_look_sees_whole_frames_that_the_first_one_did_not(
+    reader: Reader, faces: Faces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = anatomy()
+    drawn(frames[FULLY // 2], NAME)  # seen by nobody else
+    blind = np.zeros((H // BLOCK_PX, W // BLOCK_PX), bool)
+    monkeypatch.setattr(Strokes, "risen", lambda strokes, picture: blind)
+    assert found(frames) == []
+    detector = Detector(Settings(), {"film": PROFILE})
+    mask = [Region(0, 0, 20, 10, 0, FRAMES)]
+    [name] = detector.rescan(lambda i: frames[i], FRAMES, mask, PROFILE)
+    assert name.region.frame <= FULLY // 2 < name.region.frame_end
+
+
 def test_a_glance_that_misses_what_was_there_is_not_believed(reader: Reader, faces: Faces) -> None:
     frames = anatomy()[:12]
     for frame in frames[5:8]:
@@ -182,6 +211,23 @@ def test_what_only_the_darkest_show_is_found_where_it_stands(reader: Reader, fac
     [name] = found(frames)
     assert name.region == NAME.on_frames(0, FRAMES)
     assert reader.looks == 2
+
+
+def test_a_code_is_looked_for_where_anything_changed_since_the_last_sample() -> None:
+    frames = anatomy()
+    code = Region(200, 160, 240, 200)
+    for i in (SAMPLE + 1, SAMPLE + 2, SAMPLE + 3, SAMPLE + 4):
+        drawn(frames[i], code, (0, 255, 0))  # it comes between two samples, and stays
+    shown: dict[int, list[Region]] = {}
+
+    def sample(picture: np.ndarray, areas: Sequence[Region], i: int) -> list[Detection]:
+        shown[i] = list(areas)
+        return []
+
+    eyes = Eyes(lambda *_: [], sample, lambda *_: [], lambda d: True)
+    search_film(lambda i: frames[i], FRAMES, eyes, 0.5, lambda share: None)
+    at = min(i for i in shown if i >= SAMPLE + 1)
+    assert any(code.intersection_px(area) == code.area_px for area in shown[at])
 
 
 @pytest.mark.parametrize("stands", [True, False])

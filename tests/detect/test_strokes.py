@@ -67,6 +67,22 @@ def test_a_line_on_one_frame_is_news(
     assert near.sum() >= 2
 
 
+@pytest.mark.parametrize(
+    "box", [(slice(60, 150), slice(100, 300)), (slice(82, 110), slice(140, 250))]
+)
+def test_a_box_over_noise_is_news_though_its_letters_are_weaker(
+    box: tuple[slice, slice],
+) -> None:
+    film = [noisy(i) for i in range(FRAMES)]
+    film[9][box] = 60
+    film[9] = written(film[9], "EWA 1971", (95, 95, 95), 0.5)
+    strokes = known(film, [])
+    rows, columns = np.nonzero(strokes.risen(film[9]))
+    near = (abs(rows * BLOCK_PX - AT[1]) <= BLOCK_PX) & (columns * BLOCK_PX >= AT[0] - BLOCK_PX)
+    assert near.sum() >= 8
+    assert strokes.risen(film[8]).mean() < 0.01
+
+
 def test_what_stands_is_usual_and_what_comes_beside_it_is_not() -> None:
     film = [written(smooth(i), "NOWAK", (230, 230, 230), 0.5) for i in range(FRAMES)]
     name = Region(AT[0] - 2, AT[1] - 14, AT[0] + 52, AT[1] + 4)
