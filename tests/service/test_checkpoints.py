@@ -210,7 +210,7 @@ def test_the_rest_of_the_upkeep_goes_on_where_a_checkpoint_fails(
 ) -> None:
     swept = []
 
-    def sweep() -> int:
+    def sweep(still_alone: object) -> int:
         swept.append(1)
         return 0
 
