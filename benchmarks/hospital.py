@@ -27,8 +27,9 @@ import httpx
 from engine import Settings
 from tests.certificates import Authority
 from tests.object_store import KEY, SECRET, ObjectStore
-from tests.postgresql import SERVER, Cluster
-from tests.test_deploy import NGINX, example, free_port
+from tests.postgresql import SERVER, Cluster, name_of
+from tests.serving import Server, wait
+from tests.test_deploy import NGINX, example, free_port, stop
 
 ROOT = Path(__file__).parent.parent
 #: Networks: their bridges have address 1, server ``n`` has address 10 + n.
@@ -163,12 +164,12 @@ class Hospital:
         )
         config.write_text(text.removesuffix("}\n") + store + "}\n")
         process = subprocess.Popen([NGINX, "-c", str(config)])
-        self._stack.callback(_end, process)
+        self._stack.callback(stop, process)
         return process
 
     def environment(self, server: Running) -> dict[str, str]:
         """What a server is started with."""
-        net, database = NETWORKS["database"], self.local_url.partition("@/")[2].partition("?")[0]
+        net, database = NETWORKS["database"], name_of(self.local_url)
         return {
             "MEDSEC_DATA": str(server.folder / "data"),
             "MEDSEC_KEY_FILE": str(self.folder / "keys" / "root.key"),
@@ -216,7 +217,7 @@ class Hospital:
 
     def only(self, count: int) -> None:
         """Start so many of them, and let the proxy know no others."""
-        _end(self.proxy)
+        stop(self.proxy)
         self.proxy = self._start_proxy(self.servers[:count])
         for server in self.servers[:count]:
             self.start(server)
@@ -224,12 +225,9 @@ class Hospital:
 
     def wait(self, server: Running) -> None:
         """Until it answers. Raises RuntimeError where it does not."""
-        end = time.monotonic() + START_SECONDS
-        while not server.healthy():
-            assert server.process is not None
-            if server.process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"a server did not start:\n{server.log.read_text()[-3000:]}")
-            time.sleep(0.1)
+        assert server.process is not None
+        there = Server(server.url, server.log, server.process.pid)
+        wait(there, server.process, START_SECONDS)
 
     def stop_all(self) -> None:
         for server in self.servers:
@@ -256,11 +254,6 @@ class Hospital:
     def mend(self, server: Running, *networks: str) -> None:
         for network in networks:
             ip("link", "set", self._cable(server, network), "up")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    process.wait(30)
 
 
 @contextmanager

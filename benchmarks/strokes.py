@@ -18,7 +18,8 @@ import numpy as np
 import pydicom
 
 from benchmarks.screening import film, places
-from engine.detect.strokes import BLOCK_PX, Strokes
+from engine.detect.frame_tracking import BLOCK_PX, blocks_of
+from engine.detect.strokes import Strokes
 from engine.detect.text import TextNetwork
 from engine.geometry import Region
 from engine.settings import Settings
@@ -80,8 +81,7 @@ def measured(frames: np.ndarray, lines: int, network: TextNetwork) -> tuple[int,
         if max((b.intersection_px(line) for b in boxes if b), default=0) < SEEN * line.area_px:
             continue
         seen += 1
-        rows = slice(line.y1 // BLOCK_PX, -(-line.y2 // BLOCK_PX))
-        columns = slice(line.x1 // BLOCK_PX, -(-line.x2 // BLOCK_PX))
+        rows, columns = blocks_of(line)
         missed += not strokes.risen(picture)[rows, columns].any()
     return seen, missed, news
 

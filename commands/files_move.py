@@ -74,7 +74,7 @@ def move(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
 def take_over(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
     claim_files(folder.settings(arguments), arguments.reason)
     terminal.tell(
-        "this copy goes on with the stored files. Never start another one on them: after a day this"
-        " one deletes what only the other one knows"
+        "this copy goes on with the stored files. Never start another one on them: after a week"
+        " this one deletes what only the other one knows"
     )
     return Outcome.DONE

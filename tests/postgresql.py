@@ -42,6 +42,11 @@ def programs() -> Path | None:
     return there[-1].parent if there else None
 
 
+def name_of(url: str) -> str:
+    """The database that a URL of :class:`Cluster` names."""
+    return url.partition("@/")[2].partition("?")[0]
+
+
 def forge(database: Database, sql: str) -> None:
     """What somebody with the file, or with all rights on the server, could do."""
     if isinstance(database, PostgresDatabase):
@@ -205,7 +210,7 @@ class Cluster:
 
         One whose tables, triggers or rights a test has changed is left alone.
         """
-        name = url.partition("@/")[2].partition("?")[0]
+        name = name_of(url)
         with self.superuser(name) as admin:
             if admin.execute("SELECT to_regclass('medsec.migrations')").fetchone() == (None,):
                 return

@@ -117,7 +117,7 @@ def test_three_servers_behind_nginx_serve_and_any_of_them_may_die(
     with ExitStack() as stack:
         for number in range(3):
             server, process = launch(tmp_path / str(number), **common)
-            stack.callback(_end, process)
+            stack.callback(stop, process)
             wait(server, process, 120)
             running.append((server, process))
         settings = Settings(
@@ -133,7 +133,7 @@ def test_three_servers_behind_nginx_serve_and_any_of_them_may_die(
         addresses = [server.url.removeprefix("http://") for server, _ in running]
         config = example(tmp_path, port, addresses)
         proxy = subprocess.Popen([NGINX, "-c", str(config)])
-        stack.callback(_end, proxy)
+        stack.callback(stop, proxy)
         address = f"http://127.0.0.1:{port}"
         _until(lambda: httpx.get(f"{address}/api/health/").status_code == 200)
 
@@ -193,7 +193,7 @@ def test_three_servers_behind_nginx_serve_and_any_of_them_may_die(
         assert json.loads(line)["server"] == ids[0]
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     process.wait(30)
 

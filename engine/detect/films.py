@@ -6,9 +6,9 @@ streaks of all that moves, too, so only what a cheap network sees there and what
 is looked at closely.
 
 After that, the cheap network glances at what changed on each frame: on every ``FULLY``-th one and
-the first of each scene at all of it, on the others where there are more fine strokes than usual
-(:mod:`engine.detect.strokes`). What it sees that is not known yet is looked at by all networks, so
-a name on one frame alone is found on that frame.
+the first of each scene at all of it, on the others where there are more fine strokes than usual,
+or fewer (:mod:`engine.detect.strokes`). What it sees that is not known yet is looked at by all
+networks, so a name on one frame alone is found on that frame.
 
 Networks for which nobody can glance, such as those for faces, look at the first frame of each
 scene and at every ``SAMPLE``-th frame that changed. What they see is taken to be there from the
@@ -25,7 +25,15 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from engine.detect.frame_tracking import BLOCK_PX, CONTEXT_PX, SAME, Tracks, Watch, grouped
+from engine.detect.frame_tracking import (
+    BLOCK_PX,
+    CONTEXT_PX,
+    SAME,
+    Tracks,
+    Watch,
+    blocks_of,
+    grouped,
+)
 from engine.detect.strokes import Strokes
 from engine.geometry import Region
 from engine.records import Detection
@@ -99,7 +107,7 @@ def search_film(
         else:
             cut, risen = samples.cut(i, picture), strokes.risen(picture)
             everywhere = cut or i >= due
-            where = None if everywhere else risen | _blocks_of(tracks, picture)
+            where = None if everywhere else risen | _standing_blocks(tracks, picture)
             if everywhere and not cut:
                 since = _unnoticed(risen, fully + 1, i)
             areas = watch.news(picture, tracks.standing, where)
@@ -126,9 +134,7 @@ def _unnoticed(risen: np.ndarray, first: int, now: int) -> Callable[[Region], in
     """Since when a box may have been there that is found where no strokes had pointed."""
 
     def since(box: Region) -> int:
-        rows = slice(box.y1 // BLOCK_PX, -(-box.y2 // BLOCK_PX))
-        columns = slice(box.x1 // BLOCK_PX, -(-box.x2 // BLOCK_PX))
-        return now if risen[rows, columns].any() else max(0, first)
+        return now if risen[blocks_of(box)].any() else max(0, first)
 
     return since
 
@@ -183,7 +189,7 @@ def _cut_off(line: Region, area: Region, whole: Region) -> bool:
     )
 
 
-def _blocks_of(tracks: Tracks, picture: np.ndarray) -> np.ndarray:
+def _standing_blocks(tracks: Tracks, picture: np.ndarray) -> np.ndarray:
     """Blocks in which something stands that was found on a frame: it may be gone.
 
     Returns:
@@ -192,9 +198,7 @@ def _blocks_of(tracks: Tracks, picture: np.ndarray) -> np.ndarray:
     height, width = picture.shape[:2]
     blocks = np.zeros((-(-height // BLOCK_PX), -(-width // BLOCK_PX)), bool)
     for box in tracks.standing:
-        blocks[
-            box.y1 // BLOCK_PX : -(-box.y2 // BLOCK_PX), box.x1 // BLOCK_PX : -(-box.x2 // BLOCK_PX)
-        ] = True
+        blocks[blocks_of(box)] = True
     return blocks
 
 

@@ -133,6 +133,14 @@ def grouped(areas: list[Region], standing: list[Region], width: int, height: int
     return sorted(joined)
 
 
+def blocks_of(box: Region) -> tuple[slice, slice]:
+    """Rows and columns of the blocks that a box touches; it may reach out of the picture."""
+    return (
+        slice(max(0, box.y1) // BLOCK_PX, -(-box.y2 // BLOCK_PX)),
+        slice(max(0, box.x1) // BLOCK_PX, -(-box.x2 // BLOCK_PX)),
+    )
+
+
 class Tracks:
     """Boxes through time: what stays in place is one detection with a range of frames.
 

@@ -1,4 +1,4 @@
-"""Where a frame of a film has more fine strokes than that place mostly has.
+"""Where a frame of a film has more fine strokes, or fewer, than that place mostly has.
 
 Text is strokes: thin, and brighter or darker than both of their sides. Where a frame has no more of
 them than the same place of most other frames, it has no text but what stands there, and that is
@@ -19,9 +19,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from engine.detect.frame_tracking import BLOCK_PX, blocks_of
 from engine.geometry import Region
 
-BLOCK_PX = 16
 WIDEST_PX = 6  # of a stroke: letters up to about 45 px, and twice that at half the size
 #: At full and at half size: grey levels of contrast below which a stroke counts as none, and how
 #: much more than usual is news. ``benchmarks/strokes.py``: of 192 lines on one frame alone of drawn
@@ -65,12 +65,7 @@ class Strokes:
         self._kept = []
         held = np.zeros(usual.shape[1:], bool)
         for box in known:
-            wide = box.padded(0.0, WIDEST_PX)
-            rows, columns = (
-                slice(max(0, start) // BLOCK_PX, -(-end // BLOCK_PX))
-                for start, end in ((wide.y1, wide.y2), (wide.x1, wide.x2))
-            )
-            held[rows, columns] = True
+            held[blocks_of(box.padded(0.0, WIDEST_PX))] = True
         # Strokes of what is known say nothing about those of what may come beside it.
         if held.any():
             near = np.ones((NEAR, NEAR), np.uint8)

@@ -122,13 +122,14 @@ class FileClaim:
             there = b"" if brought else self._refused_or_mine()
             if there and there not in self._words():  # only the folder knows it
                 self._note(set_back_at=self._host.now().isoformat())
+            word = self._next_word()
             try:
-                self._advance()
-            except _NotWritten as err:
+                self._lay(word)
+            except StorageError as err:
                 if not there:
-                    raise err.why from err
+                    raise
                 # Reading goes on where a disk is full; nothing is deleted until it is written.
-                log.error("the claim of the files was not written: %s", err.why.code)
+                log.error("the claim of the files was not written: %s", err.code)
 
     def _refused_or_mine(self) -> bytes:
         """The word that lies there and is this catalog's; nothing where it never had one."""
@@ -138,12 +139,14 @@ class FileClaim:
                 "The place of the stored files has no mark of this catalog. Is the folder mounted,"
                 " or MEDSEC_BLOBS another one? If the files are there, run medsec files-claim."
             )
-        self.refuse_others()
+        self._refuse_foreign(there)
         return there
 
     def refuse_others(self) -> None:
         """Raises OtherCopy where the files' word is none that this catalog knows."""
-        there = self._there()
+        self._refuse_foreign(self._there())
+
+    def _refuse_foreign(self, there: bytes) -> None:
         if self.needed and there and not self._is_mine(there):
             raise _other_copy()
 
@@ -162,10 +165,7 @@ class FileClaim:
         Raises:
             StorageError: It cannot be written.
         """
-        try:
-            self._advance()
-        except _NotWritten as err:
-            raise err.why from err
+        self._lay(self._next_word())
 
     def drop(self) -> None:
         """There are no files of this catalog any more."""
@@ -234,37 +234,25 @@ class FileClaim:
         if self._place or (self._folder / PLACE).exists():
             note_place(self._settings, self._place)
 
-    def _advance(self) -> None:
-        """The catalog knows the new word before it lies beside the files.
-
-        Raises:
-            StorageError: The database cannot be written.
-            _NotWritten: The place cannot.
-        """
+    def _next_word(self) -> bytes:
+        """A new word, which the catalog knows before it lies beside the files."""
         self._note_place()
         word = self._host.token_of(16).encode()
         self._note(claim=b" ".join([word, *self._words()][:WORDS]).decode("ascii"))
+        return word
+
+    def _lay(self, word: bytes) -> None:
         if not self.needed:
             return
-        try:
-            self._host.files.replace(CLAIM, word)
-        except StorageError as err:
-            raise _NotWritten(err) from err
-        self._since_ms = self._host.ticks_ms() if self._since_ms is None else self._since_ms
+        self._host.files.replace(CLAIM, word)
+        if self._since_ms is None:
+            self._since_ms = self._host.ticks_ms()
         self._remember(word)
 
     def _remember(self, word: bytes) -> None:
         if self._known != word:
             write_durably(self._folder / CLAIM, word)
             self._known = word
-
-
-class _NotWritten(Exception):
-    """The new word does not lie beside the files, or nobody knows."""
-
-    def __init__(self, why: StorageError) -> None:
-        super().__init__()
-        self.why = why
 
 
 def noted(tx: Cursor) -> dict[str, str]:

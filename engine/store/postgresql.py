@@ -491,12 +491,15 @@ class PostgresDatabase(Database):
 
     def _begin(self, connection: Connection) -> None:
         # One of several servers that says nothing amid a change must not hold up the others.
-        patience = b"10min" if self._servers is None else b"%d" % self._servers.patience_ms
+        patience = b""
+        if self._servers is not None:
+            patience = (
+                b" SET LOCAL idle_in_transaction_session_timeout = %d;" % self._servers.patience_ms
+            )
         cursor = connection.execute(
-            b"BEGIN; SET LOCAL synchronous_commit = off;"
-            b" SET LOCAL idle_in_transaction_session_timeout = '" + patience + b"';"
-            b" SELECT * FROM writer FOR UPDATE"
-        )
+            b"BEGIN; SET LOCAL synchronous_commit = off;" + patience
+            + b" SELECT * FROM writer FOR UPDATE"
+        )  # fmt: skip
         while cursor.nextset():
             pass
         row = cursor.fetchall()[0]

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from engine.detect.strokes import BLOCK_PX, Strokes
+from engine.detect.frame_tracking import BLOCK_PX
+from engine.detect.strokes import Strokes
 from engine.geometry import Region
 
 H, W, FRAMES = 200, 320, 24

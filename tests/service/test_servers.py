@@ -27,7 +27,7 @@ from engine.store.audit import Event
 from engine.store.postgresql import PostgresDatabase
 from tests.conftest import PASSWORD, WHY, Team, text_png
 from tests.fakes import ScriptedDetector
-from tests.postgresql import Cluster
+from tests.postgresql import Cluster, name_of
 
 
 @dataclass
@@ -179,7 +179,7 @@ def test_what_a_session_had_open_is_forgotten_when_it_ends_elsewhere(pair: Pair)
 
 
 def test_accounts_changed_outside_are_an_alarm_on_all_servers(pair: Pair, cluster: Cluster) -> None:
-    name = str(pair.settings.database).partition("@/")[2].partition("?")[0]
+    name = name_of(str(pair.settings.database))
 
     def let(role: str) -> None:
         with cluster.superuser(name) as admin:

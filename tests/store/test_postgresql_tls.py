@@ -14,7 +14,7 @@ from engine.store.audit import AuditLog, Event
 from engine.store.postgresql import PostgresDatabase
 from tests.certificates import Authority
 from tests.fakes import FakeHost
-from tests.postgresql import SERVER, Cluster
+from tests.postgresql import SERVER, Cluster, name_of
 
 NAME = "db.hospital"
 
@@ -33,7 +33,7 @@ def catalog_on() -> str:
 def url(catalog_url: str, cluster: Cluster, authority: Authority, tmp_path: Path) -> str:
     """The database by the name of another machine, which is this one, over the network."""
     (tmp_path / "ca.pem").write_bytes(authority.pem)
-    database = catalog_url.partition("@/")[2].partition("?")[0]
+    database = name_of(catalog_url)
     return (
         f"postgresql://{SERVER}@{NAME}:{cluster.port}/{database}?hostaddr=127.0.0.1"
         f"&sslmode=verify-full&sslrootcert={tmp_path}/ca.pem"
