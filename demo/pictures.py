@@ -158,7 +158,7 @@ def _slice(path: Path, patient: DemoPatient, title: str) -> bytes:
     pixels[stamp] = int(np.percentile(pixels, 99.9))
     ds.PixelData = pixels.tobytes()
     ds.StudyDate, ds.StudyTime, ds.StudyDescription = "20261102", "094100", title
-    ds.SeriesDescription = title.title()
+    ds.SeriesDescription = f"{title} axial" if title.startswith("CT") else f"{title} sagittal"
     return _named(ds, patient)
 
 

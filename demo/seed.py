@@ -68,4 +68,5 @@ def _take_in(engine: Engine, token: str, ids: dict[str, str], file: DemoFile) ->
         record = engine.drafts.seal(token, draft.image_id, certain, view.left, adopt=True)
     except errors.ReviewNeeded as err:
         return f"waits for review ({', '.join(err.facts['reasons'])})"
-    return f"{record.region_count} regions sealed"
+    count = record.region_count
+    return f"{count} region{'' if count == 1 else 's'} sealed"

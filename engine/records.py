@@ -273,6 +273,16 @@ class Series:
     laterality: str
     images: tuple[ImageRecord, ...]
 
+    @property
+    def title(self) -> str:
+        """Number, description, and the body part where the description does not name it."""
+        number = "" if self.number is None else f"Series {self.number}"
+        part = self.body_part.lower()
+        named = part in self.description.lower()
+        return " · ".join(
+            said for said in (number, self.description, "" if named else part) if said
+        )
+
 
 @dataclass(frozen=True)
 class Study:

@@ -47,7 +47,7 @@ def test_an_interrupted_filling_goes_on(engine: Engine) -> None:
     said: list[str] = []
     demo.seed.fill(engine, said.append)
     assert [line.rsplit(": ", 1)[1] for line in said] == [
-        "already there", "already there", "1 regions sealed",
+        "already there", "already there", "1 region sealed",
     ]  # fmt: skip
     assert sealed(engine) == 3
     demo.seed.fill(engine, said.append)

@@ -88,6 +88,15 @@ def _moment(at: datetime | None) -> str:
     return "never" if at is None else widgets.when(at)
 
 
+_IMAGES = {
+    ImageState.DRAFT: "Images ready to seal",
+    ImageState.REVIEW: "Images to review",
+    ImageState.RELEASED: "Images sealed",
+    ImageState.WITHDRAWN: "Images withdrawn",
+    ImageState.ERASED: "Images erased",
+}
+
+
 def health(token: str) -> None:
     """Health of the system."""
     now = state.engine().health.state(token)
@@ -100,7 +109,7 @@ def health(token: str) -> None:
         ]
     )
     widgets.facts(
-        [(f"Images: {name}", str(count)) for name, count in sorted(now["images"].items())]
+        [(name, f"{now['images'][key]:,}") for key, name in _IMAGES.items() if key in now["images"]]
         + [
             ("Active accounts", str(now["accounts"])),
             ("Entries in the audit log", str(now["audit_entries"])),
@@ -188,14 +197,18 @@ def custody(token: str) -> None:
         "To print recovery shares, run `python cli.py shares` with the share holders present."
     )
     left = held["keys_to_rotate"]
-    label = f"Continue: {left} keys left" if left else "Add a root key and re-wrap all keys"
+    label = (
+        f"Continue: {widgets.counted(left, 'key')} left"
+        if left
+        else "Add a root key and re-wrap all keys"
+    )
     with widgets.banner():
         if st.button(label, key="rotate", icon=":material/key:"):
             bar = st.progress(0.0, "re-wrapping")
             whole = left
             for remaining in engine.keys.rotate(token, new_root=not left):
                 whole = max(whole, remaining, 1)
-                bar.progress(1 - remaining / whole, f"{remaining} keys left")
+                bar.progress(1 - remaining / whole, f"{widgets.counted(remaining, 'key')} left")
             st.success(
                 "All keys are wrapped with the newest root key. Back it up and print new shares."
             )
@@ -208,9 +221,10 @@ def custody(token: str) -> None:
                 st.success(f"Backup {engine.backups.make(token)} written and verified.")
             for name in reversed(engine.backups.names(token)):
                 if st.button(f"Verify {name}", key=f"check-{name}"):
-                    st.success(f"{name}: {engine.backups.verify(token, name)} files, all intact.")
+                    files = widgets.counted(engine.backups.verify(token, name), "file")
+                    st.success(f"{name}: {files}, all intact.")
                     if missing := len(engine.backups.missing(token, name)):
-                        st.warning(f"{missing} files were already missing when it was made.")
+                        st.warning(f"Missing already when it was made: {missing:,} of its files.")
     st.header("Erasure")
     st.write("Destroys the patient's key. Nobody can open the record, notes and images afterwards.")
     with st.form("erase", width=440), widgets.banner():

@@ -79,7 +79,8 @@ def _told(glass: EmergencyAccess) -> None:
 
 def _done(token: str, glass: EmergencyAccess) -> None:
     entries = state.engine().care.emergency_access_entries(token, glass.glass_id)
-    with st.expander(f"Activity: {len(entries)} entries", icon=":material/history:"):
+    said = "1 entry" if len(entries) == 1 else f"{len(entries):,} entries"
+    with st.expander(f"Activity: {said}", icon=":material/history:"):
         widgets.history(entries)
 
 

@@ -81,7 +81,9 @@ def _with_unit(entry: SettingEntry, value: str) -> str:
 def _short(value: str) -> str:
     """A value for one line: of certificates, how many they are."""
     count = value.count("-----BEGIN CERTIFICATE-----")
-    return f"{count} certificate{'s' * (count > 1)}" if count else value or "none"
+    if count:
+        return widgets.counted(count, "certificate")
+    return {"True": "on", "False": "off", "": "none"}.get(value, value)
 
 
 def _recipients(token: str) -> None:

@@ -69,9 +69,9 @@ def _withheld(whole: Statistics) -> str:
     if not whole.withheld:
         return ""
     return (
-        f" {len(whole.images)} images are shown; up to {whole.withheld} more are withheld, and"
-        " those of the newest patients, because fewer than five patients have images of their"
-        " month and modality so far."
+        f" Shown: {widgets.counted(len(whole.images), 'image')}. Up to {whole.withheld:,} more are"
+        " withheld, and those of the newest patients, because fewer than five patients have images"
+        " of their month and modality so far."
     )
 
 

@@ -270,6 +270,10 @@ def thresholds(regions: pd.DataFrame, threshold: float, dark: bool = False) -> g
     return finish(figure, title, explains, describes, 380, dark)
 
 
+#: Stages that are called otherwise on pages than in the records.
+_STAGES = {"shadow": "Compare profiles", "rescan": "Look again"}
+
+
 def stage_times(images: pd.DataFrame, dark: bool = False) -> go.Figure:
     """Median, 95th and 99th percentile of every stage."""
     title = "Time per stage"
@@ -282,7 +286,8 @@ def stage_times(images: pd.DataFrame, dark: bool = False) -> go.Figure:
     if table.empty:
         return empty(title, explains, "No time has been measured yet.", dark)
     columns = list(table.columns)
-    rows = [str(c).removesuffix("_ms").replace("_", " ").capitalize() for c in columns]
+    names = [str(column).removesuffix("_ms") for column in columns]
+    rows = [_STAGES.get(name, name.replace("_", " ").capitalize()) for name in names]
     # Linear interpolation between ranks, as engine.metrics.percentiles does.
     ranks = table.quantile([0.5, 0.95, 0.99])
     figure = go.Figure()
@@ -324,8 +329,12 @@ def volumes(images: pd.DataFrame, by: str = "modality", dark: bool = False) -> g
         )
     uploaded = pd.to_datetime(table["uploaded_at"], utc=True).dt.tz_localize(None)
     span = uploaded.max() - uploaded.min()
+    # Who sees groups only is told months, as their first moments: a day would be invented.
+    whole_months = (uploaded == uploaded.dt.to_period("M").dt.start_time).all()
     period, unit, width = (
-        ("D", "day", 86_400_000)
+        ("M", "month", "M1")
+        if whole_months
+        else ("D", "day", 86_400_000)
         if span <= pd.Timedelta(days=62)
         else ("W", "week", 7 * 86_400_000)
         if span <= pd.Timedelta(days=366)
@@ -345,7 +354,8 @@ def volumes(images: pd.DataFrame, by: str = "modality", dark: bool = False) -> g
             customdata=[_picked(by, column, month) for month in counts.index],
             hovertemplate="%{y} in the "
             + unit
-            + " of %{x|%Y-%m-%d}<extra>%{fullData.name}</extra>",
+            + (" %{x|%Y-%m}" if period == "M" else " of %{x|%Y-%m-%d}")
+            + "<extra>%{fullData.name}</extra>",
         )
     figure.update_layout(barmode="stack", bargap=0.25)
     figure.update_yaxes(rangemode="tozero", title=f"images per {unit}")
@@ -354,19 +364,22 @@ def volumes(images: pd.DataFrame, by: str = "modality", dark: bool = False) -> g
         ends = counts.index.to_period(period).end_time
         figure.update_xaxes(
             tickvals=counts.index + (ends - counts.index) / 2,
-            ticktext=[
-                f"{start:%Y-%m}" if period == "M" else f"{start:%Y-%m-%d}" for start in counts.index
-            ],
+            ticktext=[_period(start, period) for start in counts.index],
         )
     described = ", ".join(f"{column} {counts[column].sum()}" for column in counts.columns)
     return finish(
         figure,
         title,
         f"Number of images uploaded per {unit}, by {by}.",
-        f"{len(table)} images since {uploaded.min():%Y-%m-%d}: {described}.",
+        f"{len(table)} images since {_period(uploaded.min(), period)}: {described}.",
         380,
         dark,
     )
+
+
+def _period(start: pd.Timestamp, period: str) -> str:
+    """A month, or the day on which a day or a week begins."""
+    return f"{start:%Y-%m}" if period == "M" else f"{start:%Y-%m-%d}"
 
 
 #: Up to so many bars each gets its own mark on the axis.

@@ -52,6 +52,7 @@ def show(token: str) -> None:
     parts = _next(groups)
     if not parts:
         state.take("sheet")
+        state.say_again()
         st.rerun()
     names = search.names(token, [group.patient_id for group, _ in parts])
     shown = [item for _, items in parts for item in items]
@@ -86,15 +87,16 @@ def _answered(token: str, answer: Any) -> None:
         api.app.state.intakes.looking.add(token, confirmed, again=True)
         state.keep("confirmed", confirmed)
         changed = len(looks) - len(confirmed)
-        images = "1 image" if len(confirmed) == 1 else f"{len(confirmed)} images"
         state.say(
-            f"{images} confirmed; they are being sealed."
+            f"{widgets.counted(len(confirmed), 'image')} confirmed and being sealed."
             + (f" {changed} changed meanwhile and wait for you again." if changed else "")
         )
         st.rerun()
     if answer.carried:
         added = worklist.carry(token, answer.carried["from"], answer.carried["to"])
-        state.say(f"Boxes added to {added} images. Look at them before you confirm.")
+        state.say(
+            f"Boxes added to {widgets.counted(added, 'image')}. Look again before you confirm."
+        )
         st.rerun()
     if answer.undone:
         take_back(token)
@@ -122,7 +124,7 @@ def take_back(token: str) -> None:
     back = state.engine().worklist.take_back(token, last)
     sealed = len(last) - len(back)
     state.say(
-        f"{len(back)} images wait again."
+        f"Waiting again: {widgets.counted(len(back), 'image')}."
         + (f" {sealed} had been sealed already." if sealed else "")
     )
     st.rerun()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from unicodedata import bidirectional
 
 import streamlit as st
 
@@ -34,8 +35,16 @@ def _dated(study: Study | None) -> str:
 def person(name: str) -> str:
     """A name as people write it: that of a DICOM header has carets between its parts.
 
-    PS3.5 6.2.1: family name, given name, middle name, prefix, suffix; ideographs after ``=``.
+    PS3.5 6.2.1: family name, given name, middle name, prefix, suffix; ideographs after ``=``. One
+    that is written from right to left is isolated: it would turn the date after it around.
     """
+    written = _written(name)
+    if any(bidirectional(letter) in ("R", "AL") for letter in written):
+        return f"\N{FIRST STRONG ISOLATE}{written}\N{POP DIRECTIONAL ISOLATE}"
+    return written
+
+
+def _written(name: str) -> str:
     if "^" not in name:
         return name
     family, given, middle, prefix, suffix = (

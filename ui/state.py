@@ -71,6 +71,7 @@ def page(title: str, permission: Permission) -> str:
     st.title(title)
     place = st.empty()  # always present, so that the widgets below keep their identity
     said = take("said")
+    keep("shown", said)
     if said:
         place.success(said, icon=":material/check:")
     return token()
@@ -176,6 +177,11 @@ def take(name: str, default: Any = None) -> Any:
 def say(sentence: str) -> None:
     """A message for the top of the next page."""
     keep("said", sentence)
+
+
+def say_again() -> None:
+    """Before a run that shows nothing is given up for another: its message goes there."""
+    say(recall("shown", ""))
 
 
 def turn(name: str) -> int:

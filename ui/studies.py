@@ -84,9 +84,9 @@ def _tile(series: Series, images: list[ImageRecord]) -> bool:
 
 def name(series: Series) -> str:
     """Number, description, body part and side of a series, as far as the header says."""
-    number = "" if series.number is None else f"Series {series.number}"
-    parts = [number, series.description, series.body_part.lower(), _SIDES.get(series.laterality)]
-    return " · ".join(part for part in parts if part) or "Series"
+    parts = [series.title, _SIDES.get(series.laterality)]
+    named = " · ".join(part for part in parts if part)
+    return named or ("Series" if series.modality else "Pictures")
 
 
 _SIDES = {"L": "left", "R": "right", "B": "both sides"}

@@ -19,9 +19,8 @@ REASONS = ("Clinical reading", "Comparison", "Tumour board", "Second opinion")
 
 def open_study(study_id: str, series_id: str = "") -> None:
     """Show this study, beginning with this series."""
-    st.query_params["study"] = study_id
-    if series_id:
-        st.query_params["series"] = series_id
+    # One change of the address: the browser's back button then leads to the list at once.
+    st.query_params.update({"study": study_id} | ({"series": series_id} if series_id else {}))
 
 
 def close(token: str, study_id: str) -> None:
@@ -50,7 +49,6 @@ def show(token: str, study_id: str) -> None:
         if st.button("Back to the list", icon=":material/arrow_back:"):
             close(token, study_id)
             st.rerun()
-        st.markdown(f"**{studies.title(study)}**")
         if engine.sessions.may(token, Permission.RESTORE):
             _ask(token, study, start, restored)
         if engine.sessions.may(token, Permission.EXPORT):

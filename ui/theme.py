@@ -28,7 +28,7 @@ _CSS = """
   }
   @media (max-width: 1000px) {
     .stMainBlockContainer { padding-left: 1.5rem; padding-right: 1.5rem; }
-    [data-testid="stSidebar"][aria-expanded="true"] {
+    [data-testid="stSidebar"][data-collapsed="false"] {
       min-width: 12.5rem; width: 12.5rem !important;
     }
   }
@@ -40,6 +40,10 @@ _CSS = """
     position: sticky; bottom: 0; z-index: 80; margin: 0 -5px; padding: 0.5rem 5px;
     background: Canvas;  /* light or dark, as the page */
     border-top: 1px solid color-mix(in srgb, CanvasText 25%, transparent);
+  }
+  /* Beside a study every line counts: its heading is for those who listen. */
+  .stMainBlockContainer:has(.st-key-study-bar) [data-testid="stElementContainer"]:has(h1) {
+    position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
   }
   :has(> .st-key-patient-banner) { position: sticky; top: 3.2rem; z-index: 90; }
   .patient {

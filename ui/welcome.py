@@ -77,6 +77,8 @@ def sign_in() -> None:
                 for role in ACCOUNT_ROLES:
                     if st.button(f"Enter as {role}", key=f"demo-{role}"):
                         check(str(role), PASSWORD)
+        if state.token():
+            st.info("Your session has ended. Sign in again to go on.", icon=":material/timer_off:")
         SignInForm(check).show()
         if oidc.offered():
             oidc.button()
@@ -163,7 +165,7 @@ def _doctor(token: str) -> None:
     care.open_emergencies(token)
     _withdrawn(token)
     newest = state.engine().search.images(token, limit=4)
-    widgets.figures([("Sealed images you can view", f"{newest.total:,}")])
+    widgets.figures([("Sealed images", f"{newest.total:,}")])
     if st.button("Find an image", type="primary", icon=":material/search:"):
         st.switch_page("pages/2_Review.py")
     if not newest.total:

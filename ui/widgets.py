@@ -249,8 +249,7 @@ def cards(
                 what = f"{record.modality or record.format} {at}"
                 picture(f"/api/images/{record.image_id}/thumbnail", f"Sealed {what}", small=True)
                 st.markdown(f"**{plain(title)}**  \n{what}" if title else what)
-                regions = "region" if record.region_count == 1 else "regions"
-                st.caption(f"{record.region_count} {regions} sealed")
+                st.caption(f"{counted(record.region_count, 'region')} sealed")
                 if st.button("View", key=f"{key}-{record.image_id}", width="stretch"):
                     chosen = record.image_id
     return chosen
@@ -292,6 +291,11 @@ def end_session() -> None:
 def plain(text: str) -> str:
     """User text escaped for Markdown."""
     return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!|<>~$:" else c for c in text)
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: ``1 image``, ``2,000 images``; nouns with a regular plural only."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def zone() -> tzinfo:
@@ -351,7 +355,7 @@ def figures(pairs: Sequence[tuple[str, str]]) -> None:
     """Large numbers side by side; two per row on a phone."""
     with st.container(horizontal=True):
         for name, value in pairs:
-            st.metric(name, value, border=True, width=165)
+            st.metric(name, value, border=True, width=180)
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> None:
@@ -380,7 +384,6 @@ def history(entries: Sequence[AuditEntry]) -> None:
         },
         hide_index=True,
         column_config={
-            "Role": st.column_config.Column(width="small"),
             "Outcome": st.column_config.Column(width="small"),
             "Reason": st.column_config.Column(width="medium"),
             "Image": st.column_config.Column(width="small"),

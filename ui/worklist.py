@@ -50,7 +50,9 @@ def worklist(token: str) -> None:
         )
         return
     look = sum(item.record.state is ImageState.REVIEW for _, item in pairs)
-    st.caption(f"{look} of them must be reviewed before they can be sealed.")
+    if look:
+        which = "All" if look == len(pairs) > 1 else look
+        st.caption(f"{which} of them must be reviewed before they can be sealed.")
     shown = _filtered(token, pairs)
     free = [item for _, item in shown if not item.worked_on_by]
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -86,11 +88,11 @@ def _left_over(token: str) -> None:
     with st.container(horizontal=True):
         if st.button("Seal as confirmed", icon=":material/lock:"):
             looking.add(token, left, again=True)
-            state.say(f"{len(left)} confirmed images are being sealed.")
+            state.say(f"Being sealed as confirmed: {widgets.counted(len(left), 'image')}.")
             st.rerun()
         if st.button("Look at them again", icon=":material/undo:"):
             back = state.engine().worklist.take_back(token, left)
-            state.say(f"{len(back)} images wait again.")
+            state.say(f"Waiting again: {widgets.counted(len(back), 'image')}.")
             st.rerun()
 
 

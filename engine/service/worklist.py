@@ -156,14 +156,10 @@ class Worklist:
             for study in studies.get(patient_id, []):
                 for series in study.series:
                     placed |= {r.image_id for r in series.images}
-                    parts = (
-                        "" if series.number is None else f"Series {series.number}",
-                        series.description,
-                        series.body_part.lower(),
-                    )
-                    name = " · ".join(part for part in parts if part)
                     items = tuple(map(item, series.images))
-                    groups.append(WorkGroup(patient_id, study, series.series_id, name, items))
+                    groups.append(
+                        WorkGroup(patient_id, study, series.series_id, series.title, items)
+                    )
             left = tuple(item(r) for r in records if r.image_id not in placed)
             if left:
                 groups.append(WorkGroup(patient_id, None, f"none-{patient_id}", "", left))

@@ -367,6 +367,16 @@ def test_volumes_counts_every_image_once(days, unit):
         assert count == (counts[5:].sum() if name == "other" else counts[name])
 
 
+def test_volumes_of_months_alone_name_no_day():
+    """As those who see groups only get them."""
+    table = images(30)
+    table["uploaded_at"] = pd.Timestamp("2026-11-01")
+    figure = charts.volumes(table)
+    assert figure.layout.yaxis.title.text == "images per month"
+    assert figure.layout.xaxis.ticktext == ("2026-11",)
+    assert figure.layout.meta["describes"].startswith("30 images since 2026-11: ")
+
+
 def test_volumes_takes_times_with_a_zone_and_other_columns():
     table = images(30).assign(profile="general")
     table["uploaded_at"] = table["uploaded_at"].dt.tz_localize("UTC")

@@ -215,7 +215,9 @@ def test_a_session_that_has_ended_sees_the_sign_in(
     engine.people.set_enabled(team.administrator, "technician", False)
     app.run()
     assert [t.label for t in app.text_input][:2] == ["User name", "Password"]
+    assert "Your session has ended" in texts(app)
     assert "Waiting to be sealed" not in texts(app)
+    assert "Your session" not in texts(visit())
 
 
 def test_signing_out_ends_the_session_in_the_engine(
@@ -695,6 +697,8 @@ def test_a_technician_turns_the_pages_of_a_study_and_cannot_restore_it(
     ("Doe^John", "Doe, John"), ("Doe^John^Adam^Dr.^Jr.", "Doe, Dr. John Adam, Jr."),
     ("Yamada^Tarou=山田^太郎", "Yamada, Tarou"), ("Doe", "Doe"), ("Doe^", "Doe"),
     ("Łukasiewicz, Jan", "Łukasiewicz, Jan"),
+    # From right to left, and isolated: a date after it would be turned around.
+    ("محمد^علي", "\u2068محمد, علي\u2069"),
 ])  # fmt: skip
 def test_names_are_shown_as_people_write_them(stored: str, shown: str) -> None:
     assert person(stored) == shown
@@ -1104,6 +1108,19 @@ def test_the_work_list_is_grouped_sorted_by_need_filtered_and_counted(
     assert [b.label for b in app.button if "contact sheets" in b.label] == [
         "Look at 1 image on contact sheets"
     ]
+
+
+def test_the_message_of_the_last_contact_sheet_is_shown_on_the_list_after_it(
+    visit: Visit, team: Team
+) -> None:
+    app = visit(team.technician, "1_Upload")
+    app.session_state["medsec.said"] = "16 images confirmed and being sealed."
+    app.session_state["medsec.sheet"] = "all"
+    app.run()
+    assert "16 images confirmed" in texts(app)
+    assert "must be reviewed" not in texts(app)
+    app.run()
+    assert "16 images confirmed" not in texts(app)
 
 
 def test_a_long_work_list_has_pages_and_a_long_series_shows_its_first(

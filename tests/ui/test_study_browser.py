@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, expect
 
 from engine import Detection, Engine, Region
 from tests import builders
-from tests.browsing import Visitor, chromium
+from tests.browsing import DESKTOP, Visitor, chromium
 from tests.conftest import PASSWORD
 from tests.fakes import ScriptedDetector
 from tests.serving import Server, people, serve, settings
@@ -111,6 +111,13 @@ def test_a_doctor_sees_the_third_slice_of_a_restored_series_in_six_actions(serve
             shows(dora, f"Image {notch} of 6")
         expect(picture(dora)).to_have_attribute("alt", "Original, Image 3 of 6")
         assert counted.actions <= 6
+        dora.page.keyboard.press("ArrowDown")  # the viewer has the focus since the restoration
+        shows(dora, "Image 4 of 6")
+        slider = dora.page.locator(".stack input[type=range]").bounding_box()
+        assert slider
+        assert slider["y"] + slider["height"] < DESKTOP["height"]  # all is in sight
+        dora.page.go_back()  # once: to the list
+        expect(dora.page.get_by_placeholder("Number or name")).to_be_visible()
 
 
 @pytest.fixture

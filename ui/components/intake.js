@@ -118,10 +118,13 @@ class IntakeZone {
   row(group) {
     const choice = this.choices.get(group.group);
     const { patient } = this.data;
-    const named = [group.name || (group.number ? "Name not given" : "No patient named in the files"), group.number,
+    const named = [apart(group.name) || (group.number ? "Name not given" : "No patient named in the files"), group.number,
       group.birth_date && `born ${isoDate(group.birth_date)}`].filter(Boolean).join(" · ");
     const studies = group.studies.map((study) => [study.date, study.modality, study.description,
       study.accession_number && `accession ${study.accession_number}`, images(study.files)].filter(Boolean).join(" · "));
+    const names = group.places.map((place) => apart(sender.items[place].name));
+    const unnamed = !group.number && !group.name && make("p", { class: "names" },
+      names.slice(0, 4).join(", ") + (names.length > 4 ? ` and ${names.length - 4} more` : ""));
     const where = make("p", { class: "where" });
     const problem = make("p", { class: "problem", role: "alert" });
     const reason = make("input", { type: "text", class: "reason", maxlength: 2000, list: "mismatch-reasons",
@@ -129,13 +132,27 @@ class IntakeZone {
       oninput: () => { choice.reason = reason.value.trim(); } });
     const others = make("span", { class: "group" });
     const show = () => {
-      const record = choice.patient_id === patient?.id ? patient : group.record && { id: group.record.patient_id, title: `${group.record.id} · ${group.record.name}` };
-      where.textContent = choice.patient_id === null ? `No record has this number. A record is made: ${group.number} · ${group.name}`
+      const record = choice.patient_id === patient?.id ? patient : group.record && { id: group.record.patient_id, title: `${group.record.id} · ${apart(group.record.name)}` };
+      where.textContent = choice.patient_id === null ? `No record has this number. A record is made: ${group.number} · ${apart(group.name)}`
         : choice.patient_id ? `Record: ${record.title}` : "Choose the patient below first: the files do not say whose they are.";
       row.classList.toggle("open", choice.ask || choice.patient_id === undefined);
-      problem.hidden = reason.hidden = !choice.ask;
+      reason.hidden = !choice.ask;
+      problem.hidden = !choice.ask && choice.patient_id !== undefined;
       if (choice.ask && !problem.textContent)
         problem.textContent = `The files name another ${group.differs.join(" and ")} than the record. Cancel, or say why they belong there.`;
+    };
+    const leave = make("button", { type: "button", onclick: () => {
+      this.choices.clear();
+      sender.leave(group.places);
+    } }, `Leave ${group.files === 1 ? "this file" : `these ${files(group.files)}`} out`);
+    if (choice.patient_id === undefined) others.append(leave);
+    /** Says what is missing, and goes there. */
+    const need = () => {
+      if (choice.patient_id === undefined)
+        problem.textContent = "These files cannot be taken in yet. Choose the patient below, or leave them out.";
+      show();
+      (choice.ask ? reason : leave).focus();
+      row.scrollIntoView({ block: "center" });
     };
     if (patient && group.record?.patient_id !== patient.id && (group.record || group.number))
       others.append(make("button", { type: "button", onclick: () => {
@@ -144,8 +161,8 @@ class IntakeZone {
         show();
         reason.focus();
       } }, `File under ${patient.title} instead`));
-    const row = make("li", {}, make("p", { class: "who" }, named), ...studies.map((text) => make("p", {}, text)), where, problem, reason, others);
-    Object.assign(choice, { show, problem, input: reason });
+    const row = make("li", {}, make("p", { class: "who" }, named), ...studies.map((text) => make("p", {}, text)), unnamed, where, problem, reason, others);
+    Object.assign(choice, { show, need, problem, input: reason });
     show();
     return row;
   }
@@ -154,8 +171,7 @@ class IntakeZone {
     const open = [...this.choices].filter(([group]) => !sender.groups[group].ready);
     const missing = open.find(([, choice]) => choice.patient_id === undefined || (choice.ask && !choice.reason));
     if (missing) {
-      missing[1].show();
-      missing[1].input.focus();
+      missing[1].need();
       return;
     }
     this.begin.disabled = true;
@@ -174,22 +190,22 @@ class IntakeZone {
 
   skippedList() {
     if (!sender.skipped.length) return [];
-    return [make("details", {}, make("summary", {}, `${sender.skipped.length} files are no images and are left out`),
+    return [make("details", {}, make("summary", {}, `${files(sender.skipped.length)} left out`),
       make("ul", {}, ...sender.skipped.slice(0, 200).map(({ name, why }) => make("li", {}, `${name}: ${why}`))))];
   }
 
   report(phase) {
     if (!["done", "stopped"].includes(phase)) return [];
     const list = (state, text) => {
-      const files = sender.files.filter((file) => file.state === state);
-      return files.length ? [make("details", { open: state === "other-patient" }, make("summary", {}, `${files.length} ${text}`),
-        make("ul", {}, ...files.slice(0, 200).map((file) => make("li", {}, `${sender.items[file.place].name}: ${file.message}`))))] : [];
+      const found = sender.files.filter((file) => file.state === state);
+      return found.length ? [make("details", { open: state === "other-patient" }, make("summary", {}, `${files(found.length)} ${text}`),
+        make("ul", {}, ...found.slice(0, 200).map((file) => make("li", {}, `${sender.items[file.place].name}: ${file.message}`))))] : [];
     };
     const taken = sender.count("taken");
     return [sender.error && make("p", { class: "problem", role: "alert" }, sender.error),
       taken && make("p", { class: "taken", role: "status" }, `${images(taken)} taken in and encrypted. They are looked at now; you can close this page.`),
-      ...list("other-patient", "name another patient"), ...list("refused", "could not be taken in"),
-      ...list("duplicate", "were here already"), ...this.skippedList()].filter(Boolean);
+      ...list("other-patient", "of another patient"), ...list("refused", "could not be taken in"),
+      ...list("duplicate", "here already"), ...this.skippedList()].filter(Boolean);
   }
 
   close() {

@@ -20,7 +20,7 @@ class IntakeLine {
       if (sender.note) parts.push(make("p", { class: "note" }, sender.note));
     } else if (phase === "plan") parts.push(make("p", {}, "An upload waits for you on the page Upload."));
     else if (phase === "stopped" && sender.error) parts.push(make("p", {}, sender.error));
-    else if (overview && overview.listed > overview.arrived)
+    else if (phase !== "reading" && overview && overview.listed > overview.arrived)
       parts.push(make("p", {}, `${images(overview.listed - overview.arrived)} of an upload did not arrive. Drop the same files again on the page Upload.`));
     const looking = lookingLine(overview);
     if (looking)

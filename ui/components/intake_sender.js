@@ -39,7 +39,7 @@ class IntakeSender {
       const bytes = this.items.reduce((sum, item) => sum + item.size, 0);
       if (!this.items.length) throw new Error("There is no image in what you dropped.");
       if (this.items.length > MOST_FILES || bytes > MOST_BYTES)
-        throw new Error(`These are ${this.items.length} files of ${(bytes / 1e9).toFixed(1)} GB.` +
+        throw new Error(`These are ${files(this.items.length)} of ${(bytes / 1e9).toFixed(1)} GB.` +
           " Drop at most 2,000 files of 2 GB together, one study after the other.");
       await this.list();
     } catch (error) {
@@ -198,6 +198,21 @@ class IntakeSender {
     if (id) await this.json("DELETE", `${id}/`).catch(() => {});
   }
 
+  /** Some files are not to be taken in: the others are listed anew. */
+  async leave(places) {
+    const out = new Set(places), { id } = this;
+    this.skipped.push(...places.map((place) => ({ name: this.items[place].folder + this.items[place].name, why: "left out by you" })));
+    this.items = this.items.filter((_, place) => !out.has(place));
+    this.tell({ phase: "reading", id: null, files: [], groups: [] });
+    try {
+      await this.json("DELETE", `${id}/`);
+      if (!this.items.length) return this.tell({ phase: "done" });
+      await this.list();
+    } catch (error) {
+      this.tell({ phase: "stopped", error: error.message });
+    }
+  }
+
   keep(state) {
     this.tell({ id: state.intake_id, files: state.files, groups: state.groups });
   }
@@ -219,7 +234,7 @@ class IntakeSender {
       if (answer?.ok) return answer.status === 204 ? null : answer.json();
       if (answer && !WAITS.has(answer.status)) {
         const problem = await answer.json().catch(() => ({}));
-        const signedOut = "You were signed out. Sign in and drop the same files again: what has arrived is not sent twice.";
+        const signedOut = "You were signed out. Sign in and drop the same files again: nothing is taken in twice.";
         throw Object.assign(new Error(answer.status === 401 ? signedOut : problem.title || "The server refused it."), { status: answer.status });
       }
       if (this.phase === "stopped") throw new Error("Stopped.");
@@ -268,11 +283,26 @@ function images(count) {
   return count === 1 ? "1 image" : `${count.toLocaleString("en")} images`;
 }
 
+/** A text that a right-to-left name cannot turn around: such a name stands apart from what follows. */
+function apart(name) {
+  return /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]/.test(name) ? `\u2068${name}\u2069` : name;
+}
+
+function files(count) {
+  return count === 1 ? "1 file" : `${count.toLocaleString("en")} files`;
+}
+
+/** How fast it goes; what takes longer than a second is told by the minute. */
+function pace(perSecond) {
+  if (!perSecond) return "";
+  return perSecond < 1 ? ` · ${(60 * perSecond).toFixed(perSecond < 0.1 ? 1 : 0)} a minute` : ` · ${perSecond.toFixed(1)} a second`;
+}
+
 /** What networks still have to do, in a sentence; empty where they are done. */
 function lookingLine(overview) {
   if (!overview?.to_look) return "";
   const whole = overview.looked + overview.to_look;
-  const rate = overview.per_second ? ` · ${overview.per_second.toFixed(1)} a second` : "";
+  const rate = pace(overview.per_second);
   const left = overview.seconds_left ? ` · ${duration(overview.seconds_left)} left` : "";
   return `${overview.looked} of ${images(whole)} looked at or sealed${rate}${left}`;
 }

@@ -115,12 +115,12 @@ class Stack {
     this.stage.grab = (event) => (this.dragging = measuring.grab(event) ? "ruler" : this.grab(event));
     this.stage.drag = (event) => (this.dragging === "ruler" ? measuring.drag(event) : this.drag(event));
     this.corners = ["name", "date", "place", "tone"].map((c) => make("span", { class: `corner ${c}` }));
-    this.stage.element.append(...this.corners);
     this.stage.element.setAttribute("role", "group");
     this.slider = make("input", { type: "range", min: 1, value: 1, "aria-label": "Image",
       oninput: () => viewer.go(this, Number(this.slider.value) - 1) });
     this.element = make("div", { class: "stack", onpointerdown: () => viewer.choose(this) },
-      this.stage.element, this.slider);
+      make("div", { class: "caption" }, ...this.corners.slice(0, 2)), this.stage.element,
+      make("div", { class: "caption" }, ...this.corners.slice(2)), this.slider);
   }
 
   open(series, index = 0) {
@@ -279,8 +279,8 @@ class StudyViewer {
     this.keys = make("dl", { class: "keys", hidden: true },
       ...KEYS.flatMap(([key, what]) => [make("dt", {}, key), make("dd", {}, what)]));
     this.element = make("div", { class: "study" });
-    this.element.append(this.toolbar(),
-      make("div", { class: "desk" }, this.rail, make("div", { class: "table" }, this.place, this.note, this.keys)));
+    this.element.append(this.toolbar(), this.keys,
+      make("div", { class: "desk" }, this.rail, make("div", { class: "table" }, this.place, this.note)));
     this.element.addEventListener("keydown", (event) => this.key(event), { capture: true });
     root.replaceChildren(this.element);
     this.tiles();
@@ -297,6 +297,8 @@ class StudyViewer {
   /** New data for the same patient: a restoration began or ended. Nothing moves on the screen. */
   update(data) {
     if (JSON.stringify(data) === JSON.stringify(this.data)) return;
+    const restored = (given) => given.series.some((one) => one.images.some(([, , handle]) => handle));
+    const begins = restored(data) && !restored(this.data);
     this.data = data;
     this.ended = false;
     clearTimeout(this.expiry);
@@ -307,6 +309,8 @@ class StudyViewer {
     for (const stack of this.stacks) stack.open(this.series(stack.series.id) || data.series[0], stack.index);
     this.state();
     this.expireLater();
+    // The button that restored it is gone: arrow keys turn pictures from here on.
+    if (begins) this.active.stage.element.focus({ preventScroll: true });
   }
 
   expireLater() {

@@ -25,7 +25,7 @@ class Worklist {
     const more = group.count - group.items.length;
     return make("div", { class: "series" },
       make("div", { class: "head" }, make("span", { class: "what" }, [group.title, count].filter(Boolean).join(" · ")),
-        ...group.needs.map(([need, number]) => make("span", { class: "need" }, `${need} ${number}`)),
+        ...group.needs.map(([need, number]) => make("span", { class: "need" }, `${need}: ${number}`)),
         group.fit > 1 && make("button", { type: "button", onclick: () => this.tell("sheet", group.id) },
           `Contact sheet of ${group.fit}`)),
       make("div", { class: "row" }, ...tiles,
