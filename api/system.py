@@ -59,6 +59,9 @@ class Health(schemas.Schema):
     leads: bool = Field(description="This server does the scheduled work.")
     servers: list[Server] = Field(description="All servers; empty where there is only this one.")
     last_backup_at: schemas.Utc | None = None
+    last_backup_locked_until: schemas.Utc | None = Field(
+        None, description="Nobody can delete that backup before this; absent if it is not locked."
+    )
     backup_overdue: bool = Field(
         description="The last successful backup is older than the setting allows."
     )

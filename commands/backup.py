@@ -29,8 +29,13 @@ def backup(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
             return _verify(engine, token, terminal)
         with terminal.working("writing and checking the backup"):
             name = engine.backups.make(token)
-        terminal.tell(f"backup {name} written and checked")
+        terminal.tell(f"backup {name} written and checked{_locked(engine, token, name)}")
     return Outcome.DONE
+
+
+def _locked(engine: Engine, token: str, name: str) -> str:
+    until = engine.backups.locked_until(token, name)
+    return f"; locked until {until:%Y-%m-%d %H:%M} UTC" if until else ""
 
 
 def _verify(engine: Engine, token: str, terminal: Terminal) -> Outcome:
@@ -43,6 +48,7 @@ def _verify(engine: Engine, token: str, terminal: Terminal) -> Outcome:
         for name in names:
             try:
                 said = f"{engine.backups.verify(token, name)} files, whole"
+                said += _locked(engine, token, name)
                 if missing := len(engine.backups.missing(token, name)):
                     said += f"; {missing} more lost before it was made"
             except errors.BackupInvalid as err:

@@ -117,6 +117,13 @@ class FileStore(Protocol):
             StorageError: It cannot be read.
         """
 
+    def versions(self, name: str, *, newest_first: bool = False) -> Iterator[bytes]:
+        """What the store has of a file, each version whole: one, where it keeps no older ones.
+
+        Raises:
+            StorageError: One cannot be read.
+        """
+
     def delete(self, name: str) -> None:
         """Delete a file; a missing one is no error. Raises StorageError."""
 
@@ -197,6 +204,10 @@ class Folder:
                 file=name,
                 errno=err.errno,
             ) from err
+
+    def versions(self, name: str, *, newest_first: bool = False) -> Iterator[bytes]:
+        with contextlib.suppress(NotFound):
+            yield self.get(name)
 
     def delete(self, name: str) -> None:
         with self._deleting():

@@ -130,6 +130,13 @@ class Settings:
         "s3://bucket/prefix in an object store for backups, instead of MEDSEC_BACKUP_DIR",
         lambda v: not v or _is_bucket(v),
     )
+    backup_lock_days: int = _setting(
+        0,
+        "Days for which nobody can delete a backup in a bucket (S3 Object Lock, compliance mode);"
+        " 0 means no lock",
+        lambda v: 0 <= v <= 3650,
+        "d",
+    )
     backups_kept: int = _setting(14, "Number of backups to keep", _positive)
     backup_hours: float = _setting(
         24.0, "Interval of automatic backups; 0 turns them off", lambda v: v >= 0, "h"
@@ -375,6 +382,10 @@ class Settings:
             raise SettingsError(
                 "MEDSEC_BACKUPS must be alone, without MEDSEC_BACKUP_DIR, and apart from"
                 " MEDSEC_BLOBS."
+            )
+        if self.backup_lock_days and not self.backups:
+            raise SettingsError(
+                "MEDSEC_BACKUP_LOCK_DAYS needs a bucket with object lock: set MEDSEC_BACKUPS."
             )
         if self.smtp_host:
             for address in (self.mail_from, *(self.mail_recipients or ("",))):

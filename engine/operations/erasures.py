@@ -74,12 +74,14 @@ class Erasures:
         in a catalog tells that it was set back, so nobody works in it before the list was read.
 
         Raises:
+            SettingsError: Backups are to be locked, and the bucket has no object lock.
             StorageError: There was a list, and the backup folder is empty.
             StoreUnavailable: The bucket with the list does not answer, or refuses.
         """
         if not self._live.settings.keeps_backups:
             return
         try:
+            self._backup_folder().check_lock()
             self._refuse_empty()
             listed = self._backup_folder().erasures()
         except StoreUnavailable as err:

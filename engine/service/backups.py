@@ -61,7 +61,7 @@ class Backups:
             The backup's name.
 
         Raises:
-            SettingsError: No place for backups is set.
+            SettingsError: No place for backups is set, or it cannot lock what is to be locked.
             AuditBroken: The log does not verify; a backup must not hide that.
             StorageBusy: Another one is being written.
             StorageError: It could not be written or does not verify.
@@ -94,6 +94,8 @@ class Backups:
                 still_alone,
             )
         detail: dict[str, Any] = {"name": name}
+        if until := backups.locked_until(name):
+            detail["locked_until"] = f"{until:%Y-%m-%dT%H:%M:%SZ}"
         missing = backups.missing(name)
         if missing:
             log.error("a backup lacks %d stored files", len(missing))
@@ -103,9 +105,14 @@ class Backups:
         for image_id, address in islice(broken.items(), MOST_TOLD):
             self.scrub.tell_broken(caller, image_id, missing[address])
         # Where another copy of this installation was found, its backups may lie here, too.
-        kept = self._live.settings.backups_kept
-        if not self._file_claim.contested and (pruned := backups.prune(kept, name, still_alone)):
-            self._audit.record(caller, Event("backup.prune", detail={"names": pruned}))
+        if not self._file_claim.contested:
+            kept = self._live.settings.backups_kept
+            pruned, locked = backups.prune(kept, name, still_alone)
+            detail = {"names": pruned} if pruned else {}
+            if locked:
+                detail["locked"] = {n: f"{at:%Y-%m-%dT%H:%M:%SZ}" for n, at in locked.items()}
+            if detail:
+                self._audit.record(caller, Event("backup.prune", detail=detail))
         self._write_checkpoint(caller)
         return name
 
@@ -134,10 +141,22 @@ class Backups:
         """Addresses of files that were lost already when it was made. Raises BackupInvalid."""
         return sorted(self._folder().missing(name))
 
+    @needs(Permission.MANAGE_BACKUPS)
+    def locked_until(self, caller: Caller, name: str) -> datetime | None:
+        """Until when nobody can delete a backup, UTC; None where it is not locked."""
+        return self._folder().locked_until(name)
+
     def last_at(self) -> datetime | None:
         """When the newest whole backup was made, by its name; a clock that was ahead made none."""
+        return self.last()[0]
+
+    def last(self) -> tuple[datetime | None, datetime | None]:
+        """As :meth:`last_at`, and until when nobody can delete that backup."""
         if not self._live.settings.keeps_backups:
-            return None
+            return None, None
         latest = f"{self._host.now() + CLOCK_SLACK:{BACKUP_NAME}}"
         names = [name for name in self._folder().names() if name <= latest]
-        return datetime.strptime(names[-1], BACKUP_NAME) if names else None  # noqa: DTZ007
+        if not names:
+            return None, None
+        made = datetime.strptime(names[-1], BACKUP_NAME)  # noqa: DTZ007
+        return made, self._folder().locked_until(names[-1])

@@ -84,10 +84,11 @@ class Health:
 
     def _condition(self) -> dict[str, Any]:
         """What the background work found."""
-        last, scrub = self._backups.last_at(), self._scrub.state
+        (last, locked_until), scrub = self._backups.last(), self._scrub.state
         alarm = timedelta(hours=self._live.settings.backup_alarm_hours)
         return {
             "last_backup_at": last,
+            "last_backup_locked_until": locked_until,
             "backup_overdue": last is None or self._host.now() - last > alarm,
             "erasures_kept": self._erasures.kept,
             "scrubbed_at": scrub["finished_at"],

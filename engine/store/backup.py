@@ -16,15 +16,24 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from engine.errors import DAMAGED, BackupInvalid, EngineError, NotFound, StorageBusy, StorageError
-from engine.host import PARTS, FileStore, Host, sweep_unfinished, write_durably
+from engine.errors import (
+    DAMAGED,
+    BackupInvalid,
+    EngineError,
+    NotFound,
+    SealBroken,
+    StorageBusy,
+    StorageError,
+)
+from engine.host import PARTS, FileStore, Host, blob_name, sweep_unfinished, write_durably
 from engine.store.database import CATALOG_ID
-from engine.store.file_stores import PLACE
+from engine.store.file_stores import PLACE, LockedFiles
 from engine.vault import SALT_RECORD, Keyring, blind_index, derive, new_key, open_field, seal_field
 
 VERSION = 1
@@ -35,9 +44,13 @@ PENDING_ERASURES = "pending-erasures.json"
 _CATALOG = "catalog.sealed"
 _MANIFEST = "manifest.json"
 _ERASURES = "erasures.json"
+_FILES_LOCKED = "files_locked_until"
 #: What the names of all backups begin with: the many files that they share are not listed.
 _MILLENNIUM = "2"
 _NAME = re.compile(r"\d{8}T\d{12}")
+#: Files that backups share are locked for so much longer than those, so that not each of them has
+#: to be locked again by every backup, but once in this time.
+AHEAD = timedelta(days=7)
 
 
 @contextlib.contextmanager
@@ -86,6 +99,16 @@ class Backups:
         self._host = host
         self._blobs = Host(place.under("blobs"))
         self._far = far
+        self._lock = place if isinstance(place, LockedFiles) else None
+
+    def check_lock(self) -> None:
+        """Raises SettingsError where backups are to be locked and the bucket cannot do it."""
+        if self._lock is not None:
+            self._lock.check_lock()
+
+    def locked_until(self, name: str) -> datetime | None:
+        """Until when nobody can, or could, delete a backup, UTC; None where it is not locked."""
+        return None if self._lock is None else self._lock.locked_until(f"{name}/{_MANIFEST}")
 
     def names(self) -> list[str]:
         """Complete backups, oldest first; without interrupted and foreign ones."""
@@ -117,7 +140,10 @@ class Backups:
         """
         known = {*erasures, *self.erasures()}
         record = self._signed({"erasures": sorted(list(e) for e in known)}, _ERASURES)
+        now = self._lock.check_lock() if self._lock is not None else None
         self._place.replace(_ERASURES, json.dumps(record).encode())
+        if self._lock is not None and now is not None:
+            self._lock.lock_newest(_ERASURES, now + timedelta(self._lock.lock_days))
 
     def make(
         self,
@@ -139,19 +165,23 @@ class Backups:
             Its name, from the time.
 
         Raises:
+            SettingsError: It is to be locked, and the bucket has no object lock.
             TurnLost: By ``still_alone``; nothing counts as a backup then.
             StorageError: The folder cannot be written; nothing counts as a backup then.
         """
         name = f"{self._host.now():{NAME}}"
         there = self._readable()
+        lock = _Plan(self._lock, there) if self._lock is not None else None
         # Each of those that cannot be read now may be a generation later than those that can.
         unread = len(self.names()) - len(there)
         generation = 1 + unread + max((_generation(m) for m in there.values()), default=0)
         key = new_key(self._host.random)
         sealed = seal_field(key, f"backup/{name}/catalog", snapshot.catalog, self._host.random)
         self._clear_unfinished()
-        if salt_record is not None:
+        if salt_record is not None and self._lock is None:
             self._place.replace(SALT_RECORD, salt_record)
+        elif salt_record is not None:
+            self._place.put(SALT_RECORD, salt_record)  # its first version counts
         new: list[str] = []
         missing = {}
         for part, addresses in groupby(snapshot.blobs, key=itemgetter(0)):
@@ -165,12 +195,14 @@ class Backups:
                     missing[address] = fault
                 else:
                     new.append(address)
+        present = [a for a in snapshot.blobs if a not in missing]
         manifest = self._signed(
             {
+                **({} if lock is None else {_FILES_LOCKED: lock.files_until.isoformat()}),
                 "name": name,
                 "generation": generation,
                 "catalog": hashlib.sha256(sealed).hexdigest(),
-                "blobs": [a for a in snapshot.blobs if a not in missing],
+                "blobs": present,
                 "missing": missing,
                 "erasures": sorted(list(e) for e in snapshot.erasures),
                 "audit_entries": snapshot.audit_entries,
@@ -186,6 +218,8 @@ class Backups:
         try:
             self._verify(name, new)
             still_alone()
+            if lock is not None:
+                self._lock_backup(lock, name, present)
         except EngineError:
             with contextlib.suppress(StorageBusy):
                 self._place.delete(f"{name}/{_MANIFEST}")  # then it is none
@@ -209,7 +243,7 @@ class Backups:
         self._catalog(manifest, key)
         for address in manifest["blobs"] if new is None else new:
             try:
-                self._blobs.read_blob(address)
+                self._blob(address)
             except DAMAGED as err:
                 raise BackupInvalid(
                     "A file of this backup is missing or altered. Use another backup.", name=name
@@ -257,7 +291,7 @@ class Backups:
         # Applied at the next start, whichever that is, and only then deleted.
         write_durably(data / PENDING_ERASURES, json.dumps(erasures).encode())
         for address in manifest["blobs"]:
-            target.write_blob(self._blobs.read_blob(address))
+            target.write_blob(self._blob(address))
         catalog = self._catalog(manifest, key)
         if keep is None:
             write_durably(data / "catalog.duckdb", catalog)
@@ -266,15 +300,17 @@ class Backups:
 
     def prune(
         self, keep: int, newest: str, still_alone: Callable[[], None] = lambda: None
-    ) -> list[str]:
+    ) -> tuple[list[str], dict[str, datetime]]:
         """Delete all but the newest backups and the files that only they needed.
+
+        What is locked stays until a later call.
 
         Args:
             newest: The one just made, which stays, whatever the clock says.
             still_alone: As of :meth:`make`.
 
         Returns:
-            Names of those that were deleted.
+            Names of those that were deleted, and when those can be that are still locked.
 
         Raises:
             TurnLost: By ``still_alone``.
@@ -282,8 +318,14 @@ class Backups:
         """
         readable = self._readable()  # those that are not bring nothing back, and go first
         older = sorted(set(self.names()) - {newest}, key=lambda name: _rank(name, readable))
-        gone = older[: max(0, len(older) + 1 - keep)]
-        for name in gone:
+        gone, locked = [], {}
+        now = self._host.now() if self._lock is None else self._lock.check_lock()
+        for name in older[: max(0, len(older) + 1 - keep)]:
+            until = self.locked_until(name)
+            if until is not None and until >= now:
+                locked[name] = until
+                continue
+            gone.append(name)
             still_alone()
             self._place.delete(f"{name}/{_MANIFEST}")  # first, so that no half backup counts
             self._place.delete_under(name)
@@ -296,7 +338,43 @@ class Backups:
                 for address in set(self._blobs.blobs(part)) - needed:
                     still_alone()
                     self._blobs.delete_blob(address)
-        return gone
+        if self._lock is not None:
+            self._lock.delete_older(_ERASURES)
+        return gone, locked
+
+    def _lock_backup(self, plan: _Plan, name: str, present: Sequence[str]) -> None:
+        """Lock all files of a backup that is written and verified; its manifest comes last.
+
+        Raises:
+            StorageError: A file has gone meanwhile, or the store has not locked what it should.
+        """
+        lock = plan.files
+        kept = set(self._manifest(plan.before)[0]["blobs"]) if plan.before else set()
+        files = (f"blobs/{blob_name(address)}" for address in present if address not in kept)
+        if lock.lock(files, plan.files_until):
+            raise StorageError("Files of the backup have gone meanwhile. Make another one.")
+        lock.lock([SALT_RECORD, f"{name}/{_CATALOG}"], plan.until)
+        lock.lock_newest(_ERASURES, plan.until)
+        held = lock.holds(f"{name}/{_CATALOG}")
+        if held:
+            lock.lock([f"{name}/{_MANIFEST}"], plan.until)
+            until = self.locked_until(name)  # in whole seconds
+            held = until is not None and until >= plan.until.replace(microsecond=0)
+        if not held:
+            raise StorageError(
+                "The object store has not locked the backup, or lets locks be shortened. Use"
+                " another store."
+            )
+
+    def _blob(self, address: str) -> bytes:
+        """A file, from an older version where the newest is not it. Raises as ``read_blob``."""
+        try:
+            return self._blobs.read_blob(address)
+        except DAMAGED:
+            for data in self._place.versions(f"blobs/{blob_name(address)}"):
+                if hashlib.sha256(data).hexdigest() == address:
+                    return data
+            raise
 
     def _bring(self, address: str, source: Host) -> str:
         """Copy a file into the backups; returns its defect if no backup has it either."""
@@ -304,7 +382,7 @@ class Backups:
             content = source.read_blob(address)
         except DAMAGED as lost:
             try:
-                self._blobs.read_blob(address)
+                self._blob(address)
             except DAMAGED:
                 return lost.code
         else:
@@ -337,7 +415,7 @@ class Backups:
     def erasures(self) -> set[tuple[str, str]]:
         """What the list of erasures names; if it is lost or altered, what the backups name."""
         try:
-            return _erased([self._record(_ERASURES, _ERASURES)[0]])
+            return _erased([self._record(_ERASURES, _ERASURES, newest_first=True)[0]])
         except BackupInvalid:
             return _erased(self._readable().values())
 
@@ -353,10 +431,32 @@ class Backups:
     def _manifest(self, name: str) -> tuple[dict[str, Any], bytes]:
         return self._record(f"{name}/{_MANIFEST}", name)
 
-    def _record(self, file: str, name: str) -> tuple[dict[str, Any], bytes]:
-        """What :meth:`_signed` made, and its key. Raises BackupInvalid."""
+    def _record(
+        self, file: str, name: str, *, newest_first: bool = False
+    ) -> tuple[dict[str, Any], bytes]:
+        """What :meth:`_signed` made, and its key: the first version that is whole.
+
+        Raises:
+            BackupInvalid: None is.
+        """
+        broken = BackupInvalid(
+            "This backup cannot be read with the available keys. Add the right root key.",
+            name=name,
+        )
         try:
-            record: dict[str, Any] = json.loads(self._place.get(file))
+            for content in self._place.versions(file, newest_first=newest_first):
+                try:
+                    return self._opened(content, name)
+                except BackupInvalid as err:
+                    broken = err
+        except DAMAGED as err:
+            raise broken from err
+        raise broken
+
+    def _opened(self, content: bytes, name: str) -> tuple[dict[str, Any], bytes]:
+        """A record and its key. Raises BackupInvalid."""
+        try:
+            record: dict[str, Any] = json.loads(content)
             wrapped = bytes.fromhex(record["wrapped_key"])
             key = self._keyring.unwrap(record["root_key_id"], wrapped, f"backup/{name}")
             tag = record.pop("tag")
@@ -373,13 +473,41 @@ class Backups:
 
     def _catalog(self, manifest: dict[str, Any], key: bytes) -> bytes:
         name = manifest["name"]
+        broken: Exception = NotFound("There is no such file.")
         try:
-            sealed = self._place.get(f"{name}/{_CATALOG}")
-            return open_field(key, f"backup/{name}/catalog", sealed)
+            for sealed in self._place.versions(f"{name}/{_CATALOG}"):
+                try:
+                    return open_field(key, f"backup/{name}/catalog", sealed)
+                except SealBroken as err:
+                    broken = err
         except DAMAGED as err:
-            raise BackupInvalid(
-                "The catalog of this backup is missing or altered. Use another backup.", name=name
-            ) from err
+            broken = err
+        raise BackupInvalid(
+            "The catalog of this backup is missing or altered. Use another backup.", name=name
+        ) from broken
+
+
+class _Plan:
+    """Until when the files of a backup are to be locked.
+
+    Args:
+        there: Manifests of all backups, by name.
+
+    Raises:
+        SettingsError: The bucket has no object lock.
+    """
+
+    def __init__(self, files: LockedFiles, there: Mapping[str, Mapping[str, Any]]) -> None:
+        self.files = files
+        self.until = files.check_lock() + timedelta(days=files.lock_days)
+        #: The backup whose files are locked for long enough; empty where there is none.
+        self.before = max(there, key=lambda name: _rank(name, there), default="")
+        said = there.get(self.before, {}).get(_FILES_LOCKED)
+        self.files_until = self.until + AHEAD
+        if said is not None and datetime.fromisoformat(said) >= self.until:
+            self.files_until = datetime.fromisoformat(said)
+        else:
+            self.before = ""
 
 
 def _erased(records: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
@@ -404,11 +532,10 @@ def bring_salt_record(place: FileStore, data: Path) -> None:
     Raises:
         StorageError: The data folder cannot be written.
     """
-    with contextlib.suppress(NotFound):
-        record = place.get(SALT_RECORD)
-        if not (data / SALT_RECORD).exists():
-            data.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_durably(data / SALT_RECORD, record)
+    record = next(place.versions(SALT_RECORD), None)
+    if record is not None and not (data / SALT_RECORD).exists():
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_durably(data / SALT_RECORD, record)
 
 
 def _tag(key: bytes, manifest: dict[str, Any]) -> str:

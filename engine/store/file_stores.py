@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from engine.errors import FilesElsewhere, NotFound, SettingsError, StorageError
 from engine.host import FileStore, Folder, write_durably
 from engine.settings import Settings
 
+if TYPE_CHECKING:
+    from engine.store.object_store import Address
+
 #: In a bucket: whose files these are.
 OWNER = "catalog.id"
 #: In the data folder: where its files are, unless they always were there.
 PLACE = "files.place"
+
+
+@runtime_checkable
+class LockedFiles(FileStore, Protocol):
+    """Files that can be locked for a time; a delete leaves what is locked.
+
+    See :mod:`engine.store.locked_bucket`. Times are UTC, by the store's clock.
+    """
+
+    lock_days: int
+
+    def check_lock(self) -> datetime:
+        """The time now. Raises SettingsError where nothing can be locked."""
+
+    def lock(self, names: Iterable[str], until: datetime) -> list[str]:
+        """Lock all versions of these files; gives the names of which there is none."""
+
+    def lock_newest(self, name: str, until: datetime) -> None:
+        """Lock the newest version of a file."""
+
+    def locked_until(self, name: str) -> datetime | None:
+        """When the last lock on a file ends, or ended; None where there was none."""
+
+    def holds(self, name: str) -> bool:
+        """Does the store refuse to shorten the lock of a file?"""
+
+    def delete_older(self, name: str) -> None:
+        """Delete all versions of a file but the newest."""
 
 
 def files_of(settings: Settings) -> FileStore:
@@ -23,10 +57,16 @@ def files_of(settings: Settings) -> FileStore:
     if not settings.blobs:
         return own_folder(settings)
     # Imported here: who has no object store needs no client for one.
-    from engine.store.object_store import Address, Bucket
+    from engine.store.object_store import Bucket
+
+    return Bucket(_address(settings, settings.blobs))
+
+
+def _address(settings: Settings, url: str) -> Address:
+    from engine.store.object_store import Address
 
     ca = str(settings.s3_ca_file) if settings.s3_ca_file else None
-    return Bucket(Address(settings.blobs, settings.s3_endpoint, settings.s3_region, ca))
+    return Address(url, settings.s3_endpoint, settings.s3_region, ca)
 
 
 def backups_of(settings: Settings) -> FileStore:
@@ -35,6 +75,10 @@ def backups_of(settings: Settings) -> FileStore:
     Raises:
         SettingsError: Nowhere, or there are no credentials.
     """
+    if settings.backups and settings.backup_lock_days:
+        from engine.store.locked_bucket import LockedBucket
+
+        return LockedBucket(_address(settings, settings.backups), settings.backup_lock_days)
     if settings.backups:
         return files_of(replace(settings, blobs=settings.backups, backups=""))
     if settings.backup_dir is None:

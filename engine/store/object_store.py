@@ -173,8 +173,15 @@ class Bucket:
         self._write(name, data, {})
 
     def get(self, name: str) -> bytes:
+        return self._read(name)
+
+    def versions(self, name: str, *, newest_first: bool = False) -> Iterator[bytes]:
+        with contextlib.suppress(NotFound):
+            yield self.get(name)
+
+    def _read(self, name: str, **words: str) -> bytes:
         def read() -> bytes:
-            answer = self._ask("get_object", name)
+            answer = self._ask("get_object", name, **words)
             limit.extend(answer["ContentLength"] / SLOWEST_BYTES)
             with contextlib.closing(answer["Body"]) as body:
                 try:

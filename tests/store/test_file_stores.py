@@ -217,6 +217,7 @@ def test_what_is_set_wrongly_is_said(
         {"blobs": "s3://bucket/../x"},
         {"blobs": "s3://bucket"},
         {"s3_endpoint": "http://store.example"},
+        {"backup_lock_days": 30},  # and no bucket for backups
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(wrong: dict[str, str]) -> None:

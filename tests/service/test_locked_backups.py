@@ -1,0 +1,265 @@
+"""Backups in a bucket with object lock, against somebody with all of the server's rights."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from engine import Engine, Settings, errors
+from engine.host import Host
+from engine.store import backup as module
+from engine.store import object_store as store_module
+from engine.store.file_stores import backups_of
+from engine.store.locked_bucket import LockedBucket
+from tests import builders
+from tests.conftest import WHY, Ward, text_png
+from tests.fakes import FakeHost, ScriptedDetector
+from tests.object_store import ObjectStore, client
+
+BUCKET = "locked"
+
+
+@pytest.fixture
+def settings(settings: Settings, object_store: ObjectStore, store_keys: None) -> Settings:
+    asked = client(object_store.endpoint)
+    with contextlib.suppress(asked.exceptions.BucketAlreadyOwnedByYou):  # by another test
+        asked.create_bucket(Bucket=BUCKET, ObjectLockEnabledForBucket=True)
+    return replace(
+        settings,
+        backups=f"s3://{BUCKET}/{object_store.new().rpartition('/')[2]}",
+        backup_lock_days=1,
+        backups_kept=1,
+        s3_endpoint=object_store.endpoint,
+    )
+
+
+@pytest.fixture
+def place(settings: Settings) -> LockedBucket:
+    place = backups_of(settings)
+    assert isinstance(place, LockedBucket)
+    return place
+
+
+@pytest.fixture
+def intruder(settings: Settings, object_store: ObjectStore) -> Iterator[Intruder]:
+    return Intruder(settings, object_store)
+
+
+class Intruder:
+    """What can be done with the server's rights on the bucket."""
+
+    def __init__(self, settings: Settings, store: ObjectStore) -> None:
+        self.client = client(store.endpoint)
+        self.prefix = settings.backups.removeprefix(f"s3://{BUCKET}/") + "/"
+
+    def versions(self, kind: str = "Versions") -> list[dict[str, Any]]:
+        answer = self.client.list_object_versions(Bucket=BUCKET, Prefix=self.prefix)
+        found: list[dict[str, Any]] = answer.get(kind, [])
+        return found
+
+    def visible(self) -> list[str]:
+        """As who knows of no versions sees the bucket."""
+        answer = self.client.list_objects_v2(Bucket=BUCKET, Prefix=self.prefix)
+        return [entry["Key"] for entry in answer.get("Contents", [])]
+
+    def delete_versions(self) -> list[str]:
+        """What could be deleted for good."""
+        gone = []
+        for version in self.versions():
+            try:
+                self.client.delete_object(
+                    Bucket=BUCKET, Key=version["Key"], VersionId=version["VersionId"],
+                    BypassGovernanceRetention=True,
+                )  # fmt: skip
+                gone.append(version["Key"])
+            except ClientError as err:
+                refusal = err.response["Error"]["Code"]
+                if refusal != "AccessDenied":
+                    raise
+        return gone
+
+    def wreck(self) -> None:
+        """Put something else in place of every file, and delete that."""
+        for key in self.visible():
+            self.client.put_object(Bucket=BUCKET, Key=key, Body=b"{}")
+            self.client.delete_object(Bucket=BUCKET, Key=key)
+        assert self.visible() == []
+
+
+def place_of(engine: Engine) -> LockedBucket:
+    place = engine.context._backup_place
+    assert isinstance(place, LockedBucket)
+    return place
+
+
+def test_what_an_intruder_does_to_a_locked_backup_does_not_keep_it_from_coming_back(
+    ward: Ward, settings: Settings, intruder: Intruder, tmp_path: Path
+) -> None:
+    engine, admin = ward.engine, ward.team.administrator
+    data, found = text_png()
+    kept = ward.seal(data, "Erika.png", [found])
+    gone = ward.seal(builders.png(builders.labelled("OTHER")[0]), found=[found])
+    name = engine.backups.make(admin)
+    until = engine.backups.locked_until(admin, name)
+    now = datetime.now(UTC).replace(tzinfo=None)
+    assert until is not None
+    assert timedelta(hours=23) < until - now <= timedelta(days=1)
+    assert engine.health.state(admin)["last_backup_locked_until"] == until
+    made = engine.audit.entries(admin, query="backup.make")[0]
+    assert made.detail["locked_until"] == f"{until:%Y-%m-%dT%H:%M:%SZ}"
+    engine.images.erase(admin, gone, "asked for it")
+    engine.close()
+
+    for version in intruder.versions():
+        head = intruder.client.head_object(
+            Bucket=BUCKET, Key=version["Key"], VersionId=version["VersionId"]
+        )
+        assert head["ObjectLockMode"] == "COMPLIANCE"
+    before = {v["VersionId"] for v in intruder.versions()}
+    assert intruder.delete_versions() == []
+    intruder.wreck()
+    assert before <= {v["VersionId"] for v in intruder.versions()}
+
+    elsewhere = replace(settings, data=tmp_path / "recovered")
+    again = Engine.from_backup(elsewhere, detector=ScriptedDetector(elsewhere))
+    token = again.operator_token()
+    opened = again.images.restore(token, kept, WHY)
+    assert again.images.restored_file(token, opened.handle).data == data
+    with pytest.raises(errors.NotFound):  # erased after the backup, and the list was wrecked, too
+        again.images.restore(token, gone, WHY)
+    assert again.backups.verify(token, name) == 6
+    # The next backup brings what is hidden to light again, or does without it.
+    later = again.backups.make(token)
+    assert again.backups.verify(token, later) > 0
+    again.close()
+
+
+def test_pruning_leaves_what_is_locked_and_says_until_when(ward: Ward, host: FakeHost) -> None:
+    engine, admin = ward.engine, ward.team.administrator
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    first = engine.backups.make(admin)
+    engine.images.erase(admin, image_id, "asked for it")
+    host.advance(minutes=1)
+    second = engine.backups.make(admin)
+    until = engine.backups.locked_until(admin, first)
+    assert until is not None
+    assert engine.backups.names(admin) == [first, second]
+    pruned = engine.audit.entries(admin, query="backup.prune")[0]
+    assert pruned.detail == {"locked": {first: f"{until:%Y-%m-%dT%H:%M:%SZ}"}}
+    assert engine.backups.verify(admin, first) == 3
+
+
+def test_what_is_locked_no_more_is_pruned_for_good(
+    ward: Ward, host: FakeHost, intruder: Intruder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AHEAD", timedelta())
+    engine, admin = ward.engine, ward.team.administrator
+    place = place_of(engine)
+    place.lock_days = 3 / 86_400  # type: ignore[assignment]
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    first = engine.backups.make(admin)
+    engine.images.erase(admin, image_id, "asked for it")
+    until = engine.backups.locked_until(admin, first)
+    assert until is not None
+    while place.check_lock() <= until:
+        time.sleep(0.2)
+    host.advance(minutes=1)
+    second = engine.backups.make(admin)
+    assert engine.backups.names(admin) == [second]
+    pruned = engine.audit.entries(admin, query="backup.prune")[0]
+    assert pruned.detail == {"names": [first]}
+    # For good: neither hidden versions nor markers, of backups or of files that only they had.
+    names = {v["Key"].removeprefix(intruder.prefix) for v in intruder.versions()}
+    assert names == {f"{second}/manifest.json", f"{second}/catalog.sealed", "erasures.json"}
+    assert intruder.versions("DeleteMarkers") == []
+
+
+def test_files_that_backups_share_are_locked_again_once_a_week_and_not_by_each(
+    ward: Ward, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, admin = ward.engine, ward.team.administrator
+    data, found = text_png()
+    ward.seal(data, found=[found])
+    engine.backups.make(admin)
+    locked: list[str] = []
+    real = LockedBucket._lock
+
+    def watched(self: LockedBucket, name: str, *words: Any) -> bool:
+        locked.append(name)
+        return real(self, name, *words)
+
+    monkeypatch.setattr(LockedBucket, "_lock", watched)
+    host.advance(minutes=1)
+    engine.backups.make(admin)
+    assert [name for name in locked if name.startswith("blobs/")] == []
+    locked.clear()
+    place_of(engine).lock_days = 9  # longer than one day and a week
+    host.advance(minutes=1)
+    name = engine.backups.make(admin)
+    assert len([name for name in locked if name.startswith("blobs/")]) == 3
+    blob = next(name for name in locked if name.startswith("blobs/"))
+    ends = place_of(engine).locked_until(blob)
+    backup_ends = engine.backups.locked_until(admin, name)
+    assert ends is not None
+    assert backup_ends is not None
+    assert ends - backup_ends > timedelta(days=6)
+
+
+def test_a_bucket_without_object_lock_is_refused_at_the_start_and_by_each_backup(
+    ward: Ward, settings: Settings, object_store: ObjectStore, tmp_path: Path
+) -> None:
+    plain = replace(settings, data=tmp_path / "other", backups=object_store.new())
+    with pytest.raises(errors.SettingsError, match="no object lock"):
+        Engine.open(plain, Host(plain.data / "blobs"), detector=ScriptedDetector(plain))
+    place_of(ward.engine)._bucket = "ready"  # as after the bucket was made anew
+    with pytest.raises(errors.SettingsError, match="no object lock"):
+        ward.engine.backups.make(ward.team.administrator)
+    assert ward.engine.backups.names(ward.team.administrator) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("_lock", lambda self, name, versions, until: True),  # it locks nothing
+        ("holds", lambda self, name: False),  # it lets locks be shortened, as moto's server does
+    ],
+)
+def test_a_store_that_only_says_it_has_locked_is_found_out(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch, method: str, answer: Any
+) -> None:
+    monkeypatch.setattr(LockedBucket, method, answer)
+    with pytest.raises(errors.StorageError, match="not locked"):
+        ward.engine.backups.make(ward.team.administrator)
+    assert ward.engine.backups.names(ward.team.administrator) == []
+
+
+def test_versions_are_read_across_pages_and_not_those_of_longer_names(
+    place: LockedBucket, intruder: Intruder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "PAGE", 2)
+    for content in (b"1", b"2", b"3", b"4", b"5"):
+        place.replace("a", content)
+    place.replace("a.longer", b"x")
+    place.replace("b", b"y")
+    assert list(place.versions("a")) == [b"1", b"2", b"3", b"4", b"5"]
+    assert next(place.versions("a", newest_first=True)) == b"5"
+    assert list(place.names()) == ["a", "a.longer", "b"]
+    intruder.client.delete_object(Bucket=BUCKET, Key=f"{intruder.prefix}a")
+    assert (place.get("a"), list(place.names("a"))) == (b"5", ["a", "a.longer"])
+    place.delete_older("a")
+    assert list(place.versions("a")) == [b"5"]
+    place.delete("a")
+    assert list(place.names()) == ["a.longer", "b"]
+    assert intruder.versions("DeleteMarkers") == []
+    with pytest.raises(errors.NotFound):
+        place.get("a")
