@@ -171,7 +171,7 @@ class Backups:
         """
         name = f"{self._host.now():{NAME}}"
         there = self._readable()
-        lock = _Plan(self._lock, there) if self._lock is not None else None
+        self.check_lock()
         # Each of those that cannot be read now may be a generation later than those that can.
         unread = len(self.names()) - len(there)
         generation = 1 + unread + max((_generation(m) for m in there.values()), default=0)
@@ -196,6 +196,8 @@ class Backups:
                 else:
                     new.append(address)
         present = [a for a in snapshot.blobs if a not in missing]
+        # From here on, not from the beginning: to bring the first files can take days.
+        lock = _Plan(self._lock, there) if self._lock is not None else None
         manifest = self._signed(
             {
                 **({} if lock is None else {_FILES_LOCKED: lock.files_until.isoformat()}),
