@@ -5,6 +5,7 @@ The server imports this file and uses ``app``; each run of a page executes it as
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -79,6 +80,10 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
             engine.statistics.warm
         )  # decrypting the metrics of many images takes seconds
         async with api.app.router.lifespan_context(api.app):
+            # Streamlit looks for garbage among all objects after each run of a page, and nobody's
+            # request goes on meanwhile. What the start has made stays, and need not be looked at.
+            gc.collect()
+            gc.freeze()
             yield
     finally:
         await to_thread.run_sync(courier.stop)
@@ -100,7 +105,7 @@ if __name__ != "__main__":
     oidc.configure(settings)
     # Otherwise the first request of a new process could run any page without this file.
     PagesManager.uses_pages_directory = False
-    names = telemetry.words(api.app.openapi()["paths"])
+    names = telemetry.words(api.paths())
     app = st.App(
         __file__,
         routes=[Mount("/api", api.app)],

@@ -5,7 +5,7 @@ One module turns engine errors into problem documents (RFC 9457). Responses that
 patient data require a session and are sent with ``no-store``. Request bodies stay in memory.
 """
 
-from api.app import app, seals
+from api.app import app, paths, seals
 from api.bodies import announced, bodies
 from api.fair_pool import FairPool, jobs
 from api.middleware import room_for_bodies, stranger
@@ -24,6 +24,7 @@ __all__ = [
     "bodies",
     "issue_ticket",
     "jobs",
+    "paths",
     "problem",
     "redeem_ticket",
     "room_for_bodies",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts load when they are first used, which takes a third of a start
 
 #: Above it a population counts as changed. Source: Siddiqi 2006, "Credit Risk Scorecards", ch. 9.
 PSI_MOVED = 0.25
@@ -152,12 +152,12 @@ def _distribution(
 ) -> Shift:
     """By index and by the two-sample test of Kolmogorov and Smirnov."""
     index = stability_index(before, now, edges)
-    p = float(stats.ks_2samp(before, now).pvalue)
+    p = float(scipy.stats.ks_2samp(before, now).pvalue)
     return Shift(what, index, p, index > PSI_MOVED and p < P_CHANCE)
 
 
 def _share(what: str, then: int, of_then: int, here: int, of_here: int) -> Shift:
     """Has a share grown? Fisher's exact test, one-sided: fewer corrections are no alarm."""
     table = [[here, of_here - here], [then, of_then - then]]
-    p = float(stats.fisher_exact(table, alternative="greater").pvalue)
+    p = float(scipy.stats.fisher_exact(table, alternative="greater").pvalue)
     return Shift(what, here / of_here - then / of_then, p, p < P_CHANCE)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy  # its parts load when they are first used, which takes a third of a start
 
 #: Share of byte positions in which two independent random strings differ, in percent.
 NPCR_IDEAL_PERCENT = 100 * 255 / 256
@@ -124,7 +124,7 @@ def _byte_entropy_moments(length: int) -> tuple[float, float]:
     count = np.arange(length + 1)
     share = _binomial(count, length, 1 / 256)
     count, share = count[share > 1e-18], share[share > 1e-18]
-    term = special.kl_div(count, length / 256) / math.log(2)
+    term = scipy.special.kl_div(count, length / 256) / math.log(2)
     mean = float(share @ term)
     # Given the first count, the second is binomial over the bytes that are left.
     joint = share[:, None] * _binomial(count[None, :], (length - count)[:, None], 1 / 255)
@@ -138,9 +138,9 @@ def _binomial(k: np.ndarray, n: int | np.ndarray, p: float) -> np.ndarray:
     """Binomial probabilities; 0 where k > n."""
     with np.errstate(invalid="ignore"):
         logs = (
-            special.gammaln(n + 1)
-            - special.gammaln(k + 1)
-            - special.gammaln(np.maximum(n - k, 0) + 1)
+            scipy.special.gammaln(n + 1)
+            - scipy.special.gammaln(k + 1)
+            - scipy.special.gammaln(np.maximum(n - k, 0) + 1)
             + k * math.log(p)
             + (n - k) * math.log1p(-p)
         )
@@ -205,8 +205,8 @@ def byte_entropy_band_bits(length: int, share: float = 0.999) -> tuple[float, fl
     if length == 1:  # one byte has no entropy, and no spread
         return 0.0, 0.0
     form, scale = gap**2 / variance, variance / gap
-    low = top - float(special.gammaincinv(form, 1 - tail)) * scale
-    high = top - float(special.gammaincinv(form, tail)) * scale if length >= 256 else top
+    low = top - float(scipy.special.gammaincinv(form, 1 - tail)) * scale
+    high = top - float(scipy.special.gammaincinv(form, tail)) * scale if length >= 256 else top
     # Entropy is never negative; the approximation may be for two or three bytes.
     return max(low, 0.0), high
 
@@ -235,7 +235,7 @@ def chi_square_uniformity(data: Data) -> ChiSquare:
         raise ValueError(f"{total} bytes are too few: chi-square needs {CHI_SQUARE_MIN_BYTES}")
     expected = total / 256
     statistic = float(((counts - expected) ** 2).sum() / expected)
-    return ChiSquare(statistic, float(special.chdtrc(255, statistic)))
+    return ChiSquare(statistic, float(scipy.special.chdtrc(255, statistic)))
 
 
 #: Steps (rows, columns) from a value to its neighbour.
@@ -310,7 +310,7 @@ def npcr_lowest_percent(length: int, significance: float = 0.001) -> float:
     Source: Wu, Noonan, Agaian 2011, equation 12 (normal approximation of the binomial).
     """
     spread = 100 * math.sqrt(255 / length) / 256
-    return NPCR_IDEAL_PERCENT + float(special.ndtri(significance)) * spread
+    return NPCR_IDEAL_PERCENT + float(scipy.special.ndtri(significance)) * spread
 
 
 def uaci_band_percent(length: int, significance: float = 0.001) -> tuple[float, float]:
@@ -320,7 +320,7 @@ def uaci_band_percent(length: int, significance: float = 0.001) -> tuple[float, 
     """
     top = 255
     variance = (top + 2) * (top**2 + 2 * top + 3) / (18 * (top + 1) ** 2 * top * length)
-    reach = -float(special.ndtri(significance / 2)) * 100 * math.sqrt(variance)
+    reach = -float(scipy.special.ndtri(significance / 2)) * 100 * math.sqrt(variance)
     return UACI_IDEAL_PERCENT - reach, UACI_IDEAL_PERCENT + reach
 
 

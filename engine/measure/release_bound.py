@@ -30,8 +30,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-from scipy.optimize import brentq
-from scipy.special import betainc, betaln
+import scipy  # its parts load when they are first used, which takes a third of a start
 
 CONFIDENCE = 0.95
 _PRIOR = 0.5  # both parameters of the beta distribution, after Jeffreys 1946
@@ -53,14 +52,14 @@ def log_evidence(looks: int, misses: int, share: float) -> float:
     if not 0.0 < share < 1.0:
         raise ValueError(f"a share is above 0 and below 1, not {share}")
     a, b = misses + _PRIOR, looks - misses + _PRIOR
-    below = betainc(a, b, share)
+    below = scipy.special.betainc(a, b, share)
     if below == 0.0:
         return -math.inf
     return float(
         math.log(below)
-        + betaln(a, b)
-        - math.log(betainc(_PRIOR, _PRIOR, share))
-        - betaln(_PRIOR, _PRIOR)
+        + scipy.special.betaln(a, b)
+        - math.log(scipy.special.betainc(_PRIOR, _PRIOR, share))
+        - scipy.special.betaln(_PRIOR, _PRIOR)
         - misses * math.log(share)
         - (looks - misses) * math.log1p(-share)
     )
@@ -100,7 +99,10 @@ def upper_bound(looks: int, misses: int, confidence: float = CONFIDENCE) -> floa
     enough = -math.log1p(-confidence)
     low, high = max(misses / looks, 1e-12), 1.0 - 1e-12
     # M is at most 1 at the share that was seen, and grows from there without limit.
-    return float(brentq(lambda p: log_evidence(looks, misses, p) - enough, low, high, xtol=1e-12))
+    root = scipy.optimize.brentq(
+        lambda p: log_evidence(looks, misses, p) - enough, low, high, xtol=1e-12
+    )
+    return float(root)
 
 
 def looks_needed(share: float, misses: int = 0, confidence: float = CONFIDENCE) -> int:

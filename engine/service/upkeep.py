@@ -353,6 +353,8 @@ class Upkeep:
         orphans, needless, needed = list[str](), 0, 0
         for part in PARTS:
             there = set(self._host.blobs(part))
+            if not there:
+                continue
             # Before the rows: what leaves this list has rows by then, or is needed no more.
             at_work = set().union(*list(self._intake.at_work.values()))
             found = there - self._catalog.blobs(self._database.read(), part) - at_work

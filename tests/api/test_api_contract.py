@@ -65,6 +65,7 @@ def things(ward: Hospital, label: str) -> dict[str, str]:
 
 def test_every_route_is_in_the_document() -> None:
     assert set(operations()) == LABELS
+    assert set(DOCUMENT["paths"]) <= set(api.paths())
     assert len(LABELS) > 60
 
 

@@ -144,7 +144,7 @@ def test_no_log_of_a_day_names_a_patient_or_a_file(
     ],
 )
 def test_a_route_is_named_without_what_stands_for_a_person(path: str, route: str) -> None:
-    words = telemetry.words(list(api.app.openapi()["paths"]))
+    words = telemetry.words(api.paths())
     assert telemetry.RequestTelemetry(api.app, words)._route(path) == route
 
 
@@ -153,7 +153,7 @@ def test_a_request_has_an_id_of_ours_in_answer_log_and_audit(
 ) -> None:
     caplog.set_level(logging.INFO, logger="medsec.http")
     api.app.state.engine = engine
-    app = telemetry.RequestTelemetry(api.app, telemetry.words(list(api.app.openapi()["paths"])))
+    app = telemetry.RequestTelemetry(api.app, telemetry.words(api.paths()))
 
     async def ask(token: str) -> httpx.Response:
         transport = httpx.ASGITransport(app)
