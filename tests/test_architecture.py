@@ -65,7 +65,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "Crypto": ("engine/crypto/recovery_shares.py",),
     "jwt": ("engine/people/tokens.py",),
     "smtplib": ("engine/store/outbox.py",),
-    "fpdf": ("engine/operations/access_report.py",),
+    "fpdf": ("engine/operations/report_page.py",),
     "bcrypt": ("engine/people/accounts.py",),
     "distributed": ("engine/operations/worker_pool.py",),
     "dask": ("engine/operations/worker_pool.py",),

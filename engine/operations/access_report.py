@@ -13,12 +13,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
-from fpdf import FPDF
-from fpdf.enums import TableBordersLayout
-from fpdf.fonts import TTFFont
 
 from engine.errors import InputError
 from engine.permissions import Role
@@ -36,7 +31,6 @@ _OUTCOMES = {
     "failed": "failed",
 }
 COLUMNS = ("When", "Who", "Role", "What", "Times", "Image", "Outcome", "Reason")
-_FONT = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"
 
 
 @dataclass(frozen=True)
@@ -118,8 +112,10 @@ class AccessReport:
         Letters that its font lacks (Chinese, Japanese, Korean) are written as ``U+4E2D``; the CSV
         has them.
         """
+        from engine.operations.report_page import Page  # what it draws with takes long to load
+
         rows = self.table(zone)
-        page = _Page()
+        page = Page()
         page.set_title("Who had access")
         page.set_creation_date(self.made_at.replace(tzinfo=UTC))
         page.add_page()
@@ -144,7 +140,7 @@ class AccessReport:
         with page.table(
             col_widths=(17, 15, 15, 35, 7, 32, 10, 35),
             line_height=4,
-            borders_layout=TableBordersLayout.HORIZONTAL_LINES,
+            borders_layout="HORIZONTAL_LINES",
             text_align="LEFT",
             padding=(0.6, 1, 0.6, 0),
         ) as table:
@@ -154,29 +150,6 @@ class AccessReport:
         if not rows:
             page.cell(text="Nobody has done anything with them.", new_x="LMARGIN", new_y="NEXT")
         return File("access-report.pdf", "application/pdf", bytes(page.output()))
-
-
-class _Page(FPDF):
-    """A4 across, with page numbers, in a font for Latin, Greek, Cyrillic, Arabic and Hebrew."""
-
-    def __init__(self) -> None:
-        super().__init__(orientation="landscape", format="A4")
-        self.add_font("DejaVu", "", _FONT)
-        self.add_font("DejaVu", "B", _FONT)  # the head of a table asks for bold
-        self.set_font("DejaVu")
-
-    def footer(self) -> None:
-        """Page number; called by FPDF."""
-        self.set_y(-12)
-        self.set_font("DejaVu", size=7)
-        self.cell(0, 5, f"Page {self.page_no()} of {{nb}}", align="R")
-
-    def shown(self, text: str) -> str:
-        """The text with what the font lacks spelled out."""
-        font = self.fonts["dejavu"]
-        assert isinstance(font, TTFFont)
-        known = font.cmap
-        return "".join(c if ord(c) in known or c == "\n" else f" U+{ord(c):04X} " for c in text)
 
 
 def access_report(number: str, made_at: datetime, entries: Sequence[AuditEntry]) -> AccessReport:

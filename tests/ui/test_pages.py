@@ -47,7 +47,7 @@ def visit(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Visit:
 
     def open_page(token: str = "", page: str = "", tab: str = "") -> AppTest:
         monkeypatch.setattr(state, "token", lambda: token)
-        app = AppTest.from_file(HOME, default_timeout=30).run()
+        app = AppTest.from_file(HOME, default_timeout=120).run()
         if page:
             if tab:
                 app.query_params["tab"] = tab
