@@ -76,7 +76,7 @@ from engine.service.randomness import Randomness
 from engine.service.reception import Held, Instance, Received
 from engine.service.release import LooksSaved
 from engine.service.runtime_settings import SettingEntry
-from engine.service.search import Found, ImageQuery
+from engine.service.search import Found, ImageQuery, SeriesPage
 from engine.service.sendings import Parcel, Report
 from engine.service.versions import Difference, VersionEntry
 from engine.service.worklist import NEEDS, Look, WorkGroup, WorkItem
@@ -184,6 +184,7 @@ __all__ = [
     "Sending",
     "SendingState",
     "Series",
+    "SeriesPage",
     "Session",
     "SettingEntry",
     "Settings",

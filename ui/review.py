@@ -161,7 +161,7 @@ def _ask(token: str, study: Study | None, image_id: str) -> None:
         one, several = engine.settings.restore_minutes, engine.settings.study_restore_minutes
         st.caption(
             f"The original stays open for {one:g} minutes, in this session only."
-            + (f" A series or study stays open for {several:g}." if len(scopes) > 1 else "")
+            + (f" A series or study stays open for {several:g} minutes." if len(scopes) > 1 else "")
         )
 
 

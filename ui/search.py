@@ -1,4 +1,4 @@
-"""Image search: filters kept in the URL, and pages of thumbnails."""
+"""Image search: filters kept in the URL, and pages of thumbnails, one for each series."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from engine import Found, ImageQuery, ImageState, Patient, Permission
+from engine import Found, ImageQuery, ImageState, Patient, Permission, SeriesPage
 from ui import care, cohort, review, state, studies, study_page, widgets
 from ui.patient_banner import person
 from ui.query_params import asked, asked_day, tell
@@ -51,13 +51,18 @@ def search(token: str) -> None:
                 study_page.open_study(*chosen)
                 st.rerun()
             return
-    page = _page({**wanted, "patient_id": patient_id})
+    skipped = _skipped({**wanted, "patient_id": patient_id})
     asked_for = ImageQuery(**wanted)
-    found = engine.search.images(token, asked_for, PAGE, (page - 1) * PAGE, patient_id)
-    if not found.images and page > 1:
-        tell("page", None)
-        st.rerun()
-    if not found.images:
+    found: Found | SeriesPage
+    if kind == "sealed":
+        found = engine.search.series(token, asked_for, PAGE, skipped, patient_id)
+        seen = found.seen
+    else:
+        found = engine.search.images(token, asked_for, PAGE, skipped, patient_id)
+        seen = len(found.images)
+    if not seen and skipped:
+        _turn(0)
+    if not seen:
         what = "sealed" if kind == "sealed" else kinds[kind][0].lower()
         st.info(
             f"No {what} image matches. Change the search or the filters.",
@@ -65,8 +70,11 @@ def search(token: str) -> None:
         )
         care.emergency_form(token, (query or "").strip())
         return
-    image_id = _shown(token, kind, found)
-    _pager(page, found.total)
+    if isinstance(found, SeriesPage):
+        image_id = _series(token, found)
+    else:
+        image_id = _shown(token, kind, found)
+    _pager(skipped, seen, found.total)
     if asked_for.states == (ImageState.RELEASED,):
         cohort.hand_over(token, asked_for, patient_id, found.total)
     if image_id:
@@ -191,17 +199,34 @@ def _sure(where: Any) -> tuple[float, float] | None:
     return chosen[0] / 100, chosen[1] / 100
 
 
-def _page(wanted: dict[str, Any]) -> int:
-    """The page number in the URL; the first page if the filters have changed."""
+def _skipped(wanted: dict[str, Any]) -> int:
+    """How many images the pages before have, as the URL says; none if the filters changed."""
     now = repr(wanted)
     if state.recall("asked-for", now) != now:
-        tell("page", None)
+        tell("skip", None)
     state.keep("asked-for", now)
-    number = asked("page")
-    return max(1, int(number)) if number.isdigit() else 1
+    number = asked("skip")
+    return int(number) if number.isdecimal() and len(number) < 10 else 0
 
 
 # --- results ---------------------------------------------------------------------------
+
+
+def _series(token: str, found: SeriesPage) -> str:
+    """A card for each series; one of several images opens as a study.
+
+    Returns:
+        The id of the single image that was chosen in this run, or an empty string.
+    """
+    called = names(token, [one.image.patient_id for one in found.series])
+    of = {one.image.image_id: one for one in found.series}
+    counts = {image_id: one.count for image_id, one in of.items()}
+    records = [one.image for one in found.series]
+    chosen = widgets.cards(records, "review", called, found.dates, counts)
+    if chosen and of[chosen].count > 1:
+        study_page.open_study(of[chosen].study_id, of[chosen].series_id)
+        st.rerun()
+    return chosen
 
 
 def _shown(token: str, kind: str, found: Found) -> str:
@@ -224,23 +249,16 @@ def _shown(token: str, kind: str, found: Found) -> str:
     return ""
 
 
-def _pager(page: int, total: int) -> None:
-    pages = -(-total // PAGE)
+def _pager(skipped: int, seen: int, total: int) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        if page > 1 and st.button("Newer", icon=":material/chevron_left:"):
-            _turn(page - 1)
-        first = (page - 1) * PAGE + 1
-        st.caption(f"{first:,} to {min(total, first + PAGE - 1):,} of {total:,} images")
-        if page < pages and st.button("Older", icon=":material/chevron_right:"):
-            _turn(page + 1)
-        if pages > 2:
-            number = st.number_input(
-                f"Page (of {pages:,})", 1, pages, page, step=1, width=150, key=f"page-{page}"
-            )
-            if number != page:
-                _turn(number)
+        if skipped and st.button("Newest", icon=":material/first_page:"):
+            _turn(0)
+        last = skipped + seen
+        st.caption(f"{skipped + 1:,} to {last:,} of {widgets.counted(total, 'image')}")
+        if last < total and st.button("Older", icon=":material/chevron_right:"):
+            _turn(last)
 
 
-def _turn(page: int) -> None:
-    tell("page", str(page) if page > 1 else None)
+def _turn(skip: int) -> None:
+    tell("skip", str(skip) if skip else None)
     st.rerun()

@@ -107,7 +107,9 @@ def through_series(study: Study | None, record: ImageRecord) -> str:
     for series, images in sealed(study) if study else ():
         ids = [image.image_id for image in images]
         if record.image_id in ids and len(ids) > 1:
-            where = f"{title(study)} · {widgets.plain(name(series))}" if study else ""
+            where = title(study) if study else ""
+            if name(series) != (study and _what(study)):
+                where += f" · {widgets.plain(name(series))}"
             return _steps(ids, ids.index(record.image_id), where)
     return ""
 

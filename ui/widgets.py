@@ -229,12 +229,14 @@ def cards(
     key: str,
     names: Mapping[str, str] | None = None,
     dates: Mapping[str, str] | None = None,
+    counts: Mapping[str, int] | None = None,
 ) -> str:
     """Thumbnails of sealed images, as many in a row as there is room for.
 
     Args:
         names: Labels of patients, by their keys.
         dates: Days of the studies, by image; without one the day of the upload is shown as such.
+        counts: How many images of its series each stands for.
 
     Returns:
         The id of the image chosen in this run, or an empty string.
@@ -249,7 +251,12 @@ def cards(
                 what = f"{record.modality or record.format} {at}"
                 picture(f"/api/images/{record.image_id}/thumbnail", f"Sealed {what}", small=True)
                 st.markdown(f"**{plain(title)}**  \n{what}" if title else what)
-                st.caption(f"{counted(record.region_count, 'region')} sealed")
+                count = (counts or {}).get(record.image_id, 1)
+                st.caption(
+                    f"{count} images"
+                    if count > 1
+                    else f"{counted(record.region_count, 'region')} sealed"
+                )
                 if st.button("View", key=f"{key}-{record.image_id}", width="stretch"):
                     chosen = record.image_id
     return chosen

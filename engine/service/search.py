@@ -63,6 +63,39 @@ class Found:
 
 
 @dataclass(frozen=True)
+class SeriesFound:
+    """Images of one series that a search found one after the other.
+
+    Args:
+        study_id, series_id: Empty where the image has no place in a study.
+        image: The one in the middle, which stands for them.
+        count: How many there are.
+    """
+
+    study_id: str
+    series_id: str
+    image: ImageRecord
+    count: int
+
+
+@dataclass(frozen=True)
+class SeriesPage:
+    """One page of a search by series.
+
+    Args:
+        series: In the order of their newest image.
+        seen: How many images this page covers; the next one begins after them.
+        total: How many images match on all pages.
+        dates: Day of the study by image, ``YYYY-MM-DD``, where the header says it.
+    """
+
+    series: tuple[SeriesFound, ...]
+    seen: int
+    total: int
+    dates: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Choices:
     """What the filters of a search can be set to: what occurs among released images."""
 
@@ -70,6 +103,8 @@ class Choices:
     uploaders: tuple[str, ...]
 
 
+#: A page by series looks at no more images than these.
+_MOST_OF_PAGE = 2000
 #: More patients than there are.
 _ALL = 1 << 31
 
@@ -104,18 +139,70 @@ class Search:
             PermissionDenied: A state that this role does not see.
         """
         wanted = query or ImageQuery()
+        filters = self._filters(caller, wanted, patient_id)
+        images = self._catalog.search(**filters, limit=limit, offset=offset)
+        total = self._found(caller, wanted, patient_id, filters)
+        ids = [image.image_id for image in images]
+        return Found(tuple(images), total, self._studies.dates(self._database.read(), ids))
+
+    @needs(Permission.VIEW_MASKED)
+    def series(
+        self,
+        caller: Caller,
+        query: ImageQuery | None = None,
+        limit: int = 12,
+        offset: int = 0,
+        patient_id: str | None = None,
+    ) -> SeriesPage:
+        """One page of what :meth:`images` finds, an entry for each series instead of each image.
+
+        Images of a series that were not taken in one after the other may come on two pages.
+
+        Args:
+            limit: Of series.
+            offset: Of images: the sum of ``seen`` of the pages before.
+
+        Raises:
+            PermissionDenied: A state that this role does not see.
+        """
+        wanted = query or ImageQuery()
+        filters = self._filters(caller, wanted, patient_id)
+        places = self._catalog.search_places(**filters, limit=_MOST_OF_PAGE, offset=offset)
+        held: dict[str, list[tuple[str, str, str]]] = {}
+        seen = 0
+        for place in places:
+            image_id, _, series_id = place
+            key = series_id or image_id
+            if key not in held and len(held) == limit:
+                break
+            held.setdefault(key, []).append(place)
+            seen += 1
+        total = self._found(caller, wanted, patient_id, filters)
+        middle = {of[len(of) // 2]: len(of) for of in held.values()}
+        ids = [image_id for image_id, _, _ in middle]
+        tx = self._database.read()
+        records = {row.record.image_id: row.record for row, _ in self._catalog.many(tx, ids)}
+        found = tuple(
+            SeriesFound(study_id, series_id, records[image_id], count)
+            for (image_id, study_id, series_id), count in middle.items()
+            # One that was erased or withdrawn meanwhile stands for nothing.
+            if image_id in records and records[image_id].state in wanted.states
+        )
+        return SeriesPage(found, seen, total, self._studies.dates(tx, [*records]))
+
+    def _filters(self, caller: Caller, wanted: ImageQuery, patient_id: str | None) -> Filters:
+        """What the catalog is asked for, within what the caller may see."""
         for state in wanted.states:
             if state not in _LISTED or not allowed(caller.role, _LISTED[state]):
                 self._audit.record(caller, Event("image.find", "refused", detail={"state": state}))
                 raise PermissionDenied("Your role cannot see images in this state.")
         only = self._guard.open_patients(caller)
         patient_ids = only if patient_id is None else [patient_id]
-        named = bool(wanted.text.strip())
-        if named:
+        if wanted.text.strip():
             matching = self._patients.search(wanted.text, _ALL, 0, only)
             keys = [p.patient_id for p in matching]
             patient_ids = [k for k in keys if patient_id in (None, k)]
-        filters: Filters = {
+        return {
             "states": wanted.states,
             "patient_ids": patient_ids,
             "modality": wanted.modality,
@@ -126,14 +213,17 @@ class Search:
             "until": wanted.until,
             "reason": wanted.reason,
         }
-        images = self._catalog.search(**filters, limit=limit, offset=offset)
+
+    def _found(
+        self, caller: Caller, wanted: ImageQuery, patient_id: str | None, filters: Filters
+    ) -> int:
+        """How many images match; the audit log notes what was asked for."""
         total = self._catalog.count(**filters)
         read = Event("image.list", detail={"states": [*wanted.states]})
-        if named or patient_id is not None:
+        if wanted.text.strip() or patient_id is not None:
             read = Event("patient.search", detail={"by": "image", "found": total})
         self._guard.record_read(caller, read)
-        ids = [image.image_id for image in images]
-        return Found(tuple(images), total, self._studies.dates(self._database.read(), ids))
+        return total
 
     @needs(Permission.VIEW_MASKED)
     def choices(self, caller: Caller) -> Choices:

@@ -358,6 +358,21 @@ class Catalog:
         )
         return [_image_row(row).record for row in rows]
 
+    def search_places(
+        self, *, limit: int = 50, offset: int = 0, **filters: Unpack[Filters]
+    ) -> list[tuple[str, str, str]]:
+        """Image, study and series of what :meth:`search` finds; empty where there is no place."""
+        rows = self._database.read().all(
+            "SELECT m.image_id, p.study_id, p.series_id FROM (SELECT image_id, uploaded_at"  # noqa: S608
+            f" FROM images WHERE {_MATCHES} ORDER BY uploaded_at DESC, image_id"
+            " LIMIT $11 OFFSET $12) m LEFT JOIN image_places p ON p.image_id = m.image_id"
+            " ORDER BY m.uploaded_at DESC, m.image_id",
+            *_values(filters),
+            limit,
+            offset,
+        )
+        return [(r["image_id"], r["study_id"] or "", r["series_id"] or "") for r in rows]
+
     def count(self, **filters: Unpack[Filters]) -> int:
         """How many images match every filter given."""
         return self._database.read().count(

@@ -143,6 +143,7 @@ MAY: dict[str, set[Role]] = {
     "drafts.discard": {T},
     "images.get": {T, D},
     "search.images": {T, D},
+    "search.series": {T, D},
     "search.choices": {T, D},
     "images.display": {T, D},
     "images.open_restoration": {D},

@@ -79,6 +79,30 @@ def test_pages_add_up_to_the_total(ward: Ward, shelf: dict[str, str]) -> None:
     assert len({i.image_id for p in pages for i in p.images}) == 3
 
 
+def test_images_of_one_series_are_one_entry_and_its_pages_cover_all(
+    ward: Ward, host: FakeHost
+) -> None:
+    made: dict[int, list[str]] = {}
+    for instance, series in enumerate((1, 1, 1, 2), 1):
+        pixels = builders.labelled(f"DOE {instance}", seed=instance)[0]
+        data = builders.dicom(pixels, instance=instance, series=series, modality="CT")
+        made.setdefault(series, []).append(ward.seal(data, found=[box()]))
+        host.advance(minutes=1)
+    search, doctor = ward.engine.search.series, ward.team.doctor
+    [first] = search(doctor, limit=1).series
+    assert (first.image.image_id, first.count) == (made[2][0], 1)
+    rest = search(doctor, limit=1, offset=1)
+    [second] = rest.series
+    assert (second.image.image_id, second.count) == (made[1][1], 3)
+    assert second.study_id == first.study_id
+    assert second.series_id != first.series_id
+    assert (rest.seen, rest.total) == (3, 4)
+    assert search(doctor, offset=4).series == ()
+    ward.engine.withdrawals.flag(ward.team.technician, made[1][1], "a date")
+    [_, left] = search(doctor).series
+    assert left.count == 2
+
+
 def test_a_patient_is_named_by_an_opaque_key(ward: Ward, shelf: dict[str, str]) -> None:
     found = ward.engine.search.images(
         ward.team.doctor, ImageQuery(text="nowak"), patient_id=ward.patient_id

@@ -747,7 +747,7 @@ def test_filters_of_the_review_are_in_the_address_and_what_was_typed_is_not(
     next(s for s in app.selectbox if s.label == "Sealed class").select("face").run()
     assert "No sealed image matches" in texts(app)
     next(s for s in app.selectbox if s.label == "Sealed class").select("text").run()
-    assert "1 to 1 of 1 images" in texts(app)
+    assert "1 to 1 of 1 image" in texts(app)
     app.text_input(key="review-query").input("muster").run()
     app.get("button_group")[0].set_value(sealed.patient_id).run()
     assert address(app) == {"class": "text", "patient": sealed.patient_id}
@@ -755,8 +755,25 @@ def test_filters_of_the_review_are_in_the_address_and_what_was_typed_is_not(
     click(app, "View")
     assert address(app)["image"] == sealed.image_id
     click(app, "Back to the list")
-    assert "1 to 1 of 1 images" in texts(app)
+    assert "1 to 1 of 1 image" in texts(app)
     assert address(app) == {"class": "text", "patient": sealed.patient_id}
+
+
+def test_a_series_is_one_card_on_review_and_opens_as_a_study(
+    engine: Engine, visit: Visit, team: Team, detector: ScriptedDetector, patient: str
+) -> None:
+    detector.found = [BOX]
+    for instance in (1, 2):
+        pixels = builders.labelled(f"DOE {instance}", seed=instance)[0]
+        data = builders.dicom(pixels, instance=instance, modality="CT")
+        draft = engine.drafts.upload(team.technician, patient, f"{instance}.dcm", data)
+        view = engine.drafts.open(team.technician, draft.image_id)
+        engine.drafts.seal(team.technician, draft.image_id, view.detections)
+    app = visit(team.doctor, "2_Review")
+    assert [b.label for b in app.button].count("View") == 1
+    assert "1 to 2 of 2 images" in texts(app)
+    click(app, "View")
+    assert len(component(app, "stack")["series"][0]["images"]) == 2
 
 
 def test_a_shared_address_shows_the_same_list(
@@ -768,7 +785,7 @@ def test_a_shared_address_shows_the_same_list(
     assert "No sealed image matches" in texts(app)
     for strange in ("200-300", "x", "90-10", "80-95"):
         app.query_params["sure"] = strange
-        app.query_params["page"] = "77"
+        app.query_params["skip"] = "77"
         app.query_params["from"] = "no day"
         app.run()
         assert not app.exception
