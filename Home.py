@@ -28,6 +28,7 @@ from engine import (
     Settings,
     begin_request,
     come_from,
+    errors,
     log_as_json,
     name_server,
 )
@@ -63,7 +64,10 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
     # If Streamlit's limit were lower than MedSec's, an upload would break without a message.
     largest = max(settings.dicom_limit_mb, settings.picture_limit_mb) + 1
     config.set_option("server.maxUploadSize", largest)
-    engine = await to_thread.run_sync(Engine.open, settings)
+    try:
+        engine = await to_thread.run_sync(Engine.open, settings)
+    except errors.EngineError as err:
+        shutdown.refuse(err.message)
     api.app.state.engine = engine
     name_server(engine.server_id)
     # One that was taken for dead ends. Its process manager starts it again, as another server.
@@ -127,6 +131,7 @@ def main() -> None:
     theme.apply()
     who = state.account()
     if who is None:
+        theme.hide_sidebar()
         if state.token():
             widgets.look_for_cookie()
         # Every known URL shows the sign-in, so that a link still works after it.

@@ -23,7 +23,9 @@ def accounts(token: str) -> None:
             "Active": [a.enabled for a in everybody],
             "Second factor": [a.second_factor for a in everybody],
             **widgets.times("Created", [a.created_at for a in everybody]),
-            **widgets.times("Last sign-in", [a.last_sign_in_at for a in everybody]),
+            "Last sign-in": [
+                widgets.when(a.last_sign_in_at) if a.last_sign_in_at else "never" for a in everybody
+            ],
         },
         hide_index=True,
     )
@@ -108,7 +110,12 @@ def _new(token: str) -> None:
         username = st.text_input("User name", autocomplete="off")
         name = st.text_input("Name", autocomplete="off")
         role = st.selectbox("Role", ACCOUNT_ROLES, format_func=str)
-        password = st.text_input("Initial password", type="password", autocomplete="new-password")
+        password = st.text_input(
+            "Initial password",
+            type="password",
+            autocomplete="new-password",
+            help=f"At least {state.engine().settings.password_min_length} characters.",
+        )
         if st.form_submit_button("Create account", type="primary"):
             state.engine().people.create(token, username, name, role, password)
             state.renew("account")  # the form does not keep a password

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 from types import FrameType
-from typing import Final
+from typing import Final, NoReturn
 
 from engine import stop_all
 
@@ -36,6 +37,15 @@ def heed_signals() -> None:
                 before(number, frame)
 
         signal.signal(number, stop)
+
+
+def refuse(why: str) -> NoReturn:
+    """End a server that cannot start with the sentence that says what to do, and nothing after it.
+
+    An exception would print pages of the framework's own lines around it. Nothing is open yet.
+    """
+    print(f"\n  MedSec cannot start: {why}\n", file=sys.stderr, flush=True)  # noqa: T201
+    os._exit(1)
 
 
 def _end() -> None:

@@ -75,6 +75,11 @@ def apply() -> None:
     st.html(_CSS)
 
 
+def hide_sidebar() -> None:
+    """Without a session there is nothing in it; one that has just ended would leave it empty."""
+    st.html('<style>[data-testid="stSidebar"] { display: none; }</style>')
+
+
 MARK = """
 <svg viewBox="0 0 32 32" width="32" height="32" role="img" aria-label="MedSec">
   <rect x="2" y="2" width="28" height="28" rx="7" fill="#0b6780"/>

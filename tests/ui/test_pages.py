@@ -325,7 +325,7 @@ def test_what_was_confirmed_is_in_sight_after_a_restart_until_it_is_sealed(
     app = visit(engine.sessions.sign_in("tom", PASSWORD).token, "1_Upload")
     assert "1 image was confirmed on a contact sheet and not sealed yet" in texts(app)
     click(app, "Look at them again")
-    assert "1 images wait again" in texts(app)
+    assert "Waiting again: 1 image." in texts(app)
     assert engine.drafts.waiting(team.technician) == [draft]
     [group] = engine.worklist.groups(team.technician)
     engine.worklist.confirm(team.technician, [replace(look, version=group.items[0].version)])

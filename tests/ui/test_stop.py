@@ -12,6 +12,7 @@ import psutil
 
 from benchmarks import fairness
 from engine import Engine
+from engine.store.database import CATALOG_ID
 from tests.conftest import PASSWORD
 from tests.fakes import ScriptedDetector
 from tests.serving import Server, launch, people, settings, wait
@@ -80,3 +81,14 @@ def busy(pid: int) -> bool:
         except psutil.NoSuchProcess:
             continue
     return False
+
+
+def test_a_server_that_cannot_start_says_what_to_do_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    (folder / CATALOG_ID).touch()  # its catalog is on a database server, which is not named
+    server, process = launch(tmp_path)
+    assert process.wait(90) == 1
+    said = server.log.read_text()
+    assert "MedSec cannot start: The catalog of this data folder is on a PostgreSQL" in said
+    assert "Traceback" not in said
