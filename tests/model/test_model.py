@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
@@ -18,11 +17,10 @@ from model.backgrounds import Background, painted_over, read_folder
 from model.phrases import Phrases
 
 PADDING = evaluate.Padding(0.04, 4)
-# Imported by the tests that need it: it takes seconds, and every process of a run reads this file.
-pytestmark = [
-    pytest.mark.usefixtures("fonts"),
-    pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed"),
-]
+torch = pytest.importorskip("torch")
+
+
+pytestmark = pytest.mark.usefixtures("fonts")
 
 
 def page_of(
@@ -377,7 +375,6 @@ def test_batches_hold_one_shape_and_each_epoch_is_another_draw() -> None:
 
 def test_a_warm_start_reproduces_the_network_it_came_from() -> None:
     import onnxruntime
-    import torch
 
     from model import train
 
@@ -394,8 +391,6 @@ def test_a_warm_start_reproduces_the_network_it_came_from() -> None:
 
 
 def test_a_later_cycle_starts_from_the_weights_of_an_earlier_one(tmp_path: Path) -> None:
-    import torch
-
     from model import train
 
     earlier = train.DetectionModel("yolov8n.yaml", nc=3, verbose=False)
@@ -411,8 +406,6 @@ def test_a_later_cycle_starts_from_the_weights_of_an_earlier_one(tmp_path: Path)
 
 
 def test_recalibration_changes_the_statistics_and_not_the_output(tiny_set: Path) -> None:
-    import torch
-
     from model import train
 
     model = train.DetectionModel("yolov8n.yaml", nc=3, verbose=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
@@ -14,8 +13,9 @@ from engine.detect.verifier import SIDE_PX
 from engine.geometry import areas_px, intersections_px
 from model.codes import DAMAGES, damaged_code
 
-# Imported by the tests that need it: it takes seconds, and every process of a run reads this file.
-pytestmark = pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
+torch = pytest.importorskip("torch")
+
+from model import verifier, verifier_data  # noqa: E402
 
 GREY = np.full((300, 500), 120, np.uint8)
 
@@ -37,8 +37,6 @@ def test_a_damaged_code_lies_in_its_box(damage: str) -> None:
 
 
 def test_a_shaken_box_still_shows_most_of_what_it_held() -> None:
-    from model import verifier_data
-
     r = Random(4)
     for _ in range(200):
         box = (100.0, 100.0, 300.0, 160.0)
@@ -60,10 +58,6 @@ def tiny(folder: Path) -> None:
 def test_training_goes_on_where_it_was_interrupted_and_ships_what_it_learnt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch
-
-    from model import verifier
-
     tiny(tmp_path)
     monkeypatch.setattr(verifier, "EPOCH_BATCHES", 3)
     monkeypatch.setattr(verifier, "BATCH", 16)
@@ -80,8 +74,6 @@ def test_training_goes_on_where_it_was_interrupted_and_ships_what_it_learnt(
 
 
 def test_a_verifier_is_recorded_beside_what_ships_already(tmp_path: Path) -> None:
-    from model import verifier
-
     verifier.record({"best.pt": b"one"}, tmp_path)
     verifier.record({"verifier-barcode.onnx": b"two"}, tmp_path)
     digests = verifier.record({"best.pt": b"three"}, tmp_path)
