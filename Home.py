@@ -90,6 +90,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
             gc.freeze()
             yield
     finally:
+        gc.unfreeze()
         await to_thread.run_sync(courier.stop)
         await to_thread.run_sync(receiver.stop)
         await to_thread.run_sync(background_jobs.stop)
