@@ -203,6 +203,10 @@ class Intakes:
         if target.patient_id is not None:
             return self._engine.patients.get(token, target.patient_id)
         hints = group.header.hints
+        if not hints.get("id"):
+            raise errors.InputError(
+                "These files give no patient number. Say under which record they belong."
+            )
         age = hints.get("age")
         return self._engine.patients.create(
             token, str(hints.get("id", "")), str(hints.get("name", "")),

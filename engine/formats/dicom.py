@@ -41,6 +41,7 @@ from engine.formats.dicom_pixels import (
     payload,
 )
 from engine.formats.limits import Extent, measured
+from engine.formats.stand_ins import may_be_stand_in
 from engine.formats.tones import LOSSY_NOISE, Showing
 from engine.records import Image, Region
 
@@ -248,10 +249,12 @@ def patient_hints(header: Dataset) -> dict[str, Any]:
     """Who the header says it is, for filling in a record. Sensitive.
 
     Returns:
-        ``id``, ``name``, ``age``, ``birth_date``, ``sex``; only what is there.
+        ``id``, ``name``, ``age``, ``birth_date``, ``sex``; only what is there. A number that
+        stands for nobody is not.
     """
+    named = text(header, "PatientID")[:50]
     hints: dict[str, Any] = {
-        "id": text(header, "PatientID")[:50],
+        "id": "" if may_be_stand_in(named) else named,
         "name": ", ".join(
             part.strip() for part in text(header, "PatientName").split("=")[0].split("^")[:2]
             if part.strip()

@@ -24,6 +24,7 @@ from datetime import datetime
 from typing import Any
 
 from engine.errors import InputError, NotFound, SealBroken, SealError
+from engine.formats.stand_ins import is_stand_in
 from engine.host import Host
 from engine.records import Note, Patient
 from engine.store.database import Cursor, Database, Row
@@ -62,9 +63,10 @@ class Patients:
         """Add a patient under a fresh key.
 
         Raises:
-            InputError: A field is too long, empty or taken.
+            InputError: A field is too long, empty or taken, or the number stands for nobody.
         """
         fields = validated(id=id, name=name, age=age, note=note)
+        _refuse_stand_in(fields["id"])
         patient_id = self._host.token("pt")
         key, root_key_id, wrapped = self._hierarchy.new_patient_key(patient_id)
         index = self._id_index(fields["id"])
@@ -91,7 +93,7 @@ class Patients:
             The patient, and the names of the fields that changed.
 
         Raises:
-            InputError: A field is too long, empty or taken.
+            InputError: A field is too long, empty or taken, or the number stands for nobody.
             NotFound: No such patient.
             SealBroken: The record was altered.
         """
@@ -103,6 +105,8 @@ class Patients:
         changed = _differing(before, fields)
         if not changed:
             return self.get(tx, patient_id), []
+        if "id" in changed:  # a record that was made with such a number stays editable
+            _refuse_stand_in(fields["id"])
         index = self._id_index(fields["id"])
         self._refuse_taken(tx, index, patient_id)
         now = self._host.now()
@@ -482,6 +486,14 @@ def validated(*, id: str, name: str, age: int | None, note: str) -> dict[str, An
     if len(note) > NOTE_LENGTH or not _writable(note):
         raise InputError(f"The note is too long. Use at most {NOTE_LENGTH} characters.")
     return {"id": id, "name": name, "age": age, "note": note}
+
+
+def _refuse_stand_in(number: str) -> None:
+    if is_stand_in(number):
+        raise InputError(
+            "This number stands for no patient: files of other people have it too. Use a number"
+            " that only this patient has."
+        )
 
 
 def _one_line(text: str) -> bool:

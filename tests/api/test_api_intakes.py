@@ -155,6 +155,17 @@ def test_a_file_behind_an_honest_beginning_is_checked_again(ward: Hospital) -> N
     assert not ward.engine.drafts.waiting(ward.team.technician)
 
 
+def test_files_whose_number_stands_for_nobody_wait_for_a_person(ward: Hospital) -> None:
+    patient_id = ward.patient()  # Erika Musterfrau
+    sender = Sender(ward, [slice_of(1, 1, PatientID="REMOVED", PatientName="***")])
+    [group] = sender.headers()
+    assert (group["number"], group["record"], group["differs"]) == ("", None, [])
+    refused = sender.target()
+    assert (refused.status_code, "no patient number" in refused.text) == (422, True)
+    assert sender.target(patient_id=patient_id, reason="the list of the trial").status_code == 200
+    assert sender.piece(0)["state"] == "taken"
+
+
 def test_large_files_go_on_where_they_stopped(ward: Hospital) -> None:
     sender = Sender(ward, [slice_of(1, 1)])
     sender.headers()

@@ -168,6 +168,62 @@ def test_a_node_may_create_the_record_of_an_unknown_patient(ward: Ward) -> None:
     assert ward.engine.reception.receive(token, numberless) is Received.HELD
 
 
+STAND_INS = (
+    "***", "-", "?", "_", "N/A", "n.a.", "0", "000000", "XXXX", "7777", "REMOVED", "Removed^",
+    "ANONYMOUS", "Anonymized Patient", "anonymisé", "UNKNOWN", "no patient id", "None", "０００",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "number", ["1", "11", "007", "X-1", "P-0", "ANON-0042", "Anonymous 7", "AA"]
+)
+def test_a_number_that_somebody_may_have_makes_a_record(ward: Ward, number: str) -> None:
+    token = node(ward, creates_patients=True)
+    assert ward.engine.reception.receive(token, instance(PatientID=number)) is Received.STORED
+    assert ward.engine.patients.get(ward.team.technician, number).image_count == 1
+
+
+def test_a_number_that_stands_for_nobody_makes_and_finds_no_record(ward: Ward) -> None:
+    """De-identified files have one number for all people, who must not become one patient."""
+    token, technician = node(ward, creates_patients=True), ward.team.technician
+    for patient, number in enumerate(STAND_INS, 1):
+        sent = instance(patient=patient, PatientID=number)
+        assert ward.engine.reception.receive(token, sent) is Received.HELD, number
+    sent = instance(2, PatientID="REMOVED")
+    assert ward.engine.reception.store(technician, sent).state is Received.HELD
+    assert [p.id for p in ward.engine.patients.search(technician)] == ["P-1"]
+    held = ward.engine.reception.held(technician)
+    assert [h.hints.get("id") for h in held] == [None] * (len(STAND_INS) + 1)
+    ward.engine.reception.assign(technician, held[0].held_id, "P-1")
+    assert drafts(ward) == [(ward.patient_id, ImageState.REVIEW, ("not-looked-at",))]
+
+
+def test_an_old_record_of_nobodys_number_gets_no_more_files_by_itself(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    technician = ward.team.technician
+    with monkeypatch.context() as earlier:  # releases that knew no stand-ins
+        earlier.setattr("engine.store.patients.is_stand_in", lambda number: False)
+        old = ward.engine.patients.create(technician, "REMOVED", "Jane Doe")
+    sent = instance(PatientID="REMOVED")
+    assert ward.engine.reception.receive(node(ward), sent) is Received.HELD
+    [header] = ward.engine.intakes.headers(technician, [sent.data])
+    assert (header.hints.get("id"), header.record) == (None, None)
+    changed = ward.engine.patients.update(technician, old.patient_id, id="REMOVED", age=40)
+    assert (changed.id, changed.age) == ("REMOVED", 40)
+    assert ward.engine.patients.get(technician, "removed").patient_id == old.patient_id
+
+
+@pytest.mark.parametrize("number", ["***", "000", "Anonymous", "N/A"])
+def test_a_person_cannot_give_a_number_of_nobody(ward: Ward, number: str) -> None:
+    patients, technician = ward.engine.patients, ward.team.technician
+    with pytest.raises(errors.InputError, match="stands for no patient"):
+        patients.create(technician, number, "Jane Doe")
+    with pytest.raises(errors.InputError, match="stands for no patient"):
+        patients.update(technician, ward.patient_id, id=number)
+    assert patients.create(technician, "7777", "Jane Doe").id == "7777"  # a person may mean it
+
+
 def test_a_known_number_with_another_name_is_held(ward: Ward) -> None:
     said = builders.person(1)
     ward.engine.patients.create(ward.team.technician, said["PatientID"], "Jan Nowak")
