@@ -84,8 +84,8 @@ def _checkpoint(token: str) -> None:
             st.success(f"Checkpoint `{name}` was written.", icon=":material/check:")
 
 
-def _moment(at: datetime | None) -> str:
-    return "never" if at is None else widgets.when(at)
+def _moment(at: datetime | None, none: str = "never") -> str:
+    return none if at is None else widgets.when(at)
 
 
 _IMAGES = {
@@ -115,6 +115,7 @@ def health(token: str) -> None:
             ("Entries in the audit log", str(now["audit_entries"])),
             ("Root keys, oldest first", ", ".join(now["root_keys"])),
             ("Last successful backup", _moment(now["last_backup_at"])),
+            ("Last backup locked until", _moment(now["last_backup_locked_until"], "not locked")),
             ("Last integrity check of stored files", _moment(now["scrubbed_at"])),
             ("Damaged files", ", ".join(now["broken"]) or "none known"),
             ("Keys still to re-wrap", str(now["keys_to_rotate"])),

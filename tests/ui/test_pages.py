@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -1064,6 +1064,21 @@ def test_no_patient_is_in_sight_of_an_administrator(
         assert "Musterfrau" not in everything
         assert "erika" not in everything
         assert not any("/api/images" in str(h.proto) for h in app.get("html"))
+
+
+def test_an_administrator_sees_until_when_the_last_backup_is_locked(
+    visit: Visit, engine: Engine, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def facts() -> str:
+        app = visit(team.administrator, "4_Admin", tab="Health")
+        return "".join(str(h.proto) for h in app.get("html"))
+
+    assert "not locked" in facts()
+    until = datetime(2031, 5, 4, 3, 2, tzinfo=UTC)
+    now = {**engine.health.state(team.administrator), "last_backup_locked_until": until}
+    monkeypatch.setattr(engine.health, "state", lambda token: now)
+    said = facts()
+    assert ("not locked" in said, "2031-05-04" in said) == (False, True)
 
 
 def test_a_doctor_sends_a_flagged_image_back_to_the_queue(
