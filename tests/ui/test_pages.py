@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import runpy
 import threading
@@ -1064,6 +1065,14 @@ def test_no_patient_is_in_sight_of_an_administrator(
         assert "Musterfrau" not in everything
         assert "erika" not in everything
         assert not any("/api/images" in str(h.proto) for h in app.get("html"))
+
+
+def test_a_run_of_a_page_leaves_nothing_out_of_collections(visit: Visit, team: Team) -> None:
+    """Only the start does (Home.py): done by each run, a server would keep its garbage for ever."""
+    visit(team.technician)
+    before = gc.get_freeze_count()
+    visit(team.technician, "1_Upload")
+    assert gc.get_freeze_count() <= before
 
 
 def test_an_administrator_sees_until_when_the_last_backup_is_locked(
