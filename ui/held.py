@@ -13,7 +13,7 @@ def held(token: str) -> None:
     if not found:
         return
     st.header("Received for unknown patients")
-    st.caption("The header of these images names a patient who has no record. Say whose they are.")
+    st.caption("The header of these images names nobody who has a record. Say whose they are.")
     for one in found:
         said = one.hints
         name = widgets.plain(f"{said.get('id', 'no number')}, {said.get('name', 'no name')}")
