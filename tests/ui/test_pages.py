@@ -882,7 +882,7 @@ def test_one_patients_numbers_are_not_shown_to_a_researcher(
     app = visit(team.researcher, "3_Analytics")
     assert not app.get("plotly_chart")
     assert "so few patients" in texts(app)
-    assert "up to 10 more are withheld" in texts(app)
+    assert "Up to 10 more are withheld" in texts(app)
     assert not app.metric
 
 
