@@ -257,6 +257,8 @@ def _answer(future: Any) -> Any:
     if future.status == "cancelled":  # with its scheduler
         raise SettingsError(_GONE)
     err = future.exception()
+    if err is None:  # its worker was lost meanwhile, and another one has done it
+        return future.result()
     if isinstance(err, KilledWorker):
         return WorkerLost(
             "This file was skipped because its worker process died repeatedly. Check the file."
