@@ -67,7 +67,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
     try:
         engine = await to_thread.run_sync(Engine.open, settings)
     except errors.EngineError as err:
-        shutdown.refuse(err.message)
+        shutdown.refuse(err)
     api.app.state.engine = engine
     name_server(engine.server_id)
     # One that was taken for dead ends. Its process manager starts it again, as another server.

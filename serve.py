@@ -13,7 +13,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine import Engine, Host, Settings, errors, server_certificate
+from engine import (
+    Engine,
+    Host,
+    Settings,
+    cannot_start,
+    errors,
+    log_as_json,
+    server_certificate,
+)
 
 HERE = Path(__file__).parent
 DEMO = {"MEDSEC_DEMO": "1", "MEDSEC_DATA": "demo-data", "MEDSEC_KEY_FILE": "demo-keys/root.key"}
@@ -58,6 +66,8 @@ def start(arguments: argparse.Namespace) -> None:
             finally:
                 engine.close()
     except errors.EngineError as err:
+        log_as_json()
+        cannot_start(err)
         sys.exit(f"MedSec cannot start: {err.message}")
     # Each request may come on another thread, and glibc keeps what each of them has freed: with so
     # few arenas memory stays level under load, with its own eight a processor it grows.

@@ -10,8 +10,7 @@ PACKAGES = find_packages(str(HERE), exclude=("tests*", "benchmarks*", "model*"))
 #: Files that are read, not imported: ``pages`` are scripts of Streamlit.
 FOLDERS = (".streamlit", "pages", *(name for name in PACKAGES if "." not in name))
 MODEL = (
-    "SHA256SUMS", "CARD.md", "best.*", "verifier-*.onnx", "screen.onnx", "profiles/*",
-    "evaluations/*", "vendor/*",
+    "SHA256SUMS", "CARD.md", "best.*", "verifier-*.onnx", "profiles/*", "evaluations/*", "vendor/*"
 )  # fmt: skip
 
 

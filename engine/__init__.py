@@ -95,6 +95,7 @@ from engine.store.shared import Hold
 from engine.store.training_cases import OpenedCase, TrainingCase, open_case
 from engine.tracing import (
     begin_request,
+    cannot_start,
     come_from,
     log_as_json,
     log_as_text,
@@ -204,6 +205,7 @@ __all__ = [
     "WorkGroup",
     "WorkItem",
     "begin_request",
+    "cannot_start",
     "carried",
     "carry",
     "check_release",

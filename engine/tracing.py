@@ -38,6 +38,8 @@ _ROOT = Path(__file__).parent.parent
 _ID_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ID_LENGTH = 6
 _CAUSES = 6
+#: Of the facts of an error that ends the start: numbers, and codes of a store.
+_SAFE_FACTS = ("errno", "operation", "sequence", "status", "store_code")
 #: Frames of one traceback that are kept: an endless recursion has a thousand.
 _OUTERMOST, _INNERMOST = 10, 20
 #: ... and of one that a library of the server logs: what a stranger sends can cause many.
@@ -129,6 +131,17 @@ def trouble(what: str, err: BaseException, level: int = logging.ERROR) -> Troubl
     if is_shortage(err):
         return Trouble(MachineOverloaded.code, OVERLOADED, error_id)
     return Trouble("unexpected", something_wrong(error_id), error_id)
+
+
+def cannot_start(err: EngineError) -> None:
+    """Log why a server does not start: of what it was raised from, classes and places only."""
+    told = described(err)
+    for error in (told, *told.get("causes", ())):
+        error.pop("says", None)  # for the person at the console, who is told it; may name a place
+    facts = {name: err.facts[name] for name in _SAFE_FACTS if name in err.facts}
+    log.error("the server cannot start", extra={"facts": {"code": err.code, **facts, **told}})
+    for handler in log.handlers:
+        handler.flush()
 
 
 def why_ended(err: BaseException) -> str:

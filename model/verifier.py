@@ -136,7 +136,7 @@ def train(folder: Path, minutes: float, seed: int) -> Net:
     checkpoint = folder / "last.pt"
     spent, epoch = 0.0, 0
     torch.manual_seed(seed)
-    net.apply(fresh)
+    net.apply(_fresh)
     if checkpoint.exists():
         kept = torch.load(checkpoint, weights_only=True)
         net.load_state_dict(kept["net"])
@@ -172,7 +172,7 @@ def train(folder: Path, minutes: float, seed: int) -> Net:
     return net.eval()
 
 
-def fresh(layer: nn.Module) -> None:
+def _fresh(layer: nn.Module) -> None:
     """Start from the seed, whatever was drawn before."""
     if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
         layer.reset_parameters()

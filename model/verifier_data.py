@@ -267,7 +267,7 @@ def _background(r: Random, free: Sequence[Labelled]) -> np.ndarray:
 def of_lines(images: Sequence[Path], split: str, seed: int, scale: float) -> Iterator[LineExample]:
     """Writing, and what networks took for text: on real pictures of which all text is known, and
     on pages drawn over those of them that have none."""
-    look = candidates()
+    look = _candidates()
     pictures = [p for p in labelled(images, "text") if split_of(p.source) == split]
     for place in pictures:
         if place.boxes is None:
@@ -285,7 +285,7 @@ def of_lines(images: Sequence[Path], split: str, seed: int, scale: float) -> Ite
         yield from _examples(page.pixels, drawn, look, f"{page.name.split('_')[0]} page")
 
 
-def candidates() -> Callable[[np.ndarray], list[np.ndarray]]:
+def _candidates() -> Callable[[np.ndarray], list[np.ndarray]]:
     """What today's networks take for text in an RGB picture, from a low confidence on: corners."""
     settings = Settings(threads=1, device="cpu")
     finder, own = TextFinder(settings), open_own(settings, ("text",))

@@ -10,7 +10,7 @@ import threading
 from types import FrameType
 from typing import Final, NoReturn
 
-from engine import stop_all
+from engine import cannot_start, errors, stop_all
 
 log = logging.getLogger("medsec")
 
@@ -39,12 +39,13 @@ def heed_signals() -> None:
         signal.signal(number, stop)
 
 
-def refuse(why: str) -> NoReturn:
+def refuse(err: errors.EngineError) -> NoReturn:
     """End a server that cannot start with the sentence that says what to do, and nothing after it.
 
     An exception would print pages of the framework's own lines around it. Nothing is open yet.
     """
-    print(f"\n  MedSec cannot start: {why}\n", file=sys.stderr, flush=True)  # noqa: T201
+    cannot_start(err)
+    print(f"\n  MedSec cannot start: {err.message}\n", file=sys.stderr, flush=True)  # noqa: T201
     os._exit(1)
 
 

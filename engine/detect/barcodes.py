@@ -8,17 +8,16 @@ verifier that sees a code there. The content of a code never leaves this module.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 
-from engine.detect.networks import Finding, ModelInfo, parts_of, resized
+from engine.detect.networks import Finding, ModelInfo, resized
 from engine.detect.networks import version as version_of
 from engine.detect.verifier import Verifier
-from engine.geometry import Region, areas_px, intersections_px
+from engine.geometry import areas_px, intersections_px
 from engine.settings import Settings
 
 DECODED = 0.99
@@ -40,7 +39,6 @@ class CodeReader:
         import zxingcpp
 
         self._read = zxingcpp.read_barcodes
-        self._areas: Sequence[Region] | None = None
         linear: Any = zxingcpp.BarcodeFormat.AllLinear  # its stubs know only a list here
         self._linear = zxingcpp.barcode_formats_list(linear)
         self.info = ModelInfo(
@@ -52,23 +50,10 @@ class CodeReader:
             source="zxing-cpp/zxing-cpp, opencv/opencv",
         )
 
-    def within(self, areas: Sequence[Region]) -> CodeReader:
-        """See :class:`engine.detect.networks.Screened`."""
-        part = copy(self)
-        part._areas = areas
-        return part
-
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
-        return [
-            f.shifted(area.x1, area.y1)
-            for area, part in parts_of(picture, self._areas)
-            for f in self._look_at(part, floor, max(picture.shape[:2]))
-        ]
-
-    def _look_at(self, picture: np.ndarray, floor: float, longer: int) -> list[Finding]:
-        """In a picture or a part of one whose longer side has so many pixels."""
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
         quads = [(quad, DECODED, bars) for quad, bars in self._decoded(grey)]
+        longer = max(grey.shape)
         if longer <= SHARP_SIDE_PX:
             quads += [(quad / 2, DECODED, bars) for quad, bars in self._decoded(_scaled(grey, 2.0))]
         scale = min(1.0, SHARP_SIDE_PX / longer)

@@ -12,7 +12,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -23,13 +23,10 @@ from engine.detect.networks import (
     Finding,
     Glancing,
     ModelInfo,
-    Near,
     Network,
     Rescaled,
-    Screened,
     Verified,
     Zoomed,
-    is_grey,
 )
 from engine.detect.own_versions import LEARNING, OwnVersion
 from engine.detect.text_verdict import Judge, Judgement, Known
@@ -42,7 +39,6 @@ from engine.records import TextVerdict
 from engine.settings import Settings
 
 if TYPE_CHECKING:  # opened when a network first needs it: importing it costs a second
-    from engine.detect.screen import Screen
     from engine.detect.text import TextNetwork
     from engine.detect.verifier import Verifier
 
@@ -52,17 +48,12 @@ WITNESSES = ("yolov8n",)
 GLANCED = ("ppocr", "yolov8n")
 #: Networks that find nothing where nothing has strokes.
 NEED_STROKES = ("zxing",)
-#: Networks that, at the second look, look only where the screen cannot exclude writing and codes.
-SCREENED = ("ppocr", "yolov8n", "zxing")
-#: A box that comes so close to the end of what was looked at may go on beyond it.
-CUT_PX = 4
 SECONDS = 120.0  # for one picture; the first one loads the networks
 MEMORY_BYTES = 6 << 30  # address space of the process
 #: Learned versions in memory: one in force, one in the shadow, and one that was replaced.
 VERSIONS_KEPT = 3
 MOST_FOUND = 50_000  # boxes in one picture, before overlapping ones are merged
 _READER = "ppocr"
-SCREEN = "screen"
 Loaded = TypeVar("Loaded")
 
 
@@ -141,11 +132,6 @@ class Ask:
         own: The version of MedSec's own network that looks; None is the shipped one.
         whole_px: Longer side of the picture of which a part is shown: the part is then seen at
             the scale at which the whole would be, where a network can. 0 is that of what is shown.
-        scene: By what its file says, the picture may show a scene, with small things in it.
-        masked: Something is masked, so that those networks, too, may see something else than the
-            first time that look at the same sizes again.
-        masks: Boxes (x1, y1, x2, y2) of what is masked, in pixels of what is shown; they may reach
-            beyond it. What lies beside them is looked at closely.
     """
 
     networks: tuple[str, ...]
@@ -154,15 +140,10 @@ class Ask:
     again: bool = False
     own: OwnVersion | None = None
     whole_px: int = 0
-    scene: bool = True
-    masked: bool = True
-    masks: tuple[tuple[int, ...], ...] = ()
 
 
-def _helpers_of(network: str) -> list[str]:
-    """What a network works with: its verifiers, and the screen."""
-    helpers = [verifier for verifier, (_, asking) in VERIFIERS.items() if network in asking]
-    return [*helpers, SCREEN] if network in SCREENED else helpers
+def _verifiers_of(network: str) -> list[str]:
+    return [verifier for verifier, (_, asking) in VERIFIERS.items() if network in asking]
 
 
 class Looking(Protocol):
@@ -222,86 +203,26 @@ class NetworksHere:
         self._settings = settings
         self._networks: dict[str, Network] = {}
         self._verifiers: dict[str, Verifier] = {}
-        self._screening: Screen | None = None
         #: Learned versions by their digest, the last used at the end.
         self._versions: dict[str, Network] = {}
         self._opening = threading.Lock()
 
     @property
     def opened(self) -> dict[str, ModelInfo]:
-        every: dict[str, Network | Verifier | Screen] = {**self._networks, **self._verifiers}
-        if self._screening is not None:
-            every[SCREEN] = self._screening
+        every: dict[str, Network | Verifier] = {**self._networks, **self._verifiers}
         return {name: network.info for name, network in sorted(every.items())}
 
     def open(self, name: str) -> ModelInfo:
         if name in VERIFIERS:
             return self._verifier(name).info
-        if name == SCREEN:
-            return self._screen().info
         network = self._network(name)
-        for helper in _helpers_of(name):
-            needed = {SCREEN: Screened, "verifier-text": Verified}.get(helper)
-            if needed is None or isinstance(network, needed):
-                self.open(helper)
+        for verifier in _verifiers_of(name):
+            if VERIFIERS[verifier][0] != "text" or isinstance(network, Verified):
+                self.open(verifier)
         return network.info
 
     def look(self, ask: Ask, picture: np.ndarray) -> list[tuple[str, Finding]]:
-        screened = tuple(
-            name
-            for name in ask.networks
-            if ask.again
-            and name in SCREENED
-            and isinstance(self._for(ask, name, picture), Screened)
-        )
-        areas = self._doubtful(ask, picture) if screened else None
-        found = self._seen(ask, picture, areas)
-        if areas and _cut([f for name, f in found if name in screened], areas, picture.shape):
-            again = self._seen(replace(ask, networks=screened), picture, None)
-            found = [pair for pair in found if pair[0] not in screened] + again
-        return self._settled(ask, picture, found)
-
-    def _doubtful(self, ask: Ask, picture: np.ndarray) -> list[Region] | None:
-        """Beside masks, and where the screen cannot exclude writing and codes; None is everywhere.
-
-        What people taught the own network may look like no writing to the screen: where a learned
-        version is in force, what it sees in the whole picture counts as well.
-        """
-        from engine.detect.frame_tracking import CONTEXT_PX
-        from engine.detect.screen import joined_areas
-
-        try:
-            areas = self._screen().areas(picture)
-        except EngineError:
-            raise
-        except Exception as err:
-            raise DetectorError(
-                "The screen failed while looking at an image: it needs a person's look."
-            ) from err
-        if areas is None:
-            return None
-        around = np.array([-CONTEXT_PX, -CONTEXT_PX, CONTEXT_PX, CONTEXT_PX])
-        boxes = [(np.array(box) + around).tolist() for box in ask.masks]
-        if ask.own is not None and LEARNING in ask.networks:
-            learned = self._for(ask, LEARNING, picture)
-            seen = findings(LEARNING, lambda: learned.look(picture, ask.floor))
-            boxes += [list(f.xyxy) for _, f in seen]
-        return joined_areas(areas, boxes, picture.shape)
-
-    def _seen(
-        self, ask: Ask, picture: np.ndarray, areas: Sequence[Region] | None
-    ) -> list[tuple[str, Finding]]:
-        """What networks find, those of ``SCREENED`` in some areas of a picture alone."""
-        networks = []
-        for name in ask.networks:
-            network = self._for(ask, name, picture)
-            if ask.again and not ask.masked and not isinstance(network, Rescaled):
-                continue
-            if areas is not None and name in SCREENED and isinstance(network, Screened):
-                if not areas:
-                    continue
-                network = network.within(areas)
-            networks.append((name, network))
+        networks = [(name, self._for(ask, name, picture)) for name in ask.networks]
         judges = [pair for pair in networks if isinstance(pair[1], Arbiter)]
         # Where nobody weighs what they say, it counts as it is.
         witnesses = [
@@ -331,7 +252,7 @@ class NetworksHere:
                 found += seen(*pair)
             for other in others:
                 found += other.result()
-        return found
+        return self._settled(ask, picture, found)
 
     def _settled(
         self, ask: Ask, picture: np.ndarray, found: list[tuple[str, Finding]]
@@ -378,9 +299,6 @@ class NetworksHere:
             network = network.rescaled()
         if ask.whole_px > max(picture.shape[:2]) and isinstance(network, Zoomed):
             network = network.part_of(ask.whole_px)
-        # What the file says is believed only of a grey picture.
-        if not ask.scene and isinstance(network, Near) and is_grey(picture):
-            network = network.near()
         return network
 
     def _network(self, name: str, own: OwnVersion | None = None) -> Network:
@@ -417,14 +335,6 @@ class NetworksHere:
                 self._verifiers[name] = _opened(name, lambda: Verifier(self._settings, label))
             return self._verifiers[name]
 
-    def _screen(self) -> Screen:
-        with self._opening:
-            if self._screening is None:
-                from engine.detect.screen import Screen
-
-                self._screening = _opened(SCREEN, lambda: Screen(self._settings))
-            return self._screening
-
     def _reader(self) -> TextNetwork:
         from engine.detect.text import TextNetwork
 
@@ -432,16 +342,6 @@ class NetworksHere:
         if not isinstance(network, TextNetwork):
             raise DetectorError("There is no network that reads text.", network=_READER)
         return network
-
-
-def _cut(found: Sequence[Finding], areas: Sequence[Region], shape: tuple[int, ...]) -> bool:
-    """Does a box end where what was looked at ends, but not the picture?"""
-    height, width = shape[:2]
-    for x1, y1, x2, y2 in (f.xyxy for f in found):
-        box = Region.around((x1 - CUT_PX, y1 - CUT_PX, x2 + CUT_PX, y2 + CUT_PX), width, height)
-        if box is not None and not any(area.hull(box) == area for area in areas):
-            return True
-    return False
 
 
 def findings(name: str, look: Callable[[], list[Finding]]) -> list[tuple[str, Finding]]:
@@ -514,8 +414,8 @@ class NetworksApart:
                 case _:
                     raise _nonsense()
             self._opened[name] = ModelInfo(title, version, sha256, licence, classes, source)
-            for helper in _helpers_of(name):
-                self.open(helper)
+            for verifier in _verifiers_of(name):
+                self.open(verifier)
         return self._opened[name]
 
     def look(self, ask: Ask, picture: np.ndarray) -> list[tuple[str, Finding]]:
@@ -547,8 +447,7 @@ def _sent(ask: Ask) -> tuple[tuple[Any, ...], np.ndarray]:
     network does. As an array: the sandbox extends its time limit by the length of bytes.
     """
     own = ask.own
-    manner = (ask.again, ask.whole_px, ask.scene, ask.masked, ask.masks)
-    plain = (ask.networks, ask.floor, ask.weigh_text, *manner)
+    plain = (ask.networks, ask.floor, ask.weigh_text, ask.again, ask.whole_px)
     if own is None:
         return (*plain, "", ""), np.empty(0, np.uint8)
     return (*plain, own.name, own.sha256), np.frombuffer(own.onnx, np.uint8)
@@ -613,9 +512,9 @@ def _look(
 
 def _received(ask: Sequence[Any], weights: np.ndarray) -> Ask:
     """What ``_sent`` sent."""
-    networks, floor, weigh_text, again, whole_px, scene, masked, masks, name, sha256 = ask
+    networks, floor, weigh_text, again, whole_px, name, sha256 = ask
     own = OwnVersion(name, sha256, weights.tobytes()) if sha256 else None
-    return Ask(tuple(networks), floor, weigh_text, again, own, whole_px, scene, masked, masks)
+    return Ask(tuple(networks), floor, weigh_text, again, own, whole_px)
 
 
 def _glance(

@@ -17,7 +17,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from engine.errors import DetectorError
-from engine.geometry import Region
 
 CHECKSUMS = "SHA256SUMS"  # lines of "digest  file name", as sha256sum writes them
 LEVELS = np.arange(256, dtype=np.float32)
@@ -119,29 +118,6 @@ class Zoomed(Protocol):
 
 
 @runtime_checkable
-class Near(Protocol):
-    """A network that can tell small things in a scene from what fills the picture."""
-
-    def near(self) -> Network:
-        """The same weights for a picture that shows no scene, by what its file says: small things
-        are looked for only where a cheap look at all sees something."""
-        ...
-
-
-@runtime_checkable
-class Screened(Protocol):
-    """A network that can look at parts of a picture alone."""
-
-    def within(self, areas: Sequence[Region]) -> Network:
-        """The same weights, which see nothing of a picture but some areas of it.
-
-        Args:
-            areas: At least one; they may overlap.
-        """
-        ...
-
-
-@runtime_checkable
 class Glancing(Protocol):
     """A network that can say cheaply where it finds nothing."""
 
@@ -160,25 +136,6 @@ class Verified(Protocol):
     """A network that asks a verifier about what it finds before it reports it."""
 
     verifier: Any
-
-
-#: Of parts of pictures, sides are filled up to a multiple of this: few sizes, each of which is
-#: made ready once.
-PART_PX = 64
-PROGRAMS_KEPT = 1000  # about 40 MB for each network that looks at parts
-
-
-def parts_of(
-    picture: np.ndarray, areas: Sequence[Region] | None
-) -> list[tuple[Region, np.ndarray]]:
-    """What a network looks at of a picture, and where that is; everything where areas are None.
-
-    Args:
-        picture: Shape (H, W, 3), uint8, RGB, C-contiguous, as its parts are.
-    """
-    if areas is None:
-        return [(Region(0, 0, picture.shape[1], picture.shape[0]), picture)]
-    return [(area, np.ascontiguousarray(picture[area.slices[1:]])) for area in areas]
 
 
 def version(package: str) -> str:
@@ -234,7 +191,6 @@ class CpuModel:
         precision: ``f32``, ``bf16``, or None for bf16 where the processor computes it itself,
             which is twice as fast and moves boxes by less than a pixel, and f32 elsewhere.
         rewrite: Changes the ``openvino.Model`` before it is compiled.
-        kept: How many of its layers' programs are kept, each for one size of picture.
 
     Raises:
         DetectorError: Not a network, or one that this runtime cannot run.
@@ -247,7 +203,6 @@ class CpuModel:
         shape: Sequence[int] | None = None,
         precision: str | None = None,
         rewrite: Callable[[Any], None] | None = None,
-        kept: int = 0,
     ) -> None:
         # Importing openvino tells its makers about it and writes into the user's home, unless
         # this package of theirs is missing: then its own stand-in says nothing to anybody.
@@ -262,8 +217,8 @@ class CpuModel:
             properties: dict[str, Any] = {
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_PRECISION_HINT": precision,
-                # Without a limit 0.8 GB are kept after 60 sizes of pictures.
-                "CPU_RUNTIME_CACHE_CAPACITY": kept,
+                # Kept per size of picture otherwise: 0.8 GB after 60 different ones, for no speed.
+                "CPU_RUNTIME_CACHE_CAPACITY": 0,
                 # Else every process takes the first processors for itself: two workers of a batch
                 # with a thread each then share one, and the other one rests.
                 "ENABLE_CPU_PINNING": False,
@@ -327,14 +282,6 @@ def resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     smaller = width * height < w * h
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     return cv2.resize(picture, (width, height), interpolation=how)
-
-
-def is_grey(picture: np.ndarray) -> bool:
-    """Do the channels of a picture of shape (H, W, 3) say the same?"""
-    import cv2
-
-    red, green, blue = cv2.split(picture)
-    return not any(cv2.norm(red, other, cv2.NORM_INF) for other in (green, blue))
 
 
 def batch(picture: np.ndarray, mean: float, scale: float) -> np.ndarray:

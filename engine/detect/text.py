@@ -17,17 +17,7 @@ import numpy as np
 
 from engine.detect.finder_graph import rewrite
 from engine.detect.line_verifier import LineVerifier
-from engine.detect.networks import (
-    PART_PX,
-    PROGRAMS_KEPT,
-    CpuModel,
-    Finding,
-    ModelInfo,
-    batch,
-    parts_of,
-    read_weights,
-    resized,
-)
+from engine.detect.networks import CpuModel, Finding, ModelInfo, batch, read_weights, resized
 from engine.detect.text_lines import Line, joined, support, table, united
 from engine.geometry import Region, areas_px, hull, intersections_px
 from engine.installation import VENDOR
@@ -98,11 +88,10 @@ class TextFinder:
 
     def __init__(self, settings: Settings) -> None:
         weights = read_weights(FINDER, FINDER_SHA256)
-        self._model = CpuModel(weights, settings.threads, rewrite=rewrite, kept=PROGRAMS_KEPT)
+        self._model = CpuModel(weights, settings.threads, rewrite=rewrite)
 
-    def find(self, picture: np.ndarray, side: int, part: bool = False) -> list[Line]:
-        """Lines in a picture, or in a part of one, shown to the network with its longer side at
-        ``side`` pixels.
+    def find(self, picture: np.ndarray, side: int) -> list[Line]:
+        """Lines in a picture shown to the network with its longer side at ``side`` pixels.
 
         The network sees a strip with known text below the picture. It was trained on pages that
         have text; shown a radiograph without any, it takes lungs and grids for text, and faint
@@ -114,12 +103,9 @@ class TextFinder:
         scale = side / max(height, width)
         w, h = (max(32, round(v * scale / 32) * 32) for v in (width, height))
         shown = resized(picture, w, h)
-        if part:
-            beyond = (0, -h % PART_PX, 0, -w % PART_PX)
-            shown = cv2.copyMakeBorder(shown, *beyond, cv2.BORDER_REPLICATE)
         heat = self._model(batch(np.vstack([shown, reference(shown)]), 127.5, 1 / 127.5))[0]
         to_picture = np.array([width / w, height / h], dtype=np.float32)
-        return [Line(f.corners * to_picture, f.confidence) for f in lines(heat[0, 0, :h, :w])]
+        return [Line(f.corners * to_picture, f.confidence) for f in lines(heat[0, 0, :h])]
 
 
 def reference(picture: np.ndarray) -> np.ndarray:
@@ -238,7 +224,6 @@ class TextNetwork:
         self.verifier = LineVerifier(settings)
         self._sides = sides
         self._whole_px = 0
-        self._areas: Sequence[Region] | None = None
         self.info = ModelInfo(
             name="PP-OCRv6 small, detection and recognition",
             version=VERSION,
@@ -257,13 +242,6 @@ class TextNetwork:
         """See :class:`engine.detect.networks.Zoomed`."""
         part = copy(self)
         part._whole_px = whole_px
-        return part
-
-    def within(self, areas: Sequence[Region]) -> TextNetwork:
-        """See :class:`engine.detect.networks.Screened`. Only finding is limited to the areas: lines
-        are verified and read in the whole picture."""
-        part = copy(self)
-        part._areas = areas
         return part
 
     def glance(self, picture: np.ndarray, again: bool) -> list[Finding]:
@@ -332,12 +310,9 @@ class TextNetwork:
         shown = max(picture.shape[:2])
         longer = self._whole_px or shown
         found = [
-            line.shifted(area.x1, area.y1)
-            for area, part in parts_of(picture, self._areas)
+            line
             for side in sorted(self._sides(longer))
-            for line in self.finder.find(
-                part, max(1, round(side * max(part.shape[:2]) / longer)), self._areas is not None
-            )
+            for line in self.finder.find(picture, round(side * shown / longer))
         ]
         return joined([line for line in found if line.confidence >= LOWEST])
 

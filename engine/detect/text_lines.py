@@ -36,10 +36,6 @@ class Line:
         x1, y1, x2, y2 = box
         return cls(np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float32), confidence)
 
-    def shifted(self, right: int, down: int) -> Line:
-        """Moved, as from the pixels of a part to those of the whole."""
-        return replace(self, corners=self.corners + np.array([right, down], np.float32))
-
     @property
     def box(self) -> tuple[float, float, float, float]:
         """The upright box around it: x1, y1, x2, y2."""

@@ -11,8 +11,7 @@ import importlib.util
 import io
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Mapping
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -21,20 +20,16 @@ import numpy as np
 
 from engine.detect.networks import (
     LEVELS,
-    PART_PX,
-    PROGRAMS_KEPT,
     CpuModel,
     Finding,
     ModelInfo,
     by_level,
-    parts_of,
     read_weights,
     recorded,
     resized,
 )
 from engine.detect.own_versions import LEARNT, OwnVersion
 from engine.errors import DetectorError, SettingsError
-from engine.geometry import Region
 from engine.installation import MODEL, VENDOR
 from engine.settings import Settings
 
@@ -99,7 +94,6 @@ class YoloNetwork:
         self.info = info
         self._again = again or sides
         self._whole_px = whole_px
-        self._areas: Sequence[Region] | None = None  # what it sees of a picture; None is all
 
     def rescaled(self) -> YoloNetwork:
         return YoloNetwork(self._model, self._labels, self._again, self.info)
@@ -108,28 +102,17 @@ class YoloNetwork:
         """See :class:`engine.detect.networks.Zoomed`."""
         return YoloNetwork(self._model, self._labels, self._sides, self.info, (), whole_px)
 
-    def within(self, areas: Sequence[Region]) -> YoloNetwork:
-        """See :class:`engine.detect.networks.Screened`."""
-        part = copy(self)
-        part._areas = areas
-        return part
-
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
-        least, most = min(self._sides), self._whole_px or max(picture.shape[:2])
-        found = []
-        for area, part in parts_of(picture, self._areas):
-            share = max(part.shape[:2]) / most
-            sides = {max(1, round(max(least, min(s, most)) * share)) for s in self._sides}
-            for side in sorted(sides):
-                found += [f.shifted(area.x1, area.y1) for f in self._look_at(part, side, floor)]
-        return found
+        longer = max(picture.shape[:2])
+        least, most = min(self._sides), self._whole_px or longer
+        sides = {max(1, round(max(least, min(s, most)) * longer / most)) for s in self._sides}
+        return [f for side in sorted(sides) for f in self._look_at(picture, side, floor)]
 
     def _look_at(self, picture: np.ndarray, side: int, floor: float) -> list[Finding]:
         height, width = picture.shape[:2]
         scale = side / max(height, width)
         w, h = max(1, round(width * scale)), max(1, round(height * scale))
-        step = 32 if self._areas is None else PART_PX
-        rows, columns = (max(LEAST_PX, -(-side // step) * step) for side in (h, w))
+        rows, columns = (max(LEAST_PX, -(-side // 32) * 32) for side in (h, w))
         canvas = np.full((rows, columns, 3), GREY, dtype=np.uint8)
         canvas[:h, :w] = resized(picture, w, h)
         output = self._model(by_level(canvas, LEVELS / 255))[0]
@@ -210,7 +193,7 @@ def open_own(
         torch_model = TorchModel(weights, "cuda")
         model, names, made = torch_model, torch_model.names, torch_model.made
     else:
-        cpu = CpuModel(weights, settings.threads, kept=PROGRAMS_KEPT)
+        cpu = CpuModel(weights, settings.threads)
         model, names, made = _first_output(cpu), *_described(cpu.metadata)
     return YoloNetwork(
         model,

@@ -28,7 +28,6 @@ from engine.formats.images import (
     looked_at,
     orientation,
     showings,
-    study_facts,
     to_upright,
     upright,
 )
@@ -50,12 +49,6 @@ _MARK_PX, _MARK_LENGTH_PX = 18, 7
 #: Marks are looked for in strips of so many pixels. One that is longer than two strips overlap has
 #: at least a third as many pixels there, and so more than count.
 _STRIP_PX, _STRIP_OVERLAP_PX = 4 << 20, 64
-#: Modalities (PS3.3 C.7.3.1.1.1) whose images show the inside of a patient, and class UIDs of
-#: Secondary Capture, whose images can be anything, whatever their modality says.
-_WITHOUT_SCENES = frozenset(
-    {"CT", "MR", "PT", "NM", "CR", "DX", "MG", "XA", "RF", "IO", "PX", "BMD"}
-)
-_CAPTURED = "1.2.840.10008.5.1.4.1.1.7"
 _JOINED_PX = 3  # marks this close are one: a line of text counts, letter by letter or not
 
 
@@ -77,14 +70,6 @@ class View:
     @property
     def frames(self) -> int:
         return len(self.numbers)
-
-    @property
-    def scene(self) -> bool:
-        """May it show a scene, with small faces in it? Not where the file is a sectional image or
-        a radiograph by its class and its modality."""
-        study = study_facts(self.image)
-        captured = str(study.get("sop_class", _CAPTURED)).startswith(_CAPTURED)
-        return captured or study.get("modality") not in _WITHOUT_SCENES
 
     @property
     def _turned(self) -> int:

@@ -223,9 +223,7 @@ class Examiner:
             detections = merge(
                 pipeline.look(
                     views,
-                    lambda view: detector.detect(
-                        view.picture, view.frames, profile, progress, view.scene
-                    ),
+                    lambda view: detector.detect(view.picture, view.frames, profile, progress),
                 ),
                 profile.iou,
             )

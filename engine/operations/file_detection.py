@@ -56,9 +56,7 @@ class Finder:
         found = merge(
             pipeline.look(
                 views_of(image),
-                lambda view: self._detector.detect(
-                    view.picture, view.frames, self.profile, scene=view.scene
-                ),
+                lambda view: self._detector.detect(view.picture, view.frames, self.profile),
             ),
             self.profile.iou,
         )

@@ -253,9 +253,7 @@ class Models:
             found = merge(
                 pipeline.look(
                     views_of(image),
-                    lambda view: detector.detect(
-                        view.picture, view.frames, profile, scene=view.scene
-                    ),
+                    lambda view: detector.detect(view.picture, view.frames, profile),
                 ),
                 profile.iou,
             )

@@ -20,16 +20,19 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 from engine.errors import (
     DAMAGED,
     BackupInvalid,
     EngineError,
+    FileUnreadable,
     NotFound,
     SealBroken,
     StorageBusy,
     StorageError,
+    StoreUnavailable,
 )
 from engine.host import PARTS, FileStore, Host, blob_name, sweep_unfinished, write_durably
 from engine.store.database import CATALOG_ID
@@ -51,6 +54,9 @@ _NAME = re.compile(r"\d{8}T\d{12}")
 #: Files that backups share are locked for so much longer than those, so that not each of them has
 #: to be locked again by every backup, but once in this time.
 AHEAD = timedelta(days=7)
+#: Files of the newest backup whose locks are looked at: in a bucket to which it was copied none is
+#: locked.
+PROBES = 32
 
 
 @contextlib.contextmanager
@@ -138,12 +144,12 @@ class Backups:
         Raises:
             StorageError: The folder cannot be written.
         """
+        self.check_lock()
         known = {*erasures, *self.erasures()}
         record = self._signed({"erasures": sorted(list(e) for e in known)}, _ERASURES)
-        now = self._lock.check_lock() if self._lock is not None else None
         self._place.replace(_ERASURES, json.dumps(record).encode())
-        if self._lock is not None and now is not None:
-            self._lock.lock_newest(_ERASURES, now + timedelta(self._lock.lock_days))
+        if self._lock is not None:
+            self._lock_erasures(self._lock.check_lock() + timedelta(self._lock.lock_days))
 
     def make(
         self,
@@ -178,14 +184,16 @@ class Backups:
         key = new_key(self._host.random)
         sealed = seal_field(key, f"backup/{name}/catalog", snapshot.catalog, self._host.random)
         self._clear_unfinished()
-        if salt_record is not None and self._lock is None:
+        if salt_record is not None and salt_record not in self._salts():
             self._place.replace(SALT_RECORD, salt_record)
-        elif salt_record is not None:
-            self._place.put(SALT_RECORD, salt_record)  # its first version counts
+        kept, kept_until = self._locked_already(there)
         new: list[str] = []
         missing = {}
         for part, addresses in groupby(snapshot.blobs, key=itemgetter(0)):
-            known = set(self._blobs.blobs(part)) if self._far else set()
+            # With a lock, what only has the right name may be an intruder's: it is looked at.
+            known = kept
+            if self._far and self._lock is None:
+                known = set(self._blobs.blobs(part))
             for address in addresses:
                 if address in known:
                     continue
@@ -196,11 +204,13 @@ class Backups:
                 else:
                     new.append(address)
         present = [a for a in snapshot.blobs if a not in missing]
-        # From here on, not from the beginning: to bring the first files can take days.
-        lock = _Plan(self._lock, there) if self._lock is not None else None
+        self._place.replace(f"{name}/{_CATALOG}", sealed)
+        self._check({"name": name}, key, new)
+        still_alone()
+        until, files_until = self._lock_files(name, present, kept, kept_until)
         manifest = self._signed(
             {
-                **({} if lock is None else {_FILES_LOCKED: lock.files_until.isoformat()}),
+                **({} if files_until is None else {_FILES_LOCKED: files_until.isoformat()}),
                 "name": name,
                 "generation": generation,
                 "catalog": hashlib.sha256(sealed).hexdigest(),
@@ -212,16 +222,15 @@ class Backups:
             name,
             key,
         )
-        self._place.replace(f"{name}/{_CATALOG}", sealed)
-        # The manifest comes last: without it there is no backup.
+        # The manifest comes last, when all is checked and locked: without it there is no backup.
         still_alone()
         if not self._place.put(f"{name}/{_MANIFEST}", json.dumps(manifest).encode()):
             raise StorageError("There is a backup of this moment already. Make another one.")
         try:
-            self._verify(name, new)
+            self._manifest(name)
             still_alone()
-            if lock is not None:
-                self._lock_backup(lock, name, present)
+            if until is not None:
+                self._lock_manifest(name, until)
         except EngineError:
             with contextlib.suppress(StorageBusy):
                 self._place.delete(f"{name}/{_MANIFEST}")  # then it is none
@@ -237,20 +246,21 @@ class Backups:
         Raises:
             BackupInvalid: Something is missing, altered or under another key.
         """
-        return self._verify(name)
-
-    def _verify(self, name: str, new: Sequence[str] | None = None) -> int:
-        """Check all files, or those that are new in this backup."""
         manifest, key = self._manifest(name)
+        self._check(manifest, key, manifest["blobs"])
+        return len(manifest["blobs"])
+
+    def _check(self, manifest: Mapping[str, Any], key: bytes, addresses: Iterable[str]) -> None:
+        """Check the catalog and these files. Raises BackupInvalid."""
         self._catalog(manifest, key)
-        for address in manifest["blobs"] if new is None else new:
+        for address in addresses:
             try:
                 self._blob(address)
             except DAMAGED as err:
                 raise BackupInvalid(
-                    "A file of this backup is missing or altered. Use another backup.", name=name
+                    "A file of this backup is missing or altered. Use another backup.",
+                    name=manifest["name"],
                 ) from err
-        return len(manifest["blobs"])
 
     def missing(self, name: str) -> dict[str, str]:
         """Files that were missing or damaged when a backup was made: reason by address.
@@ -340,33 +350,137 @@ class Backups:
                 for address in set(self._blobs.blobs(part)) - needed:
                     still_alone()
                     self._blobs.delete_blob(address)
-        if self._lock is not None:
-            self._lock.delete_older(_ERASURES)
+        self._drop_lists()
         return gone, locked
 
-    def _lock_backup(self, plan: _Plan, name: str, present: Sequence[str]) -> None:
-        """Lock all files of a backup that is written and verified; its manifest comes last.
+    def _locked_already(
+        self, there: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[set[str], datetime | None]:
+        """Files of the newest backup, and until when they are locked; none where they are not.
+
+        A manifest is written when all that it names is locked. Copied into another bucket it says
+        so all the same: so its own lock is looked at, and those of some of its files.
+
+        Args:
+            there: Manifests of all backups, by name.
+        """
+        name = max(there, key=lambda name: _rank(name, there), default="")
+        said = there.get(name, {}).get(_FILES_LOCKED)
+        lock = self._lock
+        if lock is None or said is None or self.locked_until(name) is None:
+            return set(), None
+        until = datetime.fromisoformat(said)
+        files = self._manifest(name)[0]["blobs"]
+        some = SystemRandom().sample(files, min(len(files), PROBES))
+        locks = (lock.locked_until(f"blobs/{blob_name(address)}") for address in some)
+        if until <= lock.check_lock() or any(
+            end is None or end < until.replace(microsecond=0) for end in locks
+        ):
+            return set(), None
+        return set(files), until
+
+    def _lock_files(
+        self, name: str, present: Sequence[str], kept: set[str], kept_until: datetime | None
+    ) -> tuple[datetime | None, datetime | None]:
+        """Lock all files of a backup that are written and checked, before its manifest is there.
+
+        Args:
+            kept: Files that are locked already.
+
+        Returns:
+            Until when the backup is locked, and the files that it shares with others.
 
         Raises:
             StorageError: A file has gone meanwhile, or the store has not locked what it should.
         """
-        lock = plan.files
-        kept = set(self._manifest(plan.before)[0]["blobs"]) if plan.before else set()
+        lock = self._lock
+        if lock is None:
+            return None, None
+        # From here on, not from the beginning: to bring the first files can take days.
+        now = lock.check_lock()
+        until = now + timedelta(days=lock.lock_days)
+        if kept_until is not None and kept_until <= now:  # they could be deleted since
+            raise StorageError("Locks of older files have ended meanwhile. Make another backup.")
+        if kept_until is not None and kept_until >= until:
+            files_until = kept_until
+        else:
+            kept, files_until = set(), until + AHEAD
         files = (f"blobs/{blob_name(address)}" for address in present if address not in kept)
-        if lock.lock(files, plan.files_until):
+        if lock.lock(files, files_until):
             raise StorageError("Files of the backup have gone meanwhile. Make another one.")
-        lock.lock([SALT_RECORD, f"{name}/{_CATALOG}"], plan.until)
-        lock.lock_newest(_ERASURES, plan.until)
-        held = lock.holds(f"{name}/{_CATALOG}")
-        if held:
-            lock.lock([f"{name}/{_MANIFEST}"], plan.until)
-            until = self.locked_until(name)  # in whole seconds
-            held = until is not None and until >= plan.until.replace(microsecond=0)
-        if not held:
-            raise StorageError(
-                "The object store has not locked the backup, or lets locks be shortened. Use"
-                " another store."
-            )
+        lock.lock([SALT_RECORD, f"{name}/{_CATALOG}"], until)
+        self._lock_erasures(until)
+        if not lock.holds(f"{name}/{_CATALOG}"):
+            raise _not_locked()
+        return until, files_until
+
+    def _lock_manifest(self, name: str, until: datetime) -> None:
+        """The last step: what is locked until then is a backup. Raises StorageError."""
+        if self._lock is not None:
+            self._lock.lock([f"{name}/{_MANIFEST}"], until)
+        held = self.locked_until(name)
+        if held is None or held < until.replace(microsecond=0):  # stores keep whole seconds
+            raise _not_locked()
+
+    def _lock_erasures(self, until: datetime) -> None:
+        """Lock a list of erasures that names all that any list names; writes it if need be."""
+        if self._lock is None:
+            return
+        known, lists, _ = self._lists()
+        if len(known) not in lists.values():
+            known = known or self.erasures()
+            record = self._signed({"erasures": sorted(list(e) for e in known)}, _ERASURES)
+            self._place.replace(_ERASURES, json.dumps(record).encode())
+            known, lists, _ = self._lists()
+        for version, count in lists.items():
+            if count == len(known):
+                self._lock.lock_version(_ERASURES, version, until)
+                return
+        raise StorageError("The list of erasures was not written. Make another backup.")
+
+    def _drop_lists(self) -> None:
+        """Delete all lists of erasures but the newest that names all, which is locked."""
+        if self._lock is None:
+            return
+        known, lists, seen = self._lists()
+        full = next((v for v, count in lists.items() if count == len(known)), None)
+        if full is not None:
+            self._lock.delete_versions(_ERASURES, [v for v in seen if v != full])
+
+    def _lists(self) -> tuple[set[tuple[str, str]], dict[str, int], list[str]]:
+        """With a lock: what any authentic list of erasures names.
+
+        An intruder needs no key to put an older one on top, so none counts alone.
+
+        Returns:
+            That, how many each of them names, and all versions that can be read; newest first.
+
+        Raises:
+            StoreUnavailable: There are some, and the store gives out none.
+        """
+        known: set[tuple[str, str]] = set()
+        lists, seen = {}, []
+        assert self._lock is not None
+        try:
+            for version, content in self._lock.stored(_ERASURES, newest_first=True):
+                seen.append(version)
+                with contextlib.suppress(BackupInvalid):
+                    named = _erased([self._opened(content, _ERASURES)[0]])
+                    known |= named
+                    lists[version] = len(named)
+        except FileUnreadable as err:
+            raise StoreUnavailable(
+                "The object store gives out no list of erasures. Check its credentials and their"
+                " rights on versions.",
+                **err.facts,
+            ) from err
+        return known, lists, seen
+
+    def _salts(self) -> list[bytes]:
+        try:
+            return list(self._place.versions(SALT_RECORD))
+        except FileUnreadable:
+            return []
 
     def _blob(self, address: str) -> bytes:
         """A file, from an older version where the newest is not it. Raises as ``read_blob``."""
@@ -416,8 +530,11 @@ class Backups:
 
     def erasures(self) -> set[tuple[str, str]]:
         """What the list of erasures names; if it is lost or altered, what the backups name."""
+        if self._lock is not None:
+            known, lists, _ = self._lists()
+            return known if lists else _erased(self._readable().values())
         try:
-            return _erased([self._record(_ERASURES, _ERASURES, newest_first=True)[0]])
+            return _erased([self._record(_ERASURES, _ERASURES)[0]])
         except BackupInvalid:
             return _erased(self._readable().values())
 
@@ -433,9 +550,7 @@ class Backups:
     def _manifest(self, name: str) -> tuple[dict[str, Any], bytes]:
         return self._record(f"{name}/{_MANIFEST}", name)
 
-    def _record(
-        self, file: str, name: str, *, newest_first: bool = False
-    ) -> tuple[dict[str, Any], bytes]:
+    def _record(self, file: str, name: str) -> tuple[dict[str, Any], bytes]:
         """What :meth:`_signed` made, and its key: the first version that is whole.
 
         Raises:
@@ -446,7 +561,7 @@ class Backups:
             name=name,
         )
         try:
-            for content in self._place.versions(file, newest_first=newest_first):
+            for content in self._place.versions(file):
                 try:
                     return self._opened(content, name)
                 except BackupInvalid as err:
@@ -473,7 +588,7 @@ class Backups:
             )
         return record, key
 
-    def _catalog(self, manifest: dict[str, Any], key: bytes) -> bytes:
+    def _catalog(self, manifest: Mapping[str, Any], key: bytes) -> bytes:
         name = manifest["name"]
         broken: Exception = NotFound("There is no such file.")
         try:
@@ -489,27 +604,10 @@ class Backups:
         ) from broken
 
 
-class _Plan:
-    """Until when the files of a backup are to be locked.
-
-    Args:
-        there: Manifests of all backups, by name.
-
-    Raises:
-        SettingsError: The bucket has no object lock.
-    """
-
-    def __init__(self, files: LockedFiles, there: Mapping[str, Mapping[str, Any]]) -> None:
-        self.files = files
-        self.until = files.check_lock() + timedelta(days=files.lock_days)
-        #: The backup whose files are locked for long enough; empty where there is none.
-        self.before = max(there, key=lambda name: _rank(name, there), default="")
-        said = there.get(self.before, {}).get(_FILES_LOCKED)
-        self.files_until = self.until + AHEAD
-        if said is not None and datetime.fromisoformat(said) >= self.until:
-            self.files_until = datetime.fromisoformat(said)
-        else:
-            self.before = ""
+def _not_locked() -> StorageError:
+    return StorageError(
+        "The object store has not locked the backup, or lets locks be shortened. Use another store."
+    )
 
 
 def _erased(records: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:

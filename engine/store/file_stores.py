@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -35,17 +35,20 @@ class LockedFiles(FileStore, Protocol):
     def lock(self, names: Iterable[str], until: datetime) -> list[str]:
         """Lock all versions of these files; gives the names of which there is none."""
 
-    def lock_newest(self, name: str, until: datetime) -> None:
-        """Lock the newest version of a file."""
+    def lock_version(self, name: str, version: str, until: datetime) -> None:
+        """Lock one version of a file."""
 
     def locked_until(self, name: str) -> datetime | None:
-        """When the last lock on a file ends, or ended; None where there was none."""
+        """When the lock on a file's first version ends, or ended; None where there was none."""
+
+    def stored(self, name: str, *, newest_first: bool = False) -> Iterator[tuple[str, bytes]]:
+        """Names of versions and their contents. Raises FileUnreadable where none can be read."""
 
     def holds(self, name: str) -> bool:
         """Does the store refuse to shorten the lock of a file?"""
 
-    def delete_older(self, name: str) -> None:
-        """Delete all versions of a file but the newest."""
+    def delete_versions(self, name: str, versions: Sequence[str]) -> None:
+        """Delete these versions of a file for good, but those that are locked."""
 
 
 def files_of(settings: Settings) -> FileStore:

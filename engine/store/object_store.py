@@ -21,6 +21,7 @@ import base64
 import contextlib
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -45,7 +46,7 @@ from botocore.exceptions import (
 )
 from urllib3.exceptions import HTTPError
 
-from engine.errors import NotFound, SettingsError, StorageError, StoreUnavailable
+from engine.errors import FileUnreadable, NotFound, SettingsError, StorageError, StoreUnavailable
 from engine.host import FileStore
 from engine.settings import Secret
 from engine.store.time_limit import TimeLimit, limit_connections
@@ -114,6 +115,8 @@ class Bucket:
         bucket, _, prefix = at.url.removeprefix("s3://").strip("/").partition("/")
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
+        #: Files over this are not read.
+        self._most_bytes: float = math.inf
         config = Config(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=READ_SECONDS,
@@ -184,6 +187,10 @@ class Bucket:
             answer = self._ask("get_object", name, **words)
             limit.extend(answer["ContentLength"] / SLOWEST_BYTES)
             with contextlib.closing(answer["Body"]) as body:
+                if answer["ContentLength"] > self._most_bytes:
+                    raise FileUnreadable(
+                        "A stored file is too large for this machine's memory.", file=name
+                    )
                 try:
                     data: bytes = body.read()
                 except (HTTPClientError, IncompleteReadError, HTTPError, OSError) as err:

@@ -578,7 +578,7 @@ def test_a_part_of_a_frame_is_searched_for_text_at_the_scale_of_the_whole(
 ) -> None:
     scales: list[float] = []
 
-    def find(self: text.TextFinder, picture: np.ndarray, side: int, *_: bool) -> list[object]:
+    def find(self: text.TextFinder, picture: np.ndarray, side: int) -> list[object]:
         scales.append(round(side / max(picture.shape[:2]), 2))
         return []
 

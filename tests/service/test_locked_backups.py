@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,11 +14,13 @@ import pytest
 from botocore.exceptions import ClientError
 
 from engine import Engine, Settings, errors
-from engine.host import Host
+from engine.host import Host, blob_name
 from engine.store import backup as module
 from engine.store import object_store as store_module
+from engine.store.backup import Backups, Snapshot
 from engine.store.file_stores import backups_of
 from engine.store.locked_bucket import LockedBucket
+from engine.vault import Keyring
 from tests import builders
 from tests.conftest import WHY, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
@@ -49,7 +51,7 @@ def place(settings: Settings) -> LockedBucket:
 
 
 @pytest.fixture
-def intruder(settings: Settings, object_store: ObjectStore) -> Iterator[Intruder]:
+def intruder(settings: Settings, object_store: ObjectStore) -> Intruder:
     return Intruder(settings, object_store)
 
 
@@ -92,6 +94,25 @@ class Intruder:
             self.client.put_object(Bucket=BUCKET, Key=key, Body=b"{}")
             self.client.delete_object(Bucket=BUCKET, Key=key)
         assert self.visible() == []
+
+
+class Small:
+    """Backups of one file, without an engine."""
+
+    def __init__(self, place: LockedBucket, host: FakeHost) -> None:
+        self.host, self.place = host, place
+        self.backups = Backups(place, Keyring([b"k" * 32]), host, far=True)
+        self.address = host.write_blob(b"sealed")
+        self.file = f"blobs/{blob_name(self.address)}"
+
+    def make(self, salt: bytes | None = None) -> str:
+        self.host.advance(minutes=1)
+        return self.backups.make(Snapshot(b"catalog", [self.address], [], 0), self.host, salt)
+
+
+@pytest.fixture
+def small(place: LockedBucket, host: FakeHost) -> Small:
+    return Small(place, host)
 
 
 def place_of(engine: Engine) -> LockedBucket:
@@ -257,10 +278,165 @@ def test_versions_are_read_across_pages_and_not_those_of_longer_names(
     assert list(place.names()) == ["a", "a.longer", "b"]
     intruder.client.delete_object(Bucket=BUCKET, Key=f"{intruder.prefix}a")
     assert (place.get("a"), list(place.names("a"))) == (b"5", ["a", "a.longer"])
-    place.delete_older("a")
+    older = [version for version, _ in place.stored("a", newest_first=True)][1:]
+    place.delete_versions("a", older)
     assert list(place.versions("a")) == [b"5"]
     place.delete("a")
     assert list(place.names()) == ["a.longer", "b"]
     assert intruder.versions("DeleteMarkers") == []
     with pytest.raises(errors.NotFound):
         place.get("a")
+
+
+class Killed(BaseException):
+    """As by SIGKILL: nothing is cleared up."""
+
+
+@pytest.mark.parametrize("at", ["lock", "holds"])
+def test_a_backup_that_is_killed_before_it_is_locked_is_none_and_the_next_locks_all(
+    small: Small, intruder: Intruder, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def die(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LockedBucket, at, die)
+        with pytest.raises(Killed):
+            small.make()
+    assert small.backups.names() == []
+    name = small.make()
+    assert small.place.locked_until(small.file) is not None
+    intruder.delete_versions()
+    assert small.backups.verify(name) == 1
+
+
+def test_a_backup_that_fails_its_check_is_none_though_nothing_can_be_deleted(
+    small: Small, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _bucket("keeps", object_store, {"Mode": "COMPLIANCE", "Days": 30})
+    small.backups = Backups(_elsewhere(small, "keeps"), Keyring([b"k" * 32]), small.host, far=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Backups, "_blob", _raise(errors.NotFound("gone")))
+        with pytest.raises(errors.BackupInvalid):
+            small.make()
+    assert small.backups.names() == []
+    assert small.backups.verify(small.make()) == 1
+
+
+def test_manifests_that_were_copied_to_another_bucket_prove_no_locks(
+    small: Small, object_store: ObjectStore
+) -> None:
+    first = small.make()
+    _bucket("copy", object_store)
+    there = _elsewhere(small, "copy")
+    for name in small.place.names():
+        there.replace(name, small.place.get(name))
+    assert there.locked_until(small.file) is None
+    small.backups = Backups(there, Keyring([b"k" * 32]), small.host, far=True)
+    assert small.backups.names() == [first]
+    small.make()
+    assert there.locked_until(small.file) is not None
+
+
+def test_locks_that_can_be_lifted_are_refused_or_made_ones_that_cannot(
+    small: Small, object_store: ObjectStore, intruder: Intruder
+) -> None:
+    _bucket("lifted", object_store, {"Mode": "GOVERNANCE", "Days": 30})
+    with pytest.raises(errors.SettingsError, match="governance"):
+        _elsewhere(small, "lifted").check_lock()
+    far = datetime.now(UTC) + timedelta(days=60)
+    intruder.client.put_object(
+        Bucket=BUCKET, Key=intruder.prefix + small.file, Body=b"sealed",
+        ObjectLockMode="GOVERNANCE", ObjectLockRetainUntilDate=far,
+    )  # fmt: skip
+    assert small.place.locked_until(small.file) is None
+    small.make()
+    until = small.place.locked_until(small.file)
+    assert until is not None
+    assert until > (datetime.now(UTC) + timedelta(days=59)).replace(tzinfo=None)
+
+
+def test_junk_under_the_name_of_a_new_file_is_not_taken_for_it(
+    small: Small, intruder: Intruder
+) -> None:
+    intruder.client.put_object(Bucket=BUCKET, Key=intruder.prefix + small.file, Body=b"junk")
+    name = small.make()
+    assert small.backups.verify(name) == 1
+    assert list(small.place.versions(small.file)) == [b"junk", b"sealed"]
+
+
+def test_a_list_of_erasures_that_is_put_again_hides_no_later_one(
+    small: Small, intruder: Intruder
+) -> None:
+    listed = small.place.locked_until
+    small.backups.record_erasures([("image", "im_one")])
+    old = small.place.get("erasures.json")
+    small.backups.record_erasures([("image", "im_two")])
+    everything = {("image", "im_one"), ("image", "im_two")}
+    for _ in range(2):  # before and after a backup, which renews the lock of the right one
+        intruder.client.put_object(Bucket=BUCKET, Key=f"{intruder.prefix}erasures.json", Body=old)
+        intruder.delete_versions()
+        assert small.backups.erasures() == everything
+        small.backups.prune(1, small.make())
+    assert listed("erasures.json") is not None
+    small.backups.record_erasures([])
+    assert small.backups.erasures() == everything
+
+
+def test_versions_that_the_store_does_not_give_out_stop_nothing(
+    small: Small, intruder: Intruder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.backups.record_erasures([("image", "im_one")])
+    name = small.make()
+    foreign: dict[str, Any] = {
+        "SSECustomerAlgorithm": "AES256", "SSECustomerKey": b"s" * 32
+    }  # fmt: skip
+    for key in [*intruder.visible(), f"{intruder.prefix}20300101T000000000000/manifest.json"]:
+        intruder.client.put_object(Bucket=BUCKET, Key=key, Body=b"{}", **foreign)
+    assert small.backups.erasures() == {("image", "im_one")}
+    assert small.backups.newest() == name
+    assert small.backups.locked_until(name) is not None
+    small.backups.restore(name, tmp_path / "recovered", Host(tmp_path / "files"))
+    later = small.make()
+    small.backups.prune(9, later)
+    assert small.backups.newest() == later
+    # Where the store gives out none at all, it is the rights that are wrong, and not the files.
+    monkeypatch.setattr(LockedBucket, "_read", _raise(errors.FileUnreadable("refused")))
+    with pytest.raises(errors.StoreUnavailable):
+        small.backups.erasures()
+
+
+def test_what_is_too_large_for_the_memory_is_not_read(
+    place: LockedBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.replace("a", b"ours")
+    place.replace("a", b"x" * 100)
+    place._most_bytes = 50
+    assert place.get("a") == b"ours"
+
+
+def _bucket(name: str, store: ObjectStore, retention: dict[str, Any] | None = None) -> None:
+    asked = client(store.endpoint)
+    with contextlib.suppress(asked.exceptions.BucketAlreadyOwnedByYou):
+        asked.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    if retention:
+        asked.put_object_lock_configuration(
+            Bucket=name,
+            ObjectLockConfiguration={
+                "ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": retention},
+            },
+        )  # fmt: skip
+
+
+def _elsewhere(small: Small, bucket: str) -> LockedBucket:
+    there = copy(small.place)
+    there._bucket = bucket
+    there._at = replace(there._at, url=there._at.url.replace(BUCKET, bucket, 1))
+    return there
+
+
+def _raise(err: BaseException) -> Any:
+    def raises(*_: Any, **__: Any) -> None:
+        raise err
+
+    return raises

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import signal
 import threading
 import time
@@ -9,10 +11,12 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from benchmarks import fairness
-from engine import Engine
+from engine import Engine, cannot_start, errors
 from engine.store.database import CATALOG_ID
+from engine.tracing import JsonLines
 from tests.conftest import PASSWORD
 from tests.fakes import ScriptedDetector
 from tests.serving import Server, launch, people, settings, wait
@@ -92,3 +96,25 @@ def test_a_server_that_cannot_start_says_what_to_do_and_nothing_else(tmp_path: P
     said = server.log.read_text()
     assert "MedSec cannot start: The catalog of this data folder is on a PostgreSQL" in said
     assert "Traceback" not in said
+    [line] = [line for line in said.splitlines() if line.startswith("{")]
+    entry = json.loads(line)
+    assert (entry["level"], entry["message"]) == ("error", "the server cannot start")
+    assert entry["code"] == "storage-error"
+
+
+def test_why_a_server_cannot_start_is_logged_without_texts_of_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cause = OSError(errno.ECONNREFUSED, "https://store.invalid/Erika")
+    err = errors.StoreUnavailable("Away: s3://mine.", store_code="SlowDown", status=503, blob="ab")
+    err.__cause__ = cause
+    cannot_start(err)
+    [record] = caplog.records
+    entry = json.loads(JsonLines().format(record))
+    assert (entry["code"], entry["store_code"], entry["status"]) == (
+        "store-unavailable", "SlowDown", 503,
+    )  # fmt: skip
+    assert [c["error"] for c in entry["causes"]] == ["ConnectionRefusedError"]
+    assert entry["causes"][0]["errno"] == "ECONNREFUSED"
+    for text in ("invalid", "Erika", "mine", "blob"):
+        assert text not in json.dumps(entry)
