@@ -50,6 +50,8 @@ class Backups:
         #: Also for the schedule.
         self.checkpoints = checkpoints
         self._folder = context.backup_folder
+        #: Of the backups that could be read, the newest.
+        self._last = ""
 
     @needs(Permission.MANAGE_BACKUPS)
     def make(self, caller: Caller) -> str:
@@ -147,7 +149,7 @@ class Backups:
         return self._folder().locked_until(name)
 
     def last_at(self) -> datetime | None:
-        """When the newest whole backup was made, by its name; a clock that was ahead made none."""
+        """When the newest readable backup was made, by its name; a clock ahead made none."""
         return self.last()[0]
 
     def last(self) -> tuple[datetime | None, datetime | None]:
@@ -155,8 +157,11 @@ class Backups:
         if not self._live.settings.keeps_backups:
             return None, None
         latest = f"{self._host.now() + CLOCK_SLACK:{BACKUP_NAME}}"
-        names = [name for name in self._folder().names() if name <= latest]
-        if not names:
-            return None, None
-        made = datetime.strptime(names[-1], BACKUP_NAME)  # noqa: DTZ007
-        return made, self._folder().locked_until(names[-1])
+        folder = self._folder()
+        for name in reversed(folder.names()):
+            # Anybody can put a file of that name into the place.
+            if name <= latest and (name == self._last or folder.is_readable(name)):
+                self._last = name
+                made = datetime.strptime(name, BACKUP_NAME)  # noqa: DTZ007
+                return made, folder.locked_until(name)
+        return None, None

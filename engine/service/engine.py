@@ -5,14 +5,15 @@ Pages, API and command line hold an Engine and a token and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import timedelta
 from typing import Self
 
 from engine.detection import CustomNetworkStore, Detector, NetworkVersions, Profiles
-from engine.errors import BackupInvalid, StorageError
+from engine.errors import BackupInvalid, SettingsError, StorageError
 from engine.formats.images import Limits
-from engine.host import Host, forbid_core_dumps, sweep_unfinished
+from engine.host import FileStore, Host, forbid_core_dumps, sweep_unfinished
 from engine.operations.access_watch import AccessWatch
 from engine.operations.admission import Admission, Budget
 from engine.operations.checkpoints import Checkpoints
@@ -85,7 +86,7 @@ from engine.settings import Settings
 from engine.store.audit import AuditLog, Event
 from engine.store.audit_forwarding import AuditForwarding
 from engine.store.audited_rows import AuditedRows
-from engine.store.backup import PENDING_ERASURES, bring_salt_record
+from engine.store.backup import PENDING_ERASURES, bring_salt_record, salt_records
 from engine.store.backup import Backups as BackupFolder
 from engine.store.catalog import Catalog
 from engine.store.catalogs import fill_from_file, refuse_filled, server_database
@@ -110,9 +111,11 @@ from engine.store.sendings import ForwardRules, SendingRows
 from engine.store.shared import Shared, SharedHere, SharedRows
 from engine.store.studies import Studies as StudyRows
 from engine.store.training_cases import Training as TrainingCases
-from engine.vault import Exchanges, Keyring, derive, self_test
+from engine.vault import SALT_RECORD, Exchanges, Keyring, derive, self_test
 
 _START = Caller("system", Role.OPERATOR, "", "start")
+#: Salt records of a passphrase that are tried; each costs seconds.
+MOST_SALTS = 16
 
 
 class Engine:
@@ -296,8 +299,7 @@ class Engine:
                 "A backup can be restored only into an empty place. Set MEDSEC_BLOBS to another"
                 " prefix."
             )
-        bring_salt_record(place, settings.data)
-        backups = BackupFolder(place, Keyring.load(settings, host.random), host)
+        backups = _backups_in(place, settings, host)
         if name is not None and name not in backups.names():
             raise BackupInvalid("There is no such backup. Check its name.")
         chosen = name or backups.newest()
@@ -413,6 +415,35 @@ def _keyring(settings: Settings, host: Host, *, fresh: bool) -> Keyring:
         )
     # A lost key file must not be replaced by a new one: that would be a wrong key.
     return Keyring.load(settings, host.random, create=fresh)
+
+
+def _backups_in(place: FileStore, settings: Settings, host: Host) -> BackupFolder:
+    """The backups, under the root key.
+
+    The salt of a passphrase lies with them. Nobody needs a key to put another one there: the right
+    one is that with which a backup can be read.
+
+    Raises:
+        SettingsError: No key, or none that can be one.
+        BackupInvalid: There are several salts, and the passphrase fits none.
+        StorageError: The data folder cannot be written.
+    """
+    own = settings.data / SALT_RECORD
+    records = [] if own.exists() else salt_records(place)[:MOST_SALTS]
+    for record in records:
+        bring_salt_record(record, settings.data)
+        if len(records) > 1 and settings.key_passphrase:
+            with contextlib.suppress(SettingsError, BackupInvalid, MemoryError):
+                backups = BackupFolder(place, Keyring.load(settings, host.random), host)
+                backups.newest()
+                return backups
+            own.unlink()
+    if len(records) > 1 and settings.key_passphrase:
+        raise BackupInvalid(
+            f"The passphrase fits none of {len(records)} salts that lie with the backups. Check it,"
+            f" or put the right {SALT_RECORD} into the data folder."
+        )
+    return BackupFolder(place, Keyring.load(settings, host.random), host)
 
 
 def _opened(

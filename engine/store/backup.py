@@ -136,6 +136,14 @@ class Backups:
             )
         return max(found, key=lambda name: _rank(name, found))
 
+    def is_readable(self, name: str) -> bool:
+        """Can the manifest of a backup be read, with the available keys?"""
+        try:
+            self._manifest(name)
+        except BackupInvalid:
+            return False
+        return True
+
     def record_erasures(self, erasures: Sequence[tuple[str, str]]) -> None:
         """Store the list of erasures with the backups, which were made before.
 
@@ -184,7 +192,7 @@ class Backups:
         key = new_key(self._host.random)
         sealed = seal_field(key, f"backup/{name}/catalog", snapshot.catalog, self._host.random)
         self._clear_unfinished()
-        if salt_record is not None and salt_record not in self._salts():
+        if salt_record is not None and salt_record not in salt_records(self._place):
             self._place.replace(SALT_RECORD, salt_record)
         kept, kept_until = self._locked_already(there)
         new: list[str] = []
@@ -330,19 +338,22 @@ class Backups:
         """
         readable = self._readable()  # those that are not bring nothing back, and go first
         older = sorted(set(self.names()) - {newest}, key=lambda name: _rank(name, readable))
-        gone, locked = [], {}
+        tried, locked = older[: max(0, len(older) + 1 - keep)], {}
         now = self._host.now() if self._lock is None else self._lock.check_lock()
-        for name in older[: max(0, len(older) + 1 - keep)]:
+        for name in tried:
             until = self.locked_until(name)
             if until is not None and until >= now:
                 locked[name] = until
                 continue
-            gone.append(name)
             still_alone()
             self._place.delete(f"{name}/{_MANIFEST}")  # first, so that no half backup counts
+            if self._lock is not None and self.is_readable(name):  # the store keeps it
+                continue
             self._place.delete_under(name)
             readable.pop(name, None)
-        if set(readable) == set(self.names()):  # else one that we cannot read may need them
+        there = set(self.names())
+        # One that we cannot read may need them. Files of one that is locked are locked as long.
+        if there <= {*readable, *tried}:
             needed: set[str] = set()
             for name in readable:
                 needed.update(self._manifest(name)[0]["blobs"])
@@ -351,7 +362,7 @@ class Backups:
                     still_alone()
                     self._blobs.delete_blob(address)
         self._drop_lists()
-        return gone, locked
+        return [name for name in tried if name not in there], locked
 
     def _locked_already(
         self, there: Mapping[str, Mapping[str, Any]]
@@ -475,12 +486,6 @@ class Backups:
                 **err.facts,
             ) from err
         return known, lists, seen
-
-    def _salts(self) -> list[bytes]:
-        try:
-            return list(self._place.versions(SALT_RECORD))
-        except FileUnreadable:
-            return []
 
     def _blob(self, address: str) -> bytes:
         """A file, from an older version where the newest is not it. Raises as ``read_blob``."""
@@ -625,17 +630,23 @@ def _rank(name: str, manifests: Mapping[str, Mapping[str, Any]]) -> tuple[int, i
     return _generation(manifest), manifest.get("audit_entries", 0), name
 
 
+def salt_records(place: FileStore) -> list[bytes]:
+    """Salt records of a passphrase that lie with the backups, without repeats, the first first."""
+    try:
+        return list(dict.fromkeys(place.versions(SALT_RECORD)))
+    except FileUnreadable:
+        return []
+
+
 @_writing("data")
-def bring_salt_record(place: FileStore, data: Path) -> None:
-    """Copy the salt record of the passphrase from the backups, before the root key is derived.
+def bring_salt_record(record: bytes, data: Path) -> None:
+    """Write one into the data folder, before the root key is derived.
 
     Raises:
         StorageError: The data folder cannot be written.
     """
-    record = next(place.versions(SALT_RECORD), None)
-    if record is not None and not (data / SALT_RECORD).exists():
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_durably(data / SALT_RECORD, record)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_durably(data / SALT_RECORD, record)
 
 
 def _tag(key: bytes, manifest: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from copy import copy
 from dataclasses import replace
@@ -14,13 +15,17 @@ import pytest
 from botocore.exceptions import ClientError
 
 from engine import Engine, Settings, errors
+from engine.crypto.root_keys import PassphraseCost
 from engine.host import Host, blob_name
+from engine.service.engine import _backups_in
+from engine.settings import Secret
 from engine.store import backup as module
 from engine.store import object_store as store_module
 from engine.store.backup import Backups, Snapshot
 from engine.store.file_stores import backups_of
 from engine.store.locked_bucket import LockedBucket
-from engine.vault import Keyring
+from engine.store.object_store import Bucket
+from engine.vault import SALT_RECORD, Keyring
 from tests import builders
 from tests.conftest import WHY, Ward, text_png
 from tests.fakes import FakeHost, ScriptedDetector
@@ -163,7 +168,9 @@ def test_what_an_intruder_does_to_a_locked_backup_does_not_keep_it_from_coming_b
     again.close()
 
 
-def test_pruning_leaves_what_is_locked_and_says_until_when(ward: Ward, host: FakeHost) -> None:
+def test_pruning_leaves_what_is_locked_and_says_until_when(
+    ward: Ward, host: FakeHost, intruder: Intruder
+) -> None:
     engine, admin = ward.engine, ward.team.administrator
     data, found = text_png()
     image_id = ward.seal(data, found=[found])
@@ -177,6 +184,15 @@ def test_pruning_leaves_what_is_locked_and_says_until_when(ward: Ward, host: Fak
     pruned = engine.audit.entries(admin, query="backup.prune")[0]
     assert pruned.detail == {"locked": {first: f"{until:%Y-%m-%dT%H:%M:%SZ}"}}
     assert engine.backups.verify(admin, first) == 3
+    # What only looks like a later backup is none.
+    host.advance(minutes=1)
+    junk = f"{intruder.prefix}{host.now():{module.NAME}}/manifest.json"
+    intruder.client.put_object(Bucket=BUCKET, Key=junk, Body=b"{}")
+    state = engine.health.state(admin)
+    assert (state["last_backup_at"], state["last_backup_locked_until"]) == (
+        host.now() - timedelta(minutes=1),
+        engine.backups.locked_until(admin, second),
+    )
 
 
 @pytest.mark.slow  # the lock must last until all is locked, also on a busy machine
@@ -406,6 +422,63 @@ def test_versions_that_the_store_does_not_give_out_stop_nothing(
         small.backups.erasures()
 
 
+def test_a_salt_that_an_intruder_put_first_hides_not_the_right_one(
+    settings: Settings, place: LockedBucket, intruder: Intruder, host: FakeHost, tmp_path: Path
+) -> None:
+    with_passphrase = replace(
+        settings, key_file=None, key_passphrase=Secret("a long passphrase that people remember")
+    )
+    settings.data.mkdir(parents=True)
+    cost = PassphraseCost(19_456, 2, 1)
+    keyring = Keyring.load(with_passphrase, os.urandom, create=True, cost=cost)
+    salt = (settings.data / SALT_RECORD).read_bytes()
+    digits = salt.index(b'salt = "') + 8
+    for wrong in (b"junk", salt[:digits] + b"0" * 32 + salt[digits + 32 :]):
+        intruder.client.put_object(Bucket=BUCKET, Key=intruder.prefix + SALT_RECORD, Body=wrong)
+    for _ in range(2):
+        host.advance(minutes=1)
+        name = Backups(place, keyring, host).make(Snapshot(b"", [], [], 0), host, salt)
+    assert list(place.versions(SALT_RECORD))[-1] == salt
+    assert len(list(place.versions(SALT_RECORD))) == 3
+    elsewhere = replace(with_passphrase, data=tmp_path / "recovered")
+    assert _backups_in(place, elsewhere, host).newest() == name
+    assert (elsewhere.data / SALT_RECORD).read_bytes() == salt
+    (elsewhere.data / SALT_RECORD).unlink()
+    mistyped = replace(elsewhere, key_passphrase=Secret("another long passphrase of people"))
+    with pytest.raises(errors.BackupInvalid, match="fits none of 3 salts"):
+        _backups_in(place, mistyped, host)
+    assert not (elsewhere.data / SALT_RECORD).exists()
+
+
+def test_what_nobody_can_delete_keeps_the_rest_from_being_pruned_no_longer(
+    small: Small, intruder: Intruder
+) -> None:
+    """Unlocked backups, as when their locks have ended; one is held, and junk locked for ever."""
+    for version in range(2):
+        small.address = small.host.write_blob(b"file %d" % version)
+        unlocked = Backups(_plain(small.place), Keyring([b"k" * 32]), small.host, far=True)
+        small.host.advance(minutes=1)
+        unlocked.make(Snapshot(b"catalog", [small.address], [], 0), small.host, None)
+    held, gone = small.backups.names()
+    intruder.client.put_object_legal_hold(
+        Bucket=BUCKET, Key=f"{intruder.prefix}{held}/manifest.json", LegalHold={"Status": "ON"}
+    )
+    junk = "20990101T000000000000"
+    intruder.client.put_object(
+        Bucket=BUCKET, Key=f"{intruder.prefix}{junk}/manifest.json", Body=b"{}",
+        ObjectLockMode="COMPLIANCE", ObjectLockRetainUntilDate=datetime(2099, 1, 1, tzinfo=UTC),
+    )  # fmt: skip
+    only_gone = f"blobs/{blob_name(small.address)}"
+    small.address = small.host.write_blob(b"sealed")
+    last = small.make()
+    pruned, locked = small.backups.prune(1, last)
+    assert (pruned, list(locked)) == ([gone], [junk])
+    assert small.backups.names() == [held, last, junk]
+    assert list(small.place.names(only_gone)) == []
+    assert small.backups.verify(held) == 1
+    assert not small.backups.is_readable(junk)
+
+
 def test_what_is_too_large_for_the_memory_is_not_read(
     place: LockedBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -426,6 +499,12 @@ def _bucket(name: str, store: ObjectStore, retention: dict[str, Any] | None = No
                 "ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": retention},
             },
         )  # fmt: skip
+
+
+def _plain(place: LockedBucket) -> Bucket:
+    there = Bucket(place._at)
+    assert there._prefix == place._prefix
+    return there
 
 
 def _elsewhere(small: Small, bucket: str) -> LockedBucket:

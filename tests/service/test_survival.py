@@ -19,8 +19,8 @@ import pytest
 
 from engine import Engine, Settings, errors
 from engine.crypto.keyring import new_key
-from engine.crypto.root_keys import SALT_RECORD, line_of
-from engine.host import Folder, Host
+from engine.crypto.root_keys import line_of
+from engine.host import Host
 from engine.service.upkeep import _SYSTEM
 from engine.store import embedded
 from engine.store.backup import PENDING_ERASURES, Backups, bring_salt_record
@@ -407,9 +407,8 @@ def test_a_recovery_onto_a_full_disk_is_a_named_error(
         _full(ward, settings, patch)
         with pytest.raises(errors.StorageError, match="data folder"):
             Engine.from_backup(elsewhere, detector=ScriptedDetector(settings))
-        (settings.backup_dir / SALT_RECORD).write_bytes(b"salt")
         with pytest.raises(errors.StorageError, match="data folder"):
-            bring_salt_record(Folder(settings.backup_dir), elsewhere.data)
+            bring_salt_record(b"salt", elsewhere.data)
 
 
 @pytest.mark.parametrize(
