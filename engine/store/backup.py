@@ -152,12 +152,11 @@ class Backups:
         Raises:
             StorageError: The folder cannot be written.
         """
-        self.check_lock()
-        known = {*erasures, *self.erasures()}
-        record = self._signed({"erasures": sorted(list(e) for e in known)}, _ERASURES)
-        self._place.replace(_ERASURES, json.dumps(record).encode())
         if self._lock is not None:
-            self._lock_erasures(self._lock.check_lock() + timedelta(self._lock.lock_days))
+            until = self._lock.check_lock() + timedelta(self._lock.lock_days)
+            self._lock_erasures(until, erasures)
+        else:
+            self._write_erasures({*erasures, *self.erasures()})
 
     def make(
         self,
@@ -433,21 +432,30 @@ class Backups:
         if held is None or held < until.replace(microsecond=0):  # stores keep whole seconds
             raise _not_locked()
 
-    def _lock_erasures(self, until: datetime) -> None:
-        """Lock a list of erasures that names all that any list names; writes it if need be."""
+    def _lock_erasures(self, until: datetime, more: Iterable[tuple[str, str]] = ()) -> None:
+        """Lock a list of erasures that names these and all that any names; writes it if need be.
+
+        Raises:
+            StorageError: It cannot be written, or locked.
+        """
         if self._lock is None:
             return
-        known, lists, _ = self._lists()
-        if len(known) not in lists.values():
-            known = known or self.erasures()
-            record = self._signed({"erasures": sorted(list(e) for e in known)}, _ERASURES)
-            self._place.replace(_ERASURES, json.dumps(record).encode())
-            known, lists, _ = self._lists()
-        for version, count in lists.items():
-            if count == len(known):
-                self._lock.lock_version(_ERASURES, version, until)
-                return
-        raise StorageError("The list of erasures was not written. Make another backup.")
+        known = {*more, *self.erasures()}
+        if not self._lock_list(known, until):
+            self._write_erasures(known)
+            if not self._lock_list(known, until):
+                raise StorageError("The list of erasures was not written. Try again.")
+
+    def _lock_list(self, known: set[tuple[str, str]], until: datetime) -> bool:
+        """Lock the newest list that names all of these; False where there is none."""
+        full = next((v for v, count in self._lists()[1].items() if count == len(known)), None)
+        if full is not None and self._lock is not None:
+            self._lock.lock_version(_ERASURES, full, until)
+        return full is not None
+
+    def _write_erasures(self, known: set[tuple[str, str]]) -> None:
+        record = self._signed({"erasures": sorted(list(e) for e in known)}, _ERASURES)
+        self._place.replace(_ERASURES, json.dumps(record).encode())
 
     def _drop_lists(self) -> None:
         """Delete all lists of erasures but the newest that names all, which is locked."""
