@@ -73,6 +73,7 @@ class ScriptedDetector(Detector):
         frames: int,
         profile: Profile,
         progress: Callable[[str, float], None] | None = None,
+        scene: bool = True,
     ) -> list[Detection]:
         if isinstance(self.found, type):
             raise self.found("The network does not run.")
@@ -97,5 +98,6 @@ class ScriptedDetector(Detector):
         frames: int,
         hidden: Sequence[Region],
         profile: Profile,
+        scene: bool = True,
     ) -> list[Detection]:
         return list(self.left.pop(0)) if self.left else []

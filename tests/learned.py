@@ -66,6 +66,7 @@ class VersionedDetector(ScriptedDetector):
         frames: int,
         profile: Profile,
         progress: Callable[[str, float], None] | None = None,
+        scene: bool = True,
     ) -> list[Detection]:
         found = self.by_version.get(self.version, self.found)
         if isinstance(found, type):

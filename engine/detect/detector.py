@@ -263,6 +263,20 @@ class CustomNetworkSource:
     open: Callable[[], Network]
 
 
+@dataclass(frozen=True)
+class _Manner:
+    """How one picture or film is looked at.
+
+    Args:
+        hidden: At the second look, what is masked; None at the first.
+        scene: See :meth:`Detector.detect`.
+    """
+
+    profile: Profile
+    hidden: Sequence[Region] | None = None
+    scene: bool = True
+
+
 class Detector:
     """Runs the networks of a profile and merges what they find. Safe in several threads.
 
@@ -370,6 +384,7 @@ class Detector:
         frames: int,
         profile: Profile,
         progress: Progress | None = None,
+        scene: bool = True,
     ) -> list[Detection]:
         """Look at every frame with every network of the profile.
 
@@ -378,6 +393,7 @@ class Detector:
             frames: How many there are, at least 1.
             profile: What to look for.
             progress: Told the stage and the share done, 0 to 1.
+            scene: May it show a scene, with small faces in it, by what its file says?
 
         Returns:
             Boxes of the profile's classes with at least its ``proposal_confidence``, before
@@ -387,17 +403,17 @@ class Detector:
         Raises:
             DetectorError: A network is missing, altered or failed.
         """
-        return self._search(frame, frames, profile, progress)
+        return self._search(frame, frames, _Manner(profile, scene=scene), progress)
 
     def _search(
         self,
         frame: Frame,
         frames: int,
-        profile: Profile,
+        manner: _Manner,
         progress: Progress | None = None,
-        hidden: Sequence[Region] | None = None,
     ) -> list[Detection]:
-        """See :meth:`detect`; with what is masked, :meth:`rescan`."""
+        """See :meth:`detect` and :meth:`rescan`."""
+        profile = manner.profile
         if isinstance(self.own, MissingVersion):
             raise DetectorError(
                 "The version of MedSec's network that is in force is missing or altered. An"
@@ -418,47 +434,42 @@ class Detector:
             return _checked(frame(i))
 
         if frames >= FILM_FRAMES:
-            eyes = self._eyes(profile, hidden)
+            eyes = self._eyes(manner)
             return search_film(shown, frames, eyes, profile.iou, tell)
         watch, tracks = Watch(), Tracks(profile.iou)
         for i in range(frames):
             tell(i / frames)
             picture = shown(i)
             areas = watch.news(picture, tracks.standing)
-            again = hidden is not None
-            found = [d for area in areas for d in self._look(picture, area, i, profile, again)]
+            found = [d for area in areas for d in self._look(picture, area, i, manner)]
             tracks.advance(i, areas, found)
         tell(1.0)
         return tracks.close()
 
-    def _eyes(self, profile: Profile, hidden: Sequence[Region] | None) -> Eyes:
-        """How a film is looked at under a profile.
-
-        Args:
-            hidden: Where this is the second look, what is masked. Networks that see the same as
-                the first time are asked only where masks begin.
-        """
-        again = hidden is not None
+    def _eyes(self, manner: _Manner) -> Eyes:
+        """How a film is looked at. At the second look, networks that see the same as the first
+        time are asked only where masks begin."""
+        profile = manner.profile
         sampled = [name for name in profile.networks if name not in GLANCED]
         smooth = tuple(name for name in sampled if name not in NEED_STROKES)
         strokes = tuple(name for name in sampled if name in NEED_STROKES)
 
         def look(picture: np.ndarray, area: Region, i: int) -> list[Detection]:
-            return self._look(picture, area, i, profile, again)
+            return self._look(picture, area, i, manner)
 
         def sample(picture: np.ndarray, areas: Sequence[Region], i: int) -> list[Detection]:
             found = []
             if smooth:
                 whole = Region(0, 0, picture.shape[1], picture.shape[0])
-                few = replace(profile, networks=smooth)
-                found += self._look(picture, whole, i, few, again)
+                few = replace(manner, profile=replace(profile, networks=smooth))
+                found += self._look(picture, whole, i, few)
             if strokes:
-                few = replace(profile, networks=strokes)
-                found += [d for a in areas for d in self._look(picture, a, i, few, again)]
+                few = replace(manner, profile=replace(profile, networks=strokes))
+                found += [d for a in areas for d in self._look(picture, a, i, few)]
             return found
 
         def seen(picture: np.ndarray, area: Region) -> list[Finding] | None:
-            ask = replace(self._ask(profile, again), whole_px=max(picture.shape[:2]))
+            ask = replace(self._ask(manner), whole_px=max(picture.shape[:2]))
             return self.looking.glance(ask, np.ascontiguousarray(picture[area.slices[1:]]))
 
         def glance(picture: np.ndarray, area: Region) -> list[Region]:
@@ -470,11 +481,17 @@ class Detector:
         blind = any(name in self.custom_networks for name in profile.networks)
         blank = np.zeros((BLOCK_PX, BLOCK_PX, 3), np.uint8)
         blind = blind or seen(blank, Region(0, 0, BLOCK_PX, BLOCK_PX)) is None
+        hidden = manner.hidden
         starts = None if hidden is None else {region.frame for region in hidden}
         return Eyes(look, sample, None if blind else glance, profile.seals, starts)
 
     def rescan(
-        self, frame: Frame, frames: int, hidden: Sequence[Region], profile: Profile
+        self,
+        frame: Frame,
+        frames: int,
+        hidden: Sequence[Region],
+        profile: Profile,
+        scene: bool = True,
     ) -> list[Detection]:
         """Look at the masked image for what is still to be seen outside the masks.
 
@@ -485,6 +502,7 @@ class Detector:
         Args:
             frame: Gives frame ``i`` of the *masked* image, as in :meth:`detect`.
             hidden: The regions that are masked, as they were masked.
+            scene: As in :meth:`detect`.
 
         Returns:
             What should have been sealed: as :meth:`detect`, with at least the profile's
@@ -498,9 +516,10 @@ class Detector:
                     picture[region.slices[1:]] = _surroundings(picture, region)
             return picture
 
+        manner = _Manner(profile, hidden, scene)
         return [
             d
-            for d in self._search(without_masks, frames, profile, hidden=hidden)
+            for d in self._search(without_masks, frames, manner)
             if profile.seals(d) and d.region.hidden_share(hidden) < 0.5
         ]
 
@@ -518,18 +537,21 @@ class Detector:
         """
         return self.looking.judge(_checked(picture), regions, known)
 
-    def _ask(self, profile: Profile, again: bool) -> Ask:
+    def _ask(self, manner: _Manner) -> Ask:
+        profile, again = manner.profile, manner.hidden is not None
         own = tuple(name for name in profile.networks if name not in self.custom_networks)
         text = "text" in profile.classes
-        return Ask(own, profile.proposal_confidence, text, again, self.own)
+        floor = profile.proposal_confidence
+        return Ask(own, floor, text, again, self.own, scene=manner.scene)
 
     def _look(
-        self, picture: np.ndarray, area: Region, index: int, profile: Profile, again: bool
+        self, picture: np.ndarray, area: Region, index: int, manner: _Manner
     ) -> list[Detection]:
         """What the networks see in one area of a frame, merged."""
+        profile = manner.profile
         part = np.ascontiguousarray(picture[area.slices[1:]])
         floor = profile.proposal_confidence
-        ask = replace(self._ask(profile, again), whole_px=max(picture.shape[:2]))
+        ask = replace(self._ask(manner), whole_px=max(picture.shape[:2]))
         own = ask.networks
 
         def custom(name: str) -> list[tuple[str, Finding]]:

@@ -23,10 +23,12 @@ from engine.detect.networks import (
     Finding,
     Glancing,
     ModelInfo,
+    Near,
     Network,
     Rescaled,
     Verified,
     Zoomed,
+    is_grey,
 )
 from engine.detect.own_versions import LEARNING, OwnVersion
 from engine.detect.text_verdict import Judge, Judgement, Known
@@ -132,6 +134,7 @@ class Ask:
         own: The version of MedSec's own network that looks; None is the shipped one.
         whole_px: Longer side of the picture of which a part is shown: the part is then seen at
             the scale at which the whole would be, where a network can. 0 is that of what is shown.
+        scene: By what its file says, the picture may show a scene, with small things in it.
     """
 
     networks: tuple[str, ...]
@@ -140,6 +143,7 @@ class Ask:
     again: bool = False
     own: OwnVersion | None = None
     whole_px: int = 0
+    scene: bool = True
 
 
 def _verifiers_of(network: str) -> list[str]:
@@ -299,6 +303,9 @@ class NetworksHere:
             network = network.rescaled()
         if ask.whole_px > max(picture.shape[:2]) and isinstance(network, Zoomed):
             network = network.part_of(ask.whole_px)
+        # What the file says is believed only of a grey picture.
+        if not ask.scene and isinstance(network, Near) and is_grey(picture):
+            network = network.near()
         return network
 
     def _network(self, name: str, own: OwnVersion | None = None) -> Network:
@@ -447,7 +454,7 @@ def _sent(ask: Ask) -> tuple[tuple[Any, ...], np.ndarray]:
     network does. As an array: the sandbox extends its time limit by the length of bytes.
     """
     own = ask.own
-    plain = (ask.networks, ask.floor, ask.weigh_text, ask.again, ask.whole_px)
+    plain = (ask.networks, ask.floor, ask.weigh_text, ask.again, ask.whole_px, ask.scene)
     if own is None:
         return (*plain, "", ""), np.empty(0, np.uint8)
     return (*plain, own.name, own.sha256), np.frombuffer(own.onnx, np.uint8)
@@ -512,9 +519,9 @@ def _look(
 
 def _received(ask: Sequence[Any], weights: np.ndarray) -> Ask:
     """What ``_sent`` sent."""
-    networks, floor, weigh_text, again, whole_px, name, sha256 = ask
+    networks, floor, weigh_text, again, whole_px, scene, name, sha256 = ask
     own = OwnVersion(name, sha256, weights.tobytes()) if sha256 else None
-    return Ask(tuple(networks), floor, weigh_text, again, own, whole_px)
+    return Ask(tuple(networks), floor, weigh_text, again, own, whole_px, scene)
 
 
 def _glance(

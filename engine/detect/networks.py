@@ -118,6 +118,16 @@ class Zoomed(Protocol):
 
 
 @runtime_checkable
+class Near(Protocol):
+    """A network that can tell small things in a scene from what fills the picture."""
+
+    def near(self) -> Network:
+        """The same weights for a picture that shows no scene, by what its file says: small things
+        are looked for only where a cheap look at all sees something."""
+        ...
+
+
+@runtime_checkable
 class Glancing(Protocol):
     """A network that can say cheaply where it finds nothing."""
 
@@ -282,6 +292,14 @@ def resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     smaller = width * height < w * h
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     return cv2.resize(picture, (width, height), interpolation=how)
+
+
+def is_grey(picture: np.ndarray) -> bool:
+    """Do the channels of a picture of shape (H, W, 3) say the same?"""
+    import cv2
+
+    red, green, blue = cv2.split(picture)
+    return not any(cv2.norm(red, other, cv2.NORM_INF) for other in (green, blue))
 
 
 def batch(picture: np.ndarray, mean: float, scale: float) -> np.ndarray:

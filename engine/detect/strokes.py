@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from engine.detect.frame_tracking import BLOCK_PX, blocks_of
+from engine.detect.networks import is_grey
 from engine.geometry import Region
 
 WIDEST_PX = 6  # of a stroke: letters up to about 45 px, and twice that at half the size
@@ -152,6 +153,4 @@ def _strokes(shown: np.ndarray) -> np.ndarray:
 
 def _channels(picture: np.ndarray) -> np.ndarray:
     """Shape (H, W, 3), or (H, W) where the picture is grey."""
-    red, green, blue = cv2.split(picture)
-    grey = not any(cv2.norm(red, other, cv2.NORM_INF) for other in (green, blue))
-    return red if grey else picture
+    return cv2.extractChannel(picture, 0) if is_grey(picture) else picture

@@ -28,6 +28,7 @@ from engine.formats.images import (
     looked_at,
     orientation,
     showings,
+    study_facts,
     to_upright,
     upright,
 )
@@ -49,6 +50,10 @@ _MARK_PX, _MARK_LENGTH_PX = 18, 7
 #: Marks are looked for in strips of so many pixels. One that is longer than two strips overlap has
 #: at least a third as many pixels there, and so more than count.
 _STRIP_PX, _STRIP_OVERLAP_PX = 4 << 20, 64
+#: Modalities (PS3.3 C.7.3.1.1.1) whose images are sections of a patient, and the beginning of the
+#: class UIDs of Secondary Capture, whose images can be anything, whatever their modality says.
+_SECTIONS = frozenset({"CT", "MR", "PT", "NM"})
+_CAPTURED = "1.2.840.10008.5.1.4.1.1.7"
 _JOINED_PX = 3  # marks this close are one: a line of text counts, letter by letter or not
 
 
@@ -70,6 +75,14 @@ class View:
     @property
     def frames(self) -> int:
         return len(self.numbers)
+
+    @property
+    def scene(self) -> bool:
+        """May it show a scene, with small faces in it? Not where it is a section of a patient by
+        the file's class and modality."""
+        study = study_facts(self.image)
+        captured = str(study.get("sop_class", _CAPTURED)).startswith(_CAPTURED)
+        return captured or study.get("modality") not in _SECTIONS
 
     @property
     def _turned(self) -> int:

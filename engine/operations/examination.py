@@ -223,7 +223,9 @@ class Examiner:
             detections = merge(
                 pipeline.look(
                     views,
-                    lambda view: detector.detect(view.picture, view.frames, profile, progress),
+                    lambda view: detector.detect(
+                        view.picture, view.frames, profile, progress, view.scene
+                    ),
                 ),
                 profile.iou,
             )

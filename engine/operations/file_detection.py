@@ -56,7 +56,9 @@ class Finder:
         found = merge(
             pipeline.look(
                 views_of(image),
-                lambda view: self._detector.detect(view.picture, view.frames, self.profile),
+                lambda view: self._detector.detect(
+                    view.picture, view.frames, self.profile, scene=view.scene
+                ),
             ),
             self.profile.iou,
         )

@@ -241,7 +241,7 @@ class Preparer:
             left = pipeline.look(
                 views_of(masked, hidden),
                 lambda view: self._detector.rescan(
-                    view.picture, view.frames, view.placed(hidden), profile
+                    view.picture, view.frames, view.placed(hidden), profile, view.scene
                 ),
             )
         except DetectorError as err:

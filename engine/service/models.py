@@ -253,7 +253,9 @@ class Models:
             found = merge(
                 pipeline.look(
                     views_of(image),
-                    lambda view: detector.detect(view.picture, view.frames, profile),
+                    lambda view: detector.detect(
+                        view.picture, view.frames, profile, scene=view.scene
+                    ),
                 ),
                 profile.iou,
             )

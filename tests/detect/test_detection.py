@@ -23,6 +23,7 @@ from engine.detect.detector import (
     load_profiles,
     merge,
 )
+from engine.detect.faces import FaceNetwork
 from engine.detect.finder_graph import rewrite
 from engine.detect.looking import NETWORKS
 from engine.detect.networks import CpuModel, Finding, ModelInfo, read_weights, recorded
@@ -589,6 +590,36 @@ def test_a_part_of_a_frame_is_searched_for_text_at_the_scale_of_the_whole(
     frames[1][200:240:4, 300:360] = 200
     made.detect(lambda i: frames[i], 2, profile)
     assert scales == [1.0, 1.6] * 2
+
+
+def test_small_faces_are_looked_for_unless_the_file_excludes_a_scene(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sides: list[int] = []
+    said: list[Finding] = []
+
+    def seen(self: FaceNetwork, picture: np.ndarray, side: int) -> list[Finding]:
+        sides.append(side)
+        return list(said)
+
+    monkeypatch.setattr(FaceNetwork, "_look_at", seen)
+    made = Detector(Settings(threads=1), {})
+    profile = Profile("p", "P", ("face",), ("centerface",))
+
+    def asked(picture: np.ndarray, scene: bool) -> list[int]:
+        sides.clear()
+        made.detect(lambda _: picture, 1, profile, scene=scene)
+        made.rescan(lambda _: picture, 1, [], profile, scene)
+        return list(sides)
+
+    grey = np.full((700, 900, 3), 90, np.uint8)
+    coloured = grey.copy()
+    coloured[0, 0] = (90, 91, 90)
+    assert asked(grey, scene=True) == [256, 640] * 2
+    assert asked(grey, scene=False) == [256] * 2
+    assert asked(coloured, scene=False) == [256, 640] * 2  # the file is not believed
+    said.append(Finding(10, 10, 60, 60, "face", 0.1))  # less than is reported
+    assert asked(grey, scene=False) == [256, 640] * 2
 
 
 @pytest.mark.parametrize("longer_px", [7, 64, 512, 700, 1600, 2200, 2201, 9000])

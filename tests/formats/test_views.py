@@ -125,6 +125,28 @@ def test_what_masks_show_is_nothing_new() -> None:
     assert [v.name for v in views_of(image, boxes)] == ["as shown", "full range"]
 
 
+CT, CAPTURED = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.7"
+
+
+@pytest.mark.parametrize(
+    ("modality", "sop_class", "scene"),
+    [("CT", CT, False), ("MR", "1.2.840.10008.5.1.4.1.1.4", False), ("CT", CAPTURED, True),
+     ("CT", f"{CAPTURED}.2", True), ("DX", "1.2.840.10008.5.1.4.1.1.1.1", True), ("", CT, True)],
+)  # fmt: skip
+def test_only_sections_by_class_and_modality_show_no_scene(
+    modality: str, sop_class: str, scene: bool
+) -> None:
+    pixels = builders.radiograph(80, 60, bits=12)
+    data = builders.dicom(pixels, bits=12, modality=modality, SOPClassUID=sop_class)
+    assert [view.scene for view in views_of(read(data))] == [scene]
+
+
+def test_a_picture_without_a_header_may_show_a_scene() -> None:
+    data = io.BytesIO()
+    Pillow.new("L", (40, 30)).save(data, "PNG")
+    assert [view.scene for view in views_of(read(data.getvalue()))] == [True]
+
+
 def test_regions_go_into_a_view_and_come_back() -> None:
     image = read(builders.dicom(np.zeros((9, 40, 60), np.uint8)))
     view = View(image, "some frames", (2, 3, 7))
