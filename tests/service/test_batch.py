@@ -630,6 +630,12 @@ def test_a_task_that_went_with_its_scheduler_is_told_as_that() -> None:
         worker_pool._answer(SimpleNamespace(status="cancelled"))
 
 
+def test_a_task_that_another_worker_did_meanwhile_is_done() -> None:
+    """Its worker died, so that it was not finished when it was asked; it is when its error is."""
+    lost = SimpleNamespace(status="pending", exception=lambda: None, result=lambda: "sealed")
+    assert worker_pool._answer(lost) == "sealed"
+
+
 def test_a_scheduler_that_does_not_answer_is_a_sentence(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
