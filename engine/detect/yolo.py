@@ -20,6 +20,7 @@ import numpy as np
 
 from engine.detect.networks import (
     LEVELS,
+    PROGRAMS_KEPT,
     CpuModel,
     Finding,
     ModelInfo,
@@ -193,7 +194,7 @@ def open_own(
         torch_model = TorchModel(weights, "cuda")
         model, names, made = torch_model, torch_model.names, torch_model.made
     else:
-        cpu = CpuModel(weights, settings.threads)
+        cpu = CpuModel(weights, settings.threads, kept=PROGRAMS_KEPT)
         model, names, made = _first_output(cpu), *_described(cpu.metadata)
     return YoloNetwork(
         model,
