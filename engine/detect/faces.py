@@ -24,7 +24,8 @@ STRIDE_PX = 4
 #: each side, however a face is turned. Landmarks of labelled faces lay up to 0.27 beyond it.
 HEAD = 1.5
 LOWEST = 0.18  # below, it sees faces in every second section of a head or a belly
-SUSPECTED = 0.09  # at ``NEAR_PX``: from here a picture without a scene is looked at as one with
+#: In a section, at ``NEAR_PX`` and this side: from here it is looked at as a scene, too.
+SUSPECTED, SUSPECTED_PX = 0.09, 384
 
 
 class FaceNetwork:
@@ -53,14 +54,17 @@ class FaceNetwork:
         return near
 
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
-        sides = {min(side, max(picture.shape)) for side in SIDES_PX}
-        found: list[Finding] = []
-        for side in sorted(sides):
-            seen = self._look_at(picture, side)
-            if self._near and not any(f.confidence >= SUSPECTED for f in seen):
-                break
-            found += seen
+        longer = max(picture.shape)
+        sides = {min(side, longer) for side in SIDES_PX}
+        if self._near:
+            few = {min(side, longer) for side in (NEAR_PX, SUSPECTED_PX)}
+            if not any(f.confidence >= SUSPECTED for f in self._looked(picture, few)):
+                return []
+        found = self._looked(picture, sides)
         return [f for f in found if f.confidence >= max(floor, LOWEST)]
+
+    def _looked(self, picture: np.ndarray, sides: set[int]) -> list[Finding]:
+        return [f for side in sorted(sides) for f in self._look_at(picture, side)]
 
     def _look_at(self, picture: np.ndarray, side: int) -> list[Finding]:
         height, width = picture.shape[:2]

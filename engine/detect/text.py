@@ -17,15 +17,7 @@ import numpy as np
 
 from engine.detect.finder_graph import rewrite
 from engine.detect.line_verifier import LineVerifier
-from engine.detect.networks import (
-    PROGRAMS_KEPT,
-    CpuModel,
-    Finding,
-    ModelInfo,
-    batch,
-    read_weights,
-    resized,
-)
+from engine.detect.networks import CpuModel, Finding, ModelInfo, batch, read_weights, resized
 from engine.detect.text_lines import Line, joined, support, table, united
 from engine.geometry import Region, areas_px, hull, intersections_px
 from engine.installation import VENDOR
@@ -96,7 +88,7 @@ class TextFinder:
 
     def __init__(self, settings: Settings) -> None:
         weights = read_weights(FINDER, FINDER_SHA256)
-        self._model = CpuModel(weights, settings.threads, rewrite=rewrite, kept=PROGRAMS_KEPT)
+        self._model = CpuModel(weights, settings.threads, rewrite=rewrite)
 
     def find(self, picture: np.ndarray, side: int) -> list[Line]:
         """Lines in a picture shown to the network with its longer side at ``side`` pixels.

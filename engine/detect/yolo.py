@@ -20,7 +20,6 @@ import numpy as np
 
 from engine.detect.networks import (
     LEVELS,
-    PROGRAMS_KEPT,
     CpuModel,
     Finding,
     ModelInfo,
@@ -194,7 +193,7 @@ def open_own(
         torch_model = TorchModel(weights, "cuda")
         model, names, made = torch_model, torch_model.names, torch_model.made
     else:
-        cpu = CpuModel(weights, settings.threads, kept=PROGRAMS_KEPT)
+        cpu = CpuModel(weights, settings.threads)
         model, names, made = _first_output(cpu), *_described(cpu.metadata)
     return YoloNetwork(
         model,

@@ -16,7 +16,7 @@ a 16-bit scale in the middle of what the frame uses.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -50,10 +50,15 @@ _MARK_PX, _MARK_LENGTH_PX = 18, 7
 #: Marks are looked for in strips of so many pixels. One that is longer than two strips overlap has
 #: at least a third as many pixels there, and so more than count.
 _STRIP_PX, _STRIP_OVERLAP_PX = 4 << 20, 64
-#: Modalities (PS3.3 C.7.3.1.1.1) whose images are sections of a patient, and the beginning of the
-#: class UIDs of Secondary Capture, whose images can be anything, whatever their modality says.
-_SECTIONS = frozenset({"CT", "MR", "PT", "NM"})
-_CAPTURED = "1.2.840.10008.5.1.4.1.1.7"
+#: Storage classes (PS3.4 B.5) of sections of a patient, by modality (PS3.3 C.7.3.1.1.1). Any other
+#: class, private ones and Secondary Capture among them, may show anything.
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "CT": (_STORAGE + "2", _STORAGE + "2.1"),
+    "MR": (_STORAGE + "4", _STORAGE + "4.1"),
+    "PT": (_STORAGE + "128", _STORAGE + "130"),
+    "NM": (_STORAGE + "20",),
+}
 _JOINED_PX = 3  # marks this close are one: a line of text counts, letter by letter or not
 
 
@@ -81,8 +86,7 @@ class View:
         """May it show a scene, with small faces in it? Not where it is a section of a patient by
         the file's class and modality."""
         study = study_facts(self.image)
-        captured = str(study.get("sop_class", _CAPTURED)).startswith(_CAPTURED)
-        return captured or study.get("modality") not in _SECTIONS
+        return study.get("sop_class") not in _SECTIONS.get(str(study.get("modality")), ())
 
     @property
     def _turned(self) -> int:

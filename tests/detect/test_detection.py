@@ -616,10 +616,10 @@ def test_small_faces_are_looked_for_unless_the_file_excludes_a_scene(
     coloured = grey.copy()
     coloured[0, 0] = (90, 91, 90)
     assert asked(grey, scene=True) == [256, 640] * 2
-    assert asked(grey, scene=False) == [256] * 2
+    assert asked(grey, scene=False) == [256, 384] * 2
     assert asked(coloured, scene=False) == [256, 640] * 2  # the file is not believed
     said.append(Finding(10, 10, 60, 60, "face", 0.1))  # less than is reported
-    assert asked(grey, scene=False) == [256, 640] * 2
+    assert asked(grey, scene=False) == [256, 384, 256, 640] * 2
 
 
 @pytest.mark.parametrize("longer_px", [7, 64, 512, 700, 1600, 2200, 2201, 9000])

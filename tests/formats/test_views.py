@@ -131,7 +131,8 @@ CT, CAPTURED = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.7"
 @pytest.mark.parametrize(
     ("modality", "sop_class", "scene"),
     [("CT", CT, False), ("MR", "1.2.840.10008.5.1.4.1.1.4", False), ("CT", CAPTURED, True),
-     ("CT", f"{CAPTURED}.2", True), ("DX", "1.2.840.10008.5.1.4.1.1.1.1", True), ("", CT, True)],
+     ("CT", f"{CAPTURED}.2", True), ("CT", "1.2.3.4.5", True), ("MR", CT, True),
+     ("DX", "1.2.840.10008.5.1.4.1.1.1.1", True), ("", CT, True)],
 )  # fmt: skip
 def test_only_sections_by_class_and_modality_show_no_scene(
     modality: str, sop_class: str, scene: bool
