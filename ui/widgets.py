@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, tzinfo
 from functools import cache
+from hashlib import sha256
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -279,7 +280,9 @@ def trade_ticket(ticket: str) -> bool:
 
 def renew_cookie(ticket: str) -> None:
     """Have the browser store another cookie of the same session; the page stays as it is."""
-    _component("session")(data={"ticket": ticket, "stay": True}, key=f"renew-{ticket}")
+    # Not by the ticket itself: one in a hundred holds "__", which Streamlit refuses in a key.
+    key = f"renew-{sha256(ticket.encode()).hexdigest()[:16]}"
+    _component("session")(data={"ticket": ticket, "stay": True}, key=key)
 
 
 def look_for_cookie() -> None:

@@ -16,6 +16,7 @@ from tests.conftest import PASSWORD, Team, Ward, text_png
 from tests.fakes import FakeHost
 from tests.people.test_second_factor import Phone, enrol
 from tests.ui.test_pages import Visit, click, component, fill, remembered, texts, visit
+from ui import widgets
 
 __all__ = ["visit"]
 
@@ -224,3 +225,14 @@ def test_a_second_administrator_confirms_on_the_accounts_tab(
     assert engine.people.proposals(second) == []
     roles = {a.username: a.role for a in people.accounts(second)}
     assert roles["technician"] is Role.DOCTOR
+
+
+def test_no_ticket_makes_a_key_that_streamlit_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[str] = []
+    monkeypatch.setattr(
+        widgets, "_component", lambda name: lambda **given: keys.append(given["key"])
+    )
+    for ticket in ("ab__cd", "ab-_cd"):
+        widgets.renew_cookie(ticket)
+    assert len({*keys}) == 2
+    assert not any("__" in key for key in keys)

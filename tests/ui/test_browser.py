@@ -66,7 +66,7 @@ def accounts(server: Server) -> None:
             ada.fill("User name", username)
             ada.fill("Name", username.title())
             ada.choose("Role", role)
-            ada.page.get_by_label("Initial password").fill(PASSWORD)
+            ada.page.get_by_label("Initial password", exact=True).fill(PASSWORD)
             ada.click("Create account")
             ada.reads("Account created.")
         expect(ada.page.locator('img[src*="/api/"]')).to_have_count(0)  # no patient pictures here
