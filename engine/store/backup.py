@@ -448,7 +448,7 @@ class Backups:
 
     def _lock_list(self, known: set[tuple[str, str]], until: datetime) -> bool:
         """Lock the newest list that names all of these; False where there is none."""
-        full = next((v for v, count in self._lists()[1].items() if count == len(known)), None)
+        full = _full(self._lists()[1], known)
         if full is not None and self._lock is not None:
             self._lock.lock_version(_ERASURES, full, until)
         return full is not None
@@ -462,7 +462,7 @@ class Backups:
         if self._lock is None:
             return
         known, lists, seen = self._lists()
-        full = next((v for v, count in lists.items() if count == len(known)), None)
+        full = _full(lists, known)
         if full is not None:
             self._lock.delete_versions(_ERASURES, [v for v in seen if v != full])
 
@@ -621,6 +621,15 @@ def _not_locked() -> StorageError:
     return StorageError(
         "The object store has not locked the backup, or lets locks be shortened. Use another store."
     )
+
+
+def _full(lists: Mapping[str, int], known: set[tuple[str, str]]) -> str | None:
+    """The newest list that names all that is known, of lists that name nothing else.
+
+    Args:
+        lists: How many erasures each names, newest first.
+    """
+    return next((version for version, count in lists.items() if count == len(known)), None)
 
 
 def _erased(records: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
