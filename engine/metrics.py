@@ -24,6 +24,7 @@ from engine.measure.box_metrics import (
     precision_recall,
 )
 from engine.measure.coarse import (
+    CONFIDENCE_STEPS,
     coarse_bytes,
     coarse_column,
     coarse_confidence,
@@ -91,6 +92,7 @@ from engine.measure.similarity import (
 __all__ = [
     "CHI_SQUARE_MIN_BYTES",
     "CONFIDENCE",
+    "CONFIDENCE_STEPS",
     "LATEST",
     "NPCR_IDEAL_PERCENT",
     "REMEMBERED",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import median
 from typing import Any
 
 import streamlit as st
@@ -230,8 +229,8 @@ def _drift(token: str) -> None:
             "Month": [m.month for m in months],
             "Profile": [m.profile for m in months],
             "Images": [m.images for m in months],
-            "Boxes per image": [sum(m.boxes) / max(1, m.images) for m in months],
-            "Median confidence": [median(m.confidences) if m.confidences else None for m in months],
+            "Boxes per image": [m.boxes_per_image for m in months],
+            "Median confidence": [m.median_confidence for m in months],
             "Added": [m.added for m in months],
             "Removed": [m.removed for m in months],
             "Changed": [m.changed for m in months],

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from engine.metrics import coarse_confidence
+from engine.metrics import CONFIDENCE_STEPS
 from engine.records import ImageState
-from engine.store.database import Database
+from engine.store.database import Database, Row
 
 
 @dataclass(frozen=True)
@@ -20,28 +20,37 @@ class Sizes:
     stored: int
 
 
-@dataclass(frozen=True)
-class Upload:
-    """When an image came, under which profile, and an opaque key of whose it is."""
+#: Month of upload, such as ``2026-03``, and profile. Erased images belong to none.
+Stream = tuple[str, str]
 
-    image_id: str
-    patient_id: str
-    profile: str
-    uploaded_at: datetime
+_IMAGES = (
+    "SELECT image_id, patient_id, profile, date_trunc('month', uploaded_at) AS month FROM images"
+    " WHERE state <> $1"
+)
+_CORRECTIONS = (
+    "SELECT image_id, CASE action WHEN 'image.look' THEN 'image.upload' ELSE action END AS action,"
+    " CASE WHEN action IN ('image.upload', 'image.look') THEN detail ->> 'found' END AS found"
+    " FROM audit WHERE outcome = 'ok' AND action IN ('image.upload', 'image.look',"
+    " 'image.withdraw', 'box.add', 'box.remove', 'box.change')"
+    " AND NOT (action = 'image.upload' AND contains(detail, 'not-looked-at'))"
+    " AND coalesce(detail ->> 'why', '') <> 'release-suspended'"
+)
 
 
 @dataclass(frozen=True)
 class Correction:
-    """What the log says of an image's boxes.
+    """What the log says of boxes in the images of one month and profile.
 
     Args:
         action: As in the audit log.
         found: Boxes that were found at the upload.
+        times: So many entries say this.
     """
 
-    image_id: str
+    stream: Stream
     action: str
     found: int
+    times: int
 
 
 @dataclass(frozen=True)
@@ -93,36 +102,52 @@ class Figures:
         )
         return {r["state"]: Sizes(int(r["original"] or 0), int(r["stored"] or 0)) for r in rows}
 
-    def uploads(self) -> list[Upload]:
-        """Every image that is not erased."""
+    def people(self) -> dict[Stream, int]:
+        """How many patients have images."""
         rows = self._database.read().all(
-            "SELECT image_id, patient_id, profile, uploaded_at FROM images WHERE state <> $1",
+            "SELECT month, profile, count(*) AS times"  # noqa: S608
+            f" FROM (SELECT DISTINCT month, profile, patient_id FROM ({_IMAGES}) AS i) AS each"
+            " GROUP BY month, profile",
             str(ImageState.ERASED),
         )
-        return [Upload(**row) for row in rows]
+        return {_stream(row): row["times"] for row in rows}
 
     def corrections(self) -> list[Correction]:
-        """Looks at uploads, flags and changes of boxes, in the order of the log.
+        """Looks at uploads, flags and changes of boxes.
 
         An image that came in without a look counts when it was looked at.
         """
         rows = self._database.read().all(
-            "SELECT image_id, CASE action WHEN 'image.look' THEN 'image.upload' ELSE action END"
-            " AS action, detail ->> 'found' AS found FROM audit WHERE outcome = 'ok'"
-            " AND action IN ('image.upload', 'image.look', 'image.withdraw', 'box.add',"
-            " 'box.remove', 'box.change')"
-            " AND NOT (action = 'image.upload' AND contains(detail, 'not-looked-at'))"
-            " AND coalesce(detail ->> 'why', '') <> 'release-suspended'"
-            " ORDER BY sequence"
+            "SELECT month, profile, action, found, count(*) AS times"  # noqa: S608
+            f" FROM ({_CORRECTIONS}) AS a JOIN ({_IMAGES}) AS i ON i.image_id = a.image_id"
+            " GROUP BY month, profile, action, found",
+            str(ImageState.ERASED),
         )
-        return [Correction(r["image_id"], r["action"], int(r["found"] or 0)) for r in rows]
+        return [
+            Correction(_stream(row), row["action"], int(row["found"] or 0), row["times"])
+            for row in rows
+        ]
 
-    def confidences(self) -> list[tuple[str, float]]:
-        """Image and coarse confidence of every sealed region that no person drew."""
+    def corrected(self) -> dict[Stream, int]:
+        """How many images people added, removed or changed a box of."""
         rows = self._database.read().all(
-            "SELECT image_id, confidence FROM regions WHERE source <> 'person'"
+            "SELECT month, profile, count(*) AS times FROM (SELECT DISTINCT image_id"  # noqa: S608
+            f" FROM ({_CORRECTIONS}) AS b WHERE action IN ('box.add', 'box.remove', 'box.change'))"
+            f" AS a JOIN ({_IMAGES}) AS i ON i.image_id = a.image_id GROUP BY month, profile",
+            str(ImageState.ERASED),
         )
-        return [(row["image_id"], coarse_confidence(row["confidence"])) for row in rows]
+        return {_stream(row): row["times"] for row in rows}
+
+    def confidences(self) -> list[tuple[Stream, float, int]]:
+        """Coarse confidence of sealed regions that no person drew, and how many have it."""
+        rows = self._database.read().all(
+            "SELECT month, profile, floor(confidence * $2) AS step, count(*) AS times"  # noqa: S608
+            f" FROM regions AS r JOIN ({_IMAGES}) AS i ON i.image_id = r.image_id"
+            " WHERE source <> 'person' GROUP BY month, profile, floor(confidence * $2)",
+            str(ImageState.ERASED),
+            CONFIDENCE_STEPS,
+        )
+        return [(_stream(row), row["step"] / CONFIDENCE_STEPS, row["times"]) for row in rows]
 
     def releases(self) -> Iterator[Release]:
         """Every image ever released, by its first release.
@@ -152,3 +177,7 @@ class Figures:
 
     def _count(self, sql: str, *values: object) -> int:
         return self._database.read().count(sql, *values)
+
+
+def _stream(row: Row) -> Stream:
+    return f"{row['month']:%Y-%m}", row["profile"]

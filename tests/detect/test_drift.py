@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+import statistics
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy
 
 from engine import Detection, Engine, Region, Settings, errors
-from engine.detect.drift import FEWEST_IMAGES, PSI_MOVED, Month, compared, stability_index
+from engine.detect.drift import (
+    EXACT_AT_MOST,
+    FEWEST_IMAGES,
+    PSI_MOVED,
+    Month,
+    chance_of_difference,
+    compared,
+    median_of,
+    stability_index,
+)
 from engine.detect.profile_comparison import Comparison, Side
 from tests import builders
 from tests.conftest import Team, Ward
@@ -24,8 +36,8 @@ def month(
     return Month(
         name,
         "general",
-        [int(n) for n in found],
-        list(np.clip(rng.normal(sure, 0.08, int(found.sum())), 0.1, 1.0)),
+        Counter(found.tolist()),
+        Counter(np.clip(rng.normal(sure, 0.08, int(found.sum())), 0.1, 1.0).tolist()),
         **counts,
     )
 
@@ -34,13 +46,29 @@ def month(
 
 
 def test_the_stability_index_is_what_the_book_says() -> None:
-    before, now = [0.5] * 600 + [1.5] * 400, [0.5] * 300 + [1.5] * 700
+    before, now = Counter({0.5: 600, 1.5: 400}), Counter({0.5: 300, 1.5: 700})
     # (0.3 - 0.6) ln(0.3 / 0.6) + (0.7 - 0.4) ln(0.7 / 0.4)
     assert stability_index(before, now, (0, 1)) == pytest.approx(0.37583, abs=1e-3)
     assert stability_index(before, before, (0, 1)) == 0.0
-    assert np.isfinite(stability_index([0.5], [1.5], (0, 1)))
+    assert np.isfinite(stability_index(Counter([0.5]), Counter([1.5]), (0, 1)))
     with pytest.raises(ValueError, match="no values"):
-        stability_index([], [1.0], (0, 1))
+        stability_index(Counter(), Counter([1.0]), (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [(1, 1), (40, 3), (900, 31), (EXACT_AT_MOST, 200), (EXACT_AT_MOST + 1, 200), (200, 30_000),
+     (20_000, 30_000)],
+)  # fmt: skip
+def test_counts_have_the_chance_and_median_of_their_values_one_by_one(
+    before: int, now: int
+) -> None:
+    rng = np.random.default_rng(before)
+    one, other = rng.poisson(4.0, before) / 4, rng.poisson(4.1, now) / 4
+    counts = Counter(one.tolist()), Counter(other.tolist())
+    assert chance_of_difference(*counts) == scipy.stats.ks_2samp(one, other).pvalue
+    assert median_of(counts[0]) == statistics.median(one.tolist())
+    assert median_of(counts[1]) == statistics.median(other.tolist())
 
 
 def test_months_alike_have_not_moved() -> None:
@@ -134,8 +162,8 @@ def test_drift_counts_what_happened_and_leaves_small_groups_out(ward: Ward) -> N
     [drift] = engine.models.drift(ward.team.administrator)
     now = drift.month
     assert (now.month, now.profile, now.images) == ("2026-01", "general", 5)
-    assert now.boxes == [2] * 5
-    assert now.confidences == [0.75] * 5  # of the boxes that were sealed as found, in quarters
+    assert now.boxes == {2: 5}
+    assert now.confidences == {0.75: 5}  # of the boxes that were sealed as found, in quarters
     assert (now.added, now.removed, now.changed, now.corrected, now.flagged) == (5, 5, 0, 5, 1)
 
 
