@@ -50,35 +50,59 @@ _NONE = (
 
 @dataclass
 class _File:
+    """One file of a list.
+
+    Args:
+        head: Digest of its first bytes, once they came: other files may have its name and size.
+        pieces: What of it is here.
+        busy: All of it is here, and it is being taken in.
+    """
+
     listed: ListedFile = field(repr=False)
+    head: bytes = b""
     state: State = State.WAITING
     group: int | None = None
     pieces: bytearray = field(default_factory=bytearray, repr=False)
     touched_s: float = 0.0
-    busy: bool = False  # all of it is here, and it is being taken in
+    busy: bool = False
     message: str = ""
     image_id: str | None = None
 
 
 @dataclass
 class _Group:
-    """Whoever some files name, and where a person said they belong."""
+    """Whoever some files name, and where a person said they belong.
+
+    Args:
+        part: Of files without a number, the study or folder that all of these are of.
+    """
 
     header: Header = field(repr=False)
+    part: str = field(default="", repr=False)
     places: list[int] = field(default_factory=list)
     studies: Counter[tuple[str, str, str, str]] = field(default_factory=Counter, repr=False)
+    series: dict[tuple[str, str, str, str], set[str]] = field(default_factory=dict, repr=False)
     patient_id: str | None = None
     reason: str = field(default="", repr=False)
 
 
 @dataclass
 class _Intake:
+    """A list of files that somebody sends.
+
+    Args:
+        digest: Of the list; empty where no other upload goes on with it.
+        unproven: Places of files that came under an earlier list like this one, and of which their
+            first bytes do not say yet that they are the same.
+    """
+
     intake_id: str
     account: str
     digest: bytes
     listing: Listing = field(repr=False)
     files: list[_File] = field(repr=False)
-    groups: dict[tuple[str, str, str], _Group] = field(default_factory=dict, repr=False)
+    groups: dict[tuple[str, ...], _Group] = field(default_factory=dict, repr=False)
+    unproven: set[int] = field(default_factory=set)
 
     @property
     def complete(self) -> bool:
@@ -99,7 +123,10 @@ class Intakes:
         self.looking.stop()
 
     def open(self, token: str, listing: Listing) -> IntakeState:
-        """Accept a list of files; the same list that was not completed goes on where it stopped.
+        """Accept a list of files; the same files that were not completed go on where they stopped.
+
+        A list like an earlier one goes on only with the first bytes of its files: those of another
+        patient may have the same names and sizes.
 
         Raises:
             InputError: More bytes than one upload may have, or no such profile.
@@ -114,15 +141,16 @@ class Intakes:
         digest = hashlib.sha256(text.encode()).digest()
         with self._lock:
             own = [i for i in self._held.values() if i.account == account]
-            for intake in own:
-                if intake.digest == digest and not intake.complete:
-                    return _state(intake)
             for old in own[: max(0, len(own) - _REMEMBERED + 1)]:
                 del self._held[old.intake_id]
             intake = _Intake(
                 f"in_{secrets.token_hex(12)}", account, digest, listing,
                 [_File(f) for f in listing.files],
             )  # fmt: skip
+            for before in own:
+                if before.digest == digest and not before.complete:
+                    intake.files, intake.groups = before.files, before.groups
+                    intake.unproven = {n for n, file in enumerate(before.files) if file.head}
             self._held[intake.intake_id] = intake
         self.looking.begin(account)
         return _state(intake)
@@ -149,7 +177,8 @@ class Intakes:
 
         Raises:
             InputError: Not framed so, or too many at once.
-            NotFound: No such upload or patient.
+            NotFound: No such upload or patient, or it goes on with one of other files: it is
+                forgotten, and the same list begins anew.
         """
         account = self._engine.caller(token, activity=False).username
         places, beginnings = [], []
@@ -160,11 +189,26 @@ class Intakes:
             intake = self._own(account, intake_id)
             if any(place >= len(intake.files) for place in places):
                 raise errors.InputError("A file of this upload was not listed. Drop them again.")
+            for place, beginning in zip(places, beginnings, strict=True):
+                self._prove(intake, place, hashlib.sha256(beginning).digest())
         said = self._engine.intakes.headers(token, beginnings, patient_id)
         with self._lock:
             for place, header in zip(places, said, strict=True):
                 _grouped(intake, place, header)
             return _state(intake)
+
+    def _prove(self, intake: _Intake, place: int, head: bytes) -> None:
+        """Note the digest of a file's first bytes. Raises NotFound where it had another."""
+        file = intake.files[place]
+        if file.head not in (b"", head):
+            for other in self._held.values():
+                if other.files is intake.files:
+                    other.digest = b""
+            if intake.unproven:
+                del self._held[intake.intake_id]
+            raise errors.NotFound(_NONE)
+        file.head = head
+        intake.unproven.discard(place)
 
     def target(self, token: str, intake_id: str, targets: Sequence[Target]) -> IntakeState:
         """Note where groups belong; makes records that are asked for.
@@ -229,6 +273,8 @@ class Intakes:
             if place >= len(intake.files):
                 raise errors.NotFound("There is no such file in this upload.")
             file = intake.files[place]
+            if place in intake.unproven:
+                raise errors.InputError("Send the beginning of this file first.")
             if file.state is not State.WAITING:
                 return _file_state(place, file)
             if file.busy:
@@ -307,11 +353,11 @@ class Intakes:
             self.looking.resume(token)
         standing = self.looking.standing(caller.username)
         with self._lock:
-            open_ = [
-                i for i in self._held.values() if i.account == caller.username and not i.complete
-            ]
-            listed = sum(len(i.files) for i in open_)
-            missing = sum(f.state is State.WAITING for i in open_ for f in i.files)
+            own = [i for i in self._held.values() if i.account == caller.username]
+            # One that goes on has the files of the one before.
+            open_ = {id(i.files): i.files for i in own if not i.complete}.values()
+            listed = sum(map(len, open_))
+            missing = sum(f.state is State.WAITING for files in open_ for f in files)
         return Overview(
             listed=listed,
             arrived=listed - missing,
@@ -358,10 +404,16 @@ def _frames(framed: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _grouped(intake: _Intake, place: int, header: Header) -> None:
     hints, study = header.hints, header.study
-    key = tuple(str(hints.get(name, "")).strip() for name in ("id", "name", "birth_date"))
-    group = intake.groups.setdefault((key[0], key[1], key[2]), _Group(header))
-    group.header = header
     file = intake.files[place]
+    if header.refused and file.group is None:
+        file.state, file.message = State.REFUSED, header.refused
+    if file.state is not State.WAITING:
+        return
+    number, *who = (str(hints.get(name, "")).strip() for name in ("id", "name", "birth_date"))
+    # Two files without a number need not be of one person: a person is asked study by study.
+    part = "" if number else str(study.get("study_uid", "")) or f"folder {file.listed.folder}"
+    group = intake.groups.setdefault((number, *who, part), _Group(header, part))
+    group.header = header
     if file.group is not None:
         return
     file.group = list(intake.groups.values()).index(group)
@@ -369,6 +421,9 @@ def _grouped(intake: _Intake, place: int, header: Header) -> None:
     said = ("study_date", "study_description", "accession_number", "modality")
     date, what, accession, modality = (str(study.get(name, "")) for name in said)
     group.studies[date, what, accession, modality] += 1
+    group.series.setdefault((date, what, accession, modality), set()).add(
+        str(study.get("series_uid", ""))
+    )
 
 
 def _file_state(place: int, file: _File) -> FileState:
@@ -381,9 +436,22 @@ def _file_state(place: int, file: _File) -> FileState:
 def _state(intake: _Intake) -> IntakeState:
     return IntakeState(
         intake_id=intake.intake_id,
-        files=[_file_state(place, file) for place, file in enumerate(intake.files)],
+        files=[
+            FileState(place=place, state=State.WAITING, received=0)
+            if place in intake.unproven
+            else _file_state(place, file)
+            for place, file in enumerate(intake.files)
+        ],
         groups=[_group(number, group) for number, group in enumerate(intake.groups.values())],
     )
+
+
+def _study(group: _Group, said: tuple[str, str, str, str], files: int) -> StudyOfGroup:
+    date, what, accession, modality = said
+    return StudyOfGroup(
+        date=date, description=what, accession_number=accession, modality=modality,
+        series=len(group.series[said]), files=files,
+    )  # fmt: skip
 
 
 def _group(number: int, group: _Group) -> Group:
@@ -398,10 +466,8 @@ def _group(number: int, group: _Group) -> Group:
         age=age if isinstance(age, int) else None,
         files=len(group.places),
         places=group.places,
-        studies=[
-            StudyOfGroup(date=d, description=w, accession_number=a, modality=m, files=n)
-            for (d, w, a, m), n in sorted(group.studies.items())
-        ],
+        studies=[_study(group, said, files) for said, files in sorted(group.studies.items())],
+        part=group.part,
         record=None if record is None else Record.model_validate(record),
         differs=list(group.header.differs),
         ready=group.patient_id is not None,

@@ -64,6 +64,7 @@ class StudyOfGroup(schemas.Schema):
     description: str
     accession_number: str
     modality: str
+    series: int
     files: int
 
 
@@ -77,13 +78,14 @@ class Record(schemas.Schema):
 
 
 class Group(schemas.Schema):
-    """Files that name the same patient."""
+    """Files that name the same patient; without a number, only those of one study or folder."""
 
     group: int
     number: str = Field(description="Empty where the files name nobody.")
     name: str
     birth_date: str
     age: int | None
+    part: str = Field(description="Study or folder of files without a number; else empty.")
     files: int
     places: list[int]
     studies: list[StudyOfGroup]

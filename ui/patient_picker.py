@@ -23,7 +23,7 @@ def choose_patient(token: str) -> Patient | None:
     last = state.recall("patient")
     index = list(by_id).index(last) if last in by_id else None
     chosen = choose.selectbox(
-        "Patient",
+        "Patient of these files",
         list(by_id),
         index=index,
         format_func=lambda key: title(by_id[key]),

@@ -1,4 +1,4 @@
-"""The beginning of a DICOM file: whose it is and of which study, before the file is sent whole."""
+"""The beginning of a file: whose it is and of which study, before the file is sent whole."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 from pydicom.filereader import read_dataset
 
-from engine.formats import dicom, dicom_encoding, dicom_study
-from engine.formats.dicom_file import looks_like, quiet
+from engine.errors import CorruptImage, UnsupportedFormat
+from engine.formats import dicom, dicom_encoding, dicom_study, kinds
+from engine.formats.dicom_file import quiet
+from engine.records import Format
 
 #: The last element that is read: Series Instance UID.
 _LAST = 0x0020000E
@@ -22,14 +24,20 @@ def read(heads: Sequence[bytes]) -> tuple[dict[str, Any], ...]:
         heads: Of each file its first bytes, cut anywhere.
 
     Returns:
-        For each ``hints`` and ``study`` as of a whole file; an empty dictionary for what is not
-        DICOM, or cannot be read so far. Sensitive.
+        For each ``hints`` and ``study`` as of a whole file, or ``refused``: why no file that begins
+        so is taken. An empty dictionary for other pictures, and for what cannot be read so far.
+        Sensitive.
     """
     return tuple(_read(bytes(head)) for head in heads)
 
 
 def _read(head: bytes) -> dict[str, Any]:
-    if not looks_like(head):
+    try:
+        if kinds.sniff(head) is not Format.DICOM:
+            return {}
+    except UnsupportedFormat as err:
+        return {"refused": err.message}
+    except CorruptImage:  # not a byte of it
         return {}
     try:
         with quiet():

@@ -368,8 +368,9 @@ def heads(beginnings: Sequence[bytes]) -> list[dict[str, Any]]:
     """Of whom and of which study files are, by their first bytes; decodes no pixel. Sensitive.
 
     Returns:
-        For each ``hints`` as :func:`patient_hints` and ``study`` as :func:`study_facts`, or an
-        empty dictionary where it is not DICOM or cannot be read so far.
+        For each ``hints`` as :func:`patient_hints` and ``study`` as :func:`study_facts`, or
+        ``refused``, why such a file is not taken. An empty dictionary for other pictures, and for
+        what cannot be read so far.
     """
     match _SANDBOX.call("heads", tuple(beginnings)):
         case tuple() as found if len(found) == len(beginnings) and all(map(_is_head, found)):
@@ -378,8 +379,8 @@ def heads(beginnings: Sequence[bytes]) -> list[dict[str, Any]]:
 
 
 def _is_head(said: Any) -> bool:
-    parts = ("hints", "study")
-    return isinstance(said, dict) and all(isinstance(said.get(p, {}), dict) for p in parts)
+    parts = {"hints": dict, "study": dict, "refused": str}
+    return isinstance(said, dict) and all(isinstance(said.get(p, k()), k) for p, k in parts.items())
 
 
 def identifiers(image: Image) -> tuple[str, ...]:

@@ -40,12 +40,14 @@ class Header:
         hints, study: As of :func:`engine.formats.images.heads`. Empty where it says nothing.
         record: The chosen patient, or the one whose number the header has; None for none.
         differs: In what header and record differ.
+        refused: Why no file that begins so is taken; empty for one that may be.
     """
 
     hints: dict[str, Any] = field(repr=False)
     study: dict[str, Any] = field(repr=False)
     record: Patient | None = field(repr=False)
     differs: tuple[str, ...]
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Intakes:
                 records[number] = None if key is None else self._patients.get(tx, key)
             record = chosen or records.get(number)
             differs = () if record is None else differences(record, hints)
-            found.append(Header(hints, study, record, differs))
+            found.append(Header(hints, study, record, differs, said.get("refused", "")))
         known = sum(r is not None for r in records.values())
         read = Event("patient.search", detail={"by": "header", "found": known})
         self._guard.record_read(caller, read)

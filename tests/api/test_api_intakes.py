@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,14 @@ def slice_of(patient: int, instance: int, **attributes: Any) -> bytes:
 class Sender:
     """A technician's page."""
 
-    def __init__(self, ward: Hospital, files: Sequence[bytes], **listing: Any) -> None:
+    def __init__(
+        self, ward: Hospital, files: Sequence[bytes], folders: Sequence[str] = (), **listing: Any
+    ) -> None:
         self.ward, self.files = ward, files
-        named = [{"name": f"{n}.dcm", "size": len(data)} for n, data in enumerate(files)]
+        named = [
+            {"name": f"{n}.dcm", "size": len(data), "folder": folder}
+            for n, (data, folder) in enumerate(zip_longest(files, folders, fillvalue=""))
+        ]
         opened = self.ask("POST", "/intakes/", json={"files": named, **listing})
         assert opened.status_code == 201, opened.text
         self.id = opened.json()["intake_id"]
@@ -94,7 +100,7 @@ def test_a_study_comes_in_under_the_record_that_its_header_names(ward: Hospital)
     [study] = group["studies"]
     assert study == {
         "date": "2024-02-29", "description": "CT head", "accession_number": "A0001001",
-        "modality": "CT", "files": 3,
+        "modality": "CT", "series": 1, "files": 3,
     }  # fmt: skip
     assert sender.put(0, sender.files[0]).status_code == 422  # nobody said where it belongs
     assert sender.target().status_code == 200  # makes the record
@@ -166,6 +172,49 @@ def test_files_whose_number_stands_for_nobody_wait_for_a_person(ward: Hospital) 
     assert sender.piece(0)["state"] == "taken"
 
 
+def test_files_without_a_number_are_asked_for_study_by_study(ward: Hospital) -> None:
+    """One answer never files the pictures of several people."""
+    nobody = {"PatientID": "", "PatientName": "", "PatientBirthDate": ""}
+    files = [
+        slice_of(1, 1, StudyInstanceUID="1.2.3", **nobody),
+        slice_of(2, 2, StudyInstanceUID="1.2.4", **nobody),
+        slice_of(1, 3, StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.9", **nobody),
+        builders.png(np.zeros((20, 20), np.uint8)),
+        builders.png(np.ones((20, 20), np.uint8)),
+    ]
+    sender = Sender(ward, files, ["", "", "", "left/", "right/"])
+    groups = sender.headers()
+    assert [g["places"] for g in groups] == [[0, 2], [1], [3], [4]]
+    assert [g["part"] for g in groups] == ["1.2.3", "1.2.4", "folder left/", "folder right/"]
+    assert groups[0]["studies"][0]["series"] == 2
+    sender.target(patient_id=ward.patient(), reason="the list of the trial")
+    assert sender.piece(2)["state"] == "taken"
+    assert [sender.put(n, files[n]).status_code for n in (1, 3, 4)] == [422] * 3
+
+
+def test_other_files_of_the_same_names_and_sizes_begin_anew(ward: Hospital) -> None:
+    """Two studies of one device may have the same list; what arrived of one says nothing of the
+    other."""
+    first = Sender(ward, [slice_of(1, n) for n in (1, 2)])
+    first.headers()
+    first.target()
+    first.piece(0)
+    first.piece(1, 0, 1000)
+    other = Sender(ward, [slice_of(2, n) for n in (1, 2)])  # the browser was closed meanwhile
+    assert [len(data) for data in other.files] == [len(data) for data in first.files]
+    framed = struct.pack(">II", 0, 1000) + other.files[0][:1000]
+    path = f"/intakes/{other.id}/headers/"
+    assert other.ask("POST", path, content=framed, headers=OCTETS).status_code == 404
+    other = Sender(ward, other.files)  # as the page does
+    [group] = other.headers()
+    assert (group["number"], group["ready"]) == ("H-000002", False)
+    other.target()
+    assert [other.piece(n)["state"] for n in range(2)] == ["taken"] * 2
+    assert first.piece(1, 1000)["state"] == "taken"  # in its own tab, if that is open still
+    patients = ask("GET", "/patients/", ward.tokens[Role.TECHNICIAN]).json()["items"]
+    assert {(p["id"], p["image_count"]) for p in patients} == {("H-000001", 2), ("H-000002", 2)}
+
+
 def test_large_files_go_on_where_they_stopped(ward: Hospital) -> None:
     sender = Sender(ward, [slice_of(1, 1)])
     sender.headers()
@@ -174,7 +223,8 @@ def test_large_files_go_on_where_they_stopped(ward: Hospital) -> None:
     assert sender.piece(0, 0, 1000)["received"] == 1000  # the answer was lost, so it came again
     assert sender.piece(0, 3000, 4000)["received"] == 1000  # one before it was lost
     again = Sender(ward, sender.files)  # the browser was closed, and the files were dropped again
-    assert again.id == sender.id
+    assert again.put(0, sender.files[0]).status_code == 422  # are they the same?
+    again.headers()
     state = ask("GET", f"/intakes/{again.id}/", ward.tokens[Role.TECHNICIAN]).json()
     assert state["files"][0]["received"] == 1000
     assert state["groups"][0]["ready"]
@@ -185,11 +235,9 @@ def test_large_files_go_on_where_they_stopped(ward: Hospital) -> None:
 def test_what_is_no_image_or_is_here_already_is_named(ward: Hospital) -> None:
     data = slice_of(1, 1)
     sender = Sender(ward, [data, b"DICOMDIR or a text file", data])
-    groups = sender.headers()
-    assert [g["number"] for g in groups] == ["H-000001", ""]
+    [group] = sender.headers()
+    assert (group["number"], group["places"]) == ("H-000001", [0, 2])  # of the text nobody asks
     sender.target()
-    patient_id = ward.engine.patients.search(ward.team.technician)[0].patient_id
-    sender.target(group=1, patient_id=patient_id)
     states = [sender.piece(place) for place in range(3)]
     assert [s["state"] for s in states] == ["taken", "refused", "duplicate"]
     assert states[2]["image_id"] == states[0]["image_id"]

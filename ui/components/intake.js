@@ -99,30 +99,36 @@ class IntakeZone {
     this.begin = make("button", { type: "button", class: "primary", onclick: () => this.confirm() });
     const cancel = make("button", { type: "button", onclick: () => { sender.stop(); sender.forget(); sender.tell({}); } }, "Cancel");
     const open = sender.groups.filter((group) => !group.ready);
-    open.forEach((group) => this.choices.set(group.group, this.choiceOf(group, patient)));
+    const unclear = sender.groups.filter((group) => !group.number);
+    for (const group of open) {
+      const before = this.choices.get(keyOf(group)); // another patient was chosen meanwhile
+      if (!before?.decided) this.choices.set(keyOf(group), this.choiceOf(group, patient, unclear.length));
+    }
     this.rows = make("ul", { class: "groups" }, ...open.map((group) => this.row(group)));
     const count = open.reduce((sum, group) => sum + group.files, 0);
-    this.begin.textContent = open.length > 1 ? `Take in ${images(count)} of ${open.length} patients` : `Take in ${images(count)}`;
+    this.begin.textContent = `Take in ${images(count)}` + (open.length > 1 && !unclear.length ? ` of ${open.length} patients` : "");
     this.plan.replaceChildren(make("h3", {}, "Whose images are these?"), this.rows,
       make("div", { class: "toolbar" }, this.begin, cancel), ...this.skippedList());
     this.begin.focus({ preventScroll: true });
   }
 
-  /** What happens with a group unless a person says otherwise. */
-  choiceOf(group, patient) {
-    if (group.record) return { patient_id: group.record.patient_id, reason: "", ask: group.differs.length > 0 };
+  /** What happens with a group unless a person says otherwise.
+   *  @param unclear how many groups have no number: several may be of several people, and each is asked for. */
+  choiceOf(group, patient, unclear) {
+    if (group.record) return { patient_id: group.record.patient_id, title: titleOf(group.record), reason: "", ask: group.differs.length > 0 };
     if (group.number && group.name) return { patient_id: null, reason: "" };
-    return { patient_id: patient?.id || undefined, reason: "", ask: false };
+    const each = !group.number && unclear > 1;
+    return { patient_id: each ? undefined : patient?.id, title: patient?.title, reason: "", ask: false, each };
   }
 
   row(group) {
-    const choice = this.choices.get(group.group);
+    const choice = this.choices.get(keyOf(group));
     const { patient } = this.data;
     const named = [apart(group.name) || (group.number ? "Name not given" : "No patient named in the files"), group.number,
       group.birth_date && `born ${isoDate(group.birth_date)}`].filter(Boolean).join(" · ");
     const studies = group.studies.map((study) => [study.date, study.modality, study.description,
-      study.accession_number && `accession ${study.accession_number}`, images(study.files)].filter(Boolean).join(" · "));
-    const names = group.places.map((place) => apart(sender.items[place].name));
+      study.accession_number && `accession ${study.accession_number}`, study.series > 1 && `${study.series} series`, images(study.files)].filter(Boolean).join(" · "));
+    const names = group.places.map((place) => apart(sender.items[place].folder + sender.items[place].name));
     const unnamed = !group.number && !group.name && make("p", { class: "names" },
       names.slice(0, 4).join(", ") + (names.length > 4 ? ` and ${names.length - 4} more` : ""));
     const where = make("p", { class: "where" });
@@ -132,9 +138,11 @@ class IntakeZone {
       oninput: () => { choice.reason = reason.value.trim(); } });
     const others = make("span", { class: "group" });
     const show = () => {
-      const record = choice.patient_id === patient?.id ? patient : group.record && { id: group.record.patient_id, title: `${group.record.id} · ${apart(group.record.name)}` };
       where.textContent = choice.patient_id === null ? `No record has this number. A record is made: ${group.number} · ${apart(group.name)}`
-        : choice.patient_id ? `Record: ${record.title}` : "Choose the patient below first: the files do not say whose they are.";
+        : choice.patient_id ? `Record: ${choice.title}`
+        : choice.each && patient ? "These files have no patient number, and there are others without one. Say of each whose it is."
+        : "Choose the patient below first: the files do not say whose they are.";
+      mine.hidden = choice.patient_id === patient?.id;
       row.classList.toggle("open", choice.ask || choice.patient_id === undefined);
       reason.hidden = !choice.ask;
       problem.hidden = !choice.ask && choice.patient_id !== undefined;
@@ -142,48 +150,60 @@ class IntakeZone {
         problem.textContent = `The files name another ${group.differs.join(" and ")} than the record. Cancel, or say why they belong there.`;
     };
     const leave = make("button", { type: "button", onclick: () => {
-      this.choices.clear();
+      this.choices.delete(keyOf(group));
       sender.leave(group.places);
     } }, `Leave ${group.files === 1 ? "this file" : `these ${files(group.files)}`} out`);
-    if (choice.patient_id === undefined) others.append(leave);
+    leave.setAttribute("aria-label", `${leave.textContent}: ${names[0]}`);
+    const mine = make("button", { type: "button", onclick: () => {
+      Object.assign(choice, { patient_id: patient.id, title: patient.title, decided: true });
+      problem.textContent = "";
+      show();
+      ([...this.choices.values()].find((other) => other.patient_id === undefined)?.aim() || this.begin).focus();
+    } }, `File under ${patient?.title}`);
+    mine.setAttribute("aria-label", `${mine.textContent}: ${names[0]}`);
+    if (choice.each && patient) others.append(mine);
+    if (choice.patient_id === undefined || choice.each) others.append(leave);
     /** Says what is missing, and goes there. */
     const need = () => {
       if (choice.patient_id === undefined)
-        problem.textContent = "These files cannot be taken in yet. Choose the patient below, or leave them out.";
+        problem.textContent = choice.each && patient ? "Say first whose these files are, or leave them out. For another patient than this one, choose that patient below."
+          : "These files cannot be taken in yet. Choose the patient below, or leave them out.";
       show();
-      (choice.ask ? reason : leave).focus();
+      choice.aim().focus();
       row.scrollIntoView({ block: "center" });
     };
     if (patient && group.record?.patient_id !== patient.id && (group.record || group.number))
       others.append(make("button", { type: "button", onclick: () => {
-        Object.assign(choice, { patient_id: patient.id, ask: true });
+        Object.assign(choice, { patient_id: patient.id, title: patient.title, ask: true, decided: true });
         problem.textContent = "The files name another patient than this record. Say why they belong there.";
         show();
         reason.focus();
       } }, `File under ${patient.title} instead`));
     const row = make("li", {}, make("p", { class: "who" }, named), ...studies.map((text) => make("p", {}, text)), unnamed, where, problem, reason, others);
-    Object.assign(choice, { show, need, problem, input: reason });
+    const aim = () => (choice.ask ? reason : mine.isConnected && !mine.hidden ? mine : leave);
+    Object.assign(choice, { show, need, aim, problem, input: reason });
+    reason.value = choice.reason;
     show();
     return row;
   }
 
   async confirm() {
-    const open = [...this.choices].filter(([group]) => !sender.groups[group].ready);
+    const open = sender.groups.filter((group) => !group.ready).map((group) => [group, this.choices.get(keyOf(group))]);
     const missing = open.find(([, choice]) => choice.patient_id === undefined || (choice.ask && !choice.reason));
     if (missing) {
       missing[1].need();
       return;
     }
     this.begin.disabled = true;
-    const wrong = await sender.confirm(open.map(([group, { patient_id, reason }]) => ({ group, patient_id, reason })));
+    const wrong = await sender.confirm(open.map(([{ group }, { patient_id, reason }]) => ({ group, patient_id, reason })));
     this.begin.disabled = false;
-    for (const [group, error] of wrong) {
-      const choice = this.choices.get(group);
+    const refused = [...wrong].map(([group, error]) => [this.choices.get(keyOf(sender.groups[group])), error]);
+    for (const [choice, error] of refused) {
       choice.ask = true;
       choice.problem.textContent = error.message;
       choice.show();
     }
-    if (wrong.size) this.choices.get([...wrong.keys()][0]).input.focus();
+    refused[0]?.[0].input.focus();
   }
 
   // --- after --------------------------------------------------------------------------------
@@ -191,7 +211,7 @@ class IntakeZone {
   skippedList() {
     if (!sender.skipped.length) return [];
     return [make("details", {}, make("summary", {}, `${files(sender.skipped.length)} left out`),
-      make("ul", {}, ...sender.skipped.slice(0, 200).map(({ name, why }) => make("li", {}, `${name}: ${why}`))))];
+      make("ul", {}, ...sender.skipped.slice(0, 200).map(({ name, why }) => make("li", {}, `${apart(name)}: ${why}`))))];
   }
 
   report(phase) {
@@ -199,7 +219,7 @@ class IntakeZone {
     const list = (state, text) => {
       const found = sender.files.filter((file) => file.state === state);
       return found.length ? [make("details", { open: state === "other-patient" }, make("summary", {}, `${files(found.length)} ${text}`),
-        make("ul", {}, ...found.slice(0, 200).map((file) => make("li", {}, `${sender.items[file.place].name}: ${file.message}`))))] : [];
+        make("ul", {}, ...found.slice(0, 200).map((file) => make("li", {}, `${apart(sender.items[file.place].name)}: ${file.message}`))))] : [];
     };
     const taken = sender.count("taken");
     return [sender.error && make("p", { class: "problem", role: "alert" }, sender.error),
@@ -211,6 +231,10 @@ class IntakeZone {
   close() {
     sender.listeners.delete(this.draw);
   }
+}
+
+function titleOf(record) {
+  return `${record.id} · ${apart(record.name)}`;
 }
 
 function isoDate(text) {

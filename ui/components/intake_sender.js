@@ -93,17 +93,21 @@ class IntakeSender {
 
   // --- whose it is ------------------------------------------------------------------------
 
-  async list() {
+  async list(anew = true) {
     const { profile, seal } = this.options;
     const files = this.items.map(({ name, folder, size }) => ({ name, folder, size }));
     this.keep(await this.json("POST", "", { files, profile, seal }));
-    await this.ask();
+    try {
+      await this.ask();
+    } catch (error) {
+      if (error.status !== 404 || !anew) throw error;
+      await this.list(false); // other files of the same names and sizes were not sent to their end
+    }
   }
 
-  /** Have the server read the first bytes, and go on where a person has answered already. */
+  /** Have the server read the first bytes, and go on where a person has answered already and these are the same files. */
   async ask() {
-    const known = new Set(this.groups.flatMap((group) => group.places));
-    const missing = this.files.filter((f) => f.state === "waiting" && !known.has(f.place)).map((f) => f.place);
+    const missing = this.files.map((file) => file.place);
     while (missing.length) {
       const parts = [];
       for (const place of missing.splice(0, HEADS)) {
@@ -270,7 +274,7 @@ class IntakeSender {
 }
 
 function keyOf(group) {
-  return JSON.stringify([group.number, group.name, group.birth_date]);
+  return JSON.stringify([group.number, group.name, group.birth_date, group.part]);
 }
 
 /** A duration as people say it. */
@@ -283,8 +287,10 @@ function images(count) {
   return count === 1 ? "1 image" : `${count.toLocaleString("en")} images`;
 }
 
-/** A text that a right-to-left name cannot turn around: such a name stands apart from what follows. */
-function apart(name) {
+/** A text that a right-to-left name cannot turn around: such a name stands apart from what follows. Marks in a
+ *  name that turn text around are left out: a file could show another name than it has. */
+function apart(text) {
+  const name = text.replace(/[\u202a-\u202e\u2066-\u2069]/g, "");
   return /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]/.test(name) ? `\u2068${name}\u2069` : name;
 }
 
