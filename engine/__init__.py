@@ -81,6 +81,7 @@ from engine.service.sendings import Parcel, Report
 from engine.service.versions import Difference, VersionEntry
 from engine.service.worklist import NEEDS, Look, WorkGroup, WorkItem
 from engine.settings import Settings
+from engine.store.backup import NAME as BACKUP_NAME
 from engine.store.catalogs import move_to_file as move_catalog_to_file
 from engine.store.catalogs import move_to_server as move_catalog_to_server
 from engine.store.catalogs import planned_move as planned_catalog_move
@@ -107,6 +108,7 @@ from engine.vault import server_certificate
 
 __all__ = [
     "ACCOUNT_ROLES",
+    "BACKUP_NAME",
     "CSV_HEAD",
     "FEW_FILES",
     "FORMATS_TAKEN",

@@ -395,6 +395,7 @@ class OpenSession:
 
     Args:
         door: ``browser`` or ``API``.
+        origin: Address from which it was begun.
         current: It is the one that asks.
     """
 
@@ -403,6 +404,7 @@ class OpenSession:
     seen_at: datetime
     expires_at: datetime
     door: str
+    origin: str
     current: bool
 
 

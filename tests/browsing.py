@@ -113,9 +113,9 @@ class Visitor:
         self.page.get_by_label("User name").wait_for()
         self.settle()
 
-    def click(self, name: str) -> None:
-        """Press the button or follow the link with exactly this name, and wait."""
-        self.page.get_by_role("button", name=name, exact=True).first.click()
+    def click(self, name: str, exact: bool = True) -> None:
+        """Press the first button with exactly this name, or with it as a part, and wait."""
+        self.page.get_by_role("button", name=name, exact=exact).first.click()
         self.settle()
 
     def fill(self, label: str, text: str) -> None:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import demo.seed
+import serve
 from demo.pictures import PATIENTS, DemoFile
-from engine import ACCOUNT_ROLES, Detection, Engine, ImageState, Region, errors
+from engine import (
+    ACCOUNT_ROLES,
+    Detection,
+    Engine,
+    ImageState,
+    Region,
+    Role,
+    Settings,
+    errors,
+)
 from tests import builders
 from tests.conftest import PASSWORD
 from tests.fakes import ScriptedDetector
@@ -82,6 +94,26 @@ def test_accounts_that_are_not_the_demos_are_left_alone(engine: Engine) -> None:
 def test_every_role_of_an_account_has_its_way_through() -> None:
     assert set(demo_guide.STEPS) == set(ACCOUNT_ROLES)
     assert all(3 <= len(steps) <= 5 for steps in demo_guide.STEPS.values())
+
+
+def test_a_demo_is_filled_although_accounts_need_a_second_administrator(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"MEDSEC_FOUR_EYES": "true", **serve.DEMO}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(demo.seed, "files", lambda: iter(()))
+    started: list[object] = []
+    monkeypatch.setattr(os, "execv", lambda *given: started.append(given))
+    serve.main(["--demo"])
+    assert started
+    engine = Engine.open(Settings.load(os.environ))
+    try:
+        assert engine.settings.four_eyes
+        token = engine.sessions.sign_in("doctor", demo.PASSWORD).token
+        assert engine.sessions.whoami(token).role is Role.DOCTOR
+    finally:
+        engine.close()
 
 
 def test_only_a_demo_can_be_reset() -> None:

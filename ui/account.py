@@ -52,12 +52,17 @@ def _sessions(token: str) -> None:
     st.header("Sessions")
     for session in state.engine().sessions.mine(token):
         with st.container(border=True):
-            where = session.door + (" (this session)" if session.current else "")
+            door = "Browser" if session.door == "browser" else f"Program ({session.door})"
+            where = widgets.plain(f"{door} on {session.origin or 'this machine'}")
+            where += " (this session)" if session.current else ""
             st.markdown(
                 f"**{where}**  \nStarted {widgets.when(session.started_at)}, last seen"
                 f" {widgets.when(session.seen_at)}"
             )
-            if not session.current and st.button("End session", key=f"end-{session.session_id}"):
+            began = f"started {widgets.when(session.started_at)}"
+            if not session.current and widgets.button_for(
+                "End session", began, f"end-{session.session_id}"
+            ):
                 with widgets.banner():
                     state.engine().sessions.end(token, session.session_id)
                     st.rerun()

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from engine import AuditFilter, ImageState
+from engine import BACKUP_NAME, AuditFilter, ImageState
 from ui import state, widgets
 
 
@@ -185,6 +185,14 @@ def _held(confinement: dict[str, int | bool]) -> str:
     return ", ".join(there or ["nothing"]) + ("; missing: " + ", ".join(missing) if missing else "")
 
 
+def _made(name: str) -> str:
+    """When a backup was made, by its name; the name itself where it says no time."""
+    try:
+        return widgets.when(datetime.strptime(name, BACKUP_NAME))  # noqa: DTZ007 - UTC, as all times
+    except ValueError:
+        return name
+
+
 def custody(token: str) -> None:
     """Root keys, backups and erasure on request. Recovery shares appear on a terminal only."""
     engine = state.engine()
@@ -219,11 +227,14 @@ def custody(token: str) -> None:
             st.info("Backups are off. Set `MEDSEC_BACKUP_DIR` to a folder on another disk.")
         else:
             if st.button("Back up now", key="backup", icon=":material/backup:"):
-                st.success(f"Backup {engine.backups.make(token)} written and verified.")
+                name = engine.backups.make(token)
+                st.success(f"Backup of {_made(name)} written and verified, as `{name}`.")
             for name in reversed(engine.backups.names(token)):
-                if st.button(f"Verify {name}", key=f"check-{name}"):
+                if widgets.button_for(
+                    f"Verify the backup of {_made(name)}", name, f"check-{name}", help=name
+                ):
                     files = widgets.counted(engine.backups.verify(token, name), "file")
-                    st.success(f"{name}: {files}, all intact.")
+                    st.success(f"Backup of {_made(name)}: {files}, all intact.")
                     if missing := len(engine.backups.missing(token, name)):
                         st.warning(f"Missing already when it was made: {missing:,} of its files.")
     st.header("Erasure")

@@ -40,7 +40,8 @@ def _glass(token: str) -> None:
                 _told(glass)
                 _done(token, glass)
                 if glass.open:
-                    if st.button("End access now", key=f"revoke-{glass.glass_id}"):
+                    whose = f"of {glass.username} to {glass.number}"
+                    if widgets.button_for("End access now", whose, f"revoke-{glass.glass_id}"):
                         state.engine().care.revoke_emergency_access(token, glass.glass_id)
                         st.rerun()
                 else:

@@ -44,7 +44,7 @@ def _requests(token: str) -> None:
     st.caption("Approve only people you know. Ask them for their reference and compare it.")
     for request in waiting:
         key = request.request_id
-        with st.container(border=True), widgets.banner():
+        with st.container(border=True), widgets.banner(), proposals.shown():
             st.markdown(
                 f"**{widgets.plain(request.name)}** ({widgets.plain(request.username)})"
                 f" requests the role {request.role}  \nReference `{key}`,"
@@ -62,11 +62,14 @@ def _requests(token: str) -> None:
             )
             with st.container(horizontal=True):
                 ready = role is not None and not request.taken
-                if st.button("Approve", key=f"approve-{key}", disabled=not ready) and role:
+                approve = widgets.button_for(
+                    "Approve", request.username, f"approve-{key}", disabled=not ready
+                )
+                if approve and role:
                     state.engine().people.approve(token, key, role)
                     state.say("Account created. Its owner can sign in now.")
                     st.rerun()
-                if st.button("Decline", key=f"decline-{key}"):
+                if widgets.button_for("Decline", request.username, f"decline-{key}"):
                     state.engine().people.decline(token, key)
                     state.say("Request declined.")
                     st.rerun()
@@ -105,7 +108,7 @@ def _proposals(token: str) -> None:
 
 
 def _new(token: str) -> None:
-    with st.form(f"new-account-{state.turn('account')}"), widgets.banner():
+    with st.form(f"new-account-{state.turn('account')}"), widgets.banner(), proposals.shown():
         st.markdown("**New account**")
         username = st.text_input("User name", autocomplete="off")
         name = st.text_input("Name", autocomplete="off")
@@ -124,7 +127,7 @@ def _new(token: str) -> None:
 
 
 def _change(token: str, by_name: dict[str, Account]) -> None:
-    with st.container(border=True), widgets.banner():
+    with st.container(border=True), widgets.banner(), proposals.shown():
         st.markdown("**Change an account**")
         chosen = st.selectbox("Account", list(by_name))
         account = by_name[chosen]
@@ -150,7 +153,7 @@ def _change(token: str, by_name: dict[str, Account]) -> None:
             autocomplete="new-password",
             key=f"reset-{chosen}-{state.turn('reset')}",
         )
-        if st.button("Reset password", disabled=not password):
+        if st.button("Reset password"):
             state.engine().people.reset_password(token, chosen, password)
             state.renew("reset")
             state.say("Password reset. The account's sessions have ended.")
@@ -190,14 +193,17 @@ def _identity(token: str, account: Account) -> None:
 def _sessions(token: str, account: Account) -> None:
     held = state.engine().people.sessions(token, account.username)
     if held:
-        clients = ", ".join(sorted(s.door for s in held))
-        st.caption(f"Signed in: {clients}; last seen {widgets.when(held[0].seen_at)}.")
+        clients = ", ".join(sorted({f"{s.door} on {s.origin or 'this machine'}" for s in held}))
+        st.caption(
+            f"Signed in, {widgets.counted(len(held), 'session')}: {widgets.plain(clients)}; last"
+            f" seen {widgets.when(held[0].seen_at)}."
+        )
     else:
         st.caption("Not signed in.")
     with st.container(horizontal=True):
         if st.button("End all sessions of this account", disabled=not held):
             count = state.engine().people.end_sessions(token, account.username)
-            state.say(f"{count} sessions ended.")
+            state.say(f"{widgets.counted(count, 'session')} ended.")
             st.rerun()
         if st.button("Remove the second factor", disabled=not account.second_factor):
             state.engine().people.reset_second_factor(token, account.username)

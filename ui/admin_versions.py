@@ -46,7 +46,8 @@ def versions(token: str) -> None:
     _proposals(token)
     for entry in reversed(entries):
         if entry.card is not None:
-            with st.expander(f"{entry.name}, {_STATES[entry.state]}"), widgets.banner():
+            about = f"{entry.name}, {_STATES[entry.state]}"
+            with st.expander(about), widgets.banner(), proposals.shown():
                 _card(entry)
                 _shadow(entry)
                 _steps(token, entry)

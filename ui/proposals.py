@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import streamlit as st
 
-from engine import Proposal
+from engine import Proposal, errors
 from ui import state, widgets
+
+
+@contextmanager
+def shown() -> Iterator[None]:
+    """Where a change waits for a second administrator, draw the page anew: its card is there."""
+    try:
+        yield
+    except errors.ConfirmationNeeded as err:
+        for form in ("account", "reset"):
+            state.renew(form)  # they do not keep a password
+        state.say(err.message)
+        st.rerun()
 
 
 def card(
@@ -28,6 +41,7 @@ def card(
         drop: Called with its id.
     """
     key = proposal.proposal_id
+    what = wanted.replace("*", "").replace("\\", "")
     with st.container(border=True), widgets.banner():
         st.markdown(
             f"**{widgets.plain(proposal.proposed_by)}** wants to {wanted}  \n"
@@ -37,11 +51,11 @@ def card(
         if proposal.by_console:
             code = st.text_input("Code on the server's console", key=f"code-{key}")
         with st.container(horizontal=True):
-            if st.button("Confirm", key=f"confirm-{key}"):
+            if widgets.button_for("Confirm", what, f"confirm-{key}"):
                 confirm(key, code)
                 state.say(done)
                 st.rerun()
-            if st.button("Drop", key=f"drop-{key}"):
+            if widgets.button_for("Drop", what, f"drop-{key}"):
                 drop(key)
                 state.say(dropped)
                 st.rerun()

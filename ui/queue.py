@@ -131,6 +131,6 @@ def sealed_beside(token: str) -> None:
             with st.container(horizontal=True, vertical_alignment="center"):
                 title = " · ".join(filter(None, (names.get(seal.patient_id), seal.what)))
                 st.markdown(widgets.plain(title), width="stretch")
-                if st.button("Show", key=f"sealed-{seal.image_id}"):
+                if widgets.button_for("Show", title, f"sealed-{seal.image_id}"):
                     state.keep("sealed", seal.image_id)
                     st.rerun()

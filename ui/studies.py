@@ -26,7 +26,7 @@ def studies(token: str, patient_id: str) -> tuple[str, str] | None:
             st.caption(_about(study, series))
             with st.container(horizontal=True):
                 for one, images in series:
-                    if _tile(one, images):
+                    if _tile(study, one, images):
                         chosen = (study.study_id, one.series_id)
     return chosen if found else None
 
@@ -69,8 +69,9 @@ def _about(study: Study, series: list[tuple[Series, list[ImageRecord]]]) -> str:
     return widgets.plain(" · ".join(part for part in parts if part))
 
 
-def _tile(series: Series, images: list[ImageRecord]) -> bool:
+def _tile(study: Study, series: Series, images: list[ImageRecord]) -> bool:
     """A series by its middle image; was it opened in this run?"""
+    whose = f"{name(series)}, {plain_title(study)}"
     middle = images[len(images) // 2]
     count = "1 image" if len(images) == 1 else f"{len(images)} images"
     with st.container(border=True, width=230, key=f"tile-{series.series_id}"):
@@ -79,7 +80,7 @@ def _tile(series: Series, images: list[ImageRecord]) -> bool:
         )
         st.markdown(f"**{widgets.plain(name(series))}**")
         st.caption(" · ".join(p for p in (series.modality or str(middle.format), count) if p))
-        return bool(st.button("View", key=f"open-{series.series_id}", width="stretch"))
+        return widgets.button_for("View", whose, f"open-{series.series_id}", width="stretch")
 
 
 def name(series: Series) -> str:

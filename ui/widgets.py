@@ -200,6 +200,11 @@ def picture(address: str, description: str, small: bool = False) -> None:
     st.html(f'<img class="{kind}" src="{escape(address)}" alt="{escape(description)}">')
 
 
+def button_for(label: str, what: str, key: str, **options: Any) -> bool:
+    """A button beside others with the same label: those who listen hear what it is for."""
+    return bool(st.button(f"{label} :small[{plain(what)}]", key=f"named-{key}", **options))
+
+
 def download(label: str, name: str, text: str) -> None:
     """A button that saves text as a file in the browser; the server stores no file."""
     _component("download")(data={"label": label, "name": name, "text": text}, key=f"file-{name}")
@@ -258,7 +263,8 @@ def cards(
                     if count > 1
                     else f"{counted(record.region_count, 'region')} sealed"
                 )
-                if st.button("View", key=f"{key}-{record.image_id}", width="stretch"):
+                whose = f"{title}, {what}" if title else what
+                if button_for("View", whose, f"{key}-{record.image_id}", width="stretch"):
                     chosen = record.image_id
     return chosen
 

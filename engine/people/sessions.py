@@ -200,6 +200,7 @@ class Sessions:
                 seen_at=row["seen_at"],
                 expires_at=row["expires_at"],
                 door=row["door"],
+                origin=row["origin"],
                 current=row["session_id"] == current,
             )
             for row in rows

@@ -65,7 +65,7 @@ def test_an_emergency_from_the_glass_to_its_review(server: Server) -> None:
         dora.page.get_by_label("Why do you need this patient now?").fill(URGENT)
         dora.click("Emergency access (break-glass)")
         dora.reads("Emergency access to patient P-4711 until")
-        dora.click("View")
+        dora.click("View", exact=False)
         dora.click("Details")
         dora.reads("Erika Musterfrau")
         dora.fill("Why do you need to see the original?", "allergies on file")
