@@ -353,7 +353,13 @@ class Intakes:
             self.looking.resume(token)
         standing = self.looking.standing(caller.username)
         with self._lock:
-            own = [i for i in self._held.values() if i.account == caller.username]
+            # What nobody said where it belongs was given up before it was sent.
+            own = [
+                i
+                for i in self._held.values()
+                if i.account == caller.username
+                and any(group.patient_id for group in i.groups.values())
+            ]
             # One that goes on has the files of the one before.
             open_ = {id(i.files): i.files for i in own if not i.complete}.values()
             listed = sum(map(len, open_))

@@ -27,7 +27,14 @@ def audit(token: str) -> None:
             )
     only = _chosen(token)
     _checkpoint(token)
-    widgets.history(state.engine().audit.entries(token, query=query, limit=500, only=only))
+    found = state.engine().audit.entries(token, query=query, limit=500, only=only)
+    widgets.history(found)
+    if not found:
+        st.info(
+            "No entry matches. In the log a patient is an id such as pt_0d51…, not the patient"
+            " number: for a number, make the report on the tab *Access*.",
+            icon=":material/search_off:",
+        )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(
             "Shows the newest 500 matches. The log never contains names of files or patients."
@@ -198,12 +205,15 @@ def custody(token: str) -> None:
     engine = state.engine()
     held = engine.health.state(token)
     st.header("Root keys")
+    *earlier, newest = held["root_keys"]
     st.write(
-        ", ".join(f"`{key}`" for key in held["root_keys"])
-        + "; new keys are wrapped with the last one."
+        f"In use: `{newest}`"
+        + ("; before it: " + ", ".join(f"`{key}`" for key in earlier) if earlier else "")
     )
     st.caption(
-        "To print recovery shares, run `python cli.py shares` with the share holders present."
+        "The root key in use encrypts (wraps) the keys of all patients. To add another encrypts"
+        " these keys anew (re-wraps them); images stay as they are. To print recovery shares, run"
+        " `python cli.py shares` with the share holders present."
     )
     left = held["keys_to_rotate"]
     label = (
@@ -218,9 +228,10 @@ def custody(token: str) -> None:
             for remaining in engine.keys.rotate(token, new_root=not left):
                 whole = max(whole, remaining, 1)
                 bar.progress(1 - remaining / whole, f"{widgets.counted(remaining, 'key')} left")
-            st.success(
+            state.say(
                 "All keys are wrapped with the newest root key. Back it up and print new shares."
             )
+            st.rerun()  # the new key is in the list above
     st.header("Backups")
     with widgets.banner():
         if not engine.settings.keeps_backups:
@@ -239,15 +250,16 @@ def custody(token: str) -> None:
                         st.warning(f"Missing already when it was made: {missing:,} of its files.")
     st.header("Erasure")
     st.write("Destroys the patient's key. Nobody can open the record, notes and images afterwards.")
-    with st.form("erase", width=440), widgets.banner():
-        number = st.text_input("Patient number, as in the request", key="erase-number")
-        reason = st.text_input("Reason", key="erase-reason")
-        sure = st.checkbox("I understand that this cannot be undone", key="erase-sure")
+    turn = state.turn("erase")  # after an erasure nothing is filled or ticked for another
+    with st.form(f"erase-{turn}", width=440), widgets.banner():
+        number = st.text_input("Patient number, as in the request", key=f"erase-number-{turn}")
+        reason = st.text_input("Reason", key=f"erase-reason-{turn}")
+        sure = st.checkbox("I understand that this cannot be undone", key=f"erase-sure-{turn}")
         if st.form_submit_button("Erase patient"):
             if not sure:
                 st.error("Tick the box to confirm.", icon=":material/error:")
             else:
                 engine.patients.erase(token, number, reason)
-                st.success(
-                    "Patient erased. The erasure is in the audit log.", icon=":material/check:"
-                )
+                state.renew("erase")
+                state.say(f"Patient {number.strip()} erased. The erasure is in the audit log.")
+                st.rerun()

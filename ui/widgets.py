@@ -395,7 +395,7 @@ def history(entries: Sequence[AuditEntry]) -> None:
             "Reason": [e.reason for e in entries],
             "Image": [e.image_id or "" for e in entries],
             "Patient": [e.patient_id or "" for e in entries],
-            "From": [e.origin for e in entries],
+            "Address": [e.origin for e in entries],
             "No.": [e.sequence for e in entries],
         },
         hide_index=True,

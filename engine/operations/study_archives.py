@@ -99,7 +99,7 @@ def files(
         yield "/".join((folder, *place)) + ending, taken.data
     if directory.files:
         yield DIRECTORY, directory.write(host.random(16))
-    yield READ_ME, _read_me(about, given, notes)
+    yield READ_ME, _read_me(about, given, notes, listed=bool(directory.files))
 
 
 def _why(err: Exception) -> Note:
@@ -108,15 +108,18 @@ def _why(err: Exception) -> Note:
     return Note.WITHHELD if isinstance(err, PermissionDenied) else Note.BROKEN
 
 
-def _read_me(about: str, given: int, notes: Counter[Note]) -> bytes:
+def _read_me(about: str, given: int, notes: Counter[Note], listed: bool) -> bytes:
+    viewer = [
+        "Open the file DICOMDIR or the folder DICOM with a viewer.",
+        "A date of 1900-01-01 means that the file says none.",
+    ]
     lines = [
         about,
         f"In here: {_images(given)}.",
         *(str(note).format(_images(notes[note])) for note in Note if notes[note]),
         "",
-        "Open the file DICOMDIR or the folder DICOM with a viewer.",
+        *(viewer if listed else ()),
         "Pictures that are no DICOM are in the folder PICTURES.",
-        "A date of 1900-01-01 means that the file says none.",
     ]
     return "\r\n".join([*lines, ""]).encode("ascii")
 

@@ -97,6 +97,8 @@ def test_a_study_comes_in_under_the_record_that_its_header_names(ward: Hospital)
     sender = Sender(ward, [slice_of(1, n) for n in range(1, 4)], seal=True)
     [group] = sender.headers()
     assert (group["number"], group["files"], group["record"]) == ("H-000001", 3, None)
+    # Who goes away now has sent nothing that could be missed.
+    assert sender.ask("GET", "/intakes/").json()["listed"] == 0
     [study] = group["studies"]
     assert study == {
         "date": "2024-02-29", "description": "CT head", "accession_number": "A0001001",

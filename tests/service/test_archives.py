@@ -203,6 +203,7 @@ def test_pictures_are_beside_the_file_set(ward: Ward, tmp_path: Path) -> None:
     assert study_id is not None
     masked = dict(ward.engine.archives.masked(ward.team.technician, study_id))
     assert list(masked) == ["PICTURES/SE000001/IM000001.PNG", "README.TXT"]
+    assert b"DICOMDIR" not in masked["README.TXT"]  # it names no file that is not there
     assert masked["PICTURES/SE000001/IM000001.PNG"] != picture
     opened = ward.engine.studies.restore(ward.team.doctor, study_id, WHY)
     originals = dict(ward.engine.archives.originals(ward.team.doctor, opened.handle))

@@ -1112,16 +1112,20 @@ def test_an_administrator_rotates_keys_and_erases_a_patient_by_number(
     assert not app.exception
     health = engine.health.state(team.administrator)
     assert len(health["root_keys"]) == 2
+    assert f"In use: `{health['root_keys'][1]}`" in texts(app)
     assert health["keys_to_rotate"] == 0
-    app.text_input(key="erase-number").input("P-17")
-    app.text_input(key="erase-reason").input("asked for it")
-    app.button(key="FormSubmitter:erase-Erase patient").click().run()
+    app.text_input(key="erase-number-0").input("P-17")
+    app.text_input(key="erase-reason-0").input("asked for it")
+    app.button(key="FormSubmitter:erase-0-Erase patient").click().run()
     assert [*engine.search.images(team.doctor).images] != []  # not without the tick
-    app.text_input(key="erase-number").input("P-17")
-    app.text_input(key="erase-reason").input("asked for it")
-    app.checkbox(key="erase-sure").check()
-    app.button(key="FormSubmitter:erase-Erase patient").click().run()
+    app.text_input(key="erase-number-0").input("P-17")
+    app.text_input(key="erase-reason-0").input("asked for it")
+    app.checkbox(key="erase-sure-0").check()
+    app.button(key="FormSubmitter:erase-0-Erase patient").click().run()
     assert [*engine.search.images(team.doctor).images] == []
+    assert "Patient P-17 erased" in texts(app)
+    assert app.text_input(key="erase-number-1").value == ""  # the next one is not half done
+    assert not app.checkbox(key="erase-sure-1").value
 
 
 def test_the_work_list_is_grouped_sorted_by_need_filtered_and_counted(
