@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -113,6 +113,38 @@ class Statistics:
         return Statistics(keep(self.images), keep(self.regions), self.single, self.withheld)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """The numbers of all released images with their ids: columns of numbers, not an object each.
+
+    Args:
+        tags: Of the images' rows in the catalog that the numbers are of, by image.
+        images: A row an image.
+        regions: A row a region.
+    """
+
+    tags: Mapping[str, bytes]
+    images: pd.DataFrame
+    regions: pd.DataFrame
+
+    def of(self, image_ids: Container[str]) -> Rows:
+        """Those of some images."""
+        tags = {image: tag for image, tag in self.tags.items() if image in image_ids}
+        return Rows(tags, _of_images(self.images, tags), _of_images(self.regions, tags))
+
+    def and_of(self, others: Sequence[Rows]) -> Rows:
+        """Those of other images, too."""
+        tags = dict(self.tags)
+        for other in others:
+            tags |= other.tags
+        every = (self, *others)
+        return Rows(
+            tags,
+            _one_after_the_other([r.images for r in every]),
+            _one_after_the_other([r.regions for r in every]),
+        )
+
+
 class Measured:
     """The tables of all released images, in memory, for as long as no image changes.
 
@@ -124,7 +156,7 @@ class Measured:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.stamp: int | None = None
-        self.rows: dict[str, tuple[bytes, dict[str, Any], list[dict[str, Any]]]] = {}
+        self.rows = Rows({}, pd.DataFrame(), pd.DataFrame())
         self.full = Statistics(pd.DataFrame(), pd.DataFrame(), True)
         self.public = Statistics(pd.DataFrame(), pd.DataFrame(), False, most_withheld((), 0))
         self.told: set[str] = set()  # images that the public tables hold
@@ -160,12 +192,8 @@ class MeasuredNumbers:
         return {i for patient_id in patient_ids for i in self._catalog.of_patient(tx, patient_id)}
 
     def _of_patients(self, kept: Measured, patient_ids: Sequence[str]) -> Statistics:
-        theirs = self.images_of(patient_ids)
-        chosen = [row for image_id, row in kept.rows.items() if image_id in theirs]
-        pictures = pd.DataFrame([picture for _, picture, _ in chosen])
-        regions = pd.DataFrame([region for _, _, some in chosen for region in some])
-        names = ["image_id", "version"]
-        return Statistics(_without(pictures, names), _without(regions, names), True)
+        theirs = kept.rows.of(self.images_of(patient_ids))
+        return Statistics(_unnamed(theirs.images), _unnamed(theirs.regions), True)
 
     def all(self) -> Measured:
         """The tables as of now."""
@@ -179,39 +207,35 @@ class MeasuredNumbers:
 
     def _measure(self, kept: Measured) -> None:
         tags = self._catalog.released_tags(self._database.read())
-        known = {i: v for i, v in kept.rows.items() if tags.get(i) == v[0]}
+        known = {i for i, tag in kept.rows.tags.items() if tags.get(i) == tag}
         missing = [i for i in tags if i not in known]
-        for start in range(0, len(missing), _CHUNK):
-            known |= self._opened_numbers(missing[start : start + _CHUNK])
-        kept.rows = known
+        rows = kept.rows if len(known) == len(kept.rows.tags) else kept.rows.of(known)
+        kept.rows = rows = rows.and_of(
+            [self._opened(missing[n : n + _CHUNK]) for n in range(0, len(missing), _CHUNK)]
+        )
+        pictures, regions = rows.images, rows.regions
         seed = int.from_bytes(self._host.random(4), "big")
-        pictures = pd.DataFrame([p for _, p, _ in known.values()])
-        regions = pd.DataFrame([r for _, _, some in known.values() for r in some])
-        names = ["image_id", "version"]
-        kept.full = Statistics(
-            _without(pictures.sample(frac=1, random_state=seed), names) if len(pictures) else
-            pictures,
-            _without(regions.sample(frac=1, random_state=seed), names) if len(regions) else regions,
-            True,
-        )  # fmt: skip
+        mixed = [t.sample(frac=1, random_state=seed) if len(t) else t for t in (pictures, regions)]
+        kept.full = Statistics(_unnamed(mixed[0]), _unnamed(mixed[1]), True)
         released = list(self._releases())
         public, kept.told = self._public(pictures, regions, released)
         ever = [(patient, image_id) for _, patient, image_id, _ in released]
         kept.public = replace(public, withheld=most_withheld(ever, len(public.images)))
 
-    def _opened_numbers(
-        self, image_ids: Sequence[str]
-    ) -> dict[str, tuple[bytes, dict[str, Any], list[dict[str, Any]]]]:
-        """Tag and measured numbers of some images, as table rows."""
+    def _opened(self, image_ids: Sequence[str]) -> Rows:
+        """Measured numbers of some images."""
         tx = self._database.read()
         keys = dict(self._hierarchy.image_keys(tx, list(image_ids)))
-        opened = {}
+        tags, images, regions = {}, [], []
         for row, sealed in self._catalog.many(tx, image_ids):
             # Erased or withdrawn while we were reading: the next stamp knows.
             if row.state == ImageState.RELEASED and row.image_id in keys:
                 facts = self._stored.open_facts(keys[row.image_id], row)
-                opened[row.image_id] = (row.tag, *_table_rows(row, facts, sealed))
-        return opened
+                image, some = _table_rows(row, facts, sealed)
+                tags[row.image_id] = row.tag
+                images.append(image)
+                regions += some
+        return Rows(tags, pd.DataFrame(images), pd.DataFrame(regions))
 
     def _public(
         self, pictures: pd.DataFrame, regions: pd.DataFrame, released: Sequence[_Release]
@@ -258,8 +282,24 @@ class MeasuredNumbers:
         return int.from_bytes(self._host.random(8), "big")
 
 
-def _without(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    return table.drop(columns=[*columns, "picture"], errors="ignore").reset_index(drop=True)
+def _one_after_the_other(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    some = [table for table in tables if len(table)]
+    # A column that was empty in a part has no type there.
+    return pd.concat(some, ignore_index=True).infer_objects() if some else pd.DataFrame()
+
+
+def _of_images(table: pd.DataFrame, image_ids: Container[str]) -> pd.DataFrame:
+    """Rows of some images, without the times of stages that none of them went through."""
+    chosen = table[[i in image_ids for i in table["image_id"]]] if len(table) else table
+    if chosen.empty:
+        return pd.DataFrame()
+    stages = [c for c in chosen if c.endswith("_ms") and chosen[c].isna().all()]
+    return chosen.drop(columns=stages)
+
+
+def _unnamed(table: pd.DataFrame) -> pd.DataFrame:
+    names = ["image_id", "version", "picture"]
+    return table.drop(columns=names, errors="ignore").reset_index(drop=True)
 
 
 def _unlinked(table: pd.DataFrame, groups: list[str], seed: int) -> pd.DataFrame:
@@ -268,7 +308,7 @@ def _unlinked(table: pd.DataFrame, groups: list[str], seed: int) -> pd.DataFrame
     What goes is the row, for an entropy beside a size beside a confidence would point at one
     image, and the exact value, which would point at a name: of it, declared steps remain.
     """
-    table = _without(table, ["image_id", "version"])
+    table = _unnamed(table)
     if table.empty:
         return table
     table["uploaded_at"] = table["uploaded_at"].dt.to_period("M").dt.to_timestamp()

@@ -106,7 +106,7 @@ class RandomnessTests:
         """IV, ciphertext and tag of every region of some released images, chosen at random."""
         kept = self._numbers.all()
         single = self._numbers.of(caller).single
-        ids = sorted(kept.rows if single else kept.told)
+        ids = sorted(kept.rows.tags if single else kept.told)
         only = self._guard.open_patients(caller) if single else None
         if only is not None:
             theirs = self._numbers.images_of(only)

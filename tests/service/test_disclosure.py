@@ -6,6 +6,7 @@ import copy
 import itertools
 from datetime import datetime
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,10 @@ from engine.measure.disclosure import (
     most_withheld,
     published,
 )
+from engine.operations import measured_numbers
+from engine.operations.guard import Guard
+from engine.operations.measured_numbers import Measured, MeasuredNumbers
+from engine.operations.stored_images import StoredImages
 from tests import builders
 from tests.conftest import PASSWORD, Ward
 
@@ -221,3 +226,58 @@ def test_a_table_is_taken_away_in_two_formats_and_the_log_knows(ward: Ward, form
     for table, kind in (("patients", "csv"), ("images", "xls")):
         with pytest.raises(errors.InputError):
             engine.statistics.export(team.doctor, table, kind)
+
+
+def _plain(ward: Ward, image_ids: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables of these images, from all their rows at once."""
+    context, stored = ward.engine.context, StoredImages(ward.engine.context)
+    tx = context.database.read()
+    keys = dict(context.hierarchy.image_keys(tx, image_ids))
+    rows = [
+        measured_numbers._table_rows(row, stored.open_facts(keys[row.image_id], row), sealed)
+        for row, sealed in context.catalog.many(tx, image_ids)
+    ]
+    return pd.DataFrame([p for p, _ in rows]), pd.DataFrame([r for _, some in rows for r in some])
+
+
+def _same(kept: Measured, plain: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    for found, full, expected in (
+        (kept.rows.images, kept.full.images, plain[0]),
+        (kept.rows.regions, kept.full.regions, plain[1]),
+    ):
+        names = ["image_id", "version", "picture"]
+        without = expected.drop(columns=names, errors="ignore")
+        for some, all_of_it in ((found, expected), (full, without)):
+            assert set(some) == set(all_of_it)
+            order = sorted(all_of_it)
+            one, other = (
+                t[order].sort_values(order, ignore_index=True) if order else t
+                for t in (some, all_of_it)
+            )
+            pd.testing.assert_frame_equal(one, other, check_column_type=False)
+
+
+def test_tables_that_grow_and_shrink_are_those_of_all_images_at_once(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, team = ward.engine, ward.team
+    numbers = MeasuredNumbers(engine.context, Guard(engine.context), StoredImages(engine.context))
+    monkeypatch.setattr(measured_numbers, "_CHUNK", 1)  # each image is a part of its own
+    empty = ward.upload(builders.png(builders.radiograph(96, 64, seed=1)), found=[])
+    engine.drafts.seal(team.technician, empty, [], confirm="nothing to hide")
+    ids = [empty, *(_seal(ward, n, ("text", "face")[: 1 + n % 2]) for n in range(5))]
+    _same(numbers.all(), _plain(ward, ids))
+    gone = [empty, ids[2]]
+    for image_id in gone:
+        engine.withdrawals.flag(team.technician, image_id, "a name was missed")
+    ids = [i for i in ids if i not in gone] + [_seal(ward, 7)]
+    _same(numbers.all(), _plain(ward, ids))
+    assert set(numbers.all().rows.tags) == set(ids)
+    theirs = numbers._of_patients(numbers.all(), [ward.patient_id])
+    [picture], _ = (t.to_dict("records") for t in _plain(ward, ids[-1:]))
+    assert theirs.images.to_dict("records") == [
+        {k: v for k, v in picture.items() if k not in ("image_id", "version", "picture")}
+    ]
+    for image_id in ids:
+        engine.withdrawals.flag(team.technician, image_id, "a name was missed")
+    _same(numbers.all(), (pd.DataFrame(), pd.DataFrame()))
