@@ -66,7 +66,7 @@ def masked_archive(
     `README.TXT` in it says what is not in it, and why. A ZIP that breaks off opens nowhere.
     """
     files = engine.archives.masked(token, study_id, series_id)
-    return zip_answer(request, files, series_id or study_id)
+    return zip_answer(request, files, f"{series_id or study_id}-masked")
 
 
 @router.post("/studies/{study_id}/restorations/", dependencies=PAGE_TURN, status_code=201,

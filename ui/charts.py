@@ -41,6 +41,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from ui import widgets
 from ui.chart_style import (
     CONFIG,
     DASHES,
@@ -270,16 +271,12 @@ def thresholds(regions: pd.DataFrame, threshold: float, dark: bool = False) -> g
     return finish(figure, title, explains, describes, 380, dark)
 
 
-#: Stages that are called otherwise on pages than in the records.
-_STAGES = {"shadow": "Compare profiles", "rescan": "Look again"}
-
-
 def stage_times(images: pd.DataFrame, dark: bool = False) -> go.Figure:
     """Median, 95th and 99th percentile of every stage."""
     title = "Time per stage"
     explains = (
-        "Measured time of each stage: half of the images took no longer than the circle, 95 % no"
-        " longer than the square, 99 % no longer than the diamond."
+        "Time of each stage, kept as the nearest power of two: half of the images took no longer"
+        " than the circle, 95 % no longer than the square, 99 % no longer than the diamond."
     )
     columns = [column for column in images.columns if str(column).endswith("_ms")]
     table = images[columns].dropna(axis=1, how="all")
@@ -287,7 +284,7 @@ def stage_times(images: pd.DataFrame, dark: bool = False) -> go.Figure:
         return empty(title, explains, "No time has been measured yet.", dark)
     columns = list(table.columns)
     names = [str(column).removesuffix("_ms") for column in columns]
-    rows = [_STAGES.get(name, name.replace("_", " ").capitalize()) for name in names]
+    rows = [widgets.stage(name) for name in names]
     # Linear interpolation between ranks, as engine.metrics.percentiles does.
     ranks = table.quantile([0.5, 0.95, 0.99])
     figure = go.Figure()

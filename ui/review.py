@@ -201,7 +201,7 @@ def _comparison(restored: Restoration) -> dict[str, Any]:
         row["cells"] = [
             widgets.number(numbers.get("entropy_before_bits")),
             widgets.number(numbers.get("entropy_after_bits")),
-            f"{region.encrypt_ms:.1f}",
+            f"{region.encrypt_ms:g}",
             widgets.number(restored.decrypt_ms.get(region.region_id), 1),
             widgets.size(region.size_bytes),
         ]
@@ -270,9 +270,9 @@ def _numbers(restored: Restoration) -> None:
                     ("Expected for random bytes", widgets.number(a.entropy_sealed_expected_bits)),
                 ]
             )
-            st.markdown("**Times**, ms")
-            times = [(n.replace("_", " "), f"{v:.1f}") for n, v in restored.record.times_ms.items()]
-            widgets.facts([*times, ("restore and verify", f"{restored.total_ms:.1f}")])
+            st.markdown("**Times**, ms, of sealing as the nearest power of two")
+            times = [(widgets.stage(n), f"{v:g}") for n, v in restored.record.times_ms.items()]
+            widgets.facts([*times, ("Restore and verify", f"{restored.total_ms:.1f}")])
         with right:
             st.markdown("**Original compared with sealed image**")
             widgets.facts(

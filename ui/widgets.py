@@ -360,6 +360,15 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+#: Stages that are called otherwise on pages than in the records.
+_STAGES = {"shadow": "Compare profiles", "rescan": "Look again"}
+
+
+def stage(name: str) -> str:
+    """A stage of the work on an image, as pages call it."""
+    return _STAGES.get(name, name.replace("_", " ").capitalize())
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A measured number, unadjusted; – for none, ∞ for infinity."""
     if value is None:

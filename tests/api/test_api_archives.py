@@ -57,7 +57,7 @@ def test_a_study_is_downloaded_masked_and_original(
     answer = ask("GET", f"/studies/{study_id}/archive/", token)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zip")
     assert answer.headers["cache-control"] == "no-store"
-    assert answer.headers["content-disposition"] == f'attachment; filename="{study_id}.zip"'
+    assert answer.headers["content-disposition"] == f'attachment; filename="{study_id}-masked.zip"'
     with zipfile.ZipFile(io.BytesIO(answer.content)) as masked:
         assert len(masked.namelist()) == SLICES + 2
         assert not {masked.read(name) for name in masked.namelist()} & set(originals)

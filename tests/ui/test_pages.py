@@ -596,6 +596,8 @@ def test_a_doctor_finds_restores_and_writes_a_note(
     [row] = data["regions"]
     assert (row["label"], row["confidence"]) == ("text", 0.75)
     assert float(row["cells"][1]) > 7  # sealed bytes look random
+    assert "of sealing as the nearest power of two" in texts(app)  # no more is kept of them
+    assert any("Look again" in str(h.proto) for h in app.get("html"))
     assert not any(isinstance(v, bytes | np.ndarray) for v in remembered(app))
     links = [b.proto.url for b in app.get("link_button")]
     assert any(link.endswith("format=original") for link in links)
