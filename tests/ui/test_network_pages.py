@@ -50,6 +50,9 @@ def test_a_technician_says_whose_a_held_image_is(
     engine.patients.create(team.technician, "P-17", "Jane Doe")
     app = visit(team.technician, "1_Upload")
     assert "Received for unknown patients" in texts(app)
+    click(app, button)  # nothing is filled in yet
+    assert ("There is no such patient" in texts(app)) == button.startswith("Assign")
+    assert ("Give a reason" in texts(app)) == (button == "Discard")
     label = "Whose image it is" if button.startswith("Assign") else "Reason for discarding"
     field(app, label).input("P-17").run()
     click(app, button)
