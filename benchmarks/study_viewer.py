@@ -83,7 +83,7 @@ def main() -> None:
             search.fill("H-000001")
             search.press("Enter")
             dora.settle()
-            dora.click("View")
+            dora.click("View", exact=False)
             page.wait_for_timeout(3000)
             print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
             began = time.perf_counter()
