@@ -10,7 +10,8 @@ PACKAGES = find_packages(str(HERE), exclude=("tests*", "benchmarks*", "model*"))
 #: Files that are read, not imported: ``pages`` are scripts of Streamlit.
 FOLDERS = (".streamlit", "pages", *(name for name in PACKAGES if "." not in name))
 MODEL = (
-    "SHA256SUMS", "CARD.md", "best.*", "verifier-*.onnx", "profiles/*", "evaluations/*", "vendor/*"
+    "SHA256SUMS", "CARD.md", "best.*", "tattoo.onnx", "verifier-*.onnx", "profiles/*",
+    "evaluations/*", "vendor/*",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -319,7 +320,9 @@ def _padded(
     return sheet, [(n, a + x, b + y, c + x, d + y) for n, a, b, c, d in labels]
 
 
-def yolo_rows(labels: list[Label], width: int, height: int) -> str:
+def yolo_rows(
+    labels: list[Label], width: int, height: int, classes: Sequence[str] = CLASSES
+) -> str:
     """``class cx cy w h`` per line, in shares of the picture."""
     rows = []
     for name, x1, y1, x2, y2 in labels:
@@ -329,7 +332,7 @@ def yolo_rows(labels: list[Label], width: int, height: int) -> str:
             (x2 - x1) / width,
             (y2 - y1) / height,
         )
-        rows.append(f"{CLASSES.index(name)} " + " ".join(f"{v:.6f}" for v in values))
+        rows.append(f"{classes.index(name)} " + " ".join(f"{v:.6f}" for v in values))
     return "\n".join(rows)
 
 

@@ -95,6 +95,12 @@ def _open_thorax(settings: Settings) -> Network:
     return open_own(settings, ("thorax",), THORAX_SIDES_PX, THORAX_SIDES_PX)
 
 
+def _open_tattoo(settings: Settings) -> Network:
+    from engine.detect.yolo import open_tattoo
+
+    return open_tattoo(settings)
+
+
 #: Every network there is, by the name that profiles use.
 NETWORKS: dict[str, Callable[[Settings], Network]] = {
     "ppocr": _open_text,
@@ -103,6 +109,7 @@ NETWORKS: dict[str, Callable[[Settings], Network]] = {
     "nudenet": _open_nudenet,
     "yolov8n": _open_own,
     "yolov8n-thorax": _open_thorax,
+    "yolov8n-tattoo": _open_tattoo,
 }
 
 #: What each of them can find, known without opening it.
@@ -113,6 +120,7 @@ FINDS: dict[str, tuple[str, ...]] = {
     "nudenet": ("face", "intimate"),
     "yolov8n": ("text", "barcode"),
     "yolov8n-thorax": ("thorax",),
+    "yolov8n-tattoo": ("tattoo",),
 }
 
 #: Second opinions, and the networks whose boxes of that class they are asked about.
