@@ -6,19 +6,31 @@ from dataclasses import replace
 
 import streamlit as st
 
-from engine import Cohort, CohortOrder, ImageQuery, ImageState, Permission
+from engine import (
+    Cohort,
+    CohortOrder,
+    Found,
+    ImageQuery,
+    ImageState,
+    Permission,
+    SeriesPage,
+)
 from ui import state, widgets
 from ui.step_up import step_up_prompt
 
 _PAGE = 500
 
 
-def hand_over(token: str, query: ImageQuery, patient_id: str | None, total: int) -> None:
+def hand_over(
+    token: str, query: ImageQuery, patient_id: str | None, page: Found | SeriesPage
+) -> None:
     """A form for all images that match, and what was prepared, to take away once."""
     if not state.engine().sessions.may(token, Permission.RELEASE_COHORT):
         return
     prepared: Cohort | None = state.recall("cohort")
-    label = f"Hand these {total:,} images over" if total > 1 else "Hand this image over"
+    label = f"Hand these {page.total:,} images over" if page.total > 1 else "Hand this image over"
+    if page.more:
+        label = "Hand all these images over"
     with (
         st.expander(label, icon=":material/outbox:", key="hand-over"),
         widgets.banner(),

@@ -74,9 +74,9 @@ def search(token: str) -> None:
         image_id = _series(token, found)
     else:
         image_id = _shown(token, kind, found)
-    _pager(skipped, seen, found.total)
+    _pager(skipped, seen, found)
     if asked_for.states == (ImageState.RELEASED,):
-        cohort.hand_over(token, asked_for, patient_id, found.total)
+        cohort.hand_over(token, asked_for, patient_id, found)
     if image_id:
         review.open_image(image_id)
         st.rerun()
@@ -249,13 +249,14 @@ def _shown(token: str, kind: str, found: Found) -> str:
     return ""
 
 
-def _pager(skipped: int, seen: int, total: int) -> None:
+def _pager(skipped: int, seen: int, found: Found | SeriesPage) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if skipped and st.button("Newest", icon=":material/first_page:"):
             _turn(0)
         last = skipped + seen
-        st.caption(f"{skipped + 1:,} to {last:,} of {widgets.counted(total, 'image')}")
-        if last < total and st.button("Older", icon=":material/chevron_right:"):
+        of = f"{'more than ' * found.more}{widgets.counted(found.total, 'image')}"
+        st.caption(f"{skipped + 1:,} to {last:,} of {of}")
+        if last < found.total and st.button("Older", icon=":material/chevron_right:"):
             _turn(last)
 
 

@@ -165,7 +165,7 @@ def _doctor(token: str) -> None:
     care.open_emergencies(token)
     _withdrawn(token)
     newest = state.engine().search.images(token, limit=4)
-    widgets.figures([("Sealed images", f"{newest.total:,}")])
+    widgets.figures([("Sealed images", f"{newest.total:,}{'+' * newest.more}")])
     if st.button("Find an image", type="primary", icon=":material/search:"):
         st.switch_page("pages/2_Review.py")
     if not newest.total:

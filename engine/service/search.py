@@ -53,12 +53,14 @@ class Found:
 
     Args:
         images: Newest first.
-        total: How many there are on all pages.
+        total: How many there are on all pages, as far as they were counted.
+        more: There are more than that.
         dates: Day of the study by image, ``YYYY-MM-DD``, where the header says it.
     """
 
     images: tuple[ImageRecord, ...]
     total: int
+    more: bool
     dates: Mapping[str, str] = field(repr=False)
 
 
@@ -85,13 +87,15 @@ class SeriesPage:
     Args:
         series: In the order of their newest image.
         seen: How many images this page covers; the next one begins after them.
-        total: How many images match on all pages.
+        total: How many images match on all pages, as far as they were counted.
+        more: There are more than that.
         dates: Day of the study by image, ``YYYY-MM-DD``, where the header says it.
     """
 
     series: tuple[SeriesFound, ...]
     seen: int
     total: int
+    more: bool
     dates: Mapping[str, str] = field(repr=False)
 
 
@@ -103,6 +107,9 @@ class Choices:
     uploaders: tuple[str, ...]
 
 
+#: Lists are counted to a multiple of this, the next one behind the page: to count all of twenty
+#: million images takes seconds.
+COUNTED = 10_000
 #: A page by series looks at no more images than these.
 _MOST_OF_PAGE = 2000
 #: More patients than there are.
@@ -141,9 +148,9 @@ class Search:
         wanted = query or ImageQuery()
         filters = self._filters(caller, wanted, patient_id)
         images = self._catalog.search(**filters, limit=limit, offset=offset)
-        total = self._found(caller, wanted, patient_id, filters)
+        total, more = self._found(caller, wanted, patient_id, filters, offset + limit)
         ids = [image.image_id for image in images]
-        return Found(tuple(images), total, self._studies.dates(self._database.read(), ids))
+        return Found(tuple(images), total, more, self._studies.dates(self._database.read(), ids))
 
     @needs(Permission.VIEW_MASKED)
     def series(
@@ -177,7 +184,7 @@ class Search:
                 break
             held.setdefault(key, []).append(place)
             seen += 1
-        total = self._found(caller, wanted, patient_id, filters)
+        total, more = self._found(caller, wanted, patient_id, filters, offset + _MOST_OF_PAGE)
         middle = {of[len(of) // 2]: len(of) for of in held.values()}
         ids = [image_id for image_id, _, _ in middle]
         tx = self._database.read()
@@ -188,7 +195,7 @@ class Search:
             # One that was erased or withdrawn meanwhile stands for nothing.
             if image_id in records and records[image_id].state in wanted.states
         )
-        return SeriesPage(found, seen, total, self._studies.dates(tx, [*records]))
+        return SeriesPage(found, seen, total, more, self._studies.dates(tx, [*records]))
 
     def _filters(self, caller: Caller, wanted: ImageQuery, patient_id: str | None) -> Filters:
         """What the catalog is asked for, within what the caller may see."""
@@ -215,15 +222,30 @@ class Search:
         }
 
     def _found(
-        self, caller: Caller, wanted: ImageQuery, patient_id: str | None, filters: Filters
-    ) -> int:
-        """How many images match; the audit log notes what was asked for."""
-        total = self._catalog.count(**filters)
-        read = Event("image.list", detail={"states": [*wanted.states]})
+        self,
+        caller: Caller,
+        wanted: ImageQuery,
+        patient_id: str | None,
+        filters: Filters,
+        behind: int,
+    ) -> tuple[int, bool]:
+        """How many images match, and whether there are more; the audit log notes what was asked.
+
+        Args:
+            behind: The next page begins here at the latest; whether there is one is always known.
+        """
         if wanted.text.strip() or patient_id is not None:
+            # Of some patients: all are counted, for the log.
+            total = self._catalog.count(**filters)
             read = Event("patient.search", detail={"by": "image", "found": total})
+            more = False
+        else:
+            most = (behind // COUNTED + 1) * COUNTED
+            found = self._catalog.count(most, **filters)
+            total, more = min(found, most), found > most
+            read = Event("image.list", detail={"states": [*wanted.states]})
         self._guard.record_read(caller, read)
-        return total
+        return total, more
 
     @needs(Permission.VIEW_MASKED)
     def choices(self, caller: Caller) -> Choices:

@@ -373,10 +373,15 @@ class Catalog:
         )
         return [(r["image_id"], r["study_id"] or "", r["series_id"] or "") for r in rows]
 
-    def count(self, **filters: Unpack[Filters]) -> int:
-        """How many images match every filter given."""
+    def count(self, most: int | None = None, **filters: Unpack[Filters]) -> int:
+        """How many images match every filter given.
+
+        Args:
+            most: Count no further than to one more than this.
+        """
+        limit = "" if most is None else f" LIMIT {most + 1}"
         return self._database.read().count(
-            f"SELECT count(*) FROM images WHERE {_MATCHES}",  # noqa: S608
+            f"SELECT count(*) FROM (SELECT 1 FROM images WHERE {_MATCHES}{limit}) AS found",  # noqa: S608
             *_values(filters),
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from engine import Detection, Engine, ImageQuery, ImageState, Region, errors
+from engine.service import search
 from tests import builders
 from tests.conftest import WHY, Team, Ward
 from tests.fakes import FakeHost
@@ -79,6 +80,28 @@ def test_pages_add_up_to_the_total(ward: Ward, shelf: dict[str, str]) -> None:
     assert len({i.image_id for p in pages for i in p.images}) == 3
 
 
+def test_a_long_list_is_counted_as_far_as_the_page_after_the_next(
+    ward: Ward, shelf: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, doctor = ward.engine.search.images, ward.team.doctor
+    monkeypatch.setattr(search, "COUNTED", 2)
+    first, last = (images(doctor, limit=1, offset=n) for n in (0, 2))
+    assert (first.total, first.more) == (2, True)  # "more than 2"
+    assert (last.total, last.more) == (3, False)
+    series = ward.engine.search.series(doctor)
+    assert (series.total, series.more) == (3, False)
+    # Whoever goes on while there are more reaches the last one.
+    seen = 0
+    while seen < (page := images(doctor, limit=1, offset=seen)).total:
+        seen += len(page.images)
+    assert seen == 3
+    # What the log says of a patient's images stays exact.
+    of_one = images(doctor, ImageQuery(text="P-1"), limit=1)
+    assert (of_one.total, of_one.more) == (2, False)
+    [*_, entry] = ward.engine.audit.entries(ward.team.administrator, query="patient.search")
+    assert entry.detail["found"] == 2
+
+
 def test_images_of_one_series_are_one_entry_and_its_pages_cover_all(
     ward: Ward, host: FakeHost
 ) -> None:
@@ -88,18 +111,18 @@ def test_images_of_one_series_are_one_entry_and_its_pages_cover_all(
         data = builders.dicom(pixels, instance=instance, series=series, modality="CT")
         made.setdefault(series, []).append(ward.seal(data, found=[box()]))
         host.advance(minutes=1)
-    search, doctor = ward.engine.search.series, ward.team.doctor
-    [first] = search(doctor, limit=1).series
+    by_series, doctor = ward.engine.search.series, ward.team.doctor
+    [first] = by_series(doctor, limit=1).series
     assert (first.image.image_id, first.count) == (made[2][0], 1)
-    rest = search(doctor, limit=1, offset=1)
+    rest = by_series(doctor, limit=1, offset=1)
     [second] = rest.series
     assert (second.image.image_id, second.count) == (made[1][1], 3)
     assert second.study_id == first.study_id
     assert second.series_id != first.series_id
     assert (rest.seen, rest.total) == (3, 4)
-    assert search(doctor, offset=4).series == ()
+    assert by_series(doctor, offset=4).series == ()
     ward.engine.withdrawals.flag(ward.team.technician, made[1][1], "a date")
-    [_, left] = search(doctor).series
+    [_, left] = by_series(doctor).series
     assert left.count == 2
 
 

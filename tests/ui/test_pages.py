@@ -781,6 +781,16 @@ def test_a_series_is_one_card_on_review_and_opens_as_a_study(
     assert len(component(app, "stack")["series"][0]["images"]) == 2
 
 
+def test_a_list_says_that_there_are_more_than_were_counted(
+    engine: Engine, visit: Visit, team: Team, sealed: ImageRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(engine.context.catalog), "count", lambda *_, **__: 20_000)
+    app = visit(team.doctor, "2_Review")
+    assert "1 to 1 of more than 10,000 images" in texts(app)
+    assert any(b.label == "Older" for b in app.button)
+    assert "10,000+" in [m.value for m in visit(team.doctor).metric]
+
+
 def test_a_shared_address_shows_the_same_list(
     engine: Engine, visit: Visit, team: Team, sealed: ImageRecord
 ) -> None:
