@@ -2,45 +2,85 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+
 import streamlit as st
 
+from engine import Held, errors
 from ui import state, widgets
 
-#: Held images that are listed.
+#: Entries that are listed: a study each, or an image that names none.
 _SHOWN = 20
+#: The oldest held images, of which studies are made.
+_READ = 2000
 
 
 def held(token: str) -> None:
-    """The oldest held images, each with what its header says of the patient."""
-    found = state.engine().reception.held(token, _SHOWN)
+    """The oldest held images by study, each with what the headers say of the patient."""
+    found = state.engine().reception.held(token, _READ)
     if not found:
         return
+    studies = defaultdict[Hashable, list[Held]](list)
+    for one in found:
+        studies[one.belongs_to].append(one)
     st.header("Received for unknown patients")
     st.caption("The header of these images names nobody who has a record. Say whose they are.")
-    if len(found) == _SHOWN:
-        st.caption(f"These are the {_SHOWN} oldest. More may follow when they are assigned.")
-    for one in found:
-        said = one.hints
-        who = f"{said.get('id', 'no number')}, {said.get('name', 'no name')}"
-        with st.expander(f"{widgets.plain(who)}, from {one.node}"), widgets.banner():
-            widgets.facts(
-                [
-                    ("Number in the header", str(said.get("id", ""))),
-                    ("Name in the header", str(said.get("name", ""))),
-                    ("Date of birth", str(said.get("birth_date", ""))),
-                    ("Received", widgets.when(one.received_at)),
-                ]
+    if len(studies) > _SHOWN or len(found) == _READ:
+        st.caption("These are the oldest. More may follow when they are assigned.")
+    for some in list(studies.values())[:_SHOWN]:
+        _study(token, some)
+
+
+def _study(token: str, some: Sequence[Held]) -> None:
+    """One entry: images of one study whose headers name the same patient, oldest first."""
+    first, count = some[0], len(some)
+    said = first.hints
+    who = f"{said.get('id', 'no number')}, {said.get('name', 'no name')}"
+    many = f", {widgets.counted(count, 'image')} of one study" if count > 1 else ""
+    reception = state.engine().reception
+    with st.expander(f"{widgets.plain(who)}, from {first.node}{many}"), widgets.banner():
+        widgets.facts(
+            [
+                ("Number in the header", str(said.get("id", ""))),
+                ("Name in the header", str(said.get("name", ""))),
+                ("Date of birth", str(said.get("birth_date", ""))),
+                ("Received", widgets.when(first.received_at)),
+            ]
+        )
+        whose = "Whose image it is" if count == 1 else "Whose images these are"
+        number = st.text_input(f"{whose}: the patient number", key=f"whose-{first.held_id}").strip()
+        what = f"{who}, received {widgets.when(first.received_at)}{many}"
+        if widgets.button_for("Assign to this patient", what, f"assign-{first.held_id}"):
+            here = _each(some, lambda one: reception.assign(token, one.held_id, number))
+            waits = "The image waits" if count - here == 1 else f"{count - here} images wait"
+            left = (
+                f" {widgets.counted(here, 'image')} came in otherwise: discard what is left here."
             )
-            number = st.text_input(
-                "Whose image it is: the patient number", key=f"whose-{one.held_id}"
-            ).strip()
-            what = f"{who}, received {widgets.when(one.received_at)}"
-            if widgets.button_for("Assign to this patient", what, f"assign-{one.held_id}"):
-                state.engine().reception.assign(token, one.held_id, number)
-                state.say("Assigned. The image waits to be sealed.")
-                st.rerun()
-            reason = st.text_input("Reason for discarding", key=f"why-{one.held_id}").strip()
-            if widgets.button_for("Discard", what, f"discard-{one.held_id}"):
-                state.engine().reception.discard(token, one.held_id, reason)
-                state.say("Discarded.")
-                st.rerun()
+            state.say(f"Assigned. {waits} to be sealed.{left * bool(here)}")
+            st.rerun()
+        reason = st.text_input("Reason for discarding", key=f"why-{first.held_id}").strip()
+        if widgets.button_for("Discard", what, f"discard-{first.held_id}"):
+            _each(some, lambda one: reception.discard(token, one.held_id, reason))
+            state.say("Discarded.")
+            st.rerun()
+
+
+def _each(some: Sequence[Held], do: Callable[[Held], object]) -> int:
+    """Do it with each of them; what was done stays done where one fails.
+
+    Returns:
+        How many came in by another way meanwhile, and stay.
+    """
+    present = 0
+    bar = st.progress(0.0, f"1 of {len(some)}") if len(some) > 1 else None
+    for done, one in enumerate(some, 1):
+        try:
+            do(one)
+        except errors.DuplicateImage:
+            present += 1
+            if len(some) == 1:
+                raise
+        if bar is not None:
+            bar.progress(done / len(some), f"{done} of {len(some)}")
+    return present

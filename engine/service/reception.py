@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -94,12 +94,21 @@ class Held:
         node: AE title of its sender.
         hints: What its header says of the patient: ``id``, ``name``, ``age``, ``birth_date`` and
             ``sex``; only what is there.
+        study: Study Instance UID in its header; empty where it has none.
     """
 
     held_id: str
     node: str
     received_at: datetime
     hints: Mapping[str, Any] = field(repr=False)
+    study: str = field(default="", repr=False)
+
+    @property
+    def belongs_to(self) -> Hashable:
+        """Equal for images that one answer can assign: of one study that one node sent, whose
+        headers say the same of the patient. What names no study stands alone."""
+        said = tuple(sorted((name, str(value)) for name, value in self.hints.items()))
+        return (self.node, self.study, said) if self.study else self.held_id
 
 
 class Reception:
@@ -281,7 +290,8 @@ class Reception:
         held_id = self._host.token("hd")
         blob = self._host.write_blob(self._held.seal(held_id, image.data))
         hints = images.patient_hints(image)
-        held = HeldInstance(held_id, node.title, self._host.now(), hints, blob, indexes)
+        study = str(images.study_facts(image).get("study_uid", ""))
+        held = HeldInstance(held_id, node.title, self._host.now(), hints, blob, indexes, study)
         with self._database.write() as tx:
             present = self._here(tx, indexes)
             if not present:
@@ -321,7 +331,7 @@ class Reception:
         """Instances of patients whom nobody knew, oldest first. Raises SealBroken."""
         found = self._held.all(self._database.read(), limit, offset)
         self._guard.record_read(caller, Event("instance.list", detail={"held": len(found)}))
-        return [Held(h.held_id, h.node, h.received_at, h.hints) for h in found]
+        return [Held(h.held_id, h.node, h.received_at, h.hints, h.study) for h in found]
 
     @needs(Permission.UPLOAD)
     def assign(self, caller: Caller, held_id: str, patient_id: str) -> str:

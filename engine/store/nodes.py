@@ -230,6 +230,7 @@ class HeldInstance:
         hints: What its header says of the patient: see :func:`engine.formats.dicom.patient_hints`.
         blob: Address of the encrypted file.
         indexes: Keyed hashes of the file and of the instance.
+        study: Study Instance UID in its header; empty where it has none.
     """
 
     held_id: str
@@ -238,6 +239,7 @@ class HeldInstance:
     hints: Mapping[str, Any] = field(repr=False)
     blob: str = field(repr=False)
     indexes: tuple[bytes, bytes] = field(repr=False)
+    study: str = field(default="", repr=False)
 
 
 class HeldInstances:
@@ -258,7 +260,9 @@ class HeldInstances:
     def add(self, tx: Cursor, held: HeldInstance) -> None:
         """Insert a row."""
         file_index, instance_index = held.indexes
-        facts = json.dumps({"node": held.node, "blob": held.blob, "hints": dict(held.hints)})
+        facts = json.dumps({
+            "node": held.node, "blob": held.blob, "hints": dict(held.hints), "study": held.study,
+        })  # fmt: skip
         tx.run(
             "INSERT INTO held_instances VALUES ($1, $2, $3, $4, $5, $6, $7)",
             held.held_id, held.node, held.received_at, file_index, instance_index, held.blob,
@@ -305,4 +309,5 @@ class HeldInstances:
             facts["hints"],
             facts["blob"],
             (row["file_index"], row["instance_index"]),
+            facts.get("study", ""),  # rows of 0.1 have none
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -139,6 +140,23 @@ def test_an_unknown_patient_is_held_until_a_person_says_whose_it_is(ward: Ward) 
     ward.engine.reception.look()
     assert ward.engine.drafts.open(technician, image_id).frames == 1
     assert len(set(ward.engine.context.host.blobs())) == 1
+
+
+def test_held_images_belong_together_by_study_sender_and_what_they_say_of_the_patient(
+    ward: Ward,
+) -> None:
+    sent = [
+        *(builders.dicom(PIXELS, instance=n) for n in (1, 2)),
+        builders.dicom(PIXELS, instance=3, PatientBirthDate="19500101"),
+        builders.dicom(PIXELS, instance=4, study=2),
+        *(builders.dicom(PIXELS, instance=n, StudyInstanceUID=None) for n in (5, 6)),
+    ]
+    for title in ("CT1", "CT2"):
+        token = node(ward, title)
+        for data in sent if title == "CT1" else [builders.dicom(PIXELS, instance=7)]:
+            ward.engine.reception.receive(token, Instance("", "", data))
+    together = Counter(h.belongs_to for h in ward.engine.reception.held(ward.team.technician))
+    assert sorted(together.values()) == [1, 1, 1, 1, 1, 2]
 
 
 def test_a_held_image_can_be_discarded_under_a_reason(ward: Ward) -> None:

@@ -60,6 +60,36 @@ def test_a_technician_says_whose_a_held_image_is(
     assert len(engine.drafts.waiting(team.technician)) == button.startswith("Assign")
 
 
+@pytest.mark.parametrize("button", ["Assign to this patient", "Discard"])
+def test_a_study_of_an_unknown_patient_is_one_answer(
+    engine: Engine, visit: Visit, team: Team, button: str
+) -> None:
+    engine.nodes.save(team.administrator, "CT1", {"addresses": ["127.0.0.1"]})
+    token = engine.reception.admit("CT1", "127.0.0.1")
+    pixels = builders.labelled()[0]
+    sent = [
+        *(builders.dicom(pixels, instance=n, series=s) for s in (1, 2) for n in (1, 2)),
+        builders.dicom(pixels, instance=9, PatientName="Other^One"),  # under the same study
+        builders.dicom(pixels, instance=1, study=2),
+    ]
+    for data in sent:
+        engine.reception.receive(token, Instance("", "", data))
+    engine.patients.create(team.technician, "P-17", "Jane Doe")
+    app = visit(team.technician, "1_Upload")
+    labels = [e.label for e in app.expander if "from CT1" in e.label]
+    assert sorted(", 4 images of one study" in label for label in labels) == [False, False, True]
+    [study] = [e for e in app.expander if "4 images" in e.label]
+    place = 0 if button.startswith("Assign") else 1
+    study.text_input[place].input("P-17").run()
+    [study] = [e for e in app.expander if "4 images" in e.label]
+    next(b for b in study.button if b.label.startswith(button)).click().run()
+    taken = engine.drafts.waiting(team.technician)
+    assert len(taken) == (4 if button.startswith("Assign") else 0)
+    left = engine.reception.held(team.technician)
+    assert {str(h.hints["name"]) for h in left} == {"Other, One", "Doe, Jane"}
+    assert len(left) == 2
+
+
 def test_an_administrator_makes_a_rule_and_sees_what_waits_and_why(
     engine: Engine, visit: Visit, team: Team, ward: Ward
 ) -> None:
