@@ -72,6 +72,7 @@ from engine.service.engine import Engine
 from engine.service.images import Display
 from engine.service.intakes import Header, TakeOptions
 from engine.service.models import Evaluation
+from engine.service.patients import Extent
 from engine.service.randomness import Randomness
 from engine.service.reception import Held, Instance, Received
 from engine.service.release import LooksSaved
@@ -142,6 +143,7 @@ __all__ = [
     "Engine",
     "Enrolment",
     "Evaluation",
+    "Extent",
     "File",
     "Finder",
     "Format",

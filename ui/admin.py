@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from engine import BACKUP_NAME, AuditFilter, ImageState
+from engine import BACKUP_NAME, AuditFilter, Extent, ImageState
 from ui import state, widgets
 
 
@@ -250,16 +250,49 @@ def custody(token: str) -> None:
                         st.warning(f"Missing already when it was made: {missing:,} of its files.")
     st.header("Erasure")
     st.write("Destroys the patient's key. Nobody can open the record, notes and images afterwards.")
-    turn = state.turn("erase")  # after an erasure nothing is filled or ticked for another
+    _erasure(token)
+
+
+def _erasure(token: str) -> None:
+    """First whose: what is there of them is shown before anything is destroyed."""
+    engine, turn = state.engine(), state.turn("erase")  # nothing is filled in for the next one
     with st.form(f"erase-{turn}", width=440), widgets.banner():
         number = st.text_input("Patient number, as in the request", key=f"erase-number-{turn}")
         reason = st.text_input("Reason", key=f"erase-reason-{turn}")
-        sure = st.checkbox("I understand that this cannot be undone", key=f"erase-sure-{turn}")
-        if st.form_submit_button("Erase patient"):
-            if not sure:
-                st.error("Tick the box to confirm.", icon=":material/error:")
+        if st.form_submit_button("Look what would be erased"):
+            state.take("erasing")
+            number = number.strip()
+            if reason.strip():
+                state.keep("erasing", (number, reason, engine.patients.extent(token, number)))
             else:
-                engine.patients.erase(token, number, reason)
-                state.renew("erase")
-                state.say(f"Patient {number.strip()} erased. The erasure is in the audit log.")
-                st.rerun()
+                st.error("Give a reason for erasing the patient.", icon=":material/error:")
+    if state.recall("erasing") is None:
+        return
+    number, reason, there = state.recall("erasing")
+    with st.container(border=True), widgets.banner():
+        st.write(f"**{widgets.plain(number)}** has {_extent(there)}.")
+        st.caption(
+            "The record and notes go with the images. Compare this with the request: it cannot be"
+            " undone."
+        )
+        if st.button(f"Erase {widgets.plain(number)} for good", key="erase-sure"):
+            engine.patients.erase(token, number, reason)
+            state.take("erasing")
+            state.renew("erase")
+            state.say(f"Patient {number} erased. The erasure is in the audit log.")
+            st.rerun()
+        if st.button("Keep everything", key="erase-not"):
+            state.take("erasing")
+            state.renew("erase")
+            st.rerun()
+
+
+def _extent(there: Extent) -> str:
+    """How much there is of a patient, in words."""
+    if not there.images or there.first is None or there.last is None:
+        return "no image"
+    days = [widgets.when(there.first)]
+    if there.last != there.first:
+        days.append(widgets.when(there.last))
+    unsealed = f" ({there.unsealed:,} not sealed)" if there.unsealed else ""
+    return f"{widgets.counted(there.images, 'image')}{unsealed}, taken in {' to '.join(days)}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from engine.errors import InputError, NotFound
@@ -14,6 +15,21 @@ from engine.operations.patient_records import PatientRecords
 from engine.permissions import Permission, allowed
 from engine.records import Caller, Note, Patient
 from engine.store.audit import Event
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much there is of a patient, without a name.
+
+    Args:
+        unsealed: Images of ``images`` that were never sealed.
+        first, last: When images came in; None where there is none.
+    """
+
+    images: int
+    unsealed: int
+    first: datetime | None
+    last: datetime | None
 
 
 class Patients:
@@ -149,6 +165,25 @@ class Patients:
         for image_id in tags:
             self._open_images.close_subject(image_id)
         return self._shown(caller, self._patients.get(self._database.read(), into_id))
+
+    @needs(Permission.ERASE_PATIENTS)
+    def extent(self, caller: Caller, patient_id: str) -> Extent:
+        """What :meth:`erase` would destroy, so that a mistyped number is noticed.
+
+        Args:
+            patient_id: Opaque key or hospital number.
+
+        Raises:
+            NotFound: No such patient.
+        """
+        tx = self._database.read()
+        known = self._patients.known(tx, patient_id)
+        if known is None:
+            raise NotFound("There is no such patient.")
+        found = Extent(**self._catalog.extent(tx, known))
+        detail = {"by": "erasure", "found": found.images}
+        self._guard.record_read(caller, Event("patient.search", patient_id=known, detail=detail))
+        return found
 
     @needs(Permission.ERASE_PATIENTS)
     def erase(self, caller: Caller, patient_id: str, reason: str) -> None:

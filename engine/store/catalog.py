@@ -429,6 +429,18 @@ class Catalog:
         )
         return [r["image_id"] for r in rows]
 
+    def extent(self, tx: Cursor, patient_id: str) -> dict[str, Any]:
+        """How many images of a patient are not erased, how many of them were never sealed, and
+        when the first and the last came in: ``images``, ``unsealed``, ``first``, ``last``."""
+        found = tx.one(
+            "SELECT count(*) AS images, count(*) FILTER (WHERE version = 0) AS unsealed,"
+            " min(uploaded_at) AS first, max(uploaded_at) AS last"
+            " FROM images WHERE patient_id = $1 AND state <> 'erased'",
+            patient_id,
+        )
+        assert found is not None
+        return dict(found)
+
     def records_of_patient(
         self, tx: Cursor, patient_id: str, states: Sequence[ImageState]
     ) -> list[ImageRecord]:

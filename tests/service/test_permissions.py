@@ -104,6 +104,7 @@ MAY: dict[str, set[Role]] = {
     "patients.create": {T},
     "patients.update": {T},
     "patients.merge": {T},
+    "patients.extent": {A},
     "patients.erase": {A},
     "images.erase": {A},
     "backups.make": {A},

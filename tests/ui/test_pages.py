@@ -1126,18 +1126,27 @@ def test_an_administrator_rotates_keys_and_erases_a_patient_by_number(
     assert len(health["root_keys"]) == 2
     assert f"In use: `{health['root_keys'][1]}`" in texts(app)
     assert health["keys_to_rotate"] == 0
-    app.text_input(key="erase-number-0").input("P-17")
-    app.text_input(key="erase-reason-0").input("asked for it")
-    app.button(key="FormSubmitter:erase-0-Erase patient").click().run()
-    assert [*engine.search.images(team.doctor).images] != []  # not without the tick
-    app.text_input(key="erase-number-0").input("P-17")
-    app.text_input(key="erase-reason-0").input("asked for it")
-    app.checkbox(key="erase-sure-0").check()
-    app.button(key="FormSubmitter:erase-0-Erase patient").click().run()
+    form = "FormSubmitter:erase-0-Look what would be erased"
+    for number, reason, says in (
+        ("P-17", " ", "Give a reason"),
+        ("P-170", "asked for it", "There is no such patient"),
+        ("P-17", "asked for it", " has 1 image, taken in "),
+    ):
+        app.text_input(key="erase-number-0").input(number)
+        app.text_input(key="erase-reason-0").input(reason)
+        app.button(key=form).click().run()
+        assert says in texts(app)
+        assert [*engine.search.images(team.doctor).images] != []
+    app.button(key="erase-not").click().run()
+    assert " has 1 image" not in texts(app)
+    app.text_input(key="erase-number-1").input("P-17")
+    app.text_input(key="erase-reason-1").input("asked for it")
+    app.button(key=form.replace("erase-0", "erase-1")).click().run()
+    app.button(key="erase-sure").click().run()
     assert [*engine.search.images(team.doctor).images] == []
     assert "Patient P-17 erased" in texts(app)
-    assert app.text_input(key="erase-number-1").value == ""  # the next one is not half done
-    assert not app.checkbox(key="erase-sure-1").value
+    assert app.text_input(key="erase-number-2").value == ""  # the next one is not half done
+    assert [b for b in app.button if b.key == "erase-sure"] == []
 
 
 def test_the_work_list_is_grouped_sorted_by_need_filtered_and_counted(
