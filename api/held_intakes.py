@@ -92,8 +92,8 @@ class _Intake:
 
     Args:
         digest: Of the list; empty where no other upload goes on with it.
-        unproven: Places of files that came under an earlier list like this one, and of which their
-            first bytes do not say yet that they are the same.
+        unproven: Places of files that came under an earlier list like this one, and whose first
+            bytes do not say yet that they are the same.
     """
 
     intake_id: str
@@ -107,6 +107,12 @@ class _Intake:
     @property
     def complete(self) -> bool:
         return all(f.state is not State.WAITING for f in self.files)
+
+    @property
+    def goes_on(self) -> bool:
+        """May another upload of the same list go on with it?"""
+        known = all(file.head for file in self.files)
+        return known and not self.complete and not any(g.part for g in self.groups.values())
 
 
 class Intakes:
@@ -125,8 +131,9 @@ class Intakes:
     def open(self, token: str, listing: Listing) -> IntakeState:
         """Accept a list of files; the same files that were not completed go on where they stopped.
 
-        A list like an earlier one goes on only with the first bytes of its files: those of another
-        patient may have the same names and sizes.
+        A list like an earlier one goes on only with the first bytes of all its files: those of
+        another patient may have the same names and sizes. Files without a patient's number do not
+        go on: pictures of two patients may begin alike, too.
 
         Raises:
             InputError: More bytes than one upload may have, or no such profile.
@@ -148,9 +155,9 @@ class Intakes:
                 [_File(f) for f in listing.files],
             )  # fmt: skip
             for before in own:
-                if before.digest == digest and not before.complete:
+                if before.digest == digest and before.goes_on:
                     intake.files, intake.groups = before.files, before.groups
-                    intake.unproven = {n for n, file in enumerate(before.files) if file.head}
+                    intake.unproven = set(range(len(before.files)))
             self._held[intake.intake_id] = intake
         self.looking.begin(account)
         return _state(intake)
@@ -161,9 +168,21 @@ class Intakes:
             return _state(self._own(account, intake_id))
 
     def drop(self, account: str, intake_id: str) -> None:
-        """Forget an upload: files that are here stay. Raises NotFound."""
+        """Forget an upload, and what was said of whose its files are: files that are here stay.
+
+        Raises:
+            NotFound: No such upload.
+        """
         with self._lock:
-            del self._held[self._own(account, intake_id).intake_id]
+            intake = self._own(account, intake_id)
+            self._end(intake)
+            del self._held[intake_id]
+
+    def _end(self, intake: _Intake) -> None:
+        """No other upload goes on with these files. Callers hold the lock."""
+        for other in self._held.values():
+            if other.files is intake.files:
+                other.digest = b""
 
     def headers(
         self, token: str, intake_id: str, framed: bytes, patient_id: str | None
@@ -190,25 +209,25 @@ class Intakes:
             if any(place >= len(intake.files) for place in places):
                 raise errors.InputError("A file of this upload was not listed. Drop them again.")
             for place, beginning in zip(places, beginnings, strict=True):
-                self._prove(intake, place, hashlib.sha256(beginning).digest())
+                self._prove(intake, place, beginning)
         said = self._engine.intakes.headers(token, beginnings, patient_id)
         with self._lock:
             for place, header in zip(places, said, strict=True):
                 _grouped(intake, place, header)
             return _state(intake)
 
-    def _prove(self, intake: _Intake, place: int, head: bytes) -> None:
+    def _prove(self, intake: _Intake, place: int, beginning: bytes) -> None:
         """Note the digest of a file's first bytes. Raises NotFound where it had another."""
         file = intake.files[place]
+        head = hashlib.sha256(beginning).digest() if beginning else b""  # none could be read
         if file.head not in (b"", head):
-            for other in self._held.values():
-                if other.files is intake.files:
-                    other.digest = b""
+            self._end(intake)
             if intake.unproven:
                 del self._held[intake.intake_id]
             raise errors.NotFound(_NONE)
         file.head = head
-        intake.unproven.discard(place)
+        if head:
+            intake.unproven.discard(place)
 
     def target(self, token: str, intake_id: str, targets: Sequence[Target]) -> IntakeState:
         """Note where groups belong; makes records that are asked for.
@@ -317,7 +336,8 @@ class Intakes:
     def _make_room(self, account: str, size: int) -> None:
         """Drop pieces that nobody goes on with. Raises StorageBusy where that is not enough."""
         now, held = time.monotonic(), Counter[str]()
-        for intake in self._held.values():
+        # Uploads that go on with the same files share them.
+        for intake in {id(i.files): i for i in self._held.values()}.values():
             for file in intake.files:
                 if file.pieces and now - file.touched_s > _IDLE_SECONDS:
                     file.pieces = bytearray()

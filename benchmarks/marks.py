@@ -156,7 +156,7 @@ def main() -> None:
             for region, lettering in boxes
         ]
         rows += [
-            row("tattoos; `dermatology`", [share for share, _, _ in tattoos]),
+            row("tattoos, drawn; `dermatology`", [share for share, _, _ in tattoos]),
             row("of them shapes, no lettering", [s for s, letters, _ in tattoos if not letters]),
             row("of them on skin of which nothing was learnt", [s for s, _, new in tattoos if new]),
         ]
@@ -167,9 +167,18 @@ def main() -> None:
             ("portraits", [p for p in every if p.modality == "photo"]),
             ("others", [p for p in every if p.modality not in ("XC", "photo")][:: a.every]),
         ):
-            boxed = sum(any(d.label == CLASS for d in skin.sealed(_picture(p.path))) for p in some)
-            said.append(f"{kind} {boxed} of {len(some)}")
-        beside = f"Pictures without a tattoo in which one is sealed: {', '.join(said)}."
+            boxed = [
+                p for p in some if any(d.label == CLASS for d in skin.sealed(_picture(p.path)))
+            ]
+            new, all_new = (
+                sum(split_of(p.source) != "train" for p in part) for part in (boxed, some)
+            )
+            said.append(f"{kind} {len(boxed)} of {len(some)} ({new} of {all_new} new)")
+        beside = (
+            f"Pictures without a tattoo in which one is sealed: {', '.join(said)}; *new*: nothing"
+            " was learnt from their patient. The profile's thresholds were chosen on these pictures."
+            " Lettering may be hidden as text, too."
+        )
     section = "\n".join([
         HEADING, "",
         f"{datetime.now(UTC):%Y-%m-%d}; load {os.getloadavg()[0]:.0f}. Hidden: by the padded boxes"

@@ -279,7 +279,7 @@ def _erasure(token: str) -> None:
             engine.patients.erase(token, number, reason)
             state.take("erasing")
             state.renew("erase")
-            state.say(f"Patient {number} erased. The erasure is in the audit log.")
+            state.say(f"Patient {widgets.plain(number)} erased. The erasure is in the audit log.")
             st.rerun()
         if st.button("Keep everything", key="erase-not"):
             state.take("erasing")

@@ -221,6 +221,8 @@ def _distribution(what: str, before: Counts, now: Counts, edges: Sequence[float]
 
 def _share(what: str, then: int, of_then: int, here: int, of_here: int) -> Shift:
     """Has a share grown? Fisher's exact test, one-sided: fewer corrections are no alarm."""
+    # An image can be corrected of whose look the log knows nothing, such as one of release 0.1.
+    here, then = min(here, of_here), min(then, of_then)
     table = [[here, of_here - here], [then, of_then - then]]
     p = float(scipy.stats.fisher_exact(table, alternative="greater").pvalue)
     return Shift(what, here / of_here - then / of_then, p, p < P_CHANCE)

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from engine.detect.detector import Profile
-from engine.detect.looking import FINDS
+from engine.detect.looking import FINDS, TATTOO_FLOOR
 from engine.errors import InputError, NotFound, SettingsError
 from engine.host import Host
 from engine.records import Caller
@@ -32,7 +32,7 @@ EDITABLE = (
     "release_at_most",
 )  # fmt: skip
 #: Classes that directly identify a person.
-IDENTIFIERS = ("text", "barcode", "face")
+IDENTIFIERS = ("text", "barcode", "face", "tattoo")
 CONFIDENCE = (0.05, 0.90)
 IDENTIFIER_CONFIDENCE = (0.05, 0.60)  # above it, names would only be proposed
 SMALL_DOUBT = (0.0, 0.10)  # above it, whole parts of the anatomy would be sealed unasked
@@ -214,7 +214,10 @@ def check(profile: Profile, networks: Mapping[str, Sequence[str]]) -> None:
             "A text network of MedSec is required. A custom network can only be added to it."
         )
     for label in profile.classes:
-        bounds = IDENTIFIER_CONFIDENCE if label in IDENTIFIERS else CONFIDENCE
+        low, high = IDENTIFIER_CONFIDENCE if label in IDENTIFIERS else CONFIDENCE
+        if label == "tattoo":
+            low = TATTOO_FLOOR  # a box below it would be neither sealed nor asked about
+        bounds = low, high
         _within(profile.sealed_from(label), bounds, f"confidence of {label}")
     _within(profile.iou, IOU, "overlap (IoU)")
     _within(profile.small_doubt, SMALL_DOUBT, "small doubt")

@@ -45,7 +45,7 @@ from engine.vault import (
 
 #: Classes that identify a person come first: where boxes overlap, a pixel is sealed with
 #: the first box that holds it, so that opening anatomy never opens a name on it.
-_IDENTIFIERS = ("text", "barcode", "face")
+_IDENTIFIERS = ("text", "barcode", "face", "tattoo")
 
 REMAINDER = "remainder"
 #: To which attributes are padded at least: few headers have more of them.

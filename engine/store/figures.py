@@ -115,10 +115,12 @@ class Figures:
     def corrections(self) -> list[Correction]:
         """Looks at uploads, flags and changes of boxes.
 
-        An image that came in without a look counts when it was looked at.
+        An image that came in without a look counts when it was looked at, and one that was flagged
+        again after it was mended counts as one that is flagged.
         """
         rows = self._database.read().all(
-            "SELECT month, profile, action, found, count(*) AS times"  # noqa: S608
+            "SELECT month, profile, action, found, CASE WHEN action = 'image.withdraw'"  # noqa: S608
+            " THEN count(DISTINCT a.image_id) ELSE count(*) END AS times"
             f" FROM ({_CORRECTIONS}) AS a JOIN ({_IMAGES}) AS i ON i.image_id = a.image_id"
             " GROUP BY month, profile, action, found",
             str(ImageState.ERASED),

@@ -9,6 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import cv2
 import httpx
 import numpy as np
 import pytest
@@ -215,6 +216,55 @@ def test_other_files_of_the_same_names_and_sizes_begin_anew(ward: Hospital) -> N
     assert first.piece(1, 1000)["state"] == "taken"  # in its own tab, if that is open still
     patients = ask("GET", "/patients/", ward.tokens[Role.TECHNICIAN]).json()["items"]
     assert {(p["id"], p["image_count"]) for p in patients} == {("H-000001", 2), ("H-000002", 2)}
+
+
+def test_who_stops_an_upload_is_asked_anew_when_it_goes_on(ward: Hospital) -> None:
+    """The answer may be why it was stopped."""
+    erika = ward.patient()
+    first = Sender(ward, [slice_of(1, n) for n in (1, 2)])
+    first.headers()
+    first.target(patient_id=erika, reason="the list of the trial")
+    first.piece(0)
+    again = Sender(ward, first.files)  # the tab was closed
+    assert [g["ready"] for g in again.headers()] == [True]
+    assert again.ask("DELETE", f"/intakes/{again.id}/").status_code in (200, 204)
+    third = Sender(ward, first.files)
+    assert [g["ready"] for g in third.headers()] == [False]
+    assert third.put(1, third.files[1]).status_code == 422
+
+
+def test_files_without_a_number_do_not_go_on_however_they_begin(ward: Hospital) -> None:
+    """Pictures of two patients may have the same first bytes."""
+    pixels = np.zeros((200, 400), np.uint8)
+    pixels[5] = 9  # a BMP begins with its last row
+    erikas, others = (
+        cv2.imencode(".bmp", p)[1].tobytes() for p in (pixels, np.roll(pixels, 2, axis=0))
+    )
+    assert (len(erikas), erikas[:HEAD_BYTES]) == (len(others), others[:HEAD_BYTES])
+    assert erikas != others
+    begins = 2000
+    first = Sender(ward, [erikas])
+    first.headers()
+    first.target(patient_id=ward.patient(), reason="the list of the trial")
+    first.piece(0, 0, begins)
+    other = Sender(ward, [others])
+    [group] = other.headers()
+    assert not group["ready"]
+    assert other.put(0, others[begins:], begins).status_code == 422
+
+
+def test_nothing_of_an_upload_that_goes_on_is_taken_before_its_beginning_is_known(
+    ward: Hospital,
+) -> None:
+    first = Sender(ward, [slice_of(1, 1)])
+    first.headers()
+    first.target()
+    other = Sender(ward, [slice_of(2, 1)])
+    path = f"/intakes/{other.id}/headers/"
+    empty = struct.pack(">II", 0, 0)  # the browser could not read it
+    assert other.ask("POST", path, content=empty, headers=OCTETS).status_code == 404
+    other = Sender(ward, first.files)
+    assert other.put(0, other.files[0]).status_code == 422
 
 
 def test_large_files_go_on_where_they_stopped(ward: Hospital) -> None:

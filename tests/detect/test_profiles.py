@@ -68,7 +68,15 @@ def test_before_and_after_are_in_the_audit_log(engine: Engine, team: Team) -> No
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ({"classes": ["text", "tattoo"]}, "tattoo"),  # a class that nothing finds
+        ({"classes": ["text", "stamp"]}, "No network detects"),
+        (
+            {
+                "classes": ["text", "tattoo"],
+                "networks": ["ppocr", "yolov8n-tattoo"],
+                "class_confidence": {"tattoo": 0.2},
+            },
+            "confidence of tattoo must be between 0.25 and 0.6",
+        ),
         ({"networks": ["ppocr", "zxing", "nobody"]}, "nobody"),
         ({"wavelength": 3}, "wavelength"),
         ({"rescan": False}, "rescan"),  # the second look is not an administrator's to drop

@@ -155,8 +155,8 @@ class IntakeZone {
     } }, `Leave ${group.files === 1 ? "this file" : `these ${files(group.files)}`} out`);
     leave.setAttribute("aria-label", `${leave.textContent}: ${names[0]}`);
     const mine = make("button", { type: "button", onclick: () => {
-      Object.assign(choice, { patient_id: patient.id, title: patient.title, decided: true });
-      problem.textContent = "";
+      Object.assign(choice, { patient_id: patient.id, title: patient.title, decided: true, reason: "", ask: false });
+      problem.textContent = reason.value = ""; // a reason was for the patient before
       show();
       ([...this.choices.values()].find((other) => other.patient_id === undefined)?.aim() || this.begin).focus();
     } }, `File under ${patient?.title}`);
