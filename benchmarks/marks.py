@@ -176,7 +176,7 @@ def main() -> None:
             said.append(f"{kind} {len(boxed)} of {len(some)} ({new} of {all_new} new)")
         beside = (
             f"Pictures without a tattoo in which one is sealed: {', '.join(said)}; *new*: nothing"
-            " was learnt from their patient. The profile's thresholds were chosen on these pictures."
+            " was learnt from their patient. The thresholds were chosen on these pictures."
             " Lettering may be hidden as text, too."
         )
     section = "\n".join([

@@ -408,7 +408,7 @@ class _Seen:
     def worth_turning(self) -> bool:
         """Is it read otherwise than upright, too?"""
         if self.line.length >= LONG:
-            return self.believed >= SEEN_FAINTLY or self.share > DOUBTFUL
+            return True
         return self.strength >= (TURNABLE_UNLIKE if self.unlike_letter else TURNABLE)
 
     @property
