@@ -45,6 +45,13 @@ def month(
 # --- numbers ----------------------------------------------------------------------------------
 
 
+def test_more_corrected_images_than_were_looked_at_are_all_of_them() -> None:
+    quiet, odd = month("2024-01"), month("2024-02", corrected=230, flagged=201)
+    [drift] = [d for d in compared([quiet, odd]) if d.month is odd]
+    shares = [s for s in drift.shifts if s.what in ("corrected images", "flagged images")]
+    assert [s.moved for s in shares] == [True, True]
+
+
 def test_the_stability_index_is_what_the_book_says() -> None:
     before, now = Counter({0.5: 600, 1.5: 400}), Counter({0.5: 300, 1.5: 700})
     # (0.3 - 0.6) ln(0.3 / 0.6) + (0.7 - 0.4) ln(0.7 / 0.4)
