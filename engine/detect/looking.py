@@ -123,9 +123,6 @@ FINDS: dict[str, tuple[str, ...]] = {
     "yolov8n-tattoo": ("tattoo",),
 }
 
-#: Confidence from which the network for tattoos says anything.
-TATTOO_FLOOR = 0.25
-
 #: Second opinions, and the networks whose boxes of that class they are asked about.
 VERIFIERS = {
     "verifier-barcode": ("barcode", ("yolov8n", "zxing")),

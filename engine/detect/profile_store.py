@@ -16,7 +16,8 @@ from datetime import datetime
 from typing import Any
 
 from engine.detect.detector import Profile
-from engine.detect.looking import FINDS, TATTOO_FLOOR
+from engine.detect.looking import FINDS
+from engine.detect.yolo import TATTOO_FLOOR
 from engine.errors import InputError, NotFound, SettingsError
 from engine.host import Host
 from engine.records import Caller

@@ -18,7 +18,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from engine.detect.looking import TATTOO_FLOOR
 from engine.detect.networks import (
     LEVELS,
     CpuModel,
@@ -50,6 +49,7 @@ LEAST_PX = 64
 TATTOO = "tattoo.onnx"
 TATTOO_SIDES_PX = (320, 640)
 TATTOO_SIDES_AGAIN_PX = (448,)
+TATTOO_FLOOR = 0.25  # confidence from which it says anything
 
 NUDENET = VENDOR / "nudenet-320n.onnx"
 NUDENET_SHA256 = "c15d8273adad2d0a92f014cc69ab2d6c311a06777a55545f2c4eb46f51911f0f"
