@@ -243,7 +243,7 @@ def test_a_network_that_answers_nonsense_is_refused(
         ({"name": "Our Net"}, "lowercase letters"),
         ({"title": ""}, "title"),
         ({"names": {}}, "at least one"),
-        ({"names": {"tag": "tattoo"}}, "at least one"),
+        ({"names": {"tag": "stamp"}}, "at least one"),
         ({"names": {"label": "text"}}, "no such classes"),
         ({"side": 96}, "64 px"),
         ({"side": 100}, "64 px|multiple"),
