@@ -26,6 +26,7 @@ from engine.detection import Detector, Profile
 from engine.geometry import CORNERS
 from engine.records import Detection, Region
 from engine.settings import Settings
+from model.backgrounds import read_picture
 from model.invented import paper
 from model.layouts import overlay
 from model.phrases import Phrases
@@ -125,10 +126,7 @@ def tattooed(images: Path) -> Iterator[tuple[np.ndarray, str, list[tuple[Region,
 
 
 def _picture(path: Path) -> np.ndarray:
-    pixels = cv2.imread(str(path))
-    if pixels is None:
-        raise SystemExit(f"{path} is not a picture that can be read.")
-    return np.ascontiguousarray(pixels[..., ::-1])
+    return np.ascontiguousarray(read_picture(path)[..., ::-1])
 
 
 def main() -> None:

@@ -14,6 +14,9 @@ import numpy as np
 from engine.geometry import Region as Region  # one of them, with its arithmetic
 from engine.permissions import Role
 
+#: Classes that directly identify a person.
+IDENTIFIERS = ("text", "barcode", "face", "tattoo")
+
 
 class TextVerdict(StrEnum):
     """Classification of a line of burned-in text; the text itself is never stored."""

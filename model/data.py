@@ -417,9 +417,14 @@ def make(images: Path, out: Path, seed: int, counts: dict[str, int], pages: int,
             (folder / "gt.json").write_text(json.dumps(truth, indent=0))
             (folder / "coverage.json").write_text(json.dumps(known, indent=0))
             print(f"{split}_pages: {len(rows)} pictures", flush=True)
-    listing = "\n".join(f"  {number}: {name}" for number, name in enumerate(CLASSES))
+    return write_config(out, SPLITS, CLASSES)
+
+
+def write_config(out: Path, splits: Sequence[str], classes: Sequence[str]) -> Path:
+    """``data.yaml`` of a set, by which ultralytics finds its pictures and names its classes."""
+    listing = "\n".join(f"  {number}: {name}" for number, name in enumerate(classes))
     config = out / "data.yaml"
-    folders = "".join(f"{split}: images/{split}\n" for split in SPLITS)
+    folders = "".join(f"{split}: images/{split}\n" for split in splits)
     config.write_text(f"path: {out.resolve()}\n{folders}names:\n{listing}\n")
     return config
 

@@ -30,10 +30,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from engine.detect.yolo import TATTOO
 from model.backgrounds import read_picture
-from model.data import SIDE, Label, yolo_rows
+from model.data import SIDE, Label, write_config, yolo_rows
 from model.invented import INVENTED, clouds, skin
 from model.layouts import overlay
 from model.phrases import Phrases
+from model.verifier_data import Labelled, labelled
 from model.writing import Page, installed_fonts, split_of
 
 CLASS = "tattoo"
@@ -249,32 +250,15 @@ def _bent(r: Random, drawn: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.remap(drawn, x + shift, y + lift, cv2.INTER_LINEAR))
 
 
-@dataclass(frozen=True)
-class Real:
-    """A real picture without a tattoo."""
-
-    path: Path
-    source: str
-    modality: str
-
-
-def reals(images: Path) -> list[Real]:
+def reals(images: Path) -> list[Labelled]:
     """Pictures of a folder in which tattoos are labelled, and there is none."""
-    truth, coverage, manifest = (
-        json.loads((images.parent / name).read_text(encoding="utf-8"))
-        for name in ("gt.json", "coverage.json", "manifest.json")
-    )
-    return [
-        Real(images / name, str(manifest[name]["patient"]), str(manifest[name]["modality"]))
-        for name in sorted(truth)
-        if CLASS in coverage.get(name, []) and all(row["class"] != CLASS for row in truth[name])
-    ]
+    return [picture for picture in labelled([images], CLASS) if picture.boxes == []]
 
 
-def _square(r: Random, pixels: np.ndarray, most: float = 1.0) -> np.ndarray:
+def _square(r: Random, pixels: np.ndarray) -> np.ndarray:
     """A square of a picture, at the side of training."""
     h, w = pixels.shape[:2]
-    side = round(min(h, w) * r.uniform(0.35, most))
+    side = round(min(h, w) * r.uniform(0.35, 1.0))
     y, x = r.randint(0, h - side), r.randint(0, w - side)
     part = cv2.resize(
         pixels[y : y + side, x : x + side], (SIDE, SIDE), interpolation=cv2.INTER_AREA
@@ -314,14 +298,14 @@ def _limb(r: Random, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sample(
-    r: Random, split: str, pictures: list[Real], designs: Designs
+    r: Random, split: str, pictures: list[Labelled], designs: Designs
 ) -> tuple[np.ndarray, list[Label]]:
     """One picture of SIDE x SIDE px, RGB, with its boxes."""
     mine = [p for p in pictures if split_of(p.source) == split]
     close = [p for p in mine if p.modality == "XC"]
     other = [p for p in mine if p.modality not in SKIN]
 
-    def real(some: list[Real]) -> np.ndarray:
+    def real(some: list[Labelled]) -> np.ndarray:
         return read_picture(r.choice(some).path)[..., ::-1]
 
     kind, g = r.random(), np.random.default_rng(r.getrandbits(64))
@@ -411,10 +395,7 @@ def make(images: Path, designs: Designs, out: Path, counts: dict[str, int], seed
             cv2.imwrite(str(out / "images" / split / f"{name}.jpg"), pixels[..., ::-1], quality)
             rows = yolo_rows(boxes, SIDE, SIDE, (CLASS,))
             (out / "labels" / split / f"{name}.txt").write_text(rows)
-    config = out / "data.yaml"
-    folders = "".join(f"{split}: images/{split}\n" for split in counts)
-    config.write_text(f"path: {out.resolve()}\n{folders}names:\n  0: {CLASS}\n")
-    return config
+    return write_config(out, list(counts), (CLASS,))
 
 
 def main() -> None:

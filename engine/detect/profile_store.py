@@ -20,7 +20,7 @@ from engine.detect.looking import FINDS
 from engine.detect.yolo import TATTOO_FLOOR
 from engine.errors import InputError, NotFound, SettingsError
 from engine.host import Host
-from engine.records import Caller
+from engine.records import IDENTIFIERS, Caller
 from engine.settings import Settings
 from engine.store.audit import AuditLog
 from engine.store.audited_rows import AuditedRows
@@ -32,8 +32,6 @@ EDITABLE = (
     "padding", "padding_min_px", "harmless_text", "small_doubt", "diagnostic_regions",
     "release_at_most",
 )  # fmt: skip
-#: Classes that directly identify a person.
-IDENTIFIERS = ("text", "barcode", "face", "tattoo")
 CONFIDENCE = (0.05, 0.90)
 IDENTIFIER_CONFIDENCE = (0.05, 0.60)  # above it, names would only be proposed
 SMALL_DOUBT = (0.0, 0.10)  # above it, whole parts of the anatomy would be sealed unasked

@@ -21,6 +21,7 @@ from engine.formats.views import View
 from engine.geometry import line_steps
 from engine.host import Host
 from engine.records import (
+    IDENTIFIERS,
     Assessment,
     Detection,
     Dissection,
@@ -42,10 +43,6 @@ from engine.vault import (
     seal_field,
     without_header,
 )
-
-#: Classes that identify a person come first: where boxes overlap, a pixel is sealed with
-#: the first box that holds it, so that opening anatomy never opens a name on it.
-_IDENTIFIERS = ("text", "barcode", "face", "tattoo")
 
 REMAINDER = "remainder"
 #: To which attributes are padded at least: few headers have more of them.
@@ -188,9 +185,11 @@ def plan(
         clipped = region.aligned(image.grid).clipped(image.width, image.height, image.frames)
         if clipped is not None:
             planned.append(replace(detection, region=clipped))
+    # Where boxes overlap, a pixel is sealed with the first box that holds it, so that opening
+    # anatomy never opens a name on it.
     return sorted(
         dict.fromkeys(planned),
-        key=lambda d: (d.label not in _IDENTIFIERS, d.region.frame, d.region.y1, d.region.x1),
+        key=lambda d: (d.label not in IDENTIFIERS, d.region.frame, d.region.y1, d.region.x1),
     )
 
 
