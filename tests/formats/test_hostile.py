@@ -43,7 +43,7 @@ from tests.formats import planted, rare_dicom
 
 LIMITS = images.Limits.of(Settings(max_decoded_mb=64))
 KEY = bytes(32)
-SECONDS = 20.0  # for one input, on a busy machine
+SECONDS = 20.0  # of a processor, for one input: a thousand times what one takes
 NAME = b"Musterfrau Erika"  # in no file here but where a test puts it
 
 
@@ -138,12 +138,12 @@ def run(numbers: range, good: Mapping[str, bytes] = SEEDS) -> Counter[str]:
     ends: Counter[str] = Counter()
     for number in numbers:
         name, data = hostile(number, good)
-        start = time.monotonic()
+        start = time.process_time()
         try:
             ends[use(data)] += 1
         except Exception as err:
             raise AssertionError(f"input {number}, from {name}, ended in {err!r}") from err
-        assert time.monotonic() - start < SECONDS, f"input {number}, from {name}, took too long"
+        assert time.process_time() - start < SECONDS, f"input {number}, from {name}, took too long"
     return ends
 
 
@@ -308,13 +308,13 @@ BOMBS = {
 def test_bombs_are_refused_quickly_and_without_memory(name: str) -> None:
     make, kind = BOMBS[name]
     data = make()
-    start = time.monotonic()
+    start = time.process_time()
     if kind is None:
         assert images.decode("bomb", data, LIMITS).pixels.shape == (1, 8, 8)
     else:
         with pytest.raises(kind):
             images.decode("bomb", data, LIMITS)
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < SECONDS
 
 
 def test_a_polyglot_is_what_its_first_bytes_say() -> None:
@@ -430,7 +430,7 @@ def test_a_decoder_that_hangs_is_stopped() -> None:
     start = time.monotonic()
     with pytest.raises(CorruptImage):
         impatient.call("sleep")
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 50  # it would sleep for a minute
     impatient.close()
 
 
