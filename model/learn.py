@@ -10,6 +10,7 @@ that ships with the project, is refused.
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -191,7 +192,10 @@ class _Measuring:
         for name, pictures in self._sets.items():
             both = (self._base[name], self._seen(found, pictures))
             figures = [measure(seen, 0.0, self._padding).figures for seen in both]
-            before, after = ({k: float(f[k]) for k in KEPT if k in f} for f in figures)
+            # Of what nothing was found, there is no precision.
+            before, after = (
+                {k: float(f[k]) for k in KEPT if math.isfinite(f.get(k, math.nan))} for f in figures
+            )
             lost = lost_lines(*both, self._padding)
             table[name] = SetFigures(name != HELD_OUT, before, after, lost)
             tell(f"{name}: {_line(table[name])}")
