@@ -82,6 +82,7 @@ from engine.service.sendings import Parcel, Report
 from engine.service.versions import Difference, VersionEntry
 from engine.service.worklist import NEEDS, Look, WorkGroup, WorkItem
 from engine.settings import Settings
+from engine.store.audit_vocabulary import meaning
 from engine.store.backup import NAME as BACKUP_NAME
 from engine.store.catalogs import move_to_file as move_catalog_to_file
 from engine.store.catalogs import move_to_server as move_catalog_to_server
@@ -224,6 +225,7 @@ __all__ = [
     "giving_way",
     "log_as_json",
     "log_as_text",
+    "meaning",
     "move_catalog_to_file",
     "move_catalog_to_server",
     "move_files",

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
 
-from engine import AuditEntry, Format, ImageRecord, SealedRegion, errors, trouble
+from engine import AuditEntry, Format, ImageRecord, SealedRegion, errors, meaning, trouble
 from ui import theme, turned
 
 _HERE = Path(__file__).parent / "components"
@@ -399,17 +399,20 @@ def history(entries: Sequence[AuditEntry]) -> None:
             **times("When", [e.occurred_at for e in entries]),
             "User": [e.actor for e in entries],
             "Role": [e.role for e in entries],
-            "Action": [e.action for e in entries],
+            "What": [meaning(e.action).words for e in entries],
             "Outcome": [e.outcome for e in entries],
             "Reason": [e.reason for e in entries],
             "Image": [e.image_id or "" for e in entries],
             "Patient": [e.patient_id or "" for e in entries],
             "Address": [e.origin for e in entries],
+            "Action": [e.action for e in entries],
             "No.": [e.sequence for e in entries],
         },
         hide_index=True,
         column_config={
+            "What": st.column_config.Column(width="medium"),
             "Outcome": st.column_config.Column(width="small"),
+            "Action": st.column_config.Column(width="small", help="What the search finds it by"),
             "Reason": st.column_config.Column(width="medium"),
             "Image": st.column_config.Column(width="small"),
             "Patient": st.column_config.Column(width="small"),

@@ -971,6 +971,7 @@ def test_the_audit_log_is_searched_and_verified(
     logs = [frame.value for frame in app.dataframe if "Outcome" in frame.value]
     actions = {action for log in logs for action in log["Action"]}
     assert actions == {"image.seal"}
+    assert {words for log in logs for words in log["What"]} == {"Sealed the image"}
 
 
 def test_the_audit_log_is_filtered_by_day_person_and_outcome(
