@@ -223,11 +223,17 @@ def classes(regions: pd.DataFrame, dark: bool = False) -> go.Figure:
         hovertemplate="%{x} regions<extra>%{y}</extra>",
         showlegend=False,
     )
-    figure.update_xaxes(range=[0, 1.25 * counts.max()], title="regions")
+    most = int(counts.max())
+    figure.update_xaxes(range=[0, 1.25 * most], title="regions", dtick=_step(most))
     figure.update_yaxes(autorange="reversed")
     described = ", ".join(f"{label} {count:,}" for label, count in counts.items())
     describes = f"{len(table):,} regions: {described}."
     return finish(figure, title, explains, describes, 130 + 44 * len(counts), dark)
+
+
+def _step(most: int) -> int | None:
+    """From mark to mark on an axis of counts: there is no half image. None leaves it to Plotly."""
+    return 1 if most <= 5 else None
 
 
 def _picked(column: str, value: object, month: Any = None) -> dict[str, str]:
@@ -266,7 +272,8 @@ def thresholds(regions: pd.DataFrame, threshold: float, dark: bool = False) -> g
         described.append(f"{label} {now} of {ranked.size}")
     threshold_line(figure, threshold, "sealed", dark)
     figure.update_xaxes(range=[0, 1.02], title="threshold")
-    figure.update_yaxes(rangemode="tozero", title="boxes")
+    most = max(len(values) for _, values in table.groupby("label"))
+    figure.update_yaxes(rangemode="tozero", title="boxes", dtick=_step(most))
     describes = f"Sealed at the threshold of {threshold:g}: {', '.join(described)}."
     return finish(figure, title, explains, describes, 380, dark)
 
@@ -355,7 +362,8 @@ def volumes(images: pd.DataFrame, by: str = "modality", dark: bool = False) -> g
             + "<extra>%{fullData.name}</extra>",
         )
     figure.update_layout(barmode="stack", bargap=0.25)
-    figure.update_yaxes(rangemode="tozero", title=f"images per {unit}")
+    most = int(counts.sum(axis=1).max())
+    figure.update_yaxes(rangemode="tozero", title=f"images per {unit}", dtick=_step(most))
     figure.update_xaxes(title="uploaded (UTC)")
     if len(counts.index) <= _FEW_PERIODS:  # an axis of one month would show its milliseconds
         ends = counts.index.to_period(period).end_time

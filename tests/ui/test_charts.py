@@ -367,6 +367,16 @@ def test_volumes_counts_every_image_once(days, unit):
         assert count == (counts[5:].sum() if name == "other" else counts[name])
 
 
+@pytest.mark.parametrize(("images", "step"), [(1, 1), (5, 1), (6, None)])
+def test_axes_of_few_images_show_no_half_ones(images, step):
+    day = pd.Timestamp("2026-03-01 12:00")
+    table = pd.DataFrame({"uploaded_at": [day] * images, "modality": ["CT"] * images})
+    assert charts.volumes(table).layout.yaxis.dtick == step
+    boxes = pd.DataFrame({"label": ["text"] * images, "confidence": [0.9] * images})
+    assert charts.classes(boxes).layout.xaxis.dtick == step
+    assert charts.thresholds(boxes, 0.25).layout.yaxis.dtick == step
+
+
 def test_volumes_of_months_alone_name_no_day():
     """As those who see groups only get them."""
     table = images(30)
