@@ -8,8 +8,10 @@ of PS3.4 table B.2-1 and PS3.7 annex C, with the name of the error as comment.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -148,6 +150,10 @@ class Receiver:
         if self._server is None:
             return
         open_now = self._server.active_associations
+        with contextlib.suppress(
+            OSError
+        ):  # else the thread looks only twice a second whether to end
+            self._server.socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
         self._server.shutdown()
         for assoc in open_now:
             assoc.abort()

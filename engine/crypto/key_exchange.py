@@ -13,6 +13,7 @@ repeated or from another session.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import hmac
 import threading
@@ -134,6 +135,7 @@ def agreement(group: Group) -> _Agreement:
     return Curve25519() if group is Group.X25519 else FiniteField(group)
 
 
+@functools.cache
 def ffdhe_prime(group: Group) -> int:
     """p = 2^b - 2^(b-64) + (floor(2^(b-130) e) + X) 2^64 - 1. Source: RFC 7919, appendix A."""
     bits, extra = {Group.FFDHE3072: (3072, 2_625_351), Group.FFDHE4096: (4096, 5_736_041)}[group]

@@ -61,9 +61,9 @@ class AccessWatch:
         Raises:
             RosterBroken: In a server; the operator goes on, to accept or to recover.
         """
-        begun = self._integrity.begun(self._database.read())
+        begun = True  # what differs from the newest tag has one
         try:
-            self.check()
+            begun = self.check()
         except RosterBroken:
             self.broken = True
             audit.record(caller, Event("roster.verify", "failed"))
@@ -74,10 +74,14 @@ class AccessWatch:
         if not begun:
             audit.record(caller, Event("roster.begin"))
 
-    def check(self) -> None:
-        """Compare now, while nobody changes anything. Raises RosterBroken."""
+    def check(self) -> bool:
+        """Compare now, while nobody changes anything; false where the log has no tag yet.
+
+        Raises:
+            RosterBroken: They differ.
+        """
         with self._database.write() as tx:
-            self._integrity.check(tx)
+            return self._integrity.check(tx)
 
     def mark(self, tx: Cursor, caller: Caller, event: Event) -> Mapping[str, Any]:
         """What an entry of the log carries besides: the tag over accounts and rights where it
