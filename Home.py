@@ -88,6 +88,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
             # request goes on meanwhile. What the start has made stays, and need not be looked at.
             gc.collect()
             gc.freeze()
+            gc.enable()  # serve.py switched it off for the start
             yield
     finally:
         gc.unfreeze()

@@ -7,22 +7,18 @@ nothing else.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
+import runpy
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from engine import (
-    Engine,
-    Host,
-    Settings,
-    cannot_start,
-    errors,
-    log_as_json,
-    server_certificate,
-)
+if TYPE_CHECKING:
+    from engine import Settings
 
 HERE = Path(__file__).parent
 DEMO = {"MEDSEC_DEMO": "1", "MEDSEC_DATA": "demo-data", "MEDSEC_KEY_FILE": "demo-keys/root.key"}
@@ -32,7 +28,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the options and become the server."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_options(parser)
-    start(parser.parse_args(argv))
+    parser.add_argument("--go-on", action="store_true", help=argparse.SUPPRESS)  # see start
+    arguments = parser.parse_args(argv)
+    if arguments.go_on:
+        become(arguments)
+    else:
+        start(arguments)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +44,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def start(arguments: argparse.Namespace) -> None:
-    """Check the settings, fill the demo if asked, and become the server."""
+    """Begin anew with what the C library reads only when a process begins.
+
+    The engine is imported once for all, in :func:`become`: that takes a second.
+    """
+    # Each request may come on another thread, and glibc keeps what each of them has freed: with so
+    # few arenas memory stays level under load, with its own eight a processor it grows.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+    options = [f"--{name}" for name in ("demo", "tls", "reset") if getattr(arguments, name)]
+    again = [sys.executable, str(HERE / "serve.py"), "--go-on", *options]
+    os.execv(sys.executable, again)  # noqa: S606
+
+
+def become(arguments: argparse.Namespace) -> None:
+    """Check the settings, fill the demo if asked, and be the server."""
+    # All that is imported stays, and each search for garbage among it takes longer than the one
+    # before. Home.py switches it on again before the first request.
+    gc.disable()
+    from engine import Engine, Settings, cannot_start, errors, log_as_json
+
     if arguments.demo:
         # Never on another folder: the demo's password is known to everybody.
         os.environ.update(DEMO)
@@ -71,11 +90,8 @@ def start(arguments: argparse.Namespace) -> None:
         log_as_json()
         cannot_start(err)
         sys.exit(f"MedSec cannot start: {err.message}")
-    # Each request may come on another thread, and glibc keeps what each of them has freed: with so
-    # few arenas memory stays level under load, with its own eight a processor it grows.
-    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
-    streamlit = [sys.executable, "-m", "streamlit", "run", str(HERE / "Home.py")]
-    os.execv(sys.executable, [*streamlit, *where])  # noqa: S606
+    sys.argv = ["streamlit", "run", str(HERE / "Home.py"), *where]
+    runpy.run_module("streamlit", run_name="__main__")
 
 
 def _forget_demo(settings: Settings) -> None:
@@ -84,6 +100,8 @@ def _forget_demo(settings: Settings) -> None:
     Raises:
         StorageBusy: One is.
     """
+    from engine import Engine
+
     folders = [Path(DEMO["MEDSEC_DATA"]), Path(DEMO["MEDSEC_KEY_FILE"]).parent]
     if (folders[0] / "catalog.duckdb").exists() and folders[1].exists():
         Engine.open(settings).close()
@@ -100,6 +118,8 @@ def _tls(settings: Settings) -> list[str]:
                 " MEDSEC_TLS=1,\n  or allow access to this port only for a proxy with TLS.\n"
             )
         return []
+    from engine import Host, server_certificate
+
     shown = server_certificate(settings, Host(settings.data / "blobs"))
     print(f"\n  TLS certificate, SHA-256: {shown.fingerprint}\n")  # noqa: T201
     return [f"--server.sslCertFile={shown.path}", f"--server.sslKeyFile={shown.key}"]

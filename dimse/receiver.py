@@ -150,9 +150,8 @@ class Receiver:
         if self._server is None:
             return
         open_now = self._server.active_associations
-        with contextlib.suppress(
-            OSError
-        ):  # else the thread looks only twice a second whether to end
+        # Without an event the thread looks only twice a second whether to end.
+        with contextlib.suppress(OSError):
             self._server.socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
         self._server.shutdown()
         for assoc in open_now:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -104,8 +106,12 @@ def test_a_demo_is_filled_although_accounts_need_a_second_administrator(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(demo.seed, "files", lambda: iter(()))
     started: list[object] = []
-    monkeypatch.setattr(os, "execv", lambda *given: started.append(given))
-    serve.main(["--demo"])
+    monkeypatch.setattr(runpy, "run_module", lambda *given, **_: started.append(given))
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    try:
+        serve.main(["--demo", "--go-on"])
+    finally:
+        gc.enable()
     assert started
     engine = Engine.open(Settings.load(os.environ))
     try:
