@@ -14,6 +14,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Browser tests wait most of their time: one worker more than cores, and four at most.
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 4 ] && echo $$((n + 1)) || echo 4)
+# The folders of tests lie in memory where there is room for them: what tests write durably waits for
+# no disk then. A folder goes when its test has passed.
+SHM_MB := $(shell n=$$(df -Pm /dev/shm 2>/dev/null | awk 'NR == 2 {print $$4}'); echo $${n:-0})
+FREE_MB := $(shell n=$$(awk '/^MemAvailable/ {print int($$2 / 1024)}' /proc/meminfo 2>/dev/null); echo $${n:-0})
+FOLDERS := $(shell [ $(SHM_MB) -ge 6000 ] && [ $(FREE_MB) -ge 8000 ] && echo /dev/shm)
 export YOLO_OFFLINE := true
 export YOLO_AUTOINSTALL := false
 export YOLO_CONFIG_DIR := $(CURDIR)/runs/ultralytics
@@ -28,6 +33,7 @@ run: $(VENV)/.run $(if $(filter-out 0,$(GPU)),$(VENV)/.gpu)
 # compiles the sources, and rewrites the asserts of all tests, anew.
 test soak: export PYTHONDONTWRITEBYTECODE :=
 
+test: export PYTEST_DEBUG_TEMPROOT := $(FOLDERS)
 test: check
 	$(BIN)/python -m pytest -m "not slow" --deselect tests/test_architecture.py \
 		--numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
