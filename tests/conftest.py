@@ -6,7 +6,8 @@ import gc
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
@@ -157,16 +158,33 @@ def prepared(
     stock: Stock,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Prepared | None:
-    """What the engine's folder begins with; nothing where a test has settings of its own."""
+    """What the engine's folder begins with, made once under the same settings.
+
+    Nothing where settings name a place, such as a database or a folder: it would be shared.
+    """
     accounts = "team" in request.fixturenames
-    plain = Settings(data=settings.data, key_file=settings.key_file, bcrypt_cost=4)
-    if settings != plain or type(host) is not FakeHost or host.drawn or settings.data.exists():
+    # A port is each test's own, and nothing that is stored depends on it.
+    common = replace(settings, data=Path(), key_file=None, dicom_port=0)
+    if (
+        not all(isinstance(value, bool | int | float) for value in chosen(common))
+        or type(host) is not FakeHost
+        or host.drawn
+        or settings.key_file is None
+        or settings.data.exists()
+    ):
         return None
-    kind = (replace(settings, data=Path(), key_file=None), accounts)
+    kind = (common, accounts)
     if kind not in stock:
-        stock[kind] = Prepared.make(tmp_path_factory.mktemp("prepared"), settings, accounts)
+        stock[kind] = Prepared.make(tmp_path_factory.mktemp("prepared"), common, accounts)
     stock[kind].copy(settings, host)
     return stock[kind]
+
+
+def chosen(settings: Settings) -> list[object]:
+    """The values that are not the defaults; of the folders, those alone that are named."""
+    plain = Settings(data=settings.data, key_file=settings.key_file)
+    names = [field.name for field in fields(Settings)]
+    return [value for n in names if (value := getattr(settings, n)) != getattr(plain, n)]
 
 
 @pytest.fixture
@@ -201,7 +219,9 @@ class Team:
 
 @pytest.fixture
 def team(engine: Engine, prepared: Prepared | None) -> Team:
-    return (prepared and prepared.team) or Team(engine)
+    if prepared is None or prepared.team is None:
+        return Team(engine)
+    return copy(prepared.team)  # a test may sign somebody in anew
 
 
 @dataclass

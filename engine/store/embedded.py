@@ -402,9 +402,10 @@ def _copy(cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
         for name, sql in tables:
             target.execute(sql)
             rows = cursor.sql(f'SELECT * FROM "{name}"').to_arrow_table()  # noqa: S608
-            target.register("incoming", rows)
-            target.execute(f'INSERT INTO "{name}" SELECT * FROM incoming')  # noqa: S608
-            target.unregister("incoming")
+            if rows.num_rows:
+                target.register("incoming", rows)
+                target.execute(f'INSERT INTO "{name}" SELECT * FROM incoming')  # noqa: S608
+                target.unregister("incoming")
         indexes = cursor.execute("SELECT sql FROM duckdb_indexes() WHERE sql <> ''").fetchall()
         for statement in (*(sql for (sql,) in indexes), *TRIGGERS):
             target.execute(statement)
