@@ -366,12 +366,24 @@ class ReleaseDecisions:
 
     def drifted(self, tx: Cursor, caller: Caller, profile: str, month: str) -> None:
         """Suspend what is trusted of a profile whose images changed; once for each month."""
-        why = f"drift in {month}"
+        why = _drift_in(month)
         with self._ledger.reading(tx) as ledger:
-            for name, stream in list(ledger.streams.items()):
-                trusted = stream.state(self._share(stream)) is Trust.TRUSTED
-                if trusted and dict(name.parts)["profile"] == profile and why not in stream.whys:
+            for stream in self._trusted(ledger, why):
+                if dict(stream.name.parts)["profile"] == profile:
                     self._suspend(tx, caller, stream, why, ())
+
+    def asks_for_drift(self, tx: Cursor, month: str) -> bool:
+        """Is anything trusted that drift in this month would suspend?"""
+        with self._ledger.reading(tx) as ledger:
+            return bool(self._trusted(ledger, _drift_in(month)))
+
+    def _trusted(self, ledger: Ledger, why: str) -> list[Stream]:
+        """Streams that are trusted and were not suspended for a reason before."""
+        return [
+            stream
+            for stream in ledger.streams.values()
+            if stream.state(self._share(stream)) is Trust.TRUSTED and why not in stream.whys
+        ]
 
     def _suspend(
         self, tx: Cursor, caller: Caller, stream: Stream, why: str, doubted: tuple[str, ...]
@@ -414,3 +426,8 @@ class ReleaseDecisions:
             "bound": round(standing.bound, 6),
             "at_most": self._share(stream),
         }
+
+
+def _drift_in(month: str) -> str:
+    """Why a stream is suspended; the month as in 2026-12."""
+    return f"drift in {month}"

@@ -260,6 +260,9 @@ class Upkeep:
         if not self._due("drift", SWEEP_MS):
             return
         month = f"{self._host.now():%Y-%m}"
+        # Counting takes minutes for millions of images.
+        if not self._intake.decisions.asks_for_drift(self._database.read(), month):
+            return
         for drift in monthly_drift(self._figures):
             moved = any(shift.moved for shift in drift.shifts)
             if moved and drift.month.month == month:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -465,6 +466,28 @@ def test_drift_suspends_what_is_trusted_once_a_month(ruled: Ward) -> None:
             decisions.drifted(tx, _SYSTEM, "chest", "2026-01")
     assert [e["stream"] for e in log(ruled, "release.suspend")] == [stream(ruled).stream_id]
     assert standing(ruled).why == "drift in 2026-01"
+
+
+def test_drift_is_counted_only_where_it_would_suspend_something(
+    ruled: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[object] = []
+    month = SimpleNamespace(month=f"{ruled.engine.context.host.now():%Y-%m}", profile="general")
+    drift = SimpleNamespace(month=month, shifts=[SimpleNamespace(moved=True)])
+    monkeypatch.setattr(
+        "engine.service.upkeep.monthly_drift", lambda figures: counted.append(figures) or [drift]
+    )
+
+    def an_hour_later() -> int:
+        ruled.engine.upkeep._next_ms.clear()
+        ruled.engine.upkeep._drift_due()
+        return len(counted)
+
+    assert an_hour_later() == 0
+    learned(ruled)
+    assert an_hour_later() == 1
+    assert standing(ruled).why == f"drift in {month.month}"
+    assert an_hour_later() == 1
 
 
 def test_a_suspension_is_told_to_the_administrators(
