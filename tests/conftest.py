@@ -30,6 +30,8 @@ LONGEST = (
     "test_engine", "test_hostile", "test_crash", "test_restore", "test_custom_networks",
     "test_backup", "test_api_readme", "test_survival", "test_load", "test_server", "test_model",
     "test_attacks", "test_care", "test_replay", "test_batch", "test_subjects", "test_tls",
+    "test_versions", "test_queries", "test_sendings", "test_receiver", "test_remote_files",
+    "test_unexpected_errors", "test_postgresql", "test_locked_backups",
     # These would come near the end, each 10 to 40 s: pages that wait beside work that does not.
     "test_study_browser", "test_coarse", "test_earned_release", "test_actions_browser",
     "test_packaging", "test_fairness", "test_intake_browser", "test_learning_circle",
