@@ -1,7 +1,7 @@
 """A series of CT slices sealed as one batch, and the same by an older state, in the same run.
 
-    git worktree add --detach ../before 5dc9777
-    make -C ../before .venv/.installed
+    git worktree add --detach ../before e33f52a
+    make -C ../before .venv/.run
     python -m benchmarks.series --folder FOLDER [--slices 200] [--peer ../before ...]
 
 The slices are those of the CT series of a folder, one after the other and again from the first,
