@@ -457,10 +457,8 @@ class Detector:
         for i in range(frames):
             tell(i / frames)
             picture = shown(i)
-            before = None if manner.seen is None else manner.seen(i)
-            if before is not None:
+            if manner.seen is not None and (before := manner.seen(i)) is not None:
                 watch.knows(_checked(before))
-            del before  # large pictures are large
             whole = Region(0, 0, picture.shape[1], picture.shape[0])
             areas = watch.news(picture, tracks.standing)
             looks = [(area, self._look(picture, area, i, manner)) for area in areas]
