@@ -66,8 +66,6 @@ class ScriptedDetector(Detector):
         #: What ``judge`` answers for a box: the verdict, and the side of a marker.
         self.verdicts: dict[tuple[int, ...], tuple[TextVerdict, str] | tuple[TextVerdict]] = {}
         self.known = Known(())  # what it was told of the patient
-        #: For each ``rescan``, the first frame as it was told that the first look saw it.
-        self.told: list[np.ndarray | None] = []
 
     def detect(
         self,
@@ -101,7 +99,5 @@ class ScriptedDetector(Detector):
         hidden: Sequence[Region],
         profile: Profile,
         scene: bool = True,
-        seen: Callable[[int], np.ndarray | None] | None = None,
     ) -> list[Detection]:
-        self.told.append(None if seen is None else seen(0))
         return list(self.left.pop(0)) if self.left else []

@@ -6,7 +6,6 @@ in silence. Refuses unknown profile keys, unknown networks and unrecorded weight
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from engine.detect.films import Eyes, search_film
-from engine.detect.frame_tracking import BLOCK_PX, Tracks, Watch, cut_off
+from engine.detect.frame_tracking import BLOCK_PX, Tracks, Watch
 from engine.detect.looking import (
     FINDS,
     GLANCED,
@@ -37,7 +36,6 @@ from engine.detect.text_verdict import Judgement, Known
 from engine.errors import DetectorError, SettingsError
 from engine.geometry import Region, areas_px, intersections_px
 from engine.installation import MODEL
-from engine.installation import version as release
 from engine.records import Detection
 from engine.settings import Settings
 
@@ -49,7 +47,6 @@ TRIAL_PX = 640  # of pictures that a learned version is tried on
 FILM_FRAMES = 5  # from here on all frames are looked at together first
 
 Frame = Callable[[int], np.ndarray]
-Seen = Callable[[int], np.ndarray | None]
 Progress = Callable[[str, float], None]
 
 
@@ -260,10 +257,9 @@ def _first_alike(kept: np.ndarray, box: np.ndarray, threshold: float) -> int | N
 
 @dataclass(frozen=True)
 class CustomNetworkSource:
-    """A network of the hospital's own: what it finds, its file's digest, and how it is opened."""
+    """A network of the hospital's own: what it finds, and how it is opened."""
 
     finds: tuple[str, ...]
-    sha256: str
     open: Callable[[], Network]
 
 
@@ -274,13 +270,11 @@ class _Manner:
     Args:
         hidden: At the second look, what is masked; None at the first.
         scene: See :meth:`Detector.detect`.
-        seen: See :meth:`Detector.rescan`.
     """
 
     profile: Profile
     hidden: Sequence[Region] | None = None
     scene: bool = True
-    seen: Seen | None = None
 
 
 class Detector:
@@ -342,17 +336,6 @@ class Detector:
     def version(self) -> str:
         """The name of the version of MedSec's own network that is in force."""
         return shipped_name() if self.own is None else self.own.name
-
-    def digest(self, profile: Profile) -> str:
-        """Names all that decides what is found under a profile: two looks with one digest at one
-        picture find the same. SHA-256, hexadecimal."""
-        custom = [
-            (name, network.finds, network.sha256)
-            for name, network in sorted(self.custom_networks.items())
-            if name in profile.networks
-        ]
-        said = repr((release(), self.version, profile, custom))
-        return hashlib.sha256(said.encode()).hexdigest()
 
     def running(self, own: OwnVersion | None) -> Self:
         """This detector with a version of MedSec's own network, whatever is in force later."""
@@ -457,15 +440,8 @@ class Detector:
         for i in range(frames):
             tell(i / frames)
             picture = shown(i)
-            if manner.seen is not None and (before := manner.seen(i)) is not None:
-                watch.knows(_checked(before))
-            whole = Region(0, 0, picture.shape[1], picture.shape[0])
             areas = watch.news(picture, tracks.standing)
-            looks = [(area, self._look(picture, area, i, manner)) for area in areas]
-            if any(cut_off(d.region, area, whole) for area, boxes in looks for d in boxes):
-                areas = [whole]
-                looks = [(whole, self._look(picture, whole, i, manner))]
-            found = [d for _, boxes in looks for d in boxes]
+            found = [d for area in areas for d in self._look(picture, area, i, manner)]
             tracks.advance(i, areas, found)
         tell(1.0)
         return tracks.close()
@@ -516,22 +492,17 @@ class Detector:
         hidden: Sequence[Region],
         profile: Profile,
         scene: bool = True,
-        seen: Seen | None = None,
     ) -> list[Detection]:
         """Look at the masked image for what is still to be seen outside the masks.
 
         Masks are painted over in the tone around them first, so that neither their edges nor
         their mark is taken for text. Networks that can look at other sizes than the first time
-        do so. Of a still image, only what is not as the first look saw it is looked at: what
-        surrounds the masks, and wherever a mask is that should not be there. Of a film, the
-        first look saw most frames in part, so all of it is looked at.
+        do so.
 
         Args:
             frame: Gives frame ``i`` of the *masked* image, as in :meth:`detect`.
             hidden: The regions that are masked, as they were masked.
             scene: As in :meth:`detect`.
-            seen: Gives frame ``i`` as the first look of these networks under this profile saw it,
-                or None where it did not; without it, all is looked at.
 
         Returns:
             What should have been sealed: as :meth:`detect`, with at least the profile's
@@ -545,7 +516,7 @@ class Detector:
                     picture[region.slices[1:]] = _surroundings(picture, region)
             return picture
 
-        manner = _Manner(profile, hidden, scene, seen)
+        manner = _Manner(profile, hidden, scene)
         return [
             d
             for d in self._search(without_masks, frames, manner)

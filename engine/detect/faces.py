@@ -37,7 +37,6 @@ class FaceNetwork:
     def __init__(self, settings: Settings) -> None:
         weights = read_weights(WEIGHTS, SHA256)
         self._near = False
-        self._whole_px = 0
         self._model = CpuModel(weights, settings.threads, shape=(1, 3, -1, -1))
         self.info = ModelInfo(
             name="CenterFace",
@@ -54,26 +53,18 @@ class FaceNetwork:
         near._near = True
         return near
 
-    def part_of(self, whole_px: int) -> FaceNetwork:
-        """See :class:`engine.detect.networks.Zoomed`."""
-        part = copy(self)
-        part._whole_px = whole_px
-        return part
-
     def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
+        longer = max(picture.shape)
+        sides = {min(side, longer) for side in SIDES_PX}
         if self._near:
-            few = self._looked(picture, (NEAR_PX, SUSPECTED_PX))
-            if not any(f.confidence >= SUSPECTED for f in few):
+            few = {min(side, longer) for side in (NEAR_PX, SUSPECTED_PX)}
+            if not any(f.confidence >= SUSPECTED for f in self._looked(picture, few)):
                 return []
-        found = self._looked(picture, SIDES_PX)
+        found = self._looked(picture, sides)
         return [f for f in found if f.confidence >= max(floor, LOWEST)]
 
-    def _looked(self, picture: np.ndarray, sides: tuple[int, ...]) -> list[Finding]:
-        """At each size of the whole picture, none larger than it is."""
-        shown = max(picture.shape[:2])
-        longer = self._whole_px or shown
-        sizes = {round(min(side, longer) * shown / longer) for side in sides}
-        return [f for size in sorted(sizes) for f in self._look_at(picture, size)]
+    def _looked(self, picture: np.ndarray, sides: set[int]) -> list[Finding]:
+        return [f for side in sorted(sides) for f in self._look_at(picture, side)]
 
     def _look_at(self, picture: np.ndarray, side: int) -> list[Finding]:
         height, width = picture.shape[:2]

@@ -32,7 +32,6 @@ from engine.detect.frame_tracking import (
     Tracks,
     Watch,
     blocks_of,
-    cut_off,
     grouped,
 )
 from engine.detect.strokes import Strokes
@@ -46,6 +45,7 @@ OTHER_SCENE = 12  # grey levels of 255 by which another scene differs from this 
 STANDS = 0.5  # share of its contrast that what is there on most frames has in their mean
 RING_PX = 4  # around a box, whose contrast with it counts too
 BESIDE = 0.25  # how far a line may reach out of a known box, in its heights
+EDGE_PX = 4  # from the edge of what was glanced at: a line that comes so near may go on beyond
 
 Frame = Callable[[int], np.ndarray]
 
@@ -175,10 +175,18 @@ def _glanced(
     lines: list[Region] = []
     for area in areas:
         seen = glance(picture, area)
-        if any(cut_off(line, area, whole) and not _held(line, known) for line in seen):
+        if any(_cut_off(line, area, whole) and not _held(line, known) for line in seen):
             return glance(picture, whole), [whole]
         lines += seen
     return lines, areas
+
+
+def _cut_off(line: Region, area: Region, whole: Region) -> bool:
+    """Does a line come to an edge of an area that is none of the picture?"""
+    return any(
+        edge != end and abs(side - edge) < EDGE_PX
+        for side, edge, end in zip(line.xyxy, area.xyxy, whole.xyxy, strict=True)
+    )
 
 
 def _standing_blocks(tracks: Tracks, picture: np.ndarray) -> np.ndarray:

@@ -23,7 +23,6 @@ SAME = 8  # grey levels of 255, in any channel
 CHANGED_PX = 4  # so many in a block are news; the thinnest digit of 7 px has more
 BLOCK_PX = 16
 CONTEXT_PX = 48  # around what changed, so that a line is seen whole
-EDGE_PX = 4  # from the edge of what was looked at: a line that comes so near may go on beyond
 WHOLE_SHARE = 0.5  # from here on one look at the frame is cheaper than many at its parts
 
 
@@ -61,10 +60,6 @@ class Watch:
             areas = [whole]
         self.mark(picture, areas)
         return areas
-
-    def knows(self, picture: np.ndarray) -> None:
-        """All of a picture was processed elsewhere."""
-        self._seen = picture.copy()
 
     def mark(self, picture: np.ndarray, areas: Iterable[Region]) -> None:
         """Some areas of a frame are processed. Before any, the frame is to be given to ``news``."""
@@ -136,19 +131,6 @@ def grouped(areas: list[Region], standing: list[Region], width: int, height: int
             grown = grown.hull(other)
         waiting.append(grown)
     return sorted(joined)
-
-
-def cut_off(box: Region, area: Region, whole: Region) -> bool:
-    """Does a box reach an edge of the area that was looked at, which is none of the picture?
-
-    Networks can see farther than they were shown: such a box reaches it, too.
-    """
-    return (
-        (area.x1 > whole.x1 and box.x1 - area.x1 < EDGE_PX)
-        or (area.y1 > whole.y1 and box.y1 - area.y1 < EDGE_PX)
-        or (area.x2 < whole.x2 and area.x2 - box.x2 < EDGE_PX)
-        or (area.y2 < whole.y2 and area.y2 - box.y2 < EDGE_PX)
-    )
 
 
 def blocks_of(box: Region) -> tuple[slice, slice]:

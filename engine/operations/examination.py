@@ -17,7 +17,6 @@ from engine.formats.views import View, views_of
 from engine.geometry import CORNERS, union_area_px
 from engine.metrics import Memories, coarse_confidence, device_id, remembered
 from engine.operations.context import WorkerContext
-from engine.operations.first_look import FirstLook
 from engine.operations.guard import log
 from engine.operations.shadow import looked
 from engine.records import Detection, Image, ImageState, Region, TextVerdict
@@ -143,8 +142,6 @@ class Examiner:
             detections, reasons = self.find(
                 image, views, profile, lambda stage, share: tell(stage, 0.2 + 0.6 * share), detector
             )
-        failed = "detector-failed" in reasons
-        first = None if failed else FirstLook.at(views, detector.digest(profile))
         with watch.stage("shadow"):
             shadow = looked(
                 detector, lambda other: self.find(image, views, profile, _silent, other)
@@ -170,7 +167,6 @@ class Examiner:
             "device": device,
             "detector": detector.version,
             "shadow": shadow.to_json() if shadow else None,
-            "first_look": first.to_json() if first else None,
         }
         return replace(found, facts={**found.facts, **known_of_it})
 
@@ -210,7 +206,6 @@ class Examiner:
             "decoded_bytes": image.pixels.nbytes,
             "still_visible": [],
             "detector": "",
-            "first_look": None,
             **verdict_facts(detections, judged),
         }
         return Examined(columns, facts)

@@ -22,7 +22,6 @@ from engine.operations.examination import (
     sorted_out,
     with_verdicts,
 )
-from engine.operations.first_look import FirstLook
 from engine.operations.guard import log
 from engine.operations.shadow import Shadow
 from engine.records import Detection, Image, SealedRegion, TextVerdict
@@ -159,7 +158,7 @@ class Preparer:
             )
             tell("looking again", 0.5)
             with watch.stage("rescan"):
-                new = self._still_visible(draft, left_out, profile, sealed)
+                new = self._still_visible(row, left_out, profile, sealed)
                 new = self._not_harmless(draft, new, profile, sealed)
             if not new:
                 break
@@ -231,33 +230,22 @@ class Preparer:
         return Look.CLEAN if decision.shown else Look.NOBODY
 
     def _still_visible(
-        self,
-        draft: OpenedDraft,
-        left_out: Sequence[Detection],
-        profile: Profile,
-        sealed: Sealed,
+        self, row: DraftRow, left_out: Sequence[Detection], profile: Profile, sealed: Sealed
     ) -> list[Detection]:
         """Search the masked picture for what no person has left visible with a reason."""
         if not profile.rescan:
             return []
-        masked, first = sealed.masked_image, FirstLook.of(draft.facts)
-        if first is not None and first.by != self._detector.digest(profile):
-            first = None
+        masked = sealed.masked_image
         try:
             hidden = [r.detection.region for r, _ in sealed.regions]
             left = pipeline.look(
                 views_of(masked, hidden),
                 lambda view: self._detector.rescan(
-                    view.picture,
-                    view.frames,
-                    view.placed(hidden),
-                    profile,
-                    view.scene,
-                    first.shown(draft.image, view) if first else None,
+                    view.picture, view.frames, view.placed(hidden), profile, view.scene
                 ),
             )
         except DetectorError as err:
-            if "detector-failed" in draft.row.reasons:
+            if "detector-failed" in row.reasons:
                 return []  # a person drew and confirmed every box, knowing that none could run
             log.exception("detector failed at the second look")
             raise SentBack("detector-failed") from err

@@ -177,9 +177,7 @@ class WorkerSetup:
         sandbox = custom_network_sandbox()
         detector.custom_networks = {
             g.record.name: CustomNetworkSource(
-                g.record.finds,
-                g.record.sha256,
-                cache(partial(g.unpack, sandbox, self.settings.threads)),
+                g.record.finds, cache(partial(g.unpack, sandbox, self.settings.threads))
             )
             for g in self.custom_networks
         }

@@ -96,8 +96,6 @@ class CustomNetworks:
         """Tell the detector which networks of the hospital's own there are."""
         self._custom_networks.forget()
         self._detector.custom_networks = {
-            name: CustomNetworkSource(
-                record.finds, record.sha256, partial(self._custom_networks.network, name)
-            )
+            name: CustomNetworkSource(record.finds, partial(self._custom_networks.network, name))
             for name, record in self._custom_networks.records().items()
         }

@@ -8,10 +8,8 @@ import pickle
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -19,7 +17,6 @@ import pytest
 
 from engine.detect import barcodes, text
 from engine.detect.detector import (
-    CustomNetworkSource,
     Detector,
     Profile,
     _surroundings,
@@ -30,7 +27,6 @@ from engine.detect.faces import FaceNetwork
 from engine.detect.finder_graph import rewrite
 from engine.detect.looking import NETWORKS
 from engine.detect.networks import CpuModel, Finding, ModelInfo, read_weights, recorded
-from engine.detect.own_versions import OwnVersion
 from engine.errors import DetectorError, SettingsError
 from engine.records import Detection, Region
 from engine.settings import Settings
@@ -531,76 +527,6 @@ def test_a_mask_on_one_frame_does_not_excuse_text_on_another(detector: Detector)
     frames = [masked(picture, [line]), picture]
     left = detector.rescan(lambda i: frames[i], 2, [line], GENERAL)
     assert any(d.region.frame <= 1 < d.region.frame_end for d in left)
-
-
-def test_the_second_look_sees_what_surrounds_the_masks_of_a_picture_that_is_known(
-    detector: Detector,
-) -> None:
-    picture = anatomy()
-    line = written(picture, "NOWAK^JAN 1979-08-30", 60, 120, 1.0)
-    other = written(picture, "KOWALSKA^EWA", 400, 400).padded(0.04, 4)
-    whole = line.padded(0.04, 4)
-    half = Region(line.x1 - 4, line.y1 - 4, line.x1 + line.width // 2, line.y2 + 4)
-
-    def left(shown: np.ndarray, hidden: Region) -> list[Region]:
-        found = detector.rescan(lambda _: shown, 1, [hidden], GENERAL, seen=lambda _: picture)
-        return [d.region for d in found]
-
-    # The line goes on beyond what was looked at.
-    assert any(r.x2 > line.x2 - 10 and r.iou(line) > 0 for r in left(masked(picture, [half]), half))
-    # What is as the first look saw it is not looked at again.
-    assert left(masked(picture, [whole]), whole) == []
-    # The mask is in another place than it is said to be.
-    assert any(r.intersection_px(other) for r in left(masked(picture, [other]), whole))
-
-
-def test_the_second_look_is_at_all_that_no_first_look_saw(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[tuple[int, ...]] = []
-
-    class Sees(Sized):
-        def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
-            shown.append(picture.shape[:2])
-            return []
-
-        def rescaled(self) -> Sees:
-            return self
-
-    monkeypatch.setitem(NETWORKS, "ppocr", lambda settings: Sees([]))
-    made = Detector(Settings(threads=1), {})
-    profile = Profile("p", "P", ("text",), ("ppocr",))
-    frames = [np.full((480, 640, 3), tone, np.uint8) for tone in (60, 90)]
-    box = Region(300, 200, 340, 240)
-    drawn = [frame.copy() for frame in frames]
-    for frame in drawn:
-        frame[box.slices[1:]][::4] = 255
-    cases: list[tuple[list[np.ndarray | None], list[tuple[int, int]]]] = [
-        ([None, None], [(480, 640)] * 2),
-        (list(drawn), [(176, 192)] * 2),  # the mask, and 48 px around its blocks
-        ([drawn[0], None], [(176, 192), (480, 640)]),
-        ([frames[0], frames[1]], []),  # nothing is hidden that was not so before
-        ([frames[0] + 20, drawn[1]], [(480, 640), (176, 192)]),  # the display has shifted
-        ([frames[0][:300], drawn[1]], [(480, 640), (176, 192)]),
-    ]
-    for seen, looks in cases:
-        shown.clear()
-        made.rescan(lambda i: frames[i], 2, [box.on_frames(0, 2)], profile, seen=seen.__getitem__)
-        assert shown == looks
-
-
-def test_a_digest_names_all_that_decides_what_is_found() -> None:
-    made = Detector(Settings(), {})
-    profile = Profile("p", "P", ("text",), ("ppocr", "own"))
-    first = made.digest(profile)
-    assert made.digest(replace(profile)) == first
-    assert made.digest(replace(profile, confidence=0.3)) != first
-    made.custom_networks = {"other": CustomNetworkSource(("text",), "00", Mock())}
-    assert made.digest(profile) == first
-    made.custom_networks = {"own": CustomNetworkSource(("text",), "00", Mock())}
-    second = made.digest(profile)
-    made.custom_networks = {"own": CustomNetworkSource(("text",), "01", Mock())}
-    assert len({first, second, made.digest(profile)}) == 3
-    made.own = OwnVersion("learned-2", hashlib.sha256(b"").hexdigest(), b"")
-    assert made.digest(profile) not in (first, second)
 
 
 # The repository's own network
