@@ -272,7 +272,7 @@ def thresholds(regions: pd.DataFrame, threshold: float, dark: bool = False) -> g
         described.append(f"{label} {now} of {ranked.size}")
     threshold_line(figure, threshold, "sealed", dark)
     figure.update_xaxes(range=[0, 1.02], title="threshold")
-    most = max(len(values) for _, values in table.groupby("label"))
+    most = int(table["label"].value_counts().max())
     figure.update_yaxes(rangemode="tozero", title="boxes", dtick=_step(most))
     describes = f"Sealed at the threshold of {threshold:g}: {', '.join(described)}."
     return finish(figure, title, explains, describes, 380, dark)

@@ -43,7 +43,7 @@ from tests.formats import planted, rare_dicom
 
 LIMITS = images.Limits.of(Settings(max_decoded_mb=64))
 KEY = bytes(32)
-SECONDS = 20.0  # of a processor, for one input: a thousand times what one takes
+SECONDS = 20.0  # for one input, on a busy machine
 NAME = b"Musterfrau Erika"  # in no file here but where a test puts it
 
 
@@ -138,12 +138,12 @@ def run(numbers: range, good: Mapping[str, bytes] = SEEDS) -> Counter[str]:
     ends: Counter[str] = Counter()
     for number in numbers:
         name, data = hostile(number, good)
-        start = time.process_time()
+        start = time.monotonic()
         try:
             ends[use(data)] += 1
         except Exception as err:
             raise AssertionError(f"input {number}, from {name}, ended in {err!r}") from err
-        assert time.process_time() - start < SECONDS, f"input {number}, from {name}, took too long"
+        assert time.monotonic() - start < SECONDS, f"input {number}, from {name}, took too long"
     return ends
 
 
@@ -229,23 +229,23 @@ def test_wrong_value_representations_end_in_a_result_or_a_named_error() -> None:
 
 
 #: What follows a file: one of each form of file, and of each way in which DICOM holds pixels.
-SECONDS_IN_ONE = ("png", "jpeg", "tiff", "bmp", "webp", "dicom ExplicitVRLittleEndian",
-                  "dicom ImplicitVRLittleEndian", "dicom JPEG2000Lossless")  # fmt: skip
+BEHIND = ("png", "jpeg", "tiff", "bmp", "webp", "dicom ExplicitVRLittleEndian",
+          "dicom ImplicitVRLittleEndian", "dicom JPEG2000Lossless")  # fmt: skip
 
 
-def two_in_one(seconds: Iterable[str]) -> Counter[str]:
+def two_in_one(behind: Iterable[str]) -> Counter[str]:
     """How every file ends that has one of those behind it."""
     ends: Counter[str] = Counter()
     for name, one in SEEDS.items():
         if "cine" not in name:
-            ends.update(use(one + NAME + SEEDS[second]) for second in seconds)
+            ends.update(use(one + NAME + SEEDS[second]) for second in behind)
     return ends
 
 
 def test_two_files_in_one_are_the_first_and_nothing_of_the_second_is_shared() -> None:
-    ends = two_in_one(SECONDS_IN_ONE)
-    assert sum(ends.values()) > 25 * len(SECONDS_IN_ONE)
-    assert ends["result"] > 13 * len(SECONDS_IN_ONE)
+    ends = two_in_one(BEHIND)
+    assert sum(ends.values()) > 25 * len(BEHIND)
+    assert ends["result"] > 13 * len(BEHIND)
 
 
 @pytest.mark.slow
@@ -325,13 +325,13 @@ BOMBS = {
 def test_bombs_are_refused_quickly_and_without_memory(name: str) -> None:
     make, kind = BOMBS[name]
     data = make()
-    start = time.process_time()
+    start = time.monotonic()
     if kind is None:
         assert images.decode("bomb", data, LIMITS).pixels.shape == (1, 8, 8)
     else:
         with pytest.raises(kind):
             images.decode("bomb", data, LIMITS)
-    assert time.process_time() - start < SECONDS
+    assert time.monotonic() - start < 10
 
 
 def test_a_polyglot_is_what_its_first_bytes_say() -> None:
@@ -447,7 +447,7 @@ def test_a_decoder_that_hangs_is_stopped() -> None:
     start = time.monotonic()
     with pytest.raises(CorruptImage):
         impatient.call("sleep")
-    assert time.monotonic() - start < 50  # it would sleep for a minute
+    assert time.monotonic() - start < 15
     impatient.close()
 
 

@@ -480,7 +480,7 @@ def test_a_decoder_on_a_busy_machine_gets_its_time_and_a_hostile_one_no_more() -
         began = time.monotonic()
         with pytest.raises(CorruptImage):
             patient.call(*hostile)
-        assert time.monotonic() - began < 50  # it would take a minute
+        assert time.monotonic() - began < 15
     patient.close()
 
 
