@@ -70,11 +70,12 @@ AGREEING = 0.30  # how much of the witness's confidence counts beside the reader
 
 # What the verifier says; see model/CARD.md for how these were chosen.
 NOTHING = 0.01  # share below which a line is none, whoever saw it
+FAINT = 0.05  # share below which nobody reads what the networks see faintly,
+SEEN_FAINTLY = 0.3  # that is, with less confidence than this
 UNLIKELY = 0.10  # share below which networks are not sure without reading, and a letter is none
-#: Share below which what nobody could read is dropped. Up to it, nobody reads what the networks see
-#: faintly, that is, with less confidence than this.
+#: Share below which what nobody could read is dropped. Up to it, nobody reads single letters that
+#: the networks see faintly.
 DOUBTFUL = 0.5
-SEEN_FAINTLY = 0.3
 WRITING = 0.95  # share from which a line that a network believes needs no reading
 BELIEVED = 0.8  # confidence of the finder, or of the witness, for that
 
@@ -401,7 +402,7 @@ class _Seen:
             return False
         if self.believed >= SEEN_FAINTLY:
             return self.share >= NOTHING
-        return self.share > DOUBTFUL
+        return self.share >= FAINT and not self.unlike_letter
 
     @property
     def worth_turning(self) -> bool:

@@ -155,8 +155,8 @@ class Reads:
         (text.NOTHING, 0.60, ("NOWAK", 0.99), 0.795, True),  # doubt: read, and believed
         (text.NOTHING, 0.60, ("I", 0.99), None, True),  # a bone is read as a letter
         (text.UNLIKELY, 0.60, ("I", 0.99), 0.795, True),
-        (text.DOUBTFUL, 0.25, ("NOWAK", 0.99), 0.0625, False),  # seen faintly: not worth reading
-        (text.DOUBTFUL + 0.01, 0.25, ("NOWAK", 0.99), 0.62, True),
+        (text.NOTHING, 0.25, ("NOWAK", 0.99), None, False),  # seen faintly: not worth reading
+        (text.FAINT, 0.25, ("NOWAK", 0.99), 0.62, True),
         (text.NOTHING, 0.60, ("", 0.0), None, True),  # neither read nor seen by the verifier
         (text.NOTHING, 0.99, ("", 0.0), 0.24, True),  # the finder is sure: a person decides
         (text.UNLIKELY, 0.99, ("", 0.0), 0.99, False),  # the finder is sure, and may be right

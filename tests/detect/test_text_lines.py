@@ -158,11 +158,11 @@ def test_what_one_network_sees_alone_must_be_read(
         (LETTER, 0.38, 0.6, 8),
         (LETTER, 0.5, 0.5, 8),  # a marker in a ring, mirrored
         (LETTER, 0.15, 0.9, 0),  # no reading could make it believed
-        (WORD, 0.25, 0.6, 3),
-        (WORD, 0.25, 0.5, 0),
+        (WORD, 0.25, 0.1, 3),
+        (WORD, 0.25, 0.04, 0),
     ],
 )
-def test_what_looks_like_no_writing_is_hardly_read(
+def test_letters_that_look_like_none_are_hardly_read(
     box: tuple[int, ...], ours: float, share: float, views: int
 ) -> None:
     network = Scripted([line(*box, ours)])
