@@ -42,6 +42,10 @@ HEADS_AT_ONCE: Final = 64
 _REMEMBERED: Final = 8
 #: Pieces of a file of which no more came for so long are dropped.
 _IDLE_SECONDS: Final = 600.0
+#: An upload of which nothing came for so long is under way in no tab.
+_QUIET_SECONDS: Final = 60.0
+#: One of which nothing came for so long is forgotten: longer than a shift, and gone the next day.
+_FORGOTTEN_SECONDS: Final = 12 * 3600.0
 _NONE = (
     "This upload is not known any more. Drop the files again: what is here already is not taken in"
     " twice."
@@ -94,6 +98,7 @@ class _Intake:
         digest: Of the list; empty where no other upload goes on with it.
         unproven: Places of files that came under an earlier list like this one, and whose first
             bytes do not say yet that they are the same.
+        touched_s: When something of it came last.
     """
 
     intake_id: str
@@ -103,6 +108,7 @@ class _Intake:
     files: list[_File] = field(repr=False)
     groups: dict[tuple[str, ...], _Group] = field(default_factory=dict, repr=False)
     unproven: set[int] = field(default_factory=set)
+    touched_s: float = field(default_factory=time.monotonic)
 
     @property
     def complete(self) -> bool:
@@ -113,6 +119,11 @@ class _Intake:
         """May another upload of the same list go on with it?"""
         known = all(file.head for file in self.files)
         return known and not self.complete and not any(g.part for g in self.groups.values())
+
+    def quiet_for(self, seconds: float) -> bool:
+        """Has nothing of it come for so long?"""
+        busy = any(file.busy for file in self.files)
+        return not busy and time.monotonic() - self.touched_s > seconds
 
 
 class Intakes:
@@ -147,6 +158,7 @@ class Intakes:
         text = json.dumps(listing.model_dump(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).digest()
         with self._lock:
+            self._forget_old()
             own = [i for i in self._held.values() if i.account == account]
             for old in own[: max(0, len(own) - _REMEMBERED + 1)]:
                 del self._held[old.intake_id]
@@ -177,6 +189,33 @@ class Intakes:
             intake = self._own(account, intake_id)
             self._end(intake)
             del self._held[intake_id]
+
+    def dismiss(self, token: str) -> None:
+        """Forget one's uploads that did not arrive whole and of which nothing comes any more: files
+        that are here stay drafts."""
+        account = self._engine.caller(token).username
+        with self._lock:
+            for files in self._unfinished(account):
+                if all(i.quiet_for(_QUIET_SECONDS) for i in files):
+                    for intake in files:
+                        del self._held[intake.intake_id]
+
+    def _unfinished(self, account: str) -> list[list[_Intake]]:
+        """Confirmed uploads of an account that are not complete; together those that have the same
+        files, because one goes on with those of another. Callers hold the lock."""
+        same: dict[int, list[_Intake]] = {}
+        for intake in self._held.values():
+            # What nobody said where it belongs was given up before it was sent.
+            confirmed = any(group.patient_id for group in intake.groups.values())
+            if intake.account == account and confirmed and not intake.complete:
+                same.setdefault(id(intake.files), []).append(intake)
+        return list(same.values())
+
+    def _forget_old(self) -> None:
+        """Callers hold the lock."""
+        for intake in list(self._held.values()):
+            if intake.quiet_for(_FORGOTTEN_SECONDS):
+                del self._held[intake.intake_id]
 
     def _end(self, intake: _Intake) -> None:
         """No other upload goes on with these files. Callers hold the lock."""
@@ -310,6 +349,7 @@ class Intakes:
         try:
             self._take(token, file, group.patient_id, whole, options)
         finally:
+            intake.touched_s = time.monotonic()
             file.busy = False
         return _file_state(place, file)
 
@@ -373,20 +413,17 @@ class Intakes:
             self.looking.resume(token)
         standing = self.looking.standing(caller.username)
         with self._lock:
-            # What nobody said where it belongs was given up before it was sent.
-            own = [
-                i
-                for i in self._held.values()
-                if i.account == caller.username
-                and any(group.patient_id for group in i.groups.values())
-            ]
-            # One that goes on has the files of the one before.
-            open_ = {id(i.files): i.files for i in own if not i.complete}.values()
-            listed = sum(map(len, open_))
-            missing = sum(f.state is State.WAITING for files in open_ for f in files)
+            self._forget_old()
+            listed = missing = given_up = 0
+            for same in self._unfinished(caller.username):
+                files = same[0].files
+                waiting = sum(file.state is State.WAITING for file in files)
+                listed, missing = listed + len(files), missing + waiting
+                given_up += waiting * all(i.quiet_for(_QUIET_SECONDS) for i in same)
         return Overview(
             listed=listed,
             arrived=listed - missing,
+            given_up=given_up,
             to_look=standing.waiting,
             looked=standing.looked,
             sealed=standing.outcomes["sealed"],
@@ -408,6 +445,7 @@ class Intakes:
         intake = self._held.get(intake_id)
         if intake is None or intake.account != account:
             raise errors.NotFound(_NONE)
+        intake.touched_s = time.monotonic()
         return intake
 
 

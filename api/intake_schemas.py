@@ -127,6 +127,7 @@ class Overview(schemas.Schema):
         description="Files of uploads that have not been completed.", examples=[200]
     )
     arrived: int
+    given_up: int = Field(description="Files of them that are not here and come no more.")
     to_look: int = Field(description="Drafts that nothing has looked at yet.")
     looked: int
     sealed: int

@@ -70,6 +70,12 @@ def overview(token: Token, request: Request, engine: TheEngine, intakes: TheInta
     return intakes.overview(token, sealing_of(request.app.state))
 
 
+@router.delete("/", status_code=204, responses=answers(401, 422, 429, 503))
+def dismiss(token: Token, intakes: TheIntakes) -> None:
+    """Forget one's uploads of which nothing comes any more. Files that arrived stay drafts."""
+    intakes.dismiss(token)
+
+
 @router.get("/{intake_id}/", responses=answers(*_READING))
 def read_intake(
     intake_id: str, token: Token, engine: TheEngine, intakes: TheIntakes

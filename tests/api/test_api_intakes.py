@@ -233,6 +233,38 @@ def test_who_stops_an_upload_is_asked_anew_when_it_goes_on(ward: Hospital) -> No
     assert third.put(1, third.files[1]).status_code == 422
 
 
+def test_an_upload_that_was_given_up_is_dismissed_or_forgotten(ward: Hospital) -> None:
+    held = api.app.state.intakes
+
+    def missing(age_s: float = 0) -> tuple[int, int]:
+        """How many files have not arrived, and of how many nothing comes any more."""
+        for intake in held._held.values():
+            intake.touched_s -= age_s
+        seen = first.ask("GET", "/intakes/").json()
+        return seen["listed"] - seen["arrived"], seen["given_up"]
+
+    first = Sender(ward, [slice_of(1, n) for n in (1, 2, 3)])
+    first.headers()
+    first.target()
+    first.piece(0)
+    assert missing() == (2, 0)
+    assert missing(61) == (2, 2)
+    first.piece(1, 0, 1000)  # it goes on after all
+    assert missing() == (2, 0)
+    assert first.ask("DELETE", "/intakes/").status_code == 204  # not what still comes
+    assert first.piece(1, 1000)["state"] == "taken"
+    assert missing(61) == (1, 1)
+    assert first.ask("DELETE", "/intakes/").status_code == 204
+    assert missing() == (0, 0)
+    again = Sender(ward, first.files)
+    [group] = again.headers()
+    assert not group["ready"]
+    again.target(patient_id=group["record"]["patient_id"])
+    assert [again.piece(n)["state"] for n in (0, 1)] == ["duplicate"] * 2
+    assert missing(12 * 3600 - 60) == (1, 1)
+    assert missing(61) == (0, 0)
+
+
 def test_files_without_a_number_do_not_go_on_however_they_begin(ward: Hospital) -> None:
     """Pictures of two patients may have the same first bytes."""
     pixels = np.zeros((200, 400), np.uint8)

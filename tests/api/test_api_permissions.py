@@ -139,6 +139,7 @@ MAY: dict[str, Row] = {
     "GET /batches/{batch_id}/report/": row(*EVERYBODY, status=404),
     "POST /intakes/": row(T, status=201, json={"files": [{"name": "a.dcm", "size": 9}]}),
     "GET /intakes/": row(*EVERYBODY),
+    "DELETE /intakes/": row(*EVERYBODY, status=204),
     "GET /intakes/{intake_id}/": row(*EVERYBODY, status=404),
     "DELETE /intakes/{intake_id}/": row(*EVERYBODY, status=404),
     "POST /intakes/{intake_id}/headers/": row(T, status=404, **OCTETS),

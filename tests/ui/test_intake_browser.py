@@ -165,3 +165,37 @@ def test_a_wrong_patient_is_named_and_stops_the_intake_until_a_person_says_why(
         tina.reads("2 images taken in and encrypted")
         assert len(sent) == 2
         looked(tina, 2)
+
+
+def test_an_upload_that_was_given_up_is_said_until_it_is_dismissed(
+    server: Server, tmp_path: Path
+) -> None:
+    folder = study(tmp_path / "late", 1, 2)
+    with chromium(server) as tina:
+        tina.sign_in("technician", PASSWORD, "/Upload")
+        tina.page.route("**/files/**", lambda route: route.abort())
+        drop(tina, folder / "DICOM")
+        tina.page.get_by_role("button", name="Take in 2 images").click()
+        tina.reads("The connection is lost.")
+        tina.page.on("dialog", lambda dialog: dialog.accept())
+        tina.go("/Upload")
+        tina.reads("2 files of an upload have not arrived.")
+        dismiss = tina.page.get_by_role("button", name="Dismiss")
+        expect(dismiss).to_have_count(0)  # another tab might be sending them
+
+        def later(route: Route) -> None:
+            """The server's answer, as it is after a minute."""
+            if route.request.method == "DELETE":
+                gone.append(route.request.url)
+                route.fulfill(status=204)
+                return
+            seen = route.fetch().json()
+            seen |= {"given_up": 2} if not gone else {"listed": 0, "arrived": 0}
+            route.fulfill(json=seen)
+
+        gone: list[str] = []
+        tina.page.route("**/api/intakes/", later)
+        tina.go("/Upload")
+        dismiss.click()
+        expect(tina.page.get_by_text("have not arrived")).to_have_count(0)
+        assert gone == [f"{server.url}/api/intakes/"]

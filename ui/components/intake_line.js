@@ -19,9 +19,13 @@ class IntakeLine {
       parts.push(this.bar("Sending", there, sender.files.length, `${there} of ${images(sender.files.length)} sent`));
       if (sender.note) parts.push(make("p", { class: "note" }, sender.note));
     } else if (phase === "plan") parts.push(make("p", {}, "An upload waits for you on the page Upload."));
-    else if (phase === "stopped" && sender.error) parts.push(make("p", {}, sender.error));
-    else if (phase !== "reading" && overview && overview.listed > overview.arrived)
-      parts.push(make("p", {}, `${images(overview.listed - overview.arrived)} of an upload did not arrive. Drop the same files again on the page Upload.`));
+    else if (phase === "stopped" && sender.error)
+      parts.push(...this.dismissable(sender.error));
+    else if (phase !== "reading" && overview && overview.listed > overview.arrived) {
+      const missing = `${files(overview.listed - overview.arrived)} of an upload have not arrived. To go on, drop the same files again on the page Upload.`;
+      // What another tab may still be sending is not to be dismissed.
+      parts.push(...(overview.given_up ? this.dismissable(missing) : [make("p", {}, missing)]));
+    }
     const looking = lookingLine(overview);
     if (looking)
       parts.push(this.bar("Looking", overview.looked, overview.looked + overview.to_look, looking));
@@ -52,6 +56,10 @@ class IntakeLine {
         make("p", {}, make("strong", {}, title)), make("p", {}, `Not sealed: ${message}`),
         make("button", { type: "button", onclick: () => this.tell("opened", id) }, "Open it again")));
     return parts;
+  }
+
+  dismissable(text) {
+    return [make("p", {}, text), make("button", { type: "button", onclick: () => sender.dismiss() }, "Dismiss")];
   }
 
   bar(name, value, max, text) {

@@ -202,6 +202,14 @@ class IntakeSender {
     if (id) await this.json("DELETE", `${id}/`).catch(() => {});
   }
 
+  /** That an upload was stopped, or that earlier ones did not arrive whole, need not be said any more. */
+  async dismiss() {
+    const stopped = this.phase === "stopped", path = !stopped ? "" : this.id && `${this.id}/`;
+    if (stopped) this.forget();
+    if (path !== null) await this.json("DELETE", path).catch(() => {});
+    await this.refresh();
+  }
+
   /** Some files are not to be taken in: the others are listed anew. */
   async leave(places) {
     const out = new Set(places), { id } = this;
