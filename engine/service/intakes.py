@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.errors import DuplicateImage, InputError, OtherPatient
+from engine.errors import DuplicateImage, InputError, OtherPatient, UnsupportedFormat
 from engine.formats import images
 from engine.operations.admission import Work
 from engine.operations.context import Context
@@ -94,6 +94,9 @@ class Intakes:
     ) -> list[Header]:
         """Whose files are, by their first bytes, and how that compares with the records.
 
+        What no file may begin with is refused here, so the log says it here, as of files that come
+        whole.
+
         Args:
             beginnings: Of each file its first bytes. Nothing of them is kept.
             patient_id: The patient that a person chose; without one, that of the header's number.
@@ -117,6 +120,11 @@ class Intakes:
         known = sum(r is not None for r in records.values())
         read = Event("patient.search", detail={"by": "header", "found": known})
         self._guard.record_read(caller, read)
+        if refused := sum(bool(header.refused) for header in found):
+            why = {"why": UnsupportedFormat.code, "files": refused}
+            whose = "" if chosen is None else chosen.patient_id
+            failed = Event("image.upload", "failed", patient_id=whose, detail=why)
+            self._audit.record(caller, failed)
         return found
 
     @needs(Permission.UPLOAD)

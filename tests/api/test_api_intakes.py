@@ -326,6 +326,16 @@ def test_what_is_no_image_or_is_here_already_is_named(ward: Hospital) -> None:
     assert [s["state"] for s in states] == ["taken", "refused", "duplicate"]
     assert states[2]["image_id"] == states[0]["image_id"]
     assert states[1]["message"]
+    # The log says of each kind of refusal that somebody tried.
+    failed = [
+        (entry.actor, entry.detail)
+        for entry in ward.engine.context.audit.entries()
+        if (entry.action, entry.outcome) == ("image.upload", "failed")
+    ]
+    assert failed == [
+        ("technician", {"why": "duplicate-image"}),
+        ("technician", {"why": "unsupported-format", "files": 1}),
+    ]
 
 
 def test_an_upload_is_its_senders_alone(ward: Hospital) -> None:
