@@ -261,3 +261,14 @@ class AuditEntry(Schema):
     origin: str
     detail: dict[str, Any]
     digest: str
+
+
+class FoundEntries(BaseModel):
+    """What one search of the audit log found, and how far back it came."""
+
+    items: list[AuditEntry]
+    next_before: int | None = Field(
+        description="Entries before this one were not looked at yet; null where all were.",
+        examples=[30950001],
+    )
+    searched_to: Utc | None = Field(description="Time of the oldest entry that was looked at.")

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from api import schemas
-from api.dependencies import Limit, Offset, Only, TheEngine, Token
+from api.dependencies import Limit, Only, TheEngine, Token
 from api.problems import answers
 
 router = APIRouter()
@@ -171,11 +171,19 @@ def audit(
     only: Only,
     q: Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")] = "",
     limit: Limit = 50,
-    offset: Offset = 0,
-) -> schemas.Page[schemas.AuditEntry]:
-    """The audit log, newest first."""
-    found = engine.audit.entries(token, q, limit + 1, offset, only)
-    return schemas.Page.of(found, limit, offset)
+    before: Annotated[
+        int | None,
+        Query(ge=1, le=10**15, description="Go on before this entry: `next_before` of an answer"),
+    ] = None,
+) -> schemas.FoundEntries:
+    """The audit log, newest first, as far back as it is searched within some seconds.
+
+    Fewer entries than asked for, or none, may come with a `next_before`: ask again with it.
+    """
+    found = engine.audit.entries(token, q, limit, before, only)
+    return schemas.FoundEntries.model_validate(
+        {"items": list(found), "next_before": found.before, "searched_to": found.searched_to}
+    )
 
 
 @router.post("/audit/verify/", tags=["audit"], responses=answers(401, 403, 429, 500, 503))

@@ -32,6 +32,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from engine.crypto.keyring import Keyring
 from engine.host import Host
 from engine.operations.monthly_drift import monthly_drift
 from engine.permissions import Role
-from engine.records import Caller, ImageState
+from engine.records import AuditFilter, Caller, ImageState
 from engine.store.audit import GENESIS, AuditLog, Event
 from engine.store.catalog import Catalog
 from engine.store.database import Database
@@ -54,6 +55,7 @@ from engine.store.postgresql import PostgresDatabase
 from engine.store.postgresql_schema import translated
 
 REGIONS, ENTRIES, OF_ONE_PATIENT = 3, 3, 10
+_BEGUN = datetime(2020, 1, 1, tzinfo=UTC)
 _AUDIT = (
     "sequence", "occurred_at", "actor", "role", "action", "outcome", "patient_id", "image_id",
     "region_id", "reason", "origin", "detail", "digest",
@@ -132,11 +134,12 @@ def log_entries(images: int) -> Iterator[list[tuple[object, ...]]]:
         rows: list[tuple[object, ...]] = []
         for number in range(start, min(images, start + 50_000)):
             patient = f"pt_{number // OF_ONE_PATIENT:024x}"
+            at = f"{_BEGUN + timedelta(minutes=number):%Y-%m-%dT%H:%M}:"  # as the images' dates
             created = ("patient.create",) if number % OF_ONE_PATIENT == 0 else ()
             for action in (*created, "image.upload", "draft.open", "image.seal"):
                 sequence += 1
                 row = (
-                    sequence, f"2026-01-01T00:00:{sequence % 60:02d}.000000",
+                    sequence, f"{at}{sequence % 60:02d}.000000",
                     "technician", "technician", action, "ok", patient,
                     "" if action in created else image_name(number),
                     "", "", "browser", "{}" if action == "draft.open" else tag,
@@ -406,8 +409,21 @@ def measure(images: int, database: Database, *, once: bool) -> dict[str, float]:
             "newest log entries": meter.median_ms(
                 "newest log entries", lambda: audit.entries(limit=50), 9
             ),
-            "log searched for a word": meter.median_ms(
-                "log searched for a word", lambda: audit.entries(query="refused"), 1
+            "log searched for a word, one answer": meter.median_ms(
+                "log searched for a word, one answer", lambda: audit.entries(query="refused"), 1
+            ),
+            "log searched for a word, to its beginning": meter.median_ms(
+                "log searched for a word, to its beginning", lambda: _searched(audit), 1
+            ),
+            "log searched for a word, a day in the middle": meter.median_ms(
+                "log searched for a word, a day in the middle",
+                lambda: audit.entries(query="refused", only=_day_of(images // 2)),
+                3,
+            ),
+            "log exported, a day in the middle": meter.median_ms(
+                "log exported, a day in the middle",
+                lambda: list(audit.matching(only=_day_of(images // 2))),
+                1,
             ),
             "whole log verified": meter.median_ms("whole log verified", audit.verify, 1),
         }
@@ -419,6 +435,23 @@ def measure(images: int, database: Database, *, once: bool) -> dict[str, float]:
         )
         found["memory for it, MB"] = (_memory("VmHWM") - before) / 1024
         return found | meter.processor_ms
+
+
+def _searched(audit: AuditLog) -> None:
+    """The whole log for a word that it does not have, answer by answer."""
+    answers, longest, before = 0, 0.0, None
+    while answers == 0 or before is not None:
+        began = time.perf_counter()
+        before = audit.entries(query="refused", before=before).before
+        longest = max(longest, time.perf_counter() - began)
+        answers += 1
+    _note(f"{answers} answers, the longest {longest:.2f} s")
+
+
+def _day_of(image: int) -> AuditFilter:
+    """The day on which an image came in."""
+    at = _BEGUN.replace(tzinfo=None) + timedelta(minutes=image)
+    return AuditFilter(at, at + timedelta(days=1))
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -470,6 +470,31 @@ class AuditEntry:
     origin: str
     detail: Mapping[str, Any]
     digest: str  # SHA-256 over this entry and the digest before it
+
+
+@dataclass(frozen=True)
+class AuditFound(Sequence[AuditEntry]):
+    """Entries that a search of the log found within its time, newest first.
+
+    Args:
+        before: Older entries than this number were not looked at yet: where a search goes on;
+            None where the beginning of the log was reached.
+        searched_to: When the oldest entry was written that was looked at; None in an empty log.
+    """
+
+    entries: Sequence[AuditEntry]
+    before: int | None
+    searched_to: datetime | None
+
+    @overload
+    def __getitem__(self, index: int) -> AuditEntry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[AuditEntry]: ...
+    def __getitem__(self, index: int | slice) -> AuditEntry | Sequence[AuditEntry]:
+        return self.entries[index]
+
+    def __len__(self) -> int:
+        return len(self.entries)
 
 
 @dataclass(frozen=True)

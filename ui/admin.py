@@ -8,8 +8,11 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from engine import BACKUP_NAME, AuditFilter, Extent, ImageState
+from engine import BACKUP_NAME, AuditFilter, AuditFound, Extent, ImageState
 from ui import state, widgets
+
+#: Entries of the log that are shown at a time.
+_MOST = 500
 
 
 def audit(token: str) -> None:
@@ -27,23 +30,62 @@ def audit(token: str) -> None:
             )
     only = _chosen(token)
     _checkpoint(token)
-    found = state.engine().audit.entries(token, query=query, limit=500, only=only)
+    with st.spinner("Searching …"):
+        found = state.engine().audit.entries(token, query, _MOST, _before(query, only), only)
     widgets.history(found)
-    if not found:
-        st.info(
-            "No entry matches. In the log a patient is an id such as pt_0d51…, not the patient"
-            " number: for a number, make the report on the tab *Access*.",
-            icon=":material/search_off:",
-        )
+    _how_far(found)
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(
-            "Shows the newest 500 matches. The log never contains names of files or patients."
-        )
+        st.caption("The log never contains names of files or patients.")
         st.link_button(
             "Download all matches, CSV",
             f"/api/audit/file/?{urlencode({'q': query or '', **_asked(only)})}",
             icon=":material/download:",
         )
+
+
+def _before(query: str, only: AuditFilter) -> int | None:
+    """Where a search goes on; another question begins with the newest entries."""
+    if st.session_state.get("audit-asked") != (query, only):
+        st.session_state["audit-asked"] = (query, only)
+        _go_on(None)
+    before: int | None = st.session_state["audit-before"]
+    return before
+
+
+def _go_on(before: int | None) -> None:
+    st.session_state["audit-before"] = before
+
+
+def _how_far(found: AuditFound) -> None:
+    """What was looked at so far, and the way on."""
+    begun = st.session_state["audit-before"]
+    older = "" if begun is None else f" of the entries before No. {begun:,}"
+    if found.before is not None and found.searched_to is not None:
+        matches = f"The newest {_MOST} matches" if len(found) == _MOST else "All matches"
+        st.info(
+            f"{matches if found else 'No match'}{older}, searched back to No. {found.before:,},"
+            f" {widgets.when(found.searched_to)}. Older entries were not searched yet.",
+            icon=":material/history:",
+        )
+    elif not found:
+        st.info(
+            f"No entry matches{older}. In the log a patient is an id such as pt_0d51…, not the"
+            " patient number: for a number, make the report on the tab *Access*.",
+            icon=":material/search_off:",
+        )
+    with st.container(horizontal=True):
+        if found.before is not None:
+            st.button(
+                "Search further back",
+                icon=":material/arrow_downward:",
+                help="The log is searched for some seconds at a time. Choose days to search these.",
+                on_click=_go_on,
+                args=(found.before,),
+            )
+        if begun is not None:
+            st.button(
+                "Newest entries", icon=":material/arrow_upward:", on_click=_go_on, args=(None,)
+            )
 
 
 #: How what was tried can have ended.

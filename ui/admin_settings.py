@@ -30,12 +30,7 @@ def settings(token: str) -> None:
         "Secrets are not shown. The audit log has every change with the old and the new value."
     )
     with st.expander("History of changes", icon=":material/history:"):
-        changes = [
-            e
-            for action in ("setting.save", "setting.reset")
-            for e in state.engine().audit.entries(token, query=action, limit=100)
-        ]
-        changes.sort(key=lambda e: e.sequence, reverse=True)
+        changes = state.engine().audit.of_actions(token, ("setting.save", "setting.reset"))
         st.dataframe(
             {
                 **widgets.times("When", [e.occurred_at for e in changes]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 
@@ -15,7 +15,7 @@ from engine.operations.checkpoints import Checkpoints
 from engine.operations.context import Context
 from engine.operations.guard import Guard, needs
 from engine.permissions import Permission
-from engine.records import AuditEntry, AuditFilter, Caller, File
+from engine.records import AuditEntry, AuditFilter, AuditFound, Caller, File
 from engine.store.audit import Event
 from engine.store.audit_messages import fhir_audit_event
 
@@ -40,12 +40,25 @@ class Audit:
         caller: Caller,
         query: str = "",
         limit: int = 200,
-        offset: int = 0,
+        before: int | None = None,
         only: AuditFilter | None = None,
-    ) -> list[AuditEntry]:
-        """The audit log, newest first."""
-        entries = self._audit.entries(query=query, limit=limit, offset=offset, only=only)
+    ) -> AuditFound:
+        """What is found in the audit log within some seconds, newest first, and how far that is.
+
+        Args:
+            before: Go on before this number, as an earlier answer said.
+        """
+        entries = self._audit.entries(query=query, limit=limit, before=before, only=only)
         # Reasons may name a patient. What was searched for may, too, and is not in the log.
+        self._guard.record_read(caller, Event("audit.read"))
+        return entries
+
+    @needs(Permission.READ_AUDIT)
+    def of_actions(
+        self, caller: Caller, actions: Sequence[str], limit: int = 200
+    ) -> list[AuditEntry]:
+        """Entries of some actions, such as ``setting.save``, newest first, of the whole log."""
+        entries = self._audit.of_actions(actions, limit)
         self._guard.record_read(caller, Event("audit.read"))
         return entries
 
@@ -82,11 +95,10 @@ class Audit:
 
         A resource a line (NDJSON), as FHIR's bulk data does.
         """
-        count = self._audit.count()
         site = self._live.settings.site
         lines = [
             json.dumps(fhir_audit_event(entry, site), ensure_ascii=False)
-            for entry in reversed(self._audit.entries(query=query, limit=count, only=only))
+            for entry in self._audit.matching(query, only)
         ]
         told = {"all": not query and only in (None, AuditFilter()), "form": "fhir"}
         self._audit.record(caller, Event("audit.export", detail=told))
@@ -100,8 +112,7 @@ class Audit:
         table = csv.writer(out)
         names = [f.name for f in fields(AuditEntry)]
         table.writerow(names)
-        count = self._audit.count()
-        for entry in reversed(self._audit.entries(query=query, limit=count, only=only)):
+        for entry in self._audit.matching(query, only):
             row = [getattr(entry, name) for name in names]
             table.writerow([_cell(value) for value in row])
         self._audit.record(

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 from engine import tracing
 from engine.errors import AuditBroken, SealBroken
 from engine.host import Host
-from engine.records import AuditEntry, AuditFilter, Caller
+from engine.records import AuditEntry, AuditFilter, AuditFound, Caller
 from engine.store.database import Cursor, Database, Row
 from engine.vault import Signer, open_field, seal_field
 
@@ -35,6 +35,14 @@ _COVERED = (
 #: have to be sorted in memory.
 _PART_ENTRIES = 100_000
 _LOWEST = -(1 << 62)
+#: A search that takes longer stops, and says how far it came.
+PATIENCE_MS = 3_000.0
+#: Entries of a search's first part, and of the largest; how long a part should take.
+_FIRST_PART, _LARGEST_PART, _PART_MS = 20_000, 500_000, 250.0
+#: Entries among which those of some days are looked for at a time, which reads summaries only.
+_DAYS_PART = 1_000_000
+#: Entries of an export that are in memory at a time.
+_EXPORT_PART = 10_000
 #: In JSON, PostgreSQL has no NUL, and neither database halves of characters.
 _REFUSED = re.compile("[\0\ud800-\udfff]")
 
@@ -128,27 +136,57 @@ class AuditLog:
         *,
         query: str = "",
         limit: int = 200,
-        offset: int = 0,
+        before: int | None = None,
         only: AuditFilter | None = None,
-    ) -> list[AuditEntry]:
-        """Entries, newest first. The query matches actor, action, outcome and ids, not reasons."""
-        wanted = only or AuditFilter()
-        rows = self._database.read().all(
-            "SELECT * FROM audit WHERE ($1 = '' OR"
-            " contains(lower(concat_ws(' ', actor, role, action, outcome, patient_id, image_id,"
-            " region_id, origin)), lower($1)))"
-            " AND ($4 = '' OR occurred_at >= $4) AND ($5 = '' OR occurred_at < $5)"
-            " AND ($6 = '' OR actor = $6) AND ($7 = '' OR outcome = $7)"
-            " ORDER BY sequence DESC LIMIT $2 OFFSET $3",
-            query,
-            limit,
-            offset,
-            _text(wanted.since),
-            _text(wanted.until),
-            wanted.actor,
-            wanted.outcome,
+        patience_ms: float = PATIENCE_MS,
+    ) -> AuditFound:
+        """Entries, newest first. The query matches actor, action, outcome and ids, not reasons.
+
+        Looked at in parts, from the newest back, until there are enough or the time is over.
+
+        Args:
+            before: Only entries with smaller numbers: go on where an earlier search ended.
+            patience_ms: One part is looked at in any case.
+        """
+        tx, asked = self._database.read(), _asked(query, only)
+        high = _head(tx)[0] + 1
+        high = high if before is None else min(high, max(1, before))
+        found: list[AuditEntry] = []
+        part, ends = _FIRST_PART, self._host.ticks_ms() + patience_ms
+        while high > 1:
+            began = self._host.ticks_ms()
+            low = max(1, high - _DAYS_PART)
+            newest = _newest_of_days(tx, low, high, only)
+            if newest is None:
+                high = low
+            else:
+                low = max(1, newest + 1 - part)
+                rows = tx.all(_FIND, *asked, low, newest + 1, limit - len(found))
+                found += [self._entry(row) for row in rows]
+                high = found[-1].sequence if len(found) >= limit else low
+                part = _next_part(part, self._host.ticks_ms() - began)
+            if len(found) >= limit or self._host.ticks_ms() >= ends:
+                break
+        last = tx.one("SELECT occurred_at FROM audit WHERE sequence = $1", high)
+        return AuditFound(
+            found,
+            high if high > 1 else None,
+            None if last is None else datetime.fromisoformat(last["occurred_at"]),
         )
-        return [self._entry(row) for row in rows]
+
+    def matching(self, query: str = "", only: AuditFilter | None = None) -> Iterator[AuditEntry]:
+        """Every entry that matches, oldest first, up to the one that is the newest now.
+
+        See :meth:`entries`. Read in parts, so that no statement takes long and none is held.
+        """
+        tx, asked = self._database.read(), _asked(query, only)
+        end = _head(tx)[0] + 1
+        for start in range(1, end, _DAYS_PART):
+            newest = _newest_of_days(tx, start, min(end, start + _DAYS_PART), only) or 0
+            for low in range(start, newest + 1, _EXPORT_PART):
+                high = min(newest + 1, low + _EXPORT_PART)
+                rows = tx.all(_FIND, *asked, low, high, _EXPORT_PART)
+                yield from (self._entry(row) for row in reversed(rows))
 
     def of_image(
         self, image_id: str, actions: Collection[str] | None = None, limit: int = 200
@@ -161,6 +199,21 @@ class AuditLog:
         # Nothing but the id is asked of the database: only then does it use its index.
         rows = self._database.read().all("SELECT * FROM audit WHERE image_id = $1", image_id)
         rows = [r for r in rows if actions is None or r["action"] in actions]
+        rows.sort(key=lambda r: int(r["sequence"]), reverse=True)
+        return [self._entry(row) for row in rows[:limit]]
+
+    def of_actions(self, actions: Collection[str], limit: int = 200) -> list[AuditEntry]:
+        """Entries of some actions, newest first, of the whole log."""
+        tx = self._database.read()
+        rows = [
+            row
+            for action in actions  # one at a time, each by the index
+            for row in tx.all(
+                "SELECT * FROM audit WHERE action = $1 ORDER BY sequence DESC LIMIT $2",
+                action,
+                limit,
+            )
+        ]
         rows.sort(key=lambda r: int(r["sequence"]), reverse=True)
         return [self._entry(row) for row in rows[:limit]]
 
@@ -320,6 +373,52 @@ _VERIFY = (
     " $3 + row_number() OVER (ORDER BY sequence) AS place"
     " FROM audit WHERE sequence > $1 AND sequence <= $2) AS part"
 )
+
+
+#: Entries from number $6 to before $7 that match.
+_FIND = (
+    "SELECT * FROM audit WHERE sequence >= $6 AND sequence < $7 AND ($1 = '' OR"
+    " contains(lower(concat_ws(' ', actor, role, action, outcome, patient_id, image_id,"
+    " region_id, origin)), lower($1)))"
+    " AND ($2 = '' OR occurred_at >= $2) AND ($3 = '' OR occurred_at < $3)"
+    " AND ($4 = '' OR actor = $4) AND ($5 = '' OR outcome = $5)"
+    " ORDER BY sequence DESC LIMIT $8"
+)
+#: A text that is greater than that of any time.
+_AFTER_ALL = "~"
+
+
+def _asked(query: str, only: AuditFilter | None) -> tuple[str, ...]:
+    """The first values of _FIND."""
+    wanted = only or AuditFilter()
+    return query, _text(wanted.since), _text(wanted.until), wanted.actor, wanted.outcome
+
+
+def _newest_of_days(tx: Cursor, low: int, high: int, only: AuditFilter | None) -> int | None:
+    """The newest entry from ``low`` to before ``high`` that is of the days that are asked for.
+
+    Found by the entries' own times, not by their order: a clock may have been set back.
+    """
+    _, since, until, *_ = _asked("", only)
+    if not since and not until:
+        return high - 1
+    # Not max(sequence): PostgreSQL would go through all before it. With the numbers in the text,
+    # it plans each time anew; the plan that it keeps for any numbers is without the index of days.
+    found = tx.one(
+        "SELECT max(sequence + 0) AS newest FROM audit"  # noqa: S608 - whole numbers
+        f" WHERE sequence >= {low:d} AND sequence < {high:d}"
+        " AND occurred_at >= $1 AND occurred_at < $2",
+        since,
+        until or _AFTER_ALL,
+    )
+    return None if found is None else found["newest"]
+
+
+def _next_part(part: int, took_ms: float) -> int:
+    """Entries of the next part of a search, from how long the last one took."""
+    if took_ms < _PART_MS / 2:
+        return min(_LARGEST_PART, part * 2)
+    return max(1_000, part // 2) if took_ms > _PART_MS * 2 else part
 
 
 def readable(value: Any) -> Any:

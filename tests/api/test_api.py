@@ -21,6 +21,7 @@ from PIL import Image as Pillow
 import api
 from api import schemas
 from engine import Detection, DraftBox, Region, Role
+from engine.store.audit import AuditLog
 from tests.conftest import PASSWORD, WHY
 from tests.fakes import FakeHost
 from tests.rest import Hospital, ask, hospital, mounted_app
@@ -176,6 +177,22 @@ def test_the_log_says_from_where_a_token_was_used_not_only_from_where_it_came(
     ask("GET", "/patients/", ward.tokens[T], client="203.0.113.9")
     [read] = ask("GET", "/audit/", ward.tokens[A], params={"q": "203.0.113.9"}).json()["items"]
     assert (read["actor"], read["action"]) == ("technician", "patient.search")
+
+
+def test_the_log_is_searched_part_by_part(ward: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask("GET", "/patients/", ward.tokens[T], client="203.0.113.7")
+    monkeypatch.setattr("engine.store.audit._FIRST_PART", 1)
+    monkeypatch.setitem(AuditLog.entries.__kwdefaults__, "patience_ms", 0.0)
+    found: list[Any] = []
+    answers: list[Any] = []
+    asked: dict[str, Any] = {"q": "203.0.113.7"}
+    while not answers or answers[-1]["next_before"]:
+        answers.append(ask("GET", "/audit/", ward.tokens[A], params=asked).json())
+        found += answers[-1]["items"]
+        asked["before"] = answers[-1]["next_before"]
+    assert [e["action"] for e in found] == ["patient.search"]
+    assert len(answers) > 2
+    assert answers[-1]["searched_to"] <= found[0]["occurred_at"]
 
 
 def test_a_question_that_is_no_activity_keeps_no_session_alive(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ MAY: dict[str, set[Role]] = {
     "people.set_enabled": {A},
     "people.reset_password": {A},
     "audit.entries": {A},
+    "audit.of_actions": {A},
     "audit.verify": {A},
     "audit.verify_access": {A},
     "audit.accept_access": set(),

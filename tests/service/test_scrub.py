@@ -42,7 +42,7 @@ def image_id(ward: Ward) -> str:
 
 
 def told(engine: Engine) -> list[AuditEntry]:
-    return engine.context.audit.entries(query="scrub.broken")
+    return list(engine.context.audit.entries(query="scrub.broken"))
 
 
 def change(engine: Engine, sql: str, *values: object) -> None:
@@ -165,4 +165,4 @@ def test_it_stops_with_the_server_and_then_says_nothing_of_a_finished_round(
     scrub.run(waits)
     assert len(waits.pauses) == 1
     assert (scrub.state["running"], scrub.state["finished_at"]) == (False, None)
-    assert ward.engine.context.audit.entries(query="scrub.finish") == []
+    assert not ward.engine.context.audit.entries(query="scrub.finish")

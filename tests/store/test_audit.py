@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from engine.crypto.vault import Signer
 from engine.errors import AuditBroken, StorageError
 from engine.permissions import Role
-from engine.records import Caller
+from engine.records import AuditEntry, AuditFilter, Caller
 from engine.store.audit import AuditLog, Event
 from engine.store.database import Database
 from tests.fakes import FakeHost
@@ -164,4 +166,80 @@ def test_a_checkpoint_of_somebody_else_or_a_forged_one_is_refused(audit: AuditLo
 def test_search_matches_ids_and_actions_but_not_reasons(audit: AuditLog) -> None:
     fill(audit)
     assert [e.image_id for e in audit.entries(query="IM_2")] == ["im_2"]
-    assert audit.entries(query="Grüße") == []
+    assert not audit.entries(query="Grüße")
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, count in (
+        ("_FIRST_PART", 2), ("_LARGEST_PART", 2), ("_DAYS_PART", 3), ("_EXPORT_PART", 2),
+    ):  # fmt: skip
+        monkeypatch.setattr(f"engine.store.audit.{name}", count)
+    monkeypatch.setattr("engine.store.audit._next_part", lambda part, took_ms: part)
+
+
+def numbers(found: Iterable[AuditEntry]) -> list[int]:
+    return [entry.sequence for entry in found]
+
+
+def test_a_search_gives_what_it_found_in_its_time_and_goes_on_from_there(
+    audit: AuditLog, small_parts: None
+) -> None:
+    fill(audit, 7)
+    first = audit.entries(query="im_0", patience_ms=0)
+    assert (numbers(first), first.before) == ([], 6)
+    assert first.searched_to == audit.entries()[1].occurred_at
+    second = audit.entries(query="im_4", before=first.before, patience_ms=0)
+    assert (numbers(second), second.before) == ([5], 4)
+    found, before, asked = [], None, 0
+    while asked == 0 or before is not None:
+        part = audit.entries(query="image.restore", before=before, patience_ms=0)
+        found, before, asked = found + numbers(part), part.before, asked + 1
+    assert (found, asked) == ([7, 6, 5, 4, 3, 2, 1], 4)
+    whole = audit.entries(query="im_0")
+    assert (numbers(whole), whole.before) == ([1], None)
+    assert audit.entries(before=1).before is audit.entries(before=-5).before is None
+
+
+def test_a_search_that_has_enough_stops_behind_the_last_match(
+    audit: AuditLog, small_parts: None
+) -> None:
+    fill(audit, 7)
+    first = audit.entries(limit=3)
+    assert (numbers(first), first.before) == ([7, 6, 5], 5)
+    second = audit.entries(limit=4, before=first.before)
+    assert (numbers(second), second.before) == ([4, 3, 2, 1], None)
+    assert numbers(audit.entries(limit=3, before=99)) == [7, 6, 5]
+
+
+def test_days_are_found_by_the_entries_own_times_though_the_clock_was_set_back(
+    audit: AuditLog, small_parts: None
+) -> None:
+    host = audit._host
+    assert isinstance(host, FakeHost)
+    day, begun = timedelta(days=1), host.clock
+    for days in (0, 1, 2, 9, 9, 3, 4, 5, 6, 7):  # ahead for two entries
+        host.clock = begun + days * day
+        fill(audit, 1)
+    ninth = AuditFilter(since=begun + 9 * day)
+    assert numbers(audit.entries(only=ninth)) == [5, 4]
+    assert numbers(audit.matching(only=ninth)) == [4, 5]
+    middle = AuditFilter(since=begun + 2 * day, until=begun + 5 * day)
+    assert numbers(audit.entries(only=middle)) == [7, 6, 3]
+    assert numbers(audit.matching(only=middle)) == [3, 6, 7]
+    early = audit.entries(only=AuditFilter(until=begun + day), patience_ms=0)
+    assert (numbers(early), early.before) == ([], 8)  # a part of other days was passed over
+
+
+def test_an_export_has_every_match_in_order(audit: AuditLog, small_parts: None) -> None:
+    fill(audit, 8)
+    assert numbers(audit.matching()) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert numbers(audit.matching("im_5")) == [6]
+
+
+def test_entries_of_an_action_are_found_in_the_whole_log(audit: AuditLog) -> None:
+    fill(audit, 2)
+    audit.record(WHO, Event("setting.save"), Event("setting.saved"), Event("setting.reset"))
+    fill(audit, 2)
+    assert numbers(audit.of_actions(["setting.save", "setting.reset"])) == [5, 3]
+    assert numbers(audit.of_actions(["image.restore"], limit=3)) == [7, 6, 2]

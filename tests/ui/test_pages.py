@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import runpy
 import threading
 import time
@@ -22,6 +23,7 @@ from streamlit.testing.v1 import AppTest
 import api
 from api.held_intakes import Intakes
 from engine import Detection, DraftBox, Engine, ImageRecord, Look, Region, Role, errors, version
+from engine.store.audit import AuditLog
 from tests import builders
 from tests.conftest import PASSWORD, Team
 from tests.fakes import ScriptedDetector
@@ -1001,6 +1003,27 @@ def test_the_audit_log_is_filtered_by_day_person_and_outcome(
     assert told() == set()
     next(d for d in app.date_input if d.label == "From").set_value(tomorrow - timedelta(1)).run()
     assert told() == {("doctor", "refused")}
+
+
+def test_a_search_of_the_log_says_how_far_it_came_and_goes_on(
+    visit: Visit, team: Team, sealed: ImageRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = visit(team.administrator, "4_Admin", "Audit log")
+    assert not any(b.label == "Search further back" for b in app.button)
+    monkeypatch.setattr("engine.store.audit._FIRST_PART", 5)
+    monkeypatch.setattr("engine.store.audit._next_part", lambda part, took_ms: 10_000)
+    next(t for t in app.text_input if t.label == "Search").input("nobody").run()
+    assert "No entry matches." in texts(app)
+    monkeypatch.setitem(AuditLog.entries.__kwdefaults__, "patience_ms", 0.0)
+    app.run()
+    assert re.search(r"No match, searched back to No\. \d+, 2026-.* Older entries", texts(app))
+    click(app, "Search further back")
+    assert re.search(r"No match of the entries before No\. \d+, searched back", texts(app))
+    next(t for t in app.text_input if t.label == "Search").input("admin").run()  # from the newest
+    assert re.search(r"All matches, searched back to No\. \d+, 2026-", texts(app))
+    click(app, "Search further back")
+    click(app, "Newest entries")
+    assert not any(b.label == "Newest entries" for b in app.button)
 
 
 def test_times_are_in_the_viewers_zone_which_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
