@@ -75,7 +75,7 @@ from engine.service.intakes import Header, TakeOptions
 from engine.service.models import Evaluation
 from engine.service.patients import Extent
 from engine.service.randomness import Randomness
-from engine.service.reception import Held, Instance, Received
+from engine.service.reception import Held, HeldStudy, Instance, Received
 from engine.service.release import LooksSaved
 from engine.service.runtime_settings import SettingEntry
 from engine.service.search import Found, ImageQuery, SeriesPage
@@ -155,6 +155,7 @@ __all__ = [
     "Found",
     "Header",
     "Held",
+    "HeldStudy",
     "Hold",
     "Host",
     "ImageQuery",

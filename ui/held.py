@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from engine import Held, errors
+from engine import Held, HeldStudy, errors
 from ui import state, widgets
 
 #: Entries that are listed: a study each, or an image that names none.
 _SHOWN = 20
-#: The oldest held images, of which studies are made.
-_READ = 2000
 
 
 def held(token: str) -> None:
-    """The oldest held images by study, each with what the headers say of the patient."""
-    found = state.engine().reception.held(token, _READ)
+    """The oldest held studies, each with what the headers say of the patient."""
+    found = state.engine().reception.held_studies(token, _SHOWN + 1)
     if not found:
         return
-    studies = defaultdict[Hashable, list[Held]](list)
-    for one in found:
-        studies[one.belongs_to].append(one)
     st.header("Received for unknown patients")
     st.caption("The header of these images names nobody who has a record. Say whose they are.")
-    if len(studies) > _SHOWN or len(found) == _READ:
+    if len(found) > _SHOWN:
         st.caption("These are the oldest. More may follow when they are assigned.")
-    for some in list(studies.values())[:_SHOWN]:
-        _study(token, some)
+    for study in found[:_SHOWN]:
+        _study(token, study)
 
 
-def _study(token: str, some: Sequence[Held]) -> None:
-    """One entry: images of one study whose headers name the same patient, oldest first."""
-    first, count = some[0], len(some)
+def _study(token: str, study: HeldStudy) -> None:
+    """One entry: images of one study whose headers name the same patient."""
+    first, count = study.first, study.images
     said = first.hints
     who = f"{said.get('id', 'no number')}, {said.get('name', 'no name')}"
     many = f", {widgets.counted(count, 'image')} of one study" if count > 1 else ""
@@ -52,8 +46,10 @@ def _study(token: str, some: Sequence[Held]) -> None:
         number = st.text_input(f"{whose}: the patient number", key=f"whose-{first.held_id}").strip()
         what = f"{who}, received {widgets.when(first.received_at)}{many}"
         if widgets.button_for("Assign to this patient", what, f"assign-{first.held_id}"):
+            some = reception.held_with(token, first.held_id) or [first]
             here = _each(some, lambda one: reception.assign(token, one.held_id, number))
-            waits = "The image waits" if count - here == 1 else f"{count - here} images wait"
+            came = len(some) - here
+            waits = "The image waits" if came == 1 else f"{came} images wait"
             left = (
                 f" {widgets.counted(here, 'image')} came in otherwise: discard what is left here."
             )
@@ -61,6 +57,7 @@ def _study(token: str, some: Sequence[Held]) -> None:
             st.rerun()
         reason = st.text_input("Reason for discarding", key=f"why-{first.held_id}").strip()
         if widgets.button_for("Discard", what, f"discard-{first.held_id}"):
+            some = reception.held_with(token, first.held_id) or [first]
             _each(some, lambda one: reception.discard(token, one.held_id, reason))
             state.say("Discarded.")
             st.rerun()

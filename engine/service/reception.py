@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -103,12 +103,19 @@ class Held:
     hints: Mapping[str, Any] = field(repr=False)
     study: str = field(default="", repr=False)
 
-    @property
-    def belongs_to(self) -> Hashable:
-        """Equal for images that one answer can assign: of one study that one node sent, whose
-        headers say the same of the patient. What names no study stands alone."""
-        said = tuple(sorted((name, str(value)) for name, value in self.hints.items()))
-        return (self.node, self.study, said) if self.study else self.held_id
+
+@dataclass(frozen=True)
+class HeldStudy:
+    """Held images that one answer can assign: of one study that one node sent, whose headers say
+    the same of the patient. An image that names no study stands alone.
+
+    Args:
+        first: The oldest.
+        images: How many they are.
+    """
+
+    first: Held
+    images: int
 
 
 class Reception:
@@ -331,7 +338,26 @@ class Reception:
         """Instances of patients whom nobody knew, oldest first. Raises SealBroken."""
         found = self._held.all(self._database.read(), limit, offset)
         self._guard.record_read(caller, Event("instance.list", detail={"held": len(found)}))
-        return [Held(h.held_id, h.node, h.received_at, h.hints, h.study) for h in found]
+        return [_held(h) for h in found]
+
+    @needs(Permission.UPLOAD)
+    def held_studies(self, caller: Caller, limit: int) -> list[HeldStudy]:
+        """Held images that belong together, oldest first; opens one of each. Raises SealBroken."""
+        if earlier := self._held.of_earlier_releases(self._database.read()):
+            with self._database.write() as tx:
+                for held in earlier:
+                    self._held.join(tx, held)
+        found = self._held.first(self._database.read(), limit)
+        images = sum(count for _, count in found)
+        self._guard.record_read(caller, Event("instance.list", detail={"held": images}))
+        return [HeldStudy(_held(held), count) for held, count in found]
+
+    @needs(Permission.UPLOAD)
+    def held_with(self, caller: Caller, held_id: str) -> list[Held]:
+        """A held image and all that belong to it, oldest first. Raises SealBroken."""
+        found = self._held.with_(self._database.read(), held_id)
+        self._guard.record_read(caller, Event("instance.list", detail={"held": len(found)}))
+        return [_held(h) for h in found]
 
     @needs(Permission.UPLOAD)
     def assign(self, caller: Caller, held_id: str, patient_id: str) -> str:
@@ -447,6 +473,10 @@ class Reception:
             if self._stopped.is_set():
                 return
             yield image_id
+
+
+def _held(held: HeldInstance) -> Held:
+    return Held(held.held_id, held.node, held.received_at, held.hints, held.study)
 
 
 def _caller(name: str) -> Caller:

@@ -271,6 +271,10 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         "files: where they lie, and the word of the copy that may delete them",
         "CREATE TABLE stored_files (name VARCHAR PRIMARY KEY, value VARCHAR NOT NULL)",
     ),
+    (
+        "held instances: keyed hash of what one answer can assign, so that it is counted unopened",
+        "ALTER TABLE held_instances ADD COLUMN together BLOB",
+    ),
 )
 
 Row = dict[str, Any]

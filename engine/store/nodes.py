@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
-from engine.errors import InputError, NotFound
+from engine.errors import InputError, NotFound, SealBroken
 from engine.host import Host
 from engine.records import Caller
 from engine.store.audit import AuditLog
 from engine.store.audited_rows import AuditedRows
 from engine.store.database import Cursor, Database
-from engine.vault import derive, open_field, seal_field
+from engine.vault import blind_index, derive, open_field, seal_field
 
 #: An AE title: printable ASCII without backslash, at most 16 characters (PS3.5 6.2).
 _TITLE = re.compile(r"[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?")
@@ -243,7 +243,12 @@ class HeldInstance:
 
 
 class HeldInstances:
-    """Rows of held instances. Callers hold the transaction."""
+    """Rows of held instances. Callers hold the transaction.
+
+    The column ``together`` is a keyed hash: equal for images that one answer can assign, of one
+    study that one node sent, whose headers say the same of the patient. What names no study stands
+    alone.
+    """
 
     def __init__(self, host: Host, key: bytes) -> None:
         self._host = host
@@ -264,11 +269,13 @@ class HeldInstances:
             "node": held.node, "blob": held.blob, "hints": dict(held.hints), "study": held.study,
         })  # fmt: skip
         tx.run(
-            "INSERT INTO held_instances VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO held_instances (held_id, node, received_at, file_index, instance_index,"
+            " blob, facts, together) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
             held.held_id, held.node, held.received_at, file_index, instance_index, held.blob,
             seal_field(
                 self._key, f"held/{held.held_id}/facts", facts.encode(), self._host.random
             ),
+            self._together(held),
         )  # fmt: skip
 
     def all(self, tx: Cursor, limit: int, offset: int) -> list[HeldInstance]:
@@ -279,6 +286,45 @@ class HeldInstances:
             offset,
         )
         return [self._held(row) for row in rows]
+
+    def first(self, tx: Cursor, limit: int) -> list[tuple[HeldInstance, int]]:
+        """The oldest of those that belong together, and how many these are; oldest first.
+
+        No other is opened. Raises SealBroken.
+        """
+        rows = tx.all(
+            "SELECT * FROM held_instances AS h JOIN (SELECT held_id AS oldest,"
+            " row_number() OVER (PARTITION BY together ORDER BY received_at, held_id) AS place,"
+            " count(*) OVER (PARTITION BY together) AS images FROM held_instances) AS c"
+            " ON h.held_id = c.oldest WHERE place = 1 ORDER BY received_at, held_id LIMIT $1",
+            limit,
+        )
+        return [(self._held(row), row["images"]) for row in rows]
+
+    def with_(self, tx: Cursor, held_id: str) -> list[HeldInstance]:
+        """A held instance and those that belong to it, oldest first. Raises SealBroken."""
+        rows = tx.all(
+            "SELECT * FROM held_instances WHERE together ="
+            " (SELECT together FROM held_instances WHERE held_id = $1)"
+            " ORDER BY received_at, held_id",
+            held_id,
+        )
+        return [self._held(row) for row in rows]
+
+    def of_earlier_releases(self, tx: Cursor) -> list[HeldInstance]:
+        """Rows that do not say yet what they belong to. Raises SealBroken."""
+        rows = tx.all("SELECT * FROM held_instances WHERE together IS NULL")
+        return [self._held(row) for row in rows]
+
+    def join(self, tx: Cursor, held: HeldInstance) -> None:
+        """Write what a row of an earlier release belongs to."""
+        sql = "UPDATE held_instances SET together = $2 WHERE held_id = $1"
+        tx.run(sql, held.held_id, self._together(held))
+
+    def _together(self, held: HeldInstance) -> bytes:
+        said = sorted((name, str(value)) for name, value in held.hints.items())
+        what = [held.node, held.study, said] if held.study else [held.held_id]
+        return blind_index(self._key, "held/together", json.dumps(what))
 
     def get(self, tx: Cursor, held_id: str) -> HeldInstance:
         """One of them. Raises NotFound, SealBroken."""
@@ -302,7 +348,7 @@ class HeldInstances:
 
     def _held(self, row: Mapping[str, Any]) -> HeldInstance:
         facts = json.loads(open_field(self._key, f"held/{row['held_id']}/facts", row["facts"]))
-        return HeldInstance(
+        held = HeldInstance(
             row["held_id"],
             facts["node"],
             row["received_at"],
@@ -311,3 +357,8 @@ class HeldInstances:
             (row["file_index"], row["instance_index"]),
             facts.get("study", ""),  # rows of 0.1 have none
         )
+        if row["together"] not in (None, self._together(held)):  # none: of an earlier release
+            raise SealBroken(
+                "A held image does not belong where its row says.", held_id=held.held_id
+            )
+        return held

@@ -197,6 +197,8 @@ MAY: dict[str, set[Role]] = {
     "objects.frames": {T, D},
     "objects.bulk": {T, D},
     "reception.held": {T},
+    "reception.held_studies": {T},
+    "reception.held_with": {T},
     "reception.assign": {T},
     "reception.discard": {T},
     "profiles.entries": {A},

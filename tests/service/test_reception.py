@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -143,7 +142,7 @@ def test_an_unknown_patient_is_held_until_a_person_says_whose_it_is(ward: Ward) 
 
 
 def test_held_images_belong_together_by_study_sender_and_what_they_say_of_the_patient(
-    ward: Ward,
+    ward: Ward, host: FakeHost
 ) -> None:
     sent = [
         *(builders.dicom(PIXELS, instance=n) for n in (1, 2)),
@@ -155,8 +154,30 @@ def test_held_images_belong_together_by_study_sender_and_what_they_say_of_the_pa
         token = node(ward, title)
         for data in sent if title == "CT1" else [builders.dicom(PIXELS, instance=7)]:
             ward.engine.reception.receive(token, Instance("", "", data))
-    together = Counter(h.belongs_to for h in ward.engine.reception.held(ward.team.technician))
-    assert sorted(together.values()) == [1, 1, 1, 1, 1, 2]
+            host.advance(seconds=1)
+    reception, technician = ward.engine.reception, ward.team.technician
+
+    def studies() -> list[tuple[str, int]]:
+        return [(s.first.held_id, s.images) for s in reception.held_studies(technician, 9)]
+
+    held = [one.held_id for one in reception.held(technician)]
+    alone = [(held_id, 1) for held_id in held[2:]]
+    assert studies() == [(held[0], 2), *alone]
+    assert reception.held_studies(technician, 1)[0].images == 2  # counted, not listed
+    assert [one.held_id for one in reception.held_with(technician, held[1])] == held[:2]
+    # Rows of a release before this one say nothing of it, and learn it once.
+    with ward.engine.context.database.write() as tx:
+        tx.run("UPDATE held_instances SET together = NULL")
+    assert studies() == [(held[0], 2), *alone]
+    # Whoever can write rows cannot put an image under the answer for another.
+    with ward.engine.context.database.write() as tx:
+        tx.run(
+            "UPDATE held_instances SET together ="
+            " (SELECT together FROM held_instances WHERE held_id = $2) WHERE held_id = $1",
+            held[2], held[0],
+        )  # fmt: skip
+    with pytest.raises(errors.SealBroken):
+        reception.held_with(technician, held[0])
 
 
 def test_a_held_image_can_be_discarded_under_a_reason(ward: Ward) -> None:
