@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import streamlit as st
 
 from engine import AuditEntry, Format, ImageRecord, SealedRegion, errors, meaning, trouble
-from ui import theme, turned
+from ui import state, theme, turned
 
 _HERE = Path(__file__).parent / "components"
 
@@ -106,9 +106,14 @@ def failed(err: Exception) -> bool:
 # --- pictures ---------------------------------------------------------------------------------
 
 
+def _on_this_server(data: Mapping[str, Any]) -> dict[str, Any]:
+    """With the server whose memory has what the pictures' addresses name; see ``stage.js``."""
+    return {**data, "server": state.engine().server_id}
+
+
 def viewer(data: Mapping[str, Any], key: str) -> None:
     """The image viewer: sealed and original picture, boxes and table; data as in ``viewer.js``."""
-    _component("viewer")(data=dict(data), key=key)
+    _component("viewer")(data=_on_this_server(data), key=key)
 
 
 def stack(data: Mapping[str, Any], key: str) -> str:
@@ -117,7 +122,7 @@ def stack(data: Mapping[str, Any], key: str) -> str:
     Returns:
         The id of the image whose details were asked for in this run, or an empty string.
     """
-    result = _component("stack")(data=dict(data), key=key, on_image_change=lambda: None)
+    result = _component("stack")(data=_on_this_server(data), key=key, on_image_change=lambda: None)
     return str(result.image or "")
 
 
@@ -132,7 +137,7 @@ def editor(data: Mapping[str, Any], key: str) -> tuple[list[dict[str, Any]], str
     """
     start = {"boxes": data["boxes"]}
     result = _component("editor")(
-        data=dict(data), key=key, default=start, on_boxes_change=lambda: None,
+        data=_on_this_server(data), key=key, default=start, on_boxes_change=lambda: None,
         on_command_change=lambda: None,
     )  # fmt: skip
     return list(result.boxes), str(result.command or "")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Route, expect
 
 from engine import Detection, Engine, Region
 from tests import builders
@@ -322,3 +322,24 @@ def test_a_study_is_downloaded_masked_and_what_is_restored_as_it_came_in(dora: V
     originals = download("Originals, series")
     assert set(originals.values()) >= {ct(number) for number in range(1, 7)}
     assert not set(originals.values()) & set(masked.values())
+
+
+def test_a_page_whose_requests_reach_another_server_is_loaded_anew(dora: Visitor) -> None:
+    """Its own was gone for a while. Opening anything again would not bring the two together."""
+
+    def gone(route: Route) -> None:
+        told = "This image is no longer open. Open it again."
+        route.fulfill(status=404, json={"status": 404, "title": told})
+
+    loads: list[str] = []
+    dora.page.on("load", lambda page: loads.append(page.url))
+    dora.page.route("**/study-restorations/**/frames/**", gone)
+    dora.click("Restore: clinical reading")
+    dora.reads("This image is no longer open. Open it again.")
+    assert not loads  # it is the same server
+    dora.page.route("**/api/health/", lambda route: route.fulfill(json={"server": "sv_other"}))
+    with dora.page.expect_event("load"):
+        dora.page.locator(".stage").press("ArrowDown")
+    dora.settle()
+    dora.reads("This image is no longer open. Open it again.")  # once: it did not help
+    assert len(loads) == 1

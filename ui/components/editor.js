@@ -513,6 +513,7 @@ const editors = new WeakMap();
 export default function (component) {
   const { data, parentElement, setStateValue, setTriggerValue } = component;
   const root = parentElement.querySelector(".root");
+  pageServer = data.server;
   const held = editors.get(root);
   if (held?.data.id === data.id) held.data.picture = data.picture; // opened anew, same boxes
   else {

@@ -603,6 +603,7 @@ const studies = new WeakMap();
 export default function (component) {
   const { data, parentElement, setTriggerValue } = component;
   const root = parentElement.querySelector(".root");
+  pageServer = data.server;
   const held = studies.get(root);
   if (held?.data.id === data.id) held.update(data);
   else {

@@ -18,10 +18,26 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** The id of the server that drew this page: empty where it is the only one, null where it does not matter. */
+let pageServer = null;
+
+/** Do requests reach another server than the one that draws this page? After its server was gone a page
+ *  stays with another one, while requests go back as soon as theirs is there again. What the page opens
+ *  lies in the memory of one server, so nothing but a new page brings them together. */
+async function isElsewhere() {
+  if (pageServer === null) return false;
+  const answer = await fetch("/api/health/", { credentials: "same-origin", cache: "no-store" }).catch(() => null);
+  if (!answer?.ok || ((await answer.json()).server || "") === pageServer) return false;
+  const before = Number(sessionStorage.getItem("medsec.elsewhere") || 0);
+  sessionStorage.setItem("medsec.elsewhere", String(Date.now()));
+  return Date.now() - before > 10_000; // else it did not help
+}
+
 /** A picture from the server with the session's cookie; a refusal becomes its own sentence. */
 async function fetchAnswer(address, signal) {
   const answer = await fetch(address, { credentials: "same-origin", cache: "no-store", signal });
   if (!answer.ok) {
+    if (answer.status === 404 && await isElsewhere()) window.location.reload();
     const problem = await answer.json().catch(() => ({}));
     throw new Error(problem.title || "The picture could not be loaded. Reload the page.");
   }

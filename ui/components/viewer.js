@@ -242,6 +242,7 @@ const viewers = new WeakMap();
 export default function (component) {
   const { data, parentElement } = component;
   const root = parentElement.querySelector(".root");
+  pageServer = data.server;
   const held = viewers.get(root);
   if (held?.data.id !== data.id) {
     held?.close();
