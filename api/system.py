@@ -72,6 +72,9 @@ class Health(schemas.Schema):
         description="Images and patients found damaged, and `accounts and rights` if these were"
         " changed outside MedSec."
     )
+    files_moving: bool = Field(
+        description="Some stored files are still in the place of `MEDSEC_BLOBS_ALSO`."
+    )
     clock_back_seconds: int = Field(description="How far the clock was set back; 0 if it was not.")
     audit_forwarding: bool = Field(description="The log is sent to an audit repository.")
     audit_waiting: int = Field(description="Entries that the repository does not have yet.")

@@ -54,7 +54,8 @@ def move(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
             done = copy_files(settings, arguments.to)
         terminal.tell(
             f"copied and compared: {done.sent} files; {done.files} are at the old place, and"
-            " nothing was deleted. Stop the server and run files-move without --copy-only"
+            " nothing was deleted. Set MEDSEC_BLOBS_ALSO and start the server again, which moves"
+            " the rest, or stop it and run files-move without --copy-only"
         )
         return Outcome.DONE
     with terminal.working("moving files"):

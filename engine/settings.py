@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from engine.errors import SettingsError
 from engine.permissions import ACCOUNT_ROLES, Role
@@ -58,6 +58,10 @@ def _is_encrypted(origin: str) -> bool:
     return scheme == "https" or rest.rpartition(":")[0] in _THIS_MACHINE or rest in _THIS_MACHINE
 
 
+#: What stands for the data folder where another place can be named.
+FOLDER: Final = "folder"
+
+
 def _is_bucket(url: str) -> bool:
     return _BUCKET.fullmatch(url) is not None
 
@@ -103,6 +107,12 @@ class Settings:
         "Where the encrypted files lie: s3://bucket/prefix in an object store; by default in the"
         " data folder",
         lambda v: not v or _is_bucket(v),
+    )
+    blobs_also: str = _setting(
+        "",
+        "Another place in which encrypted files may still lie, while they move from it to"
+        " MEDSEC_BLOBS: s3://bucket/prefix, or folder for the data folder",
+        lambda v: v in ("", FOLDER) or _is_bucket(v),
     )
     s3_endpoint: str = _setting(
         "",
@@ -378,10 +388,15 @@ class Settings:
             raise SettingsError(
                 "MEDSEC_SERVERS=many needs a catalog on PostgreSQL: set MEDSEC_DATABASE."
             )
-        if self.backups and (self.backup_dir or within(self.backups, self.blobs)):
+        places = (self.blobs, self.blobs_also)
+        if self.backups and (self.backup_dir or any(within(self.backups, p) for p in places)):
             raise SettingsError(
                 "MEDSEC_BACKUPS must be alone, without MEDSEC_BACKUP_DIR, and apart from"
-                " MEDSEC_BLOBS."
+                " MEDSEC_BLOBS and MEDSEC_BLOBS_ALSO."
+            )
+        if self.blobs_also and within(self.blobs_also, self.blobs or FOLDER):
+            raise SettingsError(
+                "MEDSEC_BLOBS_ALSO must be another place than MEDSEC_BLOBS, and apart from it."
             )
         if self.backup_lock_days and not self.backups:
             raise SettingsError(

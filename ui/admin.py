@@ -166,6 +166,8 @@ def health(token: str) -> None:
             ("Last successful backup", _moment(now["last_backup_at"])),
             ("Last backup locked until", _moment(now["last_backup_locked_until"], "not locked")),
             ("Last integrity check of stored files", _moment(now["scrubbed_at"])),
+            *[("Stored files", "being moved; leave MEDSEC_BLOBS_ALSO set until all have moved")]
+            * now["files_moving"],
             ("Damaged files", ", ".join(now["broken"]) or "none known"),
             ("Keys still to re-wrap", str(now["keys_to_rotate"])),
             ("Processes that read files", _held(now["confinement"])),

@@ -103,7 +103,8 @@ class Context(WorkerContext):
 
     def backup_folder(self) -> Backups:
         """The backups there are. Raises SettingsError where no place for them is set."""
-        far = bool(self.live.settings.blobs or self.live.settings.backups)
+        settings = self.live.settings
+        far = bool(settings.blobs or settings.blobs_also or settings.backups)
         return Backups(self._backup_place, self.keyring, self.host, far=far)
 
     @cached_property

@@ -96,7 +96,7 @@ from engine.store.device_boxes import DeviceBoxes
 from engine.store.embedded import EmbeddedDatabase
 from engine.store.figures import Figures
 from engine.store.file_claim import FileClaim
-from engine.store.file_stores import backups_of, claim, files_of
+from engine.store.file_stores import backups_of, claim_all, files_of
 from engine.store.key_hierarchy import KeyHierarchy
 from engine.store.nodes import HeldInstances, NodeRows
 from engine.store.open_images import OpenImages
@@ -290,6 +290,8 @@ class Engine:
             BackupInvalid: There is none, or it is incomplete or altered.
             StorageError: The data folder or the database is not empty.
         """
+        if settings.blobs_also:
+            raise SettingsError("A recovery has one place for files. Unset MEDSEC_BLOBS_ALSO.")
         place = backups_of(settings)
         host = Host(files_of(settings))
         begun = (settings.data / PENDING_ERASURES).exists()
@@ -461,8 +463,8 @@ def _opened(
     file_claim = FileClaim(database, host, settings)
     if not brought:
         file_claim.check_place()
-    if settings.blobs:
-        claim(host.files, hierarchy.log_id, new=brought or not Figures(database).files())
+    new = brought or not Figures(database).files()
+    claim_all(settings, host.files, hierarchy.log_id, new=new)
     file_claim.take(brought=brought)
     host.deletes_at_once = not file_claim.needed
     names = ("tokens", "audit", "models", "network")

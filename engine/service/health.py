@@ -99,6 +99,7 @@ class Health:
                 *["accounts and rights"] * self._watch.broken,
                 *["another copy uses the files"] * self._file_claim.contested,
             ],
+            "files_moving": self._file_claim.moving,
             "clock_back_seconds": self._upkeep.clock_back_s,
             "audit_forwarding": self._forwarding.on,
             "audit_waiting": self._forwarding.waiting() if self._forwarding.on else 0,

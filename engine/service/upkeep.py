@@ -29,10 +29,13 @@ from engine.service.backups import CLOCK_SLACK, Backups
 from engine.service.training import Training
 from engine.store.audit import Event
 from engine.store.file_claim import LOOK_SECONDS
+from engine.store.file_moves import end_move, move_on
 from engine.tracing import unexpected
 
 TICK_SECONDS = 60.0
 SWEEP_MS = 3_600_000.0
+#: Between two tries to move what is still at another place.
+MOVE_MS = 60_000.0
 #: After a backup or a checkpoint that failed, until the next try.
 RETRY_MS = 3_600_000.0
 SEND_SECONDS = 15.0
@@ -117,6 +120,8 @@ class Upkeep:
         loops = [self._warm_up, self._tend_forever, self._scrub_forever]
         if self._file_claim.needed:
             loops.append(self._look_for_copies_forever)
+        if self._live.settings.blobs_also:
+            loops.append(self._move_forever)
         if self._database.server_id:
             loops.append(self._forget_forever)
         if self._outbox.on:
@@ -168,6 +173,31 @@ class Upkeep:
         while not self._stopped.wait(LOOK_SECONDS):
             with _and_goes_on("upkeep: other copies"):
                 self.look_for_copies()
+
+    def _move_forever(self) -> None:
+        while not self._stopped.wait(TICK_SECONDS):
+            if self._database.leads and self._due("move", MOVE_MS):
+                with _and_goes_on("upkeep: move of files"), self._database.as_leader():
+                    self.move_files()
+
+    def move_files(self) -> bool:
+        """Move stored files from MEDSEC_BLOBS_ALSO to MEDSEC_BLOBS; are all there now?
+
+        Raises:
+            OtherCopy: Another copy of this installation uses them.
+            StorageError: A place cannot be read or written.
+        """
+        moved = move_on(self._database, self._host, self._file_claim, self._stopped)
+        if moved is None:
+            return False
+        told = {"to": "s3" if self._live.settings.blobs else "folder", "files": moved}
+        with self._database.write() as tx:
+            if not self._file_claim.moved(tx):
+                return False
+            self._audit.append(tx, _SYSTEM, Event("files.move", detail=told))
+        end_move(self._host)
+        log.warning("all stored files have moved: MEDSEC_BLOBS_ALSO can be unset")
+        return True
 
     def look_for_copies(self) -> None:
         """Does another copy of this installation use the files? Then say so, once."""
@@ -349,7 +379,8 @@ class Upkeep:
         Raises:
             OtherCopy: Another copy of this installation may need them.
         """
-        elsewhere = self._database.server_id or self._live.settings.blobs
+        settings = self._live.settings
+        elsewhere = self._database.server_id or settings.blobs or settings.blobs_also
         age = ORPHAN_ELSEWHERE_SECONDS if elsewhere else ORPHAN_SECONDS
         sweep_unfinished(self._live.settings.data, age)
         self._host.files.clear_unfinished(age)

@@ -291,6 +291,7 @@ class ServerState:
         machine: Name of the machine that it runs on.
         heartbeat_at: When it last said that it is there.
         leads: Does it do the scheduled work?
+        writes_to: A digest of the place in which it puts new files.
     """
 
     server_id: str
@@ -299,6 +300,7 @@ class ServerState:
     started_at: datetime
     heartbeat_at: datetime
     leads: bool
+    writes_to: str
 
 
 class Cursor(ABC):

@@ -30,10 +30,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from engine.errors import FilesElsewhere, NotFound, OtherCopy, StorageBusy, StorageError
-from engine.host import Host, write_durably
-from engine.settings import Settings
+from engine.host import FileStore, Host, write_durably
+from engine.settings import FOLDER, Settings
 from engine.store.database import Cursor, Database
-from engine.store.file_stores import PLACE, check_place, note_place
+from engine.store.file_stores import PLACE, also_of, check_place, note_place
+from engine.store.two_places import TwoPlaces
 
 #: Beside the files, and what the data folder knows of it.
 CLAIM: Final = "files.claim"
@@ -64,8 +65,9 @@ class FileClaim:
         self._settings = settings
         self._folder = settings.data
         self._place = settings.blobs.rstrip("/")
+        self._also = also_of(settings)
         #: Can the catalog be copied without its files?
-        self.needed = bool(settings.blobs) or settings.database is not None
+        self.needed = bool(settings.blobs or settings.blobs_also) or settings.database is not None
         #: The newest word that this process saw and that was the catalog's; of the start, the note.
         self._known = b""
         with contextlib.suppress(FileNotFoundError):
@@ -101,7 +103,36 @@ class FileClaim:
         Raises:
             FilesElsewhere: MEDSEC_BLOBS names another place.
         """
-        check_place(self._settings, noted(self._database.read()).get("place"), *also)
+        known = noted(self._database.read())
+        check_place(self._settings, known.get("place"), *also)
+        if known.get("also", self._place) not in (self._place, self._also, *also):
+            raise FilesElsewhere(
+                "Some files of this catalog are still in another place: set MEDSEC_BLOBS_ALSO to"
+                f" {known['also'] or FOLDER} until all have moved."
+            )
+
+    @property
+    def moving(self) -> bool:
+        """May some files still be at another place?"""
+        return "also" in noted(self._database.read())
+
+    def moves_here(self) -> bool:
+        """Are files to be moved, and do all servers write to the new place by now?"""
+        known, servers = noted(self._database.read()), self._database.servers()
+        return (known.get("place"), known.get("also", "-")) == (self._place, self._also) and (
+            len({server.writes_to for server in servers}) <= 1
+        )
+
+    def moved(self, tx: Cursor) -> bool:
+        """In a transaction: nothing is left at the other place; False where that may be wrong.
+
+        A server that writes there would have said so by now, and none can start meanwhile.
+        """
+        if not self.moves_here():
+            return False
+        tx.run("DELETE FROM stored_files WHERE name = 'also'")
+        tx.announce()
+        return True
 
     def take(self, *, brought: bool) -> None:
         """At a start, before anybody works.
@@ -113,15 +144,24 @@ class FileClaim:
             OtherCopy: Another copy of this installation uses the files, or did after this one.
             StorageError: The place cannot be read or written.
         """
+        if brought:
+            self._forget_other_place()
         if not self.needed:
             self._note_place()
             if self._words():
                 self._note(claim="")  # files and catalog are one now
+                self.drop()
             return
         with self._database.alone(_WHAT, _PATIENCE_SECONDS):
             there = b"" if brought else self._refused_or_mine()
             if there and there not in self._words():  # only the folder knows it
                 self._note(set_back_at=self._host.now().isoformat())
+            if self._begins_to_move():
+                # Before the catalog says so: from then on, both places have to have one.
+                self._lay(self._next_word(), everywhere=True)
+                self._note_place()
+                return
+            self._note_place()
             word = self._next_word()
             try:
                 self._lay(word)
@@ -157,6 +197,7 @@ class FileClaim:
             StorageError: The place cannot be read or written.
         """
         self._note(set_back_at=self._host.now().isoformat())
+        self._forget_other_place()
         self.begin()
 
     def begin(self) -> None:
@@ -165,7 +206,18 @@ class FileClaim:
         Raises:
             StorageError: It cannot be written.
         """
+        self._note_place()
         self._lay(self._next_word())
+
+    def _forget_other_place(self) -> None:
+        """What the catalog says of a move is of another time: its files are all here."""
+        if self._also is None and self.moving:
+            with self._database.write() as tx:
+                tx.run("DELETE FROM stored_files WHERE name = 'also'")
+
+    def _begins_to_move(self) -> bool:
+        known = noted(self._database.read()).get("place")
+        return self._also is not None and known not in (None, self._place)
 
     def drop(self) -> None:
         """There are no files of this catalog any more."""
@@ -178,7 +230,7 @@ class FileClaim:
         self.check()
         with self._database.alone(_WHAT, _PATIENCE_SECONDS):
             if self._is_mine(self._there()):
-                self.begin()
+                self._lay(self._next_word())
                 return
         self.check()
 
@@ -205,14 +257,27 @@ class FileClaim:
                 if self.contested or not mine:
                     self.contested = True
                     if there != CONTESTED and not mine:
-                        self._host.files.replace(CLAIM, CONTESTED)
+                        for place in self._places():
+                            place.replace(CLAIM, CONTESTED)
                     raise _other_copy()
 
+    def _places(self) -> list[FileStore]:
+        """Where the catalog says that files are: at one place, or at two while they move."""
+        files = self._host.files
+        if not isinstance(files, TwoPlaces):
+            return [files]
+        known = noted(self._database.read())
+        said = {known.get("place", self._place), known.get("also")}
+        both = ((self._place, files.to), (self._also, files.source))
+        return [place for name, place in both if name in said]
+
     def _there(self) -> bytes:
-        try:
-            return self._host.files.get(CLAIM)
-        except NotFound:
-            return b""
+        """The word: one that is not mine, if there is any; nothing where a place has none."""
+        words = [_word_at(place) for place in self._places()]
+        foreign = [word for word in words if word and not self._is_mine(word)]
+        return (
+            foreign[0] if foreign else min(words, key=lambda w: (w != b"", w in self._words()[:1]))
+        )
 
     def _words(self) -> list[bytes]:
         """Those that the catalog knows, the newest first."""
@@ -226,25 +291,30 @@ class FileClaim:
             _note(tx, **words)
 
     def _note_place(self) -> None:
-        """In the catalog, and in the data folder."""
+        """In the catalog, and in the data folder; and from where files have to move, if they do."""
         if noted(self._database.read()).get("place") != self._place:
+            words = {"place": self._place}
+            if self._begins_to_move():
+                words["also"] = str(self._also)
             with self._database.write() as tx:
-                _note(tx, place=self._place)
+                _note(tx, **words)
                 tx.announce()
         if self._place or (self._folder / PLACE).exists():
             note_place(self._settings, self._place)
 
     def _next_word(self) -> bytes:
         """A new word, which the catalog knows before it lies beside the files."""
-        self._note_place()
         word = self._host.token_of(16).encode()
         self._note(claim=b" ".join([word, *self._words()][:WORDS]).decode("ascii"))
         return word
 
-    def _lay(self, word: bytes) -> None:
+    def _lay(self, word: bytes, *, everywhere: bool = False) -> None:
         if not self.needed:
             return
-        self._host.files.replace(CLAIM, word)
+        files = self._host.files
+        both = [files.to, files.source] if isinstance(files, TwoPlaces) else [files]
+        for place in both if everywhere else self._places():
+            place.replace(CLAIM, word)
         if self._since_ms is None:
             self._since_ms = self._host.ticks_ms()
         self._remember(word)
@@ -255,8 +325,16 @@ class FileClaim:
             self._known = word
 
 
+def _word_at(place: FileStore) -> bytes:
+    try:
+        return place.get(CLAIM)
+    except NotFound:
+        return b""
+
+
 def noted(tx: Cursor) -> dict[str, str]:
-    """What the catalog knows: ``place``, ``claim`` (words), ``set_back_at``."""
+    """What the catalog knows: ``place``, ``claim`` (words), ``set_back_at``; and, while files move,
+    ``also``, where some still are."""
     return {row["name"]: row["value"] for row in tx.all("SELECT name, value FROM stored_files")}
 
 

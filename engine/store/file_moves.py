@@ -1,13 +1,16 @@
 """Stored files moved between the data folder and buckets: each compared with its digest on arrival.
 
 Files never change and are named by their content, so most of them can be copied while a server
-works. The last step needs the catalog to itself. What is there already is not sent again, so a
-move that was interrupted continues where it was.
+works. The last step needs the catalog to itself, or servers that look in both places
+(:func:`move_on`). What is there already is not sent again, so a move that was interrupted continues
+where it was.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,20 +18,22 @@ from itertools import islice
 
 from engine.errors import InputError, NotFound, SealBroken, StorageError
 from engine.host import PARTS, Host, blob_name
-from engine.settings import Settings, within
+from engine.settings import FOLDER, Settings, within
 from engine.store.audit import AuditLog, Event
 from engine.store.catalog import Catalog
 from engine.store.catalogs import OPERATOR, server_database
 from engine.store.database import CATALOG_ID, Database
 from engine.store.embedded import EmbeddedDatabase
-from engine.store.file_claim import FileClaim
-from engine.store.file_stores import OWNER, check_place, claim, files_of
+from engine.store.file_claim import CLAIM, FileClaim, noted
+from engine.store.file_stores import OWNER, check_place, claim, claim_all, files_of
 from engine.store.key_hierarchy import KeyHierarchy
+from engine.store.two_places import TwoPlaces
 from engine.vault import Keyring
 
-#: What --to says for the data folder.
-FOLDER = "folder"
 AT_ONCE = 8
+#: ... and beside people who work.
+_AT_ONCE_BESIDE = 2
+log = logging.getLogger("medsec")
 #: As of the sweep: this many say that the catalog is another one.
 MOST_UNNEEDED = 100
 
@@ -91,6 +96,11 @@ def move_files(settings: Settings, to: str) -> Moved:
     """
     source, target, url = _places(settings, to)
     with contextlib.closing(_catalog(settings, source)) as database:
+        if "also" in noted(database.read()):
+            raise StorageError(
+                "The files are being moved. Set MEDSEC_BLOBS_ALSO, start the server and wait until"
+                " its log says that they are."
+            )
         old, new = (
             FileClaim(database, host, replace(settings, blobs=place))
             for host, place in ((source, settings.blobs), (target, url))
@@ -139,6 +149,43 @@ def move_files(settings: Settings, to: str) -> Moved:
     return Moved(files, sent, lost, needless)
 
 
+def move_on(
+    database: Database, host: Host, file_claim: FileClaim, stopped: threading.Event
+) -> int | None:
+    """Move what is still at the old place, while servers read from both and write to the new one.
+
+    Each file is read again at the new place and compared with its digest before it is deleted at
+    the old one. Which files rows need is not asked: what nothing needs is swept at the new place.
+
+    Returns:
+        How many were moved now; None where there is nothing to move or some are left.
+
+    Raises:
+        OtherCopy: Another copy of this installation uses them.
+        StorageError: A place cannot be read or written, or both are one.
+    """
+    files = host.files
+    if not isinstance(files, TwoPlaces) or not file_claim.moves_here():
+        return None
+    source, target = Host(files.source), Host(files.to)
+    _refuse_one_place(source, target)
+    moved, waiting = 0, source.blobs()
+    with ThreadPoolExecutor(_AT_ONCE_BESIDE) as pool:
+        while part := list(islice(waiting, 16 * _AT_ONCE_BESIDE)):
+            if stopped.is_set() or not file_claim.moves_here():
+                return None
+            file_claim.check()
+            moved += sum(pool.map(lambda address: _carry(address, source, target), part))
+    return None if next(source.blobs(), None) is not None else moved
+
+
+def end_move(host: Host) -> None:
+    """Take away what says whose the old place was."""
+    assert isinstance(host.files, TwoPlaces)
+    for name in (OWNER, CLAIM):
+        host.files.source.delete(name)
+
+
 def claim_files(settings: Settings, reason: str) -> None:
     """Let this copy of an installation go on with the files at MEDSEC_BLOBS, and no other one.
 
@@ -156,8 +203,7 @@ def claim_files(settings: Settings, reason: str) -> None:
     host = Host(files_of(settings))
     with contextlib.closing(_catalog(settings, host)) as database:
         keys = _keys(settings, database, host)
-        if settings.blobs:
-            claim(host.files, keys.log_id, new=False)
+        claim_all(settings, host.files, keys.log_id, new=False)
         log = AuditLog(database, host, keys.system_key("audit"))
         log.record(OPERATOR, Event("files.claim", reason=reason.strip()))
         FileClaim(database, host, settings).take_over()
@@ -165,6 +211,7 @@ def claim_files(settings: Settings, reason: str) -> None:
 
 def _places(settings: Settings, to: str) -> tuple[Host, Host, str]:
     """The old place, the new one, and the new one's URL, which is empty for the data folder."""
+    settings = replace(settings, blobs_also="")
     to = to.rstrip("/")
     url, here = "" if to == FOLDER else to, settings.blobs.rstrip("/")
     if url == here or (url and here and within(url, here)):
@@ -240,6 +287,17 @@ def _only_in(source: Host, target: Host) -> Iterator[str]:
             other = next(there, None)
         if other != address:
             yield address
+
+
+def _carry(address: str, source: Host, target: Host) -> bool:
+    """Returns False for a file that is damaged, which stays where it is."""
+    try:
+        if _compare(address, source, target):
+            source.files.delete(blob_name(address))
+    except SealBroken:
+        log.error("not moved, because it was changed: %s", address)
+        return False
+    return True
 
 
 def _each(

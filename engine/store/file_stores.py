@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from engine.errors import FilesElsewhere, NotFound, SettingsError, StorageError
 from engine.host import FileStore, Folder, write_durably
-from engine.settings import Settings
+from engine.settings import FOLDER, Settings
+from engine.store.two_places import TwoPlaces
 
 if TYPE_CHECKING:
     from engine.store.object_store import Address
@@ -57,12 +57,24 @@ def files_of(settings: Settings) -> FileStore:
     Raises:
         SettingsError: There are no credentials for it, or they cannot be read.
     """
-    if not settings.blobs:
+    place = _store(settings, settings.blobs)
+    also = also_of(settings)
+    return place if also is None else TwoPlaces(place, _store(settings, also))
+
+
+def also_of(settings: Settings) -> str | None:
+    """MEDSEC_BLOBS_ALSO as the catalog has places: nothing stands for the data folder."""
+    also = settings.blobs_also.rstrip("/")
+    return (also if also != FOLDER else "") if also else None
+
+
+def _store(settings: Settings, url: str) -> FileStore:
+    if not url:
         return own_folder(settings)
     # Imported here: who has no object store needs no client for one.
     from engine.store.object_store import Bucket
 
-    return Bucket(_address(settings, settings.blobs))
+    return Bucket(_address(settings, url))
 
 
 def _address(settings: Settings, url: str) -> Address:
@@ -83,7 +95,7 @@ def backups_of(settings: Settings) -> FileStore:
 
         return LockedBucket(_address(settings, settings.backups), settings.backup_lock_days)
     if settings.backups:
-        return files_of(replace(settings, blobs=settings.backups, backups=""))
+        return _store(settings, settings.backups)
     if settings.backup_dir is None:
         raise SettingsError(
             "Set MEDSEC_BACKUP_DIR to a folder outside the data folder, or MEDSEC_BACKUPS."
@@ -110,7 +122,7 @@ def check_place(settings: Settings, known: str | None, *also: str) -> None:
                 "The data folder has files of its own. Unset MEDSEC_BLOBS, or move them with medsec"
                 " files-move."
             )
-    elif known not in (settings.blobs.rstrip("/"), *also):
+    elif known not in (settings.blobs.rstrip("/"), also_of(settings), *also):
         raise FilesElsewhere(
             "The files of this catalog are in another place: set MEDSEC_BLOBS to"
             f" {known or 'nothing'}, or move them with medsec files-move. If the catalog was set"
@@ -126,6 +138,17 @@ def note_place(settings: Settings, url: str) -> None:
 def own_folder(settings: Settings) -> Folder:
     """The folder for files within the data folder."""
     return Folder(settings.data / "blobs")
+
+
+def claim_all(settings: Settings, files: FileStore, catalog: str, *, new: bool) -> None:
+    """Note it in each bucket that settings name; see :func:`claim`."""
+    if isinstance(files, TwoPlaces):
+        # That these are the places of this catalog was checked; one of them may be new.
+        for url, place in ((settings.blobs, files.to), (also_of(settings), files.source)):
+            if url:
+                claim(place, catalog, new=True)
+    elif settings.blobs:
+        claim(files, catalog, new=new)
 
 
 def claim(files: FileStore, catalog: str, *, new: bool) -> None:

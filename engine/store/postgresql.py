@@ -49,6 +49,7 @@ from engine.store.database import CATALOG_ID, Cursor, Database, Row, ServerState
 from engine.store.embedded import EmbeddedDatabase, discard_copy, fresh_file
 from engine.store.servers import BEAT_SECONDS, MANY, Expelled, Servers
 from engine.store.turns import Alone, Turns
+from engine.store.two_places import TwoPlaces
 
 log = logging.getLogger("medsec")
 
@@ -578,7 +579,8 @@ class PostgresDatabase(Database):
         here = self._folder / CATALOG_ID
         known = here.read_text().strip() if here.exists() else None
         # A bucket says itself whose files it has: this folder has none.
-        elsewhere = not isinstance(self._host.files, Folder)
+        files = self._host.files
+        elsewhere = not isinstance(files.to if isinstance(files, TwoPlaces) else files, Folder)
         if known is None and (self.fresh or elsewhere):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_durably(here, str(row["catalog_id"]).encode())

@@ -26,7 +26,7 @@ from typing import Final
 from engine.errors import NotFound, SettingsError, StorageBusy, StorageError
 from engine.host import Host
 from engine.installation import version
-from engine.settings import Settings
+from engine.settings import FOLDER, Settings
 from engine.store.database import Cursor, ServerState
 
 log = logging.getLogger("medsec")
@@ -46,11 +46,13 @@ TOGETHER: Final = 1
 #: Settings that are a machine's own. In all others servers must agree: what one refuses or hides,
 #: no other may allow or show. Of secrets and paths, whether there is one.
 _OWN: Final = frozenset({
-    "servers", "blobs", "database_connections", "batch_workers", "batch_scheduler", "device",
+    "servers", "database_connections", "batch_workers", "batch_scheduler", "device",
     "threads", "memory_mb", "server_memory_mb", "restore_memory_mb", "host", "port", "tls",
     "tls_certificate", "tls_key", "key", "key_file", "key_passphrase", "dicom_port", "dicom_host",
     "dicom_memory_mb",
 })  # fmt: skip
+#: Settings of places for files: servers need not have the same while files move.
+_PLACES: Final = {"blobs": FOLDER, "blobs_also": ""}
 #: Of a file by which servers see that they have the same files.
 _SIGN: Final = ".server"
 _NOW: Final = "(clock_timestamp() AT TIME ZONE 'UTC')"
@@ -70,7 +72,14 @@ def agreed(settings: Settings) -> Mapping[str, str]:
             value, kind = getattr(settings, f.name), str(f.type)
             hidden = kind.startswith(("Secret", "Path"))
             found[f.name] = str(value is not None) if hidden else str(value)
-    return found
+    # Each as one word, and none for no other place: see _refuse_other_places.
+    return found | {n: found[n].rstrip("/") or empty for n, empty in _PLACES.items()}
+
+
+def _know_each_other(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Does each of two servers find the files that the other one writes?"""
+    mine, theirs = ([found.get(n, "") for n in _PLACES] for found in (one, other))
+    return mine[0] == theirs[0] or set(mine) == set(theirs)
 
 
 class Servers:
@@ -136,7 +145,14 @@ class Servers:
                 "Servers of another release run that this one cannot run beside. Stop all of them,"
                 " then start those of one release."
             )
-        names = sorted(n for n, said in self._agreed.items() if agreed.get(n) != said)
+        if not _know_each_other(self._agreed, agreed):
+            raise SettingsError(
+                "Servers that run write files to a place in which this one would not look, or the"
+                " other way round. Give both places to all of them first, in MEDSEC_BLOBS_ALSO."
+            )
+        names = sorted(
+            n for n, said in self._agreed.items() if n not in _PLACES and agreed.get(n) != said
+        )
         if names:
             raise SettingsError(
                 "Servers that run have other values of"
@@ -237,9 +253,13 @@ class Servers:
         """Every server that has a row, the oldest first."""
         rows = tx.all(
             "SELECT server_id, machine, release, started_at, heartbeat_at, server_id = leader AS"
-            " leads FROM servers CROSS JOIN writer ORDER BY started_at, server_id"
+            " leads, agreed AS writes_to FROM servers CROSS JOIN writer"
+            " ORDER BY started_at, server_id"
         )
-        return [ServerState(**row) for row in rows]
+        return [
+            ServerState(**row | {"writes_to": json.loads(row["writes_to"]).get("blobs", "")})
+            for row in rows
+        ]
 
     def silent(self, tx: Cursor, at_ms: float) -> list[str]:
         """Servers whose rows this one saw unchanged for so long that they are dead.
