@@ -55,6 +55,8 @@ from engine.detect.profile_store import (
     ProfileEntry,
     Profiles,
 )
+from engine.detect.standing import FEWEST as FEWEST_STANDING
+from engine.detect.standing import Standing
 from engine.detect.text_verdict import (
     UNKNOWN,
     Judgement,
@@ -62,6 +64,7 @@ from engine.detect.text_verdict import (
 )
 
 __all__ = [
+    "FEWEST_STANDING",
     "LEARNING",
     "LEARNT",
     "LICENCE",
@@ -92,6 +95,7 @@ __all__ = [
     "ShadowCounts",
     "Shape",
     "Side",
+    "Standing",
     "VersionStanding",
     "compared",
     "custom_network_sandbox",

@@ -32,6 +32,7 @@ from engine.detect.looking import (
 )
 from engine.detect.networks import Finding, ModelInfo, Network
 from engine.detect.own_versions import LEARNING, MissingVersion, OwnVersion, shipped_name
+from engine.detect.standing import Standing, standing_in
 from engine.detect.text_verdict import Judgement, Known
 from engine.errors import DetectorError, SettingsError
 from engine.geometry import Region, areas_px, intersections_px
@@ -404,6 +405,30 @@ class Detector:
             DetectorError: A network is missing, altered or failed.
         """
         return self._search(frame, frames, _Manner(profile, scene=scene), progress)
+
+    def standing(
+        self, pictures: Sequence[np.ndarray], profile: Profile, scene: bool
+    ) -> tuple[Standing, ...]:
+        """Text that MedSec's own networks see in the mean of the pictures of a series, and that
+        stands in nearly all of them.
+
+        Args:
+            pictures: As for :func:`engine.detect.standing.standing_in`.
+            scene: As in :meth:`detect`.
+
+        Raises:
+            DetectorError: A network is missing, altered or failed.
+        """
+        networks = tuple(name for name in profile.networks if name in GLANCED)
+        if "text" not in profile.classes or not networks:
+            return ()
+        few = replace(profile, networks=networks)
+
+        def look(picture: np.ndarray) -> list[Detection]:
+            found = self.detect(lambda _: picture, 1, few, scene=scene)
+            return [d for d in found if d.label == "text" and profile.seals(d)]
+
+        return standing_in(pictures, look)
 
     def _search(
         self,

@@ -18,6 +18,7 @@ from engine.geometry import CORNERS, union_area_px
 from engine.metrics import Memories, coarse_confidence, device_id, remembered
 from engine.operations.context import WorkerContext
 from engine.operations.guard import log
+from engine.operations.series import SeriesFiles, SeriesLook
 from engine.operations.shadow import looked
 from engine.records import Detection, Image, ImageState, Region, TextVerdict
 from engine.seal import pipeline
@@ -49,6 +50,8 @@ NOT_LOOKED_AT = "not-looked-at"
 CONFIRMED = "confirmed"
 #: A person left boxes with a draft: nothing but a person's decision seals it.
 BOXES_DRAWN = "boxes-drawn"
+#: Share of a box that others must hide for it to count as hidden, by a person and by networks.
+COVERED, WHOLLY = 0.9, 0.98
 #: Why a box of harmless text is left out where the profile lets it be seen.
 HARMLESS = "harmless text, which the profile leaves visible"
 #: Boxes that are read at most, the most certain first: films can have thousands.
@@ -77,6 +80,21 @@ class Devices:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What is known beside a file that is looked at.
+
+    Args:
+        names: The patient's number and name in the record, to tell a name from a side marker.
+        devices: What their images had, to be added to what is found.
+        series: Files of its series, to find what stands in all of them.
+    """
+
+    names: Sequence[str] = field(repr=False)
+    devices: Devices
+    series: SeriesFiles | None = None
+
+
+@dataclass(frozen=True)
 class Examined:
     """What a look at a file gave.
 
@@ -100,6 +118,7 @@ class Examiner:
     def __init__(self, context: WorkerContext) -> None:
         self._detector = context.detector
         self._live = context.live
+        self.series = SeriesLook(context)
 
     def profiles(self) -> dict[str, Profile]:
         """Specialty profiles by name."""
@@ -124,27 +143,27 @@ class Examiner:
         self,
         image: Image,
         profile: Profile,
-        names: Sequence[str],
+        beside: Beside,
         watch: Stopwatch,
         tell: Progress,
-        devices: Devices,
     ) -> Examined:
-        """Look for what must be hidden in a decoded file; nothing is kept.
-
-        Args:
-            names: The patient's number and name in the record, to tell a name from a side marker.
-            devices: What their images had, to be added to what is found.
-        """
+        """Look for what must be hidden in a decoded file; nothing is kept."""
+        devices, series = beside.devices, beside.series
         tell("looking for what must be hidden", 0.2)
         detector = self._detector.running(self._detector.own)  # the same to the end of this look
         with watch.stage("detect"):
             views = views_of(image)
             detections, reasons = self.find(
-                image, views, profile, lambda stage, share: tell(stage, 0.2 + 0.6 * share), detector
+                image,
+                views,
+                profile,
+                lambda stage, share: tell(stage, 0.2 + 0.6 * share),
+                detector,
+                series,
             )
         with watch.stage("shadow"):
             shadow = looked(
-                detector, lambda other: self.find(image, views, profile, _silent, other)
+                detector, lambda other: self.find(image, views, profile, _silent, other, series)
             )
         device = device_parts(devices.source, image, images.device_facts(image))
         memory = devices.memories.get(device_id(device))
@@ -160,12 +179,13 @@ class Examiner:
                 shadow = replace(shadow, detections=(*own, *more), reasons=why)
         tell("reading text", 0.8)
         with watch.stage("read"):
-            known = [*names, *images.identifiers(image)]
+            known = [*beside.names, *images.identifiers(image)]
             judged = self.judged(views, detections, known)
         found = self._examined(image, profile, detections, reasons, judged)
         known_of_it = {
             "device": device,
             "detector": detector.version,
+            "series_count": series.count if series else 0,
             "shadow": shadow.to_json() if shadow else None,
         }
         return replace(found, facts={**found.facts, **known_of_it})
@@ -206,6 +226,7 @@ class Examiner:
             "decoded_bytes": image.pixels.nbytes,
             "still_visible": [],
             "detector": "",
+            "series_count": 0,
             **verdict_facts(detections, judged),
         }
         return Examined(columns, facts)
@@ -217,6 +238,7 @@ class Examiner:
         profile: Profile,
         progress: Progress,
         detector: Detector,
+        series: SeriesFiles | None = None,
     ) -> tuple[list[Detection], list[str]]:
         """Detections, and why a person must look."""
         try:
@@ -229,6 +251,9 @@ class Examiner:
                 ),
                 profile.iou,
             )
+            # Not merged: what was found in the image itself may reach further.
+            standing = self.series.seen(series, image, views, profile, detector)
+            detections += unhidden(standing, [d.region for d in detections], WHOLLY)
         except DetectorError:
             log.exception("detector failed")
             return pipeline.sealed_whole(image), ["detector-failed"]
@@ -306,6 +331,13 @@ class Examiner:
             UNKNOWN if j.verdict is TextVerdict.HARMLESS and r.frame_count > 1 else j
             for j, r in zip(judged, regions, strict=True)
         ]
+
+
+def unhidden(
+    boxes: Sequence[Detection], hidden: Sequence[Region], share: float = COVERED
+) -> list[Detection]:
+    """Boxes of which others hide less than a share."""
+    return [d for d in boxes if d.region.hidden_share(hidden) < share]
 
 
 def _silent(stage: str, share: float) -> None:

@@ -16,13 +16,16 @@ from engine.formats.views import views_of
 from engine.metrics import Look
 from engine.operations.context import WorkerContext
 from engine.operations.examination import (
+    COVERED,
     HARMLESS,
     Examiner,
     Progress,
     sorted_out,
+    unhidden,
     with_verdicts,
 )
 from engine.operations.guard import log
+from engine.operations.series import SeriesFiles
 from engine.operations.shadow import Shadow
 from engine.records import Detection, Image, SealedRegion, TextVerdict
 from engine.seal import pipeline
@@ -31,8 +34,6 @@ from engine.store.audit import Event
 from engine.store.catalog import DraftRow
 from engine.vault import seal_field
 
-#: Share of a found box that other boxes must hide for it to count as changed, not removed.
-COVERED = 0.9
 MOST_BOXES = 500
 #: How often an unwatched batch looks again before it asks a person.
 _ROUNDS = 3
@@ -75,12 +76,14 @@ class OpenedDraft:
         facts: What is known of it besides its row; they tell of hidden pixels.
         image: Decoded once, when it was opened or taken in.
         names: The patient's number and name in the record.
+        series: Files of its series, where more are known than when it was looked at.
     """
 
     row: DraftRow
     facts: dict[str, Any] = field(repr=False)
     image: Image = field(repr=False)
     names: Sequence[str] = field(repr=False)
+    series: SeriesFiles | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ class Preparer:
             )
             tell("looking again", 0.5)
             with watch.stage("rescan"):
-                new = self._still_visible(row, left_out, profile, sealed)
+                new = self._still_visible(draft, left_out, profile, sealed)
                 new = self._not_harmless(draft, new, profile, sealed)
             if not new:
                 break
@@ -230,9 +233,10 @@ class Preparer:
         return Look.CLEAN if decision.shown else Look.NOBODY
 
     def _still_visible(
-        self, row: DraftRow, left_out: Sequence[Detection], profile: Profile, sealed: Sealed
+        self, draft: OpenedDraft, left_out: Sequence[Detection], profile: Profile, sealed: Sealed
     ) -> list[Detection]:
-        """Search the masked picture for what no person has left visible with a reason."""
+        """Search the masked picture, and what stands in its series, for what no person has left
+        visible with a reason."""
         if not profile.rescan:
             return []
         masked = sealed.masked_image
@@ -244,8 +248,14 @@ class Preparer:
                     view.picture, view.frames, view.placed(hidden), profile, view.scene
                 ),
             )
+            if draft.series is not None:
+                image, series = draft.image, self.examiner.series
+                standing = series.seen(
+                    draft.series, image, views_of(image), profile, self._detector
+                )
+                left += unhidden(standing, hidden)
         except DetectorError as err:
-            if "detector-failed" in row.reasons:
+            if "detector-failed" in draft.row.reasons:
                 return []  # a person drew and confirmed every box, knowing that none could run
             log.exception("detector failed at the second look")
             raise SentBack("detector-failed") from err

@@ -2,8 +2,9 @@
 
 The code that the server uses, with nothing behind it that holds keys or rows: a worker process
 gets the address of one encrypted file, the keys of that one image and what is known of its
-patient. Its answer goes into the catalog in the server's process. It can be done twice: files
-of the answer that was not taken belong to no row and are swept.
+patient, and the same of a sample of its series, to see what stands in all of it. Its answer goes
+into the catalog in the server's process. It can be done twice: files of the answer that was not
+taken belong to no row and are swept.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from engine.formats import images
 from engine.host import FileStore, Host
 from engine.operations.context import WorkerContext
 from engine.operations.examination import (
+    Beside,
     Devices,
     Examined,
     Examiner,
@@ -39,6 +41,7 @@ from engine.operations.examination import (
 from engine.operations.live_settings import LiveSettings
 from engine.operations.preparation import Decision, OpenedDraft, Prepared, Preparer, SentBack
 from engine.operations.release_decisions import ANSWERED, RELEASED_EMPTY, ReleaseRule
+from engine.operations.series import SeriesFiles
 from engine.records import Detection, ImageState
 from engine.seal.pipeline import Stopwatch, Subject
 from engine.settings import Settings
@@ -97,6 +100,7 @@ class Job:
         devices: What is known of devices.
         own: The learned version of MedSec's own network that is in force; None is the shipped one.
         candidate: One that looks in the shadow.
+        series: Files of its series, where there are more than were known when it was looked at.
     """
 
     image_id: str
@@ -112,6 +116,7 @@ class Job:
     devices: Devices = field(default_factory=lambda: Devices(""))
     own: SentVersion | None = None
     candidate: SentVersion | None = None
+    series: SeriesFiles | None = None
 
 
 @dataclass(frozen=True)
@@ -235,6 +240,8 @@ class Worker:
         self._host = context.host
         self._live = context.live
         self._examiner = Examiner(context)
+        #: What stands in the series that are worked on.
+        self.series = self._examiner.series
         self._preparer = Preparer(context, self._examiner)
 
     def work(self, job: Job) -> Outcome:
@@ -264,13 +271,16 @@ class Worker:
             if job.decided:
                 examined = job.decided.examined
             else:
-                examined = self._examiner.examine(
-                    image, profile, job.names, watch, _tell_nobody, job.devices
-                )
+                beside = Beside(job.names, job.devices, job.series)
+                examined = self._examiner.examine(image, profile, beside, watch, _tell_nobody)
             if not job.options.seal:
                 return Outcome(examined, None, watch.times_ms)
             draft = OpenedDraft(
-                _row(job, examined, watch.times_ms), examined.facts, image, job.names
+                _row(job, examined, watch.times_ms),
+                examined.facts,
+                image,
+                job.names,
+                job.series if job.decided else None,  # else it was looked at with them just now
             )
             if not job.decided and not _may_be_sealed(job.rule, examined):
                 return Outcome(examined, None, watch.times_ms)

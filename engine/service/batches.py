@@ -42,6 +42,7 @@ from engine.operations.examination import BOXES_DRAWN, CONFIRMED, NOT_LOOKED_AT,
 from engine.operations.guard import Guard, log, needs
 from engine.operations.intake import Entry, FreshKey, Intake, clean_folder, clean_name
 from engine.operations.preparation import Decision, event
+from engine.operations.series import SeriesFinder
 from engine.operations.shadow import look_event
 from engine.operations.stored_images import StoredImages, need_of
 from engine.operations.worker import (
@@ -113,6 +114,7 @@ class Batches:
         stored: StoredImages,
         intake: Intake,
     ) -> None:
+        self._context = context
         self._admission = context.admission
         self._audit = context.audit
         self._catalog = context.catalog
@@ -190,14 +192,17 @@ class Batches:
         return self._run(caller, self._drafts(caller, image_ids), few, sorted(networks))
 
     def _drafts(self, caller: Caller, image_ids: Iterable[str]) -> Iterator[_Task | BatchItem]:
+        series = SeriesFinder(self._context)
         for place, image_id in enumerate(image_ids):
             self._refuse_ended(caller)  # those not drawn yet wait for the next session
             try:
-                yield self._draft_task(caller, place, image_id)
+                yield self._draft_task(caller, place, image_id, series)
             except EngineError as err:
                 yield BatchItem(place, "failed", image_id, error=(err.code, err.message))
 
-    def _draft_task(self, caller: Caller, place: int, image_id: str) -> _Task | BatchItem:
+    def _draft_task(
+        self, caller: Caller, place: int, image_id: str, series: SeriesFinder
+    ) -> _Task | BatchItem:
         """Raises NotFound where it is no draft any more."""
         tx = self._database.read()
         draft = self._stored.draft(tx, image_id)
@@ -219,6 +224,8 @@ class Batches:
         options = BatchOptions(seal=seal or confirmed)
         job = _job(entry, fresh, patient, row.profile, options)
         job = self._told(caller, job)
+        known = facts.get("series_count", 0) if confirmed else 0
+        job = replace(job, series=series.of(tx, image_id, known))
         if confirmed:
             job = replace(job, decided=_decided(row, facts))
         name, folder = facts["name"], facts.get("folder", "")
@@ -276,6 +283,7 @@ class Batches:
             self._intake.at_work[name] = files
             stack.callback(self._intake.at_work.pop, name)
             stack.callback(self._leave, drafts)
+            stack.callback(self._worker.series.forget)
             if workers:
                 # Workers elsewhere are one per processor, as the README says.
                 threads = max(1, (os.cpu_count() or 1) // workers)

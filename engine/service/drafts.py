@@ -23,6 +23,7 @@ from engine.operations.examination import (
     CONFIRMED,
     HARMLESS,
     REASONS,
+    Beside,
     Progress,
     Suggestion,
     sorted_out,
@@ -40,6 +41,7 @@ from engine.operations.preparation import (
     event,
 )
 from engine.operations.release_decisions import RELEASED_EMPTY
+from engine.operations.series import SeriesFinder
 from engine.operations.stored_images import OPEN_STATES, Draft, StoredImages, need_of
 from engine.permissions import Permission
 from engine.records import Caller, Detection, Image, ImageRecord, ImageState, Patient, Region
@@ -113,6 +115,7 @@ class Drafts:
         intake: Intake,
         erasures: Erasures,
     ) -> None:
+        self._context = context
         self._admission = context.admission
         self._audit = context.audit
         self._catalog = context.catalog
@@ -187,7 +190,7 @@ class Drafts:
                 image = checked or images.decode("", data, self._live.limits, need.seconds)
             image = replace(image, name=clean_name(name))
             examined = self._examiner.examine(
-                image, chosen, names, watch, tell, self._intake.devices(caller)
+                image, chosen, Beside(names, self._intake.devices(caller)), watch, tell
             )
             tell("encrypting the original", 0.85)
             entry = self._intake.keep(patient_key, patient.patient_id, data, duplicate_index, watch)
@@ -427,11 +430,16 @@ class Drafts:
         names = (patient.id, patient.name)
         try:
             with self._admission.room(Work.INTAKE, caller.username, need_of(row, draft.facts)):
-                opened = OpenedDraft(row, draft.facts, self._image(caller, draft), names)
+                series = SeriesFinder(self._context).of(
+                    self._database.read(), image_id, draft.facts.get("series_count", 0)
+                )
+                opened = OpenedDraft(row, draft.facts, self._image(caller, draft), names, series)
                 prepared = self._preparer.prepare(opened, fresh.subject, decision, tell)
                 del opened
         except SentBack as sent:
             self._back_to_review(caller, draft, sent)
+        finally:
+            self._examiner.series.forget()
         tell("storing", 0.9)
         case = self._missed_case(draft, decision, prepared)
         with self._database.write() as tx:

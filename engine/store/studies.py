@@ -207,6 +207,24 @@ class Studies:
         )
         return [Placed(**row) for row in rows]
 
+    def drafts_beside(
+        self, tx: Cursor, image_id: str, states: Sequence[str]
+    ) -> tuple[str, list[str]]:
+        """The series of a DICOM draft, and its drafts of one frame and of the same size, this one
+        among them, as they arrived. Nothing of other files: they name no series."""
+        rows = tx.all(
+            "SELECT p.series_id, i.image_id FROM image_places p JOIN images i USING (image_id)"
+            " JOIN images this ON this.width = i.width AND this.height = i.height"
+            " WHERE this.image_id = $1 AND this.format = 'DICOM' AND i.format = 'DICOM'"
+            " AND i.frames = 1 AND i.draft_blob IS NOT NULL"
+            " AND i.state IN (SELECT unnest($2::VARCHAR[]))"
+            " AND p.series_id = (SELECT series_id FROM image_places WHERE image_id = $1)"
+            " ORDER BY i.uploaded_at, i.image_id",
+            image_id,
+            [*map(str, states)],
+        )
+        return (rows[0]["series_id"], [row["image_id"] for row in rows]) if rows else ("", [])
+
     def unplaced(self, tx: Cursor, patient_id: str | None, limit: int) -> list[str]:
         """Images that have no place yet: those that an earlier release took in."""
         rows = tx.all(

@@ -1,0 +1,117 @@
+"""Slices of a series are laid over one another: what stands in all of them is hidden in each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from engine import Detection, Region, TakeOptions, errors
+from tests import builders
+from tests.conftest import WHY, Ward
+
+SIDE, NOISE, FAINT = 160, 20.0, 24.0
+NAME = Region(20, 60, 140, 90)
+FOUND = Detection(NAME, "text", 0.9, "ppocr")
+
+
+def slice_file(number: int, *, name: bool = True) -> bytes:
+    shown = np.zeros((SIDE, SIDE), np.uint8)
+    if name:
+        cv2.putText(shown, "DOE JANE", (22, 84), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 1)
+    noise = np.random.default_rng(number).normal(0, NOISE, shown.shape)
+    pixels = np.clip(90 + FAINT * (shown / 255.0) + noise, 0, 255).astype(np.uint8)
+    window = {"WindowCenter": "128", "WindowWidth": "256"}
+    return builders.dicom(pixels, instance=number, modality="MR", **window)
+
+
+@pytest.fixture
+def sees_what_is_plain(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The detector finds the name, but not in the noise of one slice."""
+
+    def detect(frame: Callable[[int], np.ndarray], *_: Any, **__: Any) -> list[Detection]:
+        beside = frame(0)[100:].astype(np.float32)
+        return [FOUND] if beside.std() < 0.75 * NOISE else []
+
+    monkeypatch.setattr(ward.detector, "detect", detect)
+
+
+def take(ward: Ward, number: int, *, name: bool = True) -> str:
+    ward.engine.context.host.advance(seconds=1)  # type: ignore[attr-defined]
+    taken = ward.engine.intakes.take(
+        ward.team.technician, ward.patient_id, f"{number}.dcm", slice_file(number, name=name),
+        TakeOptions(reason=WHY),
+    )  # fmt: skip
+    return taken.image_id
+
+
+def boxes(ward: Ward, image_id: str) -> list[tuple[int, int, int, int]]:
+    view = ward.engine.drafts.open(ward.team.technician, image_id)
+    ward.engine.worklist.leave(ward.team.technician, image_id)
+    return [d.region.xyxy for d in view.detections]
+
+
+def look(ward: Ward, ids: list[str]) -> None:
+    done = list(ward.engine.batches.look(ward.team.technician, ids, few=True))
+    assert [item.error for item in done] == [None] * len(ids)
+
+
+@pytest.mark.usefixtures("sees_what_is_plain")
+def test_a_name_in_the_noise_of_every_slice_is_found_in_all_together(ward: Ward) -> None:
+    ids = [take(ward, n) for n in range(1, 10)]
+    other = take(ward, 10, name=False)
+    look(ward, [*ids, other])
+    assert [boxes(ward, image_id) for image_id in ids] == [[NAME.xyxy]] * len(ids)
+    assert boxes(ward, other) == []  # it has no name there
+
+
+@pytest.mark.usefixtures("sees_what_is_plain")
+def test_a_few_slices_are_looked_at_one_by_one(ward: Ward) -> None:
+    ids = [take(ward, n) for n in range(1, 8)]
+    look(ward, ids)
+    assert all(boxes(ward, image_id) == [] for image_id in ids)
+
+
+@pytest.mark.usefixtures("sees_what_is_plain")
+def test_a_slice_that_came_before_the_others_is_held_against_them_when_it_is_sealed(
+    ward: Ward,
+) -> None:
+    engine, technician = ward.engine, ward.team.technician
+    first = ward.upload(slice_file(1), "1.dcm")
+    assert boxes(ward, first) == []
+    for number in range(2, 9):
+        take(ward, number)
+    with pytest.raises(errors.ReviewNeeded) as caught:
+        engine.drafts.seal(technician, first, [], confirm="nothing to see")
+    assert caught.value.facts["reasons"] == ["nothing-found", "still-visible"]
+    [seen] = boxes(ward, first)
+    assert seen == NAME.xyxy
+    view = engine.drafts.open(technician, first)
+    done = engine.drafts.seal(technician, first, view.detections, confirm="looked at")
+    assert done.region_count == 1
+
+
+@pytest.mark.usefixtures("sees_what_is_plain")
+def test_what_a_person_leaves_visible_with_a_reason_is_left(ward: Ward) -> None:
+    ids = [take(ward, n) for n in range(1, 9)]
+    look(ward, ids)
+    done = ward.engine.drafts.seal(
+        ward.team.technician, ids[0], [], removed={0: "a scale"}, confirm="looked at"
+    )
+    assert done.region_count == 0
+
+
+@pytest.mark.usefixtures("sees_what_is_plain")
+def test_slices_that_are_gone_say_nothing_of_the_others(ward: Ward) -> None:
+    """Too few are left, and the look goes on."""
+    ids = [take(ward, n) for n in range(1, 9)]
+    drafts = ward.engine.batches.look(ward.team.technician, ids, few=True)
+    context = ward.engine.context
+    lost = context.catalog.row(context.database.read(), ids[-1])
+    context.host.delete_blob(lost.draft_blob or "")
+    states = [item.state for item in drafts]
+    assert states == ["review"] * 7 + ["failed"]
+    assert boxes(ward, ids[0]) == []
