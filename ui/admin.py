@@ -255,7 +255,7 @@ def custody(token: str) -> None:
         + ("; before it: " + ", ".join(f"`{key}`" for key in earlier) if earlier else "")
     )
     st.caption(
-        "The root key in use encrypts (wraps) the keys of all patients. To add another encrypts"
+        "The root key in use encrypts (wraps) the keys of all patients. Adding another encrypts"
         " these keys anew (re-wraps them); images stay as they are. To print recovery shares, run"
         " `python cli.py shares` with the share holders present."
     )

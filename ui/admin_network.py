@@ -31,7 +31,7 @@ def network(token: str) -> None:
             "AE title": list(entries),
             "Description": [e.node.description for e in entries.values()],
             "Calls from": [", ".join(e.node.addresses) for e in entries.values()],
-            "Profile": [e.node.profile or "the setting's" for e in entries.values()],
+            "Profile": [e.node.profile or "the default" for e in entries.values()],
             "Unknown patients": [
                 "are created" if e.node.creates_patients else "are held" for e in entries.values()
             ],
@@ -73,7 +73,7 @@ def _edit(token: str, entry: NodeEntry | None) -> None:
             "Profile",
             profiles,
             profiles.index(held.profile) if held.profile in profiles else 0,
-            format_func=lambda name: name or "the setting's",
+            format_func=lambda name: name or "the default",
         )
         creates = st.checkbox(
             "Create a record for a patient who is not known",

@@ -93,7 +93,7 @@ def _places(token: str) -> None:
     st.header("Places of devices")
     st.caption(
         "What people sealed at the same place of at least 3 of the last 20 images of a device is"
-        " proposed on its next image. As a rule, it is sealed on every image without asking. No"
+        " proposed on its next image. Made a rule, it is sealed on every image without asking. No"
         " box is ever taken away by this."
     )
     for entry in engine.devices.places(token):

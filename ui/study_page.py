@@ -150,16 +150,21 @@ def _downloads(study: Study, start: str, restored: list[StudyRestoration]) -> No
         f"/api/studies/{study.study_id}/archive/?series_id={quote(series_id)}": f"Masked, {name}"
         for series_id, name in _scopes(study, start).items()
     }
+    called = {one.series_id: studies.name(one) for one, _ in studies.sealed(study)}
     for opened in restored:
         if opened.study_id == study.study_id:
-            what = "series" if opened.series_id else "study"
+            what = called.get(opened.series_id or "", "Whole study")
             found[f"/api/study-restorations/{opened.handle}/archive/"] = (
                 f"Originals, {what}: {_count(len(opened.images))}"
             )
     with st.popover("Download", icon=":material/download:"):
         st.caption(
-            "A ZIP with a DICOMDIR, for a viewer or a disc. Each image is in the audit log."
-            + ("" if restored else " Restore the study to download its originals.")
+            "A ZIP with a DICOMDIR, for a viewer or a disc. The audit log notes each image. "
+            + (
+                "Originals name the patient."
+                if restored
+                else "Restore the study to download its originals."
+            )
         )
         for address, name in found.items():
             st.link_button(widgets.plain(name), address, width="stretch")

@@ -348,11 +348,16 @@ def _named(moment: datetime) -> str:
     return f"UTC{name}" if name[0] in "+-" else name
 
 
-def times(title: str, moments: Sequence[datetime | None]) -> dict[str, list[datetime | None]]:
-    """A column of a table, whose title names the viewer's time zone."""
+def times(title: str, moments: Sequence[datetime | None]) -> dict[str, list[Any]]:
+    """A column of a table, whose title names the viewer's time zone.
+
+    Where a time is missing all are text, because a table shows *None* for one that is missing.
+    """
     here = zone()
     name = here.key if isinstance(here, ZoneInfo) else "UTC"
-    shown = [None if moment is None else local(moment).replace(tzinfo=None) for moment in moments]
+    shown = [moment and local(moment).replace(tzinfo=None) for moment in moments]
+    if None in shown:
+        return {f"{title} ({name})": [f"{m:%Y-%m-%d %H:%M:%S}" if m else "" for m in shown]}
     return {f"{title} ({name})": shown}
 
 

@@ -22,8 +22,8 @@ from engine.store.audit import Event
 from engine.tracing import why_ended
 
 _MASKED = (
-    "Masked images of one study. What identifies the patient is encrypted in MedSec, and not in"
-    " these files."
+    "Masked images of one study. What was found to identify the patient is encrypted in MedSec, and"
+    " not in these files."
 )
 _ORIGINALS = (
     "Original images of one study, as they came in. They name the patient: delete them when you no"

@@ -1037,9 +1037,10 @@ def test_times_are_in_the_viewers_zone_which_is_named(monkeypatch: pytest.Monkey
         monkeypatch.setattr(widgets.st, "context", SimpleNamespace(timezone=name))
         assert (widgets.when(summer), widgets.when(winter)) == shown
     monkeypatch.setattr(widgets.st, "context", SimpleNamespace(timezone="Europe/Warsaw"))
-    assert widgets.times("When", [winter, None]) == {
-        "When (Europe/Warsaw)": [datetime(2026, 1, 1, 23, 30), None]  # noqa: DTZ001
-    }
+    named = "When (Europe/Warsaw)"
+    there = datetime(2026, 1, 1, 23, 30)  # noqa: DTZ001
+    assert widgets.times("When", [winter]) == {named: [there]}
+    assert widgets.times("When", [winter, None]) == {named: ["2026-01-01 23:30:00", ""]}
     assert widgets.begins(date(2026, 7, 1)) == datetime(2026, 6, 30, 22)  # noqa: DTZ001
 
 

@@ -151,7 +151,8 @@ class Stack {
     const slice = this.slice;
     const address = this.address(slice);
     this.slider.value = index + 1;
-    this.pane.called = `Image ${index + 1} of ${this.slices.length}`;
+    const what = this.slices.every(({ id }) => id === slice.id) && this.slices.length > 1 ? "Frame" : "Image";
+    this.pane.called = `${what} ${index + 1} of ${this.slices.length}`;
     this.pane.image.alt = `${this.original ? "Original" : "Sealed"}, ${this.pane.called}`;
     this.say();
     const shown = this.pane.show(address);
