@@ -59,8 +59,9 @@ def decode(
     video = file.syntax in VIDEO
     stream, layout = layout, dicom_video.taken(layout) if video else layout
     if max(layout.rows, layout.columns) > max_side_px or layout.decoded_bytes > max_decoded_bytes:
+        many = f", {layout.frames} frames" if layout.frames > 1 else ""
         raise ImageTooLarge(
-            f"The image is too large: {layout.columns} x {layout.rows} px, {layout.frames} frames."
+            f"The image is too large: {layout.columns} x {layout.rows} px{many}."
             f" The limit is {max_side_px} px per side and {max_decoded_bytes >> 20} MB decoded."
             + (" Send a level of lower resolution." if _is_slide(file.header) else ""),
             width=layout.columns,

@@ -100,9 +100,10 @@ def check_part(
             "This file is damaged: its picture has no width or height. Export it again."
         )
     if max(width, height) > max_side_px or width * height * frames * pixel_bytes > max_bytes:
+        pages = f", {frames} pages" if frames > 1 else ""
         raise ImageTooLarge(
-            f"The picture is too large: {width} x {height} px, {frames} pages. The limit is"
-            f" {max_side_px} px per side and {max_bytes >> 20} MB decoded.",
+            f"The picture is too large: {width} x {height} px{pages}. The limit is {max_side_px} px"
+            f" per side and {max_bytes >> 20} MB decoded. Export it in a smaller size or in parts.",
             width=width,
             height=height,
             frames=frames,

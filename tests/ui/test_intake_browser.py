@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,12 @@ def study(folder: Path, patient: int, slices: int) -> Path:
 
 def drop(tina: Visitor, path: Path) -> None:
     tina.page.get_by_label("Folder" if path.is_dir() else "Files", exact=True).set_input_files(path)
+
+
+def missing(tina: Visitor) -> int:
+    """How many files of uploads the server waits for."""
+    seen = tina.page.request.get(f"{tina.server.url}/api/intakes/").json()
+    return int(seen["listed"] - seen["arrived"])
 
 
 def looked(tina: Visitor, count: int) -> None:
@@ -199,3 +206,29 @@ def test_an_upload_that_was_given_up_is_said_until_it_is_dismissed(
         dismiss.click()
         expect(tina.page.get_by_text("have not arrived")).to_have_count(0)
         assert gone == [f"{server.url}/api/intakes/"]
+
+
+def test_what_cannot_be_read_is_named_and_is_not_waited_for(server: Server, tmp_path: Path) -> None:
+    def archive(name: str, *contents: bytes) -> bytearray:
+        with zipfile.ZipFile(tmp_path / name, "w") as packed:
+            for number, content in enumerate(contents):
+                packed.writestr(f"{number}.dcm", content)
+        return bytearray((tmp_path / name).read_bytes())
+
+    archive("empty.zip")
+    for name, offset, value in (("locked.zip", 8, 1), ("short.zip", 24, 9)):
+        data = archive(name, bytes(2000))
+        data[data.index(b"PK\x01\x02") + offset] = value  # its flags; the lowest byte of its size
+        (tmp_path / name).write_bytes(data)
+    with chromium(server) as tina:
+        tina.sign_in("technician", PASSWORD, "/Upload")
+        tina.choose("Patient of these files", "H-000002")
+        before = missing(tina)
+        drop(tina, tmp_path)
+        tina.page.get_by_text("2 files left out").click()
+        tina.reads("locked.zip: protected by a password: unpack the archive first")
+        tina.reads("empty.zip: no file is in it")
+        tina.page.get_by_role("button", name="Take in 1 image").click()
+        tina.page.get_by_text("1 file could not be taken in").click()
+        tina.reads("0.dcm: It is larger than the archive says")
+        assert missing(tina) == before

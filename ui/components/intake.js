@@ -172,13 +172,21 @@ class IntakeZone {
       choice.aim().focus();
       row.scrollIntoView({ block: "center" });
     };
-    if (patient && group.record?.patient_id !== patient.id && (group.record || group.number))
-      others.append(make("button", { type: "button", onclick: () => {
-        Object.assign(choice, { patient_id: patient.id, title: patient.title, ask: true, decided: true });
-        problem.textContent = "The files name another patient than this record. Say why they belong there.";
+    if (patient && group.record?.patient_id !== patient.id && (group.record || group.number)) {
+      const moved = () => choice.decided && choice.patient_id === patient.id;
+      const instead = make("button", { type: "button", onclick: () => {
+        if (moved()) Object.assign(choice, { ask: false, ...this.choiceOf(group, patient, 0), decided: false });
+        else Object.assign(choice, { patient_id: patient.id, title: patient.title, reason: "", ask: true, decided: true });
+        reason.value = "";
+        problem.textContent = moved() ? "The files name another patient than this record. Say why they belong there." : "";
+        label();
         show();
-        reason.focus();
-      } }, `File under ${patient.title} instead`));
+        if (moved()) reason.focus();
+      } });
+      const label = () => (instead.textContent = moved() ? "Undo: file them under the number in the files" : `File under ${patient.title} instead`);
+      label();
+      others.append(instead);
+    }
     const row = make("li", {}, make("p", { class: "who" }, named), ...studies.map((text) => make("p", {}, text)), unnamed, where, problem, reason, others);
     const aim = () => (choice.ask ? reason : mine.isConnected && !mine.hidden ? mine : leave);
     Object.assign(choice, { show, need, aim, problem, input: reason });
@@ -210,7 +218,7 @@ class IntakeZone {
 
   skippedList() {
     if (!sender.skipped.length) return [];
-    return [make("details", {}, make("summary", {}, `${files(sender.skipped.length)} left out`),
+    return [make("details", { open: !sender.items.length }, make("summary", {}, `${files(sender.skipped.length)} left out`),
       make("ul", {}, ...sender.skipped.slice(0, 200).map(({ name, why }) => make("li", {}, `${apart(name)}: ${why}`))))];
   }
 

@@ -20,7 +20,7 @@ class IntakeSender {
 
   forget() {
     Object.assign(this, { phase: "idle", items: [], skipped: [], files: [], groups: [], id: null,
-      note: "", error: "", answers: new Map(), sentBytes: 0 });
+      note: "", error: "", answers: new Map(), sentBytes: 0, unread: false });
   }
 
   tell(change) {
@@ -65,7 +65,7 @@ class IntakeSender {
     const skip = (why) => this.skipped.push({ name: folder + name, why });
     if (/(^|\/)(\.|__MACOSX)/.test(folder + name)) return;
     if (NO_IMAGE.test(name)) return skip("no image");
-    if (!size) return skip("empty");
+    if (!size) return skip("empty file");
     if (/\.zip$/i.test(name)) return this.unpack(name, folder, content, depth, skip);
     this.items.push({ name, folder, size, content });
     if (this.items.length % 100 === 0) this.tell({});
@@ -74,10 +74,17 @@ class IntakeSender {
   async unpack(name, folder, content, depth, skip) {
     if (depth >= ZIP_DEPTH) return skip("an archive in an archive in an archive");
     try {
-      const blob = content instanceof Blob ? content : await new Response(await content()).blob();
-      for (const entry of await zipEntries(blob)) {
+      const blob = content instanceof Blob ? content : await wholeOf(await content());
+      const entries = await zipEntries(blob);
+      if (!entries.length) return skip("no file is in it");
+      if (entries.every(({ why }) => why && why === entries[0].why)) return skip(entries[0].why);
+      for (const entry of entries) {
         const parts = entry.name.split(/[\\/]/).filter((part) => part && part !== "." && part !== "..");
         const last = parts.pop() || "unnamed";
+        if (entry.why) {
+          this.skipped.push({ name: [folder + name, ...parts, last].join("/"), why: entry.why });
+          continue;
+        }
         await this.add(last, [folder + name, ...parts, ""].join("/"), entry.size, entry.stream, depth + 1);
         if (this.items.length > MOST_FILES) return;
       }
@@ -149,6 +156,7 @@ class IntakeSender {
     const waiting = this.files.filter((file) => file.state === "waiting").map((file) => file.place);
     try {
       await Promise.all(Array.from({ length: AT_ONCE }, () => this.worker(waiting)));
+      if (this.unread && this.phase === "sending") await this.json("DELETE", `${this.id}/`).catch(() => {});
       const other = this.files.some((file) => file.state === "other-patient");
       this.tell({ phase: this.id ? "done" : "idle", error: other ? "Some files name another patient than their record and were not taken in." : "" });
       this.wake();
@@ -173,10 +181,11 @@ class IntakeSender {
     while (waiting.length && this.phase === "sending") {
       const place = waiting.shift(), item = this.items[place], file = this.files[place];
       try {
-        const blob = item.content instanceof Blob ? item.content : await new Response(await item.content()).blob();
+        const blob = item.content instanceof Blob ? item.content : await wholeOf(await item.content());
         await this.sendFile(place, blob, file.received);
       } catch (error) {
         if (error.status !== undefined && error.status !== 422 && error.status !== 413) throw error;
+        this.unread = true; // the server goes on waiting for it
         Object.assign(this.files[place], { state: "refused", message: error.message });
       }
       this.sentBytes += item.size;
