@@ -50,6 +50,9 @@ def search(token: str) -> None:
             if any(chosen):
                 study_page.open_study(*chosen)
                 st.rerun()
+            every = ImageQuery(**wanted)
+            page = engine.search.series(token, every, PAGE, 0, patient_id)
+            cohort.hand_over(token, every, patient_id, page)
             return
     skipped = _skipped({**wanted, "patient_id": patient_id})
     asked_for = ImageQuery(**wanted)
@@ -120,7 +123,10 @@ def _patient(token: str, query: str) -> str | None:
         if chosen:
             tell("patient", chosen)
             st.rerun()
-    return matching[0].patient_id if len(matching) == 1 else None
+    if len(matching) != 1:
+        return None
+    st.markdown(f"**{widgets.plain(name(matching[0]))}**")
+    return matching[0].patient_id
 
 
 def _filters(token: str) -> dict[str, Any]:

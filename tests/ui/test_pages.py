@@ -779,6 +779,10 @@ def test_a_series_is_one_card_on_review_and_opens_as_a_study(
     app = visit(team.doctor, "2_Review")
     assert sum(b.label.startswith("View ") for b in app.button) == 1
     assert "1 to 2 of 2 images" in texts(app)
+    # Whose studies these are is said where they are searched for, and they can be handed over.
+    app.text_input(key="review-query").input("P-17").run()
+    assert "17 · Erika Musterfrau**" in texts(app)
+    assert "Hand these 2 images over" in [e.label for e in app.expander]
     click(app, "View")
     assert len(component(app, "stack")["series"][0]["images"]) == 2
 
