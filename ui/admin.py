@@ -293,7 +293,10 @@ def custody(token: str) -> None:
                     if missing := len(engine.backups.missing(token, name)):
                         st.warning(f"Missing already when it was made: {missing:,} of its files.")
     st.header("Erasure")
-    st.write("Destroys the patient's key. Nobody can open the record, notes and images afterwards.")
+    st.write(
+        "Destroys the patient's key. Nobody can open the record, notes and images afterwards."
+        " Copies of a backup that lie elsewhere still have the key."
+    )
     _erasure(token)
 
 
@@ -339,4 +342,4 @@ def _extent(there: Extent) -> str:
     if there.last != there.first:
         days.append(widgets.when(there.last))
     unsealed = f" ({there.unsealed:,} not sealed)" if there.unsealed else ""
-    return f"{widgets.counted(there.images, 'image')}{unsealed}, taken in {' to '.join(days)}"
+    return f"{widgets.counted(there.images, 'image')}{unsealed}, uploaded {' to '.join(days)}"

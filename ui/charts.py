@@ -282,8 +282,9 @@ def stage_times(images: pd.DataFrame, dark: bool = False) -> go.Figure:
     """Median, 95th and 99th percentile of every stage."""
     title = "Time per stage"
     explains = (
-        "Time of each stage, in steps for who sees no single images: half of the images took no"
-        " longer than the circle, 95 % no longer than the square, 99 % no longer than the diamond."
+        "Time of each stage, rounded for people who see no single images: half of the images took"
+        " no longer than the circle, 95 % no longer than the square, 99 % no longer than the"
+        " diamond."
     )
     columns = [column for column in images.columns if str(column).endswith("_ms")]
     table = images[columns].dropna(axis=1, how="all")

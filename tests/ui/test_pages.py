@@ -1159,7 +1159,7 @@ def test_an_administrator_rotates_keys_and_erases_a_patient_by_number(
     for number, reason, says in (
         ("P-17", " ", "Give a reason"),
         ("P-170", "asked for it", "There is no such patient"),
-        ("P-17", "asked for it", " has 1 image, taken in "),
+        ("P-17", "asked for it", " has 1 image, uploaded "),
     ):
         app.text_input(key="erase-number-0").input(number)
         app.text_input(key="erase-reason-0").input(reason)
