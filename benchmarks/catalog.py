@@ -412,6 +412,9 @@ def measure(images: int, database: Database, *, once: bool) -> dict[str, float]:
             "log searched for a word, one answer": meter.median_ms(
                 "log searched for a word, one answer", lambda: audit.entries(query="refused"), 1
             ),
+            "log searched for an image": meter.median_ms(
+                "log searched for an image", lambda: audit.entries(query=middle), 3
+            ),
             "log searched for a word, to its beginning": meter.median_ms(
                 "log searched for a word, to its beginning", lambda: _searched(audit), 1
             ),

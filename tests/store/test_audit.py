@@ -166,6 +166,9 @@ def test_a_checkpoint_of_somebody_else_or_a_forged_one_is_refused(audit: AuditLo
 def test_search_matches_ids_and_actions_but_not_reasons(audit: AuditLog) -> None:
     fill(audit)
     assert [e.image_id for e in audit.entries(query="IM_2")] == ["im_2"]
+    audit.record(Caller("jörg", Role.DOCTOR, "se_1", "NODE-7"), Event("image.list"))
+    for query in ("jÖRG doc", "node-7", "NODE"):
+        assert [e.action for e in audit.entries(query=query)] == ["image.list"]
     assert not audit.entries(query="Grüße")
 
 
@@ -229,6 +232,27 @@ def test_days_are_found_by_the_entries_own_times_though_the_clock_was_set_back(
     assert numbers(audit.matching(only=middle)) == [3, 6, 7]
     early = audit.entries(only=AuditFilter(until=begun + day), patience_ms=0)
     assert (numbers(early), early.before) == ([], 8)  # a part of other days was passed over
+
+
+def test_the_log_of_an_image_or_a_patient_is_found_whole_by_its_id(
+    audit: AuditLog, small_parts: None
+) -> None:
+    image, patient = f"im_{7:024x}", f"pt_{7:024x}"
+    audit.record(WHO, Event("x", image_id=image, patient_id=patient), Event("y", image_id=image))
+    fill(audit, 9)
+    audit.record(WHO, Event("z", "failed", patient_id=patient))
+    whole = audit.entries(query=image, patience_ms=0)
+    assert (numbers(whole), whole.before) == ([2, 1], None)
+    assert numbers(audit.entries(query=patient, patience_ms=0)) == [12, 1]
+    first = audit.entries(query=image, limit=1)
+    assert (numbers(first), first.before) == ([2], 2)
+    assert numbers(audit.entries(query=image, limit=1, before=2)) == [1]
+    assert numbers(audit.entries(query=patient, only=AuditFilter(outcome="failed"))) == [12]
+    assert not audit.entries(query=patient, only=AuditFilter(actor="nobody"))
+    later = AuditFilter(since=whole[0].occurred_at + timedelta(days=1))
+    assert not audit.entries(query=patient, only=later)
+    assert numbers(audit.matching(patient)) == [1, 12]
+    assert numbers(audit.entries(query=patient[:-1])) == [12, 1]  # a part of it: as any word
 
 
 def test_an_export_has_every_match_in_order(audit: AuditLog, small_parts: None) -> None:
