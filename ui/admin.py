@@ -23,8 +23,15 @@ def audit(token: str) -> None:
         )
         verify = st.button("Verify the chain", icon=":material/link:")
     if verify:
-        with widgets.banner(), st.spinner("Checking every entry …"):
-            count = state.engine().audit.verify(token)
+        with widgets.banner():
+            bar = st.progress(0.0, "Checking every entry …")
+            count = state.engine().audit.verify(
+                token,
+                lambda checked, of: bar.progress(
+                    checked / of, f"Checked {checked:,} of {of:,} entries …"
+                ),
+            )
+            bar.empty()
             st.success(
                 f"Verified: {count} entries form one unbroken chain.", icon=":material/verified:"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 
@@ -63,9 +63,15 @@ class Audit:
         return entries
 
     @needs(Permission.READ_AUDIT)
-    def verify(self, caller: Caller) -> int:
-        """Check the whole chain; says how many entries it has. Raises AuditBroken."""
-        count = self._audit.verify()
+    def verify(
+        self, caller: Caller, told: Callable[[int, int], object] = lambda checked, of: None
+    ) -> int:
+        """Check the whole chain; says how many entries it has. Raises AuditBroken.
+
+        Args:
+            told: Called after each part, with how many entries were checked, of how many.
+        """
+        count = self._audit.verify(told)
         self._audit.record(caller, Event("audit.verify", detail={"entries": count}))
         return count
 

@@ -269,8 +269,11 @@ class AuditLog:
         )
         return [self._entry(row) for row in rows]
 
-    def verify(self) -> int:
+    def verify(self, told: Callable[[int, int], object] = lambda checked, of: None) -> int:
         """Recompute the whole chain inside the database, in parts of bounded memory.
+
+        Args:
+            told: Called after each part, with how many entries were checked, of how many.
 
         Returns:
             Number of entries, all of which verify; what is appended meanwhile is not asked.
@@ -298,6 +301,7 @@ class AuditLog:
                     sequence=broken,
                 )
             checked, before = part["last"], _digest_of(tx, part["last"])
+            told(checked, size)
         return checked
 
     def checkpoint(self, signer: Signer, log_id: str) -> bytes:
