@@ -295,6 +295,7 @@ OPEN = {
     "statistics.warm": "opens the numbers early; shows nothing",
     "upkeep.sweep": "deletes what no row needs",
     "upkeep.forget_ended": "forgets what ended sessions had open",
+    "upkeep.move_files": "moves stored files to where settings say; shows nothing",
     "upkeep.look_for_copies": "compares a word beside the files with the catalog; shows nothing",
     "upkeep.start": "the server's own work in the background",
     "upkeep.stop": "ends it",
