@@ -22,7 +22,8 @@ class IntakeLine {
     else if (phase === "stopped" && sender.error)
       parts.push(...this.dismissable(sender.error));
     else if (phase !== "reading" && overview && overview.listed > overview.arrived) {
-      const missing = `${files(overview.listed - overview.arrived)} of an upload have not arrived. To go on, drop the same files again on the page Upload.`;
+      const left = overview.listed - overview.arrived;
+      const missing = `${files(left)} of an upload ${left === 1 ? "has" : "have"} not arrived. To go on, drop the same files again on the page Upload.`;
       // What another tab may still be sending is not to be dismissed.
       parts.push(...(overview.given_up ? this.dismissable(missing) : [make("p", {}, missing)]));
     }
