@@ -25,7 +25,8 @@ FEWEST = 8
 WEAKEST, STRONGEST = 0.6, 1.6
 STEADY = 0.8  # share of the pictures
 _AROUND_PX = 4  # around a box that count too
-_COARSE_PX = 9  # least side of the square whose mean is no stroke
+_COARSE_PX = 5  # least side of the square whose mean is no stroke
+_OF_HEIGHT = 3  # and its part of the line's height: strokes are thinner, anatomy is not
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,10 @@ def _held_against(detection: Detection, pictures: Sequence[np.ndarray]) -> Stand
 
 
 def _strokes(picture: np.ndarray, box: Region) -> np.ndarray:
-    """What is finer than a line of text is high, in and around a box: shape (h, w), float32."""
+    """What is as fine as the strokes of a line, in and around its box: shape (h, w), float32."""
     height, width = picture.shape[:2]
     around = box.on_frames(0).padded(0.0, _AROUND_PX).clipped(width, height) or box
     part = picture[around.slices[1:]].astype(np.float32)
     grey = part if part.ndim == 2 else part.mean(axis=2)
-    side = max(_COARSE_PX, min(box.width, box.height)) | 1
+    side = max(_COARSE_PX, min(box.width, box.height) // _OF_HEIGHT) | 1
     return grey - cv2.blur(grey, (side, side))

@@ -148,7 +148,7 @@ class Examiner:
         tell: Progress,
     ) -> Examined:
         """Look for what must be hidden in a decoded file; nothing is kept."""
-        devices, series = beside.devices, beside.series
+        devices = beside.devices
         tell("looking for what must be hidden", 0.2)
         detector = self._detector.running(self._detector.own)  # the same to the end of this look
         with watch.stage("detect"):
@@ -159,12 +159,20 @@ class Examiner:
                 profile,
                 lambda stage, share: tell(stage, 0.2 + 0.6 * share),
                 detector,
-                series,
             )
+            standing, count, failed = self._standing(image, views, profile, beside.series, detector)
+            detections = [*detections, *standing_beside(standing, detections)]
+            # Why a person must look is for the image's own boxes to say: where its noise alone
+            # agrees with what stands in the others, there may be nothing in it.
+            if failed and "detector-failed" not in reasons:
+                reasons = [*reasons, "detector-failed"]
         with watch.stage("shadow"):
             shadow = looked(
-                detector, lambda other: self.find(image, views, profile, _silent, other, series)
+                detector, lambda other: self.find(image, views, profile, _silent, other)
             )
+            if shadow is not None and not shadow.failed:
+                more = standing_beside(standing, shadow.detections)
+                shadow = replace(shadow, detections=(*shadow.detections, *more))
         device = device_parts(devices.source, image, images.device_facts(image))
         memory = devices.memories.get(device_id(device))
         if memory is not None:
@@ -185,10 +193,25 @@ class Examiner:
         known_of_it = {
             "device": device,
             "detector": detector.version,
-            "series_count": series.count if series else 0,
+            "series_count": count,
             "shadow": shadow.to_json() if shadow else None,
         }
         return replace(found, facts={**found.facts, **known_of_it})
+
+    def _standing(
+        self,
+        image: Image,
+        views: Sequence[View],
+        profile: Profile,
+        series: SeriesFiles | None,
+        detector: Detector,
+    ) -> tuple[list[Detection], int, bool]:
+        """As :meth:`SeriesLook.seen`, and whether a network failed."""
+        try:
+            return *self.series.seen(series, image, views, profile, detector), False
+        except DetectorError:
+            log.exception("detector failed at a series")
+            return [], 0, True
 
     def unseen(self, image: Image, profile: Profile) -> Examined:
         """A decoded file in which nothing has been looked for yet, so that a person must look."""
@@ -238,7 +261,6 @@ class Examiner:
         profile: Profile,
         progress: Progress,
         detector: Detector,
-        series: SeriesFiles | None = None,
     ) -> tuple[list[Detection], list[str]]:
         """Detections, and why a person must look."""
         try:
@@ -251,9 +273,6 @@ class Examiner:
                 ),
                 profile.iou,
             )
-            # Not merged: what was found in the image itself may reach further.
-            standing = self.series.seen(series, image, views, profile, detector)
-            detections += unhidden(standing, [d.region for d in detections], WHOLLY)
         except DetectorError:
             log.exception("detector failed")
             return pipeline.sealed_whole(image), ["detector-failed"]
@@ -333,11 +352,13 @@ class Examiner:
         ]
 
 
-def unhidden(
-    boxes: Sequence[Detection], hidden: Sequence[Region], share: float = COVERED
-) -> list[Detection]:
-    """Boxes of which others hide less than a share."""
-    return [d for d in boxes if d.region.hidden_share(hidden) < share]
+def standing_beside(standing: Sequence[Detection], found: Sequence[Detection]) -> list[Detection]:
+    """What stands in a series and is not found in the image already.
+
+    Both stay: what was found in the image itself may reach further.
+    """
+    hidden = [d.region for d in found]
+    return [d for d in standing if d.region.hidden_share(hidden) < WHOLLY]
 
 
 def _silent(stage: str, share: float) -> None:

@@ -21,11 +21,10 @@ from engine.operations.examination import (
     Examiner,
     Progress,
     sorted_out,
-    unhidden,
     with_verdicts,
 )
 from engine.operations.guard import log
-from engine.operations.series import SeriesFiles
+from engine.operations.series import SERIES, SeriesFiles
 from engine.operations.shadow import Shadow
 from engine.records import Detection, Image, SealedRegion, TextVerdict
 from engine.seal import pipeline
@@ -169,6 +168,8 @@ class Preparer:
                 raise SentBack("still-visible", new)
             wanted += new
             corrections += [event("box.adopt", row, d) for d in new]
+            if look is not Look.NOBODY and any(d.source == SERIES for d in new):
+                look = Look.MISSED
         tell("measuring", 0.8)
         with watch.stage("assess"):
             assessment = self._assess(draft.image, sealed)
@@ -199,7 +200,9 @@ class Preparer:
         found = with_verdicts(draft.facts)
         sealed, _, _ = sorted_out(found, profile, draft.row.reasons)
         # What the second look finds is sealed too where nobody is asked.
+        # But for what only slices showed that came later: nobody would have waited for them.
         seen = {Detection.from_json(d) for d in draft.facts["still_visible"]}
+        seen = {d for d in seen if d.source != SERIES}
         if self._leaves(draft, profile, [*sealed, *seen], final):
             return Look.MISSED
         return Look.CLEAN if decision.shown else Look.UNSEEN
@@ -248,12 +251,11 @@ class Preparer:
                     view.picture, view.frames, view.placed(hidden), profile, view.scene
                 ),
             )
-            if draft.series is not None:
-                image, series = draft.image, self.examiner.series
-                standing = series.seen(
-                    draft.series, image, views_of(image), profile, self._detector
-                )
-                left += unhidden(standing, hidden)
+            views = views_of(draft.image) if draft.series else []
+            standing, _ = self.examiner.series.seen(
+                draft.series, draft.image, views, profile, self._detector
+            )
+            left += [d for d in standing if d.region.hidden_share(hidden) < COVERED]
         except DetectorError as err:
             if "detector-failed" in draft.row.reasons:
                 return []  # a person drew and confirmed every box, knowing that none could run

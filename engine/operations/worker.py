@@ -100,7 +100,7 @@ class Job:
         devices: What is known of devices.
         own: The learned version of MedSec's own network that is in force; None is the shipped one.
         candidate: One that looks in the shadow.
-        series: Files of its series, where there are more than were known when it was looked at.
+        series: Files of its series; of a decided one where they stand for more than at its look.
     """
 
     image_id: str
@@ -186,10 +186,10 @@ class WorkerSetup:
             )
             for g in self.custom_networks
         }
-        _HERE = WorkerContext(LiveSettings(self.settings), host, detector)
+        _HERE = Worker(WorkerContext(LiveSettings(self.settings), host, detector))
 
 
-_HERE: WorkerContext | None = None
+_HERE: Worker | None = None
 
 
 def work(job: Job) -> Outcome:
@@ -198,10 +198,10 @@ def work(job: Job) -> Outcome:
         raise RuntimeError("this worker was not set up")
     with collected() as told:
         try:
-            _follow(_HERE, job)
+            _follow(_HERE.context, job)
         except DetectorError as err:
             return Outcome(None, None, {}, (err.code, err.message))
-        outcome = Worker(_HERE).work(job)
+        outcome = _HERE.work(job)
     return replace(outcome, told=tuple(told))
 
 
@@ -237,6 +237,7 @@ class Worker:
     """Looks at files and seals them, one at a time, without a catalog."""
 
     def __init__(self, context: WorkerContext) -> None:
+        self.context = context
         self._host = context.host
         self._live = context.live
         self._examiner = Examiner(context)

@@ -57,6 +57,16 @@ class Placed:
     patient_id: str
 
 
+@dataclass(frozen=True)
+class SeriesOfSize:
+    """Images of one series that have one size, in px: they can be laid over one another."""
+
+    series_id: str
+    patient_id: str
+    width: int
+    height: int
+
+
 class Studies:
     """Studies of one catalog. Callers hold the transaction."""
 
@@ -207,23 +217,30 @@ class Studies:
         )
         return [Placed(**row) for row in rows]
 
-    def drafts_beside(
-        self, tx: Cursor, image_id: str, states: Sequence[str]
-    ) -> tuple[str, list[str]]:
-        """The series of a DICOM draft, and its drafts of one frame and of the same size, this one
-        among them, as they arrived. Nothing of other files: they name no series."""
+    def series_of_draft(self, tx: Cursor, image_id: str) -> SeriesOfSize | None:
+        """The series of a DICOM file of one frame; None for other files, and without a place."""
+        image = tx.one("SELECT * FROM images WHERE image_id = $1", image_id)
+        place = tx.one("SELECT series_id FROM image_places WHERE image_id = $1", image_id)
+        if image is None or place is None or (image["format"], image["frames"]) != ("DICOM", 1):
+            return None
+        return SeriesOfSize(
+            place["series_id"], image["patient_id"], image["width"], image["height"]
+        )
+
+    def drafts_of(self, tx: Cursor, series: SeriesOfSize, states: Sequence[str]) -> list[str]:
+        """Its images of one frame in one of some states, as they arrived."""
         rows = tx.all(
-            "SELECT p.series_id, i.image_id FROM image_places p JOIN images i USING (image_id)"
-            " JOIN images this ON this.width = i.width AND this.height = i.height"
-            " WHERE this.image_id = $1 AND this.format = 'DICOM' AND i.format = 'DICOM'"
-            " AND i.frames = 1 AND i.draft_blob IS NOT NULL"
-            " AND i.state IN (SELECT unnest($2::VARCHAR[]))"
-            " AND p.series_id = (SELECT series_id FROM image_places WHERE image_id = $1)"
-            " ORDER BY i.uploaded_at, i.image_id",
-            image_id,
+            "SELECT i.image_id FROM image_places p JOIN images i USING (image_id)"
+            " WHERE p.series_id = $1 AND i.patient_id = $2 AND i.width = $3 AND i.height = $4"
+            " AND i.state IN (SELECT unnest($5::VARCHAR[])) AND i.format = 'DICOM'"
+            " AND i.frames = 1 AND i.draft_blob IS NOT NULL ORDER BY i.uploaded_at, i.image_id",
+            series.series_id,
+            series.patient_id,
+            series.width,
+            series.height,
             [*map(str, states)],
         )
-        return (rows[0]["series_id"], [row["image_id"] for row in rows]) if rows else ("", [])
+        return [row["image_id"] for row in rows]
 
     def unplaced(self, tx: Cursor, patient_id: str | None, limit: int) -> list[str]:
         """Images that have no place yet: those that an earlier release took in."""

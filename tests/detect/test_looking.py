@@ -106,7 +106,7 @@ def test_workers_of_a_batch_look_there_too(tmp_path: Path, monkeypatch: pytest.M
     settings = Settings()
     WorkerSetup.of(settings, {"p": PROFILE}, partial(Folder, tmp_path), 1)()
     assert worker._HERE is not None
-    assert isinstance(worker._HERE.detector.looking, NetworksApart)
+    assert isinstance(worker._HERE.context.detector.looking, NetworksApart)
 
 
 class Taken:

@@ -405,7 +405,7 @@ def test_a_worker_looks_with_the_hospitals_own_network(
     assert [(i.state, i.labels) for i in items] == [("sealed", {"text": 1})]
     assert worker._HERE is not None
     # The other one is no network of ours.
-    assert worker._HERE.detector.opened.keys() == {"ppocr", "verifier-text"}
+    assert worker._HERE.context.detector.opened.keys() == {"ppocr", "verifier-text"}
 
 
 def test_of_the_hospitals_own_networks_only_those_of_the_profile_travel_and_no_key(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from engine import Detection, Region, TakeOptions, errors
+from engine import BatchOptions, Detection, Region, TakeOptions, errors
+from engine.operations.series import SeriesLook
+from engine.service import batches
 from tests import builders
 from tests.conftest import WHY, Ward
 
@@ -18,8 +21,8 @@ NAME = Region(20, 60, 140, 90)
 FOUND = Detection(NAME, "text", 0.9, "ppocr")
 
 
-def slice_file(number: int, *, name: bool = True) -> bytes:
-    shown = np.zeros((SIDE, SIDE), np.uint8)
+def slice_file(number: int, *, name: bool = True, side: int = SIDE) -> bytes:
+    shown = np.zeros((side, side), np.uint8)
     if name:
         cv2.putText(shown, "DOE JANE", (22, 84), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 1)
     noise = np.random.default_rng(number).normal(0, NOISE, shown.shape)
@@ -39,10 +42,10 @@ def sees_what_is_plain(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ward.detector, "detect", detect)
 
 
-def take(ward: Ward, number: int, *, name: bool = True) -> str:
+def take(ward: Ward, number: int, **kind: Any) -> str:
     ward.engine.context.host.advance(seconds=1)  # type: ignore[attr-defined]
     taken = ward.engine.intakes.take(
-        ward.team.technician, ward.patient_id, f"{number}.dcm", slice_file(number, name=name),
+        ward.team.technician, ward.patient_id, f"{number}.dcm", slice_file(number, **kind),
         TakeOptions(reason=WHY),
     )  # fmt: skip
     return taken.image_id
@@ -115,3 +118,55 @@ def test_slices_that_are_gone_say_nothing_of_the_others(ward: Ward) -> None:
     states = [item.state for item in drafts]
     assert states == ["review"] * 7 + ["failed"]
     assert boxes(ward, ids[0]) == []
+
+
+@pytest.mark.usefixtures("sees_what_is_plain")
+def test_sizes_of_one_series_are_laid_over_one_another_each_by_itself(ward: Ward) -> None:
+    small = [take(ward, n) for n in range(1, 9)]
+    large = [take(ward, n, side=2 * SIDE) for n in range(11, 19)]
+    look(ward, [i for pair in zip(small, large, strict=True) for i in pair])
+    assert all(boxes(ward, image_id) == [NAME.xyxy] for image_id in [*small, *large])
+
+
+@pytest.mark.usefixtures("sees_what_is_plain")
+def test_what_stands_in_others_turns_no_stop_into_a_pass(ward: Ward) -> None:
+    ids = [take(ward, n) for n in range(1, 9)]
+    look(ward, ids)
+    waiting = ward.engine.drafts.waiting(ward.team.technician)
+    assert {record.reasons for record in waiting} == {("nothing-found",)}
+
+
+@pytest.mark.usefixtures("sees_what_is_plain")
+def test_a_series_is_opened_once_and_the_last_that_is_sealed_has_what_the_first_had(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its drafts are sealed one by one in the same batch or not."""
+    ids = [take(ward, n) for n in range(1, 13)]
+    opened = []
+    pictures = SeriesLook._pictures
+    monkeypatch.setattr(
+        SeriesLook, "_pictures", lambda self, files: opened.append(1) or pictures(self, files)
+    )
+    sealing = BatchOptions(accept_empty=True)
+    make = batches._job
+    monkeypatch.setattr(batches, "_job", lambda *job: replace(make(*job), options=sealing))
+    done = list(ward.engine.batches.look(ward.team.technician, ids, few=True))
+    assert [(item.state, item.labels) for item in done] == [("sealed", {"text": 1})] * len(ids)
+    assert opened == [1]
+
+
+@pytest.mark.usefixtures("sees_what_is_plain")
+def test_files_that_do_not_open_leave_the_series_to_be_looked_at_later(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: Any) -> Any:
+        raise ValueError("a fault of its own")
+
+    ids = [take(ward, n) for n in range(1, 9)]
+    with monkeypatch.context() as patch:
+        patch.setattr(SeriesLook, "_opened", closed)
+        look(ward, ids)
+    assert boxes(ward, ids[0]) == []
+    with pytest.raises(errors.ReviewNeeded):
+        ward.engine.drafts.seal(ward.team.technician, ids[0], [], confirm="nothing to see")
+    assert boxes(ward, ids[0]) == [NAME.xyxy]

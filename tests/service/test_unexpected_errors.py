@@ -218,7 +218,7 @@ def test_what_a_worker_logs_comes_home_with_its_answer(
     """As in a worker process, whose own log goes nowhere."""
     monkeypatch.setattr(Examiner, "examine", failing(Examiner.examine, ValueError(NAME), 9))
     engine = ward.engine
-    monkeypatch.setattr(worker, "_HERE", engine.context)
+    monkeypatch.setattr(worker, "_HERE", worker.Worker(engine.context))
     outcomes = []
 
     def here(caller: Any, task: Any) -> Any:
