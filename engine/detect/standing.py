@@ -46,12 +46,15 @@ class Standing:
 
     def in_picture(self, picture: np.ndarray) -> bool:
         """May it be in a picture of the series? Said of more than is counted as steady, and of one
-        that is among those that were laid over one another, also where only its noise agrees.
+        that is among those that were laid over one another, also where only its noise agrees; and
+        of one that does not hold the line's place, as one that is turned.
 
         Args:
             picture: Shape (H, W, 3) or (H, W), uint8.
         """
         shown = _strokes(picture, self.detection.region)
+        if shown.shape != self.strokes.shape:
+            return True
         return float((shown * self.strokes).sum()) >= WEAKEST / 2 * self.usual
 
 

@@ -154,11 +154,7 @@ class Examiner:
         with watch.stage("detect"):
             views = views_of(image)
             detections, reasons = self.find(
-                image,
-                views,
-                profile,
-                lambda stage, share: tell(stage, 0.2 + 0.6 * share),
-                detector,
+                image, views, profile, lambda stage, share: tell(stage, 0.2 + 0.6 * share), detector
             )
             standing, count, failed = self._standing(image, views, profile, beside.series, detector)
             detections = [*detections, *standing_beside(standing, detections)]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from engine.detection import FEWEST_STANDING, Detector, Profile, Standing
-from engine.errors import EngineError
+from engine.errors import DetectorError, EngineError
 from engine.formats import images
 from engine.formats.views import View, views_of
 from engine.operations.context import Context, WorkerContext
@@ -194,11 +194,18 @@ class SeriesLook:
         if known is not None and known.wanted >= series.count:
             return known
         shown, scene, opened = self._pictures(series)
-        lines = {
-            name: standing
-            for name, pictures in shown.items()
-            if (standing := detector.standing(pictures, profile, scene))
-        }
+        try:
+            lines = {
+                name: standing
+                for name, pictures in shown.items()
+                if (standing := detector.standing(pictures, profile, scene))
+            }
+        except EngineError:
+            raise
+        except Exception as err:
+            raise DetectorError(
+                "The images of a series could not be laid over one another: look at each."
+            ) from err
         count = series.count if opened >= FEWEST_STANDING else 0
         stands = _Stands(series.count, count, lines)
         with self._lock:
