@@ -339,7 +339,7 @@ def test_two_servers_need_no_folder_in_common(
     image_id = ward.seal(data, found=[found])
     assert second.images.restore(team.doctor, image_id, WHY).proof == "bytes"
     assert second.backups.make(team.administrator) in first.backups.names(team.administrator)
-    with pytest.raises(errors.StorageError):
+    with pytest.raises(errors.SettingsError, match="would not look"):
         Engine.open(replace(second_of, data=tmp_path / "third", blobs=object_store.new()))
     first.close()  # and its machine is gone
     shutil.rmtree(first_of.data)
