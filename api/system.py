@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from api import schemas
 from api.dependencies import Limit, Only, TheEngine, Token
 from api.problems import answers
+from engine import errors
 
 router = APIRouter()
 
@@ -178,11 +179,14 @@ def audit(
         int | None,
         Query(ge=1, le=10**15, description="Go on before this entry: `next_before` of an answer"),
     ] = None,
+    offset: Annotated[int | None, Query(include_in_schema=False)] = None,
 ) -> schemas.FoundEntries:
     """The audit log, newest first, as far back as it is searched within some seconds.
 
     Fewer entries than asked for, or none, may come with a `next_before`: ask again with it.
     """
+    if offset is not None:  # clients of earlier releases would get the first page for ever
+        raise errors.InputError("There is no offset any more. Go on with before and next_before.")
     found = engine.audit.entries(token, q, limit, before, only)
     return schemas.FoundEntries.model_validate(
         {"items": list(found), "next_before": found.before, "searched_to": found.searched_to}

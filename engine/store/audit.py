@@ -157,8 +157,12 @@ class AuditLog:
         part, ends = _FIRST_PART, self._host.ticks_ms() + patience_ms
         while high > 1:
             began = self._host.ticks_ms()
-            low = max(1, high - _DAYS_PART)
+            # A part that all lies in these days is found in itself, not among a million.
+            low = max(1, high - part)
             newest = _newest_of_days(tx, low, high, only)
+            if newest is None:
+                low = max(1, high - _DAYS_PART)
+                newest = _newest_of_days(tx, low, high, only)
             if newest is None:
                 high = low
             else:

@@ -157,6 +157,7 @@ class FileClaim:
             if there and there not in self._words():  # only the folder knows it
                 self._note(set_back_at=self._host.now().isoformat())
             if self._begins_to_move():
+                self._refuse_used_place(brought)
                 # Before the catalog says so: from then on, both places have to have one.
                 self._lay(self._next_word(), everywhere=True)
                 self._note_place()
@@ -182,6 +183,12 @@ class FileClaim:
         self._refuse_foreign(there)
         return there
 
+    def _refuse_used_place(self, brought: bool) -> None:
+        """A catalog from before a move knows nothing of the new place, nor that it is in use."""
+        files = self._host.files
+        word = _word_at(files.to) if isinstance(files, TwoPlaces) and not brought else b""
+        self._refuse_foreign(word)
+
     def refuse_others(self) -> None:
         """Raises OtherCopy where the files' word is none that this catalog knows."""
         self._refuse_foreign(self._there())
@@ -191,14 +198,16 @@ class FileClaim:
             raise _other_copy()
 
     def take_over(self) -> None:
-        """Let this copy go on, whichever used the files before; no server may run.
+        """Let this copy go on, whichever used the files before, at both places that settings name;
+        no server may run.
 
         Raises:
             StorageError: The place cannot be read or written.
         """
         self._note(set_back_at=self._host.now().isoformat())
         self._forget_other_place()
-        self.begin()
+        self._note_place()
+        self._lay(self._next_word(), everywhere=True)
 
     def begin(self) -> None:
         """Claim a place, to which the files were moved.

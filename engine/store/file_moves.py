@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from engine.errors import InputError, NotFound, SealBroken, StorageError
+from engine.errors import FileUnreadable, InputError, NotFound, SealBroken, StorageError
 from engine.host import PARTS, Host, blob_name
 from engine.settings import FOLDER, Settings, within
 from engine.store.audit import AuditLog, Event
@@ -95,6 +95,7 @@ def move_files(settings: Settings, to: str) -> Moved:
         StorageError: A place cannot be read or written; nothing was deleted.
     """
     source, target, url = _places(settings, to)
+    settings = replace(settings, blobs_also="")
     with contextlib.closing(_catalog(settings, source)) as database:
         if "also" in noted(database.read()):
             raise StorageError(
@@ -290,12 +291,12 @@ def _only_in(source: Host, target: Host) -> Iterator[str]:
 
 
 def _carry(address: str, source: Host, target: Host) -> bool:
-    """Returns False for a file that is damaged, which stays where it is."""
+    """Returns False for a file that is damaged or not readable, which stays where it is."""
     try:
         if _compare(address, source, target):
             source.files.delete(blob_name(address))
-    except SealBroken:
-        log.error("not moved, because it was changed: %s", address)
+    except (FileUnreadable, SealBroken) as err:
+        log.error("not moved, because it does not open (%s): %s", err.code, address)
         return False
     return True
 

@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Final
 
 from engine.errors import NotFound, SettingsError, StorageBusy, StorageError
-from engine.host import Host
+from engine.host import FileStore, Host
 from engine.installation import version
 from engine.settings import FOLDER, Settings
 from engine.store.database import Cursor, ServerState
+from engine.store.two_places import TwoPlaces
 
 log = logging.getLogger("medsec")
 
@@ -124,8 +125,9 @@ class Servers:
         try:
             for row in tx.all("SELECT * FROM servers WHERE server_id <> $1", self.server_id):
                 if row["server_id"] not in self.dead(tx):
-                    self._refuse_unlike(row["together"], json.loads(row["agreed"]))
-                    self._refuse_elsewhere(row["server_id"])
+                    said = json.loads(row["agreed"])
+                    self._refuse_unlike(row["together"], said)
+                    self._refuse_elsewhere(row["server_id"], said)
         except BaseException:
             self.leave(tx)
             raise
@@ -161,7 +163,8 @@ class Servers:
             )
 
     def _leave_sign(self) -> None:
-        self._host.files.replace(f"{self.server_id}{_SIGN}", b"")
+        for place in self._places().values():
+            place.replace(f"{self.server_id}{_SIGN}", b"")
         if self._backups is None:
             return
         try:
@@ -173,15 +176,27 @@ class Servers:
                 errno=err.errno,
             ) from err
 
-    def _refuse_elsewhere(self, server_id: str) -> None:
-        """Raises StorageError where another server has its files or backups in another place."""
+    def _places(self) -> dict[str, FileStore]:
+        """Where this server looks for files, by the setting that says so."""
+        files = self._host.files
+        if isinstance(files, TwoPlaces):
+            return {"blobs": files.to, "blobs_also": files.source}
+        return {"blobs": files}
+
+    def _refuse_elsewhere(self, server_id: str, agreed: Mapping[str, str]) -> None:
+        """Raises StorageError where another server has its files or backups in another place.
+
+        The data folder of each has one name, and may be another folder.
+        """
         if self._backups is not None and not (self._backups / f"{server_id}{_SIGN}").exists():
             raise StorageError(
                 "Servers that run have their backups in another folder. Let MEDSEC_BACKUP_DIR name"
                 " the same shared folder on all of them."
             )
         try:
-            self._host.files.get(f"{server_id}{_SIGN}")
+            for setting, place in self._places().items():
+                if self._agreed.get(setting) in {agreed.get(name) for name in _PLACES}:
+                    place.get(f"{server_id}{_SIGN}")
         except NotFound as err:
             raise StorageError(
                 "Servers that run have their files in another folder. Let MEDSEC_DATA name the same"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -195,6 +196,50 @@ def test_a_damaged_file_stays_where_it_is_and_the_others_move(
     assert list(host.blobs()) == []
 
 
+def test_a_file_that_does_not_open_stays_where_it_is_and_the_others_move(
+    moving: Moving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(Folder(moving.places.old.data / "blobs"))
+    broken = host.write_blob(b"on a bad sector")
+    get = Folder.get
+
+    def gets(self: Folder, name: str) -> bytes:
+        if name.endswith(broken) and self.root == moving.places.old.data / "blobs":
+            raise errors.FileUnreadable("A stored file cannot be read.", errno=5)
+        return get(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "get", gets)
+        assert not moving.engine.upkeep.move_files()
+    assert list(host.blobs()) == [broken]
+    assert moving.engine.upkeep.move_files()
+
+
+def test_a_catalog_of_before_the_move_takes_no_place_that_is_in_use(
+    ward: Ward, places: Places, tmp_path: Path
+) -> None:
+    """It knows nothing of the new place: what lies there would seem needless to it."""
+    data, found = text_png()
+    image_id = ward.seal(data, found=[found])
+    ward.engine.close()
+    shutil.copytree(places.old.data, tmp_path / "before")
+    engine = started(places.moving)
+    one = Moving(places, engine, ward.team, ward.patient_id, image_id)
+    later = one.seal("later")
+    assert engine.upkeep.move_files()
+    engine.close()
+    copy = replace(places.moving, data=tmp_path / "before")
+    with pytest.raises(errors.OtherCopy):
+        started(copy)
+    one.engine = started(places.new)  # which has noticed nothing
+    assert [one.proof(i) for i in (image_id, later)] == ["bytes"] * 2
+    one.engine.close()
+    claim_files(copy, "the copy goes on")
+    started(copy).close()
+    with pytest.raises(errors.OtherCopy):
+        started(places.new)
+
+
 def test_what_is_erased_while_files_move_does_not_come_back(
     moving: Moving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +404,31 @@ def test_servers_move_one_after_another_and_none_misses_a_file(
         third.close()
     assert count(old) == 0
     assert OWNER not in list(files_of(old).names())
+    cluster.take_back(url)
+
+
+def test_servers_whose_folders_are_not_shared_do_not_move_files_to_one_of_them(
+    places: Places, cluster: Cluster, tmp_path: Path
+) -> None:
+    url = cluster.new()
+
+    def many(settings: Settings, folder: str) -> Settings:
+        return replace(
+            settings, database=Secret(url), servers="many", database_connections=4,
+            data=tmp_path / folder,
+        )  # fmt: skip
+
+    both = replace(places.new, blobs_also="folder")
+    started(many(places.new, "first")).close()
+    first = started(many(both, "first"))
+    try:
+        with pytest.raises(errors.StorageError, match="MEDSEC_DATA"):
+            started(many(both, "second"))
+        with pytest.raises(errors.StorageError, match="MEDSEC_DATA"):
+            started(many(replace(places.old, blobs_also=places.new.blobs), "second"))
+        started(many(places.new, "second")).close()  # it only looks in the bucket
+    finally:
+        first.close()
     cluster.take_back(url)
 
 
