@@ -48,6 +48,11 @@ class Work:
         self._worked += count if worked else 0
         self._last = time.monotonic()
 
+    def reached(self, done: int, total: int) -> None:
+        """So many of so many are done, where what does the work counts both."""
+        self._total = total
+        self.advance(done - self._done)
+
     def line(self, now_s: float) -> str:
         """Stage, count, remaining time and rate, as far as they are known.
 

@@ -23,16 +23,8 @@ def add_to(commands: Commands) -> None:
 
 def verify(arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
     with folder.opened(arguments, terminal) as (engine, token):
-        total = engine.health.state(token)["audit_entries"]
-        with terminal.working("checking the audit log", total, "entries") as work:
-            done = 0
-
-            def told(checked: int, _: int) -> None:
-                nonlocal done
-                work.advance(checked - done)
-                done = checked
-
-            entries = engine.audit.verify(token, told)
+        with terminal.working("checking the audit log", unit="entries") as work:
+            entries = engine.audit.verify(token, work.reached)
         terminal.tell(f"audit log: {entries} entries, unbroken")
         engine.audit.verify_access(token)
         terminal.tell("accounts and rights: those that the log knows")

@@ -73,7 +73,7 @@ def agreed(settings: Settings) -> Mapping[str, str]:
             value, kind = getattr(settings, f.name), str(f.type)
             hidden = kind.startswith(("Secret", "Path"))
             found[f.name] = str(value is not None) if hidden else str(value)
-    # Each as one word, and none for no other place: see _refuse_other_places.
+    # Each as one word, and none for no other place: see _know_each_other.
     return found | {n: found[n].rstrip("/") or empty for n, empty in _PLACES.items()}
 
 
