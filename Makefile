@@ -61,7 +61,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.test
-	for b in $(filter-out crash crash_intake crash_server days fairness goals hospital intake_memory load many network outages presidio_peer scripted series several,$(basename $(notdir $(wildcard benchmarks/*.py)))); \
+	for b in $(filter-out crash crash_intake crash_server days fairness goals hospital intake_memory load many network outages presidio_peer screening scripted series several,$(basename $(notdir $(wildcard benchmarks/*.py)))); \
 		do nice $(BIN)/python -m benchmarks.$$b || exit 1; done
 
 train: $(VENV)/.train
