@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from engine import BatchOptions, Detection, Region, TakeOptions, errors
+from engine.detection import Detector
 from engine.operations.series import SeriesLook
 from engine.service import batches
 from tests import builders
@@ -40,6 +41,14 @@ def sees_what_is_plain(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
         return [FOUND] if beside.std() < 0.75 * NOISE else []
 
     monkeypatch.setattr(ward.detector, "detect", detect)
+
+
+@pytest.fixture
+def sees_with_networks(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The detector is the one that ships."""
+    real = Detector.open(replace(ward.engine.settings, threads=1))
+    for name in ("detect", "rescan", "standing"):
+        monkeypatch.setattr(ward.detector, name, getattr(real, name))
 
 
 def take(ward: Ward, number: int, **kind: Any) -> str:
@@ -170,3 +179,20 @@ def test_files_that_do_not_open_leave_the_series_to_be_looked_at_later(
     with pytest.raises(errors.ReviewNeeded):
         ward.engine.drafts.seal(ward.team.technician, ids[0], [], confirm="nothing to see")
     assert boxes(ward, ids[0]) == [NAME.xyxy]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("sees_with_networks")
+def test_the_networks_that_ship_see_the_name_in_all_slices_together(ward: Ward) -> None:
+    few = [take(ward, n, side=256) for n in range(1, 8)]
+    look(ward, few)
+    assert all(hidden_share(ward, image_id) < 0.5 for image_id in few)
+    more = [take(ward, n, side=256) for n in range(8, 18)]
+    look(ward, more)
+    assert all(hidden_share(ward, image_id) > 0.8 for image_id in more)
+
+
+def hidden_share(ward: Ward, image_id: str) -> float:
+    """How much of the name's ink the boxes of a draft hide."""
+    masks = [Region(*xyxy).padded(0.04, 4) for xyxy in boxes(ward, image_id)]
+    return Region(22, 66, 136, 86).hidden_share(masks)
