@@ -1,15 +1,19 @@
-"""Errors as problem documents (RFC 9457): what happened and what to do, no internals."""
+"""Errors as problem documents (RFC 9457): what happened and what to do, no internals.
+
+A person whose browser opens a URL itself, as a download does, gets the same as a page.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from html import escape
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
@@ -26,7 +30,14 @@ _SENTENCES = {
     405: "This URL does not support this HTTP method.",
     413: TOO_LARGE,
 }
-
+#: Without style or script: the policy of this server's answers allows neither.
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>MedSec</title></head>
+<body><main><h1>MedSec could not do this</h1><p>{title}</p>
+<p>Close this tab to go on where you were.</p></main></body>
+</html>
+"""
 
 _STATUS = {
     kind.code: kind.status
@@ -96,30 +107,43 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def unexpected(_request: Request, error: Exception) -> JSONResponse:
+def unexpected(request: Request, error: Exception) -> Response:
     """An unexpected error: its id, under which the log has the traceback."""
     wrong = trouble("a request failed", error)
-    return problem(wrong.status, wrong.code, wrong.message)
+    return _for(request, problem(wrong.status, wrong.code, wrong.message))
+
+
+def _for(request: Request, answer: JSONResponse) -> Response:
+    """An answer, as a page where a browser shows what it gets."""
+    if request.method != "GET" or not request.headers.get("accept", "").startswith("text/html"):
+        return answer
+    said = Problem.model_validate_json(bytes(answer.body))
+    kept = ("cache-control", "retry-after", "www-authenticate")
+    return HTMLResponse(
+        _PAGE.format(title=escape(said.title)),
+        status_code=answer.status_code,
+        headers={name: value for name, value in answer.headers.items() if name in kept},
+    )
 
 
 def install(app: FastAPI) -> None:
     """Register the handlers that turn errors into problem documents."""
 
     @app.exception_handler(errors.EngineError)
-    def _engine_error(_request: Request, error: errors.EngineError) -> JSONResponse:
-        return of(error)
+    def _engine_error(request: Request, error: errors.EngineError) -> Response:
+        return _for(request, of(error))
 
     @app.exception_handler(RequestValidationError)
-    def _wrong_request(_request: Request, error: RequestValidationError) -> JSONResponse:
+    def _wrong_request(request: Request, error: RequestValidationError) -> Response:
         places = sorted({".".join(map(str, e["loc"]))[:80] for e in error.errors()})
         title = f"These parts of the request are not valid: {', '.join(places[:20])}."
-        return problem(422, "wrong-request", title)
+        return _for(request, problem(422, "wrong-request", title))
 
     @app.exception_handler(HTTPException)
-    def _http_error(_request: Request, error: HTTPException) -> JSONResponse:
+    def _http_error(request: Request, error: HTTPException) -> Response:
         phrase = HTTPStatus(error.status_code).phrase
         code = phrase.lower().replace(" ", "-")
         title = _SENTENCES.get(error.status_code, f"{phrase}.")
-        return problem(error.status_code, code, title, error.headers)
+        return _for(request, problem(error.status_code, code, title, error.headers))
 
     app.add_exception_handler(Exception, unexpected)

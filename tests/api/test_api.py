@@ -46,6 +46,34 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Pillow.open(io.BytesIO(data)).convert("L"))
 
 
+# --- errors -----------------------------------------------------------------------------------
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+def test_a_browser_that_opens_a_url_itself_gets_an_error_as_a_page(ward: Hospital) -> None:
+    path = "/images/<b>x"
+    said = ask("GET", path, ward.tokens[D]).json()["title"]
+    answer = ask("GET", path, ward.tokens[D], headers=BROWSER)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-store"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert f"<p>{said}</p>" in answer.text
+    unknown = ask("GET", f"/patients/?{'<i>'}=1&limit=<b>", ward.tokens[D], headers=BROWSER)
+    assert unknown.status_code == 422
+    assert "<i>" not in unknown.text
+    assert "<b>" not in unknown.text
+
+
+def test_a_program_gets_a_problem_document_whatever_it_sends(ward: Hospital) -> None:
+    for headers in ({}, {"Accept": "application/json, text/html"}):
+        answer = ask("GET", "/images/none/", ward.tokens[D], headers=headers)
+        assert answer.headers["content-type"] == "application/problem+json"
+    answer = ask("POST", "/patients/", ward.tokens[D], headers=BROWSER, json={})
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
 # --- accounts and tokens ----------------------------------------------------------------------
 
 
