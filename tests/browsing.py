@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from playwright.sync_api import (
+    Browser,
     BrowserContext,
     Error,
     Page,
+    Playwright,
     TimeoutError,
     ViewportSize,
     WebSocket,
@@ -17,6 +20,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+import api
 from tests.serving import Server
 
 CHROMIUM = "/usr/bin/chromium"
@@ -107,6 +111,12 @@ class Visitor:
         )
         self.settle()
 
+    def enter(self, token: str, path: str) -> None:
+        """Open a page in a session that was begun elsewhere; it spares the form and two loads."""
+        cookie = {"name": api.COOKIE, "value": token, "url": self.server.url}
+        self.context.add_cookies([{**cookie, "httpOnly": True, "sameSite": "Strict"}])  # type: ignore[list-item, typeddict-item]
+        self.go(path)
+
     def sign_out(self) -> None:
         """Sign out and wait for the form that follows: the page loads itself anew meanwhile."""
         self.click("Sign out")
@@ -143,19 +153,45 @@ class Visitor:
         expect(self.page.get_by_text(text).first).to_be_visible()
 
 
+_started: list[tuple[Playwright, Browser]] = []
+
+
+def _browser() -> Browser:
+    """One that all visitors of a module share; its start takes as long as a page."""
+    if _started and not _started[-1][1].is_connected():
+        stop()
+    if not _started:
+        playwright = sync_playwright().start()
+        try:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        except Error:
+            playwright.stop()
+            raise
+        _started.append((playwright, browser))
+        atexit.register(stop)  # for who is no module of tests
+    return _started[-1][1]
+
+
+def stop() -> None:
+    """End the browser. While it is there, this thread can run no event loop of its own."""
+    atexit.unregister(stop)
+    while _started:
+        playwright, browser = _started.pop()
+        browser.close()
+        playwright.stop()
+
+
 @contextmanager
 def chromium(server: Server, **options: object) -> Iterator[Visitor]:
-    """A visitor with an empty browser; complaints fail the test in the end."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        context = browser.new_context(**{"viewport": DESKTOP, **options})  # type: ignore[arg-type]
-        visitor = Visitor(context, server)
-        try:
-            yield visitor
-        except Exception as err:
-            err.add_note(f"On the page:\n{visitor.page.inner_text('body')}")
-            err.add_note(f"The server said:\n{server.log.read_text()[-3000:]}")
-            raise
-        finally:
-            browser.close()
+    """A visitor with an empty profile of their own; complaints fail the test in the end."""
+    context = _browser().new_context(**{"viewport": DESKTOP, **options})  # type: ignore[arg-type]
+    visitor = Visitor(context, server)
+    try:
+        yield visitor
+    except Exception as err:
+        err.add_note(f"On the page:\n{visitor.page.inner_text('body')}")
+        err.add_note(f"The server said:\n{server.log.read_text()[-3000:]}")
+        raise
+    finally:
+        context.close()
     assert not visitor.complaints, visitor.complaints

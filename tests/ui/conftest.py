@@ -10,6 +10,15 @@ from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import local_script_runner
 from streamlit.testing.v1.local_script_runner import LocalScriptRunner
 
+from tests import browsing
+
+
+@pytest.fixture(scope="module", autouse=True)
+def browser_ends() -> Iterator[None]:
+    """What visitors of a module share is gone before the next, which may run an event loop."""
+    yield
+    browsing.stop()
+
 
 @pytest.fixture(scope="session", autouse=True)
 def packages_are_searched_once() -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,24 @@ pytestmark = pytest.mark.browser
 SLICES = 5
 
 
+@dataclass
+class World:
+    """A running server with one patient, and technicians' sessions that nobody has used yet."""
+
+    server: Server
+    sessions: list[str]
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("intake")
     engine = Engine.open(settings(folder))
     team = people(engine)
     engine.patients.create(team.technician, "H-000002", "Somebody Else Entirely", 30)
+    sessions = [engine.sessions.sign_in("technician", PASSWORD).token for _ in range(5)]
     engine.close()
     with serve(folder) as server:
-        yield server
+        yield World(server, sessions)
 
 
 def study(folder: Path, patient: int, slices: int) -> Path:
@@ -67,12 +77,12 @@ def looked(tina: Visitor, count: int) -> None:
 
 
 def test_a_cd_in_a_zip_comes_in_whole_and_is_looked_at_on_any_page(
-    server: Server, tmp_path: Path
+    world: World, tmp_path: Path
 ) -> None:
     folder = study(tmp_path / "cd", 1, SLICES)
     archive = Path(shutil.make_archive(str(tmp_path / "cd"), "zip", folder))
-    with chromium(server) as tina:
-        tina.sign_in("technician", PASSWORD, "/Upload")
+    with chromium(world.server) as tina:
+        tina.enter(world.sessions.pop(), "/Upload")
         lost = [0]
 
         def flaky(route: Route) -> None:
@@ -109,7 +119,7 @@ def test_a_cd_in_a_zip_comes_in_whole_and_is_looked_at_on_any_page(
         tina.reads(f"Waiting to be sealed: {SLICES}")
 
 
-def test_of_studies_that_name_nobody_each_is_asked_for(server: Server, tmp_path: Path) -> None:
+def test_of_studies_that_name_nobody_each_is_asked_for(world: World, tmp_path: Path) -> None:
     """One choice of a patient must not file the pictures of several people under it."""
     nobody = {"PatientID": "", "PatientName": "", "PatientBirthDate": "", "PatientAge": None}
     for number in range(3):
@@ -119,8 +129,8 @@ def test_of_studies_that_name_nobody_each_is_asked_for(server: Server, tmp_path:
             StudyDescription=f"Knee {number}", **nobody,
         )  # fmt: skip
         (tmp_path / f"{number}.dcm").write_bytes(data)
-    with chromium(server) as tina:
-        tina.sign_in("technician", PASSWORD, "/Upload")
+    with chromium(world.server) as tina:
+        tina.enter(world.sessions.pop(), "/Upload")
         tina.choose("Patient of these files", "H-000002")
         # One of them: the patient who was chosen needs no more than the press that takes it in.
         drop(tina, tmp_path / "0.dcm")
@@ -156,11 +166,11 @@ def test_of_studies_that_name_nobody_each_is_asked_for(server: Server, tmp_path:
 
 
 def test_a_wrong_patient_is_named_and_stops_the_intake_until_a_person_says_why(
-    server: Server, tmp_path: Path
+    world: World, tmp_path: Path
 ) -> None:
     folder = study(tmp_path / "wrong", 2, 2)
-    with chromium(server) as tina:
-        tina.sign_in("technician", PASSWORD, "/Upload")
+    with chromium(world.server) as tina:
+        tina.enter(world.sessions.pop(), "/Upload")
         sent: list[str] = []
         tina.page.on("request", lambda r: sent.append(r.url) if "/files/" in r.url else None)
         drop(tina, folder / "DICOM")
@@ -175,11 +185,11 @@ def test_a_wrong_patient_is_named_and_stops_the_intake_until_a_person_says_why(
 
 
 def test_an_upload_that_was_given_up_is_said_until_it_is_dismissed(
-    server: Server, tmp_path: Path
+    world: World, tmp_path: Path
 ) -> None:
     folder = study(tmp_path / "late", 1, 2)
-    with chromium(server) as tina:
-        tina.sign_in("technician", PASSWORD, "/Upload")
+    with chromium(world.server) as tina:
+        tina.enter(world.sessions.pop(), "/Upload")
         tina.page.route("**/files/**", lambda route: route.abort())
         dismiss = tina.page.get_by_role("button", name="Dismiss")
         for given_up in ("Stop", ""):
@@ -210,10 +220,10 @@ def test_an_upload_that_was_given_up_is_said_until_it_is_dismissed(
         tina.go("/Upload")
         dismiss.click()
         expect(tina.page.get_by_text("have not arrived")).to_have_count(0)
-        assert gone == [f"{server.url}/api/intakes/"]
+        assert gone == [f"{tina.server.url}/api/intakes/"]
 
 
-def test_what_cannot_be_read_is_named_and_is_not_waited_for(server: Server, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_named_and_is_not_waited_for(world: World, tmp_path: Path) -> None:
     def archive(name: str, *contents: bytes) -> bytearray:
         with zipfile.ZipFile(tmp_path / name, "w") as packed:
             for number, content in enumerate(contents):
@@ -225,8 +235,8 @@ def test_what_cannot_be_read_is_named_and_is_not_waited_for(server: Server, tmp_
         data = archive(name, bytes(2000))
         data[data.index(b"PK\x01\x02") + offset] = value  # its flags; the lowest byte of its size
         (tmp_path / name).write_bytes(data)
-    with chromium(server) as tina:
-        tina.sign_in("technician", PASSWORD, "/Upload")
+    with chromium(world.server) as tina:
+        tina.enter(world.sessions.pop(), "/Upload")
         tina.choose("Patient of these files", "H-000002")
         before = missing(tina)
         drop(tina, tmp_path)
