@@ -28,6 +28,7 @@ import torch
 from torch import nn
 
 from engine.detect.networks import CHECKSUMS, recorded
+from model.verifier_data import SCALE
 from model.writing import SPLITS
 
 MODEL = Path(__file__).resolve().parent
@@ -38,7 +39,6 @@ RATE = 2e-3
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 #: Kinds of boxes that make up half of what does not show the class, and half of what does.
 HARD = ("taken for a code", "columns", "real, taken for text", "real line", "handwriting")
-SCALE = 30.0  # views are kept as int8, this many steps a deviation
 
 
 class Net(nn.Module):

@@ -27,7 +27,6 @@ from engine.settings import Settings
 from model.backgrounds import Background, read_picture
 from model.codes import DAMAGES, SYMBOLOGIES, damaged_code
 from model.data import whole_page
-from model.verifier import SCALE
 from model.writing import SPLITS, split_of
 
 FLOOR = 0.02  # confidence from which a candidate is worth learning from
@@ -36,6 +35,7 @@ WRITING = ("text", "handwriting", "signature", "stamp")
 #: On what kind of page a picture of a modality is drawn over; all others are photographs.
 BACKGROUNDS = {"CT": "slice", "MR": "slice", "XA": "slice", "PX": "slice", "CR": "slice",
                "US": "ultrasound", "ECG": "ecg", "MG": "breast"}  # fmt: skip
+SCALE = 30.0  # views are kept as int8, this many steps a deviation
 SIDES_PX = (420, 640, 900, 1280)  # longer sides of backgrounds
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
@@ -17,8 +18,9 @@ from model.backgrounds import Background, painted_over, read_folder
 from model.phrases import Phrases
 
 PADDING = evaluate.Padding(0.04, 4)
-torch = pytest.importorskip("torch")
-
+# Imported where it is used: it takes seconds, and each worker of the suite imports this file.
+if find_spec("torch") is None:
+    pytest.skip("no PyTorch is installed", allow_module_level=True)
 
 pytestmark = pytest.mark.usefixtures("fonts")
 
@@ -375,6 +377,7 @@ def test_batches_hold_one_shape_and_each_epoch_is_another_draw() -> None:
 
 def test_a_warm_start_reproduces_the_network_it_came_from() -> None:
     import onnxruntime
+    import torch
 
     from model import train
 
@@ -391,6 +394,8 @@ def test_a_warm_start_reproduces_the_network_it_came_from() -> None:
 
 
 def test_a_later_cycle_starts_from_the_weights_of_an_earlier_one(tmp_path: Path) -> None:
+    import torch
+
     from model import train
 
     earlier = train.DetectionModel("yolov8n.yaml", nc=3, verbose=False)
@@ -406,6 +411,8 @@ def test_a_later_cycle_starts_from_the_weights_of_an_earlier_one(tmp_path: Path)
 
 
 def test_recalibration_changes_the_statistics_and_not_the_output(tiny_set: Path) -> None:
+    import torch
+
     from model import train
 
     model = train.DetectionModel("yolov8n.yaml", nc=3, verbose=False)

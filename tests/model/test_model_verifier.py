@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
@@ -13,9 +14,9 @@ from engine.detect.verifier import SIDE_PX
 from engine.geometry import areas_px, intersections_px
 from model.codes import DAMAGES, damaged_code
 
-torch = pytest.importorskip("torch")
-
-from model import verifier, verifier_data  # noqa: E402
+# Imported where it is used: it takes seconds, and each worker of the suite imports this file.
+if find_spec("torch") is None:
+    pytest.skip("no PyTorch is installed", allow_module_level=True)
 
 GREY = np.full((300, 500), 120, np.uint8)
 
@@ -37,6 +38,8 @@ def test_a_damaged_code_lies_in_its_box(damage: str) -> None:
 
 
 def test_a_shaken_box_still_shows_most_of_what_it_held() -> None:
+    from model import verifier_data
+
     r = Random(4)
     for _ in range(200):
         box = (100.0, 100.0, 300.0, 160.0)
@@ -58,6 +61,10 @@ def tiny(folder: Path) -> None:
 def test_training_goes_on_where_it_was_interrupted_and_ships_what_it_learnt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import torch
+
+    from model import verifier, verifier_data
+
     tiny(tmp_path)
     monkeypatch.setattr(verifier, "EPOCH_BATCHES", 3)
     monkeypatch.setattr(verifier, "BATCH", 16)
@@ -68,12 +75,14 @@ def test_training_goes_on_where_it_was_interrupted_and_ships_what_it_learnt(
     views, _, _ = verifier.load(tmp_path, "test")
     ours = verifier.shares_of(net, views[:3])
     shipped = CpuModel(verifier.export(net, SIDE_PX, SIDE_PX), 1, precision="f32")
-    theirs = shipped(views[:3].astype(np.float32) / verifier.SCALE)[0]
+    theirs = shipped(views[:3].astype(np.float32) / verifier_data.SCALE)[0]
     assert np.abs(ours - theirs.reshape(-1)).max() < 1e-3
     assert "stripes" in verifier.report(net, tmp_path)
 
 
 def test_a_verifier_is_recorded_beside_what_ships_already(tmp_path: Path) -> None:
+    from model import verifier
+
     verifier.record({"best.pt": b"one"}, tmp_path)
     verifier.record({"verifier-barcode.onnx": b"two"}, tmp_path)
     digests = verifier.record({"best.pt": b"three"}, tmp_path)
