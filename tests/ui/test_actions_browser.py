@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -29,23 +28,14 @@ pytestmark = pytest.mark.browser
 ON_A_SHEET = 50
 
 
-@dataclass
-class World:
-    """A running server, and technicians' sessions that nobody has used yet."""
-
-    server: Server
-    sessions: list[str]
-
-
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("actions")
     engine = Engine.open(settings(folder))
     people(engine)
-    sessions = [engine.sessions.sign_in("technician", PASSWORD).token for _ in range(6)]
     engine.close()
     with serve(folder) as server:
-        yield World(server, sessions)
+        yield server
 
 
 class Counted:
@@ -87,6 +77,7 @@ class Counted:
         self.visitor.go("/Upload")
 
     def send(self, folder: Path, images: int, patients: int) -> None:
+        self.visitor.go("/Upload")
         self.drop(folder)
         of = f" of {patients} patients" if patients > 1 else ""
         self.press(self.named(f"Take in {images} images{of}"))
@@ -202,13 +193,13 @@ def study(folder: Path, kind: str, count: int, first: int) -> int:
     ],
 )
 def test_a_day_takes_few_actions(
-    world: World, tmp_path: Path, kind: str, count: int, most: int
+    server: Server, tmp_path: Path, kind: str, count: int, most: int
 ) -> None:
     """Drop, take in, open the sheets, and one press a sheet, whatever is on it."""
     folder = tmp_path / "study"
     patients = study(folder, kind, count, {"CT": 100, "US": 200, "DX": 300}[kind] + count * 7)
-    with chromium(world.server) as visitor:
-        visitor.enter(world.sessions.pop(), "/Upload")
+    with chromium(server) as visitor:
+        visitor.sign_in("technician", PASSWORD)
         tina = Counted(visitor)
         tina.send(folder, count, patients)
         tina.seal_all()
