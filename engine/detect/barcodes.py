@@ -28,7 +28,8 @@ SAME_BARS = 0.6  # correlation of a row with the decoded rows from which it show
 
 # What the verifier says of a box; see model/CARD.md for how they were chosen.
 SHOWS_CODE = 0.5  # share from which it is one
-MAY_SHOW_CODE = 0.1  # share from which a person is asked, where the box is small
+MAY_SHOW_CODE = 0.1  # share from which a person is asked
+SURELY_CODE = 0.99  # share from which a person is asked about what a network hardly sees
 DOUBTED = 0.24  # confidence of a doubted box at most: a proposal in every shipped profile
 
 
@@ -88,7 +89,8 @@ def settled_codes(
     """What was found, without boxes of codes that show none.
 
     A box stays where a decoded code lies in it or covers it, or where the verifier sees a code.
-    Where the verifier is in doubt, a box is a proposal: a person decides.
+    Where the verifier is in doubt, a box is a proposal: a person decides. So is one below
+    ``floor`` of which the verifier is sure, where no other box lies.
 
     Args:
         picture: Shape (H, W, 3), uint8, RGB.
@@ -96,22 +98,26 @@ def settled_codes(
         floor: Lowest confidence that is reported, 0 to 1.
         verifier: Opens the verifier; called only where it has to decide.
     """
-    decoded = np.array(
-        [f.xyxy for _, f in found if f.label == "barcode" and f.confidence == DECODED]
-    ).reshape(-1, 4)
+    codes = [(i, f) for i, (_, f) in enumerate(found) if f.label == "barcode"]
+    decoded = np.array([f.xyxy for _, f in codes if f.confidence == DECODED])
+    plain = np.array([f.xyxy for _, f in codes if f.confidence >= floor])
     open_ = [
         i
-        for i, (_, f) in enumerate(found)
-        if f.label == "barcode" and not _holds(np.array(f.xyxy), decoded)
+        for i, f in codes
+        if not _holds(np.array(f.xyxy), plain if f.confidence < floor else decoded)
     ]
-    if not open_:
-        return list(found)
-    shares = verifier().shares(picture, [found[i][1].xyxy for i in open_])
-    share_of = dict(zip(open_, shares.tolist(), strict=True))
+    share_of = {}
+    if open_:
+        shares = verifier().shares(picture, [found[i][1].xyxy for i in open_])
+        share_of = dict(zip(open_, shares.tolist(), strict=True))
     kept = []
     for i, (name, finding) in enumerate(found):
         share = share_of.get(i, 1.0)
-        if share < SHOWS_CODE:
+        if finding.label == "barcode" and finding.confidence < floor:
+            if share_of.get(i, 0.0) < SURELY_CODE or floor > DOUBTED:
+                continue
+            finding = replace(finding, confidence=DOUBTED)
+        elif share < SHOWS_CODE:
             doubted = min(finding.confidence, DOUBTED)
             if share < MAY_SHOW_CODE or doubted < floor:
                 continue
@@ -120,10 +126,11 @@ def settled_codes(
     return kept
 
 
-def _holds(box: np.ndarray, decoded: np.ndarray) -> bool:
-    """Does a decoded code cover half of a box, or lie in it and fill a quarter?"""
-    shared = intersections_px(box, decoded)
-    area, others = float(areas_px(box)), areas_px(decoded)
+def _holds(box: np.ndarray, codes: np.ndarray) -> bool:
+    """Does one of some codes cover half of a box, or lie in it and fill a quarter?"""
+    codes = codes.reshape(-1, 4)
+    shared = intersections_px(box, codes)
+    area, others = float(areas_px(box)), areas_px(codes)
     return bool(((shared > 0.5 * area) | ((shared > 0.5 * others) & (shared > 0.25 * area))).any())
 
 

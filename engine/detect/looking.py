@@ -123,9 +123,12 @@ FINDS: dict[str, tuple[str, ...]] = {
     "yolov8n-tattoo": ("tattoo",),
 }
 
+_CODES = "verifier-barcode"
+#: Confidence from which the verifier is asked about a box of a code, whatever is reported.
+CODES_FROM = 0.02
 #: Second opinions, and the networks whose boxes of that class they are asked about.
 VERIFIERS = {
-    "verifier-barcode": ("barcode", ("yolov8n", "zxing")),
+    _CODES: ("barcode", ("yolov8n", "zxing")),
     "verifier-text": ("text", ("ppocr",)),
 }
 
@@ -248,7 +251,10 @@ class NetworksHere:
             if witnesses and isinstance(network, Arbiter):
                 arbiter = network
                 return findings(name, lambda: arbiter.settle(picture, ask.floor, witnessed, taught))
-            return findings(name, lambda: network.look(picture, ask.floor))
+            asks = name in VERIFIERS[_CODES][1]
+            least = min(ask.floor, CODES_FROM) if asks else ask.floor
+            every = findings(name, lambda: network.look(picture, least))
+            return [(n, f) for n, f in every if f.confidence >= ask.floor or f.label == "barcode"]
 
         found: list[tuple[str, Finding]] = []
         # Reading codes takes one processor for as long as the text networks take the others.
@@ -275,9 +281,7 @@ class NetworksHere:
         from engine.detect.barcodes import settled_codes
 
         try:
-            return settled_codes(
-                picture, found, ask.floor, lambda: self._verifier("verifier-barcode")
-            )
+            return settled_codes(picture, found, ask.floor, lambda: self._verifier(_CODES))
         except EngineError:
             raise
         except Exception as err:

@@ -12,7 +12,7 @@ import pytest
 
 from engine.detect import barcodes, verifier
 from engine.detect.barcodes import settled_codes
-from engine.detect.looking import VERIFIERS, NetworksHere
+from engine.detect.looking import CODES_FROM, VERIFIERS, Ask, NetworksHere
 from engine.detect.networks import Finding
 from engine.detect.verifier import Verifier, views
 from engine.errors import DetectorError
@@ -78,6 +78,38 @@ def test_doubt_never_raises_a_confidence() -> None:
     box = found(10, 10, 50, 50, 0.12)
     said = Says(barcodes.MAY_SHOW_CODE)
     assert settled_codes(PICTURE, [box], 0.1, said.open()) == [box]
+
+
+def test_what_a_network_hardly_sees_counts_where_the_verifier_is_sure() -> None:
+    box, sure = found(10, 10, 50, 50, 0.03), barcodes.SURELY_CODE + 0.001
+    settled = settled_codes(PICTURE, [box], 0.1, Says(sure).open())
+    assert [f.confidence for _, f in settled] == [barcodes.DOUBTED]  # a person is asked
+    assert settled_codes(PICTURE, [box], 0.25, Says(sure).open()) == []
+    assert settled_codes(PICTURE, [box], 0.1, Says(barcodes.SURELY_CODE - 0.01).open()) == []
+    for other in (found(5, 5, 55, 55, barcodes.DECODED, network="zxing"), found(5, 5, 45, 45, 0.6)):
+        shares = [] if other[0] == "zxing" else [1.0]
+        assert settled_codes(PICTURE, [other, box], 0.1, Says(*shares).open()) == [other]
+
+
+def test_the_verifier_is_asked_about_codes_that_a_network_hardly_sees(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And text is as it was: what is seen of it below the floor is not reported."""
+    asked: list[float] = []
+    hardly = [found(10, 10, 50, 50, 0.03)[1], found(60, 10, 90, 50, 0.03, "text")[1]]
+
+    class Network:
+        def look(self, picture: np.ndarray, floor: float) -> list[Finding]:
+            asked.append(floor)
+            return [f for f in hardly if f.confidence >= floor]
+
+    networks = NetworksHere(Settings(threads=1))
+    monkeypatch.setattr(networks, "_network", lambda *_: Network())
+    monkeypatch.setattr(networks, "_verifier", lambda _: Says(0.999))
+    for name, floor, least in (("yolov8n", 0.1, CODES_FROM), ("nudenet", 0.1, 0.1)):
+        seen = networks.look(Ask((name,), floor, weigh_text=True), PICTURE)
+        assert asked.pop() == least
+        assert [f.label for _, f in seen] == ["barcode"] * (name == "yolov8n")
 
 
 def test_other_classes_are_not_asked_about() -> None:
