@@ -6,7 +6,8 @@
 
 Each picture is looked at, masked, and looked at again, by either state in a process of its own on
 one processor, both at the same time. Folders have ``gt.json``, ``coverage.json`` and
-``manifest.json`` beside them; a class counts only in pictures of which it is labelled completely.
+``manifest.json`` beside them; a class counts only in pictures of which it is labelled completely,
+but for codes, which count wherever one is labelled.
 ``--teeth`` is what ``python -m dentdeid.cli synth -o FOLDER -n 60 --seed 2026`` wrote (MIT; no
 network has learned from it). Profile ``general``, and ``dermatology`` for pictures with a tattoo.
 
@@ -19,7 +20,6 @@ masked share of a picture outside of all that is labelled in it.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.screening import HERE, SEALED, answers, unseen, write
+from benchmarks.screening import HERE, SEALED, answers, by_hash, region, unseen, write
 from engine.geometry import union_area_px
 from engine.records import Region
 
@@ -49,13 +49,12 @@ class Labelled:
     Args:
         boxes: Class, place, and whether it names somebody.
         free: It shows nothing that is to be sealed, and that is certain.
-        whole: All of its text is labelled.
+        group: How hard it is, where that is known.
     """
 
     path: Path
     boxes: tuple[tuple[str, Region, bool], ...]
     free: bool
-    whole: bool
     group: str = ""
 
 
@@ -65,15 +64,15 @@ def of_folder(folder: Path) -> list[Labelled]:
         json.loads((folder.parent / name).read_text()) for name in ("gt.json", "coverage.json")
     )
     found = []
-    for path in sorted(folder.iterdir(), key=lambda p: hashlib.sha256(p.name.encode()).digest()):
+    for path in by_hash(folder):
         rows, covered = truth.get(path.name, []), coverage.get(path.name, [])
         boxes = tuple(
-            (row["class"], _region(row), bool(row.get("phi")))
+            (row["class"], region(row), bool(row.get("phi")))
             for row in rows
             if row["class"] in covered or row["class"] == "barcode"
         )
         free = not rows and {"text", "face", "barcode"} <= set(covered)
-        found.append(Labelled(path, boxes, free, "text" in covered))
+        found.append(Labelled(path, boxes, free))
     return found
 
 
@@ -86,12 +85,8 @@ def of_teeth(folder: Path) -> list[Labelled]:
             ("text", Region(*(round(v) for v in line["bbox"])), bool(line["phi"]))
             for line in key["burned_in"]
         )
-        found.append(Labelled(folder / key["raster"], boxes, False, True, key["difficulty"]))
+        found.append(Labelled(folder / key["raster"], boxes, False, key["difficulty"]))
     return found
-
-
-def _region(row: dict[str, Any]) -> Region:
-    return Region(*(int(row[side]) for side in ("x1", "y1", "x2", "y2")))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -206,6 +206,16 @@ class Known:
     free: bool
 
 
+def by_hash(folder: Path) -> list[Path]:
+    """The files of a folder in an order that says nothing of what they show."""
+    return sorted(folder.iterdir(), key=lambda p: hashlib.sha256(p.name.encode()).digest())
+
+
+def region(row: Mapping[str, Any]) -> Region:
+    """A box of the truth."""
+    return Region(*(int(row[side]) for side in ("x1", "y1", "x2", "y2")))
+
+
 def known(folder: Path) -> dict[str, Known]:
     """Truth of the pictures of a folder whose text is labelled completely, by name."""
     try:
@@ -218,12 +228,7 @@ def known(folder: Path) -> dict[str, Known]:
     for name, rows in truth.items():
         if "text" in coverage.get(name, []):
             lines = tuple(
-                (
-                    Region(*(int(row[side]) for side in ("x1", "y1", "x2", "y2"))),
-                    bool(row.get("phi")),
-                )
-                for row in rows
-                if row["class"] == "text"
+                (region(row), bool(row.get("phi"))) for row in rows if row["class"] == "text"
             )
             found[name] = Known(lines, not rows)
     return found
@@ -351,7 +356,7 @@ def main() -> None:
     jobs: list[dict[str, Any]] = [{"film": kind, "frames": a.frames} for kind in a.films]
     truth: dict[str, Known] = {}
     for folder in a.images:
-        paths = sorted(folder.iterdir(), key=lambda p: hashlib.sha256(p.name.encode()).digest())
+        paths = by_hash(folder)
         if a.unseen:
             chosen = unseen(folder)
             paths = [path for path in paths if path.name in chosen]
