@@ -12,8 +12,9 @@ GPU ?= $(shell nvidia-smi --list-gpus 2>/dev/null | grep -q GPU && echo 1)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Browser tests wait most of their time: one worker more than cores, and four at most.
-WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 4 ] && echo $$((n + 1)) || echo 4)
+# Tests wait for browsers, servers, decoders and databases a good part of their time: with one worker
+# more than cores, a fifth of two cores stood idle.
+WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 4 ] && echo $$((n + 2)) || echo 6)
 # The folders of tests lie in memory where there is room for them: what tests write durably waits for
 # no disk then. A folder goes when its test has passed.
 SHM_MB := $(shell n=$$(df -Pm /dev/shm 2>/dev/null | awk 'NR == 2 {print $$4}'); echo $${n:-0})
@@ -32,6 +33,9 @@ run: $(VENV)/.run $(if $(filter-out 0,$(GPU)),$(VENV)/.gpu)
 # Workers, servers and decoders are processes of their own: without kept bytecode each of them
 # compiles the sources, and rewrites the asserts of all tests, anew.
 test soak: export PYTHONDONTWRITEBYTECODE :=
+# The threads of PyTorch and of linear algebra wait for each other in loops that keep their cores
+# busy, and several workers share these: the tests of the training took twice as long.
+test soak: export OMP_NUM_THREADS := 1
 
 test: export PYTEST_DEBUG_TEMPROOT := $(FOLDERS)
 test: check

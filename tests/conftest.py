@@ -173,17 +173,21 @@ def prepared(
 ) -> Prepared | None:
     """What the engine's folder begins with, made once under the same settings.
 
-    Nothing where settings name a place, such as a database or a folder: it would be shared.
+    Nothing where settings name a place, such as a database or a bucket: it would be shared. A
+    folder of backups or checkpoints is as one that was set later: it is empty until they are made.
     """
     accounts = "team" in request.fixturenames
     # A port is each test's own, and nothing that is stored depends on it.
-    common = replace(settings, data=Path(), key_file=None, dicom_port=0)
+    common = replace(
+        settings, data=Path(), key_file=None, dicom_port=0, backup_dir=None, checkpoint_dir=None
+    )
     if (
         not all(isinstance(value, bool | int | float) for value in chosen(common))
         or type(host) is not FakeHost
         or host.drawn
         or settings.key_file is None
         or settings.data.exists()
+        or any(p and p.exists() for p in (settings.backup_dir, settings.checkpoint_dir))
     ):
         return None
     kind = (common, accounts)

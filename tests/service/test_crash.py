@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
-    run = crash.Soak(tmp_path / "soak", seed=7)
+    run = crash.Soak(tmp_path / "soak", seed=7, longest_s=1.0)
     run.go(kills=3, tell=lambda line: None)
     assert run.ledger.problems == []
     assert run.kills == 3

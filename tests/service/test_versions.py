@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -29,15 +28,17 @@ OWN = Detection(Region(20, 180, 90, 200), "text", 1.0)
 
 
 @pytest.fixture
-def ward(settings: Settings, host: FakeHost) -> Iterator[Ward]:
-    """People, a patient, and a detector that finds what each version is told to find."""
-    detector = VersionedDetector(settings)
-    engine = Engine.open(settings, host, detector=detector)
-    team = Team(engine)
+def detector(settings: Settings) -> VersionedDetector:
+    """Finds what each version is told to find."""
+    return VersionedDetector(settings)
+
+
+@pytest.fixture
+def ward(engine: Engine, team: Team, detector: VersionedDetector) -> Ward:
+    """People, two of them administrators, and a patient."""
     engine.people.create(team.administrator, "ben", "Ben", Role.ADMINISTRATOR, PASSWORD)
     patient = engine.patients.create(team.technician, "P-1", "Erika Musterfrau", 61)
-    yield Ward(engine, team, detector, patient.patient_id)
-    engine.close()
+    return Ward(engine, team, detector, patient.patient_id)
 
 
 def second(ward: Ward) -> str:
