@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import cv2
@@ -40,6 +41,11 @@ def radiograph(
     width: int = 320, height: int = 240, *, bits: int = 8, seed: int = 0, colour: bool = False
 ) -> np.ndarray:
     """A soft, noisy, chest-like picture, shape (H, W) or (H, W, 3), uint8 or uint16."""
+    return _radiograph(width, height, bits, seed, colour).copy()
+
+
+@lru_cache(64)  # most tests begin with the same few
+def _radiograph(width: int, height: int, bits: int, seed: int, colour: bool) -> np.ndarray:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     u, v = x / max(1, width - 1), y / max(1, height - 1)
@@ -317,6 +323,7 @@ def cine(
     return stack, static, Region(*once.xyxy, 2, 3)
 
 
+@cache
 def every_format() -> dict[str, bytes]:
     """One small file of each kind that the engine takes, by a telling name."""
     grey, _ = labelled(width=161, height=123)

@@ -232,7 +232,7 @@ def cmyk(pixels: np.ndarray) -> np.ndarray:
 
 
 def _avif(pixels: np.ndarray, **how: Any) -> bytes:
-    return bytes(imagecodecs.avif_encode(pixels, 100, **how))
+    return bytes(imagecodecs.avif_encode(pixels, 100, speed=10, **how))
 
 
 def _jxl(pixels: np.ndarray, **how: Any) -> bytes:

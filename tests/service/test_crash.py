@@ -66,7 +66,7 @@ def who(_: int) -> int:
 
 
 if __name__ == "__main__":
-    from tests import test_crash as ours  # by this name the worker finds what it is to do
+    from tests.service import test_crash as ours  # by this name the worker finds what it is to do
 
     with WorkerPool.open(Settings(), 1, ours.prepare) as crew:
         for _, process in crew.run(ours.who, [("who", 0)]):
