@@ -37,6 +37,8 @@ LONGEST = (
     "test_packaging", "test_fairness", "test_intake_browser", "test_learning_circle",
     "test_servers", "test_stop", "test_recipients", "test_passkey_browser", "test_search",
     "test_file_stores", "test_connections", "test_cohorts", "test_deploy",
+    # Files of every kind, each through a decoder.
+    "test_dicom", "test_images", "test_dicom_fragments", "test_unseen", "test_dicom_syntaxes",
 )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -19,15 +18,14 @@ URGENT = "unconscious in the emergency room, allergies unknown"
 
 
 @pytest.fixture
-def clinic(settings: Settings, host: FakeHost) -> Iterator[Ward]:
+def settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    return replace(settings, care_relation="clinic" in request.fixturenames)
+
+
+@pytest.fixture
+def clinic(ward: Ward) -> Ward:
     """A ward that asks for care relations; nobody treats its patient yet."""
-    bound = replace(settings, care_relation=True)
-    detector = ScriptedDetector(bound)
-    engine = Engine.open(bound, host, detector=detector)
-    team = Team(engine)
-    patient = engine.patients.create(team.technician, "P-1", "Erika Musterfrau", 61)
-    yield Ward(engine, team, detector, patient.patient_id)
-    engine.close()
+    return ward
 
 
 def _second_doctor(ward: Ward, username: str = "second") -> str:
