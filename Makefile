@@ -107,7 +107,14 @@ $(VENV)/.train: requirements-train.txt requirements-gpu.txt requirements-run.txt
 	$(HEADLESS)
 	touch $(VENV)/.run $(VENV)/.gpu $@
 
+# PyTorch and what it brings for a GPU are most of the bytes: pip unpacks them on one core while it
+# installs the rest on another. Should either fail, the line after them installs what is missing.
+LARGE = $(shell grep -hoE '^(torch|triton|nvidia-[a-z0-9-]+)==[^ ]+' requirements-gpu.txt constraints.txt)
+
 $(VENV)/.test: requirements.txt $(wildcard requirements-*.txt) constraints.txt | $(VENV)/.made
+	$(PIP) --no-compile --no-deps $(LARGE) & \
+		$(PIP) --no-compile --no-warn-conflicts --requirement requirements-run.txt \
+			--requirement requirements-dev.txt; wait
 	$(PIP) --no-compile --requirement requirements.txt
 	$(HEADLESS) --no-compile
 	touch $(VENV)/.run $(VENV)/.gpu $(VENV)/.train $@
