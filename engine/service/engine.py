@@ -349,6 +349,7 @@ class Engine:
         self.sendings.stop()
         self.reception.stop()
         self.upkeep.stop()
+        self.context.custom_networks.sandbox.close()
         self.context.database.close()
 
 

@@ -133,15 +133,25 @@ def box() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def hospital(engine: Engine, box: Sandbox) -> Engine:
+def hospital(engine: Engine, box: Sandbox) -> Iterator[Engine]:
+    own = engine.context.custom_networks.sandbox
     engine.context.custom_networks.sandbox = box
-    return engine
+    yield engine
+    engine.context.custom_networks.sandbox = own  # closed with the engine, unlike the file's
 
 
 def opened(box: Sandbox, model: bytes) -> CustomNetwork:
     info = ModelInfo("guest", "", "", "", ("text", "barcode"), "")
     runner = Runner(hashlib.sha256(model).hexdigest(), SIDE, classes=2, threads=1)
     return CustomNetwork(box, model, runner, ("text", "barcode"), info)
+
+
+def test_no_worker_outlives_its_engine(engine: Engine, team: Team) -> None:
+    engine.custom_networks.inspect(team.administrator, network())
+    [worker] = engine.context.custom_networks.sandbox._idle
+    assert worker.process.poll() is None
+    engine.close()
+    assert worker.process.poll() is not None
 
 
 def test_what_a_file_says_of_its_network(hospital: Engine, team: Team) -> None:
@@ -192,7 +202,6 @@ def test_the_file_survives_the_sweep_and_a_restart(
     hospital.upkeep.sweep()
     hospital.close()
     again = Engine.open(settings, detector=ScriptedDetector(settings))
-    again.context.custom_networks.sandbox = hospital.context.custom_networks.sandbox
     assert again.context.custom_networks.network("tags").look(np.zeros((64, 64, 3), np.uint8), 0.5)
     again.close()
 
