@@ -12,9 +12,8 @@ GPU ?= $(shell nvidia-smi --list-gpus 2>/dev/null | grep -q GPU && echo 1)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Tests wait for browsers, servers, decoders and databases a good part of their time: with one worker
-# more than cores, a fifth of two cores stood idle.
-WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 4 ] && echo $$((n + 2)) || echo 6)
+# Browser tests wait most of their time: one worker more than cores, and four at most.
+WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 4 ] && echo $$((n + 1)) || echo 4)
 # The folders of tests lie in memory where there is room for them: what tests write durably waits for
 # no disk then. A folder goes when its test has passed.
 SHM_MB := $(shell n=$$(df -Pm /dev/shm 2>/dev/null | awk 'NR == 2 {print $$4}'); echo $${n:-0})
