@@ -5,17 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from engine import Detection, Engine, ImageState, Region, Role, Settings, errors
-from engine.detect.custom_networks import custom_network_sandbox
 from engine.detect.detector import Detector
 from engine.detect.learned_files import _HEAD, NetworkCard, read_learned
 from engine.detect.own_versions import MissingVersion, shipped_name
-from engine.formats.sandbox import Sandbox
 from engine.metrics import LedgerKind, LedgerLine
 from engine.operations import worker
 from engine.operations.context import WorkerContext
@@ -36,18 +33,9 @@ def detector(settings: Settings) -> VersionedDetector:
     return VersionedDetector(settings)
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    """Where files are inspected: each engine would start one that imports the runtime anew."""
-    made = custom_network_sandbox()
-    yield made
-    made.close()
-
-
 @pytest.fixture
-def ward(engine: Engine, team: Team, detector: VersionedDetector, sandbox: Sandbox) -> Ward:
+def ward(engine: Engine, team: Team, detector: VersionedDetector) -> Ward:
     """People, two of them administrators, and a patient."""
-    engine.context.custom_networks.sandbox = sandbox
     engine.people.create(team.administrator, "ben", "Ben", Role.ADMINISTRATOR, PASSWORD)
     patient = engine.patients.create(team.technician, "P-1", "Erika Musterfrau", 61)
     return Ward(engine, team, detector, patient.patient_id)
